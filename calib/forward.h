@@ -1,0 +1,77 @@
+/* The forward pass of a decoder, one block at a time.
+ *
+ * calib/ knows nothing of quantization: it runs a block on a batch of hidden states and hands each
+ * linear's input to a callback.  Weights come as views, dense or grouped, so the same code runs the
+ * checkpoint, the container and the mixture in between. */
+#ifndef INGOT_FORWARD_H
+#define INGOT_FORWARD_H
+
+#include "calib/model.h"
+
+/* One block's weights, in memory the caller's arena owns (host) and the backend can use. A caller
+ * may replace a view or a vector between two calls (the quantized prefix, AWQ folds). */
+typedef struct ingot_block {
+    uint64_t layer;
+    ingot_weight_view linear[INGOT_ROLE_COUNT];
+    float *bias[INGOT_ROLE_COUNT];        /* [rows] or NULL */
+    float *norm[INGOT_SLOT_COUNT];        /* weight [width] or NULL */
+    float *norm_bias[INGOT_SLOT_COUNT];   /* LAYER norms, or NULL */
+} ingot_block;
+
+ingot_status ingot_block_load(ingot_block *out, const ingot_model *model, uint64_t layer,
+                              const ingot_weight_source *source, const ingot_backend *backend,
+                              ingot_arena *arena, ingot_error *error) INGOT_MUST_CHECK;
+
+/* Keys and values of the tokens seen so far, per layer. */
+typedef struct ingot_kv_cache {
+    uint64_t sequences, capacity; /* tokens per sequence */
+    uint64_t length;              /* valid tokens, the same for all sequences */
+    float **k, **v; /* [layers] of [sequences][capacity][kv_heads][head_dim], device */
+} ingot_kv_cache;
+ingot_status ingot_kv_cache_create(ingot_kv_cache *out, const ingot_model *model,
+                                   const ingot_backend *backend, uint64_t sequences,
+                                   uint64_t capacity, ingot_error *error) INGOT_MUST_CHECK;
+void ingot_kv_cache_destroy(ingot_kv_cache *cache, const ingot_model *model,
+                            const ingot_backend *backend);
+
+/* Scratch for blocks of at most max_tokens tokens, reused over calls. */
+typedef struct ingot_workspace ingot_workspace;
+ingot_status ingot_workspace_create(ingot_workspace **out, const ingot_model *model,
+                                    const ingot_backend *backend, uint64_t max_tokens,
+                                    ingot_error *error) INGOT_MUST_CHECK;
+void ingot_workspace_destroy(ingot_workspace *workspace);
+
+/* Receives the input x[m][width] of the linears that read from `input`; device memory, valid
+ * during the call. A status other than INGOT_OK stops the forward pass. */
+typedef ingot_status (*ingot_input_hook)(void *context, ingot_input input, const float *x,
+                                         uint64_t m, uint64_t width);
+
+/* x[sequences * q_len][hidden] (device) becomes the block's output, in place.
+ * Without a cache positions run 0..q_len-1 in every sequence; with one, keys and values are
+ * appended at cache->length (which the caller advances once all layers ran).
+ * hook may be NULL.  sequences * q_len <= the workspace's max_tokens. */
+ingot_status ingot_block_forward(const ingot_model *model, const ingot_backend *backend,
+                                 const ingot_block *block, float *x, uint64_t sequences,
+                                 uint64_t q_len, ingot_kv_cache *cache,
+                                 ingot_workspace *workspace, ingot_input_hook hook,
+                                 void *hook_context) INGOT_MUST_CHECK;
+
+/* The two ends of the model: embedding table, final norm, head.  A tied head shares its view with
+ * the table. */
+typedef struct ingot_ends {
+    ingot_weight_view embed, head;
+    float *final_norm, *final_norm_bias;
+} ingot_ends;
+ingot_status ingot_ends_load(ingot_ends *out, const ingot_model *model,
+                             const ingot_weight_source *source, const ingot_backend *backend,
+                             ingot_arena *arena, ingot_error *error) INGOT_MUST_CHECK;
+/* x[m][hidden] = embeddings of ids[m] (host). */
+ingot_status ingot_ends_embed(const ingot_ends *ends, const ingot_model *model,
+                              const ingot_backend *backend, float *x, const uint32_t *ids,
+                              uint64_t m) INGOT_MUST_CHECK;
+/* logits[m][vocab] = head(final norm(x[m][hidden])); scratch[m][hidden] is the caller's. */
+ingot_status ingot_ends_logits(const ingot_ends *ends, const ingot_model *model,
+                               const ingot_backend *backend, float *logits, const float *x,
+                               float *scratch, uint64_t m) INGOT_MUST_CHECK;
+
+#endif

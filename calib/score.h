@@ -1,0 +1,27 @@
+/* Perplexity and KL divergence of a model on windows of text, block by block, so that only one
+ * block of weights and a bounded batch of hidden states are in memory. */
+#ifndef INGOT_SCORE_H
+#define INGOT_SCORE_H
+
+#include "calib/dataset.h"
+#include "calib/forward.h"
+#include "common/progress.h"
+
+typedef struct ingot_score {
+    uint64_t positions;   /* scored: windows * (length - 1) */
+    double perplexity;    /* of the candidate; exp of the mean negative log-likelihood */
+    double source_perplexity; /* NaN without a source */
+    double ppl_ratio;         /* candidate / source, NaN without a source */
+    double kld_mean, kld_p99; /* KL(source || candidate), nats; NaN without a source */
+    double top1;              /* fraction of positions with the same argmax; NaN without one */
+} ingot_score;
+
+/* Scores `candidate`; `source` may be NULL.  Both are models of the same description.
+ * batch_bytes bounds the hidden states kept at once (0: 512 MiB). */
+ingot_status ingot_score_run(ingot_score *out, const ingot_model *model,
+                             const ingot_weight_source *candidate,
+                             const ingot_weight_source *source, const ingot_windows *windows,
+                             const ingot_backend *backend, uint64_t batch_bytes,
+                             ingot_progress *progress, ingot_error *error) INGOT_MUST_CHECK;
+
+#endif

@@ -1,0 +1,32 @@
+/* tokenizer.json of the `tokenizers` library: byte-level BPE and SentencePiece-style BPE.  Ids are
+ * identical to that library's (add_special_tokens = false).  Time is linear in the text. */
+#ifndef INGOT_TOKENIZER_H
+#define INGOT_TOKENIZER_H
+
+#include "common/ingot_status.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+typedef struct ingot_tokenizer ingot_tokenizer;
+
+/* bytes[size] is the text of tokenizer.json (path for errors).  INGOT_ERR_UNSUPPORTED names a
+ * component this version does not know; INGOT_ERR_INPUT a malformed file. */
+ingot_status ingot_tokenizer_create(ingot_tokenizer **out, const char *bytes, uint64_t size,
+                                    const char *path, ingot_error *error) INGOT_MUST_CHECK;
+void ingot_tokenizer_destroy(ingot_tokenizer *tokenizer); /* NULL is fine */
+/* Largest id + 1, added tokens included. */
+uint64_t ingot_tokenizer_vocab(const ingot_tokenizer *tokenizer);
+
+/* *ids[*count] = tokens of text[size] (any bytes; invalid UTF-8 is read as U+FFFD, as `tokenizers`
+ * reads a file decoded with errors="replace").  Released with ingot_free. */
+ingot_status ingot_tokenizer_encode(const ingot_tokenizer *tokenizer, const char *text,
+                                    uint64_t size, uint32_t **ids, uint64_t *count,
+                                    ingot_error *error) INGOT_MUST_CHECK;
+/* *text (NUL-terminated beyond *size, ingot_free) = the text of ids[count], as decode(ids,
+ * skip_special_tokens) gives it.  INGOT_ERR_INPUT for an id that does not exist. */
+ingot_status ingot_tokenizer_decode(const ingot_tokenizer *tokenizer, const uint32_t *ids,
+                                    uint64_t count, bool skip_special, char **text,
+                                    uint64_t *size, ingot_error *error) INGOT_MUST_CHECK;
+
+#endif

@@ -1,0 +1,70 @@
+/* Command lines from one table: parsing (getopt_long), --help, --version, and the man page.
+ * Conventions: architecture.md section 5. */
+#ifndef INGOT_CLI_H
+#define INGOT_CLI_H
+
+#include "ingot_status.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#define INGOT_VERSION "0.1.0"
+
+typedef struct ingot_cli_option {
+    const char *name;     /* long name without dashes */
+    char letter;          /* short form or 0 */
+    const char *argument; /* "FILE", "N", ...; NULL for a flag */
+    const char *help;     /* one or more sentences, wrapped by the printer; defaults in it */
+} ingot_cli_option;
+
+typedef struct ingot_cli_spec {
+    const char *tool;             /* "ingot-convert" */
+    const char *summary;          /* one line, for --help and the NAME section */
+    const char *positional;       /* "MODEL_DIR" or NULL */
+    const char *description;      /* paragraphs separated by blank lines */
+    const ingot_cli_option *options; /* without help and version, which every tool has */
+    size_t option_count;
+    const char *examples;         /* lines: "command\n    what it does\n" */
+} ingot_cli_spec;
+
+/* Called for each option in order of appearance; value is NULL for flags.  Fills error and returns
+ * INGOT_ERR_USAGE on a bad value. */
+typedef ingot_status (*ingot_cli_handler)(void *context, const char *name, const char *value,
+                                          ingot_error *error);
+
+typedef enum ingot_cli_outcome {
+    INGOT_CLI_RUN,  /* parsed: go on */
+    INGOT_CLI_EXIT, /* --help, --version or --man was printed: exit 0 */
+    INGOT_CLI_USAGE /* wrong usage, already reported on stderr: exit 2 */
+} ingot_cli_outcome;
+
+/* Parses argv; *positional is the one positional argument (required where spec->positional).
+ * --man (hidden from --help) prints the man page in roff. */
+ingot_cli_outcome ingot_cli_parse(const ingot_cli_spec *spec, int argc, char **argv,
+                                  ingot_cli_handler handler, void *context,
+                                  const char **positional, ingot_error *error);
+
+void ingot_cli_print_help(const ingot_cli_spec *spec, FILE *out);
+void ingot_cli_print_man(const ingot_cli_spec *spec, FILE *out);
+
+/* Value parsers: whole string, range checked; the error names the option. */
+ingot_status ingot_cli_parse_u64(uint64_t *out, const char *option, const char *value,
+                                 uint64_t minimum, uint64_t maximum, ingot_error *error);
+ingot_status ingot_cli_parse_double(double *out, const char *option, const char *value,
+                                    double minimum, double maximum, ingot_error *error);
+/* With suffixes K, M, G, T (powers of 1024). */
+ingot_status ingot_cli_parse_bytes(uint64_t *out, const char *option, const char *value,
+                                   ingot_error *error);
+/* *index = position of value in choices[count]. */
+ingot_status ingot_cli_parse_choice(int *index, const char *option, const char *value,
+                                    const char *const *choices, size_t count, ingot_error *error);
+
+/* "tool: FILE: TENSOR: reason (remedy)" on stderr; returns the exit code of error->status. */
+int ingot_cli_report(const char *tool, const ingot_error *error);
+
+/* "12.3 MB" (powers of 1000), "1m 05s"; text is owned by the caller. */
+void ingot_format_bytes(char *text, size_t size, double bytes);
+void ingot_format_seconds(char *text, size_t size, double seconds);
+
+#endif

@@ -1,0 +1,73 @@
+/* Files: positioned reads, whole small files, and outputs that appear under their final name only
+ * when they are complete.  Inputs are read with pread, never mapped: a file truncated under a
+ * mapping would be a signal, here it is a status. */
+#ifndef INGOT_FILES_H
+#define INGOT_FILES_H
+
+#include "ingot_status.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+typedef struct ingot_file ingot_file;
+
+/* Opens a regular file for reading.  INGOT_ERR_NOT_FOUND, INGOT_ERR_IO, INGOT_ERR_INPUT (not a
+ * regular file). */
+ingot_status ingot_file_open(ingot_file **out, const char *path,
+                             ingot_error *error) INGOT_MUST_CHECK;
+void ingot_file_close(ingot_file *file); /* NULL is fine */
+uint64_t ingot_file_size(const ingot_file *file);
+const char *ingot_file_path(const ingot_file *file);
+/* Reads exactly size bytes at offset; a short read is INGOT_ERR_IO ("file is truncated"). Thread
+ * safe. */
+ingot_status ingot_file_read_at(const ingot_file *file, void *buffer, uint64_t size,
+                                uint64_t offset, ingot_error *error) INGOT_MUST_CHECK;
+
+/* Reads a whole file of at most limit_bytes; *bytes is NUL-terminated beyond *size, owned by the
+ * caller, released with ingot_free. */
+ingot_status ingot_file_read_all(const char *path, uint64_t limit_bytes, char **bytes,
+                                 uint64_t *size, ingot_error *error) INGOT_MUST_CHECK;
+
+bool ingot_path_is_directory(const char *path);
+bool ingot_path_exists(const char *path);
+/* True when both paths name the same existing file (device and inode). */
+bool ingot_path_same(const char *a, const char *b);
+/* Joins with one slash into out[size]; INGOT_ERR_INPUT if it does not fit. */
+ingot_status ingot_path_join(char *out, size_t size, const char *folder,
+                             const char *name) INGOT_MUST_CHECK;
+
+/* An output under construction: PATH.partial in the same folder, exclusively locked (flock).
+ * A stale unlocked partial file of an earlier run is reported on stderr and replaced. */
+typedef struct ingot_output ingot_output;
+
+/* INGOT_ERR_EXISTS if PATH exists and !force; INGOT_ERR_LOCKED if another process writes it. */
+ingot_status ingot_output_create(ingot_output **out, const char *path, bool force,
+                                 ingot_error *error) INGOT_MUST_CHECK;
+/* Writes exactly size bytes at offset; INGOT_ERR_NO_SPACE or INGOT_ERR_IO.  Thread safe. */
+ingot_status ingot_output_write_at(ingot_output *output, const void *bytes, uint64_t size,
+                                   uint64_t offset, ingot_error *error) INGOT_MUST_CHECK;
+/* Reserves size bytes on the disk (posix_fallocate where the file system has it). */
+ingot_status ingot_output_reserve(ingot_output *output, uint64_t size,
+                                  ingot_error *error) INGOT_MUST_CHECK;
+/* Cuts or extends the file to exactly size bytes. */
+ingot_status ingot_output_truncate(ingot_output *output, uint64_t size,
+                                   ingot_error *error) INGOT_MUST_CHECK;
+ingot_status ingot_output_sync(ingot_output *output, ingot_error *error) INGOT_MUST_CHECK;
+const char *ingot_output_partial_path(const ingot_output *output);
+/* fsync, rename to the final name (without force: never over a file that appeared meanwhile),
+ * fsync of the folder; releases the output in every case.  On failure the partial is removed. */
+ingot_status ingot_output_commit(ingot_output *output, ingot_error *error) INGOT_MUST_CHECK;
+/* Removes the partial file and releases the output; NULL is fine. */
+void ingot_output_abort(ingot_output *output);
+
+/* Writes a small file atomically (partial + fsync + rename). */
+ingot_status ingot_file_write_all(const char *path, const void *bytes, uint64_t size, bool force,
+                                  ingot_error *error) INGOT_MUST_CHECK;
+
+/* SIGINT and SIGTERM set a flag that long loops poll between units of work. */
+void ingot_interrupt_install(void);
+bool ingot_interrupted(void);
+/* INGOT_ERR_INTERRUPTED (with a filled error) if the flag is set, else INGOT_OK. */
+ingot_status ingot_interrupt_check(ingot_error *error) INGOT_MUST_CHECK;
+
+#endif

@@ -1,0 +1,37 @@
+/* Host memory: aligned allocations that report failure, and arenas that are reset, not freed. */
+#ifndef INGOT_MEMORY_H
+#define INGOT_MEMORY_H
+
+#include "ingot_status.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define INGOT_ALIGNMENT 64u /* bytes; one cache line, one AVX-512 register */
+
+/* *out = size_bytes of uninitialised memory aligned to INGOT_ALIGNMENT (size 0 gives a valid
+ * pointer).  INGOT_ERR_NO_MEMORY on failure, *out is then NULL.  Release with ingot_free. */
+ingot_status ingot_alloc(void **out, uint64_t size_bytes) INGOT_MUST_CHECK;
+/* The same, zeroed; count * size_bytes is overflow-checked. */
+ingot_status ingot_alloc_zero(void **out, uint64_t count, uint64_t size_bytes) INGOT_MUST_CHECK;
+void ingot_free(void *memory); /* NULL is fine */
+
+/* Fault injection for tests: the n-th ingot allocation from now fails (and all that follow);
+ * 0 turns it off.  Also set at start-up by the environment variable INGOT_TEST_FAIL_ALLOC. */
+void ingot_memory_fail_after(uint64_t n);
+
+/* Peak resident size of this process in bytes (VmHWM of /proc/self/status); 0 if not known. */
+uint64_t ingot_memory_peak_bytes(void);
+
+/* An arena: many allocations with one lifetime.  Grows in chunks, keeps them over a reset. */
+typedef struct ingot_arena ingot_arena;
+
+ingot_status ingot_arena_create(ingot_arena **out) INGOT_MUST_CHECK;
+/* Aligned to INGOT_ALIGNMENT, valid until reset or destroy. */
+ingot_status ingot_arena_alloc(ingot_arena *arena, void **out,
+                               uint64_t size_bytes) INGOT_MUST_CHECK;
+/* Forgets all allocations; chunks that were larger than needed are given back to the system. */
+void ingot_arena_reset(ingot_arena *arena);
+void ingot_arena_destroy(ingot_arena *arena); /* NULL is fine */
+
+#endif

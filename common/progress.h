@@ -1,0 +1,34 @@
+/* Progress on stderr: a bar with rate and time left on a terminal, plain lines otherwise. */
+#ifndef INGOT_PROGRESS_H
+#define INGOT_PROGRESS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+typedef struct ingot_progress {
+    const char *label; /* "converting" */
+    const char *unit;  /* "blocks", "windows", "MB" */
+    double total;      /* in units; 0 when not known */
+    double start_seconds;
+    double last_draw_seconds;
+    bool is_terminal;
+    bool is_quiet;
+    bool is_drawn;
+} ingot_progress;
+
+/* quiet: nothing is ever printed. label and unit must outlive the progress. */
+void ingot_progress_begin(ingot_progress *progress, const char *label, const char *unit,
+                          double total, bool quiet);
+/* Redraws the bar at most ten times a second (terminal only). */
+void ingot_progress_update(ingot_progress *progress, double done);
+/* A finished unit of work: clears the bar, prints one plain line, redraws.  Printed on a terminal
+ * and in a log alike. */
+void ingot_progress_line(ingot_progress *progress, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+/* Clears the bar. */
+void ingot_progress_end(ingot_progress *progress);
+
+/* Monotonic wall clock in seconds. */
+double ingot_clock_seconds(void);
+
+#endif

@@ -1,0 +1,44 @@
+/* A Hugging Face checkpoint folder as save_pretrained writes it: config.json, one
+ * model.safetensors or shards with model.safetensors.index.json, tokenizer files.
+ * Refused by name: quantized checkpoints (quantization_config, FP8 dtypes), .bin weights. */
+#ifndef INGOT_CHECKPOINT_H
+#define INGOT_CHECKPOINT_H
+
+#include "format/ingot.h"
+#include "format/safetensors.h"
+
+typedef struct ingot_checkpoint ingot_checkpoint;
+
+/* Opens the folder, parses all headers, checks the index against the shards (missing shard, tensor
+ * named but absent, in two shards, ...).  Everything in *error on failure. */
+ingot_status ingot_checkpoint_open(ingot_checkpoint **out, const char *folder,
+                                   ingot_error *error) INGOT_MUST_CHECK;
+void ingot_checkpoint_close(ingot_checkpoint *checkpoint); /* NULL is fine */
+const char *ingot_checkpoint_path(const ingot_checkpoint *checkpoint);
+
+/* All tensors of all shards, in order of shard and offset. */
+uint64_t ingot_checkpoint_count(const ingot_checkpoint *checkpoint);
+const ingot_st_tensor *ingot_checkpoint_at(const ingot_checkpoint *checkpoint, uint64_t index);
+/* NULL when there is none. */
+const ingot_st_tensor *ingot_checkpoint_find(const ingot_checkpoint *checkpoint, const char *name,
+                                             uint64_t *index);
+/* Path of the shard that holds tensor `index`. */
+const char *ingot_checkpoint_shard_path(const ingot_checkpoint *checkpoint, uint64_t index);
+/* Reads size bytes from byte `offset` of tensor `index`. Thread safe. */
+ingot_status ingot_checkpoint_read(const ingot_checkpoint *checkpoint, uint64_t index,
+                                   uint64_t offset, uint64_t size, void *buffer,
+                                   ingot_error *error) INGOT_MUST_CHECK;
+
+uint64_t ingot_checkpoint_shard_count(const ingot_checkpoint *checkpoint);
+const ingot_safetensors *ingot_checkpoint_shard(const ingot_checkpoint *checkpoint,
+                                                uint64_t shard);
+
+/* The small files that travel verbatim (config.json, tokenizer*.json, generation_config.json,
+ * special_tokens_map.json, chat_template.jinja, vocab/merges, README and licence files ...), sorted
+ * by name, those that exist.  Bytes are owned by the checkpoint. */
+uint64_t ingot_checkpoint_file_count(const ingot_checkpoint *checkpoint);
+const char *ingot_checkpoint_file_name(const ingot_checkpoint *checkpoint, uint64_t index);
+const char *ingot_checkpoint_file(const ingot_checkpoint *checkpoint, const char *name,
+                                  uint64_t *size); /* NULL when there is none */
+
+#endif

@@ -1,0 +1,117 @@
+/* The arithmetic of one device: a const struct of operations, and nothing else.
+ *
+ * `cpu` always exists and is the oracle; every other backend is tested against it.  Only
+ * kernels/backend.c knows which exist.  Buffers marked "device" come from ops->alloc; on the cpu
+ * backend device memory is host memory and upload/download are copies.
+ *
+ * All matrices are row-major, all activations FP32, all sums at least FP32.  Operations take no
+ * memory of their own beyond fixed per-worker scratch in the context, are deterministic and give
+ * the same bits for any number of threads: work is cut into tiles that depend on shapes only and
+ * reductions run in a fixed order.
+ *
+ * Shapes are given in elements; m is a number of tokens (rows). */
+#ifndef INGOT_BACKEND_H
+#define INGOT_BACKEND_H
+
+#include "common/pool.h"
+#include "format/ingot.h"
+
+typedef enum ingot_norm_kind {
+    INGOT_NORM_RMS,          /* y = x / sqrt(mean x^2 + eps) * w */
+    INGOT_NORM_RMS_PLUS_ONE, /* the same with (1 + w), Gemma */
+    INGOT_NORM_LAYER         /* y = (x - mean) / sqrt(var + eps) * w + b */
+} ingot_norm_kind;
+
+typedef enum ingot_activation {
+    INGOT_ACT_SILU,
+    INGOT_ACT_GELU,      /* exact, erf */
+    INGOT_ACT_GELU_TANH, /* tanh approximation */
+    INGOT_ACT_RELU
+} ingot_activation;
+
+/* One call of causal attention over `sequences` sequences of equal geometry.
+ * q:   [sequences][q_len][heads][head_dim]
+ * k,v: [sequences][kv_stride][kv_heads][head_dim], the first kv_len rows of each are valid
+ * out: [sequences][q_len][heads][head_dim]
+ * Query i of a sequence has position kv_len - q_len + i and sees keys j <= position, and with
+ * window > 0 only keys j > position - window.  Query head h reads key head h / (heads/kv_heads). */
+typedef struct ingot_attention {
+    uint64_t sequences, q_len, kv_len, kv_stride;
+    uint64_t heads, kv_heads, head_dim;
+    uint64_t window;  /* 0: none */
+    float scale;      /* multiplies q . k, usually 1/sqrt(head_dim) */
+    float softcap;    /* 0: none; else scores become softcap * tanh(score / softcap) */
+} ingot_attention;
+
+/* Options of the GPTQ column loop and of the scale search live in kernels/quantize.h. */
+
+typedef struct ingot_backend_ops {
+    const char *name; /* "cpu", "cuda" */
+
+    /* device memory; INGOT_ERR_NO_MEMORY when it is exhausted */
+    ingot_status (*alloc)(void *context, void **out, uint64_t bytes);
+    void (*release)(void *context, void *memory);
+    ingot_status (*upload)(void *context, void *device, const void *host, uint64_t bytes);
+    ingot_status (*download)(void *context, void *host, const void *device, uint64_t bytes);
+    /* *device becomes a view whose pointers the operations may use; on cpu a plain copy of the
+     * struct.  release_view undoes it. */
+    ingot_status (*upload_view)(void *context, ingot_weight_view *device,
+                                const ingot_weight_view *host);
+    void (*release_view)(void *context, ingot_weight_view *device);
+
+    /* y[m][cols] = table row ids[i] (any view), times scale */
+    ingot_status (*embed)(void *context, float *y, const ingot_weight_view *table,
+                          const uint32_t *ids, uint64_t m, float scale);
+    /* y[m][n] = norm(x[m][n]); in place allowed; weight[n], bias[n] (LAYER only, may be NULL) */
+    ingot_status (*norm)(void *context, float *y, const float *x, const float *weight,
+                         const float *bias, ingot_norm_kind kind, float eps, uint64_t m,
+                         uint64_t n);
+    /* y[m][w->rows] = x[m][w->cols] W^T + bias[w->rows] (bias may be NULL); y does not overlap x */
+    ingot_status (*linear)(void *context, float *y, const ingot_weight_view *w, const float *bias,
+                           const float *x, uint64_t m);
+    /* Half-split rotary embedding in place: x[m][heads][head_dim], pairs (i, i + rotary_dim/2) of
+     * the first rotary_dim features turned by position[row] * inverse_frequency[i]; cos and sin
+     * are multiplied by `scale` (attention factor, 1 for most).  Angles in double. */
+    ingot_status (*rotary)(void *context, float *x, const uint32_t *position,
+                           const double *inverse_frequency, float scale, uint64_t m,
+                           uint64_t heads, uint64_t head_dim, uint64_t rotary_dim);
+    ingot_status (*attention)(void *context, float *out, const float *q, const float *k,
+                              const float *v, const ingot_attention *shape);
+    /* gate[n] = activation(gate[n]) * up[n]; with up NULL: activation alone */
+    ingot_status (*activate)(void *context, float *gate, const float *up,
+                             ingot_activation kind, uint64_t n);
+    /* y[n] += scale * x[n] */
+    ingot_status (*add)(void *context, float *y, const float *x, float scale, uint64_t n);
+
+    /* Statistics of a layer's input x[m][n]:
+     * gram[n][n] += x^T x, lower triangle only (row i, columns 0..i), FP32;
+     * magnitude[n] += sum |x| (FP64).  Rows with a non-finite value are left out; *dropped is
+     * increased by their number. Either output may be NULL. */
+    ingot_status (*gram)(void *context, float *gram, double *magnitude, uint64_t *dropped,
+                         const float *x, uint64_t m, uint64_t n);
+
+    /* Scores of logits[m][vocab] (host arrays out): nll[m] = log sum exp - logit[target] in nats,
+     * FP64 inside; best[m] = argmax (lowest index on ties).  targets may be NULL (nll untouched). */
+    ingot_status (*score)(void *context, double *nll, uint32_t *best, const float *logits,
+                          const uint32_t *targets, uint64_t m, uint64_t vocab);
+    /* kl[m] = KL(softmax(p) || softmax(q)) in nats, FP64 inside, never negative */
+    ingot_status (*divergence)(void *context, double *kl, const float *p, const float *q,
+                               uint64_t m, uint64_t vocab);
+
+    void (*close)(void *context);
+} ingot_backend_ops;
+
+typedef struct ingot_backend {
+    const ingot_backend_ops *ops;
+    void *context;
+    ingot_pool *pool;  /* for host-side work beside the device, owned by the backend */
+    char path[64];     /* what the results depend on: "cpu/avx512/SkylakeX" - recorded in files */
+} ingot_backend;
+
+/* device: "auto", "cpu", "cuda", "cuda:N".  threads 0: one per usable CPU.  INGOT_ERR_DEVICE when
+ * the device is not there; "auto" falls back to cpu. */
+ingot_status ingot_backend_open(ingot_backend *out, const char *device, unsigned threads,
+                                ingot_error *error) INGOT_MUST_CHECK;
+void ingot_backend_close(ingot_backend *backend);
+
+#endif
