@@ -8,19 +8,39 @@
 
 #include "calib/model.h"
 
-/* One block's weights, in memory the caller's arena owns (host) and the backend can use. A caller
- * may replace a view or a vector between two calls (the quantized prefix, AWQ folds). */
+/* One block's weights.  `linear`, `bias`, `norm` and `norm_bias` are what the backend runs (device
+ * memory); `host` holds the same as they were loaded, in the caller's arena.  On the cpu backend
+ * both are the same bytes for linears.  A caller may put other device views or vectors in place
+ * between two calls (the quantized prefix, AWQ folds); it keeps owning those. */
 typedef struct ingot_block {
     uint64_t layer;
     ingot_weight_view linear[INGOT_ROLE_COUNT];
-    float *bias[INGOT_ROLE_COUNT];        /* [rows] or NULL */
-    float *norm[INGOT_SLOT_COUNT];        /* weight [width] or NULL */
-    float *norm_bias[INGOT_SLOT_COUNT];   /* LAYER norms, or NULL */
+    float *bias[INGOT_ROLE_COUNT];      /* [rows] or NULL */
+    float *norm[INGOT_SLOT_COUNT];      /* weight [width] or NULL */
+    float *norm_bias[INGOT_SLOT_COUNT]; /* LAYER norms, or NULL */
+
+    struct ingot_block_host {
+        ingot_weight_view linear[INGOT_ROLE_COUNT];
+        float *bias[INGOT_ROLE_COUNT];
+        float *norm[INGOT_SLOT_COUNT];
+        float *norm_bias[INGOT_SLOT_COUNT];
+    } host;
+
+    /* What ingot_block_load put on the device, for ingot_block_release. */
+    ingot_weight_view owned_view[INGOT_ROLE_COUNT];
+    bool has_owned_view[INGOT_ROLE_COUNT];
+    float *owned_vector[INGOT_ROLE_COUNT + 2 * INGOT_SLOT_COUNT];
+    unsigned owned_vector_count;
 } ingot_block;
 
+/* Loads a block into the arena and onto the device.  INGOT_ERR_INPUT when a tensor has not the
+ * shape of the model.  On failure nothing is left on the device. */
 ingot_status ingot_block_load(ingot_block *out, const ingot_model *model, uint64_t layer,
                               const ingot_weight_source *source, const ingot_backend *backend,
                               ingot_arena *arena, ingot_error *error) INGOT_MUST_CHECK;
+/* Gives the device memory of ingot_block_load back; the arena is the caller's.  A zeroed block is
+ * fine. */
+void ingot_block_release(ingot_block *block, const ingot_backend *backend);
 
 /* Keys and values of the tokens seen so far, per layer. */
 typedef struct ingot_kv_cache {
@@ -34,7 +54,8 @@ ingot_status ingot_kv_cache_create(ingot_kv_cache *out, const ingot_model *model
 void ingot_kv_cache_destroy(ingot_kv_cache *cache, const ingot_model *model,
                             const ingot_backend *backend);
 
-/* Scratch for blocks of at most max_tokens tokens, reused over calls. */
+/* Scratch for blocks of at most max_tokens tokens, reused over calls: about
+ * 4 * max_tokens * (2 hidden + 2 heads * head_dim + 2 kv_heads * head_dim + 2 ffn) bytes. */
 typedef struct ingot_workspace ingot_workspace;
 ingot_status ingot_workspace_create(ingot_workspace **out, const ingot_model *model,
                                     const ingot_backend *backend, uint64_t max_tokens,
@@ -49,22 +70,40 @@ typedef ingot_status (*ingot_input_hook)(void *context, ingot_input input, const
 /* x[sequences * q_len][hidden] (device) becomes the block's output, in place.
  * Without a cache positions run 0..q_len-1 in every sequence; with one, keys and values are
  * appended at cache->length (which the caller advances once all layers ran).
+ * INGOT_ERR_USAGE when the tokens exceed the workspace or the cache.
  * hook may be NULL.  sequences * q_len <= the workspace's max_tokens. */
 ingot_status ingot_block_forward(const ingot_model *model, const ingot_backend *backend,
                                  const ingot_block *block, float *x, uint64_t sequences,
-                                 uint64_t q_len, ingot_kv_cache *cache,
-                                 ingot_workspace *workspace, ingot_input_hook hook,
-                                 void *hook_context) INGOT_MUST_CHECK;
+                                 uint64_t q_len, ingot_kv_cache *cache, ingot_workspace *workspace,
+                                 ingot_input_hook hook, void *hook_context) INGOT_MUST_CHECK;
 
 /* The two ends of the model: embedding table, final norm, head.  A tied head shares its view with
- * the table. */
+ * the table unless the source stores a head of its own. */
 typedef struct ingot_ends {
     ingot_weight_view embed, head;
     float *final_norm, *final_norm_bias;
+
+    /* What was put on the device, for ingot_ends_release. */
+    ingot_weight_view owned_view[2];
+    unsigned owned_view_count;
+    float *owned_vector[2];
+    unsigned owned_vector_count;
 } ingot_ends;
+
 ingot_status ingot_ends_load(ingot_ends *out, const ingot_model *model,
                              const ingot_weight_source *source, const ingot_backend *backend,
                              ingot_arena *arena, ingot_error *error) INGOT_MUST_CHECK;
+/* Which end to load: a streaming caller needs the table first and the head last. */
+typedef enum ingot_ends_part {
+    INGOT_ENDS_EMBED = 1, /* embed */
+    INGOT_ENDS_HEAD = 2,  /* final norm and head */
+    INGOT_ENDS_BOTH = 3
+} ingot_ends_part;
+ingot_status ingot_ends_load_part(ingot_ends *out, ingot_ends_part part, const ingot_model *model,
+                                  const ingot_weight_source *source, const ingot_backend *backend,
+                                  ingot_arena *arena, ingot_error *error) INGOT_MUST_CHECK;
+/* Gives the device memory of a load back; a zeroed struct is fine. */
+void ingot_ends_release(ingot_ends *ends, const ingot_backend *backend);
 /* x[m][hidden] = embeddings of ids[m] (host). */
 ingot_status ingot_ends_embed(const ingot_ends *ends, const ingot_model *model,
                               const ingot_backend *backend, float *x, const uint32_t *ids,

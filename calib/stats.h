@@ -71,7 +71,7 @@ typedef struct ingot_stats_result {
 ingot_status ingot_stats_bytes(uint64_t *out, const ingot_model *model) INGOT_MUST_CHECK;
 
 /* Runs the model on all windows, block by block, and writes the statistics.  Memory: the embedding
- * or one block of weights, the hidden states of all windows, and H of one input at a time. */
+ * or one block of weights, the hidden states of all windows, and H of one block. */
 ingot_status ingot_stats_collect(ingot_stats_result *out, const ingot_model *model,
                                  const ingot_weight_source *source, const ingot_windows *windows,
                                  const ingot_text *text, const ingot_backend *backend,
