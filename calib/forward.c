@@ -479,6 +479,22 @@ ingot_status ingot_block_forward(const ingot_model *model, const ingot_backend *
     return mlp_half(&p, x);
 }
 
+ingot_status ingot_block_forward_batch(const ingot_model *model, const ingot_backend *backend,
+                                       const ingot_block *block, float *x, uint64_t sequences,
+                                       uint64_t q_len, ingot_workspace *workspace,
+                                       ingot_input_hook hook, void *hook_context) {
+    const uint64_t per_call = q_len == 0 ? 0 : workspace->max_tokens / q_len;
+    if (per_call == 0) {
+        return INGOT_ERR_USAGE;
+    }
+    for (uint64_t s = 0; s < sequences; s += per_call) {
+        const uint64_t count = ingot_min_u64(per_call, sequences - s);
+        INGOT_TRY(ingot_block_forward(model, backend, block, x + s * q_len * model->hidden, count,
+                                      q_len, NULL, workspace, hook, hook_context));
+    }
+    return INGOT_OK;
+}
+
 /* ---- the ends --------------------------------------------------------------------------- */
 
 static ingot_status load_end(ingot_ends *ends, ingot_weight_view *view, const char *name,

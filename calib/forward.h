@@ -77,6 +77,13 @@ ingot_status ingot_block_forward(const ingot_model *model, const ingot_backend *
                                  uint64_t q_len, ingot_kv_cache *cache, ingot_workspace *workspace,
                                  ingot_input_hook hook, void *hook_context) INGOT_MUST_CHECK;
 
+/* The same for any number of sequences without a cache: as many per call as the workspace holds, in
+ * order.  The hook is called once per call, for its tokens. */
+ingot_status ingot_block_forward_batch(const ingot_model *model, const ingot_backend *backend,
+                                       const ingot_block *block, float *x, uint64_t sequences,
+                                       uint64_t q_len, ingot_workspace *workspace,
+                                       ingot_input_hook hook, void *hook_context) INGOT_MUST_CHECK;
+
 /* The two ends of the model: embedding table, final norm, head.  A tied head shares its view with
  * the table unless the source stores a head of its own. */
 typedef struct ingot_ends {

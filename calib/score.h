@@ -1,5 +1,9 @@
 /* Perplexity and KL divergence of a model on windows of text, block by block, so that only one
- * block of weights and a bounded batch of hidden states are in memory. */
+ * block of weights and a bounded batch of hidden states are in memory.
+ *
+ * Protocol (architecture.md section 5): in each window tokens 1..L-1 are scored given those before
+ * them.  Sums run over positions in order, in FP64: the figures do not depend on batch_bytes or on
+ * the number of threads. */
 #ifndef INGOT_SCORE_H
 #define INGOT_SCORE_H
 
@@ -8,16 +12,20 @@
 #include "common/progress.h"
 
 typedef struct ingot_score {
-    uint64_t positions;   /* scored: windows * (length - 1) */
-    double perplexity;    /* of the candidate; exp of the mean negative log-likelihood */
+    uint64_t positions;       /* scored: windows * (length - 1) */
+    double perplexity;        /* of the candidate; exp of the mean negative log-likelihood */
     double source_perplexity; /* NaN without a source */
     double ppl_ratio;         /* candidate / source, NaN without a source */
-    double kld_mean, kld_p99; /* KL(source || candidate), nats; NaN without a source */
-    double top1;              /* fraction of positions with the same argmax; NaN without one */
+    /* KL(source || candidate) in nats, NaN without a source.  p99 is the nearest-rank percentile:
+     * the ceil(0.99 n)-th smallest of the n values. */
+    double kld_mean, kld_p99;
+    double top1; /* fraction of positions with the same argmax; NaN without one */
 } ingot_score;
 
 /* Scores `candidate`; `source` may be NULL.  Both are models of the same description.
- * batch_bytes bounds the hidden states kept at once (0: 512 MiB). */
+ * batch_bytes bounds the hidden states kept at once (0: 512 MiB; one window at least).  progress
+ * counts windows and may be NULL.  INGOT_ERR_USAGE for windows shorter than 2 tokens,
+ * INGOT_ERR_NUMERIC when a model gives a likelihood that is not finite. */
 ingot_status ingot_score_run(ingot_score *out, const ingot_model *model,
                              const ingot_weight_source *candidate,
                              const ingot_weight_source *source, const ingot_windows *windows,
