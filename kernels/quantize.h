@@ -1,0 +1,162 @@
+/* Grouped-affine quantization of a weight matrix: plain rounding, scale search, GPTQ, and the
+ * errors that judge them.
+ *
+ * Weights are W[rows][cols] (out x in features), groups of `group` columns along a row, the last
+ * one may be short.  A stored value is s (q - z) rounded once to binary32 (spec/quantization.md).
+ * Scales are rounded to their stored dtype before a code is chosen, so what is judged here is what
+ * a loader computes.
+ *
+ * Deterministic: rows are independent, work is cut into fixed tiles of rows, and sums run in an
+ * order that depends on shapes alone; the bytes are the same for any number of threads.  They do
+ * depend on the instruction set (the backend's path), because of fused multiply-adds.
+ *
+ * Not here: which tensor gets what (convert/plan.h), where H comes from (calib/). */
+#ifndef INGOT_QUANTIZE_H
+#define INGOT_QUANTIZE_H
+
+#include "common/memory.h"
+#include "common/pool.h"
+#include "format/ingot.h"
+
+/* How a matrix is to be stored. */
+typedef struct ingot_quant_format {
+    unsigned bits; /* 2..8 */
+    uint64_t group; /* 1..cols */
+    ingot_zero_mode zero_mode;
+    ingot_dtype scale_dtype;
+} ingot_quant_format;
+
+/* The sparse outliers of a matrix: CSR, columns increasing in a row. */
+typedef struct ingot_outliers {
+    uint64_t count;
+    uint64_t *row_ptr; /* [rows + 1] */
+    uint32_t *col;     /* [count] */
+    float *val;        /* [count], representable in dtype */
+    ingot_dtype dtype; /* F16 or F32 */
+} ingot_outliers;
+
+/* A quantized matrix before packing.  All arrays are the arena's. */
+typedef struct ingot_quantized {
+    ingot_quant_format format;
+    uint64_t rows, cols, groups; /* groups per row */
+    uint8_t *codes;              /* [rows][cols] */
+    float *scales;               /* [rows][groups], representable in scale_dtype */
+    uint8_t *zeros;              /* [rows][groups]; 2^(bits-1) when symmetric */
+    ingot_outliers outliers;     /* count 0: none */
+} ingot_quantized;
+
+ingot_status ingot_quantized_create(ingot_quantized *out, uint64_t rows, uint64_t cols,
+                                    const ingot_quant_format *format,
+                                    ingot_arena *arena) INGOT_MUST_CHECK;
+/* out[cols] = row `row` as a loader computes it. */
+void ingot_quantized_row(float *out, const ingot_quantized *q, uint64_t row);
+/* Packs into the arena the parts exactly as they lie in a file, and points *view at them. */
+ingot_status ingot_quantized_pack(ingot_weight_view *view, const ingot_quantized *q,
+                                  ingot_arena *arena, ingot_pool *pool) INGOT_MUST_CHECK;
+/* Groups whose F16 scale is not zero and lies under 2^-14 (0 for other scale dtypes). */
+uint64_t ingot_quantized_low_precision(const ingot_quantized *q);
+
+/* A scale rounded to its dtype and brought into the range the format allows: zero where it is too
+ * small to be stored, the largest allowed magnitude where it is too large. */
+float ingot_scale_store(float scale, ingot_dtype dtype);
+
+/* out[count] = in[count] of dtype F32, F16 or BF16, with the vector path of this machine. */
+void ingot_rows_to_f32(float *out, const void *in, ingot_dtype dtype, uint64_t count);
+/* Index of the first value that is NaN or infinite, or count. */
+uint64_t ingot_first_not_finite(const float *values, uint64_t count);
+
+/* ---- plain rounding --------------------------------------------------------------------- */
+
+/* The yardstick: symmetric s = max|w| / (2^(bits-1) - 1); asymmetric s = (max - min) /
+ * (2^bits - 1) with zero included in the range and z = round(-min / s); scales rounded to
+ * scale_dtype, codes to nearest.  w[rows][cols].  Outliers of q are ignored (count must be 0). */
+void ingot_quantize_rtn(ingot_quantized *q, const float *w, ingot_pool *pool);
+
+/* Rounds w with the scales and zeros that q already has. */
+void ingot_quantize_codes(ingot_quantized *q, const float *w, ingot_pool *pool);
+
+/* ---- scale search ----------------------------------------------------------------------- */
+
+/* Per group the scale (and zero) that minimise sum_j importance[j] (w_j - s (q_j - z))^2 among a
+ * ladder of clipped ranges of either sign, each refitted by least squares, the winner rounded to
+ * its dtype, rounded again and refitted until it no longer gains; codes to nearest.  Never worse
+ * than plain rounding under that measure.  importance[cols] >= 0 (NULL: ones), in the order of the
+ * columns.  Outliers of q (row_ptr, col) are left out of the sums; their codes become z. */
+void ingot_quantize_search(ingot_quantized *q, const float *w, const float *importance,
+                           ingot_pool *pool);
+
+/* ---- outliers --------------------------------------------------------------------------- */
+
+/* Chooses exactly `count` weights by the loss that keeping them apart removes: importance times
+ * squared rounding error, for the largest and the smallest weight of a group the gain of searching
+ * the group again without it.  Ties go to the lower index.  Fills q->outliers (row_ptr, col; val =
+ * w rounded to dtype) from the arena. */
+ingot_status ingot_outliers_choose(ingot_quantized *q, const float *w, const float *importance,
+                                   uint64_t count, ingot_dtype dtype, ingot_arena *arena,
+                                   ingot_pool *pool) INGOT_MUST_CHECK;
+
+/* ---- GPTQ ------------------------------------------------------------------------------- */
+
+/* The order in which columns are quantized and the factor of H in that order, shared by all
+ * matrices that read the same input.
+ *
+ * With H + damping = R R^T (R upper triangular in the chosen order) the loss of an error row e is
+ * |e R|^2, so column j is best rounded at w_j + sum_{k<j} e_k R_kj / R_jj: this is GPTQ (arXiv
+ * 2210.17323) in the form of LDLQ (arXiv 2307.13304), which needs one factorization and no
+ * inverse. */
+typedef struct ingot_gptq_factor {
+    uint64_t cols, group;
+    uint32_t *order;  /* [cols]: the column quantized at step i; groups stay together */
+    float *feedback;  /* [cols][cols]: R_kj / R_jj above the diagonal, in that order */
+    float *importance; /* [cols]: diagonal of H + damping, in column order */
+    double damping;        /* fraction of the mean diagonal that was added */
+    unsigned damping_step; /* 0: the first was enough; 255: none was */
+    uint32_t dead_columns; /* diagonal was zero */
+} ingot_gptq_factor;
+
+#define INGOT_DAMPING_STEPS 6 /* 0.01 0.03 0.1 0.3 1 in FP32, then 1 in FP64 */
+
+/* gram[cols][cols]: H, lower triangle (row i, columns 0..i); not changed.  Dead columns get the
+ * mean diagonal (they are then independent of all others and simply rounded).  When no damping
+ * makes H positive definite damping_step is 255, the order and importance are still valid, and
+ * feedback is zero.  scratch is for temporary storage and may be reset afterwards; the factor
+ * itself lives in arena. */
+ingot_status ingot_gptq_factorize(ingot_gptq_factor *out, const float *gram, uint64_t cols,
+                                  uint64_t group, ingot_arena *arena,
+                                  ingot_arena *scratch) INGOT_MUST_CHECK;
+
+/* Quantizes w[rows][cols] with error feedback.  When the first column of a group is reached its
+ * scale is searched on the error-updated weights.  Outliers of q (row_ptr, col) are kept at their
+ * error-updated value, which is written to val. */
+ingot_status ingot_quantize_gptq(ingot_quantized *q, const float *w,
+                                 const ingot_gptq_factor *factor, ingot_arena *scratch,
+                                 ingot_pool *pool) INGOT_MUST_CHECK;
+
+/* ---- errors ----------------------------------------------------------------------------- */
+
+/* The data-free relative error ||W F - W'||_F / ||W F||_F of a stored matrix, where
+ * (W F)[r][c] = source[r][c] * row_fold[r] * column_fold[c] in FP64 (NULL folds are ones): the
+ * figure of the ledger, recomputed by verification.  FP64, per row in 16 lanes added in a fixed
+ * order, rows in index order.  0 / 0 is 0; anything else over 0 is infinite.  source is a dense
+ * view (F32, F16, BF16), stored any view of the same shape. */
+ingot_status ingot_weight_error(double *error, const ingot_weight_view *source,
+                                const float *row_fold, const float *column_fold,
+                                const ingot_weight_view *stored,
+                                ingot_pool *pool) INGOT_MUST_CHECK;
+
+/* The same for a matrix that is not yet packed; equal to ingot_weight_error of its packed view. */
+ingot_status ingot_quantized_weight_error(double *error, const ingot_weight_view *source,
+                                          const float *row_fold, const float *column_fold,
+                                          const ingot_quantized *q,
+                                          ingot_pool *pool) INGOT_MUST_CHECK;
+
+/* tr(E H E^T) and tr(W H W^T) with E = W - W', H from its lower triangle made whole
+ * (ingot_gram_mirror): the squared output errors of the ledger.  FP32 products, FP64 sums. */
+ingot_status ingot_quadratic_loss(double *loss, double *norm, const float *w,
+                                  const ingot_quantized *q, const float *gram, ingot_pool *pool,
+                                  ingot_arena *scratch) INGOT_MUST_CHECK;
+
+/* Copies the lower triangle of gram[n][n] over the upper one. */
+void ingot_gram_mirror(float *gram, uint64_t n);
+
+#endif
