@@ -1,0 +1,412 @@
+/* Greedy and sampled decoding of one sequence with a KV cache.  Not here: batches of sequences,
+ * chat templates, top-k and other samplers.  The command line is calib/run.c. */
+#include "calib/decode.h"
+
+#include "common/files.h"
+#include "common/progress.h"
+#include "common/sizes.h"
+
+#include <math.h>
+#include <string.h>
+
+#define CHUNK_TOKENS 512ull /* of a prompt, per pass through the blocks */
+
+/* ---- the model with its cache ----------------------------------------------------------- */
+
+struct ingot_decoder {
+    const ingot_model *model;
+    const ingot_backend *backend;
+    const char *path; /* of the source, for errors */
+    ingot_arena *arena;
+    ingot_block *blocks; /* [layers], the first `loaded` of them are there */
+    uint64_t loaded;
+    ingot_ends ends;
+    ingot_kv_cache cache;
+    ingot_workspace *work;
+    uint64_t chunk; /* tokens per pass */
+    float *x;       /* [chunk][hidden], device */
+    float *scratch; /* [1][hidden], device */
+    float *logits;  /* [1][vocab], device */
+};
+
+static ingot_status device_floats(ingot_decoder *d, float **out, uint64_t count,
+                                  ingot_error *error) {
+    void *memory = NULL;
+    const ingot_status status =
+        d->backend->ops->alloc(d->backend->context, &memory, count * sizeof(float));
+    if (status != INGOT_OK) {
+        return ingot_error_set(error, status, d->path, NULL, NULL,
+                               "no memory for %llu values on the device",
+                               (unsigned long long)count);
+    }
+    *out = memory;
+    return INGOT_OK;
+}
+
+static ingot_status load_weights(ingot_decoder *d, const ingot_weight_source *source,
+                                 ingot_error *error) {
+    void *memory;
+    INGOT_TRY(ingot_arena_create(&d->arena));
+    INGOT_TRY(ingot_alloc_zero(&memory, d->model->layers, sizeof(ingot_block)));
+    d->blocks = memory;
+    INGOT_TRY(ingot_ends_load(&d->ends, d->model, source, d->backend, d->arena, error));
+    while (d->loaded < d->model->layers) {
+        INGOT_TRY(ingot_interrupt_check(error));
+        INGOT_TRY(ingot_block_load(&d->blocks[d->loaded], d->model, d->loaded, source, d->backend,
+                                   d->arena, error));
+        d->loaded++;
+    }
+    return INGOT_OK;
+}
+
+ingot_status ingot_decoder_create(ingot_decoder **out, const ingot_model *model,
+                                  const ingot_weight_source *source, const ingot_backend *backend,
+                                  uint64_t capacity, ingot_error *error) {
+    *out = NULL;
+    void *memory;
+    if (error != NULL) {
+        error->status = INGOT_OK;
+    }
+    ingot_status status = ingot_alloc_zero(&memory, 1, sizeof(ingot_decoder));
+    if (status != INGOT_OK) {
+        return ingot_error_set(error, status, source->path, NULL, NULL, "no memory");
+    }
+    ingot_decoder *d = memory;
+    d->model = model;
+    d->backend = backend;
+    d->path = source->path;
+    d->chunk = ingot_min_u64(CHUNK_TOKENS, capacity);
+    INGOT_GO(load_weights(d, source, error));
+    INGOT_GO(ingot_kv_cache_create(&d->cache, model, backend, 1, capacity, error));
+    INGOT_GO(ingot_workspace_create(&d->work, model, backend, d->chunk, error));
+    INGOT_GO(device_floats(d, &d->x, d->chunk * model->hidden, error));
+    INGOT_GO(device_floats(d, &d->scratch, model->hidden, error));
+    INGOT_GO(device_floats(d, &d->logits, model->vocab, error));
+    *out = d;
+done:
+    if (status != INGOT_OK) {
+        ingot_decoder_destroy(d);
+        if (error != NULL && error->status == INGOT_OK) {
+            ingot_error_set(error, status, source->path, NULL, NULL,
+                            "the model could not be loaded: %s", ingot_status_text(status));
+        }
+    }
+    return status;
+}
+
+static void release(const ingot_decoder *d, float *memory) {
+    if (memory != NULL) {
+        d->backend->ops->release(d->backend->context, memory);
+    }
+}
+
+void ingot_decoder_destroy(ingot_decoder *decoder) {
+    if (decoder == NULL) {
+        return;
+    }
+    for (uint64_t i = 0; i < decoder->loaded; i++) {
+        ingot_block_release(&decoder->blocks[i], decoder->backend);
+    }
+    ingot_ends_release(&decoder->ends, decoder->backend);
+    ingot_kv_cache_destroy(&decoder->cache, decoder->model, decoder->backend);
+    ingot_workspace_destroy(decoder->work);
+    release(decoder, decoder->x);
+    release(decoder, decoder->scratch);
+    release(decoder, decoder->logits);
+    ingot_free(decoder->blocks);
+    ingot_arena_destroy(decoder->arena);
+    ingot_free(decoder);
+}
+
+/* One pass of `count` <= chunk tokens; their hidden states are left in d->x. */
+static ingot_status feed_chunk(ingot_decoder *d, const uint32_t *ids, uint64_t count) {
+    INGOT_TRY(ingot_ends_embed(&d->ends, d->model, d->backend, d->x, ids, count));
+    for (uint64_t layer = 0; layer < d->model->layers; layer++) {
+        INGOT_TRY(ingot_block_forward(d->model, d->backend, &d->blocks[layer], d->x, 1, count,
+                                      &d->cache, d->work, NULL, NULL));
+    }
+    d->cache.length += count;
+    return INGOT_OK;
+}
+
+static ingot_status last_logits(ingot_decoder *d, uint64_t count, float *logits) {
+    const ingot_model *model = d->model;
+    INGOT_TRY(ingot_ends_logits(&d->ends, model, d->backend, d->logits,
+                                d->x + (count - 1) * model->hidden, d->scratch, 1));
+    INGOT_TRY(d->backend->ops->download(d->backend->context, logits, d->logits,
+                                        model->vocab * sizeof(float)));
+    for (uint64_t i = 0; i < model->vocab; i++) {
+        if (!isfinite(logits[i])) {
+            return INGOT_ERR_NUMERIC;
+        }
+    }
+    return INGOT_OK;
+}
+
+ingot_status ingot_decoder_feed(ingot_decoder *decoder, const uint32_t *ids, uint64_t count,
+                                float *logits, ingot_error *error) {
+    if (count == 0 || count > decoder->cache.capacity - decoder->cache.length) {
+        return ingot_error_set(
+            error, INGOT_ERR_USAGE, decoder->path, NULL, "use a shorter prompt or a smaller -n",
+            "%llu tokens do not fit into a cache of %llu that holds %llu",
+            (unsigned long long)count, (unsigned long long)decoder->cache.capacity,
+            (unsigned long long)decoder->cache.length);
+    }
+    ingot_status status = INGOT_OK;
+    for (uint64_t done = 0; done < count && status == INGOT_OK; done += decoder->chunk) {
+        INGOT_TRY(ingot_interrupt_check(error));
+        const uint64_t m = ingot_min_u64(decoder->chunk, count - done);
+        status = feed_chunk(decoder, ids + done, m);
+        if (status == INGOT_OK && logits != NULL && done + m == count) {
+            status = last_logits(decoder, m, logits);
+        }
+    }
+    if (status == INGOT_ERR_NUMERIC) {
+        return ingot_error_set(error, status, decoder->path, NULL,
+                               "look for NaN or infinite weights", "a logit is not finite");
+    }
+    if (status == INGOT_ERR_INPUT) {
+        return ingot_error_set(error, status, decoder->path, NULL,
+                               "the tokenizer belongs to another model",
+                               "a token is beyond the embedding of %llu rows",
+                               (unsigned long long)decoder->model->vocab);
+    }
+    if (status != INGOT_OK) {
+        return ingot_error_set(error, status, decoder->path, NULL, NULL,
+                               "the forward pass failed: %s", ingot_status_text(status));
+    }
+    return INGOT_OK;
+}
+
+uint64_t ingot_decoder_length(const ingot_decoder *decoder) {
+    return decoder->cache.length;
+}
+
+void ingot_decoder_rewind(ingot_decoder *decoder) {
+    decoder->cache.length = 0;
+}
+
+/* ---- choosing a token ------------------------------------------------------------------- */
+
+static double uniform(uint64_t *state) {
+    uint64_t z = *state += 0x9E3779B97F4A7C15ull;
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
+    z ^= z >> 31;
+    return (double)(z >> 11) * 0x1p-53;
+}
+
+uint32_t ingot_sampler_next(ingot_sampler *sampler, const float *logits, uint64_t vocab) {
+    uint64_t best = 0;
+    for (uint64_t i = 1; i < vocab; i++) {
+        if (logits[i] > logits[best]) {
+            best = i;
+        }
+    }
+    if (sampler->temperature <= 0) {
+        return (uint32_t)best;
+    }
+    const double peak = logits[best];
+    double total = 0;
+    for (uint64_t i = 0; i < vocab; i++) {
+        total += exp((logits[i] - peak) / sampler->temperature);
+    }
+    const double target = uniform(&sampler->state) * total;
+    double cumulative = 0;
+    for (uint64_t i = 0; i < vocab; i++) {
+        cumulative += exp((logits[i] - peak) / sampler->temperature);
+        if (cumulative > target) {
+            return (uint32_t)i;
+        }
+    }
+    return (uint32_t)best; /* not reached: the last cumulative sum is total > target */
+}
+
+/* ---- tokens into text as they come ------------------------------------------------------ */
+
+struct ingot_text_stream {
+    const ingot_tokenizer *tokenizer;
+    ingot_text_sink sink;
+    void *context;
+    uint32_t *ids; /* [count], of which those before `start` are settled and dropped in time */
+    uint64_t count, room;
+    /* Decoding is repeated on a short tail: ids[start, end) is text that was handed out, needed so
+     * that what follows is decoded in its context; ids[end, count) waits. */
+    uint64_t start, end;
+};
+
+/* Tokens of the prompt that are enough context for its continuation. */
+#define CONTEXT_TOKENS 16ull
+
+ingot_status ingot_text_stream_create(ingot_text_stream **out, const ingot_tokenizer *tokenizer,
+                                      const uint32_t *prompt, uint64_t count, ingot_text_sink sink,
+                                      void *context, ingot_error *error) {
+    *out = NULL;
+    void *memory;
+    ingot_status status = INGOT_OK;
+    ingot_text_stream *s = NULL;
+    INGOT_GO(ingot_alloc_zero(&memory, 1, sizeof *s));
+    s = memory;
+    s->tokenizer = tokenizer;
+    s->sink = sink;
+    s->context = context;
+    s->count = ingot_min_u64(count, CONTEXT_TOKENS);
+    s->end = s->count;
+    s->room = 256;
+    INGOT_GO(ingot_alloc_zero(&memory, s->room, sizeof *s->ids));
+    s->ids = memory;
+    if (s->count != 0) {
+        memcpy(s->ids, prompt + (count - s->count), s->count * sizeof *s->ids);
+    }
+    *out = s;
+done:
+    if (status != INGOT_OK) {
+        ingot_text_stream_destroy(s);
+        return ingot_error_set(error, status, NULL, NULL, NULL, "no memory for the output text");
+    }
+    return status;
+}
+
+void ingot_text_stream_destroy(ingot_text_stream *stream) {
+    if (stream != NULL) {
+        ingot_free(stream->ids);
+        ingot_free(stream);
+    }
+}
+
+/* Room for one more id: settled ones are dropped first. */
+static ingot_status make_room(ingot_text_stream *s) {
+    if (s->count < s->room) {
+        return INGOT_OK;
+    }
+    if (s->start > 0) {
+        memmove(s->ids, s->ids + s->start, (s->count - s->start) * sizeof *s->ids);
+        s->count -= s->start;
+        s->end -= s->start;
+        s->start = 0;
+        return INGOT_OK;
+    }
+    void *memory;
+    INGOT_TRY(ingot_alloc_zero(&memory, 2 * s->room, sizeof *s->ids));
+    memcpy(memory, s->ids, s->count * sizeof *s->ids);
+    ingot_free(s->ids);
+    s->ids = memory;
+    s->room *= 2;
+    return INGOT_OK;
+}
+
+static bool ends_incomplete(const char *text, uint64_t size) {
+    return size >= 3 && memcmp(text + size - 3, "\xEF\xBF\xBD", 3) == 0;
+}
+
+static ingot_status hand_out(ingot_text_stream *s, bool is_last, ingot_error *error) {
+    char *before = NULL;
+    char *now = NULL;
+    uint64_t before_size, size;
+    ingot_status status = INGOT_OK;
+    INGOT_GO(ingot_tokenizer_decode(s->tokenizer, s->ids + s->start, s->end - s->start, true,
+                                    &before, &before_size, error));
+    INGOT_GO(ingot_tokenizer_decode(s->tokenizer, s->ids + s->start, s->count - s->start, true,
+                                    &now, &size, error));
+    if (!is_last && ends_incomplete(now, size)) {
+        goto done;
+    }
+    if (size > before_size) {
+        status = s->sink(s->context, now + before_size, size - before_size);
+        if (status != INGOT_OK) {
+            ingot_error_set(error, status, NULL, NULL, NULL, "the text could not be written");
+            goto done;
+        }
+        s->start = s->end;
+    }
+    s->end = s->count;
+done:
+    ingot_free(before);
+    ingot_free(now);
+    return status;
+}
+
+ingot_status ingot_text_stream_put(ingot_text_stream *stream, uint32_t id, ingot_error *error) {
+    if (make_room(stream) != INGOT_OK) {
+        return ingot_error_set(error, INGOT_ERR_NO_MEMORY, NULL, NULL, NULL,
+                               "no memory for the output text");
+    }
+    stream->ids[stream->count++] = id;
+    return hand_out(stream, false, error);
+}
+
+ingot_status ingot_text_stream_flush(ingot_text_stream *stream, ingot_error *error) {
+    return stream->count == stream->end ? INGOT_OK : hand_out(stream, true, error);
+}
+
+/* ---- a whole generation ----------------------------------------------------------------- */
+
+static bool is_end(const ingot_model *model, uint32_t id) {
+    for (unsigned i = 0; i < model->eos_count; i++) {
+        if (model->eos_ids[i] == id) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Generates after the prompt, whose logits are given. */
+static ingot_status generate_tokens(ingot_generation *out, ingot_decoder *d, ingot_sampler *sampler,
+                                    uint64_t limit, float *logits, ingot_text_stream *stream,
+                                    ingot_error *error) {
+    const double start = ingot_clock_seconds();
+    ingot_status status = INGOT_OK;
+    while (out->count < limit) {
+        uint32_t id = ingot_sampler_next(sampler, logits, d->model->vocab);
+        if (is_end(d->model, id)) {
+            out->is_ended = true;
+            break;
+        }
+        out->ids[out->count++] = id;
+        if (stream != NULL) {
+            INGOT_GO(ingot_text_stream_put(stream, id, error));
+        }
+        if (out->count == limit || d->cache.length == d->cache.capacity) {
+            break;
+        }
+        INGOT_GO(ingot_decoder_feed(d, &id, 1, logits, error));
+        out->decode_steps++;
+    }
+    if (stream != NULL) {
+        INGOT_GO(ingot_text_stream_flush(stream, error));
+    }
+done:
+    out->decode_seconds = ingot_clock_seconds() - start;
+    return status;
+}
+
+ingot_status ingot_generate(ingot_generation *out, ingot_decoder *decoder, ingot_sampler *sampler,
+                            const uint32_t *prompt, uint64_t prompt_count, uint64_t limit,
+                            ingot_text_stream *stream, ingot_error *error) {
+    memset(out, 0, sizeof *out);
+    void *logits = NULL;
+    void *ids = NULL;
+    ingot_status status = ingot_alloc_zero(&logits, decoder->model->vocab, sizeof(float));
+    if (status == INGOT_OK) {
+        status = ingot_alloc_zero(&ids, limit, sizeof(uint32_t));
+    }
+    if (status != INGOT_OK) {
+        ingot_error_set(error, status, decoder->path, NULL, "use a smaller -n",
+                        "no memory for %llu tokens", (unsigned long long)limit);
+        goto done;
+    }
+    out->ids = ids;
+    const double start = ingot_clock_seconds();
+    INGOT_GO(ingot_decoder_feed(decoder, prompt, prompt_count, logits, error));
+    out->prompt_count = prompt_count;
+    out->prompt_seconds = ingot_clock_seconds() - start;
+    INGOT_GO(generate_tokens(out, decoder, sampler, limit, logits, stream, error));
+done:
+    ingot_free(logits);
+    return status;
+}
+
+void ingot_generation_free(ingot_generation *generation) {
+    ingot_free(generation->ids);
+    memset(generation, 0, sizeof *generation);
+}
