@@ -19,13 +19,13 @@ typedef struct ingot_cli_option {
 } ingot_cli_option;
 
 typedef struct ingot_cli_spec {
-    const char *tool;             /* "ingot-convert" */
-    const char *summary;          /* one line, for --help and the NAME section */
-    const char *positional;       /* "MODEL_DIR" or NULL */
-    const char *description;      /* paragraphs separated by blank lines */
+    const char *tool;                /* "ingot-convert" */
+    const char *summary;             /* one line, for --help and the NAME section */
+    const char *positional;          /* "MODEL_DIR" or NULL */
+    const char *description;         /* paragraphs separated by blank lines */
     const ingot_cli_option *options; /* without help and version, which every tool has */
     size_t option_count;
-    const char *examples;         /* lines: "command\n    what it does\n" */
+    const char *examples; /* lines: "command\n    what it does\n" */
 } ingot_cli_spec;
 
 /* Called for each option in order of appearance; value is NULL for flags.  Fills error and returns
@@ -42,8 +42,8 @@ typedef enum ingot_cli_outcome {
 /* Parses argv; *positional is the one positional argument (required where spec->positional).
  * --man (hidden from --help) prints the man page in roff. */
 ingot_cli_outcome ingot_cli_parse(const ingot_cli_spec *spec, int argc, char **argv,
-                                  ingot_cli_handler handler, void *context,
-                                  const char **positional, ingot_error *error);
+                                  ingot_cli_handler handler, void *context, const char **positional,
+                                  ingot_error *error);
 
 void ingot_cli_print_help(const ingot_cli_spec *spec, FILE *out);
 void ingot_cli_print_man(const ingot_cli_spec *spec, FILE *out);

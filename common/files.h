@@ -46,7 +46,8 @@ ingot_status ingot_output_create(ingot_output **out, const char *path, bool forc
 /* Writes exactly size bytes at offset; INGOT_ERR_NO_SPACE or INGOT_ERR_IO.  Thread safe. */
 ingot_status ingot_output_write_at(ingot_output *output, const void *bytes, uint64_t size,
                                    uint64_t offset, ingot_error *error) INGOT_MUST_CHECK;
-/* Reserves size bytes on the disk (posix_fallocate where the file system has it). */
+/* Extends the file to at least size bytes (zeros) and reserves them on the disk where the file
+ * system can (fallocate). */
 ingot_status ingot_output_reserve(ingot_output *output, uint64_t size,
                                   ingot_error *error) INGOT_MUST_CHECK;
 /* Cuts or extends the file to exactly size bytes. */
@@ -64,7 +65,12 @@ void ingot_output_abort(ingot_output *output);
 ingot_status ingot_file_write_all(const char *path, const void *bytes, uint64_t size, bool force,
                                   ingot_error *error) INGOT_MUST_CHECK;
 
-/* SIGINT and SIGTERM set a flag that long loops poll between units of work. */
+/* Fault injection for tests: the n-th change of an output from now (reserve, write, truncate, sync,
+ * rename) and all that follow fail as if the disk were full; 0 turns it off.  Also set at start-up
+ * by INGOT_TEST_FAIL_WRITE; INGOT_TEST_KILL_WRITE raises SIGKILL at the n-th change instead. */
+void ingot_output_fail_after(uint64_t n);
+
+/* SIGINT, SIGTERM and SIGHUP set a flag that long loops poll between units of work. */
 void ingot_interrupt_install(void);
 bool ingot_interrupted(void);
 /* INGOT_ERR_INTERRUPTED (with a filled error) if the flag is set, else INGOT_OK. */

@@ -16,7 +16,7 @@ extern "C" {
 #endif
 
 #if defined(__GNUC__) || defined(__clang__)
-#define INGOT_MUST_CHECK __attribute__((warn_unused_result))
+#define INGOT_MUST_CHECK   __attribute__((warn_unused_result))
 #define INGOT_PRINTF(f, a) __attribute__((format(printf, f, a)))
 #else
 #define INGOT_MUST_CHECK
@@ -27,19 +27,19 @@ typedef enum ingot_status {
     INGOT_OK = 0,
 
     /* Could not run (exit code 2). */
-    INGOT_ERR_USAGE = 1,        /* contradictory or illegal arguments */
-    INGOT_ERR_NOT_FOUND = 2,    /* a file, tensor or section that must exist does not */
-    INGOT_ERR_IO = 3,           /* the operating system refused a read or a write */
-    INGOT_ERR_NO_SPACE = 4,     /* the output disk is full or over its quota */
-    INGOT_ERR_NO_MEMORY = 5,    /* an allocation failed */
-    INGOT_ERR_UNSUPPORTED = 6,  /* well formed, but not something this version handles */
-    INGOT_ERR_EXISTS = 7,       /* the output exists and --force was not given */
-    INGOT_ERR_LOCKED = 8,       /* another process is writing this output */
-    INGOT_ERR_INTERRUPTED = 9,  /* SIGINT or SIGTERM */
-    INGOT_ERR_INPUT = 10,       /* an input (checkpoint, text, recipe, tokenizer) is malformed */
-    INGOT_ERR_NUMERIC = 11,     /* NaN, Inf or a factorization that failed at every damping */
-    INGOT_ERR_DEVICE = 12,      /* the requested device is not there or failed */
-    INGOT_ERR_INTERNAL = 13,    /* a mistake of ours that was caught */
+    INGOT_ERR_USAGE = 1,       /* contradictory or illegal arguments */
+    INGOT_ERR_NOT_FOUND = 2,   /* a file, tensor or section that must exist does not */
+    INGOT_ERR_IO = 3,          /* the operating system refused a read or a write */
+    INGOT_ERR_NO_SPACE = 4,    /* the output disk is full or over its quota */
+    INGOT_ERR_NO_MEMORY = 5,   /* an allocation failed */
+    INGOT_ERR_UNSUPPORTED = 6, /* well formed, but not something this version handles */
+    INGOT_ERR_EXISTS = 7,      /* the output exists and --force was not given */
+    INGOT_ERR_LOCKED = 8,      /* another process is writing this output */
+    INGOT_ERR_INTERRUPTED = 9, /* SIGINT or SIGTERM */
+    INGOT_ERR_INPUT = 10,      /* an input (checkpoint, text, recipe, tokenizer) is malformed */
+    INGOT_ERR_NUMERIC = 11,    /* NaN, Inf or a factorization that failed at every damping */
+    INGOT_ERR_DEVICE = 12,     /* the requested device is not there or failed */
+    INGOT_ERR_INTERNAL = 13,   /* a mistake of ours that was caught */
 
     /* The container breaks a rule of spec/container.md (exit code 1 for a verifier).
      * One code per rule; the list is completed in spec/container.md, section "Errors". */

@@ -24,8 +24,8 @@ ingot_status ingot_json_get_u64(const json_t *object, const char *key, uint64_t 
                                 const char *file, ingot_error *error) INGOT_MUST_CHECK;
 ingot_status ingot_json_get_double(const json_t *object, const char *key, double *out,
                                    const char *file, ingot_error *error) INGOT_MUST_CHECK;
-ingot_status ingot_json_get_bool(const json_t *object, const char *key, bool *out,
-                                 const char *file, ingot_error *error) INGOT_MUST_CHECK;
+ingot_status ingot_json_get_bool(const json_t *object, const char *key, bool *out, const char *file,
+                                 ingot_error *error) INGOT_MUST_CHECK;
 /* *out is borrowed from the object. */
 ingot_status ingot_json_get_string(const json_t *object, const char *key, const char **out,
                                    const char *file, ingot_error *error) INGOT_MUST_CHECK;

@@ -1,0 +1,612 @@
+/* Input files read with pread, outputs built beside their final name, and interruption.
+ *
+ * Invariants of an output (numbered for the tests):
+ *  1. The final name appears by one rename, after fsync of the data; the folder is synced after.
+ *  2. Without force the rename never replaces a file, whenever that file appeared.
+ *  3. PATH.partial is locked (flock) by its writer for as long as it exists under that name, so a
+ *     partial file that can be locked belongs to a run that has ended.
+ *  4. Whoever fails or aborts removes the partial file; only SIGKILL or a crash leaves it behind.
+ */
+#include "common/files.h"
+
+#include "common/memory.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <linux/fs.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define PARTIAL_SUFFIX  ".partial"
+#define CREATE_ATTEMPTS 16
+/* Linux moves at most 2 GiB - 4 KiB per call; smaller pieces also bound the wait for a signal. */
+#define TRANSFER_BYTES_MAX (UINT64_C(1) << 30)
+
+/* ---- fault injection ----------------------------------------------------------------------- */
+
+/* INGOT_TEST_FAIL_WRITE=n: the n-th change of an output and all that follow fail with ENOSPC.
+ * INGOT_TEST_KILL_WRITE=n: SIGKILL arrives at the n-th change of an output.  0: off. */
+static unsigned long long fail_write_at;
+static unsigned long long kill_write_at;
+static atomic_ullong output_changes;
+
+__attribute__((constructor)) static void read_fault_environment(void) {
+    const char *fail_at = getenv("INGOT_TEST_FAIL_WRITE");
+    const char *kill_at = getenv("INGOT_TEST_KILL_WRITE");
+    fail_write_at = fail_at == NULL ? 0 : strtoull(fail_at, NULL, 10);
+    kill_write_at = kill_at == NULL ? 0 : strtoull(kill_at, NULL, 10);
+}
+
+void ingot_output_fail_after(uint64_t n) {
+    atomic_store(&output_changes, 0);
+    fail_write_at = n;
+}
+
+/* 0, or the errno that this change of an output is to fail with. */
+static int injected_fault(void) {
+    const unsigned long long change = atomic_fetch_add(&output_changes, 1) + 1;
+    if (kill_write_at != 0 && change == kill_write_at) {
+        (void)raise(SIGKILL);
+    }
+    return fail_write_at != 0 && change >= fail_write_at ? ENOSPC : 0;
+}
+
+/* ---- inputs -------------------------------------------------------------------------------- */
+
+struct ingot_file {
+    int descriptor;
+    uint64_t size;
+    char *path;
+};
+
+static ingot_status copy_path(char **out, const char *path, const char *suffix) {
+    const size_t length = strlen(path);
+    const size_t suffix_length = strlen(suffix);
+    void *memory;
+    INGOT_TRY(ingot_alloc(&memory, (uint64_t)length + suffix_length + 1));
+    *out = memory;
+    memcpy(*out, path, length);
+    memcpy(*out + length, suffix, suffix_length + 1);
+    return INGOT_OK;
+}
+
+static ingot_status out_of_memory(const char *path, ingot_error *error) {
+    return ingot_error_set(error, INGOT_ERR_NO_MEMORY, path, NULL, NULL, "out of memory");
+}
+
+ingot_status ingot_file_open(ingot_file **out, const char *path, ingot_error *error) {
+    *out = NULL;
+    void *memory;
+    if (ingot_alloc_zero(&memory, 1, sizeof(ingot_file)) != INGOT_OK) {
+        return out_of_memory(path, error);
+    }
+    ingot_file *file = memory;
+    file->descriptor = -1;
+    ingot_status status = INGOT_OK;
+    struct stat info;
+    if (copy_path(&file->path, path, "") != INGOT_OK) {
+        status = out_of_memory(path, error);
+        goto done;
+    }
+    /* O_NONBLOCK: opening a FIFO must fail below, not wait for a writer. */
+    file->descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    if (file->descriptor < 0) {
+        const bool is_missing = errno == ENOENT || errno == ENOTDIR;
+        status = ingot_error_set(error, is_missing ? INGOT_ERR_NOT_FOUND : INGOT_ERR_IO, path, NULL,
+                                 is_missing ? "check the path" : "check its permissions",
+                                 "cannot open: %s", strerror(errno));
+        goto done;
+    }
+    if (fstat(file->descriptor, &info) != 0) {
+        status = ingot_error_set(error, INGOT_ERR_IO, path, NULL, NULL, "cannot stat: %s",
+                                 strerror(errno));
+        goto done;
+    }
+    if (!S_ISREG(info.st_mode)) {
+        status = ingot_error_set(error, INGOT_ERR_INPUT, path, NULL, "give a regular file",
+                                 S_ISDIR(info.st_mode) ? "is a folder, not a file"
+                                                       : "is not a regular file");
+        goto done;
+    }
+    file->size = (uint64_t)info.st_size;
+    *out = file;
+    return INGOT_OK;
+done:
+    ingot_file_close(file);
+    return status;
+}
+
+void ingot_file_close(ingot_file *file) {
+    if (file == NULL) {
+        return;
+    }
+    if (file->descriptor >= 0) {
+        (void)close(file->descriptor); /* opened for reading: nothing can be lost */
+    }
+    ingot_free(file->path);
+    ingot_free(file);
+}
+
+uint64_t ingot_file_size(const ingot_file *file) {
+    return file->size;
+}
+
+const char *ingot_file_path(const ingot_file *file) {
+    return file->path;
+}
+
+/* True if offset + size is a valid file position. */
+static bool is_valid_extent(uint64_t size, uint64_t offset) {
+    return offset <= (uint64_t)INT64_MAX && size <= (uint64_t)INT64_MAX - offset;
+}
+
+ingot_status ingot_file_read_at(const ingot_file *file, void *buffer, uint64_t size,
+                                uint64_t offset, ingot_error *error) {
+    if (!is_valid_extent(size, offset)) {
+        return ingot_error_set(error, INGOT_ERR_IO, file->path, NULL, NULL,
+                               "read of %" PRIu64 " bytes at %" PRIu64 " is out of range", size,
+                               offset);
+    }
+    unsigned char *bytes = buffer;
+    uint64_t done = 0;
+    while (done < size) {
+        const uint64_t left = size - done;
+        const size_t piece = (size_t)(left < TRANSFER_BYTES_MAX ? left : TRANSFER_BYTES_MAX);
+        const ssize_t count = pread(file->descriptor, bytes + done, piece, (off_t)(offset + done));
+        if (count < 0 && errno == EINTR) {
+            continue;
+        }
+        if (count < 0) {
+            return ingot_error_set(error, INGOT_ERR_IO, file->path, NULL, NULL,
+                                   "cannot read at %" PRIu64 ": %s", offset + done,
+                                   strerror(errno));
+        }
+        if (count == 0) {
+            return ingot_error_set(
+                error, INGOT_ERR_IO, file->path, NULL, "copy or download it again",
+                "file is truncated: ends at %" PRIu64 ", expected %" PRIu64 " more bytes",
+                offset + done, left);
+        }
+        done += (uint64_t)count;
+    }
+    return INGOT_OK;
+}
+
+ingot_status ingot_file_read_all(const char *path, uint64_t limit_bytes, char **bytes,
+                                 uint64_t *size, ingot_error *error) {
+    *bytes = NULL;
+    *size = 0;
+    ingot_file *file = NULL;
+    void *memory = NULL;
+    ingot_status status = INGOT_OK;
+    INGOT_GO(ingot_file_open(&file, path, error));
+    if (file->size > limit_bytes) {
+        status = ingot_error_set(error, INGOT_ERR_INPUT, path, NULL, NULL,
+                                 "is %" PRIu64 " bytes long, more than the limit of %" PRIu64,
+                                 file->size, limit_bytes);
+        goto done;
+    }
+    if (ingot_alloc(&memory, file->size + 1) != INGOT_OK) {
+        status = out_of_memory(path, error);
+        goto done;
+    }
+    INGOT_GO(ingot_file_read_at(file, memory, file->size, 0, error));
+    *bytes = memory;
+    *size = file->size;
+    (*bytes)[*size] = '\0';
+    memory = NULL;
+done:
+    ingot_free(memory);
+    ingot_file_close(file);
+    return status;
+}
+
+/* ---- paths --------------------------------------------------------------------------------- */
+
+bool ingot_path_is_directory(const char *path) {
+    struct stat info;
+    return stat(path, &info) == 0 && S_ISDIR(info.st_mode);
+}
+
+bool ingot_path_exists(const char *path) {
+    struct stat info;
+    return lstat(path, &info) == 0; /* a dangling link occupies its name too */
+}
+
+bool ingot_path_same(const char *a, const char *b) {
+    struct stat info_a;
+    struct stat info_b;
+    return stat(a, &info_a) == 0 && stat(b, &info_b) == 0 && info_a.st_dev == info_b.st_dev &&
+           info_a.st_ino == info_b.st_ino;
+}
+
+ingot_status ingot_path_join(char *out, size_t size, const char *folder, const char *name) {
+    size_t length = strlen(folder);
+    while (length > 1 && folder[length - 1] == '/') {
+        length--;
+    }
+    const bool needs_slash = length > 0 && folder[length - 1] != '/';
+    const size_t name_length = strlen(name);
+    if (length + needs_slash + name_length + 1 > size) {
+        return INGOT_ERR_INPUT;
+    }
+    memcpy(out, folder, length);
+    if (needs_slash) {
+        out[length++] = '/';
+    }
+    memcpy(out + length, name, name_length + 1);
+    return INGOT_OK;
+}
+
+/* ---- outputs ------------------------------------------------------------------------------- */
+
+struct ingot_output {
+    int descriptor;
+    bool is_forced;
+    bool has_partial; /* the partial file is ours: locked, and to be removed on failure */
+    char *path;
+    char *partial_path;
+};
+
+static bool is_space_error(int code) {
+    return code == ENOSPC || code == EDQUOT;
+}
+
+static ingot_status output_error(const ingot_output *output, int code, const char *action,
+                                 ingot_error *error) {
+    if (is_space_error(code)) {
+        return ingot_error_set(error, INGOT_ERR_NO_SPACE, output->path, NULL,
+                               "free some space or write elsewhere", "%s: %s", action,
+                               strerror(code));
+    }
+    const bool is_missing = code == ENOENT || code == ENOTDIR;
+    const bool is_refused = code == EACCES || code == EPERM || code == EROFS;
+    return ingot_error_set(error, is_missing ? INGOT_ERR_NOT_FOUND : INGOT_ERR_IO, output->path,
+                           NULL,
+                           is_missing   ? "create its folder first"
+                           : is_refused ? "choose a folder you may write to"
+                                        : NULL,
+                           "%s: %s", action, strerror(code));
+}
+
+static void release_output(ingot_output *output) {
+    if (output->descriptor >= 0) {
+        (void)close(output->descriptor);
+    }
+    ingot_free(output->path);
+    ingot_free(output->partial_path);
+    ingot_free(output);
+}
+
+/* True if the open and locked file is still the one that the partial path names. */
+static bool is_still_named(const ingot_output *output) {
+    struct stat opened;
+    struct stat named;
+    return fstat(output->descriptor, &opened) == 0 && lstat(output->partial_path, &named) == 0 &&
+           opened.st_dev == named.st_dev && opened.st_ino == named.st_ino;
+}
+
+/* One attempt to own the partial file; *is_retry: it vanished between open and lock. */
+static ingot_status try_own_partial(ingot_output *output, bool *is_retry, ingot_error *error) {
+    *is_retry = false;
+    bool is_stale = false;
+    const int flags = O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK;
+    output->descriptor = open(output->partial_path, flags | O_CREAT | O_EXCL, 0666);
+    if (output->descriptor < 0 && errno == EEXIST) {
+        is_stale = true;
+        output->descriptor = open(output->partial_path, flags);
+        if (output->descriptor < 0 && errno == ENOENT) {
+            *is_retry = true;
+            return INGOT_OK;
+        }
+    }
+    if (output->descriptor < 0) {
+        return output_error(output, errno, "cannot create its partial file", error);
+    }
+    struct stat info;
+    if (fstat(output->descriptor, &info) != 0 || !S_ISREG(info.st_mode)) {
+        return ingot_error_set(error, INGOT_ERR_IO, output->partial_path, NULL, "remove it",
+                               "is in the way and not a regular file");
+    }
+    if (flock(output->descriptor, LOCK_EX | LOCK_NB) != 0) {
+        if (errno == EWOULDBLOCK) {
+            return ingot_error_set(error, INGOT_ERR_LOCKED, output->path, NULL,
+                                   "wait for it or choose another output",
+                                   "another process is writing this output");
+        }
+        return output_error(output, errno, "cannot lock its partial file", error);
+    }
+    if (!is_still_named(output)) {
+        *is_retry = true;
+        return INGOT_OK;
+    }
+    output->has_partial = true;
+    if (is_stale) {
+        (void)fprintf(stderr, "%s: a partial file of an interrupted run was found and replaced\n",
+                      output->partial_path);
+        if (ftruncate(output->descriptor, 0) != 0) {
+            return output_error(output, errno, "cannot empty its stale partial file", error);
+        }
+    }
+    return INGOT_OK;
+}
+
+static ingot_status own_partial(ingot_output *output, ingot_error *error) {
+    for (int attempt = 0; attempt < CREATE_ATTEMPTS; attempt++) {
+        bool is_retry;
+        INGOT_TRY(try_own_partial(output, &is_retry, error));
+        if (!is_retry) {
+            return INGOT_OK;
+        }
+        if (output->descriptor >= 0) {
+            (void)close(output->descriptor);
+            output->descriptor = -1;
+        }
+    }
+    return ingot_error_set(error, INGOT_ERR_LOCKED, output->path, NULL, "try again",
+                           "its partial file keeps changing: other processes write this output");
+}
+
+static ingot_status exists_error(const char *path, ingot_error *error) {
+    return ingot_error_set(error, INGOT_ERR_EXISTS, path, NULL,
+                           "use --force to replace it or choose another output",
+                           "the output already exists");
+}
+
+ingot_status ingot_output_create(ingot_output **out, const char *path, bool force,
+                                 ingot_error *error) {
+    *out = NULL;
+    if (path[0] == '\0' || path[strlen(path) - 1] == '/') {
+        return ingot_error_set(error, INGOT_ERR_USAGE, path, NULL, "give the name of a file",
+                               "the output path names no file");
+    }
+    if (ingot_path_is_directory(path)) {
+        return ingot_error_set(error, INGOT_ERR_EXISTS, path, NULL, "give the name of a file",
+                               "the output is a folder");
+    }
+    if (!force && ingot_path_exists(path)) {
+        return exists_error(path, error);
+    }
+    void *memory;
+    if (ingot_alloc_zero(&memory, 1, sizeof(ingot_output)) != INGOT_OK) {
+        return out_of_memory(path, error);
+    }
+    ingot_output *output = memory;
+    output->descriptor = -1;
+    output->is_forced = force;
+    ingot_status status = INGOT_OK;
+    if (copy_path(&output->path, path, "") != INGOT_OK ||
+        copy_path(&output->partial_path, path, PARTIAL_SUFFIX) != INGOT_OK) {
+        status = out_of_memory(path, error);
+        goto done;
+    }
+    INGOT_GO(own_partial(output, error));
+    *out = output;
+    return INGOT_OK;
+done:
+    ingot_output_abort(output);
+    return status;
+}
+
+ingot_status ingot_output_write_at(ingot_output *output, const void *bytes, uint64_t size,
+                                   uint64_t offset, ingot_error *error) {
+    if (!is_valid_extent(size, offset)) {
+        return output_error(output, EFBIG, "cannot write", error);
+    }
+    const int fault = injected_fault();
+    if (fault != 0) {
+        return output_error(output, fault, "cannot write", error);
+    }
+    const unsigned char *source = bytes;
+    uint64_t done = 0;
+    while (done < size) {
+        const uint64_t left = size - done;
+        const size_t piece = (size_t)(left < TRANSFER_BYTES_MAX ? left : TRANSFER_BYTES_MAX);
+        const ssize_t count =
+            pwrite(output->descriptor, source + done, piece, (off_t)(offset + done));
+        if (count < 0 && errno == EINTR) {
+            continue;
+        }
+        if (count <= 0) { /* a regular file never takes 0 of more than 0 bytes, except when full */
+            return output_error(output, count < 0 ? errno : ENOSPC, "cannot write", error);
+        }
+        done += (uint64_t)count;
+    }
+    return INGOT_OK;
+}
+
+ingot_status ingot_output_reserve(ingot_output *output, uint64_t size, ingot_error *error) {
+    if (!is_valid_extent(size, 0)) {
+        return output_error(output, EFBIG, "cannot reserve space", error);
+    }
+    const int fault = injected_fault();
+    if (fault != 0) {
+        return output_error(output, fault, "cannot reserve space", error);
+    }
+    if (size == 0) {
+        return INGOT_OK;
+    }
+    /* The system call, not posix_fallocate: the C library emulates a missing one by writing every
+     * block, which costs as much as the output itself. */
+    int result;
+    do {
+        result = fallocate(output->descriptor, 0, 0, (off_t)size);
+    } while (result != 0 && errno == EINTR);
+    if (result == 0) {
+        return INGOT_OK;
+    }
+    if (errno != EOPNOTSUPP && errno != ENOSYS) {
+        return output_error(output, errno, "cannot reserve space", error);
+    }
+    /* Nothing to reserve with: only the size is set, as fallocate would have. */
+    struct stat info;
+    if (fstat(output->descriptor, &info) != 0 ||
+        ((uint64_t)info.st_size < size && ftruncate(output->descriptor, (off_t)size) != 0)) {
+        return output_error(output, errno, "cannot set the size", error);
+    }
+    return INGOT_OK;
+}
+
+ingot_status ingot_output_truncate(ingot_output *output, uint64_t size, ingot_error *error) {
+    int code = is_valid_extent(size, 0) ? injected_fault() : EFBIG;
+    if (code == 0 && ftruncate(output->descriptor, (off_t)size) != 0) {
+        code = errno;
+    }
+    return code == 0 ? INGOT_OK : output_error(output, code, "cannot set the size", error);
+}
+
+ingot_status ingot_output_sync(ingot_output *output, ingot_error *error) {
+    int code = injected_fault();
+    if (code == 0 && fsync(output->descriptor) != 0) {
+        code = errno;
+    }
+    return code == 0 ? INGOT_OK : output_error(output, code, "cannot flush to the disk", error);
+}
+
+const char *ingot_output_partial_path(const ingot_output *output) {
+    return output->partial_path;
+}
+
+/* Renames without replacing; file systems without RENAME_NOREPLACE get a hard link, which fails
+ * just as atomically when the name is taken. */
+static int rename_new(const char *from, const char *to) {
+    if (syscall(SYS_renameat2, AT_FDCWD, from, AT_FDCWD, to, RENAME_NOREPLACE) == 0) {
+        return 0;
+    }
+    if (errno != EINVAL && errno != ENOSYS) {
+        return errno;
+    }
+    if (link(from, to) == 0) {
+        return unlink(from) == 0 ? 0 : errno;
+    }
+    if (errno != EPERM && errno != EOPNOTSUPP && errno != ENOSYS) {
+        return errno;
+    }
+    /* Neither call: the best left is to look first. */
+    if (ingot_path_exists(to)) {
+        return EEXIST;
+    }
+    return rename(from, to) == 0 ? 0 : errno;
+}
+
+/* Makes the new name durable.  Some network file systems cannot sync a folder; that is no error. */
+static int sync_folder(const char *path) {
+    const char *slash = strrchr(path, '/');
+    char *folder = NULL;
+    if (copy_path(&folder, slash == NULL ? "." : path, "") != INGOT_OK) {
+        return ENOMEM;
+    }
+    if (slash != NULL) {
+        folder[slash == path ? 1 : slash - path] = '\0';
+    }
+    int code = 0;
+    const int descriptor = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (descriptor < 0) {
+        code = errno == EACCES ? 0 : errno; /* a folder one may write to but not list */
+    } else {
+        if (fsync(descriptor) != 0 && errno != EINVAL && errno != EROFS) {
+            code = errno;
+        }
+        (void)close(descriptor);
+    }
+    ingot_free(folder);
+    return code;
+}
+
+ingot_status ingot_output_commit(ingot_output *output, ingot_error *error) {
+    ingot_status status = INGOT_OK;
+    INGOT_GO(ingot_output_sync(output, error));
+    int code = injected_fault();
+    if (code == 0) {
+        if (!output->is_forced) {
+            code = rename_new(output->partial_path, output->path);
+        } else if (rename(output->partial_path, output->path) != 0) {
+            code = errno;
+        }
+    }
+    if (code != 0) {
+        status = code == EEXIST ? exists_error(output->path, error)
+                                : output_error(output, code, "cannot rename to its name", error);
+        goto done;
+    }
+    output->has_partial = false;
+    /* The file is complete under its name now; a folder that does not sync cannot undo that. */
+    code = sync_folder(output->path);
+    if (code != 0) {
+        (void)fprintf(stderr, "%s: warning: its folder was not synced: %s\n", output->path,
+                      strerror(code));
+    }
+done:
+    ingot_output_abort(output);
+    return status;
+}
+
+void ingot_output_abort(ingot_output *output) {
+    if (output == NULL) {
+        return;
+    }
+    if (output->has_partial) {
+        (void)unlink(output->partial_path); /* before close: the lock still keeps others out */
+    }
+    release_output(output);
+}
+
+ingot_status ingot_file_write_all(const char *path, const void *bytes, uint64_t size, bool force,
+                                  ingot_error *error) {
+    ingot_output *output;
+    INGOT_TRY(ingot_output_create(&output, path, force, error));
+    const ingot_status status = ingot_output_write_at(output, bytes, size, 0, error);
+    if (status != INGOT_OK) {
+        ingot_output_abort(output);
+        return status;
+    }
+    return ingot_output_commit(output, error);
+}
+
+/* ---- interruption -------------------------------------------------------------------------- */
+
+static volatile sig_atomic_t interrupt_signal;
+
+static void on_signal(int number) {
+    interrupt_signal = number;
+}
+
+void ingot_interrupt_install(void) {
+    struct sigaction action;
+    memset(&action, 0, sizeof action);
+    action.sa_handler = on_signal;
+    /* The second signal of a kind ends the process at once, for those who cannot wait. */
+    action.sa_flags = (int)(SA_RESTART | SA_RESETHAND);
+    (void)sigemptyset(&action.sa_mask);
+    (void)sigaction(SIGINT, &action, NULL);
+    (void)sigaction(SIGTERM, &action, NULL);
+    struct sigaction old_action;
+    if (sigaction(SIGHUP, NULL, &old_action) == 0 && old_action.sa_handler != SIG_IGN) {
+        (void)sigaction(SIGHUP, &action, NULL); /* under nohup it stays ignored */
+    }
+    /* A file over RLIMIT_FSIZE is to be an error of that write, not the end of the process. */
+    (void)signal(SIGXFSZ, SIG_IGN);
+}
+
+bool ingot_interrupted(void) {
+    return interrupt_signal != 0;
+}
+
+ingot_status ingot_interrupt_check(ingot_error *error) {
+    if (interrupt_signal == 0) {
+        return INGOT_OK;
+    }
+    return ingot_error_set(error, INGOT_ERR_INTERRUPTED, NULL, NULL, "run it again",
+                           "interrupted by %s",
+                           interrupt_signal == SIGINT    ? "SIGINT"
+                           : interrupt_signal == SIGTERM ? "SIGTERM"
+                                                         : "SIGHUP");
+}

@@ -1,0 +1,187 @@
+/* Reading and writing JSON through jansson.
+ *
+ * Duplicate keys are refused by jansson.  Depth is checked here before parsing, because jansson's
+ * own limit (2048 levels of recursion) is a constant of its build. */
+#include "common/json.h"
+
+#include "common/files.h"
+#include "common/memory.h"
+
+#include <math.h>
+#include <stddef.h>
+#include <string.h>
+
+#define DEPTH_MAX 64
+
+/* INGOT_OK if no array or object is nested deeper than DEPTH_MAX. */
+static ingot_status check_depth(const char *bytes, uint64_t size, const char *file,
+                                ingot_error *error) {
+    unsigned depth = 0;
+    unsigned line = 1;
+    bool is_string = false;
+    for (uint64_t i = 0; i < size; i++) {
+        const char c = bytes[i];
+        if (c == '\n') {
+            line++;
+        }
+        if (is_string) {
+            if (c == '\\') {
+                i++;
+            } else if (c == '"') {
+                is_string = false;
+            }
+        } else if (c == '"') {
+            is_string = true;
+        } else if (c == '{' || c == '[') {
+            if (++depth > DEPTH_MAX) {
+                return ingot_error_set(error, INGOT_ERR_INPUT, file, NULL, NULL,
+                                       "line %u: nested deeper than %d levels", line, DEPTH_MAX);
+            }
+        } else if ((c == '}' || c == ']') && depth > 0) {
+            depth--;
+        }
+    }
+    return INGOT_OK;
+}
+
+ingot_status ingot_json_parse(json_t **out, const char *bytes, uint64_t size, const char *file,
+                              ingot_error *error) {
+    *out = NULL;
+    INGOT_TRY(check_depth(bytes, size, file, error));
+    json_error_t detail;
+    *out = json_loadb(bytes, (size_t)size, JSON_REJECT_DUPLICATES, &detail);
+    if (*out != NULL) {
+        return INGOT_OK;
+    }
+    if (json_error_code(&detail) == json_error_out_of_memory) {
+        return ingot_error_set(error, INGOT_ERR_NO_MEMORY, file, NULL, NULL,
+                               "out of memory while parsing JSON");
+    }
+    /* jansson quotes the text near the mistake: bytes of the file, so made printable. */
+    for (char *c = detail.text; *c != '\0'; c++) {
+        if ((unsigned char)*c < 0x20 || *c == 0x7f) {
+            *c = '?';
+        }
+    }
+    return ingot_error_set(error, INGOT_ERR_INPUT, file, NULL, NULL,
+                           "not valid JSON: line %d column %d: %s", detail.line, detail.column,
+                           detail.text);
+}
+
+ingot_status ingot_json_read(json_t **out, const char *path, uint64_t limit_bytes,
+                             ingot_error *error) {
+    *out = NULL;
+    char *bytes;
+    uint64_t size;
+    INGOT_TRY(ingot_file_read_all(path, limit_bytes, &bytes, &size, error));
+    const ingot_status status = ingot_json_parse(out, bytes, size, path, error);
+    ingot_free(bytes);
+    return status;
+}
+
+static ingot_status wrong_type(const char *file, const char *key, const char *wanted,
+                               ingot_error *error) {
+    return ingot_error_set(error, INGOT_ERR_INPUT, file, NULL, NULL, "key \"%s\" is not %s", key,
+                           wanted);
+}
+
+/* The member, or NULL when it is missing or null. */
+static const json_t *member(const json_t *object, const char *key) {
+    const json_t *value = json_object_get(object, key);
+    return value == NULL || json_is_null(value) ? NULL : value;
+}
+
+ingot_status ingot_json_get_u64(const json_t *object, const char *key, uint64_t *out,
+                                const char *file, ingot_error *error) {
+    const json_t *value = member(object, key);
+    if (value == NULL) {
+        return INGOT_OK;
+    }
+    if (!json_is_integer(value) || json_integer_value(value) < 0) {
+        return wrong_type(file, key, "a non-negative integer", error);
+    }
+    *out = (uint64_t)json_integer_value(value);
+    return INGOT_OK;
+}
+
+ingot_status ingot_json_get_double(const json_t *object, const char *key, double *out,
+                                   const char *file, ingot_error *error) {
+    const json_t *value = member(object, key);
+    if (value == NULL) {
+        return INGOT_OK;
+    }
+    if (!json_is_number(value)) {
+        return wrong_type(file, key, "a number", error);
+    }
+    *out = json_number_value(value);
+    return INGOT_OK;
+}
+
+ingot_status ingot_json_get_bool(const json_t *object, const char *key, bool *out, const char *file,
+                                 ingot_error *error) {
+    const json_t *value = member(object, key);
+    if (value == NULL) {
+        return INGOT_OK;
+    }
+    if (!json_is_boolean(value)) {
+        return wrong_type(file, key, "true or false", error);
+    }
+    *out = json_is_true(value);
+    return INGOT_OK;
+}
+
+ingot_status ingot_json_get_string(const json_t *object, const char *key, const char **out,
+                                   const char *file, ingot_error *error) {
+    const json_t *value = member(object, key);
+    if (value == NULL) {
+        return INGOT_OK;
+    }
+    if (!json_is_string(value)) {
+        return wrong_type(file, key, "a string", error);
+    }
+    *out = json_string_value(value);
+    return INGOT_OK;
+}
+
+static bool is_known(const char *key, const char *const *keys, size_t count) {
+    for (size_t i = 0; i < count; i++) {
+        if (strcmp(key, keys[i]) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+ingot_status ingot_json_check_keys(const json_t *object, const char *const *keys, size_t count,
+                                   const char *file, ingot_error *error) {
+    if (!json_is_object(object)) {
+        return ingot_error_set(error, INGOT_ERR_INPUT, file, NULL, NULL, "not a JSON object");
+    }
+    /* The iterator of jansson takes a mutable object but changes nothing. */
+    union {
+        const json_t *constant;
+        json_t *mutable;
+    } view = {.constant = object};
+    const char *key;
+    json_t *value;
+    json_object_foreach(view.mutable, key, value) {
+        if (!is_known(key, keys, count)) {
+            return ingot_error_set(error, INGOT_ERR_INPUT, file, NULL, NULL, "unknown key \"%s\"",
+                                   key);
+        }
+    }
+    return INGOT_OK;
+}
+
+char *ingot_json_canonical(const json_t *value) {
+    return json_dumps(value, JSON_SORT_KEYS | JSON_COMPACT | JSON_ENCODE_ANY);
+}
+
+void ingot_json_print(const json_t *value, FILE *out) {
+    (void)json_dumpf(value, out, JSON_SORT_KEYS | JSON_INDENT(1) | JSON_ENCODE_ANY);
+    (void)fputc('\n', out);
+}
+
+json_t *ingot_json_number(double value) {
+    return isfinite(value) ? json_real(value) : json_null();
+}

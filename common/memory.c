@@ -1,0 +1,186 @@
+/* Aligned allocations, fault injection, and arenas.
+ *
+ * An arena is a list of chunks.  Allocation bumps a pointer in the current chunk and moves on to
+ * the next one that is large enough; a reset keeps the chunks that the last round used
+ * and releases those it left untouched or half empty, so that an arena follows the size of its
+ * work. */
+#include "common/memory.h"
+
+#include "common/sizes.h"
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define ARENA_CHUNK_BYTES (UINT64_C(1) << 20)
+
+/* Allocations left before the injected failure; negative: injection is off. */
+static atomic_llong allocations_left = -1;
+
+__attribute__((constructor)) static void read_fault_environment(void) {
+    const char *value = getenv("INGOT_TEST_FAIL_ALLOC");
+    if (value != NULL) {
+        ingot_memory_fail_after(strtoull(value, NULL, 10));
+    }
+}
+
+void ingot_memory_fail_after(uint64_t n) {
+    const bool is_on = n != 0 && n <= (uint64_t)INT64_MAX;
+    atomic_store(&allocations_left, is_on ? (long long)(n - 1) : -1);
+}
+
+/* Counts down to zero and stays there: the n-th allocation fails, and all that follow. */
+static bool is_injected_failure(void) {
+    long long left = atomic_load_explicit(&allocations_left, memory_order_relaxed);
+    while (left > 0) {
+        if (atomic_compare_exchange_weak(&allocations_left, &left, left - 1)) {
+            return false;
+        }
+    }
+    return left == 0;
+}
+
+ingot_status ingot_alloc(void **out, uint64_t size_bytes) {
+    *out = NULL;
+    uint64_t padded_bytes;
+    if (!ingot_size_align(&padded_bytes, ingot_max_u64(size_bytes, 1), INGOT_ALIGNMENT) ||
+        padded_bytes > PTRDIFF_MAX || is_injected_failure()) {
+        return INGOT_ERR_NO_MEMORY;
+    }
+    *out = aligned_alloc(INGOT_ALIGNMENT, (size_t)padded_bytes);
+    return *out == NULL ? INGOT_ERR_NO_MEMORY : INGOT_OK;
+}
+
+ingot_status ingot_alloc_zero(void **out, uint64_t count, uint64_t size_bytes) {
+    *out = NULL;
+    uint64_t total_bytes;
+    if (!ingot_size_mul(&total_bytes, count, size_bytes)) {
+        return INGOT_ERR_NO_MEMORY;
+    }
+    INGOT_TRY(ingot_alloc(out, total_bytes));
+    memset(*out, 0, (size_t)total_bytes);
+    return INGOT_OK;
+}
+
+void ingot_free(void *memory) {
+    free(memory);
+}
+
+uint64_t ingot_memory_peak_bytes(void) {
+    FILE *file = fopen("/proc/self/status", "r");
+    if (file == NULL) {
+        return 0;
+    }
+    unsigned long long peak_kib = 0;
+    char line[256];
+    while (fgets(line, sizeof line, file) != NULL) {
+        if (strncmp(line, "VmHWM:", 6) == 0) {
+            peak_kib = strtoull(line + 6, NULL, 10);
+            break;
+        }
+    }
+    (void)fclose(file);
+    return (uint64_t)peak_kib * 1024;
+}
+
+typedef struct arena_chunk {
+    struct arena_chunk *next;
+    uint64_t capacity_bytes;
+    uint64_t used_bytes;
+} arena_chunk;
+
+struct ingot_arena {
+    arena_chunk *first;
+    arena_chunk *current;
+};
+
+/* The payload begins one alignment unit after the chunk's head. */
+_Static_assert(sizeof(arena_chunk) <= INGOT_ALIGNMENT, "the head of a chunk fits in its slot");
+
+static unsigned char *chunk_payload(arena_chunk *chunk) {
+    return (unsigned char *)chunk + INGOT_ALIGNMENT;
+}
+
+ingot_status ingot_arena_create(ingot_arena **out) {
+    void *memory;
+    *out = NULL;
+    INGOT_TRY(ingot_alloc_zero(&memory, 1, sizeof(ingot_arena)));
+    *out = memory;
+    return INGOT_OK;
+}
+
+/* Puts a new chunk of at least size_bytes right after the current one. */
+static ingot_status arena_grow(ingot_arena *arena, uint64_t size_bytes) {
+    const uint64_t capacity_bytes = ingot_max_u64(size_bytes, ARENA_CHUNK_BYTES);
+    uint64_t total_bytes;
+    if (!ingot_size_add(&total_bytes, capacity_bytes, INGOT_ALIGNMENT)) {
+        return INGOT_ERR_NO_MEMORY;
+    }
+    void *memory;
+    INGOT_TRY(ingot_alloc(&memory, total_bytes));
+    arena_chunk *chunk = memory;
+    chunk->capacity_bytes = capacity_bytes;
+    chunk->used_bytes = 0;
+    if (arena->current == NULL) {
+        chunk->next = arena->first;
+        arena->first = chunk;
+    } else {
+        chunk->next = arena->current->next;
+        arena->current->next = chunk;
+    }
+    arena->current = chunk;
+    return INGOT_OK;
+}
+
+ingot_status ingot_arena_alloc(ingot_arena *arena, void **out, uint64_t size_bytes) {
+    *out = NULL;
+    uint64_t padded_bytes;
+    if (!ingot_size_align(&padded_bytes, ingot_max_u64(size_bytes, 1), INGOT_ALIGNMENT)) {
+        return INGOT_ERR_NO_MEMORY;
+    }
+    /* Walk over kept chunks only when one ahead can take the request: others stay for later. */
+    arena_chunk *chunk = arena->current != NULL ? arena->current : arena->first;
+    while (chunk != NULL && chunk->capacity_bytes - chunk->used_bytes < padded_bytes) {
+        chunk = chunk->next;
+    }
+    if (chunk == NULL) {
+        INGOT_TRY(arena_grow(arena, padded_bytes));
+        chunk = arena->current;
+    }
+    *out = chunk_payload(chunk) + chunk->used_bytes;
+    chunk->used_bytes += padded_bytes;
+    arena->current = chunk;
+    return INGOT_OK;
+}
+
+void ingot_arena_reset(ingot_arena *arena) {
+    arena_chunk **link = &arena->first;
+    while (*link != NULL) {
+        arena_chunk *chunk = *link;
+        const bool is_oversized = chunk->capacity_bytes > ARENA_CHUNK_BYTES &&
+                                  chunk->used_bytes <= chunk->capacity_bytes / 2;
+        if (chunk->used_bytes == 0 || is_oversized) {
+            *link = chunk->next;
+            ingot_free(chunk);
+        } else {
+            chunk->used_bytes = 0;
+            link = &chunk->next;
+        }
+    }
+    arena->current = NULL;
+}
+
+void ingot_arena_destroy(ingot_arena *arena) {
+    if (arena == NULL) {
+        return;
+    }
+    arena_chunk *chunk = arena->first;
+    while (chunk != NULL) {
+        arena_chunk *next = chunk->next;
+        ingot_free(chunk);
+        chunk = next;
+    }
+    ingot_free(arena);
+}
