@@ -1,0 +1,124 @@
+/* The thread pool: every tile exactly once, workers in range, results independent of the number of
+ * threads, and many short runs (the hand-over between runs is where such a pool goes wrong). */
+#include "common/pool.h"
+
+#include "common/memory.h"
+#include "suite.h"
+
+#include <stdatomic.h>
+#include <stdint.h>
+#include <string.h>
+
+#define TILES_MAX 5000
+
+typedef struct tally {
+    atomic_uint hits[TILES_MAX];
+    atomic_uint bad_workers;
+    unsigned threads;
+    double results[TILES_MAX];
+    uint64_t round;
+} tally;
+
+static tally shared;
+
+static void count_tile(void *context, size_t index, unsigned worker) {
+    tally *work = context;
+    atomic_fetch_add(&work->hits[index], 1);
+    if (worker >= work->threads) {
+        atomic_fetch_add(&work->bad_workers, 1);
+    }
+    double sum = 0.0;
+    for (unsigned i = 1; i < 50 + index % 100; i++) {
+        sum += 1.0 / ((double)(index + i) + (double)work->round);
+    }
+    work->results[index] = sum;
+}
+
+static void run_and_check(ingot_pool *pool, size_t count) {
+    for (size_t i = 0; i < TILES_MAX; i++) {
+        atomic_store(&shared.hits[i], 0);
+    }
+    shared.threads = ingot_pool_threads(pool);
+    ingot_pool_run(pool, count, count_tile, &shared);
+    size_t wrong = 0;
+    for (size_t i = 0; i < TILES_MAX; i++) {
+        wrong += atomic_load(&shared.hits[i]) != (i < count);
+    }
+    CU_ASSERT_EQUAL(wrong, 0);
+    CU_ASSERT_EQUAL(atomic_load(&shared.bad_workers), 0);
+}
+
+static void test_each_tile_once(void) {
+    static double reference[TILES_MAX];
+    static const size_t counts[] = {0, 1, 2, 3, 7, 64, 1000, TILES_MAX};
+    for (unsigned threads = 1; threads <= 9; threads += 2) {
+        ingot_pool *pool = NULL;
+        CU_ASSERT_EQUAL_FATAL(ingot_pool_create(&pool, threads), INGOT_OK);
+        CU_ASSERT_EQUAL(ingot_pool_threads(pool), threads);
+        for (size_t i = 0; i < sizeof counts / sizeof counts[0]; i++) {
+            run_and_check(pool, counts[i]);
+        }
+        if (threads == 1) {
+            memcpy(reference, shared.results, sizeof reference);
+        }
+        CU_ASSERT_EQUAL(memcmp(reference, shared.results, sizeof reference), 0);
+        ingot_pool_destroy(pool);
+    }
+}
+
+static void add_tile(void *context, size_t index, unsigned worker) {
+    (void)worker;
+    uint64_t *cells = context;
+    cells[index] += index + 1; /* plain: a tile that runs twice at once or late is a wrong sum */
+}
+
+static void test_many_runs(void) {
+    enum { runs = 30000, tiles = 5 };
+    ingot_pool *pool = NULL;
+    CU_ASSERT_EQUAL_FATAL(ingot_pool_create(&pool, 4), INGOT_OK);
+    uint64_t cells[tiles] = {0};
+    for (int run = 0; run < runs; run++) {
+        ingot_pool_run(pool, tiles, add_tile, cells);
+        for (uint64_t i = 0; i < tiles; i++) {
+            if (cells[i] != (i + 1) * (uint64_t)(run + 1)) {
+                CU_FAIL("a tile is missing or was run twice");
+                run = runs;
+                break;
+            }
+        }
+    }
+    CU_PASS("all runs were complete");
+    ingot_pool_destroy(pool);
+}
+
+static void test_no_pool(void) {
+    run_and_check(NULL, 100);
+    CU_ASSERT_EQUAL(ingot_pool_threads(NULL), 1);
+    ingot_pool_destroy(NULL);
+}
+
+static void test_limits(void) {
+    ingot_pool *pool = NULL;
+    CU_ASSERT_EQUAL_FATAL(ingot_pool_create(&pool, 0), INGOT_OK);
+    CU_ASSERT(ingot_pool_threads(pool) >= 1);
+    ingot_pool_destroy(pool);
+    CU_ASSERT_EQUAL_FATAL(ingot_pool_create(&pool, 100000), INGOT_OK);
+    CU_ASSERT_EQUAL(ingot_pool_threads(pool), 256);
+    run_and_check(pool, 1000);
+    ingot_pool_destroy(pool);
+    for (uint64_t n = 1; n <= 2; n++) {
+        ingot_memory_fail_after(n);
+        CU_ASSERT_EQUAL(ingot_pool_create(&pool, 4), INGOT_ERR_NO_MEMORY);
+        CU_ASSERT_PTR_NULL(pool);
+    }
+    ingot_memory_fail_after(0);
+}
+
+int main(void) {
+    const CU_TestInfo tests[] = {{"each tile once", test_each_tile_once},
+                                 {"many runs", test_many_runs},
+                                 {"no pool", test_no_pool},
+                                 {"limits", test_limits},
+                                 CU_TEST_INFO_NULL};
+    return suite_run("pool", tests);
+}
