@@ -2,7 +2,7 @@
 #
 #   CUDA=0|1      build the CUDA backend (default: is nvcc there and are there .cu files)
 #   CUDA_ARCH=    build for one target only, e.g. 90a (default: sm_80, 86, 89, 90a and PTX)
-#   MODE=release|debug|asan
+#   MODE=release|debug|asan (fuzz: used by `make fuzz`)
 #   STATIC=1      link Debian's static libraries (a binary that runs on a bare machine)
 #   V=1           show the commands
 
@@ -14,17 +14,21 @@ Q       = $(if $(filter 1,$(V)),,@)
 say     = @printf '  %-8s%s\n' '$(1)' '$(2)'
 
 BUILD := build/$(MODE)$(if $(filter 1,$(STATIC)),-static)
-CC    ?= gcc
+CC    := $(if $(filter default,$(origin CC)),gcc,$(CC))
 
 WARN    := -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla \
            -Wpointer-arith -Wcast-qual -Wwrite-strings -Wformat=2
 CPPFLAGS += -I. -Icommon -Iformat -D_GNU_SOURCE -DPCRE2_CODE_UNIT_WIDTH=8
 CFLAGS_release := -O3 -g -fno-math-errno
 CFLAGS_debug   := -O0 -g3
+# libFuzzer is clang's; its warnings differ from gcc's from version to version, hence no -Werror.
+CFLAGS_fuzz    := -O1 -g -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -Wno-error
 CFLAGS_asan    := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 # assert() stays on in release: it is for our own mistakes, never for bytes from a file.
 CFLAGS  += -std=c11 $(WARN) $(CFLAGS_$(MODE)) -pthread
-LDFLAGS += $(if $(filter asan,$(MODE)),-fsanitize=address,undefined) -pthread
+LDFLAGS_asan := -fsanitize=address,undefined
+LDFLAGS_fuzz := -fsanitize=fuzzer,address,undefined
+LDFLAGS += $(LDFLAGS_$(MODE)) -pthread
 
 LIBS_DYNAMIC := -llapack -lopenblas -lxxhash -lzstd -ljansson -lpcre2-8 -lutf8proc -lcrypto -lm
 LIBS_STATIC  := -Wl,-Bstatic -lopenblas -lgfortran -lquadmath -lxxhash -lzstd -ljansson \
@@ -56,7 +60,7 @@ FUZZ_SOURCES := $(wildcard tests/fuzz/fuzz_*.c)
 FUZZ_REPLAYS := $(FUZZ_SOURCES:tests/fuzz/%.c=$(BUILD)/fuzz/%)
 
 .PHONY: help all setup demo test check check-models bench fuzz format install uninstall clean \
-        tools run-tests run-demo
+        tools libraries run-tests run-demo analyze fuzzers
 .DEFAULT_GOAL := help
 
 help:
@@ -65,29 +69,58 @@ help:
 	@echo 'make all           build tools, libraries and man pages into $(BUILD)'
 	@echo 'make setup         install the Debian packages Ingot is built with'
 	@echo 'make check         tests under ASan and UBSan, static analysis, layer rule'
+	@echo 'make analyze       static analysis alone'
+	@echo 'make run-tests     the tests alone; ONLY=PATTERN: those whose name matches'
 	@echo 'make check-models  reproduce every reference.json of ../shared/models (long)'
 	@echo 'make bench         measure this machine: see README'
 	@echo 'make fuzz          fuzz every file reader with libFuzzer (FUZZ_SECONDS=60 each)'
 	@echo 'make format        clang-format the tree'
 	@echo 'make install       PREFIX=$(PREFIX) DESTDIR=: bin, lib, include, pkg-config, man'
+	@echo 'make uninstall     the same, away'
 	@echo 'make clean'
 
 setup:
 	@sh scripts/setup.sh
 
+# As many jobs as there are processors, unless the command line says how many.
+JOBS = $(if $(filter -j%,$(MAKEFLAGS)),,-j$(shell nproc))
+
 # setup runs to its end before anything is looked for, hence the second make.
 demo: setup
-	@$(MAKE) --no-print-directory run-demo
+	@$(MAKE) --no-print-directory $(JOBS) run-demo
 test: setup
-	@$(MAKE) --no-print-directory run-tests
+	@$(MAKE) --no-print-directory $(JOBS) run-tests
 
-all: tools $(PUBLIC_LIBRARY) man
+all: tools libraries man
+libraries: $(PUBLIC_LIBRARY)
 tools: $(TOOLS:%=$(BUILD)/bin/%)
 
 run-demo: tools
 	@sh examples/demo.sh $(BUILD)/bin
 run-tests: all $(UNIT_TESTS) $(FUZZ_REPLAYS)
-	@sh tests/run.sh $(BUILD)
+	@sh tests/run.sh $(BUILD) $(ONLY)
+
+# Sanitized tests first (they include the layer rule), then the analyzer.
+check:
+	@sh scripts/setup.sh --check
+	@$(MAKE) --no-print-directory $(JOBS) MODE=asan run-tests
+	@$(MAKE) --no-print-directory analyze
+
+analyze:
+	@command -v cppcheck >/dev/null || { echo 'cppcheck is missing: run make check'; exit 2; }
+	$(call say,CHECK,cppcheck)
+	$(Q)cppcheck -q -j $(shell nproc) --std=c11 --enable=warning,portability,performance \
+	    --inline-suppr --error-exitcode=1 --suppress=missingIncludeSystem \
+	    --suppress=normalCheckLevelMaxBranches -D_GNU_SOURCE -DPCRE2_CODE_UNIT_WIDTH=8 -DISA=v3 \
+	    -I. -Icommon -Iformat -Itests/unit $(wildcard $(FOLDERS)) tests
+
+# Every reader in turn, from its seed corpus; new inputs stay under build/.
+FUZZ_SECONDS ?= 60
+fuzz:
+	@sh scripts/setup.sh --fuzz
+	@$(MAKE) --no-print-directory $(JOBS) MODE=fuzz CC=clang fuzzers
+	@sh tests/fuzz/run.sh build/fuzz $(FUZZ_SECONDS)
+fuzzers: $(FUZZ_SOURCES:tests/fuzz/%.c=$(BUILD)/fuzzers/%)
 
 define compile
 	@mkdir -p $(@D)
@@ -119,14 +152,22 @@ $(BUILD)/bin/ingot-$(patsubst %_main,%,$(notdir $(basename $(1)))): $(BUILD)/$(b
 endef
 $(foreach m,$(MAINS),$(eval $(call tool_rule,$(m))))
 
+# -MF and -MT: without -c the compiler would derive other names from the output.
 $(BUILD)/tests/%: tests/unit/%.c $(LIBRARY)
 	@mkdir -p $(@D)
 	$(call say,LD,$@)
-	$(Q)$(CC) $(CPPFLAGS) -Itests/unit $(CFLAGS) -MMD -MP -o $@ $< $(LIBRARY) $(LDFLAGS) -lcunit $(LIBS)
+	$(Q)$(CC) $(CPPFLAGS) -Itests/unit $(CFLAGS) -MMD -MP -MF $@.d -MT $@ -o $@ $< $(LIBRARY) \
+	    $(LDFLAGS) -lcunit $(LIBS)
 $(BUILD)/fuzz/%: tests/fuzz/%.c tests/fuzz/replay.c $(LIBRARY)
 	@mkdir -p $(@D)
 	$(call say,LD,$@)
-	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -o $@ $< tests/fuzz/replay.c $(LIBRARY) $(LDFLAGS) $(LIBS)
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -Wno-missing-prototypes -MMD -MP -MF $@.d -MT $@ -o $@ \
+	    $< tests/fuzz/replay.c $(LIBRARY) $(LDFLAGS) $(LIBS)
+$(BUILD)/fuzzers/%: tests/fuzz/%.c $(LIBRARY)
+	@mkdir -p $(@D)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -Wno-missing-prototypes -MMD -MP -MF $@.d -MT $@ -o $@ \
+	    $< $(LIBRARY) $(LDFLAGS) $(LIBS)
 
 # Man pages come from the option tables of the tools themselves.
 MAN_PAGES := $(TOOLS:%=$(BUILD)/man/%.1)
@@ -134,7 +175,29 @@ MAN_PAGES := $(TOOLS:%=$(BUILD)/man/%.1)
 man: $(MAN_PAGES)
 $(BUILD)/man/%.1: $(BUILD)/bin/%
 	@mkdir -p $(@D)
-	$(Q)$< --man > $@
+	$(call say,MAN,$@)
+	$(Q)$< --man > $@.tmp && mv $@.tmp $@
+
+PUBLIC_HEADERS := format/ingot.h common/ingot_status.h common/ingot_container_codes.h
+VERSION := $(shell sed -n 's/.*define INGOT_VERSION "\(.*\)"/\1/p' common/cli.h)
+INSTALL_ROOT = $(DESTDIR)$(PREFIX)
+
+install: all
+	$(call say,INSTALL,$(INSTALL_ROOT))
+	$(Q)install -d $(INSTALL_ROOT)/bin $(INSTALL_ROOT)/lib/pkgconfig $(INSTALL_ROOT)/include \
+	    $(INSTALL_ROOT)/share/man/man1
+	$(Q)$(if $(TOOLS),install -m 755 $(TOOLS:%=$(BUILD)/bin/%) $(INSTALL_ROOT)/bin)
+	$(Q)$(if $(TOOLS),install -m 644 $(MAN_PAGES) $(INSTALL_ROOT)/share/man/man1)
+	$(Q)install -m 644 $(PUBLIC_LIBRARY) $(INSTALL_ROOT)/lib
+	$(Q)install -m 644 $(PUBLIC_HEADERS) $(INSTALL_ROOT)/include
+	$(Q)sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' scripts/ingot.pc.in \
+	    > $(INSTALL_ROOT)/lib/pkgconfig/ingot.pc
+	$(Q)chmod 644 $(INSTALL_ROOT)/lib/pkgconfig/ingot.pc
+
+uninstall:
+	$(Q)rm -f $(TOOLS:%=$(INSTALL_ROOT)/bin/%) $(TOOLS:%=$(INSTALL_ROOT)/share/man/man1/%.1) \
+	    $(INSTALL_ROOT)/lib/libingot.a $(INSTALL_ROOT)/lib/pkgconfig/ingot.pc \
+	    $(addprefix $(INSTALL_ROOT)/include/,$(notdir $(PUBLIC_HEADERS)))
 
 format:
 	@git ls-files '*.c' '*.h' '*.cu' '*.cuh' | xargs clang-format -i

@@ -1,8 +1,16 @@
 #!/bin/sh
 # Installs the Debian packages Ingot is built and tested with, if any is missing.
+#   --check   also what `make check` needs
+#   --fuzz    also what `make fuzz` needs
 set -eu
 packages="gcc make libopenblas-dev liblapack-dev libxxhash-dev libzstd-dev libcunit1-dev
           libjansson-dev libpcre2-dev libutf8proc-dev libssl-dev pkg-config"
+case "${1:-}" in
+    --check) packages="$packages cppcheck" ;;
+    --fuzz) packages="$packages clang" ;;
+    "") ;;
+    *) echo "usage: scripts/setup.sh [--check | --fuzz]" >&2; exit 2 ;;
+esac
 missing=""
 for package in $packages; do
     state=$(dpkg-query -W -f '${db:Status-Abbrev}' "$package" 2>/dev/null || true)
