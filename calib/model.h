@@ -62,7 +62,11 @@ typedef struct ingot_fold_desc {
     uint64_t repeat, head_dim;
 } ingot_fold_desc;
 
-typedef enum ingot_rope_kind { INGOT_ROPE_DEFAULT, INGOT_ROPE_LINEAR, INGOT_ROPE_LLAMA3 } ingot_rope_kind;
+typedef enum ingot_rope_kind {
+    INGOT_ROPE_DEFAULT,
+    INGOT_ROPE_LINEAR,
+    INGOT_ROPE_LLAMA3
+} ingot_rope_kind;
 
 typedef struct ingot_model {
     char family[32]; /* config's model_type: "llama", "mistral", "qwen2", "qwen3" */

@@ -91,7 +91,8 @@ typedef struct ingot_backend_ops {
                          const float *x, uint64_t m, uint64_t n);
 
     /* Scores of logits[m][vocab] (host arrays out): nll[m] = log sum exp - logit[target] in nats,
-     * FP64 inside; best[m] = argmax (lowest index on ties).  targets may be NULL (nll untouched). */
+     * FP64 inside; best[m] = argmax (lowest index on ties).  targets may be NULL (nll untouched).
+     */
     ingot_status (*score)(void *context, double *nll, uint32_t *best, const float *logits,
                           const uint32_t *targets, uint64_t m, uint64_t vocab);
     /* kl[m] = KL(softmax(p) || softmax(q)) in nats, FP64 inside, never negative */
