@@ -1,5 +1,5 @@
-/* The full check (spec/container.md, "Integrity", level "full"): every chunk, every padding byte and
- * every value rule.  Together with the open level, OK means that every byte of every shard is
+/* The full check (spec/container.md, "Integrity", level "full"): every chunk, every padding byte
+ * and every value rule.  Together with the open level, OK means that every byte of every shard is
  * accounted for.
  *
  * Tensors are independent, so threads take them one at a time; the error that is reported is the

@@ -8,25 +8,25 @@
 
 #include <string.h>
 
-#define SUPERBLOCK_BYTES    128u
-#define SECTION_BYTES       48u
-#define RECORD_BYTES        160u
-#define LEDGER_BYTES        128u
-#define ZMAP_BYTES          24u
-#define TRAILER_BYTES       32u
-#define CHUNK_BYTES         (UINT64_C(1) << 20)
-#define DATA_ALIGNMENT      4096u
-#define PART_ALIGNMENT      256u
-#define LARGE_PART_BYTES    (UINT64_C(64) << 10) /* from here parts are page aligned */
-#define MAX_FILE_BYTES      (UINT64_C(1) << 48)
-#define MAX_SECTIONS        64u
-#define MAX_TENSORS         (UINT64_C(1) << 20)
-#define MAX_META_BYTES      (UINT64_C(16) << 20)
+#define SUPERBLOCK_BYTES     128u
+#define SECTION_BYTES        48u
+#define RECORD_BYTES         160u
+#define LEDGER_BYTES         128u
+#define ZMAP_BYTES           24u
+#define TRAILER_BYTES        32u
+#define CHUNK_BYTES          (UINT64_C(1) << 20)
+#define DATA_ALIGNMENT       4096u
+#define PART_ALIGNMENT       256u
+#define LARGE_PART_BYTES     (UINT64_C(64) << 10) /* from here parts are page aligned */
+#define MAX_FILE_BYTES       (UINT64_C(1) << 48)
+#define MAX_SECTIONS         64u
+#define MAX_TENSORS          (UINT64_C(1) << 20)
+#define MAX_META_BYTES       (UINT64_C(16) << 20)
 #define MAX_FILE_ENTRY_BYTES (UINT64_C(256) << 20)
-#define MAX_SHARDS          9999u
-#define INCOMPAT_ZSTD       UINT64_C(1)
-#define KNOWN_INCOMPAT      INCOMPAT_ZSTD
-#define SECTION_CRITICAL    1u
+#define MAX_SHARDS           9999u
+#define INCOMPAT_ZSTD        UINT64_C(1)
+#define KNOWN_INCOMPAT       INCOMPAT_ZSTD
+#define SECTION_CRITICAL     1u
 
 #define FOURCC(a, b, c, d)                                                                         \
     ((uint32_t)(a) | (uint32_t)(b) << 8 | (uint32_t)(c) << 16 | (uint32_t)(d) << 24)
@@ -72,7 +72,7 @@ typedef struct section {
 
 /* Where one chunk lies in a compressed file. */
 typedef struct stored_chunk {
-    uint64_t offset; /* from the start of DATA */
+    uint64_t offset;        /* from the start of DATA */
     uint32_t length, codec; /* codec 0: stored as it is, 1: zstd frame */
     uint64_t digest;
 } stored_chunk;
@@ -157,7 +157,6 @@ const shard *shard_of_tensor(const ingot_container *container, uint64_t index);
 /* Value rules of the bytes of a tensor whose parts are in memory (scales, zeros, outliers; codes
  * padding when whole rows are given). */
 ingot_status tensor_check_values(const shard *part, const ingot_tensor *tensor,
-                                 const uint8_t *const parts[INGOT_PART_COUNT],
-                                 ingot_error *error);
+                                 const uint8_t *const parts[INGOT_PART_COUNT], ingot_error *error);
 
 #endif

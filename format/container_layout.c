@@ -142,8 +142,8 @@ void ledger_decode(ingot_ledger *ledger, const uint8_t bytes[LEDGER_BYTES]) {
 }
 
 bool ledger_is_legal(const uint8_t bytes[LEDGER_BYTES]) {
-    if (bytes[0] > INGOT_METHOD_SEARCHED || bytes[1] > INGOT_FALLBACK_NOT_POSITIVE || bytes[3] > 1 ||
-        load_le(bytes + 12, 4) != 0) {
+    if (bytes[0] > INGOT_METHOD_SEARCHED || bytes[1] > INGOT_FALLBACK_NOT_POSITIVE ||
+        bytes[3] > 1 || load_le(bytes + 12, 4) != 0) {
         return false;
     }
     for (unsigned at = 32; at < 72; at += 8) {
@@ -218,8 +218,7 @@ static const char *measure_grouped(ingot_tensor *tensor) {
         (tensor->group % 8 != 0 && tensor->group != tensor->cols)) {
         return "the group is neither a multiple of 8 nor the row";
     }
-    if (tensor->outlier_count == 0 ? tensor->dtype != INGOT_F16
-                                   : tensor->dtype > INGOT_F16) {
+    if (tensor->outlier_count == 0 ? tensor->dtype != INGOT_F16 : tensor->dtype > INGOT_F16) {
         return "the outlier type is not F16 or F32";
     }
     if (tensor->outlier_count > tensor->rows * tensor->cols) {

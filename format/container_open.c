@@ -2,8 +2,8 @@
  * DATA.  Rules are checked in the order of their codes, so that every reader reports the same
  * first error.
  *
- * Invariants once a shard is open: every size was recomputed from the shape; parts and chunks lie at
- * their canonical offsets inside DATA; names are legal, unique and NUL-terminated; no allocation
+ * Invariants once a shard is open: every size was recomputed from the shape; parts and chunks lie
+ * at their canonical offsets inside DATA; names are legal, unique and NUL-terminated; no allocation
  * was larger than the file. */
 #include "format/container_internal.h"
 
@@ -163,8 +163,7 @@ static ingot_status check_section_order(const shard *part, ingot_error *error) {
     const bool is_complete = seen[1] && seen[2] && seen[3] && seen[4] && seen[5] && seen[6] &&
                              (seen[8] == 1) == has_roots && (seen[9] == 1) == is_compressed &&
                              seen[10] && part->sections[count - 1].fourcc == FOURCC_DATA;
-    return is_complete ? INGOT_OK
-                       : bad(error, INGOT_BAD_SECTION_ORDER, part, NULL, TRANSFER, NULL);
+    return is_complete ? INGOT_OK : bad(error, INGOT_BAD_SECTION_ORDER, part, NULL, TRANSFER, NULL);
 }
 
 static ingot_status check_section_bounds(shard *part, ingot_error *error) {

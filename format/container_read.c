@@ -207,8 +207,7 @@ static ingot_status check_code_padding(const shard *part, const ingot_tensor *te
 }
 
 ingot_status tensor_check_values(const shard *part, const ingot_tensor *tensor,
-                                 const uint8_t *const parts[INGOT_PART_COUNT],
-                                 ingot_error *error) {
+                                 const uint8_t *const parts[INGOT_PART_COUNT], ingot_error *error) {
     if (tensor->kind != INGOT_GROUPED) {
         return INGOT_OK;
     }

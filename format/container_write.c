@@ -44,7 +44,7 @@ struct ingot_writer {
     const ingot_writer_plan *plan;
     writer_shard *shards;
     uint32_t shard_count;
-    place *places; /* by plan index */
+    place *places;       /* by plan index */
     uint8_t *compressed; /* ZSTD_compressBound(CHUNK_BYTES), compressed files only */
 };
 
@@ -124,8 +124,8 @@ static ingot_status cut_shards(ingot_writer *writer, const uint64_t *order, ingo
         writer_shard *part = &writer->shards[where->shard];
         where->local = part->tensor_count++;
         part->plan_index[where->local] = order[i];
-        INGOT_TRY(ingot_tensor_geometry(&part->tensors[where->local], &plan->tensors[order[i]],
-                                        error));
+        INGOT_TRY(
+            ingot_tensor_geometry(&part->tensors[where->local], &plan->tensors[order[i]], error));
     }
     return INGOT_OK;
 }
@@ -244,8 +244,7 @@ static void destroy(ingot_writer *writer) {
     free(writer);
 }
 
-static ingot_status lay_out(ingot_writer **out, const ingot_writer_plan *plan,
-                            ingot_error *error) {
+static ingot_status lay_out(ingot_writer **out, const ingot_writer_plan *plan, ingot_error *error) {
     ingot_status status;
     uint64_t *order = NULL;
     ingot_writer *writer = calloc(1, sizeof *writer);
@@ -409,8 +408,8 @@ ingot_status ingot_writer_create(ingot_writer **out, const char *path, bool forc
     }
     for (uint32_t s = 0; s < writer->shard_count; s++) {
         writer_shard *part = &writer->shards[s];
-        part->path = writer->shard_count == 1 ? strdup(path)
-                                              : shard_path_make(path, s, writer->shard_count);
+        part->path =
+            writer->shard_count == 1 ? strdup(path) : shard_path_make(path, s, writer->shard_count);
         if (part->path == NULL) {
             status = out_of_memory(error);
             goto done;
@@ -500,9 +499,8 @@ static ingot_status write_outliers(ingot_writer *writer, writer_shard *part,
            (size_t)(4 * tensor->outlier_count));
     memcpy(image + outlier_val_offset(tensor), view->outlier_val,
            (size_t)(tensor->outlier_count * ingot_dtype_bytes(tensor->dtype)));
-    const ingot_status status = write_part(writer, part, chunk,
-                                           tensor->part_offset[INGOT_PART_OUTLIERS], image, bytes,
-                                           error);
+    const ingot_status status = write_part(
+        writer, part, chunk, tensor->part_offset[INGOT_PART_OUTLIERS], image, bytes, error);
     free(image);
     return status;
 }

@@ -19,8 +19,8 @@ void ingot_weight_row(float *out, const ingot_weight_view *view, uint64_t row, u
     const uint8_t *codes = view->codes + row * view->row_stride_bytes;
     for (uint64_t col = 0; col < count; col++) {
         const uint64_t group = row * view->groups_per_row + col / view->group;
-        const int zero = view->zero_mode == INGOT_ZERO_STORED ? view->zeros[group]
-                                                              : 1 << (view->bits - 1);
+        const int zero =
+            view->zero_mode == INGOT_ZERO_STORED ? view->zeros[group] : 1 << (view->bits - 1);
         uint8_t code;
         ingot_unpack_row(&code, codes, col, 1, view->bits);
         out[col] = element(view->scales, view->scale_dtype, group) * (float)((int)code - zero);
