@@ -99,7 +99,7 @@ tools: $(TOOLS:%=$(BUILD)/bin/%)
 run-demo: tools
 	@sh examples/demo.sh $(BUILD)/bin
 run-tests: all $(UNIT_TESTS) $(FUZZ_REPLAYS)
-	@sh tests/run.sh $(BUILD) $(ONLY)
+	@sh tests/run.sh $(BUILD) $(if $(ONLY),'$(ONLY)')
 
 # Sanitized tests first (they include the layer rule), then the analyzer.
 check:

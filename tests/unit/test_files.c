@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -211,6 +212,56 @@ static void test_lock(void) { /* INV 3 */
     CU_ASSERT_FALSE(ingot_path_exists(partial));
 }
 
+/* Owns the output many times; a token file, created exclusively, tells if somebody else does too.
+ */
+static void compete(void) {
+    char token[80];
+    (void)snprintf(token, sizeof token, "%s.token", path);
+    for (int i = 0; i < 4000; i++) {
+        ingot_output *output = NULL;
+        const ingot_status status = ingot_output_create(&output, path, true, NULL);
+        if (status == INGOT_ERR_LOCKED) {
+            continue;
+        }
+        const int descriptor = open(token, O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+        if (status != INGOT_OK || descriptor < 0) {
+            _exit(1);
+        }
+        (void)close(descriptor);
+        (void)sched_yield();
+        if (unlink(token) != 0) {
+            _exit(2);
+        }
+        if (i % 2 == 0) {
+            ingot_output_abort(output);
+        } else if (ingot_output_commit(output, NULL) != INGOT_OK) {
+            _exit(3);
+        }
+    }
+    _exit(0);
+}
+
+static void test_competition(void) { /* INV 3, many processes */
+    enum { processes = 6 };
+    start("contested");
+    (void)fflush(NULL);
+    pid_t children[processes];
+    for (int i = 0; i < processes; i++) {
+        children[i] = fork();
+        if (children[i] == 0) {
+            const int sink = open("/dev/null", O_WRONLY);
+            (void)dup2(sink, STDERR_FILENO);
+            compete();
+        }
+    }
+    for (int i = 0; i < processes; i++) {
+        int status = -1;
+        CU_ASSERT_EQUAL(waitpid(children[i], &status, 0), children[i]);
+        CU_ASSERT_EQUAL(status, 0);
+    }
+    CU_ASSERT_FALSE(ingot_path_exists(partial));
+}
+
 static void die_while_writing(void) {
     ingot_output *output = NULL;
     (void)!ingot_output_create(&output, path, false, NULL);
@@ -354,6 +405,7 @@ int main(void) {
                                  {"no replacing", test_no_replacing},
                                  {"bad outputs", test_bad_outputs},
                                  {"lock", test_lock},
+                                 {"competition", test_competition},
                                  {"stale partial", test_stale_partial},
                                  {"full disk", test_full_disk},
                                  {"no memory", test_no_memory},

@@ -8,6 +8,7 @@
 #include <stdatomic.h>
 #include <stdint.h>
 #include <string.h>
+#include <time.h>
 
 #define TILES_MAX 5000
 
@@ -73,7 +74,7 @@ static void add_tile(void *context, size_t index, unsigned worker) {
 }
 
 static void test_many_runs(void) {
-    enum { runs = 30000, tiles = 5 };
+    enum { runs = 10000, tiles = 5 };
     ingot_pool *pool = NULL;
     CU_ASSERT_EQUAL_FATAL(ingot_pool_create(&pool, 4), INGOT_OK);
     uint64_t cells[tiles] = {0};
@@ -88,6 +89,27 @@ static void test_many_runs(void) {
         }
     }
     CU_PASS("all runs were complete");
+    ingot_pool_destroy(pool);
+}
+
+static void slow_tile(void *context, size_t index, unsigned worker) {
+    /* Workers are later than the caller, so that a run that does not wait for them is seen. */
+    const struct timespec pause = {0, worker == 0 ? 50000 : 400000};
+    (void)nanosleep(&pause, NULL);
+    add_tile(context, index, worker);
+}
+
+static void test_slow_workers(void) {
+    enum { runs = 60, tiles = 9 };
+    ingot_pool *pool = NULL;
+    CU_ASSERT_EQUAL_FATAL(ingot_pool_create(&pool, 3), INGOT_OK);
+    uint64_t cells[tiles] = {0};
+    for (uint64_t run = 1; run <= runs; run++) {
+        ingot_pool_run(pool, tiles, slow_tile, cells);
+        for (uint64_t i = 0; i < tiles; i++) {
+            CU_ASSERT_EQUAL(cells[i], (i + 1) * run);
+        }
+    }
     ingot_pool_destroy(pool);
 }
 
@@ -117,6 +139,7 @@ static void test_limits(void) {
 int main(void) {
     const CU_TestInfo tests[] = {{"each tile once", test_each_tile_once},
                                  {"many runs", test_many_runs},
+                                 {"slow workers", test_slow_workers},
                                  {"no pool", test_no_pool},
                                  {"limits", test_limits},
                                  CU_TEST_INFO_NULL};
