@@ -43,7 +43,7 @@ if [ "${1:-}" != --one ]; then
         echo layers
     } | grep -v '\*' | grep -E -- "$pattern" >"$logs/list"
 
-    xargs -P "${INGOT_TEST_JOBS:-$(nproc)}" -n 1 sh tests/run.sh --one <"$logs/list"
+    xargs -r -P "${INGOT_TEST_JOBS:-$(nproc)}" -n 1 sh tests/run.sh --one <"$logs/list"
 
     passed=0 failed=0 skipped=0
     while read -r name; do
