@@ -34,6 +34,15 @@ int ingot_cli_report(const char *tool, const ingot_error *error) {
     return ingot_status_exit_code(error->status);
 }
 
+bool ingot_cli_has_flag(int argc, char **argv, const char *name) {
+    for (int i = 1; i < argc && strcmp(argv[i], "--") != 0; i++) {
+        if (strncmp(argv[i], "--", 2) == 0 && strcmp(argv[i] + 2, name) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* ---- parsing ------------------------------------------------------------------------------- */
 
 typedef struct cli_parser {

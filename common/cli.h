@@ -45,6 +45,10 @@ ingot_cli_outcome ingot_cli_parse(const ingot_cli_spec *spec, int argc, char **a
                                   ingot_cli_handler handler, void *context, const char **positional,
                                   ingot_error *error);
 
+/* Whether "--NAME" stands among the words before "--": for a tool whose command line was refused
+ * and that still owes one --json object. */
+bool ingot_cli_has_flag(int argc, char **argv, const char *name);
+
 void ingot_cli_print_help(const ingot_cli_spec *spec, FILE *out);
 void ingot_cli_print_man(const ingot_cli_spec *spec, FILE *out);
 

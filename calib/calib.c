@@ -1,0 +1,264 @@
+/* The tool ingot-calib: command line and report.  Collecting is calib/stats.c. */
+#include "calib/calib.h"
+
+#include "calib/stats.h"
+#include "calib/text_model.h"
+#include "common/cli.h"
+#include "common/files.h"
+#include "common/json.h"
+#include "common/sizes.h"
+#include "format/digest.h"
+
+#include <string.h>
+
+#define MAX_TEXTS       64
+#define DEFAULT_SAMPLES 128u
+#define DEFAULT_SEQ_LEN 2048u
+
+static const ingot_cli_option options[] = {
+    {"text", 0, "FILE",
+     "Text to calibrate on. May be repeated: the files are joined in order. Required."},
+    {"output", 'o', "OUT.calib", "The statistics file to write. Required."},
+    {"samples", 0, "N",
+     "Windows of text, evenly spaced over it, fewer when the text is shorter. Default 128."},
+    {"seq-len", 0, "N", "Tokens of a window. Default 2048, or the model's context if smaller."},
+    {"device", 'd', "DEVICE", "auto, cpu, cuda or cuda:N. Default auto."},
+    {"threads", 'j', "N", "Threads of the cpu device. Default: one per usable CPU."},
+    {"force", 0, NULL, "Replace an existing output."},
+    {"json", 0, NULL,
+     "Print one JSON object: output, bytes, samples, seq_len, tokens, dropped_rows, seconds, "
+     "peak_host_bytes, root, error (a stable code or null). Every key is present on failure too."},
+};
+
+static const ingot_cli_spec spec = {
+    .tool = "ingot-calib",
+    .summary = "collect activation statistics of a checkpoint",
+    .positional = "MODEL_DIR",
+    .description =
+        "Runs the full-precision model on windows of text, one block at a time, and writes for "
+        "every group of linears that share an input: H = sum of x x^T, the mean of |x| and the "
+        "number of tokens. ingot-convert --stats uses the file any number of times for the same "
+        "checkpoint.\n\n"
+        "Exit status: 0 done; 2 it could not run.",
+    .options = options,
+    .option_count = sizeof options / sizeof options[0],
+    .examples = "ingot-calib model/ --text books.txt -o model.calib\n"
+                "    128 windows of 2048 tokens.\n"
+                "ingot-calib model/ --text a.txt --text b.txt -o model.calib --samples 32 "
+                "--seq-len 512\n"
+                "    A quicker, smaller calibration on two texts.\n",
+};
+
+typedef struct calib_settings {
+    const char *path;
+    const char *texts[MAX_TEXTS];
+    uint64_t text_count;
+    const char *output;
+    const char *device;
+    uint64_t samples, seq_len, threads;
+    bool force, is_json;
+} calib_settings;
+
+static ingot_status take_option(void *context, const char *name, const char *value,
+                                ingot_error *error) {
+    calib_settings *s = context;
+    if (strcmp(name, "text") == 0) {
+        if (s->text_count == MAX_TEXTS) {
+            return ingot_error_set(error, INGOT_ERR_USAGE, NULL, NULL, "join the files first",
+                                   "--text: more than %d files", MAX_TEXTS);
+        }
+        s->texts[s->text_count++] = value;
+    } else if (strcmp(name, "output") == 0) {
+        s->output = value;
+    } else if (strcmp(name, "samples") == 0) {
+        return ingot_cli_parse_u64(&s->samples, name, value, 1, 1u << 24, error);
+    } else if (strcmp(name, "seq-len") == 0) {
+        return ingot_cli_parse_u64(&s->seq_len, name, value, 1, 1u << 24, error);
+    } else if (strcmp(name, "device") == 0) {
+        s->device = value;
+    } else if (strcmp(name, "threads") == 0) {
+        return ingot_cli_parse_u64(&s->threads, name, value, 1, 256, error);
+    } else if (strcmp(name, "force") == 0) {
+        s->force = true;
+    } else if (strcmp(name, "json") == 0) {
+        s->is_json = true;
+    }
+    return INGOT_OK;
+}
+
+/* Everything a run holds. */
+typedef struct calibration {
+    calib_settings settings;
+    ingot_text_model from;
+    ingot_backend backend;
+    bool has_backend;
+    ingot_text text;
+    ingot_windows windows;
+    ingot_stats_result result;
+    double seconds;
+} calibration;
+
+/* What can be refused before anything is read. */
+static ingot_status check_settings(const calib_settings *s, ingot_error *error) {
+    if (s->text_count == 0) {
+        return ingot_error_set(error, INGOT_ERR_USAGE, NULL, NULL, "use --text FILE",
+                               "there is no text to calibrate on");
+    }
+    if (s->output == NULL) {
+        return ingot_error_set(error, INGOT_ERR_USAGE, NULL, NULL, "use -o OUT.calib",
+                               "there is no output");
+    }
+    for (uint64_t i = 0; i < s->text_count; i++) {
+        if (ingot_path_same(s->output, s->texts[i])) {
+            return ingot_error_set(error, INGOT_ERR_USAGE, s->output, NULL, "use another output",
+                                   "the output is one of the inputs");
+        }
+    }
+    if (!s->force && ingot_path_exists(s->output)) {
+        return ingot_error_set(error, INGOT_ERR_EXISTS, s->output, NULL,
+                               "use --force to replace it", "the output exists");
+    }
+    return INGOT_OK;
+}
+
+static ingot_status check_length(const calib_settings *s, const ingot_model *model,
+                                 uint64_t *length, ingot_error *error) {
+    *length = s->seq_len != 0 ? s->seq_len : ingot_min_u64(DEFAULT_SEQ_LEN, model->context);
+    if (*length > model->context) {
+        return ingot_error_set(error, INGOT_ERR_USAGE, s->path, NULL, "use a smaller --seq-len",
+                               "windows of %llu tokens exceed the model's context of %llu",
+                               (unsigned long long)*length, (unsigned long long)model->context);
+    }
+    return INGOT_OK;
+}
+
+static ingot_status calibrate(calibration *c, ingot_error *error) {
+    const calib_settings *s = &c->settings;
+    const double start = ingot_clock_seconds();
+    uint64_t length;
+    INGOT_TRY(check_settings(s, error));
+    INGOT_TRY(ingot_backend_open(&c->backend, s->device, (unsigned)s->threads, error));
+    c->has_backend = true;
+    if (!ingot_path_is_directory(s->path) && ingot_is_container(s->path)) {
+        return ingot_error_set(error, INGOT_ERR_USAGE, s->path, NULL,
+                               "give the checkpoint it was made from",
+                               "a container has no full-precision weights to take statistics of");
+    }
+    INGOT_TRY(ingot_text_model_open(&c->from, s->path, true, error));
+    INGOT_TRY(check_length(s, &c->from.model, &length, error));
+    INGOT_TRY(ingot_text_load(&c->text, s->texts, s->text_count, c->from.tokenizer,
+                              c->from.model.vocab, error));
+    INGOT_TRY(
+        ingot_windows_calibration(&c->windows, &c->text, s->samples, length, s->texts[0], error));
+    const ingot_stats_options collect = {
+        .path = s->output,
+        .force = s->force,
+        .threads = ingot_pool_threads(c->backend.pool),
+    };
+    ingot_progress progress;
+    ingot_progress_begin(&progress, "calibrating", "blocks", (double)c->from.model.layers, false);
+    const ingot_status status =
+        ingot_stats_collect(&c->result, &c->from.model, &c->from.source, &c->windows, &c->text,
+                            &c->backend, &collect, &progress, error);
+    ingot_progress_end(&progress);
+    c->seconds = ingot_clock_seconds() - start;
+    return status;
+}
+
+/* Takes the reference of value; false when either is missing. */
+static bool put(json_t *object, const char *key, json_t *value) {
+    return json_object_set_new(object, key, value) == 0;
+}
+
+/* One object with every key; c is NULL on failure.  False when it could not be written. */
+static bool print_json(const calibration *c, ingot_status status) {
+    json_t *object = json_object();
+    const bool has = c != NULL;
+    char root[33] = "";
+    if (has) {
+        ingot_digest_hex(root, c->result.root);
+    }
+    bool is_good = put(object, "output", has ? json_string(c->settings.output) : json_null());
+    is_good &= put(object, "root", has ? json_string(root) : json_null());
+    is_good &= put(object, "seconds", has ? ingot_json_number(c->seconds) : json_null());
+    const struct {
+        const char *key;
+        uint64_t value;
+    } counts[] = {
+        {"bytes", has ? c->result.file_bytes : 0},
+        {"samples", has ? c->windows.count : 0},
+        {"seq_len", has ? c->windows.length : 0},
+        {"tokens", has ? c->result.tokens : 0},
+        {"dropped_rows", has ? c->result.dropped : 0},
+        {"peak_host_bytes", ingot_memory_peak_bytes()},
+    };
+    for (size_t i = 0; i < sizeof counts / sizeof counts[0]; i++) {
+        is_good &= put(object, counts[i].key,
+                       has ? json_integer((json_int_t)counts[i].value) : json_null());
+    }
+    is_good &= put(object, "error",
+                   status == INGOT_OK ? json_null() : json_string(ingot_status_code(status)));
+    if (is_good) {
+        ingot_json_print(object, stdout);
+    }
+    json_decref(object);
+    return is_good && fflush(stdout) == 0 && ferror(stdout) == 0;
+}
+
+static bool print_summary(const calibration *c) {
+    char bytes[32], seconds[32];
+    ingot_format_bytes(bytes, sizeof bytes, (double)c->result.file_bytes);
+    ingot_format_seconds(seconds, sizeof seconds, c->seconds);
+    (void)printf("%s: %s, %llu windows of %llu tokens, %s\n", c->settings.output, bytes,
+                 (unsigned long long)c->windows.count, (unsigned long long)c->windows.length,
+                 seconds);
+    return fflush(stdout) == 0 && ferror(stdout) == 0;
+}
+
+static void close_calibration(calibration *c) {
+    ingot_windows_free(&c->windows);
+    ingot_text_free(&c->text);
+    ingot_text_model_close(&c->from);
+    if (c->has_backend) {
+        ingot_backend_close(&c->backend);
+    }
+}
+
+int ingot_calib_tool(int argc, char **argv) {
+    ingot_error error;
+    memset(&error, 0, sizeof error);
+    calibration c = {.settings = {.device = "auto", .samples = DEFAULT_SAMPLES}};
+    switch (
+        ingot_cli_parse(&spec, argc, argv, take_option, &c.settings, &c.settings.path, &error)) {
+    case INGOT_CLI_EXIT:
+        return 0;
+    case INGOT_CLI_USAGE:
+        if (ingot_cli_has_flag(argc, argv, "json")) {
+            (void)print_json(NULL, INGOT_ERR_USAGE);
+        }
+        return 2;
+    case INGOT_CLI_RUN:
+        break;
+    }
+    ingot_interrupt_install();
+    ingot_status status = calibrate(&c, &error);
+    if (c.result.dropped != 0) {
+        (void)fprintf(stderr, "%s: warning: %llu activation rows with NaN or Inf were left out\n",
+                      spec.tool, (unsigned long long)c.result.dropped);
+    }
+    if (c.settings.is_json || status == INGOT_OK) {
+        const bool is_written = c.settings.is_json
+                                    ? print_json(status == INGOT_OK ? &c : NULL, status)
+                                    : print_summary(&c);
+        if (!is_written && status == INGOT_OK) {
+            status = ingot_error_set(&error, INGOT_ERR_IO, NULL, NULL, NULL,
+                                     "cannot write to standard output");
+        }
+    }
+    close_calibration(&c);
+    if (status == INGOT_OK) {
+        return 0;
+    }
+    error.status = status;
+    return ingot_cli_report(spec.tool, &error);
+}

@@ -1,0 +1,267 @@
+/* The tool ingot-run: command line, output and --json.  Decoding itself is calib/decode.c. */
+#include "calib/run.h"
+
+#include "calib/decode.h"
+#include "calib/text_model.h"
+#include "common/cli.h"
+#include "common/files.h"
+#include "common/json.h"
+#include "common/sizes.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const ingot_cli_option options[] = {
+    {"prompt", 'p', "TEXT", "The text to continue, raw: no template, no special tokens. Required."},
+    {"tokens", 'n', "N", "Generate at most N tokens. Default 128."},
+    {"temperature", 't', "T",
+     "Sample from the softmax of the logits divided by T. 0, the default, is greedy: always the "
+     "most likely token."},
+    {"seed", 's', "S", "Seed of the sampling. The same seed gives the same text. Default 0."},
+    {"device", 'd', "DEVICE", "auto, cpu, cuda or cuda:N. Default auto."},
+    {"threads", 'j', "N", "Threads of the cpu device. Default: one per usable CPU."},
+    {"no-verify", 0, NULL,
+     "Do not compare the digests of a container's tensors while loading. Its structure is checked "
+     "all the same."},
+    {"json", 0, NULL,
+     "Print one JSON object instead of the text: text (without the prompt), tokens, token_ids, "
+     "prompt_tokens_per_second, decode_tokens_per_second, error (a stable code or null). Every "
+     "key is present on failure too."},
+};
+
+static const ingot_cli_spec spec = {
+    .tool = "ingot-run",
+    .summary = "generate text from a container or a checkpoint",
+    .positional = "FILE.ingot|MODEL_DIR",
+    .description =
+        "Continues the prompt and prints the text as it comes; rates go to standard error. "
+        "Weights stay in memory as they are stored and are dequantized on the fly.\n\n"
+        "Generation ends with the model's end-of-text token, after N tokens, or when the model's "
+        "context is full.\n\n"
+        "Exit status: 0 done; 1 the container is corrupt; 2 it could not run.",
+    .options = options,
+    .option_count = sizeof options / sizeof options[0],
+    .examples = "ingot-run model.ingot --prompt \"The old captain\" -n 48\n"
+                "    Continue greedily with at most 48 tokens.\n"
+                "ingot-run model/ -p \"Once upon a time\" -t 0.8 -s 7\n"
+                "    Sample from the full-precision checkpoint, repeatably.\n",
+};
+
+typedef struct run_settings {
+    const char *path;
+    const char *prompt;
+    const char *device;
+    uint64_t limit, seed, threads;
+    double temperature;
+    bool skip_verify, is_json;
+} run_settings;
+
+static ingot_status take_option(void *context, const char *name, const char *value,
+                                ingot_error *error) {
+    run_settings *s = context;
+    if (strcmp(name, "prompt") == 0) {
+        s->prompt = value;
+    } else if (strcmp(name, "tokens") == 0) {
+        return ingot_cli_parse_u64(&s->limit, name, value, 1, 1u << 24, error);
+    } else if (strcmp(name, "temperature") == 0) {
+        return ingot_cli_parse_double(&s->temperature, name, value, 0, 100, error);
+    } else if (strcmp(name, "seed") == 0) {
+        return ingot_cli_parse_u64(&s->seed, name, value, 0, UINT64_MAX, error);
+    } else if (strcmp(name, "device") == 0) {
+        s->device = value;
+    } else if (strcmp(name, "threads") == 0) {
+        return ingot_cli_parse_u64(&s->threads, name, value, 1, 256, error);
+    } else if (strcmp(name, "no-verify") == 0) {
+        s->skip_verify = true;
+    } else if (strcmp(name, "json") == 0) {
+        s->is_json = true;
+    }
+    return INGOT_OK;
+}
+
+/* Everything a run holds. */
+typedef struct runner {
+    run_settings settings;
+    ingot_text_model from;
+    ingot_backend backend;
+    bool has_backend;
+    ingot_decoder *decoder;
+    ingot_text_stream *stream;
+    uint32_t *prompt;
+    uint64_t prompt_count;
+    ingot_generation generation;
+    char *text; /* what was generated, for --json */
+    uint64_t text_size, text_room;
+} runner;
+
+static ingot_status keep_text(runner *r, const char *text, uint64_t size) {
+    if (size > r->text_room - r->text_size) {
+        void *memory;
+        const uint64_t room = 2 * (r->text_room + size);
+        INGOT_TRY(ingot_alloc(&memory, room));
+        if (r->text_size != 0) {
+            memcpy(memory, r->text, r->text_size);
+        }
+        ingot_free(r->text);
+        r->text = memory;
+        r->text_room = room;
+    }
+    memcpy(r->text + r->text_size, text, size);
+    r->text_size += size;
+    return INGOT_OK;
+}
+
+static ingot_status take_text(void *context, const char *text, uint64_t size) {
+    runner *r = context;
+    if (r->settings.is_json) {
+        return keep_text(r, text, size);
+    }
+    const bool is_written = fwrite(text, 1, size, stdout) == size && fflush(stdout) == 0;
+    return is_written ? INGOT_OK : INGOT_ERR_IO;
+}
+
+static ingot_status check_prompt(runner *r, ingot_error *error) {
+    const run_settings *s = &r->settings;
+    INGOT_TRY(ingot_tokenizer_encode(r->from.tokenizer, s->prompt, strlen(s->prompt), &r->prompt,
+                                     &r->prompt_count, error));
+    if (r->prompt_count == 0) {
+        return ingot_error_set(error, INGOT_ERR_USAGE, s->path, NULL, "use another prompt",
+                               "the prompt gives no tokens");
+    }
+    if (r->prompt_count >= r->from.model.context) {
+        return ingot_error_set(error, INGOT_ERR_USAGE, s->path, NULL, "use a shorter prompt",
+                               "the prompt has %llu tokens, the model's context %llu",
+                               (unsigned long long)r->prompt_count,
+                               (unsigned long long)r->from.model.context);
+    }
+    return INGOT_OK;
+}
+
+static ingot_status run(runner *r, ingot_error *error) {
+    const run_settings *s = &r->settings;
+    if (s->prompt == NULL || s->prompt[0] == '\0') {
+        return ingot_error_set(error, INGOT_ERR_USAGE, NULL, NULL, "use --prompt TEXT",
+                               s->prompt == NULL ? "there is no prompt" : "the prompt is empty");
+    }
+    INGOT_TRY(ingot_backend_open(&r->backend, s->device, (unsigned)s->threads, error));
+    r->has_backend = true;
+    INGOT_TRY(ingot_text_model_open(&r->from, s->path, !s->skip_verify, error));
+    INGOT_TRY(check_prompt(r, error));
+    /* The last token that is generated is never fed back. */
+    const uint64_t capacity = ingot_min_u64(r->from.model.context, r->prompt_count + s->limit - 1);
+    INGOT_TRY(ingot_decoder_create(&r->decoder, &r->from.model, &r->from.source, &r->backend,
+                                   capacity, error));
+    INGOT_TRY(ingot_text_stream_create(&r->stream, r->from.tokenizer, r->prompt, r->prompt_count,
+                                       take_text, r, error));
+    ingot_sampler sampler = {.temperature = s->temperature, .state = s->seed};
+    /* The context holds prompt and output together. */
+    const uint64_t limit = ingot_min_u64(s->limit, r->from.model.context - r->prompt_count);
+    const ingot_status status = ingot_generate(&r->generation, r->decoder, &sampler, r->prompt,
+                                               r->prompt_count, limit, r->stream, error);
+    if (!s->is_json && r->generation.count != 0) {
+        (void)putchar('\n');
+    }
+    INGOT_TRY(status);
+    if (!s->is_json && (fflush(stdout) != 0 || ferror(stdout) != 0)) {
+        return ingot_error_set(error, INGOT_ERR_IO, NULL, NULL, NULL,
+                               "the text could not be written");
+    }
+    return INGOT_OK;
+}
+
+static double rate(uint64_t count, double seconds) {
+    return count == 0 || seconds <= 0 ? NAN : (double)count / seconds;
+}
+
+static void print_rates(const ingot_generation *g) {
+    (void)fprintf(stderr, "prompt: %llu tokens, %.1f tokens/s\n",
+                  (unsigned long long)g->prompt_count, rate(g->prompt_count, g->prompt_seconds));
+    (void)fprintf(stderr, "output: %llu tokens%s", (unsigned long long)g->count,
+                  g->is_ended ? " and end of text" : "");
+    if (g->decode_steps != 0) {
+        (void)fprintf(stderr, ", %.1f tokens/s", rate(g->decode_steps, g->decode_seconds));
+    }
+    (void)fputc('\n', stderr);
+}
+
+/* Takes the reference of value; false when either is missing. */
+static bool put(json_t *object, const char *key, json_t *value) {
+    return json_object_set_new(object, key, value) == 0;
+}
+
+/* One object with every key; r is NULL on failure.  False when it could not be written. */
+static bool print_json(const runner *r, ingot_status status) {
+    json_t *object = json_object();
+    json_t *ids = r == NULL ? json_null() : json_array();
+    json_t *text = json_null(), *count = json_null(), *fed = json_null(), *decoded = json_null();
+    bool is_good = true;
+    if (r != NULL) {
+        const ingot_generation *g = &r->generation;
+        for (uint64_t i = 0; i < g->count; i++) {
+            is_good &= json_array_append_new(ids, json_integer(g->ids[i])) == 0;
+        }
+        text = json_stringn(r->text_size == 0 ? "" : r->text, (size_t)r->text_size);
+        count = json_integer((json_int_t)g->count);
+        fed = ingot_json_number(rate(g->prompt_count, g->prompt_seconds));
+        decoded = ingot_json_number(rate(g->decode_steps, g->decode_seconds));
+    }
+    is_good &= put(object, "token_ids", ids);
+    is_good &= put(object, "text", text);
+    is_good &= put(object, "tokens", count);
+    is_good &= put(object, "prompt_tokens_per_second", fed);
+    is_good &= put(object, "decode_tokens_per_second", decoded);
+    is_good &= put(object, "error",
+                   status == INGOT_OK ? json_null() : json_string(ingot_status_code(status)));
+    if (is_good) {
+        ingot_json_print(object, stdout);
+    }
+    json_decref(object);
+    return is_good && fflush(stdout) == 0 && ferror(stdout) == 0;
+}
+
+static void close_runner(runner *r) {
+    ingot_generation_free(&r->generation);
+    ingot_text_stream_destroy(r->stream);
+    ingot_decoder_destroy(r->decoder);
+    ingot_text_model_close(&r->from);
+    if (r->has_backend) {
+        ingot_backend_close(&r->backend);
+    }
+    ingot_free(r->prompt);
+    ingot_free(r->text);
+}
+
+int ingot_run_tool(int argc, char **argv) {
+    ingot_error error;
+    memset(&error, 0, sizeof error);
+    runner r = {.settings = {.device = "auto", .limit = 128}};
+    switch (
+        ingot_cli_parse(&spec, argc, argv, take_option, &r.settings, &r.settings.path, &error)) {
+    case INGOT_CLI_EXIT:
+        return 0;
+    case INGOT_CLI_USAGE:
+        if (ingot_cli_has_flag(argc, argv, "json")) {
+            (void)print_json(NULL, INGOT_ERR_USAGE);
+        }
+        return 2;
+    case INGOT_CLI_RUN:
+        break;
+    }
+    ingot_interrupt_install();
+    ingot_status status = run(&r, &error);
+    if (status == INGOT_OK && !r.settings.is_json) {
+        print_rates(&r.generation);
+    }
+    if (r.settings.is_json && !print_json(status == INGOT_OK ? &r : NULL, status) &&
+        status == INGOT_OK) {
+        status = ingot_error_set(&error, INGOT_ERR_IO, NULL, NULL, NULL,
+                                 "cannot write to standard output");
+    }
+    close_runner(&r);
+    if (status == INGOT_OK) {
+        return 0;
+    }
+    error.status = status;
+    return ingot_cli_report(spec.tool, &error);
+}
