@@ -1,0 +1,573 @@
+/* config.json -> ingot_model.  An architecture is a row of `families`; everything a family may vary
+ * in is a field, so that a new one is a new row and, at most, a new value of a field. */
+#include "calib/model.h"
+
+#include "common/json.h"
+#include "common/memory.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MAX_LAYERS 1024u
+#define MAX_WIDTH  (UINT64_C(1) << 20)
+#define MAX_VOCAB  (UINT64_C(1) << 24)
+#define PI         3.14159265358979323846
+
+typedef enum bias_rule { BIAS_NEVER, BIAS_ALWAYS, BIAS_BY_KEY } bias_rule;
+typedef enum window_rule {
+    WINDOW_NEVER,
+    WINDOW_IF_SET,    /* sliding_window, when it is a number, in every layer */
+    WINDOW_IF_ENABLED /* only with use_sliding_window, from layer max_window_layers on */
+} window_rule;
+
+typedef struct family {
+    const char *model_type;
+    bias_rule qkv_bias, o_bias, mlp_bias; /* BY_KEY: attention_bias, mlp_bias */
+    bool has_qk_norm;
+    window_rule window;
+    ingot_norm_kind norm;
+    const char *eps_key;
+    bool is_gated;
+    bool tied_by_default; /* what `transformers` assumes when the key is absent */
+} family;
+
+/* Sources: the configuration classes of `transformers` 4.x and 5.x. */
+static const family families[] = {
+    {"llama", BIAS_BY_KEY, BIAS_BY_KEY, BIAS_BY_KEY, false, WINDOW_NEVER, INGOT_NORM_RMS,
+     "rms_norm_eps", true, false},
+    {"mistral", BIAS_NEVER, BIAS_NEVER, BIAS_NEVER, false, WINDOW_IF_SET, INGOT_NORM_RMS,
+     "rms_norm_eps", true, false},
+    {"qwen2", BIAS_ALWAYS, BIAS_NEVER, BIAS_NEVER, false, WINDOW_IF_ENABLED, INGOT_NORM_RMS,
+     "rms_norm_eps", true, false},
+    {"qwen3", BIAS_BY_KEY, BIAS_BY_KEY, BIAS_NEVER, true, WINDOW_IF_ENABLED, INGOT_NORM_RMS,
+     "rms_norm_eps", true, false},
+};
+
+static const struct {
+    const char *name;
+    ingot_activation kind;
+} activations[] = {
+    {"silu", INGOT_ACT_SILU},          {"swish", INGOT_ACT_SILU},
+    {"gelu", INGOT_ACT_GELU},          {"gelu_pytorch_tanh", INGOT_ACT_GELU_TANH},
+    {"gelu_new", INGOT_ACT_GELU_TANH}, {"relu", INGOT_ACT_RELU},
+};
+
+typedef struct reading {
+    const json_t *config;
+    const char *path;
+    ingot_error *error;
+} reading;
+
+static ingot_status refuse(const reading *in, ingot_status status, const char *key,
+                           const char *reason) {
+    return ingot_error_set(in->error, status, in->path, NULL,
+                           status == INGOT_ERR_UNSUPPORTED ? "this version does not convert it"
+                                                           : "check config.json",
+                           "%s: %s", key, reason);
+}
+
+static ingot_status get_size(const reading *in, const char *key, uint64_t *out, uint64_t most) {
+    INGOT_TRY(ingot_json_get_u64(in->config, key, out, in->path, in->error));
+    if (*out < 1 || *out > most) {
+        return refuse(in, INGOT_ERR_INPUT, key, "is missing or out of range");
+    }
+    return INGOT_OK;
+}
+
+const char *ingot_role_name(ingot_role role) {
+    static const char *const names[] = {"q", "k", "v", "o", "gate", "up", "down"};
+    return (unsigned)role < INGOT_ROLE_COUNT ? names[role] : "unknown";
+}
+
+const char *ingot_input_name(ingot_input input) {
+    static const char *const names[] = {"attention", "output", "mlp", "down"};
+    return (unsigned)input < INGOT_INPUT_COUNT ? names[input] : "unknown";
+}
+
+/* ---- family, sizes ----------------------------------------------------------------------------
+ */
+
+static ingot_status find_family(const reading *in, const family **out) {
+    const char *type = "";
+    INGOT_TRY(ingot_json_get_string(in->config, "model_type", &type, in->path, in->error));
+    for (size_t i = 0; i < sizeof families / sizeof *families; i++) {
+        if (strcmp(families[i].model_type, type) == 0) {
+            *out = &families[i];
+            return INGOT_OK;
+        }
+    }
+    char known[128] = "";
+    for (size_t i = 0; i < sizeof families / sizeof *families; i++) {
+        const size_t used = strlen(known);
+        (void)snprintf(known + used, sizeof known - used, "%s%s", i > 0 ? ", " : "",
+                       families[i].model_type);
+    }
+    return ingot_error_set(in->error, INGOT_ERR_UNSUPPORTED, in->path, NULL,
+                           "this version does not convert it",
+                           "the architecture '%s' is not known (known: %s)", type, known);
+}
+
+static ingot_status read_sizes(ingot_model *model, const reading *in, const family *kind) {
+    double eps = 1e-6;
+    const char *activation = "silu";
+    bool is_tied = kind->tied_by_default;
+    INGOT_TRY(get_size(in, "hidden_size", &model->hidden, MAX_WIDTH));
+    INGOT_TRY(get_size(in, "intermediate_size", &model->ffn, MAX_WIDTH));
+    INGOT_TRY(get_size(in, "num_hidden_layers", &model->layers, MAX_LAYERS));
+    INGOT_TRY(get_size(in, "num_attention_heads", &model->heads, MAX_WIDTH));
+    INGOT_TRY(get_size(in, "vocab_size", &model->vocab, MAX_VOCAB));
+    INGOT_TRY(get_size(in, "max_position_embeddings", &model->context, UINT32_MAX));
+    model->kv_heads = model->heads;
+    INGOT_TRY(get_size(in, "num_key_value_heads", &model->kv_heads, model->heads));
+    model->head_dim = model->hidden / model->heads;
+    INGOT_TRY(get_size(in, "head_dim", &model->head_dim, 4096));
+    if (model->heads % model->kv_heads != 0 || model->head_dim % 2 != 0 ||
+        model->heads * model->head_dim > MAX_WIDTH) {
+        return refuse(in, INGOT_ERR_INPUT, "num_attention_heads",
+                      "heads, key heads and head_dim do not fit together");
+    }
+    INGOT_TRY(ingot_json_get_double(in->config, kind->eps_key, &eps, in->path, in->error));
+    if (!(eps >= 0 && eps < 1)) {
+        return refuse(in, INGOT_ERR_INPUT, kind->eps_key, "is out of range");
+    }
+    INGOT_TRY(
+        ingot_json_get_bool(in->config, "tie_word_embeddings", &is_tied, in->path, in->error));
+    INGOT_TRY(ingot_json_get_string(in->config, "hidden_act", &activation, in->path, in->error));
+    model->norm = kind->norm;
+    model->norm_eps = (float)eps;
+    model->is_tied = is_tied;
+    model->embed_scale = 1.0f;
+    model->attention_scale = (float)(1.0 / sqrt((double)model->head_dim));
+    for (size_t i = 0; i < sizeof activations / sizeof *activations; i++) {
+        if (strcmp(activations[i].name, activation) == 0) {
+            model->activation = activations[i].kind;
+            return INGOT_OK;
+        }
+    }
+    return refuse(in, INGOT_ERR_UNSUPPORTED, "hidden_act", activation);
+}
+
+/* ---- rotary embedding -------------------------------------------------------------------------
+ */
+
+typedef struct rope_options {
+    const char *type;
+    double theta, factor, low, high, original;
+} rope_options;
+
+/* Newer configurations hold everything in rope_parameters, older ones theta on the top level and
+ * the rest in rope_scaling, whose type key was first called "type". */
+static ingot_status read_rope(rope_options *rope, double *partial, const reading *in) {
+    const json_t *parameters = json_object_get(in->config, "rope_parameters");
+    const json_t *scaling = json_object_get(in->config, "rope_scaling");
+    const json_t *from = json_is_object(parameters) ? parameters : scaling;
+    *rope = (rope_options){"default", 10000.0, 1.0, 1.0, 4.0, 0.0};
+    INGOT_TRY(ingot_json_get_double(in->config, "rope_theta", &rope->theta, in->path, in->error));
+    INGOT_TRY(
+        ingot_json_get_double(in->config, "partial_rotary_factor", partial, in->path, in->error));
+    if (json_is_object(from)) {
+        INGOT_TRY(ingot_json_get_string(from, "type", &rope->type, in->path, in->error));
+        INGOT_TRY(ingot_json_get_string(from, "rope_type", &rope->type, in->path, in->error));
+        INGOT_TRY(ingot_json_get_double(from, "rope_theta", &rope->theta, in->path, in->error));
+        INGOT_TRY(
+            ingot_json_get_double(from, "partial_rotary_factor", partial, in->path, in->error));
+        INGOT_TRY(ingot_json_get_double(from, "factor", &rope->factor, in->path, in->error));
+        INGOT_TRY(ingot_json_get_double(from, "low_freq_factor", &rope->low, in->path, in->error));
+        INGOT_TRY(
+            ingot_json_get_double(from, "high_freq_factor", &rope->high, in->path, in->error));
+        INGOT_TRY(ingot_json_get_double(from, "original_max_position_embeddings", &rope->original,
+                                        in->path, in->error));
+    }
+    if (!(rope->theta > 1.0) || !(rope->factor >= 1.0) || !(*partial > 0.0 && *partial <= 1.0)) {
+        return refuse(in, INGOT_ERR_INPUT, "rope_theta", "rotary parameters are out of range");
+    }
+    return INGOT_OK;
+}
+
+/* Llama 3: long wavelengths are divided by factor, short ones kept, those between interpolated. */
+static double llama3_frequency(double frequency, const rope_options *rope) {
+    const double wavelength = 2.0 * PI / frequency;
+    if (wavelength > rope->original / rope->low) {
+        return frequency / rope->factor;
+    }
+    if (wavelength < rope->original / rope->high) {
+        return frequency;
+    }
+    const double smooth = (rope->original / wavelength - rope->low) / (rope->high - rope->low);
+    return (1.0 - smooth) * frequency / rope->factor + smooth * frequency;
+}
+
+static ingot_status make_rotary(ingot_model *model, const reading *in) {
+    rope_options rope;
+    double partial = 1.0;
+    void *memory;
+    INGOT_TRY(read_rope(&rope, &partial, in));
+    const bool is_llama3 = strcmp(rope.type, "llama3") == 0;
+    const bool is_linear = strcmp(rope.type, "linear") == 0;
+    if (!is_llama3 && !is_linear && strcmp(rope.type, "default") != 0) {
+        return refuse(in, INGOT_ERR_UNSUPPORTED, "rope type", rope.type);
+    }
+    if (is_llama3 && !(rope.original > 0 && rope.low > 0 && rope.high > rope.low)) {
+        return refuse(in, INGOT_ERR_INPUT, "rope_scaling", "llama3 parameters are missing");
+    }
+    model->rope_attention_factor = 1.0f;
+    model->rotary_dim = (uint64_t)((double)model->head_dim * partial) / 2 * 2;
+    if (model->rotary_dim < 2) {
+        return refuse(in, INGOT_ERR_INPUT, "partial_rotary_factor", "is too small");
+    }
+    const uint64_t pairs = model->rotary_dim / 2;
+    INGOT_TRY(ingot_alloc_zero(&memory, pairs, sizeof(double)));
+    model->inverse_frequency = memory;
+    for (uint64_t i = 0; i < pairs; i++) {
+        const double exponent = (double)(2 * i) / (double)model->rotary_dim;
+        const double frequency = pow(rope.theta, -exponent);
+        model->inverse_frequency[i] = is_llama3   ? llama3_frequency(frequency, &rope)
+                                      : is_linear ? frequency / rope.factor
+                                                  : frequency;
+    }
+    return INGOT_OK;
+}
+
+/* ---- attention windows ------------------------------------------------------------------------
+ */
+
+static ingot_status read_windows(ingot_model *model, const reading *in, const family *kind) {
+    uint64_t window = 0;
+    uint64_t first_layer = 0;
+    bool is_enabled = kind->window == WINDOW_IF_SET;
+    void *memory;
+    INGOT_TRY(ingot_alloc_zero(&memory, model->layers, sizeof(uint64_t)));
+    model->window = memory;
+    if (kind->window == WINDOW_NEVER) {
+        return INGOT_OK;
+    }
+    INGOT_TRY(ingot_json_get_u64(in->config, "sliding_window", &window, in->path, in->error));
+    if (kind->window == WINDOW_IF_ENABLED) {
+        INGOT_TRY(ingot_json_get_bool(in->config, "use_sliding_window", &is_enabled, in->path,
+                                      in->error));
+        first_layer = model->layers;
+        INGOT_TRY(
+            ingot_json_get_u64(in->config, "max_window_layers", &first_layer, in->path, in->error));
+    }
+    const json_t *types = json_object_get(in->config, "layer_types");
+    for (uint64_t layer = 0; layer < model->layers; layer++) {
+        bool is_sliding = layer >= first_layer;
+        if (json_is_array(types)) {
+            const char *type = json_string_value(json_array_get(types, layer));
+            is_sliding = type != NULL && strcmp(type, "sliding_attention") == 0;
+            if (!is_sliding && (type == NULL || strcmp(type, "full_attention") != 0)) {
+                return refuse(in, INGOT_ERR_UNSUPPORTED, "layer_types",
+                              type != NULL ? type : "is shorter than the model");
+            }
+        }
+        model->window[layer] = is_enabled && is_sliding ? window : 0;
+    }
+    return INGOT_OK;
+}
+
+/* ---- linears, norms, folds ----------------------------------------------------------------------
+ */
+
+static ingot_status has_bias(bool *out, const reading *in, bias_rule rule, const char *key) {
+    *out = rule == BIAS_ALWAYS;
+    return rule == BIAS_BY_KEY ? ingot_json_get_bool(in->config, key, out, in->path, in->error)
+                               : INGOT_OK;
+}
+
+static ingot_status describe_linears(ingot_model *model, const reading *in, const family *kind) {
+    bool qkv;
+    bool o;
+    bool mlp;
+    INGOT_TRY(has_bias(&qkv, in, kind->qkv_bias, "attention_bias"));
+    INGOT_TRY(has_bias(&o, in, kind->o_bias, "attention_bias"));
+    INGOT_TRY(has_bias(&mlp, in, kind->mlp_bias, "mlp_bias"));
+    const uint64_t q_rows = model->heads * model->head_dim;
+    const uint64_t kv_rows = model->kv_heads * model->head_dim;
+    const uint64_t h = model->hidden;
+    const uint64_t f = model->ffn;
+    ingot_linear_desc *linear = model->linear;
+    linear[INGOT_ROLE_Q] =
+        (ingot_linear_desc){true, qkv, q_rows, h, INGOT_INPUT_ATTENTION, "self_attn.q_proj"};
+    linear[INGOT_ROLE_K] =
+        (ingot_linear_desc){true, qkv, kv_rows, h, INGOT_INPUT_ATTENTION, "self_attn.k_proj"};
+    linear[INGOT_ROLE_V] =
+        (ingot_linear_desc){true, qkv, kv_rows, h, INGOT_INPUT_ATTENTION, "self_attn.v_proj"};
+    linear[INGOT_ROLE_O] =
+        (ingot_linear_desc){true, o, h, q_rows, INGOT_INPUT_OUTPUT, "self_attn.o_proj"};
+    linear[INGOT_ROLE_GATE] =
+        (ingot_linear_desc){kind->is_gated, mlp, f, h, INGOT_INPUT_MLP, "mlp.gate_proj"};
+    linear[INGOT_ROLE_UP] = (ingot_linear_desc){true, mlp, f, h, INGOT_INPUT_MLP, "mlp.up_proj"};
+    linear[INGOT_ROLE_DOWN] =
+        (ingot_linear_desc){true, mlp, h, f, INGOT_INPUT_DOWN, "mlp.down_proj"};
+    return INGOT_OK;
+}
+
+static void describe_rest(ingot_model *model, const family *kind) {
+    (void)snprintf(model->family, sizeof model->family, "%s", kind->model_type);
+    model->layer_prefix = "model.layers";
+    model->embed_name = "model.embed_tokens.weight";
+    model->final_norm_name = "model.norm.weight";
+    model->head_name = "lm_head.weight";
+    model->norm_suffix[INGOT_SLOT_ATTENTION] = "input_layernorm";
+    model->norm_suffix[INGOT_SLOT_MLP] = "post_attention_layernorm";
+    if (kind->has_qk_norm) {
+        model->norm_suffix[INGOT_SLOT_Q] = "self_attn.q_norm";
+        model->norm_suffix[INGOT_SLOT_K] = "self_attn.k_norm";
+    }
+    model->fold[model->fold_count++] =
+        (ingot_fold_desc){.is_norm = true,
+                          .slot = INGOT_SLOT_ATTENTION,
+                          .consumers = {INGOT_ROLE_Q, INGOT_ROLE_K, INGOT_ROLE_V},
+                          .consumer_count = 3,
+                          .repeat = 1,
+                          .head_dim = model->head_dim};
+    ingot_fold_desc mlp = {.is_norm = true,
+                           .slot = INGOT_SLOT_MLP,
+                           .consumers = {INGOT_ROLE_UP, INGOT_ROLE_GATE},
+                           .consumer_count = kind->is_gated ? 2 : 1,
+                           .repeat = 1,
+                           .head_dim = model->head_dim};
+    model->fold[model->fold_count++] = mlp;
+    model->fold[model->fold_count++] = (ingot_fold_desc){.producer = INGOT_ROLE_V,
+                                                         .consumers = {INGOT_ROLE_O},
+                                                         .consumer_count = 1,
+                                                         .repeat = model->heads / model->kv_heads,
+                                                         .head_dim = model->head_dim};
+    if (kind->is_gated) { /* the product passes up's scale on; an activation alone does not */
+        model->fold[model->fold_count++] = (ingot_fold_desc){.producer = INGOT_ROLE_UP,
+                                                             .consumers = {INGOT_ROLE_DOWN},
+                                                             .consumer_count = 1,
+                                                             .repeat = 1,
+                                                             .head_dim = model->head_dim};
+    }
+}
+
+static ingot_status read_eos(ingot_model *model, const reading *in) {
+    const json_t *value = json_object_get(in->config, "eos_token_id");
+    const size_t most = sizeof model->eos_ids / sizeof *model->eos_ids;
+    if (value == NULL || json_is_null(value)) {
+        return INGOT_OK;
+    }
+    const size_t count = json_is_array(value) ? json_array_size(value) : 1;
+    if (count > most) {
+        return refuse(in, INGOT_ERR_INPUT, "eos_token_id", "has too many entries");
+    }
+    model->eos_count = 0;
+    for (size_t i = 0; i < count; i++) {
+        const json_t *id = json_is_array(value) ? json_array_get(value, i) : value;
+        if (!json_is_integer(id) || json_integer_value(id) < 0 ||
+            (uint64_t)json_integer_value(id) >= model->vocab) {
+            return refuse(in, INGOT_ERR_INPUT, "eos_token_id", "is no token of the vocabulary");
+        }
+        model->eos_ids[model->eos_count++] = (uint32_t)json_integer_value(id);
+    }
+    return INGOT_OK;
+}
+
+static ingot_status read_config(ingot_model *model, const reading *in) {
+    const family *kind = NULL;
+    if (!json_is_object(in->config)) {
+        return refuse(in, INGOT_ERR_INPUT, "config", "is not a JSON object");
+    }
+    INGOT_TRY(find_family(in, &kind));
+    INGOT_TRY(read_sizes(model, in, kind));
+    INGOT_TRY(make_rotary(model, in));
+    INGOT_TRY(read_windows(model, in, kind));
+    INGOT_TRY(describe_linears(model, in, kind));
+    describe_rest(model, kind);
+    return read_eos(model, in);
+}
+
+ingot_status ingot_model_from_config(ingot_model *out, const char *config, uint64_t size,
+                                     const char *path, ingot_error *error) {
+    json_t *root;
+    memset(out, 0, sizeof *out);
+    INGOT_TRY(ingot_json_parse(&root, config, size, path, error));
+    const reading in = {root, path, error};
+    const ingot_status status = read_config(out, &in);
+    json_decref(root);
+    if (status == INGOT_ERR_NO_MEMORY) {
+        (void)ingot_error_set(error, status, path, NULL, NULL, "out of memory");
+    }
+    if (status != INGOT_OK) {
+        ingot_model_close(out);
+    }
+    return status;
+}
+
+/* ---- against the tensors that are there ---------------------------------------------------------
+ */
+
+static ingot_status require(const ingot_weight_source *source, const char *name, uint64_t rows,
+                            uint64_t cols, ingot_error *error) {
+    ingot_weight_info info;
+    if (!source->describe(source->self, name, &info)) {
+        return ingot_error_set(error, INGOT_ERR_INPUT, source->path, name,
+                               "is the checkpoint complete?",
+                               "config.json describes this tensor, but it is not there");
+    }
+    const bool fits = rows == 0 ? info.rank == 1 && info.dim[0] == cols
+                                : info.rank == 2 && info.dim[0] == rows && info.dim[1] == cols;
+    if (!fits) {
+        return ingot_error_set(error, INGOT_ERR_INPUT, source->path, name,
+                               "config.json and the weights do not belong together",
+                               "has another shape than config.json says (%llu x %llu)",
+                               (unsigned long long)rows, (unsigned long long)cols);
+    }
+    return INGOT_OK;
+}
+
+static ingot_status require_block(const ingot_model *model, const ingot_weight_source *source,
+                                  uint64_t layer, ingot_error *error) {
+    char name[INGOT_NAME_SIZE];
+    for (ingot_role role = 0; role < INGOT_ROLE_COUNT; role++) {
+        const ingot_linear_desc *linear = &model->linear[role];
+        if (!linear->is_present) {
+            continue;
+        }
+        ingot_model_linear_name(model, layer, role, name);
+        INGOT_TRY(require(source, name, linear->rows, linear->cols, error));
+        if (linear->has_bias) {
+            ingot_model_bias_name(model, layer, role, name);
+            INGOT_TRY(require(source, name, 0, linear->rows, error));
+        }
+    }
+    for (ingot_norm_slot slot = 0; slot < INGOT_SLOT_COUNT; slot++) {
+        const bool is_head_norm = slot == INGOT_SLOT_Q || slot == INGOT_SLOT_K;
+        if (ingot_model_norm_name(model, layer, slot, name)) {
+            INGOT_TRY(
+                require(source, name, 0, is_head_norm ? model->head_dim : model->hidden, error));
+        }
+    }
+    return INGOT_OK;
+}
+
+static ingot_status check_tensors(ingot_model *model, const ingot_weight_source *source,
+                                  ingot_error *error) {
+    ingot_weight_info info;
+    INGOT_TRY(require(source, model->embed_name, model->vocab, model->hidden, error));
+    INGOT_TRY(require(source, model->final_norm_name, 0, model->hidden, error));
+    if (source->describe(source->self, model->head_name, &info)) {
+        INGOT_TRY(require(source, model->head_name, model->vocab, model->hidden, error));
+    } else if (!model->is_tied) {
+        return require(source, model->head_name, model->vocab, model->hidden, error);
+    }
+    for (uint64_t layer = 0; layer < model->layers; layer++) {
+        INGOT_TRY(require_block(model, source, layer, error));
+    }
+    return INGOT_OK;
+}
+
+static ingot_status read_generation_eos(ingot_model *model, const ingot_weight_source *source,
+                                        ingot_error *error) {
+    uint64_t size;
+    json_t *root;
+    const char *bytes = source->file(source->self, "generation_config.json", &size);
+    if (bytes == NULL) {
+        return INGOT_OK;
+    }
+    INGOT_TRY(ingot_json_parse(&root, bytes, size, "generation_config.json", error));
+    const reading in = {root, "generation_config.json", error};
+    const ingot_status status = read_eos(model, &in);
+    json_decref(root);
+    return status;
+}
+
+ingot_status ingot_model_open(ingot_model *out, const ingot_weight_source *source,
+                              ingot_error *error) {
+    uint64_t size;
+    memset(out, 0, sizeof *out);
+    const char *config = source->file(source->self, "config.json", &size);
+    if (config == NULL) {
+        return ingot_error_set(error, INGOT_ERR_NOT_FOUND, source->path, NULL,
+                               "name a model, not a statistics file", "there is no config.json");
+    }
+    char path[1100];
+    (void)snprintf(path, sizeof path, "%s/config.json", source->path);
+    INGOT_TRY(ingot_model_from_config(out, config, size, path, error));
+    ingot_status status = read_generation_eos(out, source, error);
+    if (status == INGOT_OK) {
+        status = check_tensors(out, source, error);
+    }
+    if (status != INGOT_OK) {
+        ingot_model_close(out);
+    }
+    return status;
+}
+
+void ingot_model_close(ingot_model *model) {
+    ingot_free(model->inverse_frequency);
+    ingot_free(model->window);
+    model->inverse_frequency = NULL;
+    model->window = NULL;
+}
+
+/* ---- names
+ * --------------------------------------------------------------------------------------- */
+
+static void block_name(const ingot_model *model, uint64_t layer, const char *suffix,
+                       const char *ending, char *name) {
+    (void)snprintf(name, INGOT_NAME_SIZE, "%s.%llu.%s.%s", model->layer_prefix,
+                   (unsigned long long)layer, suffix, ending);
+}
+
+void ingot_model_linear_name(const ingot_model *model, uint64_t layer, ingot_role role,
+                             char *name) {
+    block_name(model, layer, model->linear[role].suffix, "weight", name);
+}
+
+void ingot_model_bias_name(const ingot_model *model, uint64_t layer, ingot_role role, char *name) {
+    block_name(model, layer, model->linear[role].suffix, "bias", name);
+}
+
+bool ingot_model_norm_name(const ingot_model *model, uint64_t layer, ingot_norm_slot slot,
+                           char *name) {
+    if (model->norm_suffix[slot] == NULL) {
+        return false;
+    }
+    block_name(model, layer, model->norm_suffix[slot], "weight", name);
+    return true;
+}
+
+ingot_tensor_class ingot_model_classify(const ingot_model *model, const char *name, uint64_t *layer,
+                                        ingot_role *role) {
+    char candidate[INGOT_NAME_SIZE];
+    const size_t prefix = strlen(model->layer_prefix);
+    if (strcmp(name, model->embed_name) == 0) {
+        return INGOT_CLASS_EMBED;
+    }
+    if (strcmp(name, model->head_name) == 0) {
+        return INGOT_CLASS_HEAD;
+    }
+    if (strcmp(name, model->final_norm_name) == 0) {
+        return INGOT_CLASS_NORM;
+    }
+    if (strncmp(name, model->layer_prefix, prefix) != 0 || name[prefix] != '.') {
+        return INGOT_CLASS_UNKNOWN;
+    }
+    *layer = strtoull(name + prefix + 1, NULL, 10);
+    if (*layer >= model->layers) {
+        return INGOT_CLASS_UNKNOWN;
+    }
+    for (*role = 0; *role < INGOT_ROLE_COUNT; (*role)++) {
+        if (!model->linear[*role].is_present) {
+            continue;
+        }
+        ingot_model_linear_name(model, *layer, *role, candidate);
+        if (strcmp(candidate, name) == 0) {
+            return INGOT_CLASS_LINEAR;
+        }
+        ingot_model_bias_name(model, *layer, *role, candidate);
+        if (model->linear[*role].has_bias && strcmp(candidate, name) == 0) {
+            return INGOT_CLASS_BIAS;
+        }
+    }
+    for (ingot_norm_slot slot = 0; slot < INGOT_SLOT_COUNT; slot++) {
+        if (ingot_model_norm_name(model, *layer, slot, candidate) && strcmp(candidate, name) == 0) {
+            return INGOT_CLASS_NORM;
+        }
+    }
+    return INGOT_CLASS_UNKNOWN;
+}
