@@ -68,7 +68,7 @@ help:
 	@echo 'make demo          install what is missing, build, convert and verify the shipped model'
 	@echo 'make test          install what is missing, build, run every test'
 	@echo 'make all           build tools, libraries and man pages into $(BUILD)'
-	@echo 'make setup         install the Debian packages Ingot is built with'
+	@echo 'make setup         install the Debian packages Ingot is built with (STATIC=1: static too)'
 	@echo 'make check         tests under ASan and UBSan, static analysis, layer rule'
 	@echo 'make analyze       static analysis alone'
 	@echo 'make run-tests     the tests alone; ONLY=PATTERN: those whose name matches'
@@ -81,7 +81,7 @@ help:
 	@echo 'make clean'
 
 setup:
-	@sh scripts/setup.sh
+	@sh scripts/setup.sh $(if $(filter 1,$(STATIC)),--static)
 
 # As many jobs as there are processors, unless the command line says how many.
 JOBS = $(if $(filter -j%,$(MAKEFLAGS)),,-j$(shell nproc))

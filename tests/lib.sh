@@ -52,3 +52,28 @@ expect_no_files() {
         [ ! -e "$file.partial" ] || fail "$file.partial was left"
     done
 }
+
+# sweep VARIABLE TEXT OUTPUT COMMAND...: runs the command with VARIABLE=1, 2, 3, ... (every fault
+# at first, then ever fewer) until it succeeds.  Each earlier run must exit 2 with an error that
+# mentions TEXT and leave neither OUTPUT nor its partial file ("-": no output).
+sweep() {
+    variable=$1 text=$2 output=$3
+    shift 3
+    n=1 failures=0
+    while :; do
+        code=0
+        env "$variable=$n" "$@" >out 2>err </dev/null || code=$?
+        [ "$code" != 0 ] || break
+        if [ "$code" != 2 ]; then
+            cat err >&2
+            fail "$variable=$n: exit code $code, expected 2: $*"
+        fi
+        expect_error "$text"
+        [ "$output" = - ] || expect_no_files "$output"
+        failures=$((failures + 1))
+        n=$((n < 40 ? n + 1 : n + n / 3))
+        [ "$n" -lt 100000000 ] || fail "$variable=$n still fails: $*"
+    done
+    [ "$failures" -gt 0 ] || fail "$variable has no effect on: $*"
+    echo "$variable: $failures faults met, the last before number $n: $*"
+}

@@ -1,0 +1,48 @@
+# What every tool does alike (architecture, "Command-line conventions").
+. "$INGOT_ROOT/tests/lib.sh"
+need ingot-convert
+
+count=0
+for path in "$INGOT_BUILD"/bin/ingot-*; do
+    tool=$(basename "$path")
+    count=$((count + 1))
+
+    expect_exit 0 "$tool" --version
+    [ "$(cat out)" = "$tool 0.1.0" ] || fail "$tool --version printed: $(cat out)"
+    [ ! -s err ] || fail "$tool --version wrote to stderr"
+
+    expect_exit 0 "$tool" --help
+    [ ! -s err ] || fail "$tool --help wrote to stderr"
+    head -n 1 out | grep -q "^Usage: $tool " || fail "$tool --help has no usage line"
+    awk 'length($0) > 100 { exit 1 }' out || fail "$tool --help has a line over 100 columns"
+    grep -q '^Examples:' out || fail "$tool --help has no examples"
+
+    expect_exit 0 "$tool" --man
+    for section in NAME SYNOPSIS DESCRIPTION OPTIONS 'EXIT STATUS' EXAMPLES 'SEE ALSO'; do
+        grep -q "^\.SH $section\$" out || fail "the man page of $tool has no section $section"
+    done
+    # Every option of --help is in the man page.
+    "$tool" --help | sed -n 's/^  .. *--\([a-z0-9-]*\).*/\1/p; s/^  -., --\([a-z0-9-]*\).*/\1/p' |
+        sort -u >options
+    [ -s options ] || fail "no options found in $tool --help"
+    while read -r option; do
+        escaped=$(echo "$option" | sed 's/-/\\\\-/g')
+        grep -q -- "\\\\-\\\\-$escaped" out || fail "the man page of $tool lacks --$option"
+    done <options
+
+    expect_exit 2 "$tool" --no-such-option
+    [ ! -s out ] || fail "$tool wrote a usage error to stdout"
+    expect_error "unknown option '--no-such-option'"
+    expect_exit 2 "$tool"
+    expect_error "is missing"
+    expect_exit 2 "$tool" one two
+    [ ! -s out ] || fail "$tool wrote a usage error to stdout"
+    expect_exit 2 "$tool" no/such/input -o x --prompt x --text x
+    expect_error ":"
+
+    # A result that cannot be written is a failure.
+    code=0
+    "$tool" --help >/dev/full 2>err || code=$?
+    [ "$code" = 2 ] || fail "$tool --help on a full disk: exit code $code"
+done
+echo "$count tools"

@@ -1,0 +1,159 @@
+# Broken checkpoints, texts and settings: one clear error, exit 2, no file.
+. "$INGOT_ROOT/tests/lib.sh"
+need ingot-convert
+
+# fresh: a copy of the model to be broken, in ./model.
+fresh() {
+    rm -rf model
+    cp -r "$MODEL" model
+    chmod -R u+w model
+}
+
+# refused TEXT...: a conversion of ./model fails, and the error mentions every TEXT.
+refused() {
+    expect_exit 2 ingot-convert model -o out.ingot --method rtn
+    for text in "$@"; do expect_error "$text"; done
+    [ "$(grep -c '^ingot-convert: ' err)" = 1 ] || { cat err >&2; fail "not one error"; }
+    expect_no_files out.ingot
+}
+
+# header EXPRESSION: edits the header of model/model.safetensors with sed, keeping its length.
+header() {
+    file=model/model.safetensors
+    length=$(od -An -t u8 -N 8 "$file" | tr -d ' ')
+    dd if="$file" bs=1 skip=8 count="$length" status=none >header.old
+    sed "$1" header.old >header.new
+    cmp -s header.old header.new && fail "the edit changed nothing: $1"
+    [ "$(wc -c <header.new)" = "$length" ] || fail "the edit changed the length: $1"
+    dd if=header.new of="$file" bs=1 seek=8 conv=notrunc status=none
+}
+
+# bytes OFFSET ESCAPES: overwrites bytes of model/model.safetensors.
+bytes() {
+    # shellcheck disable=SC2059
+    printf "$2" | dd of=model/model.safetensors bs=1 seek="$1" conv=notrunc status=none
+}
+
+rm -rf model
+refused model
+
+fresh
+rm model/config.json
+refused config.json
+
+fresh
+echo '{"hidden_size": 256, "hidden_size": 257}' >model/config.json
+refused config.json
+
+fresh
+sed -i 's/LlamaForCausalLM/BananaForCausalLM/; s/"llama"/"banana"/' model/config.json
+refused anana
+
+fresh
+sed -i 's/"hidden_size": 256/"hidden_size": 512/' model/config.json
+refused model
+
+fresh
+sed -i 's/"model_type"/"quantization_config": {"quant_method": "fp8"}, "model_type"/' \
+    model/config.json
+refused quantiz
+
+fresh
+rm model/model.safetensors
+refused safetensors
+
+fresh
+rm model/model.safetensors
+echo x >model/pytorch_model.bin
+refused .bin
+
+fresh
+truncate -s -1 model/model.safetensors
+refused model.safetensors
+
+fresh
+truncate -s 5 model/model.safetensors
+refused model.safetensors
+
+fresh
+: >model/model.safetensors
+refused model.safetensors
+
+fresh # a header longer than the file
+bytes 0 '\377\377\377\377\377\377\377\177'
+refused model.safetensors
+
+fresh # not JSON
+bytes 8 'x'
+refused model.safetensors
+
+fresh # a shape that does not match its extent
+header 's/\[4096,256\]/[4096,257]/; s/\[4096, 256\]/[4096, 257]/'
+refused model.safetensors
+
+fresh # an unknown type
+header 's/"F16"/"F61"/'
+refused model.safetensors
+
+fresh # a tensor that the model needs under another name
+header 's/layers\.1\.self_attn\.q_proj/layers.1.self_attn.x_proj/'
+refused layers.1.self_attn.q_proj
+
+fresh # an index that names a shard that is not there
+mv model/model.safetensors model/model-00001-of-00001.safetensors
+cat >model/model.safetensors.index.json <<'END'
+{"metadata": {}, "weight_map": {"model.embed_tokens.weight": "model-00009-of-00009.safetensors"}}
+END
+refused model-00009-of-00009.safetensors
+
+fresh # and one that would leave the folder
+mv model/model.safetensors other.safetensors
+cat >model/model.safetensors.index.json <<'END'
+{"metadata": {}, "weight_map": {"model.embed_tokens.weight": "../other.safetensors"}}
+END
+refused ../other.safetensors
+
+# NaN and Inf among the weights: F16 0x7e00 and 0x7c00 in the last tensor of the file.
+for pattern in '\000\176' '\000\174'; do
+    fresh
+    size=$(wc -c <model/model.safetensors)
+    bytes $((size - 2)) "$pattern"
+    refused model
+done
+
+# ---- texts and settings ------------------------------------------------------------------------
+
+# refused_with TEXT OPTION...: the whole model, but these options.
+refused_with() {
+    text=$1
+    shift
+    expect_exit 2 ingot-convert "$MODEL" -o out.ingot "$@"
+    expect_error "$text"
+    expect_no_files out.ingot
+}
+
+: >empty.txt
+echo "far too short" >short.txt
+refused_with empty.txt --text empty.txt
+refused_with short.txt --text short.txt
+refused_with no-such.txt --text no-such.txt
+refused_with . --text .
+refused_with group --method rtn --group 12345678
+refused_with bits --method rtn --bits 9
+refused_with bits --method rtn --bits 1
+refused_with method --method banana
+refused_with text --method gptq
+refused_with text --method awq
+refused_with outliers --method rtn --outliers 2
+refused_with no-such.json --recipe no-such.json --method rtn
+echo '{"bitz": 4}' >recipe.json
+refused_with bitz --recipe recipe.json
+echo '{"bits": 4,}' >recipe.json
+refused_with recipe.json --recipe recipe.json
+
+# A tokenizer that gives ids the embedding has no rows for.
+fresh
+sed -i 's/"vocab_size": 4096/"vocab_size": 4000/' model/config.json
+expect_exit 2 ingot-convert model -o out.ingot --text "$MODEL/calibration.txt"
+expect_error ":"
+expect_no_files out.ingot

@@ -1,0 +1,38 @@
+# Outputs that cannot be: no folder, a folder, an input, no permission.
+. "$INGOT_ROOT/tests/lib.sh"
+need ingot-convert
+
+expect_exit 2 ingot-convert "$MODEL" -o none/out.ingot --method rtn
+expect_error none/out.ingot
+expect_exit 2 ingot-convert "$MODEL" -o . --method rtn
+expect_error "."
+mkdir folder
+expect_exit 2 ingot-convert "$MODEL" -o folder --method rtn --force
+expect_error folder
+[ -z "$(ls -A folder)" ] || fail "something was written into the folder"
+
+# The output is an input: refused, --force or not, and the input stays as it is.
+cp -r "$MODEL" model
+before=$(cat model/* | cksum)
+expect_exit 2 ingot-convert model -o model/model.safetensors --method rtn --force
+expect_error model.safetensors
+cp model/calibration.txt text.txt
+expect_exit 2 ingot-convert model -o text.txt --text text.txt --force
+expect_error text.txt
+ln text.txt link.txt
+expect_exit 2 ingot-convert model -o link.txt --text text.txt --force
+expect_error link.txt
+cmp text.txt model/calibration.txt
+[ "$(cat model/* | cksum)" = "$before" ] || fail "an input was changed"
+expect_no_files model/model.safetensors.partial text.txt.partial link.txt.partial
+
+if [ "$(id -u)" != 0 ]; then
+    mkdir locked
+    chmod 500 locked
+    expect_exit 2 ingot-convert "$MODEL" -o locked/out.ingot --method rtn
+    expect_error locked/out.ingot
+else
+    echo "SKIP: root may write everywhere"
+    expect_exit 2 ingot-convert "$MODEL" -o /proc/out.ingot --method rtn
+    expect_error /proc/out.ingot
+fi
