@@ -1,0 +1,51 @@
+/* Chooses the instruction-set level of the vector routines at run time. */
+#include "kernels/cpu/cpu.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static const ingot_cpu_isa levels[] = {
+    {"v2", &ingot_cpu_weight_v2, &ingot_cpu_math_v2},
+    {"v3", &ingot_cpu_weight_v3, &ingot_cpu_math_v3},
+    {"v4", &ingot_cpu_weight_v4, &ingot_cpu_math_v4},
+};
+#define LEVELS (sizeof levels / sizeof levels[0])
+
+/* The features a level adds; the psABI's lists, less those no vector loop uses.
+ * __builtin_cpu_supports looks at what the operating system saves as well. */
+static bool is_supported(unsigned index) {
+    switch (index) {
+    case 0:
+        return __builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("popcnt") &&
+               __builtin_cpu_supports("ssse3");
+    case 1:
+        return is_supported(0) && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+               __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") &&
+               __builtin_cpu_supports("f16c");
+    case 2:
+        return is_supported(1) && __builtin_cpu_supports("avx512f") &&
+               __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512cd") &&
+               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    default:
+        return false;
+    }
+}
+
+const ingot_cpu_isa *ingot_cpu_isa_at(unsigned index) {
+    __builtin_cpu_init();
+    return index < LEVELS && is_supported(index) ? &levels[index] : NULL;
+}
+
+const ingot_cpu_isa *ingot_cpu_isa_select(void) {
+    const char *forced = getenv("INGOT_CPU_ISA");
+    for (unsigned i = LEVELS; i-- > 0;) {
+        if (forced != NULL && forced[0] != '\0' && strcmp(forced, levels[i].name) != 0) {
+            continue;
+        }
+        const ingot_cpu_isa *isa = ingot_cpu_isa_at(i);
+        if (isa != NULL) {
+            return isa;
+        }
+    }
+    return NULL;
+}

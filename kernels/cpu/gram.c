@@ -1,0 +1,123 @@
+/* Statistics of a layer's inputs: the lower triangle of x^T x, sums of magnitudes, and the rows
+ * that had to be left out. */
+#include "common/sizes.h"
+#include "kernels/cpu/cpu.h"
+
+#include <cblas.h>
+
+#define GRAM_TILE   256u /* rows and columns of a tile of the triangle */
+#define COLUMN_TILE 64u  /* columns of a task that sums magnitudes */
+#define CHECK_TILE  64u  /* rows of a task that looks for non-finite values */
+
+typedef struct gram_task {
+    const ingot_cpu *cpu;
+    float *gram;
+    double *magnitude;
+    const float *x;
+    const uint8_t *is_bad; /* [m] */
+    uint64_t m, n;
+    ingot_cpu_cut cut;
+} gram_task;
+
+static void check_rows(void *context, size_t index, unsigned worker) {
+    const gram_task *t = context;
+    (void)worker;
+    const uint64_t begin = ingot_cpu_cut_begin(&t->cut, index);
+    const uint64_t end = begin + ingot_cpu_cut_size(&t->cut, index);
+    for (uint64_t i = begin; i < end; i++) {
+        t->cpu->flags[i] = !t->cpu->isa->math->is_finite(t->x + i * t->n, t->n);
+    }
+}
+
+static void sum_columns(void *context, size_t index, unsigned worker) {
+    const gram_task *t = context;
+    (void)worker;
+    const uint64_t begin = ingot_cpu_cut_begin(&t->cut, index);
+    const uint64_t count = ingot_cpu_cut_size(&t->cut, index);
+    for (uint64_t i = 0; i < t->m; i++) {
+        if (!t->is_bad[i]) {
+            t->cpu->isa->math->magnitude(t->magnitude + begin, t->x + i * t->n + begin, count);
+        }
+    }
+}
+
+/* Next run of good rows from *begin; false when there is none. */
+static bool next_run(const gram_task *t, uint64_t *begin, uint64_t *end) {
+    uint64_t i = *begin;
+    while (i < t->m && t->is_bad[i]) {
+        i++;
+    }
+    *begin = i;
+    while (i < t->m && !t->is_bad[i]) {
+        i++;
+    }
+    *end = i;
+    return *begin < *end;
+}
+
+/* Tile number index of the lower triangle, counted row by row. */
+static void gram_tile(void *context, size_t index, unsigned worker) {
+    const gram_task *t = context;
+    (void)worker;
+    uint64_t i = 0, j = index;
+    while (j > i) {
+        j -= i + 1;
+        i++;
+    }
+    const uint64_t i0 = ingot_cpu_cut_begin(&t->cut, i), rows = ingot_cpu_cut_size(&t->cut, i);
+    const uint64_t j0 = ingot_cpu_cut_begin(&t->cut, j), cols = ingot_cpu_cut_size(&t->cut, j);
+    float *c = t->gram + i0 * t->n + j0;
+    for (uint64_t begin = 0, end; next_run(t, &begin, &end); begin = end) {
+        const float *x = t->x + begin * t->n;
+        const int count = (int)(end - begin), stride = (int)t->n;
+        if (i == j) {
+            cblas_ssyrk(CblasRowMajor, CblasLower, CblasTrans, (int)rows, count, 1.0f, x + i0,
+                        stride, 1.0f, c, stride);
+        } else {
+            cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, (int)rows, (int)cols, count, 1.0f,
+                        x + i0, stride, x + j0, stride, 1.0f, c, stride);
+        }
+    }
+}
+
+static uint64_t gram_chunk(ingot_cpu *cpu, float *gram, double *magnitude, const float *x,
+                           uint64_t m, uint64_t n) {
+    gram_task t = {.cpu = cpu,
+                   .gram = gram,
+                   .magnitude = magnitude,
+                   .x = x,
+                   .is_bad = cpu->flags,
+                   .m = m,
+                   .n = n};
+    t.cut = ingot_cpu_cut_make(m, CHECK_TILE, 1);
+    ingot_pool_run(cpu->pool, t.cut.count, check_rows, &t);
+    if (magnitude != NULL) {
+        t.cut = ingot_cpu_cut_make(n, COLUMN_TILE, 16);
+        ingot_pool_run(cpu->pool, t.cut.count, sum_columns, &t);
+    }
+    if (gram != NULL) {
+        t.cut = ingot_cpu_cut_make(n, GRAM_TILE, 16);
+        ingot_pool_run(cpu->pool, t.cut.count * (t.cut.count + 1) / 2, gram_tile, &t);
+    }
+    uint64_t bad = 0;
+    for (uint64_t i = 0; i < m; i++) {
+        bad += cpu->flags[i];
+    }
+    return bad;
+}
+
+ingot_status ingot_cpu_gram(void *context, float *gram, double *magnitude, uint64_t *dropped,
+                            const float *x, uint64_t m, uint64_t n) {
+    ingot_cpu *cpu = context;
+    if (!ingot_cpu_fits(n)) {
+        return INGOT_ERR_UNSUPPORTED;
+    }
+    for (uint64_t at = 0; at < m; at += INGOT_CPU_GRAM_ROWS) {
+        const uint64_t count = ingot_min_u64(m - at, INGOT_CPU_GRAM_ROWS);
+        const uint64_t bad = gram_chunk(cpu, gram, magnitude, x + at * n, count, n);
+        if (dropped != NULL) {
+            *dropped += bad;
+        }
+    }
+    return INGOT_OK;
+}

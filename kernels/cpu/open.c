@@ -1,0 +1,116 @@
+/* Opening and closing the cpu backend, and what passes for device memory on it. */
+#include "common/memory.h"
+#include "common/sizes.h"
+#include "kernels/cpu/cpu.h"
+
+#include <cblas.h>
+#include <stdio.h>
+#include <string.h>
+
+static ingot_status cpu_alloc(void *context, void **out, uint64_t bytes) {
+    (void)context;
+    return ingot_alloc(out, bytes);
+}
+
+static void cpu_release(void *context, void *memory) {
+    (void)context;
+    ingot_free(memory);
+}
+
+static ingot_status cpu_copy(void *context, void *to, const void *from, uint64_t bytes) {
+    (void)context;
+    if (to != from && bytes != 0) {
+        memcpy(to, from, bytes);
+    }
+    return INGOT_OK;
+}
+
+static ingot_status cpu_upload_view(void *context, ingot_weight_view *device,
+                                    const ingot_weight_view *host) {
+    (void)context;
+    *device = *host;
+    return INGOT_OK;
+}
+
+static void cpu_release_view(void *context, ingot_weight_view *device) {
+    (void)context;
+    memset(device, 0, sizeof *device);
+}
+
+static void cpu_close(void *context) {
+    ingot_cpu *cpu = context;
+    if (cpu == NULL) {
+        return;
+    }
+    ingot_pool_destroy(cpu->pool);
+    ingot_free(cpu->scratch);
+    ingot_free(cpu->partial);
+    ingot_free(cpu->flags);
+    ingot_free(cpu);
+}
+
+static const ingot_backend_ops cpu_ops = {
+    .name = "cpu",
+    .alloc = cpu_alloc,
+    .release = cpu_release,
+    .upload = cpu_copy,
+    .download = cpu_copy,
+    .upload_view = cpu_upload_view,
+    .release_view = cpu_release_view,
+    .embed = ingot_cpu_embed,
+    .norm = ingot_cpu_norm,
+    .linear = ingot_cpu_linear,
+    .rotary = ingot_cpu_rotary,
+    .attention = ingot_cpu_attention,
+    .activate = ingot_cpu_activate,
+    .add = ingot_cpu_add,
+    .gram = ingot_cpu_gram,
+    .score = ingot_cpu_score,
+    .divergence = ingot_cpu_divergence,
+    .close = cpu_close,
+};
+
+static ingot_status fill(ingot_cpu *cpu, unsigned threads) {
+    void *memory;
+    INGOT_TRY(ingot_pool_create(&cpu->pool, threads));
+    const uint64_t scratch_bytes =
+        (uint64_t)ingot_pool_threads(cpu->pool) * INGOT_CPU_SCRATCH_FLOATS * sizeof(float);
+    INGOT_TRY(ingot_alloc(&memory, scratch_bytes));
+    cpu->scratch = memory;
+    INGOT_TRY(ingot_alloc(&memory, INGOT_CPU_PARTIAL_FLOATS * sizeof(float)));
+    cpu->partial = memory;
+    INGOT_TRY(ingot_alloc(&memory, INGOT_CPU_GRAM_ROWS));
+    cpu->flags = memory;
+    return INGOT_OK;
+}
+
+ingot_status ingot_cpu_open(ingot_backend *out, unsigned threads, ingot_error *error) {
+    memset(out, 0, sizeof *out);
+    const ingot_cpu_isa *isa = ingot_cpu_isa_select();
+    if (isa == NULL) {
+        return ingot_error_set(error, INGOT_ERR_DEVICE, NULL, NULL,
+                               "unset INGOT_CPU_ISA, or set it to v2, v3 or v4",
+                               "this processor lacks the instruction set asked for; x86-64-v2 "
+                               "is the least Ingot runs on");
+    }
+    void *memory;
+    ingot_status status = ingot_alloc_zero(&memory, 1, sizeof(ingot_cpu));
+    if (status == INGOT_OK) {
+        ingot_cpu *cpu = memory;
+        cpu->isa = isa;
+        status = fill(cpu, threads);
+        if (status == INGOT_OK) {
+            /* BLAS never starts threads of its own: its results would depend on their number. */
+            openblas_set_num_threads(1);
+            out->ops = &cpu_ops;
+            out->context = cpu;
+            out->pool = cpu->pool;
+            (void)snprintf(out->path, sizeof out->path, "cpu/%s/%s", isa->name,
+                           openblas_get_corename());
+            return INGOT_OK;
+        }
+        cpu_close(cpu);
+    }
+    return ingot_error_set(error, status, NULL, NULL, "use fewer threads or free some memory",
+                           "the cpu backend could not be started: %s", ingot_status_text(status));
+}

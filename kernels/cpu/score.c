@@ -1,0 +1,76 @@
+/* Likelihood and divergence of rows of logits, FP64 inside. */
+#include "kernels/cpu/cpu.h"
+
+#include "common/sizes.h"
+
+#define TASK_LOGITS 65536u
+
+typedef struct score_task {
+    const ingot_cpu *cpu;
+    ingot_cpu_cut cut;
+    double *values;
+    uint32_t *best;
+    const float *p, *q;
+    const uint32_t *targets;
+    uint64_t vocab;
+} score_task;
+
+static void score_rows(void *context, size_t index, unsigned worker) {
+    const score_task *t = context;
+    const ingot_cpu_math_ops *math = t->cpu->isa->math;
+    (void)worker;
+    const uint64_t begin = ingot_cpu_cut_begin(&t->cut, index);
+    const uint64_t end = begin + ingot_cpu_cut_size(&t->cut, index);
+    for (uint64_t i = begin; i < end; i++) {
+        const float *row = t->p + i * t->vocab;
+        if (t->targets != NULL) {
+            t->values[i] = math->nll(row, t->vocab, t->targets[i]);
+        }
+        if (t->best != NULL) {
+            t->best[i] = (uint32_t)math->argmax(row, t->vocab);
+        }
+    }
+}
+
+static ingot_cpu_cut cut_logits(uint64_t m, uint64_t vocab) {
+    return ingot_cpu_cut_make(m, ingot_ceil_div(TASK_LOGITS, ingot_max_u64(vocab, 1)), 1);
+}
+
+ingot_status ingot_cpu_score(void *context, double *nll, uint32_t *best, const float *logits,
+                             const uint32_t *targets, uint64_t m, uint64_t vocab) {
+    const ingot_cpu *cpu = context;
+    for (uint64_t i = 0; targets != NULL && i < m; i++) {
+        if (targets[i] >= vocab) {
+            return INGOT_ERR_INPUT;
+        }
+    }
+    score_task t = {.cpu = cpu,
+                    .cut = cut_logits(m, vocab),
+                    .values = nll,
+                    .best = best,
+                    .p = logits,
+                    .targets = targets,
+                    .vocab = vocab};
+    ingot_pool_run(cpu->pool, t.cut.count, score_rows, &t);
+    return INGOT_OK;
+}
+
+static void divergence_rows(void *context, size_t index, unsigned worker) {
+    const score_task *t = context;
+    (void)worker;
+    const uint64_t begin = ingot_cpu_cut_begin(&t->cut, index);
+    const uint64_t end = begin + ingot_cpu_cut_size(&t->cut, index);
+    for (uint64_t i = begin; i < end; i++) {
+        t->values[i] =
+            t->cpu->isa->math->divergence(t->p + i * t->vocab, t->q + i * t->vocab, t->vocab);
+    }
+}
+
+ingot_status ingot_cpu_divergence(void *context, double *kl, const float *p, const float *q,
+                                  uint64_t m, uint64_t vocab) {
+    const ingot_cpu *cpu = context;
+    score_task t = {
+        .cpu = cpu, .cut = cut_logits(m, vocab), .values = kl, .p = p, .q = q, .vocab = vocab};
+    ingot_pool_run(cpu->pool, t.cut.count, divergence_rows, &t);
+    return INGOT_OK;
+}
