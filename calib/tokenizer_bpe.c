@@ -380,7 +380,7 @@ static void merge_by_scan(const ingot_tok_bpe *bpe, uint32_t *symbols, uint64_t 
         symbols[best] = pairs[best]->id;
         n--;
         memmove(symbols + best + 1, symbols + best + 2, (n - best - 1) * sizeof(*symbols));
-        memmove(pairs + best, pairs + best + 1, (n - best) * sizeof(*pairs));
+        memmove(pairs + best, pairs + best + 1, (n - best - 1) * sizeof(*pairs));
         if (best > 0) {
             pairs[best - 1] = find_merge(bpe, symbols[best - 1], symbols[best]);
         }
