@@ -133,8 +133,8 @@ ingot_status ingot_tokenizer_encode(const ingot_tokenizer *tokenizer, const char
     }
     INGOT_GO(ingot_tok_matcher_create(&run.matcher, size, tokenizer->path));
     piece whole = {&run, text, true};
-    INGOT_GO(
-        ingot_tok_added_split(&tokenizer->raw, tokenizer->added, text, size, take_raw, &whole, error));
+    INGOT_GO(ingot_tok_added_split(&tokenizer->raw, tokenizer->added, text, size, take_raw, &whole,
+                                   error));
     INGOT_GO(ingot_tok_reserve(&run.words.ids, 1)); /* so that no ids is not a null pointer */
     *ids = (uint32_t *)(void *)run.words.ids.data;
     *count = run.words.ids.size / sizeof(uint32_t);
@@ -189,8 +189,8 @@ ingot_status ingot_tokenizer_decode(const ingot_tokenizer *tokenizer, const uint
         }
     }
     INGOT_GO(ingot_tok_matcher_create(&matcher, list.text.size, tokenizer->path));
-    INGOT_GO(ingot_tok_decode(tokenizer->decoders, tokenizer->decoder_count, &matcher, &list,
-                              error));
+    INGOT_GO(
+        ingot_tok_decode(tokenizer->decoders, tokenizer->decoder_count, &matcher, &list, error));
     *size = list.text.size;
     INGOT_GO(ingot_tok_append(&list.text, "", 1));
     *text = list.text.data;

@@ -9,7 +9,6 @@
 #include "common/sizes.h"
 
 #include <string.h>
-#define XXH_INLINE_ALL
 #include <xxhash.h>
 
 #define CACHED_KEY_BYTES_MAX 64u
@@ -162,8 +161,8 @@ static ingot_status read_merge(const json_t *merge, ingot_tok_bytes *buffer, con
     const char *text = json_string_value(merge);
     const char *space = text == NULL ? NULL : strchr(text, ' ');
     if (space == NULL || strchr(space + 1, ' ') != NULL) {
-        return bad_model(error, path, "a merge is not a pair of tokens:",
-                         text == NULL ? "(not a text)" : text);
+        return bad_model(error, path,
+                         "a merge is not a pair of tokens:", text == NULL ? "(not a text)" : text);
     }
     buffer->size = 0;
     INGOT_TRY(ingot_tok_append(buffer, text, (uint64_t)(space - text)));
@@ -219,7 +218,7 @@ static ingot_status load_merges(ingot_tok_bpe *bpe, const json_t *merges, const 
     uint32_t rank = 0;
     for (uint64_t i = 0; i < count; i++) {
         const json_t *merge = json_array_get(merges, i);
-        const char *text = json_string_value(merge), *left, *right;
+        const char *text = json_string_value(merge), *left = NULL, *right = NULL;
         if (text != NULL && strncmp(text, "#version", 8) == 0) {
             continue;
         }
@@ -251,8 +250,8 @@ ingot_status ingot_tok_bpe_load(ingot_tok_bpe *bpe, const json_t *model, const c
         (void)snprintf(text, sizeof(text), "<0x%02X>", b);
         bpe->byte_ids[b] = ingot_tok_bpe_find(bpe, text, 6);
     }
-    bpe->unk_id = bpe->unk == NULL ? INGOT_TOK_NONE
-                                   : ingot_tok_bpe_find(bpe, bpe->unk, strlen(bpe->unk));
+    bpe->unk_id =
+        bpe->unk == NULL ? INGOT_TOK_NONE : ingot_tok_bpe_find(bpe, bpe->unk, strlen(bpe->unk));
     return INGOT_OK;
 }
 

@@ -170,8 +170,7 @@ static ingot_status decode_strip(const ingot_tok_decoder *step, ingot_tok_bytes 
 }
 
 static ingot_status decode_each(const ingot_tok_decoder *step, ingot_tok_matcher *matcher,
-                                ingot_tok_list *out, const ingot_tok_list *in,
-                                ingot_error *error) {
+                                ingot_tok_list *out, const ingot_tok_list *in, ingot_error *error) {
     for (uint64_t i = 0; i < ingot_tok_list_count(in); i++) {
         uint64_t size;
         const char *text = list_item(in, i, &size);

@@ -168,7 +168,7 @@ static ingot_status get_behavior(loader *l, const json_t *object, ingot_tok_beha
 }
 
 static ingot_status load_split(loader *l, const json_t *object) {
-    ingot_tok_stage *stage;
+    ingot_tok_stage *stage = NULL;
     INGOT_TRY(add_stage(l, INGOT_TOK_SPLIT_PATTERN, &stage));
     INGOT_TRY(get_behavior(l, object, &stage->behavior));
     INGOT_TRY(get_bool(l, object, "invert", &stage->is_inverted));
@@ -177,7 +177,7 @@ static ingot_status load_split(loader *l, const json_t *object) {
 
 static ingot_status add_regex(loader *l, const char *regex, ingot_tok_behavior behavior,
                               bool is_inverted) {
-    ingot_tok_stage *stage;
+    ingot_tok_stage *stage = NULL;
     INGOT_TRY(add_stage(l, INGOT_TOK_SPLIT_PATTERN, &stage));
     stage->behavior = behavior;
     stage->is_inverted = is_inverted;
@@ -185,7 +185,7 @@ static ingot_status add_regex(loader *l, const char *regex, ingot_tok_behavior b
 }
 
 static ingot_status add_prefix(loader *l, const char *content, uint64_t size, bool is_first_only) {
-    ingot_tok_stage *stage;
+    ingot_tok_stage *stage = NULL;
     INGOT_TRY(add_stage(l, INGOT_TOK_PREFIX, &stage));
     stage->is_first_only = is_first_only;
     stage->content_size = size;
@@ -198,7 +198,7 @@ static const char gpt2_regex[] = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?
 
 static ingot_status load_byte_level(loader *l, const json_t *object) {
     bool has_prefix = true, uses_regex = true;
-    ingot_tok_stage *stage;
+    ingot_tok_stage *stage = NULL;
     INGOT_TRY(get_bool(l, object, "add_prefix_space", &has_prefix));
     INGOT_TRY(get_bool(l, object, "use_regex", &uses_regex));
     if (has_prefix) {
@@ -231,7 +231,7 @@ static ingot_status get_scheme(loader *l, const json_t *object, bool *prepends,
 
 static ingot_status load_metaspace(loader *l, const json_t *object) {
     bool prepends, is_first_only, splits = true;
-    ingot_tok_stage *spaces;
+    ingot_tok_stage *spaces = NULL;
     INGOT_TRY(get_scheme(l, object, &prepends, &is_first_only));
     INGOT_TRY(get_bool(l, object, "split", &splits));
     INGOT_TRY(add_stage(l, INGOT_TOK_SPACES, &spaces));
@@ -242,7 +242,7 @@ static ingot_status load_metaspace(loader *l, const json_t *object) {
     if (!splits) {
         return INGOT_OK;
     }
-    ingot_tok_stage *stage;
+    ingot_tok_stage *stage = NULL;
     INGOT_TRY(add_stage(l, INGOT_TOK_SPLIT_PATTERN, &stage));
     stage->behavior = INGOT_TOK_MERGED_WITH_NEXT;
     return ingot_tok_pattern_literal(&stage->pattern, spaces->content, spaces->content_size,
@@ -250,7 +250,7 @@ static ingot_status load_metaspace(loader *l, const json_t *object) {
 }
 
 static ingot_status load_class(loader *l, const json_t *object, const char *type) {
-    ingot_tok_stage *stage;
+    ingot_tok_stage *stage = NULL;
     INGOT_TRY(add_stage(l, INGOT_TOK_SPLIT_CLASS, &stage));
     if (strcmp(type, "Digits") == 0) {
         bool is_individual = false;
@@ -265,9 +265,8 @@ static ingot_status load_class(loader *l, const json_t *object, const char *type
         return INGOT_OK;
     }
     stage->is_class = ingot_tok_is_punctuation;
-    return is_null(json_object_get(object, "behavior"))
-               ? INGOT_OK
-               : get_behavior(l, object, &stage->behavior);
+    return is_null(json_object_get(object, "behavior")) ? INGOT_OK
+                                                        : get_behavior(l, object, &stage->behavior);
 }
 
 static ingot_status load_pre_tokenizer(loader *l, const json_t *object, const char *type) {
@@ -475,8 +474,7 @@ static ingot_status index_added(loader *l) {
             token->size = size;
             token->special = false; /* decoding knows special tokens by their content */
         }
-        INGOT_GO(
-            ingot_tok_trie_insert(&t->normalized, token->content, token->size, (uint32_t)i));
+        INGOT_GO(ingot_tok_trie_insert(&t->normalized, token->content, token->size, (uint32_t)i));
     }
 done:
     ingot_tok_matcher_destroy(&matcher);

@@ -25,9 +25,9 @@
 #include <jansson.h>
 #include <pcre2.h>
 
-#define INGOT_TOK_STEPS_MAX 32u         /* components of a sequence, nested ones counted */
-#define INGOT_TOK_ID_LIMIT  (1u << 24)  /* ids are table indices; the largest known is 2^18 */
-#define INGOT_TOK_NONE      UINT32_MAX  /* no id */
+#define INGOT_TOK_STEPS_MAX 32u        /* components of a sequence, nested ones counted */
+#define INGOT_TOK_ID_LIMIT  (1u << 24) /* ids are table indices; the largest known is 2^18 */
+#define INGOT_TOK_NONE      UINT32_MAX /* no id */
 
 /* ---- Growable bytes ---- */
 
@@ -103,10 +103,10 @@ ingot_status ingot_tok_pattern_segments(const ingot_tok_pattern *pattern,
                                         ingot_tok_segment segment, void *context,
                                         ingot_error *error) INGOT_MUST_CHECK;
 /* Appends text with every match replaced by content. */
-ingot_status ingot_tok_pattern_replace(const ingot_tok_pattern *pattern,
-                                       ingot_tok_matcher *matcher, ingot_tok_bytes *out,
-                                       const char *text, uint64_t size, const char *content,
-                                       uint64_t content_size, ingot_error *error) INGOT_MUST_CHECK;
+ingot_status ingot_tok_pattern_replace(const ingot_tok_pattern *pattern, ingot_tok_matcher *matcher,
+                                       ingot_tok_bytes *out, const char *text, uint64_t size,
+                                       const char *content, uint64_t content_size,
+                                       ingot_error *error) INGOT_MUST_CHECK;
 
 /* Oniguruma (Ruby syntax) -> PCRE2; *reason is a static text when it cannot be done. */
 ingot_status ingot_tok_regex_translate(ingot_tok_bytes *out, const char *text, uint64_t size,

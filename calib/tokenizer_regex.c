@@ -132,12 +132,11 @@ static ingot_status find_regex(const ingot_tok_pattern *pattern, ingot_tok_match
     if (code < 0) {
         char message[128];
         (void)pcre2_get_error_message(code, (PCRE2_UCHAR *)message, sizeof(message));
-        return ingot_error_set(error, INGOT_ERR_INPUT, matcher->path, NULL,
-                               "break very long lines of the text",
-                               "the regular expression \"%.200s\" gave up at byte %llu of a piece "
-                               "of %llu: %s",
-                               pattern->source, (unsigned long long)from, (unsigned long long)size,
-                               message);
+        return ingot_error_set(
+            error, INGOT_ERR_INPUT, matcher->path, NULL, "break very long lines of the text",
+            "the regular expression \"%.200s\" gave up at byte %llu of a piece "
+            "of %llu: %s",
+            pattern->source, (unsigned long long)from, (unsigned long long)size, message);
     }
     const PCRE2_SIZE *range = pcre2_get_ovector_pointer(matcher->data);
     /* \K inside a lookaround can set a start before `from` or beyond the end. */
@@ -168,7 +167,7 @@ ingot_status ingot_tok_pattern_segments(const ingot_tok_pattern *pattern,
     uint64_t covered = 0, from = 0;
     bool has_match = false;
     while (from <= size && size != 0) {
-        uint64_t start, end;
+        uint64_t start = 0, end = 0;
         INGOT_TRY(find(pattern, matcher, text, size, from, &start, &end, error));
         if (start > size) {
             break;
