@@ -132,11 +132,11 @@ endef
 $(BUILD)/%.o: %.c
 	$(call compile,)
 $(BUILD)/%.v2.o: %.c
-	$(call compile,-march=x86-64-v2 -DISA=v2 -ffp-contract=fast)
+	$(call compile,-march=x86-64-v2 -Wno-psabi -DISA=v2 -ffp-contract=fast)
 $(BUILD)/%.v3.o: %.c
-	$(call compile,-march=x86-64-v3 -DISA=v3 -ffp-contract=fast)
+	$(call compile,-march=x86-64-v3 -Wno-psabi -DISA=v3 -ffp-contract=fast)
 $(BUILD)/%.v4.o: %.c
-	$(call compile,-march=x86-64-v4 -mprefer-vector-width=512 -DISA=v4 -ffp-contract=fast)
+	$(call compile,-march=x86-64-v4 -Wno-psabi -mprefer-vector-width=512 -DISA=v4 -ffp-contract=fast)
 
 $(LIBRARY): $(OBJECTS)
 	$(call say,AR,$@)

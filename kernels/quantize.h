@@ -20,7 +20,7 @@
 
 /* How a matrix is to be stored. */
 typedef struct ingot_quant_format {
-    unsigned bits; /* 2..8 */
+    unsigned bits;  /* 2..8 */
     uint64_t group; /* 1..cols */
     ingot_zero_mode zero_mode;
     ingot_dtype scale_dtype;
@@ -72,9 +72,6 @@ uint64_t ingot_first_not_finite(const float *values, uint64_t count);
  * scale_dtype, codes to nearest.  w[rows][cols].  Outliers of q are ignored (count must be 0). */
 void ingot_quantize_rtn(ingot_quantized *q, const float *w, ingot_pool *pool);
 
-/* Rounds w with the scales and zeros that q already has. */
-void ingot_quantize_codes(ingot_quantized *q, const float *w, ingot_pool *pool);
-
 /* ---- scale search ----------------------------------------------------------------------- */
 
 /* Per group the scale (and zero) that minimise sum_j importance[j] (w_j - s (q_j - z))^2 among a
@@ -82,18 +79,19 @@ void ingot_quantize_codes(ingot_quantized *q, const float *w, ingot_pool *pool);
  * its dtype, rounded again and refitted until it no longer gains; codes to nearest.  Never worse
  * than plain rounding under that measure.  importance[cols] >= 0 (NULL: ones), in the order of the
  * columns.  Outliers of q (row_ptr, col) are left out of the sums; their codes become z. */
-void ingot_quantize_search(ingot_quantized *q, const float *w, const float *importance,
-                           ingot_pool *pool);
+ingot_status ingot_quantize_search(ingot_quantized *q, const float *w, const float *importance,
+                                   ingot_arena *scratch, ingot_pool *pool) INGOT_MUST_CHECK;
 
 /* ---- outliers --------------------------------------------------------------------------- */
 
 /* Chooses exactly `count` weights by the loss that keeping them apart removes: importance times
  * squared rounding error, for the largest and the smallest weight of a group the gain of searching
  * the group again without it.  Ties go to the lower index.  Fills q->outliers (row_ptr, col; val =
- * w rounded to dtype) from the arena. */
+ * w rounded to dtype) from the arena.  q must hold the result of a search; search it again
+ * afterwards.  INGOT_ERR_NUMERIC when a chosen weight overflows dtype. */
 ingot_status ingot_outliers_choose(ingot_quantized *q, const float *w, const float *importance,
                                    uint64_t count, ingot_dtype dtype, ingot_arena *arena,
-                                   ingot_pool *pool) INGOT_MUST_CHECK;
+                                   ingot_arena *scratch, ingot_pool *pool) INGOT_MUST_CHECK;
 
 /* ---- GPTQ ------------------------------------------------------------------------------- */
 
@@ -106,9 +104,9 @@ ingot_status ingot_outliers_choose(ingot_quantized *q, const float *w, const flo
  * inverse. */
 typedef struct ingot_gptq_factor {
     uint64_t cols, group;
-    uint32_t *order;  /* [cols]: the column quantized at step i; groups stay together */
-    float *feedback;  /* [cols][cols]: R_kj / R_jj above the diagonal, in that order */
-    float *importance; /* [cols]: diagonal of H + damping, in column order */
+    uint32_t *order;       /* [cols]: the column quantized at step i; groups stay together */
+    float *feedback;       /* [cols][cols]: R_kj / R_jj above the diagonal, in that order */
+    float *importance;     /* [cols]: diagonal of H + damping, in column order */
     double damping;        /* fraction of the mean diagonal that was added */
     unsigned damping_step; /* 0: the first was enough; 255: none was */
     uint32_t dead_columns; /* diagonal was zero */
@@ -141,8 +139,7 @@ ingot_status ingot_quantize_gptq(ingot_quantized *q, const float *w,
  * view (F32, F16, BF16), stored any view of the same shape. */
 ingot_status ingot_weight_error(double *error, const ingot_weight_view *source,
                                 const float *row_fold, const float *column_fold,
-                                const ingot_weight_view *stored,
-                                ingot_pool *pool) INGOT_MUST_CHECK;
+                                const ingot_weight_view *stored, ingot_pool *pool) INGOT_MUST_CHECK;
 
 /* The same for a matrix that is not yet packed; equal to ingot_weight_error of its packed view. */
 ingot_status ingot_quantized_weight_error(double *error, const ingot_weight_view *source,
@@ -150,9 +147,10 @@ ingot_status ingot_quantized_weight_error(double *error, const ingot_weight_view
                                           const ingot_quantized *q,
                                           ingot_pool *pool) INGOT_MUST_CHECK;
 
-/* tr(E H E^T) and tr(W H W^T) with E = W - W', H from its lower triangle made whole
- * (ingot_gram_mirror): the squared output errors of the ledger.  FP32 products, FP64 sums. */
-ingot_status ingot_quadratic_loss(double *loss, double *norm, const float *w,
+/* tr(E H E^T) with E = W - W', or tr(W H W^T) when q is NULL: the squared output errors of the
+ * ledger.  w[rows][cols]; gram[cols][cols] is H, whole (ingot_gram_mirror).  FP32 products, FP64
+ * sums. */
+ingot_status ingot_quadratic_loss(double *loss, const float *w, uint64_t rows, uint64_t cols,
                                   const ingot_quantized *q, const float *gram, ingot_pool *pool,
                                   ingot_arena *scratch) INGOT_MUST_CHECK;
 
