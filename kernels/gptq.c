@@ -177,12 +177,12 @@ ingot_status ingot_gptq_factorize(ingot_gptq_factor *out, const float *gram, uin
 
 /* Scratch of one worker. */
 typedef struct tile_scratch {
-    float *w, *error;      /* [TILE][cols], in the order of the factor */
-    float *target;         /* [TILE][padded group] */
-    float *importance;     /* [2][padded group]: of a group, and of a row without its outliers */
-    float *columns;        /* [3][BLOCK][TILE]: targets, weights, errors of a block, transposed */
-    float *kept;           /* [BLOCK][TILE] */
-    uint8_t *keep, *codes; /* [BLOCK][TILE] */
+    float *w, *error;       /* [TILE][cols], in the order of the factor */
+    float *target, *search; /* [TILE][padded group] */
+    float *importance;      /* [2][padded group]: of a group, and of a row without its outliers */
+    float *columns;         /* [3][BLOCK][TILE]: targets, weights, errors of a block, transposed */
+    float *kept;            /* [BLOCK][TILE] */
+    uint8_t *keep, *codes;  /* [BLOCK][TILE] */
 } tile_scratch;
 
 typedef struct gptq_task {
@@ -229,19 +229,42 @@ static void update_targets(const gptq_task *task, const tile_scratch *s, const t
     }
 }
 
-/* Searches the scale of every row of the tile on the targets of one group; true when a row has
- * outliers there (whose targets are then zero and must be computed again). */
-static bool choose_scales(const gptq_task *task, const tile_scratch *s, tile_state *tile,
+/* search[TILE][stride] = the error-updated weights of a group: what its targets become if the group
+ * itself is then quantized without error.  The shift d = t - w of a column takes part in the
+ * feedback to those after it, d_j = p_j - sum_{k<j} d_k A_kj with p = error A of the columns done:
+ * a triangular system. */
+static void updated_weights(const gptq_task *task, const tile_scratch *s, const tile_state *tile,
+                            uint64_t at, uint64_t count, uint64_t stride) {
+    const uint64_t n = task->factor->cols;
+    for (uint64_t r = 0; r < tile->rows; r++) {
+        for (uint64_t j = 0; j < count; j++) {
+            s->search[r * stride + j] = s->target[r * stride + j] - s->w[r * n + at + j];
+        }
+        memset(s->search + r * stride + count, 0, (stride - count) * sizeof(float));
+    }
+    if (at > 0) {
+        cblas_strsm(CblasRowMajor, CblasRight, CblasUpper, CblasNoTrans, CblasUnit, (int)tile->rows,
+                    (int)count, 1.0f, task->factor->feedback + at * n + at, (int)n, s->search,
+                    (int)stride);
+    }
+    for (uint64_t r = 0; r < tile->rows; r++) {
+        for (uint64_t j = 0; j < count; j++) {
+            s->search[r * stride + j] += s->w[r * n + at + j];
+        }
+    }
+}
+
+/* Searches the scale of every row of the tile on the updated weights of one group. */
+static void choose_scales(const gptq_task *task, const tile_scratch *s, tile_state *tile,
                           uint64_t at, uint64_t count, uint64_t stride) {
     ingot_quantized *q = task->q;
     const uint64_t group = task->factor->order[at] / task->factor->group;
     const uint64_t padded = ingot_pad_lanes(count);
     float *own = s->importance + stride;
-    bool any = false;
     memset(s->importance, 0, padded * sizeof(float));
     memcpy(s->importance, task->importance + at, count * sizeof(float));
     for (uint64_t r = 0; r < tile->rows; r++) {
-        float *target = s->target + r * stride;
+        float *w = s->search + r * stride;
         bool is_reduced = false;
         for (uint64_t j = 0; q->outliers.count != 0 && j < count; j++) {
             if (find_outlier(&q->outliers, tile->first + r, task->factor->order[at + j]) !=
@@ -250,19 +273,17 @@ static bool choose_scales(const gptq_task *task, const tile_scratch *s, tile_sta
                     memcpy(own, s->importance, padded * sizeof(float));
                 }
                 is_reduced = true;
-                own[j] = target[j] = 0.0f;
+                own[j] = w[j] = 0.0f;
             }
         }
-        any = any || is_reduced;
         ingot_group_choice choice;
-        task->ops->search(&choice, target, is_reduced ? own : s->importance, padded, q->format.bits,
+        task->ops->search(&choice, w, is_reduced ? own : s->importance, padded, q->format.bits,
                           q->format.zero_mode, q->format.scale_dtype);
         tile->scale[r] = choice.scale;
         tile->zero[r] = (float)choice.zero;
         q->scales[(tile->first + r) * q->groups + group] = choice.scale;
         q->zeros[(tile->first + r) * q->groups + group] = (uint8_t)choice.zero;
     }
-    return any;
 }
 
 /* Marks the outliers of a block; true when there are any. */
@@ -331,10 +352,11 @@ static void gptq_tile(void *context, size_t index, unsigned worker) {
         const uint64_t first = task->factor->order[at] / group * group;
         const uint64_t count = ingot_min_u64(group, n - first);
         update_targets(task, s, &tile, at, count, stride);
-        bool is_stale = choose_scales(task, s, &tile, at, count, stride);
+        updated_weights(task, s, &tile, at, count, stride);
+        choose_scales(task, s, &tile, at, count, stride);
         for (uint64_t block = at; block < at + count; block += BLOCK) {
             const uint64_t width = ingot_min_u64(BLOCK, at + count - block);
-            if (is_stale || block > at) {
+            if (count > BLOCK) {
                 update_targets(task, s, &tile, block, width, stride);
             }
             quantize_block(task, s, &tile, block, width, stride);
@@ -349,6 +371,7 @@ static ingot_status tile_scratch_create(tile_scratch *s, uint64_t cols, uint64_t
     INGOT_TRY(ingot_arena_array(arena, (void **)&s->w, tile * cols, sizeof(float)));
     INGOT_TRY(ingot_arena_array(arena, (void **)&s->error, tile * cols, sizeof(float)));
     INGOT_TRY(ingot_arena_array(arena, (void **)&s->target, tile * padded, sizeof(float)));
+    INGOT_TRY(ingot_arena_array(arena, (void **)&s->search, tile * padded, sizeof(float)));
     INGOT_TRY(ingot_arena_array(arena, (void **)&s->importance, 2 * padded, sizeof(float)));
     INGOT_TRY(ingot_arena_array(arena, (void **)&s->columns, 3 * BLOCK * tile, sizeof(float)));
     INGOT_TRY(ingot_arena_array(arena, (void **)&s->kept, BLOCK * tile, sizeof(float)));

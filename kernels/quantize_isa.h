@@ -32,8 +32,8 @@ typedef struct ingot_quantize_ops {
                    uint64_t padded, unsigned bits, ingot_zero_mode zero_mode,
                    ingot_dtype scale_dtype);
     /* The sequential part of GPTQ on a tile of rows and a block of columns.
-     * t[columns][TILE]: targets, replaced by nothing; e[columns][TILE]: errors out;
-     * feedback: A of the block, row stride `stride`; inverse[TILE], scale[TILE], zero[TILE] of the
+     * t[columns][TILE]: targets; w: the weights themselves; e[columns][TILE]: errors out;
+     * feedback: A of the block, row stride `stride`; scale[TILE], zero[TILE] of the
      * rows; keep[columns][TILE]: nonzero where the weight is an outlier (NULL: none), whose
      * code is zero and whose value (rounded to keep_dtype) is left in kept[columns][TILE]. */
     void (*feedback)(uint8_t *codes, float *e, const float *t, const float *w,

@@ -24,8 +24,9 @@ typedef float vf8 __attribute__((vector_size(32)));
 typedef float vf8_u __attribute__((vector_size(32), aligned(4)));
 typedef double vd8 __attribute__((vector_size(64)));
 
-#define LADDER_STEPS 24 /* candidates of either sign */
-#define KEPT         4  /* candidates that are refined */
+#define LADDER_STEPS 32 /* candidates of either sign */
+#define WINDOWS      5  /* zero points tried for each scale */
+#define KEPT         6  /* candidates that are refined */
 #define REFITS       4  /* rounds of refinement, at most */
 
 static inline vf load(const float *p) {
@@ -292,7 +293,7 @@ static void search(ingot_group_choice *choice, const float *w, const float *d, u
     if (largest == 0.0f) {
         return;
     }
-    shortlist list = {.gain = {-1, -1, -1, -1}};
+    shortlist list = {.gain = {-1, -1, -1, -1, -1, -1}};
     if (!is_free) {
         const float steps = LADDER_STEPS - 1;
         const float end = (float)half / (float)(half - 1); /* max|w| on code 2^(bits-1) - 1 */
@@ -307,12 +308,16 @@ static void search(ingot_group_choice *choice, const float *w, const float *d, u
         attempt(choice, &(fit){0}, w, d, n, ingot_scale_store(largest / (float)(half - 1), dtype),
                 half, top);
     } else {
-        for (unsigned i = 0; i < 3 * LADDER_STEPS / 2; i++) {
-            const float part = 1.0f - 0.5f * (float)(i / 3) / (LADDER_STEPS / 2);
-            const float a = i % 3 == 1 ? low : low * part, b = i % 3 == 2 ? high : high * part;
-            const float scale = (b - a) / (float)top;
-            const float zero = scale > 0 ? rintf(-a / scale) : 0;
-            consider(&list, w, d, n, scale, (unsigned)zero, top);
+        for (unsigned i = 0; i < LADDER_STEPS; i++) {
+            const float part = 0.35f + 0.75f * (float)i / (LADDER_STEPS - 1);
+            const float scale = (high - low) / (float)top * part;
+            /* the window of codes slid from one end of the range to the other */
+            const float at_low = -low / scale, at_high = (float)top - high / scale;
+            for (unsigned k = 0; k < WINDOWS; k++) {
+                float zero = rintf(at_low + (at_high - at_low) * (float)k / (WINDOWS - 1));
+                zero = zero < 0 ? 0 : zero > (float)top ? (float)top : zero;
+                consider(&list, w, d, n, scale, (unsigned)zero, top);
+            }
         }
         const float scale = ingot_scale_store((high - low) / (float)top, dtype);
         if (scale != 0.0f) {
