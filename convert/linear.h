@@ -1,0 +1,42 @@
+/* One matrix from source values to codes, with its ledger record. */
+#ifndef INGOT_LINEAR_H
+#define INGOT_LINEAR_H
+
+#include "kernels/quantize.h"
+
+/* Calibration statistics of a matrix's input, as it is after the fold.  Absent: gram NULL. */
+typedef struct ingot_linear_data {
+    const float *gram;               /* [cols][cols], H, whole */
+    const float *plain_gram;         /* H before the fold (gram itself when there is none) */
+    const ingot_gptq_factor *factor; /* of gram, for this group size */
+    uint64_t tokens;
+} ingot_linear_data;
+
+typedef struct ingot_linear_job {
+    const char *file, *name;             /* for errors */
+    const ingot_weight_view *source;     /* dense F32, F16 or BF16 */
+    const float *row_fold, *column_fold; /* NULL: none */
+    ingot_quant_format format;
+    uint64_t outlier_count;
+    ingot_dtype outlier_dtype;
+    ingot_method method;
+    ingot_linear_data data;
+} ingot_linear_job;
+
+/* out[rows][cols] = source * row_fold * column_fold in binary32.  INGOT_ERR_NUMERIC names the first
+ * value that is NaN or infinite. */
+ingot_status ingot_linear_values(float *out, const ingot_linear_job *job, ingot_pool *pool,
+                                 ingot_error *error) INGOT_MUST_CHECK;
+
+/* Quantizes by the job's method; what ends worse than plain rounding (under H, or without data by
+ * its weights) is replaced by it and flagged.  The ledger's source digest is left alone.  Results
+ * lie in arena; scratch may be reset afterwards. */
+ingot_status ingot_linear_quantize(ingot_quantized *out, ingot_ledger *ledger,
+                                   const ingot_linear_job *job, ingot_arena *arena,
+                                   ingot_arena *scratch, ingot_pool *pool,
+                                   ingot_error *error) INGOT_MUST_CHECK;
+
+/* Ledger record of a dense tensor. */
+void ingot_ledger_copy(ingot_ledger *ledger);
+
+#endif

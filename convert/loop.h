@@ -1,0 +1,46 @@
+/* The main loop of a conversion: blocks in order, each collected on the quantized prefix,
+ * quantized, written and propagated (spec/architecture.md).  Only one block of weights, its
+ * statistics and the hidden states of the calibration batch are resident. */
+#ifndef INGOT_LOOP_H
+#define INGOT_LOOP_H
+
+#include "calib/dataset.h"
+#include "calib/forward.h"
+#include "calib/stats.h"
+#include "common/progress.h"
+#include "convert/plan.h"
+
+typedef enum ingot_phase {
+    INGOT_PHASE_PLAN,
+    INGOT_PHASE_READ,
+    INGOT_PHASE_COLLECT,
+    INGOT_PHASE_FOLD,
+    INGOT_PHASE_QUANTIZE,
+    INGOT_PHASE_WRITE,
+    INGOT_PHASE_PROPAGATE,
+    INGOT_PHASE_FINISH,
+    INGOT_PHASE_COUNT
+} ingot_phase;
+const char *ingot_phase_name(ingot_phase phase);
+
+typedef struct ingot_loop_job {
+    const ingot_checkpoint *checkpoint;
+    const ingot_weight_source *source; /* over the checkpoint */
+    const ingot_model *model;
+    const ingot_backend *backend;
+    const ingot_plan *plan;
+    const ingot_windows *windows; /* calibration batch, or NULL */
+    const ingot_stats *stats;     /* a statistics file, or NULL */
+    ingot_writer *writer;
+    ingot_progress *progress;
+    double *phase_seconds; /* [INGOT_PHASE_COUNT], added to */
+    ingot_ledger *ledgers; /* [plan->count], filled */
+} ingot_loop_job;
+
+/* Converts every tensor of the plan and puts it into the writer. */
+ingot_status ingot_loop_run(const ingot_loop_job *job, ingot_error *error) INGOT_MUST_CHECK;
+
+/* Seconds since *since, which becomes now. */
+double ingot_lap(double *since);
+
+#endif

@@ -1,0 +1,70 @@
+/* The plan of a conversion: every tensor's fate, decided before anything is written.  From here on
+ * the geometry is frozen; a fallback changes values, never sizes.
+ *
+ * Load order: embedding, blocks in order, final norm, head, tensors the model does not know. */
+#ifndef INGOT_PLAN_H
+#define INGOT_PLAN_H
+
+#include "calib/model.h"
+#include "convert/recipe.h"
+#include "format/checkpoint.h"
+#include "format/container_write.h"
+#include "kernels/quantize.h"
+
+#define INGOT_PLAN_NONE UINT64_MAX
+
+/* Where the values of a planned tensor come from. */
+typedef enum ingot_origin {
+    INGOT_ORIGIN_COPY,   /* the source's bytes */
+    INGOT_ORIGIN_FOLDED, /* a norm or bias behind a fold, stored F32 */
+    INGOT_ORIGIN_QUANTIZE,
+    INGOT_ORIGIN_COLUMN_FOLD, /* NAME#fold: what the columns of NAME were multiplied by */
+    INGOT_ORIGIN_ROW_FOLD,    /* NAME#rowfold: what its rows were multiplied by */
+    INGOT_ORIGIN_ALIAS
+} ingot_origin;
+
+typedef struct ingot_plan_tensor {
+    char *name;            /* owned */
+    uint64_t source_index; /* in the checkpoint; INGOT_PLAN_NONE: not there */
+    ingot_origin origin;
+    ingot_tensor_class class;
+    uint64_t layer;       /* INGOT_PLAN_NONE outside the blocks */
+    ingot_role role;      /* linears, biases and folds of linears */
+    ingot_norm_slot slot; /* norms of blocks */
+    unsigned fold;        /* origin COLUMN_FOLD, ROW_FOLD: index in model->fold */
+    ingot_method method;  /* what is planned; the ledger says what was done */
+    const char *reason;   /* why, in a few words; static */
+} ingot_plan_tensor;
+
+typedef struct ingot_plan {
+    ingot_plan_tensor *tensors;
+    ingot_tensor_spec *specs; /* the same order: what the writer is given */
+    uint64_t count;
+    bool needs_gram; /* some tensor's method uses calibration data */
+    bool has_folds;
+    uint64_t quantized_weights, quantized_bytes; /* of grouped tensors */
+    uint64_t source_bytes;                       /* of all tensors */
+    uint64_t block_bytes;                        /* largest block in the source */
+    uint64_t gram_bytes;                         /* H of one block, square, F32 */
+    uint64_t gram_file_bytes;                    /* H of all blocks as packed triangles */
+    uint64_t state_bytes;                        /* hidden states of the calibration batch */
+    uint64_t work_bytes;                         /* largest scratch of one linear */
+} ingot_plan;
+
+/* tokens: of the calibration batch (0 without data).  Samples rows of the tensors to be quantized
+ * where the scale dtype is left to the plan. */
+ingot_status ingot_plan_create(ingot_plan *out, const ingot_checkpoint *checkpoint,
+                               const ingot_model *model, const ingot_recipe *recipe, bool has_data,
+                               uint64_t tokens, ingot_error *error) INGOT_MUST_CHECK;
+void ingot_plan_free(ingot_plan *plan);
+
+/* Index of a tensor by name, or INGOT_PLAN_NONE. */
+uint64_t ingot_plan_find(const ingot_plan *plan, const char *name);
+double ingot_plan_bits_per_weight(const ingot_plan *plan);
+/* Estimate of the largest resident size. */
+uint64_t ingot_plan_memory_bytes(const ingot_plan *plan);
+/* The plan for people: tensors by kind of layer, sizes, memory; every tensor when is_long. */
+void ingot_plan_print(const ingot_plan *plan, const ingot_layout_info *layout, bool is_long,
+                      FILE *out);
+
+#endif
