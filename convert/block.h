@@ -33,7 +33,7 @@ typedef struct ingot_batch {
     uint64_t windows, length; /* sequences and tokens of each */
     uint64_t judges;          /* the last ones, held out of the statistics to judge choices */
     uint64_t chunk;           /* windows of one forward call */
-    float *states;            /* [windows][length][hidden], device */
+    float *states;            /* [windows][length][hidden], host */
     float *scratch;           /* [chunk][length][hidden], device */
     ingot_workspace *workspace;
 } ingot_batch;

@@ -251,20 +251,18 @@ static ingot_status run_block(loop *l, const ingot_block_state *state, uint64_t 
         const uint64_t count = end - w < b->chunk ? end - w : b->chunk;
         float *x = b->states + w * window;
         INGOT_TRY(ingot_interrupt_check(l->error));
-        if (hook != NULL) { /* the states themselves stay for the quantized block */
-            INGOT_TRY(job->backend->ops->add(job->backend->context, b->scratch, b->scratch, -1.0f,
-                                             count * window));
-            INGOT_TRY(
-                job->backend->ops->add(job->backend->context, b->scratch, x, 1.0f, count * window));
-            x = b->scratch;
-        }
+        const uint64_t bytes = count * window * sizeof *x;
+        INGOT_TRY(job->backend->ops->upload(job->backend->context, b->scratch, x, bytes));
         const ingot_status status =
-            ingot_block_forward(job->model, job->backend, &state->block, x, count, b->length, NULL,
-                                b->workspace, hook, context);
+            ingot_block_forward(job->model, job->backend, &state->block, b->scratch, count,
+                                b->length, NULL, b->workspace, hook, context);
         if (status != INGOT_OK) {
             return ingot_error_set(l->error, status, ingot_checkpoint_path(job->checkpoint), NULL,
                                    NULL, "block %llu could not be run: %s",
                                    (unsigned long long)state->layer, ingot_status_text(status));
+        }
+        if (hook == NULL) {
+            INGOT_TRY(job->backend->ops->download(job->backend->context, x, b->scratch, bytes));
         }
         ingot_progress_update(job->progress, (double)state->layer +
                                                  0.5 * (double)(w + count) / (double)b->windows);
@@ -297,8 +295,12 @@ static ingot_status take_statistics(loop *l, ingot_block_state *state, collector
     ingot_gram_mirror(s->plain_gram, s->width);
     s->gram = s->plain_gram;
 done:
-    backend->ops->release(backend->context, c->gram[input]);
-    backend->ops->release(backend->context, c->magnitude[input]);
+    if (c->gram[input] != NULL) {
+        backend->ops->release(backend->context, c->gram[input]);
+    }
+    if (c->magnitude[input] != NULL) {
+        backend->ops->release(backend->context, c->magnitude[input]);
+    }
     ingot_free(magnitude);
     return status;
 }
@@ -533,17 +535,18 @@ static ingot_status begin_batch(loop *l) {
         b->judges = b->windows / 16 + 1 > JUDGES_MOST ? JUDGES_MOST : b->windows / 16 + 1;
     }
     const uint64_t window_bytes = b->length * job->model->hidden * sizeof(float);
-    INGOT_TRY(zero_device(backend, (void **)&b->scratch, b->chunk * window_bytes));
-    INGOT_TRY(
-        backend->ops->alloc(backend->context, (void **)&b->states, b->windows * window_bytes));
+    INGOT_TRY(backend->ops->alloc(backend->context, (void **)&b->scratch, b->chunk * window_bytes));
+    INGOT_TRY(ingot_alloc((void **)&b->states, b->windows * window_bytes));
     INGOT_TRY(
         ingot_workspace_create(&b->workspace, job->model, backend, b->chunk * b->length, l->error));
     ingot_arena_reset(l->block);
     INGOT_TRY(ingot_ends_load(&ends, job->model, job->source, backend, l->block, l->error));
     for (uint64_t w = 0; w < b->windows; w++) {
-        INGOT_TRY(ingot_ends_embed(&ends, job->model, backend,
-                                   b->states + w * b->length * job->model->hidden,
+        INGOT_TRY(ingot_ends_embed(&ends, job->model, backend, b->scratch,
                                    job->windows->ids + w * b->length, b->length));
+        INGOT_TRY(backend->ops->download(backend->context,
+                                         b->states + w * b->length * job->model->hidden, b->scratch,
+                                         window_bytes));
     }
     return INGOT_OK;
 }
@@ -551,8 +554,10 @@ static ingot_status begin_batch(loop *l) {
 static void end_batch(loop *l) {
     const ingot_backend *backend = l->job->backend;
     ingot_workspace_destroy(l->batch.workspace);
-    backend->ops->release(backend->context, l->batch.states);
-    backend->ops->release(backend->context, l->batch.scratch);
+    ingot_free(l->batch.states);
+    if (l->batch.scratch != NULL) {
+        backend->ops->release(backend->context, l->batch.scratch);
+    }
 }
 
 static ingot_status convert_all(loop *l) {
