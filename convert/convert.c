@@ -1,0 +1,393 @@
+/* ingot-convert: from the command line to the finished container (convert/convert.h). */
+#include "convert/convert.h"
+
+#include "common/files.h"
+#include "common/memory.h"
+#include "convert/meta.h"
+#include "format/digest.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define DEFAULT_LENGTH 2048u
+
+/* Everything a conversion holds; released in one place. */
+typedef struct session {
+    ingot_convert_options *options;
+    ingot_convert_result *result;
+    ingot_error *error;
+    ingot_checkpoint *checkpoint;
+    ingot_weight_source source;
+    ingot_model model;
+    ingot_backend backend;
+    ingot_tokenizer *tokenizer;
+    ingot_text text;
+    ingot_windows windows;
+    ingot_stats *stats;
+    ingot_plan plan;
+    ingot_file_spec *files;
+    char *meta;
+    ingot_ledger *ledgers;
+    bool has_source, has_model, has_backend, has_text, has_windows, has_plan;
+} session;
+
+/* ---- before any work ------------------------------------------------------------------------ */
+
+static ingot_status check_options(const session *s) {
+    const ingot_convert_options *o = s->options;
+    if (o->output == NULL && !o->is_dry_run) {
+        return ingot_error_set(s->error, INGOT_ERR_USAGE, NULL, NULL, "give -o OUT.ingot",
+                               "no output was named");
+    }
+    if (o->stats != NULL && o->text_count != 0) {
+        return ingot_error_set(s->error, INGOT_ERR_USAGE, NULL, NULL, "give one of them",
+                               "--text and --stats exclude each other");
+    }
+    if (o->output != NULL && ingot_path_is_directory(o->output)) {
+        return ingot_error_set(s->error, INGOT_ERR_USAGE, o->output, NULL,
+                               "name a file, such as OUT.ingot", "the output is a folder");
+    }
+    return ingot_recipe_check(&o->recipe, o->stats != NULL || o->text_count != 0, s->error);
+}
+
+/* The output must be none of the inputs, by device and inode. */
+static ingot_status check_output(const session *s) {
+    const ingot_convert_options *o = s->options;
+    bool is_input = false;
+    char path[4096];
+    if (o->output == NULL || !ingot_path_exists(o->output)) {
+        return INGOT_OK;
+    }
+    for (uint64_t i = 0; i < o->text_count; i++) {
+        is_input = is_input || ingot_path_same(o->output, o->texts[i]);
+    }
+    is_input = is_input || (o->stats != NULL && ingot_path_same(o->output, o->stats));
+    is_input = is_input || (o->recipe_path != NULL && ingot_path_same(o->output, o->recipe_path));
+    for (uint64_t i = 0; i < ingot_checkpoint_shard_count(s->checkpoint); i++) {
+        const ingot_file *file = ingot_safetensors_file(ingot_checkpoint_shard(s->checkpoint, i));
+        is_input = is_input || ingot_path_same(o->output, ingot_file_path(file));
+    }
+    for (uint64_t i = 0; i < ingot_checkpoint_file_count(s->checkpoint); i++) {
+        INGOT_TRY(ingot_path_join(path, sizeof path, o->model_dir,
+                                  ingot_checkpoint_file_name(s->checkpoint, i)));
+        is_input = is_input || ingot_path_same(o->output, path);
+    }
+    if (is_input) {
+        return ingot_error_set(s->error, INGOT_ERR_USAGE, o->output, NULL, "name another output",
+                               "the output is one of the inputs");
+    }
+    if (!o->force && !o->is_dry_run) {
+        return ingot_error_set(s->error, INGOT_ERR_EXISTS, o->output, NULL,
+                               "use --force to replace it", "the output exists");
+    }
+    return INGOT_OK;
+}
+
+static ingot_status open_inputs(session *s) {
+    ingot_convert_options *o = s->options;
+    if (o->recipe_path != NULL) {
+        INGOT_TRY(ingot_recipe_read(&o->recipe, o->recipe_path, s->error));
+    }
+    INGOT_TRY(check_options(s));
+    INGOT_TRY(ingot_checkpoint_open(&s->checkpoint, o->model_dir, s->error));
+    INGOT_TRY(check_output(s));
+    ingot_weight_source_from_checkpoint(&s->source, s->checkpoint);
+    s->has_source = true;
+    INGOT_TRY(ingot_model_open(&s->model, &s->source, s->error));
+    s->has_model = true;
+    INGOT_TRY(ingot_backend_open(&s->backend, o->device != NULL ? o->device : "auto", o->threads,
+                                 s->error));
+    s->has_backend = true;
+    return INGOT_OK;
+}
+
+/* ---- calibration data ----------------------------------------------------------------------- */
+
+static ingot_status load_text(session *s) {
+    ingot_convert_options *o = s->options;
+    uint64_t size;
+    const char *json = ingot_checkpoint_file(s->checkpoint, "tokenizer.json", &size);
+    char path[4096];
+    INGOT_TRY(ingot_path_join(path, sizeof path, o->model_dir, "tokenizer.json"));
+    if (json == NULL) {
+        return ingot_error_set(s->error, INGOT_ERR_NOT_FOUND, path, NULL,
+                               "calibrate elsewhere and use --stats, or use --method rtn",
+                               "the checkpoint has no tokenizer");
+    }
+    INGOT_TRY(ingot_tokenizer_create(&s->tokenizer, json, size, path, s->error));
+    INGOT_TRY(
+        ingot_text_load(&s->text, o->texts, o->text_count, s->tokenizer, s->model.vocab, s->error));
+    s->has_text = true;
+    uint64_t length = o->recipe.seq_len;
+    if (length == 0) {
+        length = s->model.context < DEFAULT_LENGTH ? s->model.context : DEFAULT_LENGTH;
+    }
+    if (length > s->model.context) {
+        return ingot_error_set(s->error, INGOT_ERR_USAGE, o->model_dir, NULL,
+                               "use a smaller --seq-len",
+                               "windows of %llu tokens do not fit the model's context of %llu",
+                               (unsigned long long)length, (unsigned long long)s->model.context);
+    }
+    INGOT_TRY(ingot_windows_calibration(&s->windows, &s->text, o->recipe.samples, length,
+                                        o->texts[0], s->error));
+    s->has_windows = true;
+    return INGOT_OK;
+}
+
+static ingot_status load_data(session *s) {
+    ingot_convert_options *o = s->options;
+    if (o->text_count != 0) {
+        INGOT_TRY(load_text(s));
+    }
+    if (o->stats != NULL) {
+        INGOT_TRY(ingot_stats_open(&s->stats, o->stats, &s->model, &s->source, s->error));
+    }
+    return INGOT_OK;
+}
+
+/* ---- the conversion ------------------------------------------------------------------------- */
+
+static ingot_status collect_files(session *s, uint64_t *count) {
+    *count = ingot_checkpoint_file_count(s->checkpoint);
+    INGOT_TRY(ingot_alloc_zero((void **)&s->files, *count + 1, sizeof *s->files));
+    for (uint64_t i = 0; i < *count; i++) {
+        s->files[i].name = ingot_checkpoint_file_name(s->checkpoint, i);
+        s->files[i].bytes =
+            ingot_checkpoint_file(s->checkpoint, s->files[i].name, &s->files[i].size);
+    }
+    return INGOT_OK;
+}
+
+static ingot_status make_plan(session *s, ingot_writer_plan *plan, ingot_layout_info *layout) {
+    ingot_convert_options *o = s->options;
+    const bool has_data = s->stats != NULL || s->has_windows;
+    const uint64_t tokens = s->has_windows ? s->windows.count * s->windows.length : 0;
+    INGOT_TRY(ingot_plan_create(&s->plan, s->checkpoint, &s->model, &o->recipe, has_data, tokens,
+                                s->error));
+    s->has_plan = true;
+    const ingot_meta_job meta = {.checkpoint = s->checkpoint,
+                                 .model = &s->model,
+                                 .backend = &s->backend,
+                                 .plan = &s->plan,
+                                 .recipe = &o->recipe,
+                                 .text = s->has_text ? &s->text : NULL,
+                                 .windows = s->has_windows ? &s->windows : NULL,
+                                 .stats = s->stats,
+                                 .with_sha256 = o->with_sha256 && !o->is_dry_run};
+    INGOT_TRY(ingot_meta_create(&s->meta, &meta, s->error));
+    *plan = (ingot_writer_plan){.tensors = s->plan.specs,
+                                .tensor_count = s->plan.count,
+                                .meta = s->meta,
+                                .meta_size = strlen(s->meta),
+                                .is_compressed = o->is_compressed,
+                                .shard_size_bytes = o->shard_size_bytes};
+    ingot_digest128(plan->set_id, s->meta, plan->meta_size);
+    INGOT_TRY(collect_files(s, &plan->file_count));
+    plan->files = s->files;
+    INGOT_TRY(ingot_layout_compute(layout, plan, s->error));
+    s->result->bits_per_weight = ingot_plan_bits_per_weight(&s->plan);
+    s->result->source_bytes = s->plan.source_bytes;
+    return INGOT_OK;
+}
+
+static uint64_t written_bytes(const char *path, uint64_t fallback) {
+    ingot_container *container = NULL;
+    ingot_info info;
+    if (ingot_open(&container, path, NULL) != INGOT_OK) {
+        return fallback;
+    }
+    ingot_get_info(container, &info);
+    ingot_close(container);
+    return info.file_bytes;
+}
+
+static ingot_status write_container(session *s, const ingot_writer_plan *plan,
+                                    const ingot_layout_info *layout, double *since) {
+    const ingot_convert_options *o = s->options;
+    ingot_writer *writer = NULL;
+    ingot_progress progress;
+    INGOT_TRY(ingot_alloc_zero((void **)&s->ledgers, s->plan.count + 1, sizeof *s->ledgers));
+    INGOT_TRY(ingot_writer_create(&writer, o->output, o->force, plan, s->error));
+    ingot_progress_begin(&progress, "converting", "blocks", (double)s->model.layers, false);
+    const ingot_loop_job job = {.checkpoint = s->checkpoint,
+                                .source = &s->source,
+                                .model = &s->model,
+                                .backend = &s->backend,
+                                .plan = &s->plan,
+                                .windows = s->has_windows ? &s->windows : NULL,
+                                .stats = s->stats,
+                                .writer = writer,
+                                .progress = &progress,
+                                .phase_seconds = s->result->phase_seconds,
+                                .ledgers = s->ledgers};
+    ingot_status status = ingot_loop_run(&job, s->error);
+    ingot_progress_end(&progress);
+    *since = ingot_clock_seconds();
+    if (status == INGOT_OK) {
+        status = ingot_interrupt_check(s->error);
+    }
+    if (status != INGOT_OK) {
+        ingot_writer_abort(writer);
+        return status;
+    }
+    INGOT_TRY(ingot_writer_finish(writer, ingot_pool_threads(s->backend.pool), s->result->root,
+                                  s->result->content_id, s->error));
+    s->result->is_written = true;
+    s->result->bytes = written_bytes(o->output, layout->file_bytes);
+    for (uint64_t i = 0; i < s->plan.count; i++) {
+        s->result->fallbacks += s->ledgers[i].fallback != INGOT_FALLBACK_NONE;
+    }
+    return INGOT_OK;
+}
+
+static ingot_status run(session *s) {
+    ingot_writer_plan plan;
+    ingot_layout_info layout;
+    double since = ingot_clock_seconds();
+    INGOT_TRY(open_inputs(s));
+    INGOT_TRY(load_data(s));
+    INGOT_TRY(make_plan(s, &plan, &layout));
+    s->result->phase_seconds[INGOT_PHASE_PLAN] = ingot_lap(&since);
+    const bool is_on_stdout = s->options->is_dry_run && !s->options->as_json;
+    ingot_plan_print(&s->plan, &layout, s->options->is_dry_run, is_on_stdout ? stdout : stderr);
+    if (s->options->is_dry_run) {
+        s->result->bytes = layout.file_bytes;
+        return INGOT_OK;
+    }
+    INGOT_TRY(write_container(s, &plan, &layout, &since));
+    s->result->phase_seconds[INGOT_PHASE_FINISH] = ingot_lap(&since);
+    return INGOT_OK;
+}
+
+static void release(session *s) {
+    if (s->has_plan) {
+        ingot_plan_free(&s->plan);
+    }
+    ingot_free(s->files);
+    ingot_free(s->ledgers);
+    free(s->meta);
+    ingot_stats_close(s->stats);
+    if (s->has_windows) {
+        ingot_windows_free(&s->windows);
+    }
+    if (s->has_text) {
+        ingot_text_free(&s->text);
+    }
+    ingot_tokenizer_destroy(s->tokenizer);
+    if (s->has_backend) {
+        ingot_backend_close(&s->backend);
+    }
+    if (s->has_model) {
+        ingot_model_close(&s->model);
+    }
+    if (s->has_source) {
+        ingot_weight_source_close(&s->source);
+    }
+    ingot_checkpoint_close(s->checkpoint);
+}
+
+ingot_status ingot_convert_run(ingot_convert_result *result, ingot_convert_options *options,
+                               ingot_error *error) {
+    session s = {.options = options, .result = result, .error = error};
+    const double start = ingot_clock_seconds();
+    *result = (ingot_convert_result){.bits_per_weight = NAN};
+    const ingot_status status = run(&s);
+    release(&s);
+    result->seconds = ingot_clock_seconds() - start;
+    return status;
+}
+
+/* ---- the tool ------------------------------------------------------------------------------- */
+
+static void set(json_t *object, const char *key, json_t *value) {
+    if (json_object_set_new(object, key, value) != 0) {
+        (void)json_object_set_new(object, key, json_null());
+    }
+}
+
+static json_t *digest_or_null(const uint8_t digest[16], bool is_known) {
+    char text[33];
+    ingot_digest_hex(text, digest);
+    return is_known ? json_string(text) : json_null();
+}
+
+static void print_json(const ingot_convert_options *o, const ingot_convert_result *r,
+                       const ingot_error *error) {
+    json_t *object = json_object(), *phases = json_object();
+    const bool is_good = error->status == INGOT_OK;
+    char text[2200];
+    for (unsigned i = 0; i < INGOT_PHASE_COUNT; i++) {
+        set(phases, ingot_phase_name((ingot_phase)i), ingot_json_number(r->phase_seconds[i]));
+    }
+    ingot_error_format(error, text, sizeof text);
+    set(object, "output", o->output != NULL ? json_string(o->output) : json_null());
+    set(object, "bytes", is_good ? json_integer((json_int_t)r->bytes) : json_null());
+    set(object, "source_bytes",
+        r->source_bytes != 0 ? json_integer((json_int_t)r->source_bytes) : json_null());
+    set(object, "seconds", ingot_json_number(r->seconds));
+    set(object, "phases", phases);
+    set(object, "peak_host_bytes", json_integer((json_int_t)ingot_memory_peak_bytes()));
+    set(object, "peak_device_bytes", json_integer(0));
+    set(object, "bits_per_weight", ingot_json_number(r->bits_per_weight));
+    set(object, "fallbacks", r->is_written ? json_integer((json_int_t)r->fallbacks) : json_null());
+    set(object, "root", digest_or_null(r->root, r->is_written));
+    set(object, "content_id", digest_or_null(r->content_id, r->is_written));
+    set(object, "error", is_good ? json_null() : json_string(ingot_status_code(error->status)));
+    set(object, "message", is_good ? json_null() : json_string(text));
+    ingot_json_print(object, stdout);
+    json_decref(object);
+}
+
+static void print_text(const ingot_convert_options *o, const ingot_convert_result *r) {
+    char size[32], before[32], time[32], peak[32];
+    ingot_format_bytes(size, sizeof size, (double)r->bytes);
+    ingot_format_bytes(before, sizeof before, (double)r->source_bytes);
+    ingot_format_bytes(peak, sizeof peak, (double)ingot_memory_peak_bytes());
+    ingot_format_seconds(time, sizeof time, r->seconds);
+    printf("%s: %s from %s of weights, %.3f bits per quantized weight, %s, peak memory %s\n",
+           o->output, size, before, r->bits_per_weight, time, peak);
+    if (r->fallbacks != 0) {
+        printf("%llu tensors fell back; the ledger says why\n", (unsigned long long)r->fallbacks);
+    }
+}
+
+int ingot_convert_tool(int argc, char **argv) {
+    ingot_convert_options options = {0};
+    ingot_convert_result result = {.bits_per_weight = NAN};
+    ingot_error error = {0};
+    ingot_recipe_init(&options.recipe);
+    for (int i = 1; i < argc; i++) { /* wrong usage is reported as JSON as well */
+        options.as_json = options.as_json || strcmp(argv[i], "--json") == 0;
+    }
+    const ingot_cli_outcome outcome =
+        ingot_cli_parse(&ingot_convert_spec, argc, argv, ingot_convert_option, &options,
+                        &options.model_dir, &error);
+    if (outcome == INGOT_CLI_EXIT) {
+        return 0;
+    }
+    if (outcome == INGOT_CLI_USAGE) {
+        error.status = error.status == INGOT_OK ? INGOT_ERR_USAGE : error.status;
+        if (options.as_json) {
+            print_json(&options, &result, &error);
+        }
+        return 2;
+    }
+    ingot_interrupt_install();
+    const ingot_status status = ingot_convert_run(&result, &options, &error);
+    ingot_recipe_free(&options.recipe);
+    if (status != INGOT_OK && error.status != status) {
+        (void)ingot_error_set(&error, status, options.model_dir, NULL, NULL, "%s",
+                              ingot_status_text(status));
+    }
+    if (options.as_json) {
+        print_json(&options, &result, &error);
+    }
+    if (status != INGOT_OK) {
+        return ingot_cli_report(ingot_convert_spec.tool, &error);
+    }
+    if (!options.as_json && !options.is_dry_run) {
+        print_text(&options, &result);
+    }
+    return 0;
+}

@@ -1,0 +1,43 @@
+/* ingot-convert: checkpoint (+ text or statistics) + recipe -> container. */
+#ifndef INGOT_CONVERT_H
+#define INGOT_CONVERT_H
+
+#include "common/cli.h"
+#include "convert/loop.h"
+#include "convert/recipe.h"
+
+#define INGOT_MAX_TEXTS 64
+
+typedef struct ingot_convert_options {
+    const char *model_dir, *output, *recipe_path, *stats, *device;
+    const char *texts[INGOT_MAX_TEXTS];
+    uint64_t text_count;
+    unsigned threads;
+    uint64_t shard_size_bytes;
+    bool is_dry_run, force, is_compressed, with_sha256, as_json;
+    ingot_recipe recipe; /* what options gave; the file fills the rest */
+} ingot_convert_options;
+
+/* What --json reports; NaN and empty where not computed. */
+typedef struct ingot_convert_result {
+    uint64_t bytes, source_bytes;
+    double seconds, phase_seconds[INGOT_PHASE_COUNT];
+    double bits_per_weight;
+    uint64_t fallbacks;
+    uint8_t root[16], content_id[16];
+    bool is_written;
+} ingot_convert_result;
+
+/* Command-line table and its handler (context: ingot_convert_options). */
+extern const ingot_cli_spec ingot_convert_spec;
+ingot_status ingot_convert_option(void *context, const char *name, const char *value,
+                                  ingot_error *error);
+
+/* Converts.  The output appears under its name only when it is complete and verified. */
+ingot_status ingot_convert_run(ingot_convert_result *result, ingot_convert_options *options,
+                               ingot_error *error) INGOT_MUST_CHECK;
+
+/* The whole tool; returns the exit code. */
+int ingot_convert_tool(int argc, char **argv);
+
+#endif

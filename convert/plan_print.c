@@ -1,0 +1,92 @@
+/* The plan for people (convert/plan.h). */
+#include "common/cli.h"
+#include "convert/plan.h"
+
+#include <string.h>
+
+static const char *group_text(char text[24], const ingot_tensor_spec *spec) {
+    if (spec->group == spec->dim[1]) {
+        return "row";
+    }
+    snprintf(text, 24, "%llu", (unsigned long long)spec->group);
+    return text;
+}
+
+static void print_tensor(const ingot_plan_tensor *t, const ingot_tensor_spec *spec, FILE *out) {
+    char group[24], shape[64] = "";
+    for (unsigned i = 0; i < spec->rank; i++) {
+        const size_t used = strlen(shape);
+        snprintf(shape + used, sizeof shape - used, i == 0 ? "%llu" : "x%llu",
+                 (unsigned long long)spec->dim[i]);
+    }
+    (void)fprintf(out, "  %-52s %-14s ", t->name, shape);
+    switch (spec->kind) {
+    case INGOT_GROUPED:
+        (void)fprintf(out, "%s %u bits, group %s, %s, scales %s", ingot_method_name(t->method),
+                      spec->bits, group_text(group, spec),
+                      spec->zero_mode == INGOT_ZERO_STORED ? "asymmetric" : "symmetric",
+                      ingot_dtype_name(spec->scale_dtype));
+        if (spec->outlier_count != 0) {
+            (void)fprintf(out, ", %llu outliers", (unsigned long long)spec->outlier_count);
+        }
+        break;
+    case INGOT_ALIAS:
+        (void)fprintf(out, "alias");
+        break;
+    case INGOT_DENSE:
+    case INGOT_AUXILIARY:
+        (void)fprintf(out, "%s", ingot_dtype_name(spec->dtype));
+        break;
+    }
+    (void)fprintf(out, "  (%s)\n", t->reason);
+}
+
+/* One line per way of storing. */
+static void print_summary(const ingot_plan *plan, FILE *out) {
+    uint64_t methods[8] = {0}, dense = 0, aliases = 0, folds = 0, unknown = 0;
+    for (uint64_t i = 0; i < plan->count; i++) {
+        const ingot_plan_tensor *t = &plan->tensors[i];
+        const ingot_kind kind = plan->specs[i].kind;
+        methods[t->method & 7] += kind == INGOT_GROUPED;
+        dense += kind == INGOT_DENSE;
+        aliases += kind == INGOT_ALIAS;
+        folds += kind == INGOT_AUXILIARY;
+        unknown += t->class == INGOT_CLASS_UNKNOWN;
+    }
+    (void)fprintf(out, "plan:");
+    for (unsigned m = 0; m < 8; m++) {
+        if (methods[m] != 0) {
+            (void)fprintf(out, " %llu tensors by %s,", (unsigned long long)methods[m],
+                          ingot_method_name((ingot_method)m));
+        }
+    }
+    (void)fprintf(out, " %llu kept dense, %llu aliases, %llu fold vectors\n",
+                  (unsigned long long)dense, (unsigned long long)aliases,
+                  (unsigned long long)folds);
+    if (unknown != 0) {
+        (void)fprintf(out, "plan: %llu tensors are not known to this model and are copied\n",
+                      (unsigned long long)unknown);
+    }
+}
+
+void ingot_plan_print(const ingot_plan *plan, const ingot_layout_info *layout, bool is_long,
+                      FILE *out) {
+    char before[32], after[32], memory[32], gram[32], file[32];
+    print_summary(plan, out);
+    for (uint64_t i = 0; is_long && i < plan->count; i++) {
+        print_tensor(&plan->tensors[i], &plan->specs[i], out);
+    }
+    ingot_format_bytes(before, sizeof before, (double)plan->source_bytes);
+    ingot_format_bytes(after, sizeof after, (double)layout->file_bytes);
+    ingot_format_bytes(memory, sizeof memory, (double)ingot_plan_memory_bytes(plan));
+    (void)fprintf(out, "plan: %s of weights -> %s", before, after);
+    if (plan->quantized_weights != 0) {
+        (void)fprintf(out, ", %.3f bits per quantized weight", ingot_plan_bits_per_weight(plan));
+    }
+    (void)fprintf(out, ", about %s of memory\n", memory);
+    if (plan->needs_gram) {
+        ingot_format_bytes(gram, sizeof gram, (double)plan->gram_bytes);
+        ingot_format_bytes(file, sizeof file, (double)plan->gram_file_bytes);
+        (void)fprintf(out, "plan: H %s a block; %s as a statistics file\n", gram, file);
+    }
+}
