@@ -348,6 +348,10 @@ ingot_status ingot_part_read(const ingot_container *container, uint64_t index, i
     return status;
 }
 
+const char *ingot_path(const ingot_container *container) {
+    return container->shards[0].path;
+}
+
 void ingot_get_info(const ingot_container *container, ingot_info *out) {
     const shard *first = &container->shards[0];
     memset(out, 0, sizeof *out);

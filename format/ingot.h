@@ -160,6 +160,9 @@ ingot_status ingot_open(ingot_container **out, const char *path,
                         ingot_error *error) INGOT_MUST_CHECK;
 void ingot_close(ingot_container *container); /* NULL is fine */
 
+/* Path of the first shard, owned by the handle. */
+const char *ingot_path(const ingot_container *container);
+
 /* Cheap test of the first 8 bytes of a file: does it claim to be an Ingot container? */
 bool ingot_is_container(const char *path);
 

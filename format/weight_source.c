@@ -1,7 +1,6 @@
 /* Weight sources over a checkpoint folder and over a container. */
 #include "format/weight_source.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 static ingot_status not_found(const char *path, const char *name, ingot_error *error) {
@@ -11,14 +10,10 @@ static ingot_status not_found(const char *path, const char *name, ingot_error *e
 
 /* ---- checkpoint ------------------------------------------------------------------------------ */
 
-typedef struct folder_source {
-    const ingot_checkpoint *checkpoint;
-    ingot_checkpoint *owned; /* closed with the source, or NULL */
-} folder_source;
-
+/* A source is the handle itself: nothing to allocate, nothing to own. */
 static bool folder_describe(void *self, const char *name, ingot_weight_info *info) {
-    const folder_source *source = self;
-    const ingot_st_tensor *tensor = ingot_checkpoint_find(source->checkpoint, name, NULL);
+    const ingot_checkpoint *checkpoint = self;
+    const ingot_st_tensor *tensor = ingot_checkpoint_find(checkpoint, name, NULL);
     if (tensor == NULL) {
         return false;
     }
@@ -33,17 +28,17 @@ static bool folder_describe(void *self, const char *name, ingot_weight_info *inf
 
 static ingot_status folder_load(void *self, const char *name, ingot_arena *arena,
                                 ingot_weight_view *view, ingot_error *error) {
-    const folder_source *source = self;
+    const ingot_checkpoint *checkpoint = self;
     uint64_t index;
-    const ingot_st_tensor *tensor = ingot_checkpoint_find(source->checkpoint, name, &index);
-    const char *path = ingot_checkpoint_path(source->checkpoint);
+    const ingot_st_tensor *tensor = ingot_checkpoint_find(checkpoint, name, &index);
+    const char *path = ingot_checkpoint_path(checkpoint);
     void *bytes;
     if (tensor == NULL) {
         return not_found(path, name, error);
     }
     if (!tensor->is_supported || tensor->dtype > INGOT_BF16) {
         return ingot_error_set(error, INGOT_ERR_UNSUPPORTED,
-                               ingot_checkpoint_shard_path(source->checkpoint, index), name,
+                               ingot_checkpoint_shard_path(checkpoint, index), name,
                                "save the checkpoint as F16, BF16 or F32",
                                "weights of dtype %s cannot be used", tensor->dtype_name);
     }
@@ -51,7 +46,7 @@ static ingot_status folder_load(void *self, const char *name, ingot_arena *arena
         return ingot_error_set(error, INGOT_ERR_NO_MEMORY, path, name, "free some memory",
                                "out of memory");
     }
-    INGOT_TRY(ingot_checkpoint_read(source->checkpoint, index, 0, tensor->bytes, bytes, error));
+    INGOT_TRY(ingot_checkpoint_read(checkpoint, index, 0, tensor->bytes, bytes, error));
     memset(view, 0, sizeof *view);
     view->kind = INGOT_DENSE;
     view->cols = tensor->rank > 0 ? tensor->dim[tensor->rank - 1] : 1;
@@ -62,59 +57,35 @@ static ingot_status folder_load(void *self, const char *name, ingot_arena *arena
 }
 
 static const char *folder_file(void *self, const char *name, uint64_t *size) {
-    return ingot_checkpoint_file(((const folder_source *)self)->checkpoint, name, size);
+    return ingot_checkpoint_file(self, name, size);
 }
 
 static const char *folder_name_at(void *self, uint64_t index) {
-    const folder_source *source = self;
-    return index < ingot_checkpoint_count(source->checkpoint)
-               ? ingot_checkpoint_at(source->checkpoint, index)->name
-               : NULL;
+    const ingot_checkpoint *checkpoint = self;
+    return index < ingot_checkpoint_count(checkpoint) ? ingot_checkpoint_at(checkpoint, index)->name
+                                                      : NULL;
 }
 
 static void folder_close(void *self) {
-    folder_source *source = self;
-    ingot_checkpoint_close(source->owned);
-    free(source);
+    ingot_checkpoint_close(self);
 }
 
-static ingot_status folder_make(ingot_weight_source *out, const ingot_checkpoint *checkpoint,
-                                ingot_checkpoint *owned, ingot_error *error) {
-    folder_source *source = calloc(1, sizeof *source);
-    if (source == NULL) {
-        return ingot_error_set(error, INGOT_ERR_NO_MEMORY, ingot_checkpoint_path(checkpoint), NULL,
-                               NULL, "out of memory");
-    }
-    *source = (folder_source){checkpoint, owned};
-    *out = (ingot_weight_source){.self = source,
+void ingot_weight_source_from_checkpoint(ingot_weight_source *out,
+                                         const ingot_checkpoint *checkpoint) {
+    *out = (ingot_weight_source){.self = (void *)(uintptr_t)checkpoint,
                                  .path = ingot_checkpoint_path(checkpoint),
                                  .describe = folder_describe,
                                  .load = folder_load,
                                  .file = folder_file,
-                                 .name_at = folder_name_at,
-                                 .close = folder_close};
-    return INGOT_OK;
-}
-
-ingot_status ingot_weight_source_from_checkpoint(ingot_weight_source *out,
-                                                 const ingot_checkpoint *checkpoint,
-                                                 ingot_error *error) {
-    return folder_make(out, checkpoint, NULL, error);
+                                 .name_at = folder_name_at};
 }
 
 /* ---- container ------------------------------------------------------------------------------- */
 
-typedef struct container_source {
-    const ingot_container *container;
-    ingot_container *owned;
-    bool verify;
-    char path[1024];
-} container_source;
-
 static bool container_describe(void *self, const char *name, ingot_weight_info *info) {
-    const container_source *source = self;
+    const ingot_container *container = self;
     uint64_t index;
-    const ingot_tensor *tensor = ingot_tensor_find(source->container, name, &index);
+    const ingot_tensor *tensor = ingot_tensor_find(container, name, &index);
     if (tensor == NULL) {
         return false;
     }
@@ -125,35 +96,43 @@ static bool container_describe(void *self, const char *name, ingot_weight_info *
     info->kind = tensor->bits > 0 ? INGOT_GROUPED : INGOT_DENSE;
     info->dtype = tensor->dtype;
     info->bits = tensor->bits;
-    info->load_bytes = ingot_tensor_load_bytes(source->container, index);
+    info->load_bytes = ingot_tensor_load_bytes(container, index);
     return true;
+}
+
+static ingot_status load_from(const ingot_container *container, const char *name, bool verify,
+                              ingot_arena *arena, ingot_weight_view *view, ingot_error *error) {
+    uint64_t index;
+    void *bytes;
+    if (ingot_tensor_find(container, name, &index) == NULL) {
+        return not_found(ingot_path(container), name, error);
+    }
+    if (ingot_arena_alloc(arena, &bytes, ingot_tensor_load_bytes(container, index)) != INGOT_OK) {
+        return ingot_error_set(error, INGOT_ERR_NO_MEMORY, ingot_path(container), name,
+                               "free some memory", "out of memory");
+    }
+    return ingot_tensor_load(container, index, verify, bytes, view, error);
 }
 
 static ingot_status container_load(void *self, const char *name, ingot_arena *arena,
                                    ingot_weight_view *view, ingot_error *error) {
-    const container_source *source = self;
-    uint64_t index;
-    void *bytes;
-    if (ingot_tensor_find(source->container, name, &index) == NULL) {
-        return not_found(source->path, name, error);
-    }
-    if (ingot_arena_alloc(arena, &bytes, ingot_tensor_load_bytes(source->container, index)) !=
-        INGOT_OK) {
-        return ingot_error_set(error, INGOT_ERR_NO_MEMORY, source->path, name, "free some memory",
-                               "out of memory");
-    }
-    return ingot_tensor_load(source->container, index, source->verify, bytes, view, error);
+    return load_from(self, name, true, arena, view, error);
+}
+
+static ingot_status container_load_unverified(void *self, const char *name, ingot_arena *arena,
+                                              ingot_weight_view *view, ingot_error *error) {
+    return load_from(self, name, false, arena, view, error);
 }
 
 static const char *container_file(void *self, const char *name, uint64_t *size) {
-    return ingot_file_entry(((const container_source *)self)->container, name, size);
+    return ingot_file_entry(self, name, size);
 }
 
 static const char *container_name_at(void *self, uint64_t index) {
-    const container_source *source = self;
-    const uint64_t count = ingot_tensor_count(source->container);
+    const ingot_container *container = self;
+    const uint64_t count = ingot_tensor_count(container);
     for (uint64_t i = 0; i < count; i++) {
-        const ingot_tensor *tensor = ingot_tensor_at(source->container, i);
+        const ingot_tensor *tensor = ingot_tensor_at(container, i);
         const bool is_model = strchr(tensor->name, '#') == NULL;
         if (is_model && index-- == 0) {
             return tensor->name;
@@ -163,57 +142,34 @@ static const char *container_name_at(void *self, uint64_t index) {
 }
 
 static void container_close(void *self) {
-    container_source *source = self;
-    ingot_close(source->owned);
-    free(source);
+    ingot_close(self);
 }
 
-static ingot_status container_make(ingot_weight_source *out, const ingot_container *container,
-                                   ingot_container *owned, bool verify, const char *path,
-                                   ingot_error *error) {
-    container_source *source = calloc(1, sizeof *source);
-    if (source == NULL) {
-        return ingot_error_set(error, INGOT_ERR_NO_MEMORY, path, NULL, NULL, "out of memory");
-    }
-    source->container = container;
-    source->owned = owned;
-    source->verify = verify;
-    strncpy(source->path, path, sizeof source->path - 1);
-    *out = (ingot_weight_source){.self = source,
-                                 .path = source->path,
+void ingot_weight_source_from_container(ingot_weight_source *out, const ingot_container *container,
+                                        bool verify) {
+    *out = (ingot_weight_source){.self = (void *)(uintptr_t)container,
+                                 .path = ingot_path(container),
                                  .describe = container_describe,
-                                 .load = container_load,
+                                 .load = verify ? container_load : container_load_unverified,
                                  .file = container_file,
-                                 .name_at = container_name_at,
-                                 .close = container_close};
-    return INGOT_OK;
-}
-
-ingot_status ingot_weight_source_from_container(ingot_weight_source *out,
-                                                const ingot_container *container, const char *path,
-                                                bool verify, ingot_error *error) {
-    return container_make(out, container, NULL, verify, path, error);
+                                 .name_at = container_name_at};
 }
 
 ingot_status ingot_weight_source_open(ingot_weight_source *out, const char *path, bool verify,
                                       ingot_error *error) {
     memset(out, 0, sizeof *out);
-    if (!ingot_path_is_directory(path)) {
+    if (ingot_path_is_directory(path)) {
+        ingot_checkpoint *checkpoint;
+        INGOT_TRY(ingot_checkpoint_open(&checkpoint, path, error));
+        ingot_weight_source_from_checkpoint(out, checkpoint);
+        out->close = folder_close;
+    } else {
         ingot_container *container;
         INGOT_TRY(ingot_open(&container, path, error));
-        const ingot_status status = container_make(out, container, container, verify, path, error);
-        if (status != INGOT_OK) {
-            ingot_close(container);
-        }
-        return status;
+        ingot_weight_source_from_container(out, container, verify);
+        out->close = container_close;
     }
-    ingot_checkpoint *checkpoint;
-    INGOT_TRY(ingot_checkpoint_open(&checkpoint, path, error));
-    const ingot_status status = folder_make(out, checkpoint, checkpoint, error);
-    if (status != INGOT_OK) {
-        ingot_checkpoint_close(checkpoint);
-    }
-    return status;
+    return INGOT_OK;
 }
 
 void ingot_weight_source_close(ingot_weight_source *source) {

@@ -38,14 +38,11 @@ typedef struct ingot_weight_source {
  * with ingot_weight_source_close. */
 ingot_status ingot_weight_source_open(ingot_weight_source *out, const char *path, bool verify,
                                       ingot_error *error) INGOT_MUST_CHECK;
-/* Over handles the caller keeps and closes after the source; path is for error texts. */
-ingot_status ingot_weight_source_from_checkpoint(ingot_weight_source *out,
-                                                 const ingot_checkpoint *checkpoint,
-                                                 ingot_error *error) INGOT_MUST_CHECK;
-ingot_status ingot_weight_source_from_container(ingot_weight_source *out,
-                                                const ingot_container *container,
-                                                const char *path, bool verify,
-                                                ingot_error *error) INGOT_MUST_CHECK;
+/* Over handles the caller keeps and closes. */
+void ingot_weight_source_from_checkpoint(ingot_weight_source *out,
+                                         const ingot_checkpoint *checkpoint);
+void ingot_weight_source_from_container(ingot_weight_source *out,
+                                        const ingot_container *container, bool verify);
 void ingot_weight_source_close(ingot_weight_source *source);
 
 #endif
