@@ -170,10 +170,12 @@ static bool put(json_t *object, const char *key, json_t *value) {
     return json_object_set_new(object, key, value) == 0;
 }
 
-/* One object with every key; c is NULL on failure.  False when it could not be written. */
-static bool print_json(const calibration *c, ingot_status status) {
+/* One object with every key; finished is NULL on failure.  False when it could not be written. */
+static bool print_json(const calibration *finished, ingot_status status) {
+    static const calibration nothing;
     json_t *object = json_object();
-    const bool has = c != NULL;
+    const bool has = finished != NULL;
+    const calibration *c = has ? finished : &nothing;
     char root[33] = "";
     if (has) {
         ingot_digest_hex(root, c->result.root);

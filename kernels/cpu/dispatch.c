@@ -1,6 +1,7 @@
 /* Chooses the instruction-set level of the vector routines at run time. */
 #include "kernels/cpu/cpu.h"
 
+#include <cpuid.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -11,6 +12,15 @@ static const ingot_cpu_isa levels[] = {
 };
 #define LEVELS (sizeof levels / sizeof levels[0])
 
+/* Not every compiler's __builtin_cpu_supports knows this one. */
+static bool has_f16c(void) {
+    unsigned eax;
+    unsigned ebx;
+    unsigned ecx;
+    unsigned edx;
+    return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_F16C) != 0;
+}
+
 /* The features a level adds; the psABI's lists, less those no vector loop uses.
  * __builtin_cpu_supports looks at what the operating system saves as well. */
 static bool is_supported(unsigned index) {
@@ -20,8 +30,7 @@ static bool is_supported(unsigned index) {
                __builtin_cpu_supports("ssse3");
     case 1:
         return is_supported(0) && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-               __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") &&
-               __builtin_cpu_supports("f16c");
+               __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") && has_f16c();
     case 2:
         return is_supported(1) && __builtin_cpu_supports("avx512f") &&
                __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512cd") &&

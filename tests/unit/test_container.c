@@ -257,12 +257,12 @@ static void test_round_trips(void) {
     CU_ASSERT_EQUAL(ingot_layout_compute(&layout, &sharded, NULL), INGOT_OK);
     CU_ASSERT(layout.shard_count > 2);
     char name[64];
-    (void)snprintf(name, sizeof name, "set-%05u-of-%05u.ingot", 2, layout.shard_count);
+    (void)snprintf(name, sizeof name, "set-%05u-of-%05u.ingot", 2u, layout.shard_count);
     read_back(path_of(name), other);
     CU_ASSERT_EQUAL(memcmp(plain, other, 16), 0);
     CU_ASSERT_EQUAL(unlink(path_of(name)), 0);
     ingot_container *container;
-    (void)snprintf(name, sizeof name, "set-%05u-of-%05u.ingot", 1, layout.shard_count);
+    (void)snprintf(name, sizeof name, "set-%05u-of-%05u.ingot", 1u, layout.shard_count);
     CU_ASSERT_EQUAL(ingot_open(&container, path_of(name), NULL), INGOT_BAD_SHARD_MISSING);
 }
 
