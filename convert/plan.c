@@ -230,6 +230,18 @@ static int fold_of(const planner *p, uint64_t layer, ingot_role role, bool is_ro
     return -1;
 }
 
+/* A record that shares the bytes of the planned tensor `target`: its shape, another name. */
+static ingot_status alias_spec(ingot_tensor_spec *out, const planner *p, const char *target) {
+    const uint64_t index = ingot_plan_find(p->plan, target);
+    if (index == INGOT_PLAN_NONE) {
+        return INGOT_ERR_INTERNAL;
+    }
+    *out = p->plan->specs[index];
+    out->kind = INGOT_ALIAS;
+    out->alias_of = index;
+    return INGOT_OK;
+}
+
 /* NAME#fold or NAME#rowfold of a linear; the consumers after the first share the first's vector. */
 static ingot_status add_fold(planner *p, const ingot_plan_tensor *linear, const char *name,
                              int fold, bool is_row) {
@@ -254,12 +266,8 @@ static ingot_status add_fold(planner *p, const ingot_plan_tensor *linear, const 
     if (!is_row && f->consumers[0] != linear->role) {
         ingot_model_linear_name(p->model, linear->layer, f->consumers[0], first);
         snprintf(target, sizeof target, "%s#fold", first);
-        spec.kind = INGOT_ALIAS;
-        spec.alias_of = ingot_plan_find(p->plan, target);
         t.origin = INGOT_ORIGIN_ALIAS;
-        if (spec.alias_of == INGOT_PLAN_NONE) {
-            return INGOT_ERR_INTERNAL;
-        }
+        INGOT_TRY(alias_spec(&spec, p, target));
     }
     return add(p, aux, &t, &spec);
 }
@@ -393,10 +401,9 @@ static ingot_status plan_head(planner *p) {
                                  .source_index = INGOT_PLAN_NONE,
                                  .origin = INGOT_ORIGIN_ALIAS,
                                  .reason = "tied to the embedding"};
-    ingot_tensor_spec spec = {.kind = INGOT_ALIAS,
-                              .alias_of = ingot_plan_find(p->plan, model->embed_name)};
-    return spec.alias_of == INGOT_PLAN_NONE ? INGOT_ERR_INTERNAL
-                                            : add(p, model->head_name, &t, &spec);
+    ingot_tensor_spec spec;
+    INGOT_TRY(alias_spec(&spec, p, model->embed_name));
+    return add(p, model->head_name, &t, &spec);
 }
 
 /* Whatever no part of the model named. */
