@@ -78,6 +78,18 @@ static ingot_status order_records(uint64_t *order, const ingot_writer_plan *plan
     return INGOT_OK;
 }
 
+/* Geometry of a planned tensor; an alias has its target's shape, whatever its own spec says. */
+static ingot_status planned_geometry(ingot_tensor *out, const ingot_writer_plan *plan,
+                                     uint64_t index, ingot_error *error) {
+    ingot_tensor_spec spec = plan->tensors[index];
+    if (spec.kind == INGOT_ALIAS) {
+        const ingot_tensor_spec *target = &plan->tensors[spec.alias_of];
+        spec.rank = target->rank;
+        memcpy(spec.dim, target->dim, sizeof spec.dim);
+    }
+    return ingot_tensor_geometry(out, &spec, error);
+}
+
 /* Cuts the ordered records into shards of at most shard_size_bytes of parts (a larger tensor gets
  * a shard of its own) and places every tensor. */
 static ingot_status cut_shards(ingot_writer *writer, const uint64_t *order, ingot_error *error) {
@@ -86,7 +98,7 @@ static ingot_status cut_shards(ingot_writer *writer, const uint64_t *order, ingo
     uint32_t s = 0;
     for (uint64_t i = 0; i < plan->tensor_count; i++) {
         ingot_tensor tensor;
-        INGOT_TRY(ingot_tensor_geometry(&tensor, &plan->tensors[order[i]], error));
+        INGOT_TRY(planned_geometry(&tensor, plan, order[i], error));
         uint64_t bytes = 0;
         for (unsigned p = 0; p < INGOT_PART_COUNT; p++) {
             bytes += tensor.part_bytes[p];
@@ -124,8 +136,7 @@ static ingot_status cut_shards(ingot_writer *writer, const uint64_t *order, ingo
         writer_shard *part = &writer->shards[where->shard];
         where->local = part->tensor_count++;
         part->plan_index[where->local] = order[i];
-        INGOT_TRY(
-            ingot_tensor_geometry(&part->tensors[where->local], &plan->tensors[order[i]], error));
+        INGOT_TRY(planned_geometry(&part->tensors[where->local], plan, order[i], error));
     }
     return INGOT_OK;
 }
