@@ -124,6 +124,12 @@ ingot_status ingot_tok_added_split(const ingot_tok_trie *trie, const ingot_tok_a
                 break;
             }
         }
+        if (token->lstrip && start < covered) {
+            start = covered; /* a token before this one has taken its space */
+        }
+        if (start >= end) {
+            continue;
+        }
         if (covered < start) {
             INGOT_TRY(piece(context, INGOT_TOK_NONE, covered, start, error));
         }

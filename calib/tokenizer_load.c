@@ -196,6 +196,10 @@ static ingot_status add_prefix(loader *l, const char *content, uint64_t size, bo
 static const char gpt2_regex[] = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+"
                                  "|\\s+(?!\\S)|\\s+";
 
+/* Whitespace's words: Unicode's definition (UTS #18, annex C), which is not Oniguruma's \w. */
+#define WORD "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\u200c\\u200d"
+static const char whitespace_regex[] = "[" WORD "]+|[^" WORD "\\s]+";
+
 static ingot_status load_byte_level(loader *l, const json_t *object) {
     bool has_prefix = true, uses_regex = true;
     ingot_tok_stage *stage = NULL;
@@ -283,9 +287,8 @@ static ingot_status load_pre_tokenizer(loader *l, const json_t *object, const ch
         strcmp(type, "WhitespaceSplit") == 0) {
         return load_class(l, object, type);
     }
-    if (strcmp(type, "Whitespace") == 0) { /* the join controls are words to it, not to \w */
-        return add_regex(l, "[\\w\\u200c\\u200d]+|[^\\w\\s\\u200c\\u200d]+", INGOT_TOK_REMOVED,
-                         true);
+    if (strcmp(type, "Whitespace") == 0) {
+        return add_regex(l, whitespace_regex, INGOT_TOK_REMOVED, true);
     }
     return unsupported(l, "pre-tokenizer", type);
 }

@@ -22,7 +22,11 @@
     "\\x{1fff}\\x{200b}-\\x{2027}\\x{202a}-\\x{202e}\\x{2030}-\\x{205e}\\x{2060}-\\x{2fff}"        \
     "\\x{3001}-\\x{10ffff}\\p{L}"
 #define CLASS_WORD "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}"
-#define CLASS_HEX  "a-fA-F0-9"
+/* Outside a class, \w and \b go by another table, with the superscripts and fractions of Latin-1.
+ */
+#define WORD      "[\\xb2\\xb3\\xb9\\xbc-\\xbe" CLASS_WORD "]"
+#define NOT_WORD  "[^\\xb2\\xb3\\xb9\\xbc-\\xbe" CLASS_WORD "]"
+#define CLASS_HEX "a-fA-F0-9"
 
 typedef struct group {
     uint64_t start;   /* in the output */
@@ -282,19 +286,17 @@ static ingot_status put_escape(translator *t) {
     case 'S':
         return put(t, "[^" CLASS_SPACE "]");
     case 'w':
-        return put(t, "[" CLASS_WORD "]");
+        return put(t, WORD);
     case 'W':
-        return put(t, "[^" CLASS_WORD "]");
+        return put(t, NOT_WORD);
     case 'h':
         return put(t, "[" CLASS_HEX "]");
     case 'H':
         return put(t, "[^" CLASS_HEX "]");
     case 'b':
-        return put(t, "(?:(?<=[" CLASS_WORD "])(?![" CLASS_WORD "])|(?<![" CLASS_WORD
-                      "])(?=[" CLASS_WORD "]))");
+        return put(t, "(?:(?<=" WORD ")(?!" WORD ")|(?<!" WORD ")(?=" WORD "))");
     case 'B':
-        return put(t, "(?:(?<=[" CLASS_WORD "])(?=[" CLASS_WORD "])|(?<![" CLASS_WORD
-                      "])(?![" CLASS_WORD "]))");
+        return put(t, "(?:(?<=" WORD ")(?=" WORD ")|(?<!" WORD ")(?!" WORD "))");
     case 'A':
         return put(t, "\\A");
     case 'z':
