@@ -92,7 +92,7 @@ static ingot_status open_inputs(session *s) {
     INGOT_TRY(check_options(s));
     INGOT_TRY(ingot_checkpoint_open(&s->checkpoint, o->model_dir, s->error));
     INGOT_TRY(check_output(s));
-    INGOT_TRY(ingot_weight_source_from_checkpoint(&s->source, s->checkpoint, s->error));
+    ingot_weight_source_from_checkpoint(&s->source, s->checkpoint);
     s->has_source = true;
     INGOT_TRY(ingot_model_open(&s->model, &s->source, s->error));
     s->has_model = true;
