@@ -147,6 +147,19 @@ ingot_status ingot_quantized_weight_error(double *error, const ingot_weight_view
                                           const ingot_quantized *q,
                                           ingot_pool *pool) INGOT_MUST_CHECK;
 
+/* The same in tiles of rows: adds the squares of |W F - W'| to sums[0] and of |W F| to sums[1].
+ * Tiles in index order give the sums of the whole, bit for bit. */
+ingot_status ingot_weight_error_add(double sums[2], const ingot_weight_view *source,
+                                    const float *row_fold, const float *column_fold,
+                                    const ingot_weight_view *stored,
+                                    ingot_pool *pool) INGOT_MUST_CHECK;
+ingot_status ingot_quantized_weight_error_add(double sums[2], const ingot_weight_view *source,
+                                              const float *row_fold, const float *column_fold,
+                                              const ingot_quantized *q,
+                                              ingot_pool *pool) INGOT_MUST_CHECK;
+/* The error that such sums stand for. */
+double ingot_weight_error_ratio(const double sums[2]);
+
 /* tr(E H E^T) with E = W - W', or tr(W H W^T) when q is NULL: the squared output errors of the
  * ledger.  w[rows][cols]; gram[cols][cols] is H, whole (ingot_gram_mirror).  FP32 products, FP64
  * sums. */

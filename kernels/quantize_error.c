@@ -68,7 +68,7 @@ static void error_tile(void *context, size_t tile, unsigned worker) {
     }
 }
 
-static ingot_status weight_error(double *error, error_task *task, ingot_pool *pool) {
+static ingot_status add_errors(double total[2], error_task *task, ingot_pool *pool) {
     const ingot_weight_view *source = task->source;
     uint64_t scratch_bytes;
     if (!ingot_size_mul(&scratch_bytes, 3 * sizeof(float) * ingot_pool_width(pool), source->cols)) {
@@ -79,31 +79,51 @@ static ingot_status weight_error(double *error, error_task *task, ingot_pool *po
     INGOT_GO(status);
     INGOT_GO(ingot_alloc_zero((void **)&task->sums, source->rows, 2 * sizeof(double)));
     ingot_pool_run(pool, ingot_row_tiles(source->rows), error_tile, task);
-    double difference = 0, norm = 0;
     for (uint64_t r = 0; r < source->rows; r++) {
-        difference += task->sums[2 * r];
-        norm += task->sums[2 * r + 1];
+        total[0] += task->sums[2 * r];
+        total[1] += task->sums[2 * r + 1];
     }
-    *error = difference == 0 ? 0 : norm == 0 ? (double)INFINITY : sqrt(difference / norm);
 done:
     ingot_free(task->scratch);
     ingot_free(task->sums);
     return status;
 }
 
+double ingot_weight_error_ratio(const double sums[2]) {
+    return sums[0] == 0 ? 0 : sums[1] == 0 ? (double)INFINITY : sqrt(sums[0] / sums[1]);
+}
+
+ingot_status ingot_weight_error_add(double sums[2], const ingot_weight_view *source,
+                                    const float *row_fold, const float *column_fold,
+                                    const ingot_weight_view *stored, ingot_pool *pool) {
+    error_task task = {
+        .source = source, .row_fold = row_fold, .column_fold = column_fold, .stored = stored};
+    return add_errors(sums, &task, pool);
+}
+
+ingot_status ingot_quantized_weight_error_add(double sums[2], const ingot_weight_view *source,
+                                              const float *row_fold, const float *column_fold,
+                                              const ingot_quantized *q, ingot_pool *pool) {
+    error_task task = {.source = source, .row_fold = row_fold, .column_fold = column_fold, .q = q};
+    return add_errors(sums, &task, pool);
+}
+
 ingot_status ingot_weight_error(double *error, const ingot_weight_view *source,
                                 const float *row_fold, const float *column_fold,
                                 const ingot_weight_view *stored, ingot_pool *pool) {
-    error_task task = {
-        .source = source, .row_fold = row_fold, .column_fold = column_fold, .stored = stored};
-    return weight_error(error, &task, pool);
+    double sums[2] = {0, 0};
+    INGOT_TRY(ingot_weight_error_add(sums, source, row_fold, column_fold, stored, pool));
+    *error = ingot_weight_error_ratio(sums);
+    return INGOT_OK;
 }
 
 ingot_status ingot_quantized_weight_error(double *error, const ingot_weight_view *source,
                                           const float *row_fold, const float *column_fold,
                                           const ingot_quantized *q, ingot_pool *pool) {
-    error_task task = {.source = source, .row_fold = row_fold, .column_fold = column_fold, .q = q};
-    return weight_error(error, &task, pool);
+    double sums[2] = {0, 0};
+    INGOT_TRY(ingot_quantized_weight_error_add(sums, source, row_fold, column_fold, q, pool));
+    *error = ingot_weight_error_ratio(sums);
+    return INGOT_OK;
 }
 
 /* ---- under H ------------------------------------------------------------------------------- */

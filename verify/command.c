@@ -1,0 +1,172 @@
+/* The command line of ingot-verify. */
+#include "common/cli.h"
+#include "common/json.h"
+#include "verify/verify.h"
+
+#include <math.h>
+#include <string.h>
+
+static const ingot_cli_option options_table[] = {
+    {"quick", 0, NULL, "Check structure and metadata digests only; the weights are not read."},
+    {"source", 0, "MODEL_DIR",
+     "Recompute every tensor from the checkpoint the container was made from: source digests, "
+     "errors of quantized tensors, bit equality of the others."},
+    {"text", 0, "FILE",
+     "Perplexity of this text; with --source also the KL divergence from the source. May be "
+     "repeated: texts are concatenated."},
+    {"seq-len", 0, "N", "Tokens per window; default min(2048, context of the model)."},
+    {"windows", 0, "N", "Score the first N windows; default all."},
+    {"max-ppl-ratio", 0, "R",
+     "Gate: exit 1 when the perplexity is more than R times the source's. Needs --source and "
+     "--text."},
+    {"max-kld", 0, "K",
+     "Gate: exit 1 when the mean KL divergence is over K nats. Needs --source and --text."},
+    {"device", 0, "D", "auto, cpu, cuda or cuda:N; default auto."},
+    {"threads", 0, "N", "Threads; default one per usable processor."},
+    {"json", 0, NULL, "Print one JSON object instead of the report."},
+    {"html", 0, "FILE", "Also write the report as one self-contained page; replaces FILE."},
+};
+
+static const ingot_cli_spec command_spec = {
+    .tool = "ingot-verify",
+    .summary = "check an Ingot container: integrity, origin, quality",
+    .positional = "FILE.ingot",
+    .description =
+        "Checks that every byte of the container is accounted for. With --source also that it "
+        "was made from that checkpoint and lost no more than its ledger says; with --text how "
+        "well it predicts a text.\n\n"
+        "Exit codes: 0 the container is valid and all gates are met; 1 it is corrupt, not from "
+        "that source, or over a gate; 2 the check could not run.",
+    .options = options_table,
+    .option_count = sizeof options_table / sizeof *options_table,
+    .examples = "ingot-verify model.ingot\n"
+                "    every byte accounted for\n"
+                "ingot-verify model.ingot --source MODEL_DIR --text eval.txt --max-kld 0.05\n"
+                "    origin and quality, with an exit code for a script\n"
+                "ingot-verify model.ingot --source MODEL_DIR --html report.html\n"
+                "    the report as a page\n",
+};
+
+typedef struct command {
+    ingot_verify_options options;
+    const char **texts; /* [capacity]: as many as there are arguments */
+    const char *html_path;
+    bool is_json;
+} command;
+
+static ingot_status set_option(void *context, const char *name, const char *value,
+                               ingot_error *error) {
+    command *cmd = context;
+    ingot_verify_options *options = &cmd->options;
+    uint64_t number = 0;
+    if (strcmp(name, "quick") == 0) {
+        options->is_quick = true;
+    } else if (strcmp(name, "source") == 0) {
+        options->source_path = value;
+    } else if (strcmp(name, "text") == 0) {
+        cmd->texts[options->text_count++] = value;
+    } else if (strcmp(name, "seq-len") == 0) {
+        return ingot_cli_parse_u64(&options->seq_len, name, value, 2, UINT32_MAX, error);
+    } else if (strcmp(name, "windows") == 0) {
+        return ingot_cli_parse_u64(&options->windows, name, value, 1, UINT32_MAX, error);
+    } else if (strcmp(name, "max-ppl-ratio") == 0) {
+        return ingot_cli_parse_double(&options->max_ppl_ratio, name, value, 0, 1e9, error);
+    } else if (strcmp(name, "max-kld") == 0) {
+        return ingot_cli_parse_double(&options->max_kld, name, value, 0, 1e9, error);
+    } else if (strcmp(name, "device") == 0) {
+        options->device = value;
+    } else if (strcmp(name, "threads") == 0) {
+        INGOT_TRY(ingot_cli_parse_u64(&number, name, value, 1, 256, error));
+        options->threads = (unsigned)number;
+    } else if (strcmp(name, "json") == 0) {
+        cmd->is_json = true;
+    } else if (strcmp(name, "html") == 0) {
+        cmd->html_path = value;
+    }
+    return INGOT_OK;
+}
+
+static ingot_status print_report(const command *cmd, const ingot_verification *verification) {
+    if (!cmd->is_json) {
+        ingot_verify_report_text(verification, stdout);
+    } else {
+        json_t *object = ingot_verify_report_json(verification);
+        if (object == NULL) {
+            return INGOT_ERR_NO_MEMORY;
+        }
+        ingot_json_print(object, stdout);
+        json_decref(object);
+    }
+    /* A report that did not reach its reader is no report. */
+    return fflush(stdout) == 0 && ferror(stdout) == 0 ? INGOT_OK : INGOT_ERR_IO;
+}
+
+/* A command line that cannot be parsed still answers --json with an object. */
+static int usage_exit(int argc, char **argv, command *cmd, const ingot_error *error) {
+    ingot_verification verification;
+    for (int i = 1; i < argc && strcmp(argv[i], "--") != 0; i++) {
+        cmd->is_json = cmd->is_json || strcmp(argv[i], "--json") == 0;
+    }
+    if (cmd->is_json) {
+        ingot_verification_init(&verification, &cmd->options);
+        verification.error = *error;
+        verification.error.status = INGOT_ERR_USAGE;
+        (void)print_report(cmd, &verification);
+        ingot_verification_close(&verification);
+    }
+    return 2;
+}
+
+static int run(command *cmd) {
+    ingot_verification verification;
+    ingot_error error = {0};
+    ingot_interrupt_install();
+    const ingot_status status = ingot_verify_run(&verification, &cmd->options);
+    int exit_code = ingot_status_exit_code(status);
+    if (status != INGOT_OK) {
+        (void)ingot_cli_report(command_spec.tool, &verification.error);
+    }
+    if (cmd->html_path != NULL && verification.container != NULL) {
+        const ingot_status written =
+            ingot_verify_report_html(&verification, cmd->html_path, &error);
+        if (written != INGOT_OK) {
+            exit_code = ingot_cli_report(command_spec.tool, &error);
+            if (status == INGOT_OK) {
+                verification.error = error; /* --json must not say that all went well */
+            }
+        }
+    }
+    const ingot_status printed = print_report(cmd, &verification);
+    if (printed != INGOT_OK) {
+        (void)ingot_error_set(&error, printed, "stdout", NULL, NULL, "the report is incomplete");
+        exit_code = ingot_cli_report(command_spec.tool, &error);
+    }
+    ingot_verification_close(&verification);
+    return exit_code;
+}
+
+int ingot_verify_command(int argc, char **argv) {
+    ingot_error error = {0};
+    command cmd = {.options = {.max_ppl_ratio = NAN, .max_kld = NAN, .device = "auto"}};
+    void *texts;
+    if (ingot_alloc_zero(&texts, (uint64_t)argc + 1, sizeof *cmd.texts) != INGOT_OK) {
+        (void)ingot_error_set(&error, INGOT_ERR_NO_MEMORY, NULL, NULL, NULL, "out of memory");
+        return ingot_cli_report(command_spec.tool, &error);
+    }
+    cmd.texts = texts;
+    cmd.options.text_paths = cmd.texts;
+    int exit_code = 0;
+    switch (
+        ingot_cli_parse(&command_spec, argc, argv, set_option, &cmd, &cmd.options.path, &error)) {
+    case INGOT_CLI_RUN:
+        exit_code = run(&cmd);
+        break;
+    case INGOT_CLI_EXIT:
+        break;
+    case INGOT_CLI_USAGE:
+        exit_code = usage_exit(argc, argv, &cmd, &error);
+        break;
+    }
+    ingot_free(cmd.texts);
+    return exit_code;
+}

@@ -1,0 +1,318 @@
+/* The verification as one page: no scripts, nothing fetched, light and dark, phone and desktop. */
+#include "common/cli.h"
+#include "common/files.h"
+#include "common/json.h"
+#include "format/digest.h"
+#include "verify/report_charts.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char style_sheet[] =
+    ":root{--page:#f7f7f5;--card:#fff;--ink:#1c1d21;--soft:#5b5e66;--rule:#dcdcd6;--stored:#2563c9;"
+    "--plain:#c4650a;--third:#7a4cc2;--dense:#8b8f98;--rest:#c9ccd2;--good:#157a3c;--bad:#b3261e}"
+    "@media(prefers-color-scheme:dark){:root{--page:#15161a;--card:#1e2026;--ink:#e9eaee;"
+    "--soft:#a3a7b1;--rule:#343740;--stored:#6ea3ff;--plain:#f0a04b;--third:#b795f5;"
+    "--dense:#7d828d;--rest:#4a4e58;--good:#58c787;--bad:#ff8a80}}"
+    "*{box-sizing:border-box}html{-webkit-text-size-adjust:100%}"
+    "body{margin:0;background:var(--page);color:var(--ink);"
+    "font:16px/1.5 system-ui,-apple-system,\"Segoe UI\",Roboto,\"DejaVu Sans\",sans-serif}"
+    "main{max-width:1120px;margin:0 auto;padding:20px 16px 48px}"
+    "h1{font-size:1.35rem;margin:0 0 4px;overflow-wrap:anywhere}"
+    "h2{font-size:1.05rem;margin:0 0 10px}"
+    "p{margin:0 0 10px}.soft{color:var(--soft)}.hint{color:var(--soft);font-size:.85rem}"
+    ".card{background:var(--card);border:1px solid var(--rule);border-radius:10px;padding:16px;"
+    "margin-top:16px;min-width:0}"
+    ".verdict{display:inline-block;padding:2px 12px;border-radius:999px;font-weight:600;"
+    "border:1px solid}.good{color:var(--good)}.bad{color:var(--bad)}"
+    ".tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:12px;"
+    "margin-top:16px}"
+    ".tile{background:var(--card);border:1px solid var(--rule);border-radius:10px;padding:12px "
+    "16px}"
+    ".tile b{display:block;font-size:1.3rem;font-variant-numeric:tabular-nums}"
+    ".tile span{color:var(--soft);font-size:.85rem}"
+    ".pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,420px),1fr));gap:"
+    "16px;"
+    "margin-top:16px}.pair .card{margin-top:0}"
+    ".panels{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,290px),1fr));"
+    "gap:14px}"
+    "svg{width:100%;height:auto;display:block;max-width:560px}"
+    "svg text{fill:var(--soft);font-size:11px}svg .chart-title,svg .label{fill:var(--ink);"
+    "font-size:13px}.grid{stroke:var(--rule)}.axis{stroke:var(--soft)}"
+    ".path{fill:none;stroke-width:1.5}.path.stored{stroke:var(--stored)}"
+    ".path.plain{stroke:var(--plain);stroke-dasharray:4 3}"
+    ".dot.stored{fill:var(--stored)}.dot.plain{fill:var(--card);stroke:var(--plain);"
+    "stroke-width:1.5}"
+    ".bar.stored{fill:var(--stored)}.bar.plain{fill:var(--plain)}.bar.third{fill:var(--third)}"
+    ".bar.dense{fill:var(--dense)}.bar.rest{fill:var(--rest)}"
+    ".gate{stroke:var(--bad);stroke-width:2;stroke-dasharray:5 3}"
+    ".legend{list-style:none;margin:8px 0 0;padding:0;display:flex;flex-wrap:wrap;gap:4px 16px;"
+    "font-size:.85rem;color:var(--soft)}"
+    ".legend i{display:inline-block;width:11px;height:11px;border-radius:3px;margin-right:6px}"
+    "i.bar.stored{background:var(--stored)}i.bar.plain{background:var(--plain)}"
+    "i.bar.third{background:var(--third)}i.bar.dense{background:var(--dense)}"
+    "i.bar.rest{background:var(--rest)}"
+    ".scroll{overflow-x:auto}table{border-collapse:collapse;width:100%;font-size:.85rem;"
+    "font-variant-numeric:tabular-nums}"
+    "th,td{text-align:right;padding:4px 10px;border-bottom:1px solid var(--rule);"
+    "white-space:nowrap}th{color:var(--soft);font-weight:600}"
+    "th:first-child,td:first-child{text-align:left}"
+    "dl{display:grid;grid-template-columns:max-content 1fr;gap:4px 16px;margin:0}"
+    "dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere}"
+    "@media(max-width:520px){dl{grid-template-columns:1fr;gap:0}dd{margin-bottom:8px}}"
+    "pre{margin:8px 0 0;overflow-x:auto;font-size:.8rem}summary{cursor:pointer}"
+    "code{overflow-wrap:anywhere}";
+
+/* ---- head and tiles ------------------------------------------------------------------------- */
+
+static void add_verdict(ingot_markup *markup, const ingot_verification *verification) {
+    const ingot_error *error = &verification->error;
+    const bool is_good = error->status == INGOT_OK;
+    const char *text = verification->valid == INGOT_VERDICT_NO ? "not valid"
+                       : error->status == INGOT_FAIL_GATE      ? "valid, but over a gate"
+                       : !is_good                              ? "not completed"
+                                                               : "valid";
+    char message[2200];
+    ingot_markup_add(markup, "<p><span class=\"verdict %s\">%s</span></p>\n",
+                     is_good ? "good" : "bad", text);
+    if (!is_good) {
+        ingot_error_format(error, message, sizeof message);
+        ingot_markup_add(markup, "<p class=\"bad\">%s: ", ingot_status_code(error->status));
+        ingot_markup_text(markup, message);
+        ingot_markup_add(markup, "</p>\n");
+    }
+}
+
+static void add_tile(ingot_markup *markup, const char *name, const char *value) {
+    ingot_markup_add(markup, "<div class=\"tile\"><b>");
+    ingot_markup_text(markup, value);
+    ingot_markup_add(markup, "</b><span>%s</span></div>\n", name);
+}
+
+static void add_tiles(ingot_markup *markup, const ingot_verification *verification) {
+    const ingot_score *score = &verification->score;
+    char text[64];
+    ingot_markup_add(markup, "<div class=\"tiles\">\n");
+    ingot_format_bytes(text, sizeof text, (double)verification->info.file_bytes);
+    add_tile(markup, "size of the container", text);
+    if (verification->source_bytes != 0) {
+        (void)snprintf(text, sizeof text, "%.2f x",
+                       (double)verification->source_bytes / (double)verification->info.file_bytes);
+        add_tile(markup, "smaller than the source", text);
+    }
+    if (!isnan(verification->bits_per_weight)) {
+        (void)snprintf(text, sizeof text, "%.3f", verification->bits_per_weight);
+        add_tile(markup, "bits per quantized weight", text);
+    }
+    if (!isnan(score->perplexity)) {
+        (void)snprintf(text, sizeof text, "%.3f", score->perplexity);
+        add_tile(markup, "perplexity", text);
+    }
+    if (!isnan(score->ppl_ratio)) {
+        (void)snprintf(text, sizeof text, "%+.2f %%", 100 * (score->ppl_ratio - 1));
+        add_tile(markup, "perplexity against the source", text);
+    }
+    if (!isnan(score->kld_mean)) {
+        (void)snprintf(text, sizeof text, "%.4f", score->kld_mean);
+        add_tile(markup, "mean KL divergence, nats", text);
+        (void)snprintf(text, sizeof text, "%.2f %%", 100 * score->top1);
+        add_tile(markup, "same top token", text);
+    }
+    ingot_markup_add(markup, "</div>\n");
+}
+
+/* ---- charts ---------------------------------------------------------------------------------- */
+
+static void add_charts(ingot_markup *markup, const ingot_verification *verification) {
+    if (verification->quantized_weights != 0 && verification->has_model) {
+        ingot_markup_add(markup,
+                         "<section class=\"card\"><h2>Error per layer against plain rounding</h2>\n"
+                         "<ul class=\"legend\"><li><i class=\"bar stored\"></i>stored</li>"
+                         "<li><i class=\"bar plain\"></i>plain rounding at the same setting</li>"
+                         "</ul>\n");
+        ingot_chart_errors(markup, verification);
+        ingot_markup_add(markup, "</section>\n");
+    }
+    ingot_markup_add(markup, "<div class=\"pair\">\n<section class=\"card\"><h2>Bits per "
+                             "tensor</h2>\n");
+    ingot_chart_bits(markup, verification);
+    ingot_markup_add(markup, "<ul class=\"legend\"><li><i class=\"bar stored\"></i>quantized</li>"
+                             "<li><i class=\"bar dense\"></i>dense</li></ul></section>\n"
+                             "<section class=\"card\"><h2>Where the bytes are</h2>\n");
+    ingot_chart_sizes(markup, verification);
+    ingot_markup_add(markup, "</section>\n</div>\n");
+}
+
+static void add_row(ingot_markup *markup, const char *name, const char *value) {
+    ingot_markup_add(markup, "<dt>%s</dt><dd>", name);
+    ingot_markup_text(markup, value);
+    ingot_markup_add(markup, "</dd>\n");
+}
+
+static void add_score(ingot_markup *markup, const ingot_verification *verification) {
+    const ingot_score *score = &verification->score;
+    const ingot_verify_options *options = &verification->options;
+    char text[160];
+    if (isnan(score->perplexity)) {
+        return;
+    }
+    ingot_markup_add(markup, "<div class=\"pair\">\n<section class=\"card\"><h2>Perplexity</h2>\n");
+    ingot_chart_perplexity(markup, verification);
+    ingot_markup_add(markup, "</section>\n<section class=\"card\"><h2>On this text</h2>\n<dl>\n");
+    if (!isnan(score->kld_mean)) {
+        (void)snprintf(text, sizeof text, "mean %.5f nats, 99th percentile %.4f", score->kld_mean,
+                       score->kld_p99);
+        add_row(markup, "KL divergence", text);
+        (void)snprintf(text, sizeof text, "%.3f %% of positions", 100 * score->top1);
+        add_row(markup, "same top token", text);
+        (void)snprintf(text, sizeof text, "%.5f", score->ppl_ratio);
+        add_row(markup, "perplexity ratio", text);
+    }
+    for (uint64_t i = 0; i < options->text_count; i++) {
+        add_row(markup, "text", options->text_paths[i]);
+    }
+    (void)snprintf(text, sizeof text,
+                   "%" PRIu64 " windows of %" PRIu64 " tokens, %" PRIu64 " positions",
+                   verification->window_count, verification->window_length, score->positions);
+    add_row(markup, "scored", text);
+    if (!isnan(options->max_ppl_ratio)) {
+        (void)snprintf(text, sizeof text, "perplexity ratio at most %g", options->max_ppl_ratio);
+        add_row(markup, "gate", text);
+    }
+    if (!isnan(options->max_kld)) {
+        (void)snprintf(text, sizeof text, "mean KL at most %g", options->max_kld);
+        add_row(markup, "gate", text);
+    }
+    add_row(markup, "backend", verification->backend);
+    ingot_markup_add(markup, "</dl></section>\n</div>\n");
+}
+
+/* ---- ledger ---------------------------------------------------------------------------------- */
+
+static void add_figure(ingot_markup *markup, double value) {
+    if (isnan(value)) {
+        ingot_markup_add(markup, "<td class=\"soft\">-</td>");
+    } else {
+        ingot_markup_add(markup, "<td>%.5f</td>", value);
+    }
+}
+
+static void add_ledger_row(ingot_markup *markup, const ingot_tensor_report *report) {
+    const ingot_tensor *tensor = report->tensor;
+    const ingot_ledger *ledger = &report->ledger;
+    const bool is_grouped = tensor->kind == INGOT_GROUPED;
+    char size[32];
+    ingot_format_bytes(size, sizeof size, (double)report->stored_bytes);
+    ingot_markup_add(markup, "<tr><td>");
+    ingot_markup_text(markup, tensor->name);
+    ingot_markup_add(markup, "</td><td>%s</td><td>%s</td>", size,
+                     is_grouped                    ? ingot_method_name(ledger->method)
+                     : tensor->kind == INGOT_ALIAS ? "tied"
+                     : tensor->kind == INGOT_DENSE ? ingot_dtype_name(tensor->dtype)
+                                                   : "fold");
+    if (is_grouped) {
+        ingot_markup_add(markup, "<td>%u</td><td>%" PRIu64 "</td>", tensor->bits, tensor->group);
+        add_figure(markup, ledger->weight_error);
+        add_figure(markup, ledger->weight_error_rtn);
+        add_figure(markup, ledger->output_error);
+        add_figure(markup, ledger->output_error_rtn);
+    } else {
+        ingot_markup_add(markup, "<td></td><td></td><td></td><td></td><td></td><td></td>");
+    }
+    ingot_markup_add(markup, "<td%s>%s%s</td></tr>\n",
+                     report->source_verdict == INGOT_VERDICT_NO ? " class=\"bad\"" : "",
+                     report->source_verdict == INGOT_VERDICT_YES  ? "equal"
+                     : report->source_verdict == INGOT_VERDICT_NO ? "differs"
+                                                                  : "",
+                     ledger->fallback != INGOT_FALLBACK_NONE ? ", fell back" : "");
+}
+
+static void add_ledger(ingot_markup *markup, const ingot_verification *verification) {
+    ingot_markup_add(markup,
+                     "<section class=\"card\"><h2>Ledger</h2>\n<div class=\"scroll\"><table><thead>"
+                     "<tr><th>tensor</th><th>size</th><th>method</th><th>bits</th><th>group</th>"
+                     "<th>weight error</th><th>plain</th><th>output error</th><th>plain</th>"
+                     "<th>source</th></tr></thead><tbody>\n");
+    for (uint64_t i = 0; i < verification->tensor_count; i++) {
+        add_ledger_row(markup, &verification->tensors[i]);
+    }
+    ingot_markup_add(markup, "</tbody></table></div>\n"
+                             "<p class=\"hint\">Errors are relative: of the weights "
+                             "||WF - W'|| / ||WF||, of the output ||(WF - W')X|| / ||WFX|| on the "
+                             "calibration text.</p></section>\n");
+}
+
+static void add_provenance(ingot_markup *markup, const ingot_verification *verification) {
+    char hex[33], text[64];
+    ingot_markup_add(markup, "<section class=\"card\"><h2>Provenance</h2>\n<dl>\n");
+    ingot_digest_hex(hex, verification->info.root);
+    add_row(markup, "root (names the file)", hex);
+    ingot_digest_hex(hex, verification->info.content_id);
+    add_row(markup, "content id", hex);
+    (void)snprintf(text, sizeof text, "%u.%u", verification->info.major, verification->info.minor);
+    add_row(markup, "format version", text);
+    add_row(markup, "checked",
+            verification->options.is_quick ? "structure and metadata"
+            : verification->is_full        ? "every byte"
+                                           : "failed");
+    add_row(markup, "source",
+            verification->options.source_path != NULL ? verification->options.source_path
+                                                      : "not given");
+    ingot_markup_add(markup, "</dl>\n");
+    char *meta = verification->meta == NULL
+                     ? NULL
+                     : json_dumps(verification->meta, JSON_SORT_KEYS | JSON_INDENT(2));
+    if (meta != NULL) {
+        ingot_markup_add(markup, "<details><summary>Metadata of the conversion</summary><pre>");
+        ingot_markup_text(markup, meta);
+        ingot_markup_add(markup, "</pre></details>\n");
+    }
+    free(meta);
+    ingot_markup_add(markup, "</section>\n");
+}
+
+/* ---- page ------------------------------------------------------------------------------------ */
+
+static const char *base_name(const char *path) {
+    const char *slash = strrchr(path, '/');
+    return slash == NULL ? path : slash + 1;
+}
+
+ingot_status ingot_verify_report_html(const ingot_verification *verification, const char *path,
+                                      ingot_error *error) {
+    ingot_markup markup = {0};
+    ingot_markup_add(&markup, "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">"
+                              "<meta name=\"viewport\" content=\"width=device-width,"
+                              "initial-scale=1\"><title>");
+    ingot_markup_text(&markup, base_name(verification->options.path));
+    ingot_markup_add(&markup,
+                     " - verification</title>\n<style>%s</style></head>\n<body><main>\n"
+                     "<h1>",
+                     style_sheet);
+    ingot_markup_text(&markup, base_name(verification->options.path));
+    ingot_markup_add(&markup, "</h1>\n");
+    if (verification->has_model) {
+        ingot_markup_add(&markup, "<p class=\"soft\">");
+        ingot_markup_text(&markup, verification->model.family);
+        ingot_markup_add(&markup, ", %" PRIu64 " layers, %.1f million parameters</p>\n",
+                         verification->model.layers, (double)verification->parameters / 1e6);
+    }
+    add_verdict(&markup, verification);
+    add_tiles(&markup, verification);
+    add_score(&markup, verification);
+    add_charts(&markup, verification);
+    add_ledger(&markup, verification);
+    add_provenance(&markup, verification);
+    ingot_markup_add(&markup, "<p class=\"hint\">ingot-verify %s</p>\n</main></body></html>\n",
+                     INGOT_VERSION);
+    ingot_status status = ingot_markup_status(&markup);
+    if (status != INGOT_OK) {
+        status = ingot_error_set(error, status, path, NULL, NULL, "out of memory for the report");
+    } else {
+        status = ingot_file_write_all(path, markup.text, markup.size, true, error);
+    }
+    ingot_markup_free(&markup);
+    return status;
+}

@@ -1,0 +1,375 @@
+/* The stages of a verification, in order; what they found goes to the reports. */
+#include "verify/verify.h"
+
+#include "common/json.h"
+#include "common/sizes.h"
+#include "format/digest.h"
+#include "verify/source_check.h"
+#include "verify/source_folds.h"
+
+#include <math.h>
+#include <string.h>
+
+const char *ingot_layer_kind_name(ingot_layer_kind kind) {
+    switch (kind) {
+    case INGOT_KIND_EMBED:
+        return "embed";
+    case INGOT_KIND_HEAD:
+        return "head";
+    case INGOT_KIND_OTHER:
+    case INGOT_KIND_COUNT:
+        return "other";
+    default:
+        return ingot_role_name((ingot_role)kind);
+    }
+}
+
+/* ---- options ------------------------------------------------------------------------------- */
+
+ingot_status ingot_verify_check_options(const ingot_verify_options *options, ingot_error *error) {
+    const bool has_ratio = !isnan(options->max_ppl_ratio), has_kld = !isnan(options->max_kld);
+    if ((has_ratio || has_kld) && options->text_count == 0) {
+        return ingot_error_set(error, INGOT_ERR_USAGE, NULL, NULL, "add --text FILE",
+                               "%s needs a text to score",
+                               has_ratio ? "--max-ppl-ratio" : "--max-kld");
+    }
+    if ((has_ratio || has_kld) && options->source_path == NULL) {
+        return ingot_error_set(error, INGOT_ERR_USAGE, NULL, NULL, "add --source MODEL_DIR",
+                               "%s compares with the source",
+                               has_ratio ? "--max-ppl-ratio" : "--max-kld");
+    }
+    if ((options->seq_len != 0 || options->windows != 0) && options->text_count == 0) {
+        return ingot_error_set(error, INGOT_ERR_USAGE, NULL, NULL, "add --text FILE",
+                               "%s says how to cut a text, but there is none",
+                               options->seq_len != 0 ? "--seq-len" : "--windows");
+    }
+    return INGOT_OK;
+}
+
+/* Inputs that a later stage needs must be there before an hour of work is spent on earlier ones. */
+static ingot_status check_inputs(const ingot_verify_options *options, ingot_error *error) {
+    for (uint64_t i = 0; i < options->text_count; i++) {
+        ingot_file *file = NULL;
+        INGOT_TRY(ingot_file_open(&file, options->text_paths[i], error));
+        ingot_file_close(file);
+    }
+    if (options->source_path != NULL && !ingot_path_is_directory(options->source_path)) {
+        return ingot_error_set(error, INGOT_ERR_NOT_FOUND, options->source_path, NULL,
+                               "--source takes the folder that config.json lies in",
+                               "no such folder");
+    }
+    return INGOT_OK;
+}
+
+/* ---- what the container holds --------------------------------------------------------------- */
+
+static void classify(const ingot_verification *verification, ingot_tensor_report *report) {
+    report->class = INGOT_CLASS_UNKNOWN;
+    report->layer_kind = INGOT_KIND_OTHER;
+    if (!verification->has_model || ingot_is_auxiliary(verification->container, report->tensor)) {
+        return;
+    }
+    report->class = ingot_model_classify(&verification->model, report->tensor->name, &report->layer,
+                                         &report->role);
+    if (report->class == INGOT_CLASS_LINEAR) {
+        report->layer_kind = (ingot_layer_kind)report->role;
+        report->has_layer = true;
+    } else if (report->class == INGOT_CLASS_EMBED) {
+        report->layer_kind = INGOT_KIND_EMBED;
+    } else if (report->class == INGOT_CLASS_HEAD) {
+        report->layer_kind = INGOT_KIND_HEAD;
+    }
+}
+
+/* Sum of squares of the figures that are numbers. */
+static void add_square(double *sum, uint64_t *count, double value) {
+    if (!isnan(value)) {
+        *sum += value * value;
+        ++*count;
+    }
+}
+
+static double root_mean(double sum, uint64_t count) {
+    return count == 0 ? (double)NAN : sqrt(sum / (double)count);
+}
+
+static void summarize_kind(const ingot_verification *verification, ingot_layer_kind kind,
+                           ingot_kind_summary *out) {
+    uint64_t counts[4] = {0};
+    *out = (ingot_kind_summary){.bits_low = 8};
+    for (uint64_t i = 0; i < verification->tensor_count; i++) {
+        const ingot_tensor_report *report = &verification->tensors[i];
+        const ingot_tensor *tensor = report->tensor;
+        if (tensor->kind != INGOT_GROUPED || report->layer_kind != kind) {
+            continue;
+        }
+        out->tensors++;
+        out->parameters += tensor->rows * tensor->cols;
+        out->stored_bytes += report->stored_bytes;
+        out->bits_low = tensor->bits < out->bits_low ? tensor->bits : out->bits_low;
+        out->bits_high = tensor->bits > out->bits_high ? tensor->bits : out->bits_high;
+        out->fallbacks += report->ledger.fallback != INGOT_FALLBACK_NONE;
+        add_square(&out->weight_error, &counts[0], report->ledger.weight_error);
+        add_square(&out->weight_error_rtn, &counts[1], report->ledger.weight_error_rtn);
+        add_square(&out->output_error, &counts[2], report->ledger.output_error);
+        add_square(&out->output_error_rtn, &counts[3], report->ledger.output_error_rtn);
+    }
+    out->weight_error = root_mean(out->weight_error, counts[0]);
+    out->weight_error_rtn = root_mean(out->weight_error_rtn, counts[1]);
+    out->output_error = root_mean(out->output_error, counts[2]);
+    out->output_error_rtn = root_mean(out->output_error_rtn, counts[3]);
+}
+
+static ingot_status describe(ingot_verification *verification, ingot_error *error) {
+    const ingot_container *container = verification->container;
+    const char *path = verification->options.path;
+    uint64_t size;
+    ingot_get_info(container, &verification->info);
+    const char *meta = ingot_meta(container, &size);
+    if (size != 0) {
+        INGOT_TRY(ingot_json_parse(&verification->meta, meta, size, path, error));
+    }
+    const char *config = ingot_file_entry(container, "config.json", &size);
+    if (config != NULL && verification->info.profile == 0) {
+        ingot_error ignored = {0}; /* only --text needs an architecture that is known */
+        verification->has_model =
+            ingot_model_from_config(&verification->model, config, size, path, &ignored) == INGOT_OK;
+    }
+    const uint64_t count = ingot_tensor_count(container);
+    INGOT_TRY(
+        ingot_alloc_zero((void **)&verification->tensors, count, sizeof *verification->tensors));
+    verification->tensor_count = count;
+    uint64_t quantized_bytes = 0;
+    for (uint64_t i = 0; i < count; i++) {
+        ingot_tensor_report *report = &verification->tensors[i];
+        const ingot_tensor *tensor = report->tensor = ingot_tensor_at(container, i);
+        report->recomputed_error = report->recomputed_error_rtn = report->error_bound = NAN;
+        ingot_ledger_at(container, i, &report->ledger);
+        classify(verification, report);
+        for (unsigned part = 0; tensor->kind != INGOT_ALIAS && part < INGOT_PART_COUNT; part++) {
+            report->stored_bytes += tensor->part_bytes[part];
+        }
+        if (tensor->kind == INGOT_DENSE || tensor->kind == INGOT_GROUPED) {
+            verification->parameters += tensor->rows * tensor->cols;
+        }
+        if (tensor->kind == INGOT_GROUPED) {
+            verification->quantized_weights += tensor->rows * tensor->cols;
+            quantized_bytes += report->stored_bytes;
+        }
+    }
+    if (verification->quantized_weights != 0) {
+        verification->bits_per_weight =
+            8.0 * (double)quantized_bytes / (double)verification->quantized_weights;
+    }
+    for (unsigned kind = 0; kind < INGOT_KIND_COUNT; kind++) {
+        summarize_kind(verification, (ingot_layer_kind)kind, &verification->kinds[kind]);
+    }
+    return INGOT_OK;
+}
+
+/* ---- stages -------------------------------------------------------------------------------- */
+
+static bool show_checked(void *context, uint64_t done_bytes, uint64_t total_bytes) {
+    ingot_progress *progress = context;
+    progress->total = (double)total_bytes / 1e6;
+    ingot_progress_update(progress, (double)done_bytes / 1e6);
+    return !ingot_interrupted();
+}
+
+static ingot_status stage_full(ingot_verification *verification, unsigned threads,
+                               ingot_error *error) {
+    ingot_progress progress;
+    const double start = ingot_clock_seconds();
+    ingot_progress_begin(&progress, "checking every byte", "MB", 0,
+                         verification->options.is_silent);
+    const ingot_status status =
+        ingot_check_full(verification->container, threads, show_checked, &progress, error);
+    ingot_progress_end(&progress);
+    verification->full_seconds = ingot_clock_seconds() - start;
+    verification->is_full = status == INGOT_OK;
+    return status;
+}
+
+static ingot_status stage_source(ingot_verification *verification,
+                                 const ingot_checkpoint *checkpoint, ingot_pool *pool,
+                                 ingot_error *error) {
+    ingot_progress progress;
+    const double start = ingot_clock_seconds();
+    for (uint64_t i = 0; i < ingot_checkpoint_count(checkpoint); i++) {
+        verification->source_bytes += ingot_checkpoint_at(checkpoint, i)->bytes;
+    }
+    ingot_progress_begin(&progress, "recomputing from the source", "MB",
+                         (double)verification->source_bytes / 1e6, verification->options.is_silent);
+    const ingot_status status =
+        ingot_source_check(verification, checkpoint, pool, &progress, error);
+    ingot_progress_end(&progress);
+    verification->source_seconds = ingot_clock_seconds() - start;
+    return status;
+}
+
+/* The texts as evaluation windows. */
+static ingot_status load_windows(ingot_verification *verification, ingot_windows *windows,
+                                 ingot_error *error) {
+    const ingot_verify_options *options = &verification->options;
+    const ingot_model *model = &verification->model;
+    ingot_tokenizer *tokenizer = NULL;
+    ingot_text text = {0};
+    uint64_t size;
+    const char *bytes = ingot_file_entry(verification->container, "tokenizer.json", &size);
+    if (bytes == NULL) {
+        return ingot_error_set(error, INGOT_ERR_UNSUPPORTED, options->path, NULL,
+                               "convert a checkpoint that has one",
+                               "the container holds no tokenizer.json, which --text needs");
+    }
+    ingot_status status = ingot_tokenizer_create(&tokenizer, bytes, size, options->path, error);
+    INGOT_GO(status);
+    INGOT_GO(ingot_text_load(&text, options->text_paths, options->text_count, tokenizer,
+                             model->vocab, error));
+    memcpy(verification->text_digest, text.digest, sizeof text.digest);
+    verification->text_bytes = text.bytes;
+    verification->text_tokens = text.count;
+    verification->window_length =
+        options->seq_len != 0 ? options->seq_len : ingot_min_u64(2048, model->context);
+    INGOT_GO(ingot_windows_evaluation(windows, &text, options->windows, verification->window_length,
+                                      options->text_paths[0], error));
+    verification->window_count = windows->count;
+done:
+    ingot_text_free(&text);
+    ingot_tokenizer_destroy(tokenizer);
+    return status;
+}
+
+static ingot_status stage_text(ingot_verification *verification, const ingot_checkpoint *checkpoint,
+                               ingot_error *error) {
+    const ingot_verify_options *options = &verification->options;
+    ingot_weight_source candidate = {0}, source = {0};
+    ingot_windows windows = {0};
+    ingot_backend backend = {0};
+    ingot_model model = {0};
+    ingot_progress progress;
+    const double start = ingot_clock_seconds();
+    ingot_weight_source_from_container(&candidate, verification->container,
+                                       !verification->is_full);
+    if (checkpoint != NULL) {
+        ingot_weight_source_from_checkpoint(&source, checkpoint);
+    }
+    ingot_status status = ingot_model_open(&model, &candidate, error);
+    INGOT_GO(status);
+    INGOT_GO(load_windows(verification, &windows, error));
+    INGOT_GO(ingot_backend_open(&backend, options->device, options->threads, error));
+    (void)snprintf(verification->backend, sizeof verification->backend, "%s", backend.path);
+    ingot_progress_begin(&progress, checkpoint != NULL ? "scoring, beside the source" : "scoring",
+                         "windows", (double)windows.count, options->is_silent);
+    status = ingot_score_run(&verification->score, &model, &candidate,
+                             checkpoint != NULL ? &source : NULL, &windows, &backend, 0, &progress,
+                             error);
+    ingot_progress_end(&progress);
+done:
+    if (backend.ops != NULL) {
+        ingot_backend_close(&backend);
+    }
+    ingot_windows_free(&windows);
+    ingot_model_close(&model);
+    verification->text_seconds = ingot_clock_seconds() - start;
+    return status;
+}
+
+ingot_status ingot_verify_gates(ingot_verification *verification) {
+    const ingot_verify_options *options = &verification->options;
+    const ingot_score *score = &verification->score;
+    if (isnan(options->max_ppl_ratio) && isnan(options->max_kld)) {
+        return INGOT_OK; /* no gate: gates_passed stays NONE */
+    }
+    verification->gates_passed = INGOT_VERDICT_NO;
+    /* Written so that a figure that is not a number fails. */
+    if (!isnan(options->max_ppl_ratio) && !(score->ppl_ratio <= options->max_ppl_ratio)) {
+        return ingot_error_set(&verification->error, INGOT_FAIL_GATE, options->path, NULL,
+                               "use more bits, a smaller group or calibration data",
+                               "perplexity is %.6g times the source's, over the gate of %.6g",
+                               score->ppl_ratio, options->max_ppl_ratio);
+    }
+    if (!isnan(options->max_kld) && !(score->kld_mean <= options->max_kld)) {
+        return ingot_error_set(&verification->error, INGOT_FAIL_GATE, options->path, NULL,
+                               "use more bits, a smaller group or calibration data",
+                               "mean KL divergence is %.6g nats, over the gate of %.6g",
+                               score->kld_mean, options->max_kld);
+    }
+    verification->gates_passed = INGOT_VERDICT_YES;
+    return INGOT_OK;
+}
+
+/* ---- the whole ----------------------------------------------------------------------------- */
+
+void ingot_verification_init(ingot_verification *out, const ingot_verify_options *options) {
+    *out = (ingot_verification){.options = *options,
+                                .bits_per_weight = NAN,
+                                .score = {.perplexity = NAN,
+                                          .source_perplexity = NAN,
+                                          .ppl_ratio = NAN,
+                                          .kld_mean = NAN,
+                                          .kld_p99 = NAN,
+                                          .top1 = NAN}};
+    out->open_seconds = out->full_seconds = out->source_seconds = out->text_seconds = NAN;
+}
+
+/* A check that said no is a verdict; a check that could not run is none. */
+static void judge(ingot_verification *verification, ingot_status status) {
+    if (status == INGOT_OK) {
+        verification->valid = INGOT_VERDICT_YES;
+    } else if (ingot_status_exit_code(status) == 1) {
+        verification->valid = INGOT_VERDICT_NO;
+    }
+}
+
+static ingot_status run_integrity(ingot_verification *verification, unsigned threads,
+                                  ingot_error *error) {
+    const double start = ingot_clock_seconds();
+    INGOT_TRY(ingot_open(&verification->container, verification->options.path, error));
+    verification->open_seconds = ingot_clock_seconds() - start;
+    INGOT_TRY(describe(verification, error));
+    return verification->options.is_quick ? INGOT_OK : stage_full(verification, threads, error);
+}
+
+ingot_status ingot_verify_run(ingot_verification *out, const ingot_verify_options *options) {
+    ingot_checkpoint *checkpoint = NULL;
+    ingot_pool *pool = NULL;
+    ingot_verification_init(out, options);
+    ingot_error *error = &out->error;
+    ingot_status status = ingot_verify_check_options(options, error);
+    INGOT_GO(status);
+    INGOT_GO(check_inputs(options, error));
+    INGOT_GO(ingot_pool_create(&pool, options->threads));
+    status = run_integrity(out, ingot_pool_threads(pool), error);
+    if (status == INGOT_OK && options->source_path != NULL) {
+        status = ingot_checkpoint_open(&checkpoint, options->source_path, error);
+        status = status == INGOT_OK ? stage_source(out, checkpoint, pool, error) : status;
+    }
+    judge(out, status);
+    INGOT_GO(status);
+    if (options->text_count != 0) {
+        status = stage_text(out, checkpoint, error);
+        if (ingot_status_exit_code(status) == 1) {
+            judge(out, status); /* --quick: weights are checked as they are loaded */
+        }
+        INGOT_GO(status);
+        status = ingot_verify_gates(out);
+    }
+done:
+    if (status != INGOT_OK && error->status == INGOT_OK) {
+        status = ingot_error_set(error, status, options->path, NULL, NULL, "%s",
+                                 ingot_status_text(status));
+    }
+    ingot_pool_destroy(pool);
+    ingot_checkpoint_close(checkpoint);
+    return status;
+}
+
+void ingot_verification_close(ingot_verification *verification) {
+    if (verification->has_model) {
+        ingot_model_close(&verification->model);
+    }
+    ingot_free(verification->tensors);
+    json_decref(verification->meta);
+    ingot_close(verification->container);
+    *verification = (ingot_verification){0};
+}
