@@ -50,8 +50,8 @@ OBJECTS := $(SOURCES:%.c=$(BUILD)/%.o) $(ISA_OBJECTS)
 LIBRARY := $(BUILD)/libingot_all.a
 
 # What a loader author links: the container reader and nothing else.
-PUBLIC_OBJECTS := $(patsubst %.c,$(BUILD)/%.o,common/status.c format/container_layout.c format/container_open.c \
-                  format/container_read.c format/container_check.c \
+PUBLIC_OBJECTS := $(patsubst %.c,$(BUILD)/%.o,common/status.c \
+                  $(filter-out format/container_write%.c,$(wildcard format/container*.c)) \
                   format/pack.c format/half.c format/digest.c format/weight_row.c)
 PUBLIC_LIBRARY := $(BUILD)/libingot.a
 

@@ -23,10 +23,14 @@
 #define MAX_TENSORS          (UINT64_C(1) << 20)
 #define MAX_META_BYTES       (UINT64_C(16) << 20)
 #define MAX_FILE_ENTRY_BYTES (UINT64_C(256) << 20)
+#define MAX_SECTION_BYTES    (UINT64_C(256) << 20) /* all but CHNK, ZMAP and DATA */
 #define MAX_SHARDS           9999u
 #define INCOMPAT_ZSTD        UINT64_C(1)
 #define KNOWN_INCOMPAT       INCOMPAT_ZSTD
 #define SECTION_CRITICAL     1u
+
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
+               "views point straight at the little-endian bytes of the file");
 
 #define FOURCC(a, b, c, d)                                                                         \
     ((uint32_t)(a) | (uint32_t)(b) << 8 | (uint32_t)(c) << 16 | (uint32_t)(d) << 24)
@@ -104,6 +108,7 @@ struct ingot_container {
     shard *shards;
     uint32_t shard_count;
     uint64_t tensor_count;
+    uint32_t *sorted; /* records of all shards by name; NULL: one shard, its own index */
     file_entry *files;
     uint64_t file_count;
     uint8_t content_id[16];
@@ -147,16 +152,36 @@ ingot_status content_id_compute(uint8_t id[16], const shard *shards, uint32_t co
 /* Reads exactly size bytes of a shard; INGOT_ERR_IO names the file. */
 ingot_status shard_read_at(const shard *part, void *buffer, uint64_t size, uint64_t offset,
                            ingot_error *error);
-/* The decoded bytes of one chunk, into buffer[length]; scratch[CHUNK_BYTES + bound] is used for
- * compressed files.  verify: stored and decoded digests. */
-ingot_status chunk_read(const shard *part, const ingot_tensor *tensor, uint64_t chunk,
-                        uint64_t part_offset, uint64_t length, bool verify, void *buffer,
-                        uint8_t *scratch, ingot_error *error);
-uint64_t chunk_scratch_bytes(const shard *part);
+
+/* What reading chunks of a compressed shard needs; empty for others.  One per thread. */
+typedef struct chunk_reader {
+    uint8_t *stored; /* [CHUNK_BYTES] */
+    void *zstd;      /* ZSTD_DCtx */
+} chunk_reader;
+ingot_status chunk_reader_create(chunk_reader *out, bool is_compressed);
+void chunk_reader_destroy(chunk_reader *reader);
+
+/* Decoded bytes of chunk `chunk` of part `which` into buffer[CHUNK_BYTES], of which chunk_length
+ * are written.  verify: stored and decoded digests. */
+ingot_status chunk_read(const shard *part, const ingot_tensor *tensor, unsigned which,
+                        uint64_t chunk, bool verify, void *buffer, chunk_reader *reader,
+                        ingot_error *error);
+uint64_t chunk_length(const ingot_tensor *tensor, unsigned which, uint64_t chunk);
+/* Digest of decoded bytes that were read by other means. */
+ingot_status chunk_check_digest(const shard *part, const ingot_tensor *tensor, unsigned which,
+                                uint64_t chunk, const uint8_t *bytes, ingot_error *error);
 const shard *shard_of_tensor(const ingot_container *container, uint64_t index);
-/* Value rules of the bytes of a tensor whose parts are in memory (scales, zeros, outliers; codes
- * padding when whole rows are given). */
-ingot_status tensor_check_values(const shard *part, const ingot_tensor *tensor,
-                                 const uint8_t *const parts[INGOT_PART_COUNT], ingot_error *error);
+
+/* ---- container_values.c ------------------------------------------------------------------- */
+
+/* The rules of length bytes at `offset` of a part (whole elements): padding of rows of codes, range
+ * of scales, range of zero points. */
+ingot_status values_check_piece(const shard *part, const ingot_tensor *tensor, unsigned which,
+                                uint64_t offset, const uint8_t *bytes, uint64_t length,
+                                ingot_error *error);
+/* The outlier rules; parts in memory, or with parts NULL read through the reader. */
+ingot_status values_check_outliers(const shard *part, const ingot_tensor *tensor,
+                                   const uint8_t *const *parts, chunk_reader *reader,
+                                   ingot_error *error);
 
 #endif

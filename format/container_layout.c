@@ -13,7 +13,7 @@
 const uint8_t ingot_container_magic[8] = {0x89, 'I', 'G', 'T', 0x0d, 0x0a, 0x1a, 0x0a};
 const uint8_t ingot_container_end[8] = {'I', 'G', 'T', 'E', 'N', 'D', '\r', '\n'};
 
-#define MAX_DIMENSION (UINT64_C(1) << 40)
+#define MAX_ELEMENTS (UINT64_C(1) << 48)
 
 void superblock_encode(uint8_t bytes[SUPERBLOCK_BYTES], const superblock *super) {
     memset(bytes, 0, SUPERBLOCK_BYTES);
@@ -177,24 +177,25 @@ static const char *measure_shape(ingot_tensor *tensor) {
     if (tensor->rank < 1 || tensor->rank > INGOT_MAX_RANK) {
         return "the rank is not 1..4";
     }
+    /* The limit takes empty dimensions as 1, so that it does not depend on their order. */
+    uint64_t extent = 1;
     tensor->rows = 1;
     for (unsigned i = 0; i < INGOT_MAX_RANK; i++) {
         if (i >= tensor->rank) {
             if (tensor->dim[i] != 0) {
                 return "a dimension beyond the rank is not zero";
             }
-        } else if (tensor->dim[i] > MAX_DIMENSION) {
-            return "a dimension is over the limit";
-        } else if (i + 1 < tensor->rank &&
-                   !ingot_size_mul(&tensor->rows, tensor->rows, tensor->dim[i])) {
-            return "the shape overflows";
+            continue;
+        }
+        if (!ingot_size_mul(&extent, extent, ingot_max_u64(tensor->dim[i], 1)) ||
+            extent > MAX_ELEMENTS) {
+            return "the shape is over the limit";
+        }
+        if (i + 1 < tensor->rank) {
+            tensor->rows *= tensor->dim[i];
         }
     }
     tensor->cols = tensor->dim[tensor->rank - 1];
-    uint64_t elements;
-    if (!ingot_size_mul(&elements, tensor->rows, tensor->cols) || elements > MAX_FILE_BYTES) {
-        return "the shape is over the limit";
-    }
     return NULL;
 }
 

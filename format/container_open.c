@@ -42,7 +42,8 @@ static bool is_zero(const uint8_t *bytes, uint64_t size) {
 
 static ingot_status open_file(shard *part, uint64_t *size, ingot_error *error) {
     struct stat info;
-    part->fd = open(part->path, O_RDONLY | O_CLOEXEC);
+    /* O_NONBLOCK: opening a FIFO must fail below, not wait for a writer. */
+    part->fd = open(part->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
     if (part->fd < 0) {
         const bool is_missing = errno == ENOENT || errno == ENOTDIR;
         return ingot_error_set(error, is_missing ? INGOT_ERR_NOT_FOUND : INGOT_ERR_IO, part->path,
@@ -60,12 +61,10 @@ static ingot_status open_file(shard *part, uint64_t *size, ingot_error *error) {
 static ingot_status check_superblock(shard *part, uint64_t size, ingot_error *error) {
     uint8_t bytes[SUPERBLOCK_BYTES] = {0};
     superblock *super = &part->super;
-    /* The magic goes first where there is one, so that a foreign short file is called foreign. */
-    const uint64_t head = ingot_min_u64(size, SUPERBLOCK_BYTES);
-    INGOT_TRY(shard_read_at(part, bytes, head, 0, error));
     if (size < SUPERBLOCK_BYTES + TRAILER_BYTES) {
         return bad(error, INGOT_BAD_TOO_SHORT, part, NULL, TRANSFER, NULL);
     }
+    INGOT_TRY(shard_read_at(part, bytes, SUPERBLOCK_BYTES, 0, error));
     if (memcmp(bytes, ingot_container_magic, 8) != 0) {
         return bad(error, INGOT_BAD_MAGIC, part, NULL, "is this an Ingot container?", NULL);
     }
@@ -160,9 +159,11 @@ static ingot_status check_section_order(const shard *part, ingot_error *error) {
         last = position;
         seen[position]++;
     }
-    const bool is_complete = seen[1] && seen[2] && seen[3] && seen[4] && seen[5] && seen[6] &&
-                             (seen[8] == 1) == has_roots && (seen[9] == 1) == is_compressed &&
-                             seen[10] && part->sections[count - 1].fourcc == FOURCC_DATA;
+    const bool may_have_files = part->super.shard_index == 0;
+    const bool is_complete = (seen[7] == 0 || may_have_files) && seen[1] && seen[2] && seen[3] &&
+                             seen[4] && seen[5] && seen[6] && (seen[8] == 1) == has_roots &&
+                             (seen[9] == 1) == is_compressed && seen[10] &&
+                             part->sections[count - 1].fourcc == FOURCC_DATA;
     return is_complete ? INGOT_OK : bad(error, INGOT_BAD_SECTION_ORDER, part, NULL, TRANSFER, NULL);
 }
 
@@ -217,7 +218,11 @@ static ingot_status check_section_sizes(shard *part, ingot_error *error) {
                     (roots == NULL || roots->size == (part->super.shard_count - 1) * 16u);
     for (uint32_t i = 0; i < part->super.section_count; i++) {
         const section *record = &part->sections[i];
-        if (record->fourcc == FOURCC_FILE && record->size > MAX_FILE_ENTRY_BYTES) {
+        const bool is_chunked = record->fourcc == FOURCC_CHNK || record->fourcc == FOURCC_ZMAP ||
+                                record->fourcc == FOURCC_DATA;
+        const bool has_aux = record->fourcc == FOURCC_FILE || record->fourcc == FOURCC_DATA ||
+                             section_position(record->fourcc) == 0;
+        if ((!is_chunked && record->size > MAX_SECTION_BYTES) || (!has_aux && record->aux != 0)) {
             is_legal = false;
         }
     }
@@ -500,6 +505,8 @@ static ingot_status open_siblings(ingot_container *container, const char *path,
         if (part->super.shard_index != i || part->super.shard_count != count ||
             part->super.profile != first->super.profile ||
             memcmp(part->super.set_id, first->super.set_id, 16) != 0 ||
+            part->meta_size != first->meta_size ||
+            memcmp(part->meta, first->meta, (size_t)first->meta_size) != 0 ||
             memcmp(part->super.root, first->shard_roots + (i - 1) * 16, 16) != 0) {
             return bad(error, INGOT_BAD_SHARD, part, NULL, "do not mix shards of different sets",
                        NULL);
@@ -508,17 +515,33 @@ static ingot_status open_siblings(ingot_container *container, const char *path,
     return INGOT_OK;
 }
 
-/* Within a shard the sorted index proves it; over the shards each name is looked up. */
-static ingot_status check_unique_names(const ingot_container *container, ingot_error *error) {
-    for (uint32_t s = 1; s < container->shard_count; s++) {
-        const shard *part = &container->shards[s];
-        for (uint64_t i = 0; i < part->tensor_count; i++) {
-            uint64_t found;
-            if (ingot_tensor_find(container, part->tensors[i].name, &found) == NULL ||
-                found != part->first_tensor + i) {
-                return bad(error, INGOT_BAD_SHARD, part, part->tensors[i].name, TRANSFER,
-                           "a tensor stands in two shards");
-            }
+static int compare_names(const void *a, const void *b, void *context) {
+    const ingot_container *container = context;
+    return strcmp(ingot_tensor_at(container, *(const uint32_t *)a)->name,
+                  ingot_tensor_at(container, *(const uint32_t *)b)->name);
+}
+
+/* Within a shard its own index proves that names are unique; over the set a common index does. */
+static ingot_status merge_index(ingot_container *container, ingot_error *error) {
+    const uint64_t count = container->tensor_count;
+    if (container->shard_count == 1) {
+        return INGOT_OK;
+    }
+    container->sorted = malloc((size_t)(count + 1) * sizeof *container->sorted);
+    if (container->sorted == NULL) {
+        return ingot_error_set(error, INGOT_ERR_NO_MEMORY, container->shards[0].path, NULL, NULL,
+                               "out of memory");
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        container->sorted[i] = i;
+    }
+    qsort_r(container->sorted, (size_t)count, sizeof *container->sorted, compare_names, container);
+    for (uint64_t i = 1; i < count; i++) {
+        const uint32_t *pair = container->sorted + i - 1;
+        if (compare_names(pair, pair + 1, container) == 0) {
+            const shard *part = shard_of_tensor(container, ingot_max_u64(pair[0], pair[1]));
+            return bad(error, INGOT_BAD_SHARD, part, ingot_tensor_at(container, pair[0])->name,
+                       TRANSFER, "a tensor stands in two shards");
         }
     }
     return INGOT_OK;
@@ -586,7 +609,11 @@ static ingot_status open_set(ingot_container *container, const char *path, ingot
         container->shards[i].first_tensor = container->tensor_count;
         container->tensor_count += container->shards[i].tensor_count;
     }
-    INGOT_TRY(check_unique_names(container, error));
+    if (container->tensor_count > MAX_TENSORS) {
+        return bad(error, INGOT_BAD_SHARD, &container->shards[0], NULL, TRANSFER,
+                   "the set holds more tensors than the format allows");
+    }
+    INGOT_TRY(merge_index(container, error));
     INGOT_TRY(collect_files(container, error));
     return content_id_compute(container->content_id, container->shards, container->shard_count);
 }
@@ -615,12 +642,13 @@ void ingot_close(ingot_container *container) {
     }
     free(container->shards);
     free(container->files);
+    free(container->sorted);
     free(container);
 }
 
 bool ingot_is_container(const char *path) {
     uint8_t bytes[8];
-    const int fd = open(path, O_RDONLY | O_CLOEXEC);
+    const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
     if (fd < 0) {
         return false;
     }

@@ -55,24 +55,31 @@ static ingot_status out_of_memory(ingot_error *error) {
 /* ---- layout --------------------------------------------------------------------------------- */
 
 /* Record order: the plan's, but aliases stand right behind their target, so that sharding never
- * separates them and the content id does not depend on it.  order[count]. */
-static ingot_status order_records(uint64_t *order, const ingot_writer_plan *plan,
+ * separates them and the content id does not depend on it.  order[count]; next[count] is scratch:
+ * behind each target the chain of its aliases. */
+static ingot_status order_records(uint64_t *order, uint64_t *next, const ingot_writer_plan *plan,
                                   ingot_error *error) {
-    uint64_t at = 0;
-    for (uint64_t i = 0; i < plan->tensor_count; i++) {
-        if (plan->tensors[i].kind == INGOT_ALIAS) {
-            const uint64_t target = plan->tensors[i].alias_of;
-            if (target >= plan->tensor_count || plan->tensors[target].kind == INGOT_ALIAS) {
-                return ingot_error_set(error, INGOT_ERR_USAGE, NULL, plan->tensors[i].name, NULL,
-                                       "an alias needs a target that is no alias");
-            }
+    const ingot_tensor_spec *specs = plan->tensors;
+    const uint64_t count = plan->tensor_count;
+    for (uint64_t i = 0; i < count; i++) {
+        next[i] = UINT64_MAX;
+    }
+    for (uint64_t i = count; i-- > 0;) {
+        const uint64_t target = specs[i].alias_of;
+        if (specs[i].kind != INGOT_ALIAS) {
             continue;
         }
-        order[at++] = i;
-        for (uint64_t j = 0; j < plan->tensor_count; j++) {
-            if (plan->tensors[j].kind == INGOT_ALIAS && plan->tensors[j].alias_of == i) {
-                order[at++] = j;
-            }
+        if (target >= count || specs[target].kind == INGOT_ALIAS) {
+            return ingot_error_set(error, INGOT_ERR_USAGE, NULL, specs[i].name, NULL,
+                                   "an alias needs a target that is no alias");
+        }
+        next[i] = next[target];
+        next[target] = i;
+    }
+    uint64_t at = 0;
+    for (uint64_t i = 0; i < count; i++) {
+        for (uint64_t j = i; specs[i].kind != INGOT_ALIAS && j != UINT64_MAX; j = next[j]) {
+            order[at++] = j;
         }
     }
     return INGOT_OK;
@@ -266,7 +273,7 @@ static ingot_status lay_out(ingot_writer **out, const ingot_writer_plan *plan, i
                                  (unsigned long long)plan->tensor_count);
         goto done;
     }
-    order = calloc(plan->tensor_count + 1, sizeof *order);
+    order = calloc(2 * plan->tensor_count + 1, sizeof *order);
     if (writer == NULL || order == NULL) {
         status = out_of_memory(error);
         goto done;
@@ -277,7 +284,7 @@ static ingot_status lay_out(ingot_writer **out, const ingot_writer_plan *plan, i
         status = out_of_memory(error);
         goto done;
     }
-    INGOT_GO(order_records(order, plan, error));
+    INGOT_GO(order_records(order, order + plan->tensor_count, plan, error));
     INGOT_GO(cut_shards(writer, order, error));
     for (uint32_t s = 0; s < writer->shard_count; s++) {
         INGOT_GO(lay_out_shard(writer, s, error));
@@ -309,11 +316,10 @@ ingot_status ingot_layout_compute(ingot_layout_info *out, const ingot_writer_pla
 
 /* ---- the front ------------------------------------------------------------------------------ */
 
-static const writer_shard *sorting; /* qsort has no context; writers are created one at a time */
-
-static int compare_records(const void *a, const void *b) {
-    return strcmp(sorting->tensors[*(const uint32_t *)a].name,
-                  sorting->tensors[*(const uint32_t *)b].name);
+static int compare_records(const void *a, const void *b, void *context) {
+    const writer_shard *part = context;
+    return strcmp(part->tensors[*(const uint32_t *)a].name,
+                  part->tensors[*(const uint32_t *)b].name);
 }
 
 static ingot_status write_sorted(writer_shard *part, ingot_error *error) {
@@ -324,12 +330,11 @@ static ingot_status write_sorted(writer_shard *part, ingot_error *error) {
     for (uint32_t i = 0; i < part->tensor_count; i++) {
         index[i] = i;
     }
-    sorting = part;
-    qsort(index, (size_t)part->tensor_count, sizeof *index, compare_records);
+    qsort_r(index, (size_t)part->tensor_count, sizeof *index, compare_records, part);
     ingot_status status = INGOT_OK;
     for (uint64_t i = 0; i < part->tensor_count; i++) {
         store_le(part->tsrt + 4 * i, index[i], 4);
-        if (i > 0 && compare_records(&index[i - 1], &index[i]) == 0) {
+        if (i > 0 && compare_records(&index[i - 1], &index[i], part) == 0) {
             status = ingot_error_set(error, INGOT_ERR_USAGE, NULL, part->tensors[index[i]].name,
                                      NULL, "two tensors have the same name");
         }

@@ -29,13 +29,25 @@ static const char *path_of(const char *name) {
     return path[turn];
 }
 
-/* A tensor of random contents that obeys the value rules; memory lives until the process ends. */
+/* Zeroed memory that lives until the suite ends. */
+static void *kept[8192];
+static size_t kept_count;
+
+static void *keep(uint64_t count, uint64_t size) {
+    CU_ASSERT_FATAL(kept_count < sizeof kept / sizeof *kept);
+    void *memory = calloc((size_t)count + 1, (size_t)size);
+    CU_ASSERT_PTR_NOT_NULL_FATAL(memory);
+    kept[kept_count++] = memory;
+    return memory;
+}
+
+/* A tensor of random contents that obeys the value rules. */
 static ingot_weight_view random_view(const ingot_tensor *tensor) {
     ingot_weight_view view = {.kind = tensor->kind == INGOT_GROUPED ? INGOT_GROUPED : INGOT_DENSE,
                               .rows = tensor->rows,
                               .cols = tensor->cols,
                               .dtype = tensor->dtype};
-    uint8_t *bytes = calloc(1, (size_t)tensor->part_bytes[0] + 1);
+    uint8_t *bytes = keep(1, (size_t)tensor->part_bytes[0] + 1);
     view.data = bytes;
     if (view.kind == INGOT_DENSE) {
         for (uint64_t i = 0; i < tensor->part_bytes[0]; i++) {
@@ -52,8 +64,8 @@ static ingot_weight_view random_view(const ingot_tensor *tensor) {
     view.row_stride_bytes = tensor->row_stride_bytes;
     view.outlier_count = tensor->outlier_count;
     const uint64_t groups = tensor->rows * tensor->groups_per_row;
-    uint8_t *zeros = calloc(1, (size_t)groups);
-    uint8_t *scales = calloc(groups, 4);
+    uint8_t *zeros = keep(1, (size_t)groups);
+    uint8_t *scales = keep(groups, 4);
     for (uint64_t i = 0; i < groups; i++) {
         const float scale =
             (random_u64() % 2 ? -1.0f : 1.0f) * (float)(random_u64() % 1000) / 512.0f;
@@ -61,10 +73,10 @@ static ingot_weight_view random_view(const ingot_tensor *tensor) {
                                &scale, 1);
         zeros[i] = (uint8_t)(random_u64() % (1u << view.bits));
     }
-    uint64_t *row_ptr = calloc(tensor->rows + 1, 8);
-    uint32_t *cols = calloc(tensor->outlier_count + 1, 4);
-    float *values = calloc(tensor->outlier_count + 1, 4);
-    uint8_t *codes = calloc(1, (size_t)tensor->cols);
+    uint64_t *row_ptr = keep(tensor->rows + 1, 8);
+    uint32_t *cols = keep(tensor->outlier_count + 1, 4);
+    float *values = keep(tensor->outlier_count + 1, 4);
+    uint8_t *codes = keep(1, (size_t)tensor->cols);
     uint64_t used = 0;
     for (uint64_t row = 0; row < tensor->rows; row++) {
         for (uint64_t col = 0; col < tensor->cols; col++) {
@@ -521,6 +533,9 @@ int main(void) {
         return 2;
     }
     const int failed = suite_run("container", tests);
+    for (size_t i = 0; i < kept_count; i++) {
+        free(kept[i]);
+    }
     char command[64];
     (void)snprintf(command, sizeof command, "rm -rf %s", folder);
     return system(command) != 0 || failed;
