@@ -59,7 +59,8 @@ static ingot_status upload_vector(float **device, const float *host, uint64_t wi
     }
     if (status != INGOT_OK) {
         return ingot_error_set(error, status, NULL, NULL, NULL,
-                               "a vector could not be put on the device");
+                               "a vector could not be put on the device: %s",
+                               ingot_status_text(status));
     }
     *device = memory;
     return INGOT_OK;
@@ -98,7 +99,8 @@ static ingot_status load_linear(const loader *l, ingot_role role) {
         l->backend->ops->upload_view(l->backend->context, &block->owned_view[role], host);
     if (status != INGOT_OK) {
         return ingot_error_set(l->error, status, l->source->path, name, NULL,
-                               "the tensor could not be put on the device");
+                               "the tensor could not be put on the device: %s",
+                               ingot_status_text(status));
     }
     block->has_owned_view[role] = true;
     block->linear[role] = block->owned_view[role];
@@ -506,7 +508,8 @@ static ingot_status load_end(ingot_ends *ends, ingot_weight_view *view, const ch
     const ingot_status status = backend->ops->upload_view(backend->context, view, &host);
     if (status != INGOT_OK) {
         return ingot_error_set(error, status, source->path, name, NULL,
-                               "the tensor could not be put on the device");
+                               "the tensor could not be put on the device: %s",
+                               ingot_status_text(status));
     }
     ends->owned_view[ends->owned_view_count++] = *view;
     return INGOT_OK;
