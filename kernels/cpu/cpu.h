@@ -138,4 +138,7 @@ ingot_status ingot_cpu_divergence(void *context, double *kl, const float *p, con
 ingot_status ingot_cpu_open(ingot_backend *out, unsigned threads,
                             ingot_error *error) INGOT_MUST_CHECK;
 
+/* coretype.c acts before main; open.c reads this so that whoever links the backend links it too. */
+extern const bool ingot_cpu_chooses_core;
+
 #endif

@@ -3,6 +3,7 @@
 #include "common/sizes.h"
 #include "kernels/cpu/cpu.h"
 
+#include <assert.h>
 #include <cblas.h>
 #include <stdio.h>
 #include <string.h>
@@ -103,6 +104,7 @@ ingot_status ingot_cpu_open(ingot_backend *out, unsigned threads, ingot_error *e
             /* BLAS never starts threads of its own: its results would depend on their number. */
             openblas_set_num_threads(1);
             out->ops = &cpu_ops;
+            assert(ingot_cpu_chooses_core);
             out->context = cpu;
             out->pool = cpu->pool;
             (void)snprintf(out->path, sizeof out->path, "cpu/%s/%s", isa->name,
