@@ -1,4 +1,4 @@
-/* Charts of the HTML report.  Panels are drawn for a width of 300 to 460 pixels, so that their text
+/* Charts of the HTML report.  Panels are drawn for a width of 300 to 400 pixels, so that their text
  * stays readable on a phone without being redrawn. */
 #include "verify/report_charts.h"
 
@@ -150,10 +150,10 @@ void ingot_chart_errors(ingot_markup *markup, const ingot_verification *verifica
 
 /* ---- bits per tensor ------------------------------------------------------------------------ */
 
-#define BITS_WIDTH  460.0
+#define BITS_WIDTH  400.0
 #define BITS_HEIGHT 180.0
 #define BITS_LEFT   40.0
-#define BITS_RIGHT  455.0
+#define BITS_RIGHT  395.0
 #define BITS_TOP    14.0
 #define BITS_BOTTOM 155.0
 
@@ -247,9 +247,9 @@ void ingot_chart_sizes(ingot_markup *markup, const ingot_verification *verificat
     for (unsigned i = 0; i < SIZE_COUNT; i++) {
         total += bytes[i];
     }
-    const double scale = 456.0 / fmax(fmax(total, (double)verification->source_bytes), 1);
+    const double scale = 396.0 / fmax(fmax(total, (double)verification->source_bytes), 1);
     const bool has_source = verification->source_bytes != 0;
-    ingot_svg_begin(markup, 460, has_source ? 96 : 48, "where the bytes are");
+    ingot_svg_begin(markup, 400, has_source ? 96 : 48, "where the bytes are");
     ingot_format_bytes(size, sizeof size, (double)verification->info.file_bytes);
     (void)snprintf(text, sizeof text, "container: %s", size);
     ingot_svg_text(markup, "label", 2, 14, "start", text);
@@ -278,32 +278,48 @@ void ingot_chart_sizes(ingot_markup *markup, const ingot_verification *verificat
     ingot_markup_add(markup, "</ul>\n");
 }
 
-/* ---- perplexity ----------------------------------------------------------------------------- */
+/* ---- perplexity and divergence --------------------------------------------------------------- */
 
-static void draw_perplexity(ingot_markup *markup, const char *class, const char *name, double value,
-                            double scale, double top) {
+static void draw_bar(ingot_markup *markup, const char *class, const char *name, double value,
+                     double scale, double top) {
     char text[96];
     (void)snprintf(text, sizeof text, "%s: %.4f", name, value);
     ingot_svg_text(markup, "label", 2, top, "start", text);
     ingot_svg_rect(markup, class, 2, top + 6, value * scale, 20, text);
 }
 
-void ingot_chart_perplexity(ingot_markup *markup, const ingot_verification *verification) {
+/* A gate as a mark over the first bar. */
+static void draw_gate(ingot_markup *markup, double gate, double scale) {
+    if (!isnan(gate)) {
+        ingot_svg_line(markup, "gate", 2 + gate * scale, 20, 2 + gate * scale, 45);
+    }
+}
+
+void ingot_chart_score(ingot_markup *markup, const ingot_verification *verification) {
     const ingot_score *score = &verification->score;
     const double gate = verification->options.max_ppl_ratio * score->source_perplexity;
+    const double kld_gate = verification->options.max_kld;
     if (isnan(score->perplexity)) {
         return;
     }
     const bool has_source = !isnan(score->source_perplexity);
-    const double largest = fmax(fmax(score->perplexity, score->source_perplexity), gate);
-    const double scale = 440.0 / largest;
-    ingot_svg_begin(markup, 460, has_source ? 104 : 52, "perplexity");
-    draw_perplexity(markup, "bar stored", "container", score->perplexity, scale, 14);
+    /* fmax leaves out what is not a number */
+    double scale = 390.0 / fmax(fmax(score->perplexity, score->source_perplexity), gate);
+    ingot_svg_begin(markup, 400, has_source ? 100 : 52, "perplexity");
+    draw_bar(markup, "bar stored", "perplexity of the container", score->perplexity, scale, 14);
+    draw_gate(markup, gate, scale);
     if (has_source) {
-        draw_perplexity(markup, "bar rest", "source", score->source_perplexity, scale, 62);
+        draw_bar(markup, "bar rest", "perplexity of the source", score->source_perplexity, scale,
+                 62);
     }
-    if (!isnan(gate)) {
-        ingot_svg_line(markup, "gate", 2 + gate * scale, 16, 2 + gate * scale, 46);
+    ingot_svg_end(markup);
+    if (isnan(score->kld_mean)) {
+        return;
     }
+    scale = 390.0 / fmax(fmax(fmax(score->kld_mean, score->kld_p99), kld_gate), 1e-12);
+    ingot_svg_begin(markup, 400, 96, "KL divergence from the source, in nats");
+    draw_bar(markup, "bar stored", "mean KL divergence, nats", score->kld_mean, scale, 14);
+    draw_gate(markup, kld_gate, scale);
+    draw_bar(markup, "bar rest", "99th percentile", score->kld_p99, scale, 62);
     ingot_svg_end(markup);
 }

@@ -11,7 +11,8 @@ void ingot_chart_errors(ingot_markup *markup, const ingot_verification *verifica
 void ingot_chart_bits(ingot_markup *markup, const ingot_verification *verification);
 /* Bytes of the container by what they are, beside the source. */
 void ingot_chart_sizes(ingot_markup *markup, const ingot_verification *verification);
-/* Perplexity of container and source; nothing without a score. */
-void ingot_chart_perplexity(ingot_markup *markup, const ingot_verification *verification);
+/* Perplexity of container and source, and the divergence between them, with their gates; nothing
+ * without a score. */
+void ingot_chart_score(ingot_markup *markup, const ingot_verification *verification);
 
 #endif

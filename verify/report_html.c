@@ -27,7 +27,7 @@ static const char style_sheet[] =
     "margin-top:16px;min-width:0}"
     ".verdict{display:inline-block;padding:2px 12px;border-radius:999px;font-weight:600;"
     "border:1px solid}.good{color:var(--good)}.bad{color:var(--bad)}"
-    ".tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:12px;"
+    ".tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(128px,1fr));gap:12px;"
     "margin-top:16px}"
     ".tile{background:var(--card);border:1px solid var(--rule);border-radius:10px;padding:12px "
     "16px}"
@@ -36,7 +36,8 @@ static const char style_sheet[] =
     ".pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,420px),1fr));gap:"
     "16px;"
     "margin-top:16px}.pair .card{margin-top:0}"
-    ".panels{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,290px),1fr));"
+    ".panels{margin-top:10px;display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,"
+    "290px),1fr));"
     "gap:14px}"
     "svg{width:100%;height:auto;display:block;max-width:560px}"
     "svg text{fill:var(--soft);font-size:11px}svg .chart-title,svg .label{fill:var(--ink);"
@@ -56,7 +57,7 @@ static const char style_sheet[] =
     "i.bar.rest{background:var(--rest)}"
     ".scroll{overflow-x:auto}table{border-collapse:collapse;width:100%;font-size:.85rem;"
     "font-variant-numeric:tabular-nums}"
-    "th,td{text-align:right;padding:4px 10px;border-bottom:1px solid var(--rule);"
+    "th,td{text-align:right;padding:4px 6px;border-bottom:1px solid var(--rule);"
     "white-space:nowrap}th{color:var(--soft);font-weight:600}"
     "th:first-child,td:first-child{text-align:left}"
     "dl{display:grid;grid-template-columns:max-content 1fr;gap:4px 16px;margin:0}"
@@ -158,8 +159,10 @@ static void add_score(ingot_markup *markup, const ingot_verification *verificati
     if (isnan(score->perplexity)) {
         return;
     }
-    ingot_markup_add(markup, "<div class=\"pair\">\n<section class=\"card\"><h2>Perplexity</h2>\n");
-    ingot_chart_perplexity(markup, verification);
+    ingot_markup_add(
+        markup,
+        "<div class=\"pair\">\n<section class=\"card\"><h2>Perplexity and divergence</h2>\n");
+    ingot_chart_score(markup, verification);
     ingot_markup_add(markup, "</section>\n<section class=\"card\"><h2>On this text</h2>\n<dl>\n");
     if (!isnan(score->kld_mean)) {
         (void)snprintf(text, sizeof text, "mean %.5f nats, 99th percentile %.4f", score->kld_mean,

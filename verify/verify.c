@@ -248,8 +248,7 @@ static ingot_status stage_text(ingot_verification *verification, const ingot_che
     ingot_model model = {0};
     ingot_progress progress;
     const double start = ingot_clock_seconds();
-    ingot_weight_source_from_container(&candidate, verification->container,
-                                       !verification->is_full);
+    ingot_weight_source_from_container(&candidate, verification->container, !verification->is_full);
     if (checkpoint != NULL) {
         ingot_weight_source_from_checkpoint(&source, checkpoint);
     }
