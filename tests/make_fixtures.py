@@ -79,7 +79,7 @@ MODELS = {
             **{**COMMON, "num_hidden_layers": 3, "num_key_value_heads": 1},
             rope_parameters={
                 "rope_type": "llama3",
-                "rope_theta": 10000.0,
+                "rope_theta": 100.0,  # wavelengths 6, 20, 63 and 199 against the bounds 8 and 32
                 "factor": 8.0,
                 "low_freq_factor": 1.0,
                 "high_freq_factor": 4.0,
