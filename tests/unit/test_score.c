@@ -171,6 +171,25 @@ static void test_batches(void) {
     tiny_destroy(candidate);
 }
 
+/* A vocabulary so large that the positions of a window are scored in several chunks. */
+static void test_large_vocabulary(void) {
+    tiny_model *t = tiny_create(TINY_TIED | TINY_LARGE_VOCAB, seed + 4);
+    const uint64_t length = 60, vocab = t->model.vocab;
+    ingot_windows windows = random_windows(t, 1, length);
+    double *logits = malloc(length * vocab * sizeof *logits);
+    double nll = 0;
+    tiny_ref_logits(t, windows.ids, length, logits);
+    for (uint64_t i = 0; i + 1 < length; i++) {
+        log_softmax(logits + i * vocab, vocab);
+        nll -= logits[i * vocab + windows.ids[i + 1]];
+    }
+    const ingot_score got = score(t, NULL, &windows, 0);
+    CU_ASSERT(near(log(got.perplexity), nll / (double)(length - 1), 1e-6));
+    free(logits);
+    free(windows.ids);
+    tiny_destroy(t);
+}
+
 static void test_refusals(void) {
     tiny_model *t = tiny_create(0, seed + 3);
     ingot_windows windows = random_windows(t, 2, 8);
@@ -206,6 +225,7 @@ int main(void) {
         {"figures against FP64", test_figures},
         {"a model against itself, and alone", test_same_model},
         {"the same bits for any batch and thread count", test_batches},
+        {"a vocabulary of 400000", test_large_vocabulary},
         {"short windows, NaN weights, bad ids, missing tensors", test_refusals},
         CU_TEST_INFO_NULL,
     };

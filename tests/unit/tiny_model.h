@@ -14,7 +14,9 @@
 #include <time.h>
 
 #define TINY_TENSORS 128
-#define TINY_MAX     64 /* features of any vector */
+#ifndef TINY_MAX
+#define TINY_MAX 64 /* features of any vector */
+#endif
 
 typedef struct tiny_tensor {
     char name[INGOT_NAME_SIZE];
@@ -43,7 +45,9 @@ enum {
     TINY_PARTIAL_ROTARY = 64,
     TINY_TIED = 128,
     TINY_SCALES = 256, /* unusual embedding, attention and rotary factors */
-    TINY_NO_PRE_NORMS = 512
+    TINY_NO_PRE_NORMS = 512,
+    TINY_WIDE = 1024,       /* ffn of 800, where TINY_MAX allows */
+    TINY_LARGE_VOCAB = 2048 /* of 400000 */
 };
 
 /* INGOT_TEST_SEED repeats a run. */
@@ -158,11 +162,11 @@ static inline void tiny_describe_model(tiny_model *t, unsigned flags) {
     snprintf(m->family, sizeof m->family, "tiny");
     m->layers = 3;
     m->hidden = 24; /* not heads * head_dim */
-    m->ffn = 40;
+    m->ffn = (flags & TINY_WIDE) != 0 ? 800 : 40;
     m->heads = 6;
     m->kv_heads = 2;
     m->head_dim = 8;
-    m->vocab = 50;
+    m->vocab = (flags & TINY_LARGE_VOCAB) != 0 ? 400000 : 50;
     m->context = 64;
     m->norm = all_bias ? INGOT_NORM_LAYER : INGOT_NORM_RMS;
     m->norm_eps = 1e-5f;
