@@ -40,8 +40,7 @@ void ingot_bound_add(ingot_bound_sums *sums, const ingot_tensor *tensor, const f
     }
 }
 
-double ingot_bound_value(const ingot_bound_sums *sums, unsigned bits) {
-    (void)bits;
+double ingot_bound_value(const ingot_bound_sums *sums) {
     if (sums->norm_squared == 0) {
         return 0;
     }

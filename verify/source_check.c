@@ -239,7 +239,7 @@ static void judge_error(ingot_tensor_report *report, const error_sums *sums) {
     const ingot_ledger *ledger = &report->ledger;
     report->recomputed_error = ingot_weight_error_ratio(sums->stored);
     report->recomputed_error_rtn = ingot_weight_error_ratio(sums->rtn);
-    report->error_bound = ingot_bound_value(&sums->bound, report->tensor->bits);
+    report->error_bound = ingot_bound_value(&sums->bound);
     /* Written so that a figure that is not a number fails. */
     if (!(fabs(report->recomputed_error - ledger->weight_error) <= INGOT_ERROR_TOLERANCE)) {
         fail(report, "weight error %.9g, the ledger says %.9g", report->recomputed_error,

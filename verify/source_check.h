@@ -32,6 +32,6 @@ typedef struct ingot_bound_sums {
 void ingot_bound_add(ingot_bound_sums *sums, const ingot_tensor *tensor, const float *w,
                      uint64_t rows);
 /* The largest weight error an honest conversion of these weights may show. */
-double ingot_bound_value(const ingot_bound_sums *sums, unsigned bits);
+double ingot_bound_value(const ingot_bound_sums *sums);
 
 #endif
