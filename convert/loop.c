@@ -485,39 +485,45 @@ static ingot_status convert_block_tensors(loop *l, ingot_block_state *state) {
     return INGOT_OK;
 }
 
-static ingot_status convert_block(loop *l, uint64_t layer) {
-    ingot_block_state state;
+static ingot_status convert_block_steps(loop *l, ingot_block_state *state) {
     double since = ingot_clock_seconds();
     const double start = since;
-    ingot_arena_reset(l->block);
-    begin_state(l, &state, layer);
     if (l->has_batch || l->job->plan->has_folds) {
-        INGOT_TRY(load_block(l, &state));
+        INGOT_TRY(load_block(l, state));
         lap(l, INGOT_PHASE_READ, &since);
     }
     if (l->has_batch) {
-        INGOT_TRY(collect(l, &state));
+        INGOT_TRY(collect(l, state));
     } else if (l->job->stats != NULL && l->job->plan->needs_gram) {
-        INGOT_TRY(load_statistics(l, &state));
+        INGOT_TRY(load_statistics(l, state));
     }
     lap(l, INGOT_PHASE_COLLECT, &since);
     if (l->job->plan->has_folds) {
         INGOT_TRY(
-            ingot_awq_choose(&state, l->job, l->has_batch ? &l->batch : NULL, l->block, l->error));
+            ingot_awq_choose(state, l->job, l->has_batch ? &l->batch : NULL, l->block, l->error));
         for (unsigned i = 0; i < INGOT_INPUT_COUNT; i++) {
-            INGOT_TRY(fold_gram(l, &state.input[i]));
+            INGOT_TRY(fold_gram(l, &state->input[i]));
         }
         lap(l, INGOT_PHASE_FOLD, &since);
     }
-    INGOT_TRY(convert_block_tensors(l, &state));
+    INGOT_TRY(convert_block_tensors(l, state));
     since = ingot_clock_seconds();
-    if (l->has_batch && layer + 1 < l->job->model->layers) {
-        INGOT_TRY(apply_folds(l, &state));
-        INGOT_TRY(run_block(l, &state, 0, l->batch.windows, NULL, NULL));
+    if (l->has_batch && state->layer + 1 < l->job->model->layers) {
+        INGOT_TRY(apply_folds(l, state));
+        INGOT_TRY(run_block(l, state, 0, l->batch.windows, NULL, NULL));
         lap(l, INGOT_PHASE_PROPAGATE, &since);
     }
-    report_block(l, &state, ingot_clock_seconds() - start);
+    report_block(l, state, ingot_clock_seconds() - start);
     return INGOT_OK;
+}
+
+static ingot_status convert_block(loop *l, uint64_t layer) {
+    ingot_block_state state;
+    ingot_arena_reset(l->block);
+    begin_state(l, &state, layer);
+    const ingot_status status = convert_block_steps(l, &state);
+    ingot_block_release(&state.block, l->job->backend);
+    return status;
 }
 
 /* ---- the batch ------------------------------------------------------------------------------ */
@@ -540,15 +546,20 @@ static ingot_status begin_batch(loop *l) {
     INGOT_TRY(
         ingot_workspace_create(&b->workspace, job->model, backend, b->chunk * b->length, l->error));
     ingot_arena_reset(l->block);
-    INGOT_TRY(ingot_ends_load(&ends, job->model, job->source, backend, l->block, l->error));
-    for (uint64_t w = 0; w < b->windows; w++) {
-        INGOT_TRY(ingot_ends_embed(&ends, job->model, backend, b->scratch,
-                                   job->windows->ids + w * b->length, b->length));
-        INGOT_TRY(backend->ops->download(backend->context,
-                                         b->states + w * b->length * job->model->hidden, b->scratch,
-                                         window_bytes));
+    INGOT_TRY(ingot_ends_load_part(&ends, INGOT_ENDS_EMBED, job->model, job->source, backend,
+                                   l->block, l->error));
+    ingot_status status = INGOT_OK;
+    for (uint64_t w = 0; w < b->windows && status == INGOT_OK; w++) {
+        status = ingot_ends_embed(&ends, job->model, backend, b->scratch,
+                                  job->windows->ids + w * b->length, b->length);
+        if (status == INGOT_OK) {
+            status = backend->ops->download(backend->context,
+                                            b->states + w * b->length * job->model->hidden,
+                                            b->scratch, window_bytes);
+        }
     }
-    return INGOT_OK;
+    ingot_ends_release(&ends, backend);
+    return status;
 }
 
 static void end_batch(loop *l) {
