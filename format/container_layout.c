@@ -427,7 +427,7 @@ static void content_record(uint8_t bytes[RECORD_BYTES], const shard *part, uint6
         memset(bytes + 64 + 16 * i, 0, 8);
     }
     if (part->tensors[index].kind == INGOT_ALIAS) {
-        store_le(bytes + 48, part->first_tensor + part->tensors[index].alias_of, 8);
+        store_le(bytes + 48, part->tensors[index].alias_of, 8);
     }
 }
 

@@ -391,6 +391,9 @@ static ingot_status check_aliases(shard *part, ingot_error *error) {
             tensor->scale_dtype != target->scale_dtype || tensor->zero_mode != target->zero_mode) {
             return bad(error, INGOT_BAD_ALIAS, part, tensor->name, TRANSFER, NULL);
         }
+        tensor->groups_per_row = target->groups_per_row;
+        tensor->row_stride_bytes = target->row_stride_bytes;
+        tensor->outlier_count = target->outlier_count;
     }
     return INGOT_OK;
 }
@@ -608,6 +611,12 @@ static ingot_status open_set(ingot_container *container, const char *path, ingot
     for (uint32_t i = 0; i < container->shard_count; i++) {
         container->shards[i].first_tensor = container->tensor_count;
         container->tensor_count += container->shards[i].tensor_count;
+        for (uint64_t t = 0; t < container->shards[i].tensor_count; t++) {
+            /* From here on targets are counted over the whole set. */
+            if (container->shards[i].tensors[t].kind == INGOT_ALIAS) {
+                container->shards[i].tensors[t].alias_of += container->shards[i].first_tensor;
+            }
+        }
     }
     if (container->tensor_count > MAX_TENSORS) {
         return bad(error, INGOT_BAD_SHARD, &container->shards[0], NULL, TRANSFER,

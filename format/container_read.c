@@ -159,7 +159,7 @@ static const ingot_tensor *resolve(const ingot_container *container, uint64_t in
                                    const shard **part) {
     *part = shard_of_tensor(container, index);
     const ingot_tensor *tensor = &(*part)->tensors[index - (*part)->first_tensor];
-    return tensor->kind == INGOT_ALIAS ? &(*part)->tensors[tensor->alias_of] : tensor;
+    return tensor->kind == INGOT_ALIAS ? ingot_tensor_at(container, tensor->alias_of) : tensor;
 }
 
 static uint64_t aligned(uint64_t bytes) {

@@ -61,7 +61,8 @@ typedef enum ingot_part {
 #define INGOT_MAX_RANK 4
 #define INGOT_MAX_NAME 255
 
-/* One tensor, decoded and checked.  rows x cols is the matrix view: cols is the last dimension,
+/* One tensor, decoded and checked.  An alias has the shape and storage fields of its target, but no
+ * parts of its own.  rows x cols is the matrix view: cols is the last dimension,
  * rows the product of the others (rank 1: 1 x dim[0]). */
 typedef struct ingot_tensor {
     const char *name; /* NUL-terminated, owned by the container handle */
@@ -77,7 +78,7 @@ typedef struct ingot_tensor {
     uint64_t groups_per_row;   /* grouped: ceil(cols / group) */
     uint64_t row_stride_bytes; /* grouped: bytes from one row of codes to the next */
     uint64_t outlier_count;    /* grouped: nnz */
-    uint64_t alias_of;         /* alias: record number of the target */
+    uint64_t alias_of;         /* alias: index of the target, as for ingot_tensor_at */
     uint64_t part_offset[INGOT_PART_COUNT]; /* in the decoded image of DATA */
     uint64_t part_bytes[INGOT_PART_COUNT];
     uint64_t first_chunk;

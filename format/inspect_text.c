@@ -1,0 +1,309 @@
+/* ingot-inspect for people.  Names, META and file names come from the file: names are printable
+ * ASCII by the rules of both formats, META is printed as escaped JSON. */
+#include "format/inspect.h"
+
+#include "common/cli.h"
+#include "format/digest.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Figures of one cell; NaN is a dash. */
+static const char *figure(char text[16], double value) {
+    if (isnan(value)) {
+        return "-";
+    }
+    (void)snprintf(text, 16, "%.4f", value);
+    return text;
+}
+
+static const char *shape_text(char text[96], const inspect_tensor *tensor) {
+    size_t at = 0;
+    text[0] = '\0';
+    for (unsigned i = 0; i < tensor->rank; i++) {
+        at += (size_t)snprintf(text + at, 96 - at, "%s%" PRIu64, i == 0 ? "" : "x", tensor->dim[i]);
+    }
+    return tensor->rank == 0 ? "scalar" : text;
+}
+
+/* "4 bit g128", "BF16", "-> name". */
+static const char *storage_text(char text[320], const inspect_tensor *tensor) {
+    const ingot_tensor *record = tensor->record;
+    if (tensor->alias_of != NULL) {
+        (void)snprintf(text, 320, "-> %s", tensor->alias_of);
+    } else if (record != NULL && record->kind == INGOT_GROUPED) {
+        (void)snprintf(text, 320, "%u bit g%" PRIu64 "%s%s", record->bits, record->group,
+                       record->zero_mode == INGOT_ZERO_STORED ? " asym" : "",
+                       record->outlier_count > 0 ? " +outliers" : "");
+    } else {
+        (void)snprintf(text, 320, "%s", tensor->dtype);
+    }
+    return text;
+}
+
+static void print_size(const char *label, uint64_t bytes) {
+    char text[32];
+    ingot_format_bytes(text, sizeof text, (double)bytes);
+    printf("  %-17s%s (%" PRIu64 " bytes)\n", label, text, bytes);
+}
+
+/* ---- provenance --------------------------------------------------------------------------------
+ */
+
+static void print_value(const char *label, const json_t *value) {
+    char *text = json_dumps(value, JSON_ENCODE_ANY | JSON_ENSURE_ASCII | JSON_COMPACT |
+                                       JSON_SORT_KEYS | JSON_REAL_PRECISION(6));
+    const bool is_quoted = json_is_string(value) && text != NULL && strlen(text) >= 2;
+    if (text != NULL && strlen(text) <= 160) {
+        const int length = (int)strlen(text);
+        printf("  %-33s%.*s\n", label, is_quoted ? length - 2 : length, text + is_quoted);
+    } else {
+        const size_t entries =
+            json_is_object(value) ? json_object_size(value) : json_array_size(value);
+        printf("  %-33s(%zu entries; see --json)\n", label, entries);
+    }
+    free(text);
+}
+
+/* Members of members on lines of their own, deeper values as they are. */
+static void print_meta(json_t *meta) {
+    const char *key;
+    json_t *value;
+    if (!json_is_object(meta) || json_object_size(meta) == 0) {
+        return;
+    }
+    printf("\nProvenance\n");
+    json_object_foreach(meta, key, value) {
+        const char *inner_key;
+        json_t *inner;
+        if (!json_is_object(value)) {
+            print_value(key, value);
+            continue;
+        }
+        json_object_foreach(value, inner_key, inner) {
+            char label[64];
+            (void)snprintf(label, sizeof label, "%s.%s", key, inner_key);
+            print_value(label, inner);
+        }
+    }
+}
+
+/* ---- tables ------------------------------------------------------------------------------------
+ */
+
+static int width_of_roles(const inspection *all) {
+    int width = 4;
+    for (uint64_t i = 0; i < all->role_count; i++) {
+        const int length = (int)strlen(all->roles[i].name);
+        width = length > width ? length : width;
+    }
+    return width > 60 ? 60 : width;
+}
+
+static void print_roles(const inspection *all) {
+    const int width = width_of_roles(all);
+    bool has_errors = false;
+    for (uint64_t i = 0; i < all->role_count; i++) {
+        has_errors = has_errors || !isnan(all->roles[i].weight_error);
+    }
+    printf("\n%-*s %6s  %-17s %-16s %9s", width, "Role", "count", "shape", "stored as", "size");
+    printf(has_errors ? " %8s %8s %8s %8s\n" : "\n", "error", "(rtn)", "output", "(rtn)");
+    for (uint64_t i = 0; i < all->role_count; i++) {
+        const inspect_role *role = &all->roles[i];
+        char shape[96];
+        char storage[320];
+        char size[32];
+        char cell[4][16];
+        ingot_format_bytes(size, sizeof size, (double)role->bytes);
+        printf("%-*s %6" PRIu64 "  %-17s %-16s %9s", width, role->name, role->tensors,
+               shape_text(shape, role->first),
+               role->is_uniform ? storage_text(storage, role->first) : "mixed", size);
+        if (has_errors) {
+            printf(" %8s %8s %8s %8s", figure(cell[0], role->weight_error),
+                   figure(cell[1], role->weight_error_rtn), figure(cell[2], role->output_error),
+                   figure(cell[3], role->output_error_rtn));
+        }
+        printf("\n");
+    }
+    if (has_errors) {
+        printf(
+            "Relative errors, means over the tensors; (rtn): plain rounding at the same size.\n");
+    }
+}
+
+static void print_tensors(const inspection *all) {
+    int width = 6;
+    for (uint64_t i = 0; i < all->tensor_count; i++) {
+        const int length = (int)strlen(all->tensors[i].name);
+        width = length > width ? length : width;
+    }
+    printf("\n%-*s  %-17s %-16s %9s  %-9s %8s %8s\n", width, "Tensor", "shape", "stored as", "size",
+           "method", "error", "output");
+    for (uint64_t i = 0; i < all->tensor_count; i++) {
+        const inspect_tensor *tensor = &all->tensors[i];
+        const ingot_ledger *ledger = &tensor->ledger;
+        const bool has_method = tensor->record != NULL && tensor->record->kind <= INGOT_GROUPED;
+        char shape[96];
+        char storage[320];
+        char size[32];
+        char cell[2][16];
+        ingot_format_bytes(size, sizeof size, (double)tensor->bytes);
+        printf("%-*s  %-17s %-16s %9s  %-9s %8s %8s%s%s\n", width, tensor->name,
+               shape_text(shape, tensor), storage_text(storage, tensor), size,
+               has_method ? ingot_method_name(ledger->method) : "-",
+               figure(cell[0], ledger->weight_error), figure(cell[1], ledger->output_error),
+               ledger->fallback != INGOT_FALLBACK_NONE ? "  " : "",
+               ledger->fallback != INGOT_FALLBACK_NONE ? ingot_fallback_name(ledger->fallback)
+                                                       : "");
+    }
+}
+
+static void print_files(const inspection *all) {
+    const bool is_container = all->container != NULL;
+    const uint64_t total = is_container ? ingot_file_entry_count(all->container)
+                                        : ingot_checkpoint_file_count(all->checkpoint);
+    if (total > 0) {
+        printf("\nFiles\n");
+    }
+    for (uint64_t i = 0; i < total; i++) {
+        const char *name = is_container ? ingot_file_entry_name(all->container, i)
+                                        : ingot_checkpoint_file_name(all->checkpoint, i);
+        uint64_t size = 0;
+        char text[32];
+        if (is_container) {
+            (void)ingot_file_entry(all->container, name, &size);
+        } else {
+            (void)ingot_checkpoint_file(all->checkpoint, name, &size);
+        }
+        ingot_format_bytes(text, sizeof text, (double)size);
+        printf("  %-33s%s\n", name, text);
+    }
+}
+
+/* ---- summary
+ * ------------------------------------------------------------------------------------- */
+
+static void print_container(const inspection *all) {
+    char hex[33];
+    printf("%s: Ingot container %u.%u, %s\n", path_base(all->path), all->info.major,
+           all->info.minor, inspection_profile_name(all));
+    print_size("size", all->file_bytes);
+    print_size("data", all->info.decoded_data_bytes);
+    ingot_digest_hex(hex, all->info.root);
+    printf("  %-17s%s\n", "root", hex);
+    ingot_digest_hex(hex, all->info.content_id);
+    printf("  %-17s%s\n", "content id", hex);
+    if (all->info.shard_count > 1) {
+        printf("  %-17s%u\n", "shards", all->info.shard_count);
+    }
+    printf("  %-17s%s", "features", all->info.is_compressed ? "zstd" : "none");
+    if (all->info.ro_compat != 0 || all->info.compat != 0) {
+        printf(", ro_compat 0x%" PRIx64 ", compat 0x%" PRIx64, all->info.ro_compat,
+               all->info.compat);
+    }
+    printf("\n");
+}
+
+void inspection_print(const inspection *all, bool with_tensors) {
+    if (all->container != NULL) {
+        print_container(all);
+    } else {
+        printf("%s: checkpoint folder\n", all->path);
+        print_size("size", all->file_bytes);
+        printf("  %-17s%" PRIu64 "\n", "shards", inspection_data_file_count(all));
+    }
+    printf("  %-17s%" PRIu64 ", %" PRIu64 " weights", "tensors", all->tensor_count, all->weights);
+    if (all->quantized_tensors > 0) {
+        printf("; %" PRIu64 " quantized, %" PRIu64 " weights", all->quantized_tensors,
+               all->quantized_weights);
+    }
+    printf("\n");
+    if (all->weights > 0) {
+        printf("  %-17s", "bits per weight");
+        if (all->quantized_weights > 0) {
+            printf("%.4f in quantized tensors, ", inspection_bits_per_weight(all));
+        }
+        printf("%.4f over the whole file\n", inspection_file_bits_per_weight(all));
+    }
+    if (all->container != NULL && all->quantized_tensors > 0) {
+        printf("  %-17s", "methods");
+        const char *separator = "";
+        for (unsigned i = 0; i < sizeof all->methods / sizeof *all->methods; i++) {
+            if (all->methods[i] > 0) {
+                printf("%s%s %" PRIu64, separator, ingot_method_name((ingot_method)i),
+                       all->methods[i]);
+                separator = ", ";
+            }
+        }
+        printf("\n");
+    }
+    for (uint64_t i = 0; all->sha256 != NULL && i < inspection_data_file_count(all); i++) {
+        printf("  %-17s%s  %s\n", "sha256", all->sha256[i],
+               path_base(inspection_data_file(all, i)));
+    }
+    print_meta(all->meta);
+    print_files(all);
+    print_roles(all);
+    if (with_tensors) {
+        print_tensors(all);
+    }
+}
+
+/* ---- comparison --------------------------------------------------------------------------------
+ */
+
+static void print_difference(const inspect_difference *entry) {
+    char left[320];
+    char right[320];
+    char cell[4][16];
+    if (entry->a == NULL || entry->b == NULL) {
+        const inspect_tensor *only = entry->a != NULL ? entry->a : entry->b;
+        printf("%c %s  %s\n", entry->a != NULL ? '-' : '+', only->name, storage_text(left, only));
+        return;
+    }
+    if (!entry->differs_in_shape && !entry->differs_in_storage && !entry->differs_in_data &&
+        !entry->differs_in_ledger) {
+        return;
+    }
+    printf("! %s ", entry->a->name);
+    if (entry->differs_in_shape) {
+        char shape[2][96];
+        printf(" shape %s | %s", shape_text(shape[0], entry->a), shape_text(shape[1], entry->b));
+    }
+    if (entry->differs_in_storage) {
+        printf(" stored as %s | %s", storage_text(left, entry->a), storage_text(right, entry->b));
+    }
+    if (entry->differs_in_data) {
+        printf(" data");
+    }
+    if (entry->differs_in_ledger) {
+        printf(" ledger (error %s | %s, output %s | %s)",
+               figure(cell[0], entry->a->ledger.weight_error),
+               figure(cell[1], entry->b->ledger.weight_error),
+               figure(cell[2], entry->a->ledger.output_error),
+               figure(cell[3], entry->b->ledger.output_error));
+    }
+    printf("\n");
+}
+
+void inspection_print_comparison(const inspection *a, const inspection *b,
+                                 const inspect_comparison *comparison) {
+    printf("\nCompared with %s\n", b->path);
+    printf("  %-17s%s\n", "content", comparison->is_same_content ? "the same" : "different");
+    printf("  %-17s%s\n", "META", comparison->is_meta_equal ? "the same" : "different");
+    printf("  %-17s%s\n", "files", comparison->are_files_equal ? "the same" : "different");
+    printf("  %-17s%" PRIu64 " | %" PRIu64 " bytes\n", "size", a->file_bytes, b->file_bytes);
+    if (a->quantized_weights > 0 && b->quantized_weights > 0) {
+        printf("  %-17s%.4f | %.4f\n", "bits per weight", inspection_bits_per_weight(a),
+               inspection_bits_per_weight(b));
+    }
+    printf("  %-17s%" PRIu64 " equal, %" PRIu64 " different, %" PRIu64
+           " only in the first, %" PRIu64 " only in the second\n",
+           "tensors", comparison->equal, comparison->different, comparison->only_a,
+           comparison->only_b);
+    for (uint64_t i = 0; i < comparison->count; i++) {
+        print_difference(&comparison->entries[i]);
+    }
+}
