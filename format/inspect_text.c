@@ -36,7 +36,7 @@ static const char *storage_text(char text[320], const inspect_tensor *tensor) {
     } else if (record != NULL && record->kind == INGOT_GROUPED) {
         (void)snprintf(text, 320, "%u bit g%" PRIu64 "%s%s", record->bits, record->group,
                        record->zero_mode == INGOT_ZERO_STORED ? " asym" : "",
-                       record->outlier_count > 0 ? " +outliers" : "");
+                       record->outlier_count > 0 ? " sparse" : "");
     } else {
         (void)snprintf(text, 320, "%s", tensor->dtype);
     }
@@ -93,33 +93,39 @@ static void print_meta(json_t *meta) {
 /* ---- tables ------------------------------------------------------------------------------------
  */
 
-static int width_of_roles(const inspection *all) {
-    int width = 4;
-    for (uint64_t i = 0; i < all->role_count; i++) {
-        const int length = (int)strlen(all->roles[i].name);
-        width = length > width ? length : width;
-    }
-    return width > 60 ? 60 : width;
+static int longer(int width, const char *text) {
+    const int length = (int)strlen(text);
+    return length > width ? length : width;
+}
+
+/* An alias names its target in the list of tensors only. */
+static const char *role_storage(char text[320], const inspect_role *role) {
+    return !role->is_uniform               ? "mixed"
+           : role->first->alias_of != NULL ? "alias"
+                                           : storage_text(text, role->first);
 }
 
 static void print_roles(const inspection *all) {
-    const int width = width_of_roles(all);
+    char text[320];
+    int width = 4;
+    int storage_width = 9;
     bool has_errors = false;
     for (uint64_t i = 0; i < all->role_count; i++) {
+        width = longer(width, all->roles[i].name);
+        storage_width = longer(storage_width, role_storage(text, &all->roles[i]));
         has_errors = has_errors || !isnan(all->roles[i].weight_error);
     }
-    printf("\n%-*s %6s  %-17s %-16s %9s", width, "Role", "count", "shape", "stored as", "size");
+    printf("\n%-*s %6s  %-14s %-*s %9s", width, "Role", "count", "shape", storage_width,
+           "stored as", "size");
     printf(has_errors ? " %8s %8s %8s %8s\n" : "\n", "error", "(rtn)", "output", "(rtn)");
     for (uint64_t i = 0; i < all->role_count; i++) {
         const inspect_role *role = &all->roles[i];
         char shape[96];
-        char storage[320];
         char size[32];
         char cell[4][16];
         ingot_format_bytes(size, sizeof size, (double)role->bytes);
-        printf("%-*s %6" PRIu64 "  %-17s %-16s %9s", width, role->name, role->tensors,
-               shape_text(shape, role->first),
-               role->is_uniform ? storage_text(storage, role->first) : "mixed", size);
+        printf("%-*s %6" PRIu64 "  %-14s %-*s %9s", width, role->name, role->tensors,
+               shape_text(shape, role->first), storage_width, role_storage(text, role), size);
         if (has_errors) {
             printf(" %8s %8s %8s %8s", figure(cell[0], role->weight_error),
                    figure(cell[1], role->weight_error_rtn), figure(cell[2], role->output_error),
@@ -134,24 +140,25 @@ static void print_roles(const inspection *all) {
 }
 
 static void print_tensors(const inspection *all) {
+    char storage[320];
     int width = 6;
+    int storage_width = 9;
     for (uint64_t i = 0; i < all->tensor_count; i++) {
-        const int length = (int)strlen(all->tensors[i].name);
-        width = length > width ? length : width;
+        width = longer(width, all->tensors[i].name);
+        storage_width = longer(storage_width, storage_text(storage, &all->tensors[i]));
     }
-    printf("\n%-*s  %-17s %-16s %9s  %-9s %8s %8s\n", width, "Tensor", "shape", "stored as", "size",
-           "method", "error", "output");
+    printf("\n%-*s  %-14s %-*s %9s  %-9s %8s %8s\n", width, "Tensor", "shape", storage_width,
+           "stored as", "size", "method", "error", "output");
     for (uint64_t i = 0; i < all->tensor_count; i++) {
         const inspect_tensor *tensor = &all->tensors[i];
         const ingot_ledger *ledger = &tensor->ledger;
         const bool has_method = tensor->record != NULL && tensor->record->kind <= INGOT_GROUPED;
         char shape[96];
-        char storage[320];
         char size[32];
         char cell[2][16];
         ingot_format_bytes(size, sizeof size, (double)tensor->bytes);
-        printf("%-*s  %-17s %-16s %9s  %-9s %8s %8s%s%s\n", width, tensor->name,
-               shape_text(shape, tensor), storage_text(storage, tensor), size,
+        printf("%-*s  %-14s %-*s %9s  %-9s %8s %8s%s%s\n", width, tensor->name,
+               shape_text(shape, tensor), storage_width, storage_text(storage, tensor), size,
                has_method ? ingot_method_name(ledger->method) : "-",
                figure(cell[0], ledger->weight_error), figure(cell[1], ledger->output_error),
                ledger->fallback != INGOT_FALLBACK_NONE ? "  " : "",
