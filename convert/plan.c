@@ -242,7 +242,7 @@ static ingot_status alias_spec(ingot_tensor_spec *out, const planner *p, const c
     return INGOT_OK;
 }
 
-/* NAME#fold or NAME#rowfold of a linear; the consumers after the first share the first's vector. */
+/* NAME#fold or NAME#rowfold of a linear; consumers share the vector of the first in load order. */
 static ingot_status add_fold(planner *p, const ingot_plan_tensor *linear, const char *name,
                              int fold, bool is_row) {
     if (fold < 0) {
@@ -263,8 +263,12 @@ static ingot_status add_fold(planner *p, const ingot_plan_tensor *linear, const 
                               .dtype = INGOT_F32,
                               .dim = {is_row ? d->rows : d->cols}};
     p->plan->has_folds = true;
-    if (!is_row && f->consumers[0] != linear->role) {
-        ingot_model_linear_name(p->model, linear->layer, f->consumers[0], first);
+    ingot_role owner = f->consumers[0]; /* the first in load order holds the vector */
+    for (unsigned i = 1; i < f->consumer_count; i++) {
+        owner = f->consumers[i] < owner ? f->consumers[i] : owner;
+    }
+    if (!is_row && owner != linear->role) {
+        ingot_model_linear_name(p->model, linear->layer, owner, first);
         snprintf(target, sizeof target, "%s#fold", first);
         t.origin = INGOT_ORIGIN_ALIAS;
         INGOT_TRY(alias_spec(&spec, p, target));
