@@ -123,6 +123,10 @@ fuzz:
 	@sh tests/fuzz/run.sh build/fuzz $(FUZZ_SECONDS)
 fuzzers: $(FUZZ_SOURCES:tests/fuzz/%.c=$(BUILD)/fuzzers/%)
 
+# INGOT_SMOLLM2 names the folder of smollm2-135m, which ../shared holds as a build script.
+check-models: $(BUILD)/tests/test_models
+	@INGOT_CHECK_MODELS=1 $<
+
 define compile
 	@mkdir -p $(@D)
 	$(call say,CC,$@)
