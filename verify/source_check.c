@@ -56,6 +56,7 @@ static bool has_shape(const ingot_tensor *tensor, const ingot_st_tensor *source)
            memcmp(tensor->dim, source->dim, source->rank * sizeof *source->dim) == 0;
 }
 
+/* Another source tensor explains whatever else was found, so this reason replaces any other. */
 static void compare_digest(ingot_tensor_report *report, const ingot_digest_stream *stream) {
     uint8_t digest[16];
     ingot_digest_stream_finish(stream, digest);
@@ -63,6 +64,7 @@ static void compare_digest(ingot_tensor_report *report, const ingot_digest_strea
         char found[33], expected[33];
         ingot_digest_hex(found, digest);
         ingot_digest_hex(expected, report->ledger.source_digest);
+        report->source_verdict = INGOT_VERDICT_NONE;
         fail(report, "the source tensor has digest %s, the ledger says %s", found, expected);
     }
 }

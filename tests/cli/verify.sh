@@ -1,0 +1,141 @@
+# ingot-verify: verdicts, exit codes and the JSON object, on a container of the shipped model.
+. "$INGOT_ROOT/tests/lib.sh"
+
+ingot-convert "$MODEL" -o model.ingot >/dev/null 2>&1 || fail "conversion failed"
+TEXT=$MODEL/evaluation.txt
+
+# json KEY VALUE: the last output has it, at the top level (one space of indentation).
+json() {
+    grep -qE "^ \"$1\": $2,?\$" out || { grep -E "^ \"(valid|error|$1)" out >&2; fail "$1 is not $2"; }
+}
+
+# flip FILE OFFSET: inverts the byte there.
+flip() {
+    byte=$(od -An -tu1 -j "$2" -N 1 "$1" | tr -d ' ')
+    # shellcheck disable=SC2059
+    printf "\\$(printf '%03o' $((255 - byte)))" | dd of="$1" bs=1 seek="$2" conv=notrunc 2>/dev/null
+}
+
+# ---- valid ----
+expect_exit 0 ingot-verify model.ingot
+grep -q '^verdict     valid$' out || fail "no verdict"
+grep -q 'every byte accounted for' out || fail "no full check"
+expect_exit 0 ingot-verify --quick model.ingot --json
+json valid true
+json level '"quick"'
+json error null
+json gates_passed null
+json perplexity null
+expect_exit 0 ingot-verify model.ingot --source "$MODEL" --json
+json valid true
+json source_equal true
+json source_failures 0
+json bits_per_weight 4.125
+[ ! -s err ] || fail "progress where there is no terminal"
+
+# ---- text and gates ----
+expect_exit 0 ingot-verify model.ingot --source "$MODEL" --text "$TEXT" --windows 2 --seq-len 128 \
+    --max-ppl-ratio 3 --max-kld 2 --json --threads 1
+json gates_passed true
+json windows 2
+json positions 254
+grep -E '"(perplexity|kld_mean|kld_p99|top1|ppl_ratio)"' out >one
+expect_exit 0 ingot-verify model.ingot --source "$MODEL" --text "$TEXT" --windows 2 --seq-len 128 \
+    --max-ppl-ratio 3 --max-kld 2 --json --threads 2
+grep -E '"(perplexity|kld_mean|kld_p99|top1|ppl_ratio)"' out >two
+cmp -s one two || fail "figures depend on the number of threads"
+expect_exit 1 ingot-verify model.ingot --source "$MODEL" --text "$TEXT" --windows 2 --seq-len 128 \
+    --max-ppl-ratio 1.0001 --json
+json valid true
+json gates_passed false
+json error '"E_GATE"'
+expect_error "over the gate"
+expect_exit 1 ingot-verify model.ingot --source "$MODEL" --text "$TEXT" --windows 2 --seq-len 128 \
+    --max-kld 0.00001
+grep -q 'NOT MET' out || fail "the gate is not reported"
+expect_exit 0 ingot-verify model.ingot --text "$TEXT" --windows 1 --seq-len 64 --json
+json source_perplexity null
+json kld_mean null
+
+# ---- another source ----
+cp -r "$MODEL" other
+chmod -R u+w other
+size=$(wc -c <other/model.safetensors)
+flip other/model.safetensors $((size - 3001))
+expect_exit 1 ingot-verify model.ingot --source other --json
+json valid false
+json source_equal false
+json error '"E_SOURCE"'
+grep -q '^ "error_tensor": "model\.' out || fail "the tensor is not named"
+expect_error "digest"
+cp -f "$MODEL/model.safetensors" other/model.safetensors
+printf ' ' >>other/tokenizer_config.json
+expect_exit 1 ingot-verify model.ingot --source other
+expect_error "tokenizer_config.json"
+
+# ---- corrupt ----
+cp model.ingot bad.ingot
+size=$(wc -c <bad.ingot)
+flip bad.ingot $((size - 70000))
+expect_exit 1 ingot-verify bad.ingot --json
+json valid false
+json error '"E_CHUNK_DIGEST"'
+expect_exit 0 ingot-verify bad.ingot --quick
+expect_exit 1 ingot-verify bad.ingot --quick --source "$MODEL"
+cp model.ingot bad.ingot
+flip bad.ingot 200
+expect_exit 1 ingot-verify bad.ingot --quick --json
+json valid false
+json bytes null
+json tensors null
+head -c 1000000 model.ingot >bad.ingot
+expect_exit 1 ingot-verify bad.ingot --json
+json error '"E_FILE_SIZE"'
+: >empty
+expect_exit 1 ingot-verify empty --json
+json error '"E_TOO_SHORT"'
+expect_exit 1 ingot-verify "$MODEL/config.json" --json
+json error '"E_MAGIC"'
+
+# ---- could not run ----
+expect_exit 2 ingot-verify missing.ingot --json
+json error '"E_NOT_FOUND"'
+json valid null
+expect_exit 2 ingot-verify . --json
+json valid null
+expect_exit 2 ingot-verify model.ingot --text missing.txt --json
+json error '"E_NOT_FOUND"'
+expect_error "missing.txt"
+expect_exit 2 ingot-verify model.ingot --source missing --json
+expect_error "missing"
+expect_exit 2 ingot-verify model.ingot --max-kld 1 --source "$MODEL" --json
+json error '"E_USAGE"'
+expect_error "--text"
+expect_exit 2 ingot-verify model.ingot --max-kld 1 --text "$TEXT" --json
+expect_error "--source"
+expect_exit 2 ingot-verify model.ingot --max-ppl-ratio 1 --text "$TEXT"
+expect_error "--source"
+expect_exit 2 ingot-verify model.ingot --max-kld=-1 --json
+json error '"E_USAGE"'
+expect_exit 2 ingot-verify --json
+json error '"E_USAGE"'
+json file null
+expect_exit 2 ingot-verify model.ingot --no-such-option --json
+json error '"E_USAGE"'
+printf 'short' >short.txt
+expect_exit 2 ingot-verify model.ingot --text short.txt --json
+json valid true
+json error '"E_INPUT"'
+
+# ---- page ----
+echo old >report.html
+expect_exit 0 ingot-verify model.ingot --source "$MODEL" --html report.html
+grep -q '</html>' report.html || fail "the page is not whole"
+if grep -qE '<script|(src|href)=' report.html; then
+    fail "the page fetches something"
+fi
+expect_exit 1 ingot-verify model.ingot --source other --html report.html
+grep -q 'not valid' report.html || fail "the page does not say that the container is not valid"
+expect_exit 2 ingot-verify model.ingot --html missing/report.html
+expect_error "missing/report.html"
+expect_no_files missing/report.html
