@@ -19,11 +19,18 @@ typedef enum bias_rule { BIAS_NEVER, BIAS_ALWAYS, BIAS_BY_KEY } bias_rule;
 typedef enum window_rule {
     WINDOW_NEVER,
     WINDOW_IF_SET,    /* sliding_window, when it is a number, in every layer */
-    WINDOW_IF_ENABLED /* only with use_sliding_window, from layer max_window_layers on */
+    WINDOW_IF_ENABLED /* only with use_sliding_window, in the layers layer_types calls sliding,
+                         without that list from layer max_window_layers on */
 } window_rule;
+
+/* What `transformers` assumes where a key is absent, for every family that has the key. */
+#define DEFAULT_WINDOW             4096
+#define DEFAULT_FIRST_WINDOW_LAYER 28
 
 typedef struct family {
     const char *model_type;
+    const char *architecture;             /* names the family where model_type is missing */
+    uint64_t default_head_dim;            /* 0: hidden_size / num_attention_heads */
     bias_rule qkv_bias, o_bias, mlp_bias; /* BY_KEY: attention_bias, mlp_bias */
     bool has_qk_norm;
     window_rule window;
@@ -35,14 +42,14 @@ typedef struct family {
 
 /* Sources: the configuration classes of `transformers` 4.x and 5.x. */
 static const family families[] = {
-    {"llama", BIAS_BY_KEY, BIAS_BY_KEY, BIAS_BY_KEY, false, WINDOW_NEVER, INGOT_NORM_RMS,
-     "rms_norm_eps", true, false},
-    {"mistral", BIAS_NEVER, BIAS_NEVER, BIAS_NEVER, false, WINDOW_IF_SET, INGOT_NORM_RMS,
-     "rms_norm_eps", true, false},
-    {"qwen2", BIAS_ALWAYS, BIAS_NEVER, BIAS_NEVER, false, WINDOW_IF_ENABLED, INGOT_NORM_RMS,
-     "rms_norm_eps", true, false},
-    {"qwen3", BIAS_BY_KEY, BIAS_BY_KEY, BIAS_NEVER, true, WINDOW_IF_ENABLED, INGOT_NORM_RMS,
-     "rms_norm_eps", true, false},
+    {"llama", "LlamaForCausalLM", 0, BIAS_BY_KEY, BIAS_BY_KEY, BIAS_BY_KEY, false, WINDOW_NEVER,
+     INGOT_NORM_RMS, "rms_norm_eps", true, false},
+    {"mistral", "MistralForCausalLM", 0, BIAS_NEVER, BIAS_NEVER, BIAS_NEVER, false, WINDOW_IF_SET,
+     INGOT_NORM_RMS, "rms_norm_eps", true, false},
+    {"qwen2", "Qwen2ForCausalLM", 0, BIAS_ALWAYS, BIAS_NEVER, BIAS_NEVER, false, WINDOW_IF_ENABLED,
+     INGOT_NORM_RMS, "rms_norm_eps", true, false},
+    {"qwen3", "Qwen3ForCausalLM", 128, BIAS_BY_KEY, BIAS_BY_KEY, BIAS_NEVER, true,
+     WINDOW_IF_ENABLED, INGOT_NORM_RMS, "rms_norm_eps", true, false},
 };
 
 static const struct {
@@ -76,6 +83,11 @@ static ingot_status get_size(const reading *in, const char *key, uint64_t *out, 
     return INGOT_OK;
 }
 
+static bool has_value(const reading *in, const char *key) {
+    const json_t *value = json_object_get(in->config, key);
+    return value != NULL && !json_is_null(value);
+}
+
 const char *ingot_role_name(ingot_role role) {
     static const char *const names[] = {"q", "k", "v", "o", "gate", "up", "down"};
     return (unsigned)role < INGOT_ROLE_COUNT ? names[role] : "unknown";
@@ -89,15 +101,19 @@ const char *ingot_input_name(ingot_input input) {
 /* ---- family, sizes ----------------------------------------------------------------------------
  */
 
-static ingot_status find_family(const reading *in, const family **out) {
-    const char *type = "";
-    INGOT_TRY(ingot_json_get_string(in->config, "model_type", &type, in->path, in->error));
-    for (size_t i = 0; i < sizeof families / sizeof *families; i++) {
-        if (strcmp(families[i].model_type, type) == 0) {
-            *out = &families[i];
-            return INGOT_OK;
-        }
+/* The first of `architectures`, or NULL. */
+static ingot_status get_architecture(const reading *in, const char **out) {
+    const json_t *list = json_object_get(in->config, "architectures");
+    *out = NULL;
+    if (list == NULL || json_is_null(list)) {
+        return INGOT_OK;
     }
+    *out = json_string_value(json_array_get(list, 0));
+    return *out != NULL ? INGOT_OK
+                        : refuse(in, INGOT_ERR_INPUT, "architectures", "is no list of names");
+}
+
+static ingot_status refuse_family(const reading *in, const char *name) {
     char known[128] = "";
     for (size_t i = 0; i < sizeof families / sizeof *families; i++) {
         const size_t used = strlen(known);
@@ -106,7 +122,33 @@ static ingot_status find_family(const reading *in, const family **out) {
     }
     return ingot_error_set(in->error, INGOT_ERR_UNSUPPORTED, in->path, NULL,
                            "this version does not convert it",
-                           "the architecture '%s' is not known (known: %s)", type, known);
+                           "the architecture '%s' is not known (known: %s)", name, known);
+}
+
+static ingot_status find_family(const reading *in, const family **out) {
+    static const char causal[] = "ForCausalLM";
+    const char *type = NULL;
+    const char *architecture;
+    INGOT_TRY(ingot_json_get_string(in->config, "model_type", &type, in->path, in->error));
+    INGOT_TRY(get_architecture(in, &architecture));
+    if (type == NULL && architecture == NULL) {
+        return refuse(in, INGOT_ERR_INPUT, "model_type", "is missing");
+    }
+    /* A classifier or an encoder of the family shares its type but has other tensors. */
+    const size_t length = architecture != NULL ? strlen(architecture) : 0;
+    const size_t tail = sizeof causal - 1;
+    if (architecture != NULL &&
+        (length < tail || strcmp(architecture + length - tail, causal) != 0)) {
+        return refuse_family(in, architecture);
+    }
+    for (size_t i = 0; i < sizeof families / sizeof *families; i++) {
+        if (type != NULL ? strcmp(families[i].model_type, type) == 0
+                         : strcmp(families[i].architecture, architecture) == 0) {
+            *out = &families[i];
+            return INGOT_OK;
+        }
+    }
+    return refuse_family(in, type != NULL ? type : architecture);
 }
 
 static ingot_status read_sizes(ingot_model *model, const reading *in, const family *kind) {
@@ -121,8 +163,12 @@ static ingot_status read_sizes(ingot_model *model, const reading *in, const fami
     INGOT_TRY(get_size(in, "max_position_embeddings", &model->context, UINT32_MAX));
     model->kv_heads = model->heads;
     INGOT_TRY(get_size(in, "num_key_value_heads", &model->kv_heads, model->heads));
-    model->head_dim = model->hidden / model->heads;
+    const bool is_divided = kind->default_head_dim == 0;
+    model->head_dim = is_divided ? model->hidden / model->heads : kind->default_head_dim;
     INGOT_TRY(get_size(in, "head_dim", &model->head_dim, 4096));
+    if (is_divided && !has_value(in, "head_dim") && model->hidden % model->heads != 0) {
+        return refuse(in, INGOT_ERR_INPUT, "num_attention_heads", "does not divide hidden_size");
+    }
     if (model->heads % model->kv_heads != 0 || model->head_dim % 2 != 0 ||
         model->heads * model->head_dim > MAX_WIDTH) {
         return refuse(in, INGOT_ERR_INPUT, "num_attention_heads",
@@ -138,6 +184,7 @@ static ingot_status read_sizes(ingot_model *model, const reading *in, const fami
     model->norm = kind->norm;
     model->norm_eps = (float)eps;
     model->is_tied = is_tied;
+    model->is_tie_stated = has_value(in, "tie_word_embeddings");
     model->embed_scale = 1.0f;
     model->attention_scale = (float)(1.0 / sqrt((double)model->head_dim));
     for (size_t i = 0; i < sizeof activations / sizeof *activations; i++) {
@@ -154,34 +201,60 @@ static ingot_status read_sizes(ingot_model *model, const reading *in, const fami
 
 typedef struct rope_options {
     const char *type;
-    double theta, factor, low, high, original;
+    double theta, factor, low, high, original, partial;
 } rope_options;
 
-/* Newer configurations hold everything in rope_parameters, older ones theta on the top level and
- * the rest in rope_scaling, whose type key was first called "type". */
-static ingot_status read_rope(rope_options *rope, double *partial, const reading *in) {
-    const json_t *parameters = json_object_get(in->config, "rope_parameters");
-    const json_t *scaling = json_object_get(in->config, "rope_scaling");
-    const json_t *from = json_is_object(parameters) ? parameters : scaling;
-    *rope = (rope_options){"default", 10000.0, 1.0, 1.0, 4.0, 0.0};
-    INGOT_TRY(ingot_json_get_double(in->config, "rope_theta", &rope->theta, in->path, in->error));
-    INGOT_TRY(
-        ingot_json_get_double(in->config, "partial_rotary_factor", partial, in->path, in->error));
-    if (json_is_object(from)) {
-        INGOT_TRY(ingot_json_get_string(from, "type", &rope->type, in->path, in->error));
-        INGOT_TRY(ingot_json_get_string(from, "rope_type", &rope->type, in->path, in->error));
-        INGOT_TRY(ingot_json_get_double(from, "rope_theta", &rope->theta, in->path, in->error));
-        INGOT_TRY(
-            ingot_json_get_double(from, "partial_rotary_factor", partial, in->path, in->error));
-        INGOT_TRY(ingot_json_get_double(from, "factor", &rope->factor, in->path, in->error));
-        INGOT_TRY(ingot_json_get_double(from, "low_freq_factor", &rope->low, in->path, in->error));
-        INGOT_TRY(
-            ingot_json_get_double(from, "high_freq_factor", &rope->high, in->path, in->error));
-        INGOT_TRY(ingot_json_get_double(from, "original_max_position_embeddings", &rope->original,
-                                        in->path, in->error));
+/* Reads one object of rotary parameters over what is in *rope. */
+static ingot_status read_rope_object(rope_options *rope, const json_t *from, const reading *in) {
+    const struct {
+        const char *key;
+        double *value;
+    } numbers[] = {
+        {"rope_theta", &rope->theta},      {"partial_rotary_factor", &rope->partial},
+        {"factor", &rope->factor},         {"low_freq_factor", &rope->low},
+        {"high_freq_factor", &rope->high}, {"original_max_position_embeddings", &rope->original},
+    };
+    const char *key;
+    json_t *value;
+    json_object_foreach((json_t *)(uintptr_t)from, key, value) {
+        if (json_is_object(value)) { /* parameters of one kind of layer each */
+            return refuse(in, INGOT_ERR_UNSUPPORTED, "rope_parameters",
+                          "differ from layer to layer");
+        }
     }
-    if (!(rope->theta > 1.0) || !(rope->factor >= 1.0) || !(*partial > 0.0 && *partial <= 1.0)) {
-        return refuse(in, INGOT_ERR_INPUT, "rope_theta", "rotary parameters are out of range");
+    /* The type's key was first called "type". */
+    INGOT_TRY(ingot_json_get_string(from, "type", &rope->type, in->path, in->error));
+    INGOT_TRY(ingot_json_get_string(from, "rope_type", &rope->type, in->path, in->error));
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
+        INGOT_TRY(
+            ingot_json_get_double(from, numbers[i].key, numbers[i].value, in->path, in->error));
+    }
+    return INGOT_OK;
+}
+
+/* Newer configurations hold everything in rope_parameters, older ones theta on the top level and
+ * the rest in rope_scaling; where both stand, `transformers` takes rope_scaling. */
+static ingot_status read_rope(rope_options *rope, const ingot_model *model, const reading *in) {
+    const json_t *scaling = json_object_get(in->config, "rope_scaling");
+    const json_t *parameters = json_object_get(in->config, "rope_parameters");
+    const json_t *from = json_object_size(scaling) > 0 ? scaling : parameters;
+    *rope = (rope_options){
+        .type = "default", .theta = 10000.0, .original = (double)model->context, .partial = 1.0};
+    INGOT_TRY(ingot_json_get_double(in->config, "rope_theta", &rope->theta, in->path, in->error));
+    INGOT_TRY(ingot_json_get_double(in->config, "partial_rotary_factor", &rope->partial, in->path,
+                                    in->error));
+    if (json_is_object(from)) {
+        INGOT_TRY(read_rope_object(rope, from, in));
+    } else if (from != NULL && !json_is_null(from)) {
+        return refuse(in, INGOT_ERR_INPUT, "rope_scaling", "is not an object");
+    }
+    INGOT_TRY(ingot_json_get_double(in->config, "original_max_position_embeddings", &rope->original,
+                                    in->path, in->error));
+    if (!(rope->theta > 1.0)) {
+        return refuse(in, INGOT_ERR_INPUT, "rope_theta", "is out of range");
+    }
+    if (!(rope->partial > 0.0 && rope->partial <= 1.0)) {
+        return refuse(in, INGOT_ERR_INPUT, "partial_rotary_factor", "is out of range");
     }
     return INGOT_OK;
 }
@@ -201,19 +274,22 @@ static double llama3_frequency(double frequency, const rope_options *rope) {
 
 static ingot_status make_rotary(ingot_model *model, const reading *in) {
     rope_options rope;
-    double partial = 1.0;
     void *memory;
-    INGOT_TRY(read_rope(&rope, &partial, in));
+    INGOT_TRY(read_rope(&rope, model, in));
     const bool is_llama3 = strcmp(rope.type, "llama3") == 0;
     const bool is_linear = strcmp(rope.type, "linear") == 0;
     if (!is_llama3 && !is_linear && strcmp(rope.type, "default") != 0) {
         return refuse(in, INGOT_ERR_UNSUPPORTED, "rope type", rope.type);
     }
+    if ((is_linear || is_llama3) && !(rope.factor >= 1.0)) {
+        return refuse(in, INGOT_ERR_INPUT, "rope_scaling", "factor is missing or below 1");
+    }
     if (is_llama3 && !(rope.original > 0 && rope.low > 0 && rope.high > rope.low)) {
-        return refuse(in, INGOT_ERR_INPUT, "rope_scaling", "llama3 parameters are missing");
+        return refuse(in, INGOT_ERR_INPUT, "rope_scaling",
+                      "low_freq_factor and high_freq_factor are missing or out of order");
     }
     model->rope_attention_factor = 1.0f;
-    model->rotary_dim = (uint64_t)((double)model->head_dim * partial) / 2 * 2;
+    model->rotary_dim = (uint64_t)((double)model->head_dim * rope.partial) / 2 * 2;
     if (model->rotary_dim < 2) {
         return refuse(in, INGOT_ERR_INPUT, "partial_rotary_factor", "is too small");
     }
@@ -233,36 +309,49 @@ static ingot_status make_rotary(ingot_model *model, const reading *in) {
 /* ---- attention windows ------------------------------------------------------------------------
  */
 
+/* Whether layer_types (a list, or NULL) makes the layer a sliding one. */
+static ingot_status read_layer_type(bool *is_sliding, const json_t *types, uint64_t layer,
+                                    const reading *in) {
+    if (types == NULL || json_is_null(types)) {
+        return INGOT_OK;
+    }
+    const char *type = json_string_value(json_array_get(types, layer));
+    if (type == NULL) {
+        return refuse(in, INGOT_ERR_INPUT, "layer_types", "is no list of one name per layer");
+    }
+    *is_sliding = strcmp(type, "sliding_attention") == 0;
+    return *is_sliding || strcmp(type, "full_attention") == 0
+               ? INGOT_OK
+               : refuse(in, INGOT_ERR_UNSUPPORTED, "layer_types", type);
+}
+
 static ingot_status read_windows(ingot_model *model, const reading *in, const family *kind) {
     uint64_t window = 0;
-    uint64_t first_layer = 0;
-    bool is_enabled = kind->window == WINDOW_IF_SET;
+    uint64_t first_layer = DEFAULT_FIRST_WINDOW_LAYER;
+    bool is_enabled = false;
     void *memory;
     INGOT_TRY(ingot_alloc_zero(&memory, model->layers, sizeof(uint64_t)));
     model->window = memory;
     if (kind->window == WINDOW_NEVER) {
         return INGOT_OK;
     }
-    INGOT_TRY(ingot_json_get_u64(in->config, "sliding_window", &window, in->path, in->error));
-    if (kind->window == WINDOW_IF_ENABLED) {
-        INGOT_TRY(ingot_json_get_bool(in->config, "use_sliding_window", &is_enabled, in->path,
-                                      in->error));
-        first_layer = model->layers;
-        INGOT_TRY(
-            ingot_json_get_u64(in->config, "max_window_layers", &first_layer, in->path, in->error));
+    if (json_object_get(in->config, "sliding_window") == NULL) { /* null means none */
+        window = DEFAULT_WINDOW;
     }
-    const json_t *types = json_object_get(in->config, "layer_types");
+    INGOT_TRY(ingot_json_get_u64(in->config, "sliding_window", &window, in->path, in->error));
+    INGOT_TRY(
+        ingot_json_get_bool(in->config, "use_sliding_window", &is_enabled, in->path, in->error));
+    INGOT_TRY(
+        ingot_json_get_u64(in->config, "max_window_layers", &first_layer, in->path, in->error));
     for (uint64_t layer = 0; layer < model->layers; layer++) {
-        bool is_sliding = layer >= first_layer;
-        if (json_is_array(types)) {
-            const char *type = json_string_value(json_array_get(types, layer));
-            is_sliding = type != NULL && strcmp(type, "sliding_attention") == 0;
-            if (!is_sliding && (type == NULL || strcmp(type, "full_attention") != 0)) {
-                return refuse(in, INGOT_ERR_UNSUPPORTED, "layer_types",
-                              type != NULL ? type : "is shorter than the model");
-            }
+        bool is_sliding = kind->window == WINDOW_IF_SET;
+        if (kind->window == WINDOW_IF_ENABLED) {
+            is_sliding = layer >= first_layer;
+            INGOT_TRY(read_layer_type(&is_sliding, json_object_get(in->config, "layer_types"),
+                                      layer, in));
+            is_sliding = is_sliding && is_enabled;
         }
-        model->window[layer] = is_enabled && is_sliding ? window : 0;
+        model->window[layer] = is_sliding ? window : 0;
     }
     return INGOT_OK;
 }
@@ -408,6 +497,12 @@ static ingot_status require(const ingot_weight_source *source, const char *name,
                                "is the checkpoint complete?",
                                "config.json describes this tensor, but it is not there");
     }
+    if (!info.is_float) {
+        return ingot_error_set(error, INGOT_ERR_UNSUPPORTED, source->path, name,
+                               "save the checkpoint as F16, BF16 or F32",
+                               "the model computes with this tensor, but its dtype is none of "
+                               "F16, BF16 and F32");
+    }
     const bool fits = rows == 0 ? info.rank == 1 && info.dim[0] == cols
                                 : info.rank == 2 && info.dim[0] == rows && info.dim[1] == cols;
     if (!fits) {
@@ -444,16 +539,32 @@ static ingot_status require_block(const ingot_model *model, const ingot_weight_s
     return INGOT_OK;
 }
 
+/* config.json may say that the head is tied although the checkpoint stores another one, or say
+ * nothing: the tensors decide then, as they do in `transformers`. */
+static ingot_status settle_tie(ingot_model *model, const ingot_weight_source *source,
+                               ingot_error *error) {
+    ingot_weight_info info;
+    if (!source->describe(source->self, model->head_name, &info)) {
+        if (model->is_tie_stated && !model->is_tied) {
+            return require(source, model->head_name, model->vocab, model->hidden, error);
+        }
+        model->is_tied = true;
+        return INGOT_OK;
+    }
+    INGOT_TRY(require(source, model->head_name, model->vocab, model->hidden, error));
+    if (model->is_tied && source->is_same != NULL) {
+        return source->is_same(source->self, model->embed_name, model->head_name, &model->is_tied,
+                               error);
+    }
+    model->is_tied = model->is_tied || (info.is_alias && !model->is_tie_stated);
+    return INGOT_OK;
+}
+
 static ingot_status check_tensors(ingot_model *model, const ingot_weight_source *source,
                                   ingot_error *error) {
-    ingot_weight_info info;
     INGOT_TRY(require(source, model->embed_name, model->vocab, model->hidden, error));
     INGOT_TRY(require(source, model->final_norm_name, 0, model->hidden, error));
-    if (source->describe(source->self, model->head_name, &info)) {
-        INGOT_TRY(require(source, model->head_name, model->vocab, model->hidden, error));
-    } else if (!model->is_tied) {
-        return require(source, model->head_name, model->vocab, model->hidden, error);
-    }
+    INGOT_TRY(settle_tie(model, source, error));
     for (uint64_t layer = 0; layer < model->layers; layer++) {
         INGOT_TRY(require_block(model, source, layer, error));
     }

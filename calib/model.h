@@ -32,8 +32,8 @@ const char *ingot_input_name(ingot_input input); /* "attention", "output", "mlp"
 
 /* The norms of a block (absent ones have no name). */
 typedef enum ingot_norm_slot {
-    INGOT_SLOT_ATTENTION, /* before q, k, v */
-    INGOT_SLOT_MLP,       /* before gate, up */
+    INGOT_SLOT_ATTENTION,      /* before q, k, v */
+    INGOT_SLOT_MLP,            /* before gate, up */
     INGOT_SLOT_ATTENTION_POST, /* on the attention output, before the residual */
     INGOT_SLOT_MLP_POST,
     INGOT_SLOT_Q, /* per head, on q after projection */
@@ -74,8 +74,9 @@ typedef struct ingot_model {
     ingot_norm_kind norm;
     float norm_eps;
     ingot_activation activation;
-    float embed_scale; /* 1 for most */
-    bool is_tied;      /* the head is the embedding table */
+    float embed_scale;  /* 1 for most */
+    bool is_tied;       /* the head is the embedding table */
+    bool is_tie_stated; /* config.json says so, or says not; else the tensors decide */
     float attention_scale;
     double *inverse_frequency; /* [rotary_dim / 2], rope scaling applied; owned */
     uint64_t rotary_dim;
@@ -85,11 +86,11 @@ typedef struct ingot_model {
     const char *norm_suffix[INGOT_SLOT_COUNT]; /* NULL: absent */
     ingot_fold_desc fold[8];
     unsigned fold_count;
-    const char *layer_prefix;   /* "model.layers" */
-    const char *embed_name;     /* "model.embed_tokens.weight" */
+    const char *layer_prefix;    /* "model.layers" */
+    const char *embed_name;      /* "model.embed_tokens.weight" */
     const char *final_norm_name; /* "model.norm.weight" */
-    const char *head_name;      /* "lm_head.weight" */
-    uint32_t eos_ids[8]; /* end-of-text tokens: generation_config, else config */
+    const char *head_name;       /* "lm_head.weight" */
+    uint32_t eos_ids[8];         /* end-of-text tokens: generation_config, else config */
     unsigned eos_count;
 } ingot_model;
 
@@ -120,7 +121,7 @@ typedef enum ingot_tensor_class {
     INGOT_CLASS_HEAD,
     INGOT_CLASS_UNKNOWN /* not described (inv_freq, ...): copied dense and reported */
 } ingot_tensor_class;
-ingot_tensor_class ingot_model_classify(const ingot_model *model, const char *name,
-                                        uint64_t *layer, ingot_role *role);
+ingot_tensor_class ingot_model_classify(const ingot_model *model, const char *name, uint64_t *layer,
+                                        ingot_role *role);
 
 #endif

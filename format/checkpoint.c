@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #define MAX_SHARDS     9999u
 #define MAX_TEXT_BYTES (UINT64_C(256) << 20)
@@ -41,13 +42,17 @@ struct ingot_checkpoint {
 
 /* What travels verbatim, sorted by name. */
 static const char *const travelling[] = {
+    "LICENCE",
     "LICENSE",
     "LICENSE.md",
     "LICENSE.txt",
     "NOTICE",
+    "NOTICE.txt",
     "README.md",
+    "USE_POLICY.md",
     "added_tokens.json",
     "chat_template.jinja",
+    "chat_template.json",
     "config.json",
     "generation_config.json",
     "merges.txt",
@@ -56,6 +61,7 @@ static const char *const travelling[] = {
     "tokenizer.model",
     "tokenizer_config.json",
     "vocab.json",
+    "vocab.txt",
 };
 
 static ingot_status out_of_memory(const ingot_checkpoint *checkpoint, ingot_error *error) {
@@ -83,7 +89,7 @@ static ingot_status read_texts(ingot_checkpoint *checkpoint, ingot_error *error)
     for (size_t i = 0; i < most; i++) {
         char path[MAX_PATH];
         INGOT_TRY(file_in(path, checkpoint, travelling[i], error));
-        if (!ingot_path_exists(path)) {
+        if (!ingot_path_exists(path) || ingot_path_is_directory(path)) {
             continue;
         }
         text_file *file = &checkpoint->files[checkpoint->file_count];
@@ -111,7 +117,7 @@ static ingot_status check_config(const ingot_checkpoint *checkpoint, ingot_error
     if (!json_is_object(config)) {
         status = ingot_error_set(error, INGOT_ERR_INPUT, path, NULL, "restore the file",
                                  "is not a JSON object");
-    } else if (json_is_object(quantization)) {
+    } else if (quantization != NULL && !json_is_null(quantization)) {
         const char *method = json_string_value(json_object_get(quantization, "quant_method"));
         status = ingot_error_set(error, INGOT_ERR_UNSUPPORTED, path, NULL, CONVERT_FIRST,
                                  "the checkpoint is already quantized (quantization_config: %s)",
@@ -126,12 +132,16 @@ static ingot_status no_weights(const ingot_checkpoint *checkpoint, ingot_error *
     static const char *const foreign[] = {".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack"};
     DIR *folder = opendir(checkpoint->path);
     char found[256] = "";
+    off_t largest = -1; /* the weights, not the optimizer's or the trainer's state beside them */
     for (const struct dirent *item = folder != NULL ? readdir(folder) : NULL; item != NULL;
          item = readdir(folder)) {
         const char *dot = strrchr(item->d_name, '.');
         for (size_t i = 0; dot != NULL && i < sizeof foreign / sizeof *foreign; i++) {
-            if (strcmp(dot, foreign[i]) == 0) {
+            struct stat info;
+            if (strcmp(dot, foreign[i]) == 0 &&
+                fstatat(dirfd(folder), item->d_name, &info, 0) == 0 && info.st_size > largest) {
                 (void)snprintf(found, sizeof found, "%s", item->d_name);
+                largest = info.st_size;
             }
         }
     }
@@ -162,21 +172,32 @@ static ingot_status allocate_shards(ingot_checkpoint *checkpoint, uint64_t most,
 
 static bool is_legal_shard_name(const char *name) {
     const char *dot = name != NULL ? strrchr(name, '.') : NULL;
-    return dot != NULL && strcmp(dot, ".safetensors") == 0 && strchr(name, '/') == NULL &&
-           name[0] != '.';
+    if (dot == NULL || strcmp(dot, ".safetensors") != 0 || name[0] == '.') {
+        return false;
+    }
+    for (const char *c = name; *c != '\0'; c++) {
+        if (*c < 0x21 || *c > 0x7e || *c == '/') {
+            return false;
+        }
+    }
+    return true;
 }
 
 static int compare_names(const void *a, const void *b) {
     return strcmp(*(const char *const *)a, *(const char *const *)b);
 }
 
-/* Distinct shard names of the weight map, sorted, into names (borrowed); at most MAX_SHARDS. */
-static ingot_status list_shards(const char **names, uint64_t *count, const json_t *map,
+/* *names = the distinct shard names of the weight map, sorted (the array is the caller's, the
+ * strings the map's). */
+static ingot_status list_shards(const char ***names, uint64_t *count, const json_t *map,
                                 const char *index_path, ingot_error *error) {
     const char *tensor;
     json_t *value;
-    *count = 0;
-    /* Tensors of one shard mostly stand together: compare with the last one first. */
+    uint64_t all = 0;
+    *names = calloc(json_object_size(map) + 1, sizeof **names);
+    if (*names == NULL) {
+        return ingot_error_set(error, INGOT_ERR_NO_MEMORY, index_path, NULL, NULL, "out of memory");
+    }
     json_object_foreach((json_t *)(uintptr_t)map, tensor, value) {
         const char *name = json_string_value(value);
         if (!is_legal_shard_name(name)) {
@@ -184,48 +205,46 @@ static ingot_status list_shards(const char **names, uint64_t *count, const json_
                                    "download the checkpoint again",
                                    "the index names no legal shard file for it");
         }
-        uint64_t i = *count;
-        while (i > 0 && strcmp(names[i - 1], name) != 0) {
-            i--;
-        }
-        if (i > 0) {
-            continue;
-        }
-        if (*count == MAX_SHARDS) {
-            return ingot_error_set(error, INGOT_ERR_INPUT, index_path, NULL, "use fewer shards",
-                                   "the index names more than %u shards", MAX_SHARDS);
-        }
-        names[(*count)++] = name;
+        (*names)[all++] = name;
     }
-    qsort(names, (size_t)*count, sizeof *names, compare_names);
+    qsort(*names, (size_t)all, sizeof **names, compare_names);
+    *count = 0;
+    for (uint64_t i = 0; i < all; i++) {
+        if (i == 0 || strcmp((*names)[i - 1], (*names)[i]) != 0) {
+            (*names)[(*count)++] = (*names)[i];
+        }
+    }
+    if (*count > MAX_SHARDS) {
+        return ingot_error_set(error, INGOT_ERR_INPUT, index_path, NULL, "use fewer shards",
+                               "the index names more than %u shards", MAX_SHARDS);
+    }
+    return INGOT_OK;
+}
+
+static ingot_status open_shard(ingot_checkpoint *checkpoint, const char *name,
+                               const char *index_path, ingot_error *error) {
+    char *path = checkpoint->shard_paths[checkpoint->shard_count];
+    INGOT_TRY(file_in(path, checkpoint, name, error));
+    if (!ingot_path_exists(path)) {
+        return ingot_error_set(error, INGOT_ERR_NOT_FOUND, index_path, NULL,
+                               "download the missing file",
+                               "the index names shard %s, which is not there", name);
+    }
+    INGOT_TRY(ingot_safetensors_open(&checkpoint->shards[checkpoint->shard_count], path, error));
+    checkpoint->shard_count++;
     return INGOT_OK;
 }
 
 static ingot_status open_listed(ingot_checkpoint *checkpoint, const json_t *map,
                                 const char *index_path, ingot_error *error) {
-    const char **names = calloc(MAX_SHARDS, sizeof *names);
+    const char **names = NULL;
     uint64_t count = 0;
-    if (names == NULL) {
-        return out_of_memory(checkpoint, error);
-    }
-    ingot_status status = list_shards(names, &count, map, index_path, error);
+    ingot_status status = list_shards(&names, &count, map, index_path, error);
     if (status == INGOT_OK) {
         status = allocate_shards(checkpoint, count + 1, error);
     }
     for (uint64_t i = 0; i < count && status == INGOT_OK; i++) {
-        char *path = checkpoint->shard_paths[i];
-        status = file_in(path, checkpoint, names[i], error);
-        if (status == INGOT_OK && !ingot_path_exists(path)) {
-            status = ingot_error_set(error, INGOT_ERR_NOT_FOUND, index_path, NULL,
-                                     "download the missing file",
-                                     "the index names shard %s, which is not there", names[i]);
-        }
-        if (status == INGOT_OK) {
-            status = ingot_safetensors_open(&checkpoint->shards[i], path, error);
-        }
-        if (status == INGOT_OK) {
-            checkpoint->shard_count++;
-        }
+        status = open_shard(checkpoint, names[i], index_path, error);
     }
     free(names);
     return status;
@@ -263,22 +282,21 @@ static ingot_status check_index(const ingot_checkpoint *checkpoint, const json_t
     return INGOT_OK;
 }
 
-static const ingot_checkpoint *sorting; /* qsort has no context; folders open one at a time */
-
 static const char *entry_name(const ingot_checkpoint *checkpoint, uint64_t index) {
     const entry *where = &checkpoint->entries[index];
     return ingot_safetensors_at(checkpoint->shards[where->shard], where->local)->name;
 }
 
-static int compare_entries(const void *a, const void *b) {
-    return strcmp(entry_name(sorting, *(const uint64_t *)a),
-                  entry_name(sorting, *(const uint64_t *)b));
+static int compare_entries(const void *a, const void *b, void *checkpoint) {
+    return strcmp(entry_name(checkpoint, *(const uint64_t *)a),
+                  entry_name(checkpoint, *(const uint64_t *)b));
 }
 
 static ingot_status refuse_quantized(const ingot_checkpoint *checkpoint, uint64_t index,
                                      ingot_error *error) {
-    static const char *const marks[] = {".qweight", ".weight_packed",    ".weight_scale",
-                                        ".qzeros",  ".weight_scale_inv", ".g_idx"};
+    static const char *const marks[] = {
+        ".qweight", ".weight_packed", ".weight_scale", ".qzeros", ".weight_scale_inv",
+        ".g_idx",   ".scales",        ".SCB",          ".absmax"};
     const ingot_st_tensor *tensor = ingot_checkpoint_at(checkpoint, index);
     bool is_quantized = strncmp(tensor->dtype_name, "F8_", 3) == 0;
     for (size_t i = 0; i < sizeof marks / sizeof *marks; i++) {
@@ -311,11 +329,12 @@ static ingot_status index_tensors(ingot_checkpoint *checkpoint, ingot_error *err
             checkpoint->entries[checkpoint->count++] = (entry){(uint32_t)s, i};
         }
     }
-    sorting = checkpoint;
-    qsort(checkpoint->sorted, (size_t)total, sizeof *checkpoint->sorted, compare_entries);
+    qsort_r(checkpoint->sorted, (size_t)total, sizeof *checkpoint->sorted, compare_entries,
+            checkpoint);
     for (uint64_t i = 0; i < total; i++) {
         INGOT_TRY(refuse_quantized(checkpoint, i, error));
-        if (i > 0 && compare_entries(&checkpoint->sorted[i - 1], &checkpoint->sorted[i]) == 0) {
+        if (i > 0 &&
+            compare_entries(&checkpoint->sorted[i - 1], &checkpoint->sorted[i], checkpoint) == 0) {
             return ingot_error_set(error, INGOT_ERR_INPUT, checkpoint->path,
                                    entry_name(checkpoint, checkpoint->sorted[i]),
                                    "download the checkpoint again", "stands in two shards");
@@ -329,10 +348,11 @@ static ingot_status open_weights(ingot_checkpoint *checkpoint, ingot_error *erro
     char single[MAX_PATH];
     INGOT_TRY(file_in(index_path, checkpoint, "model.safetensors.index.json", error));
     INGOT_TRY(file_in(single, checkpoint, "model.safetensors", error));
-    if (!ingot_path_exists(index_path)) {
-        if (!ingot_path_exists(single)) {
-            return no_weights(checkpoint, error);
-        }
+    /* Where both stand, the single file counts, as it does for `transformers`. */
+    if (!ingot_path_exists(index_path) && !ingot_path_exists(single)) {
+        return no_weights(checkpoint, error);
+    }
+    if (ingot_path_exists(single)) {
         INGOT_TRY(allocate_shards(checkpoint, 1, error));
         memcpy(checkpoint->shard_paths[0], single, MAX_PATH);
         INGOT_TRY(ingot_safetensors_open(&checkpoint->shards[0], single, error));
@@ -363,6 +383,10 @@ ingot_status ingot_checkpoint_open(ingot_checkpoint **out, const char *folder, i
         return ingot_error_set(error, exists ? INGOT_ERR_INPUT : INGOT_ERR_NOT_FOUND, folder, NULL,
                                "name the folder that holds config.json",
                                exists ? "is not a folder" : "does not exist");
+    }
+    if (strlen(folder) >= MAX_PATH) {
+        return ingot_error_set(error, INGOT_ERR_INPUT, folder, NULL, "use a shorter path",
+                               "the path is too long");
     }
     ingot_checkpoint *checkpoint = calloc(1, sizeof *checkpoint);
     if (checkpoint == NULL) {

@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MAX_HEADER_BYTES (UINT64_C(100) << 20) /* the published limit */
+#define MAX_HEADER_BYTES UINT64_C(100000000) /* the published limit */
 #define MAX_TENSORS      (UINT64_C(1) << 20)
 #define REMEDY           "download the checkpoint again"
 
@@ -134,6 +134,22 @@ static ingot_status parse_tensor(const ingot_safetensors *st, ingot_st_tensor *t
     return INGOT_OK;
 }
 
+/* __metadata__ maps strings to strings, nothing else. */
+static ingot_status check_metadata(const ingot_safetensors *st, json_t *metadata,
+                                   ingot_error *error) {
+    const char *key;
+    json_t *value;
+    if (!json_is_object(metadata)) {
+        return refuse(st, NULL, "__metadata__ is not an object", error);
+    }
+    json_object_foreach(metadata, key, value) {
+        if (!json_is_string(value)) {
+            return refuse(st, NULL, "__metadata__ holds something other than strings", error);
+        }
+    }
+    return INGOT_OK;
+}
+
 static int compare_offsets(const void *a, const void *b) {
     const ingot_st_tensor *left = a;
     const ingot_st_tensor *right = b;
@@ -161,9 +177,7 @@ static ingot_status parse_all(ingot_safetensors *st, uint64_t data_start, ingot_
     }
     json_object_foreach(st->header, name, entry) {
         if (strcmp(name, "__metadata__") == 0) {
-            if (!json_is_object(entry)) {
-                return refuse(st, NULL, "__metadata__ is not an object", error);
-            }
+            INGOT_TRY(check_metadata(st, entry, error));
             continue;
         }
         ingot_st_tensor *tensor = &st->tensors[st->count++];
@@ -206,16 +220,19 @@ ingot_status ingot_safetensors_open(ingot_safetensors **out, const char *path, i
     for (unsigned i = 0; i < 8; i++) {
         length |= (uint64_t)length_field[i] << (8 * i);
     }
-    if (length > MAX_HEADER_BYTES || length > ingot_file_size(st->file) - 8) {
-        status =
-            refuse(st, NULL, "its header is longer than the file or the limit of 100 MB", error);
+    if (length > MAX_HEADER_BYTES) {
+        status = refuse(st, NULL, "its header is longer than the limit of 100 MB", error);
+        goto done;
+    }
+    if (length > ingot_file_size(st->file) - 8) {
+        status = refuse(st, NULL, "its header is longer than the file (truncated?)", error);
         goto done;
     }
     INGOT_GO(ingot_alloc(&bytes, length + 8));
     INGOT_GO(ingot_file_read_at(st->file, bytes, length + 8, 0, error));
     ingot_digest128(st->digest, bytes, length + 8);
     INGOT_GO(ingot_json_parse(&st->header, (const char *)bytes + 8, length, path, error));
-    if (!json_is_object(st->header)) {
+    if (!json_is_object(st->header) || ((const char *)bytes)[8] != '{') {
         status = refuse(st, NULL, "its header is not a JSON object", error);
         goto done;
     }

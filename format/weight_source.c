@@ -3,6 +3,10 @@
 
 #include <string.h>
 
+static bool is_float(ingot_dtype dtype) {
+    return dtype == INGOT_F32 || dtype == INGOT_F16 || dtype == INGOT_BF16;
+}
+
 static ingot_status not_found(const char *path, const char *name, ingot_error *error) {
     return ingot_error_set(error, INGOT_ERR_NOT_FOUND, path, name, "is the checkpoint complete?",
                            "there is no such tensor");
@@ -22,6 +26,7 @@ static bool folder_describe(void *self, const char *name, ingot_weight_info *inf
     memcpy(info->dim, tensor->dim, sizeof info->dim);
     info->kind = INGOT_DENSE;
     info->dtype = tensor->dtype;
+    info->is_float = tensor->is_supported && is_float(tensor->dtype);
     info->load_bytes = tensor->bytes;
     return true;
 }
@@ -36,11 +41,11 @@ static ingot_status folder_load(void *self, const char *name, ingot_arena *arena
     if (tensor == NULL) {
         return not_found(path, name, error);
     }
-    if (!tensor->is_supported || tensor->dtype > INGOT_BF16) {
+    if (!tensor->is_supported) {
         return ingot_error_set(error, INGOT_ERR_UNSUPPORTED,
                                ingot_checkpoint_shard_path(checkpoint, index), name,
                                "save the checkpoint as F16, BF16 or F32",
-                               "weights of dtype %s cannot be used", tensor->dtype_name);
+                               "dtype %s is not supported", tensor->dtype_name);
     }
     if (ingot_arena_alloc(arena, &bytes, tensor->bytes) != INGOT_OK) {
         return ingot_error_set(error, INGOT_ERR_NO_MEMORY, path, name, "free some memory",
@@ -66,6 +71,44 @@ static const char *folder_name_at(void *self, uint64_t index) {
                                                       : NULL;
 }
 
+#define COMPARE_BYTES (UINT64_C(1) << 20)
+
+/* buffer[2][COMPARE_BYTES] */
+static ingot_status compare_bytes(const ingot_checkpoint *checkpoint, uint64_t a, uint64_t b,
+                                  uint8_t *buffer, bool *out, ingot_error *error) {
+    const uint64_t bytes = ingot_checkpoint_at(checkpoint, a)->bytes;
+    *out = true;
+    for (uint64_t at = 0; at < bytes && *out; at += COMPARE_BYTES) {
+        const uint64_t size = bytes - at < COMPARE_BYTES ? bytes - at : COMPARE_BYTES;
+        INGOT_TRY(ingot_checkpoint_read(checkpoint, a, at, size, buffer, error));
+        INGOT_TRY(ingot_checkpoint_read(checkpoint, b, at, size, buffer + COMPARE_BYTES, error));
+        *out = memcmp(buffer, buffer + COMPARE_BYTES, size) == 0;
+    }
+    return INGOT_OK;
+}
+
+static ingot_status folder_is_same(void *self, const char *a, const char *b, bool *out,
+                                   ingot_error *error) {
+    const ingot_checkpoint *checkpoint = self;
+    uint64_t i;
+    uint64_t j;
+    void *buffer;
+    const ingot_st_tensor *first = ingot_checkpoint_find(checkpoint, a, &i);
+    const ingot_st_tensor *second = ingot_checkpoint_find(checkpoint, b, &j);
+    *out = false;
+    if (first == NULL || second == NULL || strcmp(first->dtype_name, second->dtype_name) != 0 ||
+        first->rank != second->rank || memcmp(first->dim, second->dim, sizeof first->dim) != 0) {
+        return INGOT_OK;
+    }
+    if (ingot_alloc(&buffer, 2 * COMPARE_BYTES) != INGOT_OK) {
+        return ingot_error_set(error, INGOT_ERR_NO_MEMORY, ingot_checkpoint_path(checkpoint), a,
+                               "free some memory", "out of memory");
+    }
+    const ingot_status status = compare_bytes(checkpoint, i, j, buffer, out, error);
+    ingot_free(buffer);
+    return status;
+}
+
 static void folder_close(void *self) {
     ingot_checkpoint_close(self);
 }
@@ -77,7 +120,8 @@ void ingot_weight_source_from_checkpoint(ingot_weight_source *out,
                                  .describe = folder_describe,
                                  .load = folder_load,
                                  .file = folder_file,
-                                 .name_at = folder_name_at};
+                                 .name_at = folder_name_at,
+                                 .is_same = folder_is_same};
 }
 
 /* ---- container ------------------------------------------------------------------------------- */
@@ -95,6 +139,8 @@ static bool container_describe(void *self, const char *name, ingot_weight_info *
     /* An alias repeats its target's geometry, widths included. */
     info->kind = tensor->bits > 0 ? INGOT_GROUPED : INGOT_DENSE;
     info->dtype = tensor->dtype;
+    info->is_float = tensor->bits > 0 || is_float(tensor->dtype);
+    info->is_alias = tensor->kind == INGOT_ALIAS;
     info->bits = tensor->bits;
     info->load_bytes = ingot_tensor_load_bytes(container, index);
     return true;
@@ -133,8 +179,7 @@ static const char *container_name_at(void *self, uint64_t index) {
     const uint64_t count = ingot_tensor_count(container);
     for (uint64_t i = 0; i < count; i++) {
         const ingot_tensor *tensor = ingot_tensor_at(container, i);
-        const bool is_model = strchr(tensor->name, '#') == NULL;
-        if (is_model && index-- == 0) {
+        if (tensor->kind != INGOT_AUXILIARY && index-- == 0) {
             return tensor->name;
         }
     }

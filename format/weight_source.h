@@ -13,7 +13,9 @@ typedef struct ingot_weight_info {
     uint64_t dim[INGOT_MAX_RANK];
     ingot_kind kind; /* INGOT_DENSE or INGOT_GROUPED (an alias reports its target) */
     ingot_dtype dtype;
-    unsigned bits;   /* grouped */
+    bool is_float;       /* F32, F16, BF16 or grouped: something to compute with */
+    bool is_alias;       /* of a container: the bytes of another tensor (tied weights) */
+    unsigned bits;       /* grouped */
     uint64_t load_bytes; /* memory that load takes from the arena */
 } ingot_weight_info;
 
@@ -24,13 +26,17 @@ typedef struct ingot_weight_source {
     bool (*describe)(void *self, const char *name, ingot_weight_info *info);
     /* Reads the tensor into the arena; the view is valid as long as the arena's allocation.
      * INGOT_ERR_NOT_FOUND names the tensor. */
-    ingot_status (*load)(void *self, const char *name, ingot_arena *arena,
-                         ingot_weight_view *view, ingot_error *error);
+    ingot_status (*load)(void *self, const char *name, ingot_arena *arena, ingot_weight_view *view,
+                         ingot_error *error);
     /* Bytes of a verbatim file (config.json, tokenizer.json), owned by the source; NULL when
      * there is none. */
     const char *(*file)(void *self, const char *name, uint64_t *size);
     /* Names of all model tensors (not auxiliary), index order; NULL past the end. */
     const char *(*name_at)(void *self, uint64_t index);
+    /* Whether two tensors have the same dtype, shape and bytes.  NULL in a container, where such
+     * tensors are aliases. */
+    ingot_status (*is_same)(void *self, const char *a, const char *b, bool *out,
+                            ingot_error *error);
     void (*close)(void *self);
 } ingot_weight_source;
 
@@ -41,8 +47,8 @@ ingot_status ingot_weight_source_open(ingot_weight_source *out, const char *path
 /* Over handles the caller keeps and closes. */
 void ingot_weight_source_from_checkpoint(ingot_weight_source *out,
                                          const ingot_checkpoint *checkpoint);
-void ingot_weight_source_from_container(ingot_weight_source *out,
-                                        const ingot_container *container, bool verify);
+void ingot_weight_source_from_container(ingot_weight_source *out, const ingot_container *container,
+                                        bool verify);
 void ingot_weight_source_close(ingot_weight_source *source);
 
 #endif
