@@ -152,6 +152,29 @@ static ingot_status get_factor(const ingot_gptq_factor **out, loop *l, ingot_inp
     return INGOT_OK;
 }
 
+/* Copies those parts of a packed view that still lie in the tensor's arena into the block's. */
+static ingot_status keep_parts(loop *l, ingot_weight_view *view) {
+    const struct {
+        const void *from;
+        uint64_t bytes;
+    } parts[] = {
+        {view->zeros, view->rows * view->groups_per_row},
+        {view->outlier_row_ptr, (view->rows + 1) * sizeof *view->outlier_row_ptr},
+        {view->outlier_col, view->outlier_count * sizeof *view->outlier_col},
+    };
+    void *copy[3] = {NULL, NULL, NULL};
+    for (unsigned i = 0; i < 3; i++) {
+        if (parts[i].from != NULL) {
+            INGOT_TRY(ingot_arena_alloc(l->block, &copy[i], parts[i].bytes));
+            memcpy(copy[i], parts[i].from, parts[i].bytes);
+        }
+    }
+    view->zeros = copy[0];
+    view->outlier_row_ptr = copy[1];
+    view->outlier_col = copy[2];
+    return INGOT_OK;
+}
+
 /* Quantizes and writes planned tensor `index` whose source values are `source`; *stored, when not
  * NULL, is what a loader will see, in the block's arena. */
 static ingot_status convert_matrix(loop *l, uint64_t index, const ingot_weight_view *source,
@@ -188,11 +211,8 @@ static ingot_status convert_matrix(loop *l, uint64_t index, const ingot_weight_v
     ingot_digest128(ledger->source_digest, source->data,
                     source->rows * source->cols * ingot_dtype_bytes(source->dtype));
     INGOT_TRY(ingot_quantized_pack(&view, &q, stored != NULL ? l->block : l->linear, pool));
-    if (stored != NULL && q.format.zero_mode == INGOT_ZERO_STORED) {
-        uint8_t *zeros; /* the only part that still lies in the tensor's arena */
-        INGOT_TRY(ingot_arena_alloc(l->block, (void **)&zeros, q.rows * q.groups));
-        memcpy(zeros, q.zeros, q.rows * q.groups);
-        view.zeros = zeros;
+    if (stored != NULL) {
+        INGOT_TRY(keep_parts(l, &view));
     }
     lap(l, INGOT_PHASE_QUANTIZE, &since);
     INGOT_TRY(ingot_writer_put(l->job->writer, index, &view, ledger, l->error));
