@@ -569,7 +569,8 @@ static ingot_status remember(ingot_tok_words *words, uint64_t hash, const char *
                                (uint32_t)(bytes / sizeof(uint32_t))};
     words->used++;
     INGOT_TRY(ingot_tok_append(&words->keys, key, key_size));
-    return ingot_tok_append(&words->values, words->ids.data + first_id, bytes);
+    return bytes == 0 ? INGOT_OK
+                      : ingot_tok_append(&words->values, words->ids.data + first_id, bytes);
 }
 
 /* Appends the tokens the cache knows for a key. */
@@ -584,6 +585,9 @@ static ingot_status recall(ingot_tok_words *words, uint64_t hash, const char *ke
         return INGOT_OK;
     }
     *is_known = true;
+    if (slot->id_count == 0) { /* the values may be none at all, with no address to add to */
+        return INGOT_OK;
+    }
     return ingot_tok_append(&words->ids, words->values.data + slot->ids,
                             slot->id_count * sizeof(uint32_t));
 }

@@ -30,7 +30,7 @@ static const char *list_item(const ingot_tok_list *list, uint64_t index, uint64_
         memcpy(&range[1], list->ends.data, sizeof(uint64_t));
     }
     *size = range[1] - range[0];
-    return list->text.data + range[0];
+    return *size == 0 ? "" : list->text.data + range[0];
 }
 
 /* The bytes of a token in the byte-level alphabet; a token that is not in it stands for itself. */

@@ -198,7 +198,7 @@ ingot_status ingot_tok_normalize(const ingot_tok_normalizer *steps, uint64_t cou
         }
         next->size = 0;
         INGOT_TRY(normalize_step(&steps[i], matcher, next, text, size, error));
-        text = next->data;
+        text = next->size == 0 ? "" : next->data;
         size = next->size;
         next = next == &buffers[0] ? &buffers[1] : &buffers[0];
     }

@@ -89,6 +89,12 @@ def cases(tokenizer, seed):
         if skipped != decoded:
             case["skipped"] = skipped.hex()
         out.append(case)
+    rng = random.Random(seed)
+    vocab = sorted(tokenizer.get_vocab().values())
+    for _ in range(30):  # ids no text gives: bytes that are not UTF-8, spaces inside, special tokens
+        ids = [rng.choice(vocab) for _ in range(rng.randrange(12))]
+        out.append({"ids": ids, "decoded": tokenizer.decode(ids, skip_special_tokens=False).encode().hex(),
+                    "skipped": tokenizer.decode(ids, skip_special_tokens=True).encode().hex()})
     for unit, times in LONG:
         ids = tokenizer.encode((unit * times).decode(), add_special_tokens=False).ids
         out.append({"text": unit.hex(), "times": times, "count": len(ids), "fnv": fnv(ids)})

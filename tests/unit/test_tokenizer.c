@@ -113,6 +113,19 @@ static bool same_ids(const json_t *expected, const uint32_t *ids, uint64_t count
     return is_same;
 }
 
+/* A case that gives ids and no text. */
+static void check_ids(const ingot_tokenizer *tokenizer, const json_t *test) {
+    const json_t *list = json_object_get(test, "ids");
+    uint32_t ids[64];
+    const uint64_t count = json_array_size(list);
+    CU_ASSERT_FATAL(count <= sizeof ids / sizeof ids[0]);
+    for (uint64_t i = 0; i < count; i++) {
+        ids[i] = (uint32_t)json_integer_value(json_array_get(list, i));
+    }
+    check_decoded(tokenizer, test, "", 0, ids, count, false);
+    check_decoded(tokenizer, test, "", 0, ids, count, true);
+}
+
 static void check_case(const ingot_tokenizer *tokenizer, const json_t *test, const char *name) {
     uint64_t size, count = 0;
     const json_t *times = json_object_get(test, "times");
@@ -157,7 +170,12 @@ static void test_vectors(void) {
         CU_ASSERT_PTR_NOT_NULL_FATAL(tokenizer);
         CU_ASSERT_FATAL(json_array_size(tests) > 100);
         for (size_t i = 0; i < json_array_size(tests); i++) {
-            check_case(tokenizer, json_array_get(tests, i), name);
+            const json_t *test = json_array_get(tests, i);
+            if (json_object_get(test, "text") == NULL) {
+                check_ids(tokenizer, test);
+            } else {
+                check_case(tokenizer, test, name);
+            }
         }
         json_decref(tests);
         ingot_tokenizer_destroy(tokenizer);
@@ -185,7 +203,7 @@ typedef struct plain_merge {
 
 typedef struct plain {
     char tokens[LETTERS + MERGES_MAX][32];
-    uint32_t token_count, merge_count;
+    uint32_t letter_count, token_count, merge_count;
     plain_merge merges[MERGES_MAX];
     json_t *json;
 } plain;
@@ -193,14 +211,17 @@ typedef struct plain {
 /* Random merges of existing tokens, shuffled: a merge may rank before those that make its parts. */
 static void make_plain(plain *p) {
     json_t *vocab = json_object(), *merges = json_array();
+    /* Short tokens of few letters: many merges share their parts and compete. */
+    const uint64_t letters = 2 + random_below(LETTERS - 1), longest = 3 + random_below(10);
     memset(p, 0, sizeof *p);
-    for (; p->token_count < LETTERS; p->token_count++) {
+    for (; p->token_count < letters; p->token_count++) {
         p->tokens[p->token_count][0] = (char)('a' + p->token_count);
     }
+    p->letter_count = p->token_count;
     for (unsigned i = 0; i < MERGES_MAX; i++) {
         const uint32_t left = (uint32_t)random_below(p->token_count);
         const uint32_t right = (uint32_t)random_below(p->token_count);
-        if (strlen(p->tokens[left]) + strlen(p->tokens[right]) > 12) {
+        if (strlen(p->tokens[left]) + strlen(p->tokens[right]) > longest) {
             continue;
         }
         char token[64];
@@ -267,7 +288,7 @@ static void check_plain(const plain *p, const ingot_tokenizer *tokenizer, uint64
     char text[SYMBOLS_MAX];
     uint32_t want[SYMBOLS_MAX], *ids = NULL;
     uint64_t count;
-    const uint64_t letters = 1 + random_below(LETTERS); /* few letters: long runs of merges */
+    const uint64_t letters = 1 + random_below(p->letter_count);
     for (uint64_t i = 0; i < size; i++) {
         text[i] = (char)('a' + random_below(letters));
     }
