@@ -112,7 +112,15 @@ static void test_stops(void) {
         }
         at = i == k ? k : 0;
     }
-    t->model.eos_ids[0] = 49;
+    /* And one that never occurs. */
+    uint32_t absent = 0;
+    for (uint64_t k = 0; k < all.count; k++) {
+        if (all.ids[k] == absent) {
+            absent++;
+            k = (uint64_t)-1; /* look again from the start */
+        }
+    }
+    t->model.eos_ids[0] = absent;
     t->model.eos_ids[1] = all.ids[at];
     t->model.eos_count = 2;
     ingot_decoder_rewind(decoder);
@@ -220,9 +228,10 @@ static collected stream_text(const ingot_tokenizer *tokenizer, const char *promp
     return c;
 }
 
-static const char hard_text[] = " naïve café, 日本語 テスト 🙂👩‍👩‍👧 it's 1234!\n\n\tx = y  # "
-                                "done — “quoted” e\xCC\x81"
-                                " and so on, for as long as it takes to settle a few tokens.";
+static const char hard_text[] =
+    " naïve café, 日本語 テスト 🙂👩‍👩‍👧 it's 1234!\n\n\tx = y  # "
+    "done — “quoted” e\xCC\x81"
+    " and so on, for as long as it takes to settle a few tokens.";
 
 static void test_stream_byte_level(void) {
     ingot_text_model from;

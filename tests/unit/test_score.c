@@ -157,7 +157,8 @@ static void test_batches(void) {
     const uint64_t sizes[] = {1, 2 * window_bytes, 5 * window_bytes};
     for (int i = 0; i < 3; i++) {
         const ingot_score part = score(candidate, source, &windows, sizes[i]);
-        /* BLAS chooses its inner loops by the shape of the whole product, so rounding may differ. */
+        /* BLAS chooses its inner loops by the shape of the whole product, so rounding may differ.
+         */
         CU_ASSERT(near(part.perplexity, whole.perplexity, 1e-5));
         CU_ASSERT(near(part.source_perplexity, whole.source_perplexity, 1e-5));
         CU_ASSERT(near(part.kld_mean, whole.kld_mean, 1e-4));
