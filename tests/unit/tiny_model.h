@@ -230,8 +230,13 @@ static inline tiny_model *tiny_create(unsigned flags, uint64_t seed) {
     char name[INGOT_NAME_SIZE];
     t->random = seed;
     tiny_describe_model(t, flags);
-    t->source = (ingot_weight_source){t,         "tiny",       tiny_describe, tiny_load,
-                                      tiny_file, tiny_name_at, tiny_close};
+    t->source = (ingot_weight_source){.self = t,
+                                      .path = "tiny",
+                                      .describe = tiny_describe,
+                                      .load = tiny_load,
+                                      .file = tiny_file,
+                                      .name_at = tiny_name_at,
+                                      .close = tiny_close};
     tiny_add(t, m->embed_name, 2, m->vocab, m->hidden, 0, 1);
     for (uint64_t layer = 0; layer < m->layers; layer++) {
         for (int role = 0; role < INGOT_ROLE_COUNT; role++) {
