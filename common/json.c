@@ -12,6 +12,7 @@
 #include <string.h>
 
 #define DEPTH_MAX 64
+#define REMEDY    "correct or restore the file"
 
 /* INGOT_OK if no array or object is nested deeper than DEPTH_MAX. */
 static ingot_status check_depth(const char *bytes, uint64_t size, const char *file,
@@ -34,7 +35,7 @@ static ingot_status check_depth(const char *bytes, uint64_t size, const char *fi
             is_string = true;
         } else if (c == '{' || c == '[') {
             if (++depth > DEPTH_MAX) {
-                return ingot_error_set(error, INGOT_ERR_INPUT, file, NULL, NULL,
+                return ingot_error_set(error, INGOT_ERR_INPUT, file, NULL, REMEDY,
                                        "line %u: nested deeper than %d levels", line, DEPTH_MAX);
             }
         } else if ((c == '}' || c == ']') && depth > 0) {
@@ -63,7 +64,7 @@ ingot_status ingot_json_parse(json_t **out, const char *bytes, uint64_t size, co
             *c = '?';
         }
     }
-    return ingot_error_set(error, INGOT_ERR_INPUT, file, NULL, NULL,
+    return ingot_error_set(error, INGOT_ERR_INPUT, file, NULL, REMEDY,
                            "not valid JSON: line %d column %d: %s", detail.line, detail.column,
                            detail.text);
 }
@@ -81,7 +82,7 @@ ingot_status ingot_json_read(json_t **out, const char *path, uint64_t limit_byte
 
 static ingot_status wrong_type(const char *file, const char *key, const char *wanted,
                                ingot_error *error) {
-    return ingot_error_set(error, INGOT_ERR_INPUT, file, NULL, NULL, "key \"%s\" is not %s", key,
+    return ingot_error_set(error, INGOT_ERR_INPUT, file, NULL, REMEDY, "key \"%s\" is not %s", key,
                            wanted);
 }
 
@@ -155,7 +156,7 @@ static bool is_known(const char *key, const char *const *keys, size_t count) {
 ingot_status ingot_json_check_keys(const json_t *object, const char *const *keys, size_t count,
                                    const char *file, ingot_error *error) {
     if (!json_is_object(object)) {
-        return ingot_error_set(error, INGOT_ERR_INPUT, file, NULL, NULL, "not a JSON object");
+        return ingot_error_set(error, INGOT_ERR_INPUT, file, NULL, REMEDY, "not a JSON object");
     }
     /* The iterator of jansson takes a mutable object but changes nothing. */
     union {
@@ -166,7 +167,7 @@ ingot_status ingot_json_check_keys(const json_t *object, const char *const *keys
     json_t *value;
     json_object_foreach(view.mutable, key, value) {
         if (!is_known(key, keys, count)) {
-            return ingot_error_set(error, INGOT_ERR_INPUT, file, NULL, NULL, "unknown key \"%s\"",
+            return ingot_error_set(error, INGOT_ERR_INPUT, file, NULL, REMEDY, "unknown key \"%s\"",
                                    key);
         }
     }
