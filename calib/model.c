@@ -237,7 +237,9 @@ static ingot_status read_rope_object(rope_options *rope, const json_t *from, con
 static ingot_status read_rope(rope_options *rope, const ingot_model *model, const reading *in) {
     const json_t *scaling = json_object_get(in->config, "rope_scaling");
     const json_t *parameters = json_object_get(in->config, "rope_parameters");
-    const json_t *from = json_object_size(scaling) > 0 ? scaling : parameters;
+    const bool has_scaling = scaling != NULL && !json_is_null(scaling) &&
+                             !(json_is_object(scaling) && json_object_size(scaling) == 0);
+    const json_t *from = has_scaling ? scaling : parameters;
     *rope = (rope_options){
         .type = "default", .theta = 10000.0, .original = (double)model->context, .partial = 1.0};
     INGOT_TRY(ingot_json_get_double(in->config, "rope_theta", &rope->theta, in->path, in->error));
