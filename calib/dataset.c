@@ -85,6 +85,13 @@ ingot_status ingot_text_load(ingot_text *out, const char *const *paths, uint64_t
         return ingot_error_set(error, INGOT_ERR_USAGE, NULL, NULL, "name one with --text",
                                "no text was given");
     }
+    if (ingot_tokenizer_vocab(tokenizer) > vocab) {
+        return ingot_error_set(
+            error, INGOT_ERR_INPUT, paths[0], NULL, "use the tokenizer that belongs to this model",
+            "tokenizer larger than the embedding: it has ids up to %llu, the "
+            "embedding has %llu rows",
+            (unsigned long long)ingot_tokenizer_vocab(tokenizer) - 1, (unsigned long long)vocab);
+    }
     INGOT_TRY(read_files(&text, &out->bytes, out->digest, paths, path_count, error));
     if (out->bytes == 0) {
         status =
@@ -97,18 +104,6 @@ ingot_status ingot_text_load(ingot_text *out, const char *const *paths, uint64_t
         status = ingot_error_set(error, INGOT_ERR_INPUT, paths[0], NULL, "give another text",
                                  "the text has no tokens: the tokenizer drops all of it");
         goto done;
-    }
-    for (uint64_t i = 0; i < out->count; i++) {
-        if (out->ids[i] >= vocab) {
-            status = ingot_error_set(
-                error, INGOT_ERR_INPUT, paths[0], NULL,
-                "use the tokenizer that belongs to this model",
-                "tokenizer larger than the embedding: the text has token id %u (of %llu ids), the "
-                "embedding has %llu rows",
-                out->ids[i], (unsigned long long)ingot_tokenizer_vocab(tokenizer),
-                (unsigned long long)vocab);
-            goto done;
-        }
     }
 done:
     ingot_free(text);

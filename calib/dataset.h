@@ -14,8 +14,8 @@ typedef struct ingot_text {
 } ingot_text;
 
 /* Reads paths[path_count] (each a regular file), concatenates, tokenizes.  vocab: number of rows
- * of the embedding; an id beyond it is INGOT_ERR_INPUT ("tokenizer larger than the embedding").
- * Empty text is INGOT_ERR_INPUT. */
+ * of the embedding; a tokenizer with ids beyond it is INGOT_ERR_INPUT ("tokenizer larger than the
+ * embedding"), whether or not the text has them.  Text without a token is INGOT_ERR_INPUT. */
 ingot_status ingot_text_load(ingot_text *out, const char *const *paths, uint64_t path_count,
                              const ingot_tokenizer *tokenizer, uint64_t vocab,
                              ingot_error *error) INGOT_MUST_CHECK;
@@ -28,8 +28,8 @@ typedef struct ingot_windows {
 
 /* Calibration: n = min(samples, floor(T / L)) windows of L tokens starting at
  * floor(i (T - L) / (n - 1)).  INGOT_ERR_INPUT when the text is shorter than one window. */
-ingot_status ingot_windows_calibration(ingot_windows *out, const ingot_text *text,
-                                       uint64_t samples, uint64_t length, const char *path,
+ingot_status ingot_windows_calibration(ingot_windows *out, const ingot_text *text, uint64_t samples,
+                                       uint64_t length, const char *path,
                                        ingot_error *error) INGOT_MUST_CHECK;
 /* Evaluation: non-overlapping windows from the start, tail dropped, the first `limit` (0: all). */
 ingot_status ingot_windows_evaluation(ingot_windows *out, const ingot_text *text, uint64_t limit,

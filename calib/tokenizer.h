@@ -1,5 +1,11 @@
 /* tokenizer.json of the `tokenizers` library: byte-level BPE and SentencePiece-style BPE.  Ids are
- * identical to that library's (add_special_tokens = false).  Time is linear in the text. */
+ * identical to that library's (add_special_tokens = false).  Time is linear in the text.
+ *
+ * Known differences, all outside what tokenizers in use do with ordinary text: characters take the
+ * properties of the Unicode version of PCRE2 and utf8proc (14 in Debian 12, a newer or, for
+ * Punctuation and normalization, an older one in the library); a caseless expression never matches
+ * one character with two ("ss" with U+00DF); Metaspace's "first" looks at the start of the text,
+ * whatever a normalizer put there. */
 #ifndef INGOT_TOKENIZER_H
 #define INGOT_TOKENIZER_H
 

@@ -7,7 +7,8 @@ hard texts with them.
 NAME.json is a tokenizer, NAME.cases.json its cases: texts and decoded texts as hexadecimal bytes, token
 ids as numbers.  corpora.json holds, for the models and texts of ../shared (and SmolLM2 where its folder
 is given), how many tokens the library finds and a digest of their ids: FNV-1a over 32-bit words.
-demo-4m's tokenizer is taken from examples/; the others are trained or put together here."""
+demo-4m's tokenizer is taken from examples/; the others are trained or put together here.  Training breaks
+ties at random, so a tokenizer may come out different (with its cases) when this is run again."""
 
 import json
 import os
