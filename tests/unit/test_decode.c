@@ -260,7 +260,7 @@ static void test_stream_sentencepiece(void) {
     const char *shared = suite_shared();
     char path[512];
     if (shared == NULL) {
-        printf("SKIP: no ../shared, SentencePiece streaming is not tested\n");
+        printf("\nSKIP: no ../shared, SentencePiece streaming is not tested\n");
         return;
     }
     ingot_text_model from;

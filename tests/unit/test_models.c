@@ -22,7 +22,7 @@ static const char *folder_of(const char *model, char *path, size_t size) {
     const char *smollm2 = getenv("INGOT_SMOLLM2");
     if (strcmp(model, "smollm2-135m") == 0) {
         if (smollm2 == NULL) {
-            printf("SKIP: %s, INGOT_SMOLLM2 does not name its folder\n", model);
+            printf("\nSKIP: %s, INGOT_SMOLLM2 does not name its folder\n", model);
         }
         return smollm2;
     }
@@ -292,7 +292,7 @@ static void check_case(const json_t *item) {
 
 static void test_windows(void) {
     if (shared == NULL) {
-        printf("SKIP: no ../shared, real models are not compared with transformers\n");
+        printf("\nSKIP: no ../shared, real models are not compared with transformers\n");
         return;
     }
     json_t *cases = read_json("tests/fixtures/reference_windows.json");

@@ -1,0 +1,86 @@
+# ingot-run: text, --json, seeds, and what it refuses.
+. "$INGOT_ROOT/tests/lib.sh"
+need ingot-run python3
+
+prompt="The old captain looked at the sea and"
+keys="decode_tokens_per_second error prompt_tokens_per_second text token_ids tokens"
+
+# has_keys FILE ERROR: one object with every key, and that error.
+has_keys() {
+    python3 - "$1" "$2" "$keys" <<'EOF'
+import json, sys
+o = json.load(open(sys.argv[1]))
+assert sorted(o) == sys.argv[3].split(), sorted(o)
+assert (o["error"] or "null") == sys.argv[2], o["error"]
+if o["error"]:
+    assert all(v is None for k, v in o.items() if k != "error"), o
+else:
+    assert o["tokens"] == len(o["token_ids"]), o
+    assert o["prompt_tokens_per_second"] > 0, o
+EOF
+}
+
+# Greedy text is known: transformers gives the same.
+expect_exit 0 ingot-run "$MODEL" --prompt "$prompt" -n 8
+[ "$(cat out)" = " saw the sea." ] || [ "$(head -n 1 out)" = " saw the sea." ] ||
+    fail "greedy text: $(cat out)"
+grep -q '^prompt: 8 tokens, ' err || fail "no rates on stderr"
+cp out greedy
+
+expect_exit 0 ingot-run "$MODEL" --prompt "$prompt" -n 8 --json --threads 1
+[ ! -s err ] || fail "--json wrote to stderr: $(cat err)"
+has_keys out null
+python3 - <<'EOF'
+import json
+text = json.load(open("out"))["text"]
+assert text + "\n" == open("greedy").read(), text
+EOF
+
+# The same seed gives the same text, another one another.
+ingot-run "$MODEL" -p "$prompt" -n 24 -t 1 -s 5 >a 2>err
+ingot-run "$MODEL" -p "$prompt" -n 24 -t 1 -s 5 --threads 1 >b 2>err
+ingot-run "$MODEL" -p "$prompt" -n 24 -t 1 -s 6 >c 2>err
+cmp -s a b || fail "the same seed gave another text"
+! cmp -s a c || fail "another seed gave the same text"
+
+# -n beyond the context ends at the context.
+expect_exit 0 ingot-run "$MODEL" --prompt "$prompt" -n 100000 --json --temperature 1
+python3 - <<'EOF'
+import json
+assert json.load(open("out"))["tokens"] <= 512 - 8
+EOF
+
+# refuse CODE TEXT ARGUMENT...: exit 2, the message, and the object of --json with that code.
+refuse() {
+    error=$1 text=$2
+    shift 2
+    expect_exit 2 ingot-run "$@"
+    expect_error "$text"
+    [ ! -s out ] || fail "a failure wrote to stdout"
+    expect_exit 2 ingot-run "$@" --json
+    expect_error "$text"
+    has_keys out "$error"
+}
+long=$(awk 'BEGIN { for (i = 0; i < 600; i++) printf "word " }')
+refuse E_USAGE "there is no prompt" "$MODEL"
+refuse E_USAGE "the prompt is empty" "$MODEL" --prompt ""
+refuse E_USAGE "the model's context" "$MODEL" --prompt "$long"
+refuse E_USAGE "--tokens" "$MODEL" --prompt x -n 0
+refuse E_USAGE "--temperature" "$MODEL" --prompt x -t -1
+refuse E_USAGE "--seed" "$MODEL" --prompt x --seed 1.5
+refuse E_DEVICE "abacus" "$MODEL" --prompt x --device abacus
+refuse E_NOT_FOUND "no/such/model" no/such/model --prompt x
+
+# A checkpoint without its tokenizer.
+mkdir bare
+ln -s "$MODEL"/config.json "$MODEL"/*.safetensors bare
+refuse E_INPUT "tokenizer.json" bare --prompt x
+
+# The text cannot be written.
+code=0
+ingot-run "$MODEL" --prompt "$prompt" -n 4 >/dev/full 2>err || code=$?
+[ "$code" = 2 ] || fail "a full disk under stdout: exit code $code"
+expect_error "could not be written"
+code=0
+ingot-run "$MODEL" --prompt "$prompt" -n 4 --json >/dev/full 2>err || code=$?
+[ "$code" = 2 ] || fail "a full disk under stdout with --json: exit code $code"
