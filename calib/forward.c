@@ -521,7 +521,7 @@ static ingot_status load_final_norm(ingot_ends *ends, const ingot_model *model,
     if (model->final_norm_name == NULL) {
         return INGOT_OK;
     }
-    float *host;
+    float *host = NULL;
     INGOT_TRY(load_vector(&host, model->final_norm_name, model->hidden, source, arena, error));
     INGOT_TRY(upload_vector(&ends->final_norm, host, model->hidden, backend, error));
     ends->owned_vector[ends->owned_vector_count++] = ends->final_norm;
@@ -539,11 +539,24 @@ static ingot_status load_final_norm(ingot_ends *ends, const ingot_model *model,
     return INGOT_OK;
 }
 
+/* Whether head and table are one tensor: a tied model stores the head once, as an alias, or as a
+ * copy that ingot_model_open found to be the same bytes.  A head that was quantized on its own is
+ * none of these. */
+static bool shares_table(const ingot_model *model, const ingot_weight_source *source) {
+    ingot_weight_info head, table;
+    if (!model->is_tied || model->head_name == NULL ||
+        !source->describe(source->self, model->head_name, &head)) {
+        return model->is_tied;
+    }
+    return head.is_alias ||
+           (source->is_same != NULL && source->describe(source->self, model->embed_name, &table) &&
+            head.kind == INGOT_DENSE && table.kind == INGOT_DENSE && head.dtype == table.dtype);
+}
+
 static ingot_status load_ends(ingot_ends *ends, ingot_ends_part part, const ingot_model *model,
                               const ingot_weight_source *source, const ingot_backend *backend,
                               ingot_arena *arena, ingot_error *error) {
-    const bool is_shared =
-        model->is_tied && (model->head_name == NULL || !has_tensor(source, model->head_name));
+    const bool is_shared = shares_table(model, source);
     if ((part & INGOT_ENDS_EMBED) != 0 || is_shared) {
         INGOT_TRY(
             load_end(ends, &ends->embed, model->embed_name, model, source, backend, arena, error));

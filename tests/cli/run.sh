@@ -68,7 +68,8 @@ refuse E_USAGE "the model's context" "$MODEL" --prompt "$long"
 refuse E_USAGE "--tokens" "$MODEL" --prompt x -n 0
 refuse E_USAGE "--temperature" "$MODEL" --prompt x -t -1
 refuse E_USAGE "--seed" "$MODEL" --prompt x --seed 1.5
-refuse E_DEVICE "abacus" "$MODEL" --prompt x --device abacus
+refuse E_USAGE "abacus" "$MODEL" --prompt x --device abacus
+refuse E_DEVICE "cuda:99" "$MODEL" --prompt x --device cuda:99
 refuse E_NOT_FOUND "no/such/model" no/such/model --prompt x
 
 # A checkpoint without its tokenizer.
