@@ -98,6 +98,20 @@ static double weighted_loss(const float *w, const ingot_quantized *q, const floa
     return total;
 }
 
+/* The same of columns first..end-1 of row r. */
+static double group_loss(const float *w, const ingot_quantized *q, const float *importance,
+                         uint64_t r, uint64_t first, uint64_t end) {
+    double total = 0;
+    float *row = calloc(q->cols, sizeof *row);
+    ingot_quantized_row(row, q, r);
+    for (uint64_t i = first; i < end; i++) {
+        const double e = (double)w[r * q->cols + i] - (double)row[i];
+        total += e * e * (double)importance[i];
+    }
+    free(row);
+    return total;
+}
+
 /* ---- plain rounding ----------------------------------------------------------------------- */
 
 static void check_rtn_group(const ingot_quantized *q, const float *w, uint64_t r, uint64_t g) {
@@ -222,19 +236,25 @@ static void test_search(void) {
         ingot_quantize_rtn(&plain, w, NULL);
         CU_ASSERT(ingot_quantize_search(&found, w, importance, arena, NULL) == INGOT_OK);
         double reference = 0;
+        double excess = 0; /* sum over the groups of log(loss / exhaustive loss) */
+        uint64_t groups = 0;
         for (uint64_t r = 0; r < rows; r++) {
-            for (uint64_t first = 0; first < cols; first += group) {
-                reference += search_reference(w + r * cols + first, importance + first,
-                                              first + group < cols ? group : cols - first, bits,
-                                              is_symmetric);
+            for (uint64_t first = 0; first < cols; first += group, groups++) {
+                const uint64_t end = first + group < cols ? first + group : cols;
+                const double best = search_reference(w + r * cols + first, importance + first,
+                                                     end - first, bits, is_symmetric);
+                reference += best;
+                excess += log(group_loss(w, &found, importance, r, first, end) / best);
             }
         }
         const double loss = weighted_loss(w, &found, importance);
-        printf(" %u bits %s: plain %.4g found %.4g exhaustive %.4g;", bits,
-               is_symmetric ? "sym" : "asym", weighted_loss(w, &plain, importance), loss,
-               reference);
+        printf(" %u bits %s: plain %.4g found %.4g exhaustive %.4g, by group %.3f;", bits,
+               is_symmetric ? "sym" : "asym", weighted_loss(w, &plain, importance), loss, reference,
+               exp(excess / (double)groups));
         CU_ASSERT(loss <= weighted_loss(w, &plain, importance));
-        CU_ASSERT(loss <= reference * 1.15);
+        /* The mean over the groups: importances are heavy-tailed, so the sum hangs on a few of
+         * them.  Largest of 480 draws: 1.28 (5 bits). */
+        CU_ASSERT(excess <= log(1.35) * (double)groups);
     }
     ingot_arena_destroy(arena);
 }
