@@ -198,20 +198,20 @@ static ingot_status search_fold(bool *gained, float *best, const awq *a, unsigne
 
 /* ---- the whole block ------------------------------------------------------------------------ */
 
-/* Points the state's folds at one fold's vectors, or (is_on false) at ones. */
-static void set_fold(const awq *a, unsigned fold, const float *scale, bool is_on) {
+/* Points the state's folds at one fold's vectors, or (scale NULL) at ones. */
+static void set_fold(const awq *a, unsigned fold, const float *scale) {
     const ingot_fold_desc *f = &a->job->model->fold[fold];
     ingot_block_state *s = a->state;
     ingot_input_state *input = &s->input[a->job->model->linear[f->consumers[0]].input];
     for (uint64_t c = 0; c < input->width; c++) {
-        input->fold[c] = is_on ? scale[channel_of(f, c)] : 1.0f;
+        input->fold[c] = scale != NULL ? scale[channel_of(f, c)] : 1.0f;
     }
     if (f->is_norm) {
         memcpy(s->norm_fold[f->slot], input->fold, input->width * sizeof(float));
         return;
     }
     for (uint64_t r = 0; r < a->job->model->linear[f->producer].rows; r++) {
-        s->row_fold[f->producer][r] = is_on ? 1.0f / scale[r] : 1.0f;
+        s->row_fold[f->producer][r] = scale != NULL ? 1.0f / scale[r] : 1.0f;
     }
 }
 
@@ -329,7 +329,7 @@ static ingot_status allocate_folds(const awq *a) {
             f->is_norm ? &a->state->norm_fold[f->slot] : &a->state->row_fold[f->producer];
         const uint64_t width = f->is_norm ? input->width : model->linear[f->producer].rows;
         INGOT_TRY(ingot_arena_alloc(a->arena, (void **)producer, width * sizeof(float)));
-        set_fold(a, i, NULL, false);
+        set_fold(a, i, NULL);
     }
     return INGOT_OK;
 }
@@ -351,7 +351,7 @@ static ingot_status choose_one(const awq *a, unsigned fold, const float *referen
     if (!gained) {
         return INGOT_OK;
     }
-    set_fold(a, fold, scale, true);
+    set_fold(a, fold, scale);
     if (reference == NULL) {
         return INGOT_OK;
     }
@@ -360,7 +360,7 @@ static ingot_status choose_one(const awq *a, unsigned fold, const float *referen
     if (loss < *least) {
         *least = loss;
     } else {
-        set_fold(a, fold, scale, false);
+        set_fold(a, fold, NULL);
     }
     return INGOT_OK;
 }

@@ -138,7 +138,7 @@ void ingot_chart_errors(ingot_markup *markup, const ingot_verification *verifica
     error_points points = {.x = numbers,
                            .value = numbers + room,
                            .plain = numbers + 2 * room,
-                           .layer = (uint64_t *)(numbers + 4 * room)};
+                           .layer = (void *)(numbers + 4 * room)};
     ingot_markup_add(markup, "<div class=\"panels\">\n");
     for (unsigned kind = 0; verification->has_model && kind < INGOT_ROLE_COUNT; kind++) {
         draw_panel(markup, verification, (ingot_layer_kind)kind, is_output, &y, &points,

@@ -102,6 +102,7 @@ static ingot_weight_view source_view(forge *f, const char *name) {
     const ingot_st_tensor *source = ingot_checkpoint_find(f->checkpoint, name, &at);
     if (source == NULL) {
         must(INGOT_ERR_NOT_FOUND, NULL);
+        abort(); /* must does not return */
     }
     void *bytes = room(f, source->bytes);
     must(ingot_checkpoint_read(f->checkpoint, at, 0, source->bytes, bytes, &error), &error);
