@@ -48,7 +48,10 @@ static ingot_status check_options(const session *s) {
         return ingot_error_set(s->error, INGOT_ERR_USAGE, o->output, NULL,
                                "name a file, such as OUT.ingot", "the output is a folder");
     }
-    return ingot_recipe_check(&o->recipe, o->stats != NULL || o->text_count != 0, s->error);
+    const bool has_data = o->stats != NULL || o->text_count != 0;
+    INGOT_TRY(ingot_recipe_check(&o->recipe, has_data, s->error));
+    ingot_recipe_settle(&s->options->recipe, has_data);
+    return INGOT_OK;
 }
 
 /* The output must be none of the inputs, by device and inode. */

@@ -288,9 +288,6 @@ ingot_status ingot_recipe_read(ingot_recipe *recipe, const char *path, ingot_err
 ingot_setting ingot_recipe_setting(const ingot_recipe *recipe, const char *name, bool *is_named) {
     ingot_setting s = recipe->defaults;
     *is_named = false;
-    if (recipe->effort == INGOT_EFFORT_FAST && !(s.given & INGOT_GIVEN_METHOD)) {
-        s.method = INGOT_CHOICE_SEARCHED;
-    }
     for (uint64_t i = 0; i < recipe->rule_count; i++) {
         const ingot_setting *r = &recipe->rules[i].setting;
         if (fnmatch(recipe->rules[i].pattern, name, 0) != 0) {
@@ -306,6 +303,14 @@ ingot_setting ingot_recipe_setting(const ingot_recipe *recipe, const char *name,
         s.scale = r->given & INGOT_GIVEN_SCALE ? r->scale : s.scale;
     }
     return s;
+}
+
+void ingot_recipe_settle(ingot_recipe *recipe, bool has_data) {
+    if (recipe->defaults.method == INGOT_CHOICE_DEFAULT) {
+        recipe->defaults.method = recipe->effort == INGOT_EFFORT_FAST ? INGOT_CHOICE_SEARCHED
+                                  : has_data                          ? INGOT_CHOICE_GPTQ
+                                                                      : INGOT_CHOICE_RTN;
+    }
 }
 
 static bool needs_data(ingot_choice choice) {

@@ -90,6 +90,9 @@ ingot_status ingot_recipe_parse(ingot_recipe *recipe, const char *text, uint64_t
                                 const char *file, ingot_error *error) INGOT_MUST_CHECK;
 /* The setting of a tensor by name, rules applied.  *is_named: a rule matched. */
 ingot_setting ingot_recipe_setting(const ingot_recipe *recipe, const char *name, bool *is_named);
+/* Replaces the default method by what it stands for: searched scales with --effort fast, else gptq
+ * with data and rtn without. */
+void ingot_recipe_settle(ingot_recipe *recipe, bool has_data);
 /* Contradictions between effort, method and what this version does. */
 ingot_status ingot_recipe_check(const ingot_recipe *recipe, bool has_data,
                                 ingot_error *error) INGOT_MUST_CHECK;
