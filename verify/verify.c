@@ -126,9 +126,15 @@ static ingot_status describe(ingot_verification *verification, ingot_error *erro
     uint64_t size;
     ingot_get_info(container, &verification->info);
     const char *meta = ingot_meta(container, &size);
-    if (size != 0) {
-        INGOT_TRY(ingot_json_parse(&verification->meta, meta, size, path, error));
+    ingot_status status = ingot_json_parse(&verification->meta, meta, size, path, error);
+    if (status == INGOT_ERR_INPUT || (status == INGOT_OK && !json_is_object(verification->meta))) {
+        char reason[sizeof error->reason];
+        (void)snprintf(reason, sizeof reason, "%s", error->reason);
+        return ingot_error_set(error, INGOT_BAD_META, path, NULL, "convert again",
+                               "META is not a JSON object%s%s", reason[0] != '\0' ? ": " : "",
+                               reason);
     }
+    INGOT_TRY(status);
     const char *config = ingot_file_entry(container, "config.json", &size);
     if (config != NULL && verification->info.profile == 0) {
         ingot_error ignored = {0}; /* only --text needs an architecture that is known */

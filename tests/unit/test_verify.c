@@ -35,6 +35,7 @@ typedef struct forge {
     uint64_t count;
     ingot_file_spec files[32];
     uint64_t file_count;
+    const char *meta;
 } forge;
 typedef void (*forger)(forge *f);
 
@@ -157,13 +158,12 @@ static void add_vector(forge *f, const char *name, const float *values, uint64_t
 
 static void write_container(forge *f, const char *path) {
     ingot_error error = {0};
-    const char *meta = "{\"tool\":\"test\"}";
     const ingot_writer_plan plan = {.tensors = f->specs,
                                     .tensor_count = f->count,
                                     .files = f->files,
                                     .file_count = f->file_count,
-                                    .meta = meta,
-                                    .meta_size = strlen(meta)};
+                                    .meta = f->meta,
+                                    .meta_size = strlen(f->meta)};
     ingot_writer *writer;
     must(ingot_writer_create(&writer, path, true, &plan, &error), &error);
     for (uint64_t i = 0; i < f->count; i++) {
@@ -189,6 +189,7 @@ static void build(const char *path, forger change) {
         file->name = ingot_checkpoint_file_name(f->checkpoint, i);
         file->bytes = ingot_checkpoint_file(f->checkpoint, file->name, &file->size);
     }
+    f->meta = "{\"tool\":\"test\"}";
     if (change != NULL) {
         change(f);
     }
@@ -239,6 +240,32 @@ static void expect_forged(forger change, ingot_status wanted, const char *tensor
     build(container_path, change);
     expect_verdict(false, wanted, tensor, reason);
     expect_verdict(true, wanted, tensor, reason);
+}
+
+static void break_meta(forge *f) {
+    f->meta = "{\"tool\":\"test\"";
+}
+static void list_meta(forge *f) {
+    f->meta = "[1]";
+}
+static void drop_meta(forge *f) {
+    f->meta = "";
+}
+
+/* The reader does not look into META; the verifier does. */
+static void test_meta(void) {
+    const forger changes[] = {break_meta, list_meta, drop_meta};
+    for (unsigned i = 0; i < 3; i++) {
+        ingot_verification v;
+        ingot_verify_options options = base_options();
+        build(container_path, changes[i]);
+        CU_ASSERT_EQUAL(ingot_verify_run(&v, &options), INGOT_BAD_META);
+        CU_ASSERT_EQUAL(v.valid, INGOT_VERDICT_NO);
+        json_t *object = ingot_verify_report_json(&v);
+        CU_ASSERT_PTR_NOT_NULL(object);
+        json_decref(object);
+        ingot_verification_close(&v);
+    }
 }
 
 static void expect_failure(forger change, const char *tensor, const char *reason) {
@@ -737,6 +764,7 @@ int main(void) {
         {"tensors changed, missing, extra", test_tensors},
         {"files changed, missing, extra", test_files},
         {"folds that do not cancel", test_folds},
+        {"META that is no object", test_meta},
         {"contradictory options", test_options},
         {"gates", test_gates},
         {"every key on every outcome", test_json},
