@@ -146,11 +146,15 @@ static ingot_status part_load(const shard *part, const ingot_tensor *tensor, uns
         return shard_read_at(part, buffer, bytes, part->data_offset + tensor->part_offset[which],
                              error);
     }
-    for (uint64_t chunk = 0; chunk * CHUNK_BYTES < bytes; chunk++) {
-        INGOT_TRY(chunk_read(part, tensor, which, chunk, verify, buffer + chunk * CHUNK_BYTES,
-                             reader, error));
+    for (uint64_t at = 0; at < bytes; at += CHUNK_BYTES) {
+        const uint64_t chunk = at / CHUNK_BYTES;
+        INGOT_TRY(chunk_read(part, tensor, which, chunk, verify, buffer + at, reader, error));
+        if (verify) {
+            INGOT_TRY(values_check_piece(part, tensor, which, at, buffer + at,
+                                         chunk_length(tensor, which, chunk), error));
+        }
     }
-    return verify ? values_check_piece(part, tensor, which, 0, buffer, bytes, error) : INGOT_OK;
+    return INGOT_OK;
 }
 
 /* ---- public access ------------------------------------------------------------------------- */
