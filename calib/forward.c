@@ -246,7 +246,6 @@ void ingot_kv_cache_destroy(ingot_kv_cache *cache, const ingot_model *model,
 struct ingot_workspace {
     const ingot_backend *backend;
     uint64_t max_tokens;
-    uint32_t *position; /* [max_tokens], host */
     union {
         struct {
             float *normed;    /* [max_tokens][hidden] */
@@ -281,10 +280,7 @@ ingot_status ingot_workspace_create(ingot_workspace **out, const ingot_model *mo
         model->linear[INGOT_ROLE_GATE].is_present ? model->ffn : 0,
         model->ffn,
     };
-    ingot_status status = ingot_alloc_zero(&memory, max_tokens, sizeof(uint32_t));
-    if (status == INGOT_OK) {
-        w->position = memory;
-    }
+    ingot_status status = INGOT_OK;
     for (int i = 0; i < 8 && status == INGOT_OK; i++) {
         if (widths[i] != 0) {
             status = alloc_floats(&w->buffer[i], backend, max_tokens, widths[i], 1, error);
@@ -303,7 +299,6 @@ void ingot_workspace_destroy(ingot_workspace *workspace) {
         return;
     }
     release_all(workspace->buffer, 8, workspace->backend);
-    ingot_free(workspace->position);
     ingot_free(workspace);
 }
 
@@ -347,9 +342,9 @@ static ingot_status norm_input(const pass *p, ingot_norm_slot slot, float *x, co
     return run_norm(p, slot, p->work->normed, x, p->tokens, p->model->hidden);
 }
 
-/* Norm over every head and rotation, in place, of m tokens whose positions start at `position`. */
+/* Norm over every head and rotation, in place, of m tokens. */
 static ingot_status shape_heads(const pass *p, ingot_norm_slot slot, float *x, uint64_t m,
-                                uint64_t heads, const uint32_t *position) {
+                                uint64_t heads) {
     const ingot_model *model = p->model;
     if (p->block->norm[slot] != NULL) {
         INGOT_TRY(run_norm(p, slot, x, x, m * heads, model->head_dim));
@@ -357,7 +352,8 @@ static ingot_status shape_heads(const pass *p, ingot_norm_slot slot, float *x, u
     if (model->rotary_dim == 0) {
         return INGOT_OK;
     }
-    return p->ops->rotary(p->context, x, position, model->inverse_frequency,
+    const uint64_t first = p->cache == NULL ? 0 : p->cache->length;
+    return p->ops->rotary(p->context, x, first, p->q_len, model->inverse_frequency,
                           model->rope_attention_factor, m, heads, model->head_dim,
                           model->rotary_dim);
 }
@@ -389,7 +385,7 @@ static ingot_status project_kv(const pass *p, const float *input, float **k, flo
         const float *x = input + s * m * model->hidden;
         INGOT_TRY(run_linear(p, INGOT_ROLE_K, k_row, x, m));
         INGOT_TRY(run_linear(p, INGOT_ROLE_V, v_row, x, m));
-        INGOT_TRY(shape_heads(p, INGOT_SLOT_K, k_row, m, model->kv_heads, p->work->position));
+        INGOT_TRY(shape_heads(p, INGOT_SLOT_K, k_row, m, model->kv_heads));
     }
     return INGOT_OK;
 }
@@ -402,7 +398,7 @@ static ingot_status attention_half(const pass *p, float *x) {
     INGOT_TRY(norm_input(p, INGOT_SLOT_ATTENTION, x, &input));
     INGOT_TRY(call_hook(p, INGOT_INPUT_ATTENTION, input, model->hidden));
     INGOT_TRY(run_linear(p, INGOT_ROLE_Q, w->q, input, p->tokens));
-    INGOT_TRY(shape_heads(p, INGOT_SLOT_Q, w->q, p->tokens, model->heads, w->position));
+    INGOT_TRY(shape_heads(p, INGOT_SLOT_Q, w->q, p->tokens, model->heads));
     float *k, *v;
     ingot_attention shape = {
         .sequences = p->sequences,
@@ -459,10 +455,6 @@ ingot_status ingot_block_forward(const ingot_model *model, const ingot_backend *
     if (cache != NULL && (sequences != cache->sequences || cache->length > cache->capacity ||
                           q_len > cache->capacity - cache->length)) {
         return INGOT_ERR_USAGE;
-    }
-    const uint64_t first = cache == NULL ? 0 : cache->length;
-    for (uint64_t i = 0; i < tokens; i++) {
-        workspace->position[i] = (uint32_t)(first + i % q_len);
     }
     const pass p = {
         .model = model,

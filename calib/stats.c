@@ -386,10 +386,11 @@ typedef struct collector {
     ingot_workspace *work;
     float *gram[INGOT_INPUT_COUNT];       /* [width][width], device; NULL without such an input */
     double *magnitude[INGOT_INPUT_COUNT]; /* [width], device */
-    uint64_t dropped[INGOT_INPUT_COUNT], tokens[INGOT_INPUT_COUNT];
+    uint64_t *dropped;                    /* [INGOT_INPUT_COUNT], device */
+    uint64_t tokens[INGOT_INPUT_COUNT];
     uint64_t total_dropped;
     float *piece; /* [PIECE_BYTES / 4] packed values on their way to the file */
-    void *rows;   /* rows of H off the device, or zeros on their way to it */
+    void *rows;   /* rows of H off the device */
     uint64_t rows_bytes;
     ingot_tensor_spec *specs; /* [spec_count] */
     char (*names)[INGOT_NAME_SIZE];
@@ -430,6 +431,8 @@ static ingot_status open_collector(collector *c, uint64_t call_bytes) {
         INGOT_TRY(device_memory(c, &memory, n, sizeof(double)));
         c->magnitude[i] = memory;
     }
+    INGOT_TRY(device_memory(c, &memory, INGOT_INPUT_COUNT, sizeof *c->dropped));
+    c->dropped = memory;
     /* At least one row of H, and one vector of FP64 sums. */
     c->rows_bytes = ingot_max_u64(PIECE_BYTES, widest * sizeof(double));
     INGOT_TRY(ingot_alloc(&c->rows, c->rows_bytes));
@@ -461,6 +464,9 @@ static void close_collector(collector *c) {
     if (c->hidden != NULL) {
         ops->release(c->backend->context, c->hidden);
     }
+    if (c->dropped != NULL) {
+        ops->release(c->backend->context, c->dropped);
+    }
     ingot_workspace_destroy(c->work);
     ingot_arena_destroy(c->arena);
     ingot_free(c->piece);
@@ -470,23 +476,13 @@ static void close_collector(collector *c) {
     ingot_writer_abort(c->writer);
 }
 
-/* Device memory has no "fill": zeros are uploaded piece by piece. */
-static ingot_status zero_device(const collector *c, void *device, uint64_t bytes) {
-    memset(c->rows, 0, c->rows_bytes);
-    for (uint64_t done = 0; done < bytes; done += c->rows_bytes) {
-        INGOT_TRY(c->backend->ops->upload(c->backend->context, (char *)device + done, c->rows,
-                                          ingot_min_u64(c->rows_bytes, bytes - done)));
-    }
-    return INGOT_OK;
-}
-
 static ingot_status take_input(void *context, ingot_input input, const float *x, uint64_t m,
                                uint64_t width) {
     collector *c = context;
     INGOT_TRY(ingot_interrupt_check(c->error));
     c->tokens[input] += m;
     return c->backend->ops->gram(c->backend->context, c->gram[input], c->magnitude[input],
-                                 &c->dropped[input], x, m, width);
+                                 c->dropped + input, x, m, width);
 }
 
 /* The packed triangle of one input, from the device to the file. */
@@ -538,7 +534,10 @@ static ingot_ledger plain_ledger(uint64_t tokens) {
 /* Writes the three tensors of an input, the first of which is record `index`. */
 static ingot_status write_input(collector *c, uint64_t index, ingot_input input) {
     const uint64_t n = input_width(c->model, input);
-    const uint64_t tokens = c->tokens[input] - c->dropped[input];
+    uint64_t dropped;
+    INGOT_TRY(c->backend->ops->download(c->backend->context, &dropped, c->dropped + input,
+                                        sizeof dropped));
+    const uint64_t tokens = c->tokens[input] - dropped;
     if (tokens == 0) {
         return ingot_error_set(c->error, INGOT_ERR_NUMERIC, c->source->path, c->specs[index].name,
                                "look for NaN or infinite weights",
@@ -558,13 +557,13 @@ static ingot_status write_input(collector *c, uint64_t index, ingot_input input)
     }
     INGOT_TRY(ingot_writer_put_bytes(c->writer, index + TENSOR_MAGNITUDE, means, n * sizeof(float),
                                      0, c->error));
-    const int32_t counts[2] = {(int32_t)tokens, (int32_t)c->dropped[input]};
+    const int32_t counts[2] = {(int32_t)tokens, (int32_t)dropped};
     INGOT_TRY(ingot_writer_put_bytes(c->writer, index + TENSOR_COUNTS, counts, sizeof counts, 0,
                                      c->error));
     for (int which = 0; which < TENSORS_PER_INPUT; which++) {
         ingot_writer_put_ledger(c->writer, index + (uint64_t)which, &ledger);
     }
-    c->total_dropped += c->dropped[input];
+    c->total_dropped += dropped;
     return INGOT_OK;
 }
 
@@ -580,13 +579,18 @@ static ingot_status embed_all(collector *c) {
 }
 
 static ingot_status collect_layer(collector *c, uint64_t layer, uint64_t *index) {
+    const ingot_backend_ops *ops = c->backend->ops;
+    void *context = c->backend->context;
     ingot_block block;
     for (int i = 0; i < INGOT_INPUT_COUNT; i++) {
         const uint64_t n = input_width(c->model, (ingot_input)i);
-        c->dropped[i] = c->tokens[i] = 0;
-        INGOT_TRY(zero_device(c, c->gram[i], n * n * sizeof(float)));
-        INGOT_TRY(zero_device(c, c->magnitude[i], n * sizeof(double)));
+        c->tokens[i] = 0;
+        if (c->gram[i] != NULL) {
+            INGOT_TRY(ops->zero(context, c->gram[i], n * n * sizeof(float)));
+            INGOT_TRY(ops->zero(context, c->magnitude[i], n * sizeof(double)));
+        }
     }
+    INGOT_TRY(ops->zero(context, c->dropped, INGOT_INPUT_COUNT * sizeof *c->dropped));
     ingot_arena_reset(c->arena);
     INGOT_TRY(ingot_block_load(&block, c->model, layer, c->source, c->backend, c->arena, c->error));
     const ingot_status status =

@@ -87,42 +87,59 @@ uint64_t ingot_memory_peak_bytes(void) {
 
 typedef struct arena_chunk {
     struct arena_chunk *next;
+    unsigned char *payload;
     uint64_t capacity_bytes;
     uint64_t used_bytes;
 } arena_chunk;
 
 struct ingot_arena {
+    ingot_allocator allocator;
     arena_chunk *first;
     arena_chunk *current;
 };
 
-/* The payload begins one alignment unit after the chunk's head. */
-_Static_assert(sizeof(arena_chunk) <= INGOT_ALIGNMENT, "the head of a chunk fits in its slot");
+static ingot_status host_alloc(void *context, void **out, uint64_t size_bytes) {
+    (void)context;
+    return ingot_alloc(out, size_bytes);
+}
 
-static unsigned char *chunk_payload(arena_chunk *chunk) {
-    return (unsigned char *)chunk + INGOT_ALIGNMENT;
+static void host_release(void *context, void *memory) {
+    (void)context;
+    ingot_free(memory);
 }
 
 ingot_status ingot_arena_create(ingot_arena **out) {
+    const ingot_allocator host = {.alloc = host_alloc, .release = host_release};
+    return ingot_arena_create_from(out, &host);
+}
+
+ingot_status ingot_arena_create_from(ingot_arena **out, const ingot_allocator *allocator) {
     void *memory;
     *out = NULL;
     INGOT_TRY(ingot_alloc_zero(&memory, 1, sizeof(ingot_arena)));
     *out = memory;
+    (*out)->allocator = *allocator;
     return INGOT_OK;
+}
+
+static void chunk_release(const ingot_arena *arena, arena_chunk *chunk) {
+    arena->allocator.release(arena->allocator.context, chunk->payload);
+    ingot_free(chunk);
 }
 
 /* Puts a new chunk of at least size_bytes right after the current one. */
 static ingot_status arena_grow(ingot_arena *arena, uint64_t size_bytes) {
     const uint64_t capacity_bytes = ingot_max_u64(size_bytes, ARENA_CHUNK_BYTES);
-    uint64_t total_bytes;
-    if (!ingot_size_add(&total_bytes, capacity_bytes, INGOT_ALIGNMENT)) {
-        return INGOT_ERR_NO_MEMORY;
+    void *memory, *payload;
+    INGOT_TRY(ingot_alloc(&memory, sizeof(arena_chunk)));
+    const ingot_status status =
+        arena->allocator.alloc(arena->allocator.context, &payload, capacity_bytes);
+    if (status != INGOT_OK) {
+        ingot_free(memory);
+        return status;
     }
-    void *memory;
-    INGOT_TRY(ingot_alloc(&memory, total_bytes));
     arena_chunk *chunk = memory;
-    chunk->capacity_bytes = capacity_bytes;
-    chunk->used_bytes = 0;
+    *chunk = (arena_chunk){.payload = payload, .capacity_bytes = capacity_bytes};
     if (arena->current == NULL) {
         chunk->next = arena->first;
         arena->first = chunk;
@@ -149,10 +166,20 @@ ingot_status ingot_arena_alloc(ingot_arena *arena, void **out, uint64_t size_byt
         INGOT_TRY(arena_grow(arena, padded_bytes));
         chunk = arena->current;
     }
-    *out = chunk_payload(chunk) + chunk->used_bytes;
+    *out = chunk->payload + chunk->used_bytes;
     chunk->used_bytes += padded_bytes;
     arena->current = chunk;
     return INGOT_OK;
+}
+
+ingot_status ingot_arena_array(ingot_arena *arena, void **out, uint64_t count,
+                               uint64_t size_bytes) {
+    uint64_t total_bytes;
+    *out = NULL;
+    if (!ingot_size_mul(&total_bytes, count, size_bytes)) {
+        return INGOT_ERR_NO_MEMORY;
+    }
+    return ingot_arena_alloc(arena, out, total_bytes);
 }
 
 void ingot_arena_reset(ingot_arena *arena) {
@@ -163,7 +190,7 @@ void ingot_arena_reset(ingot_arena *arena) {
                                   chunk->used_bytes <= chunk->capacity_bytes / 2;
         if (chunk->used_bytes == 0 || is_oversized) {
             *link = chunk->next;
-            ingot_free(chunk);
+            chunk_release(arena, chunk);
         } else {
             chunk->used_bytes = 0;
             link = &chunk->next;
@@ -179,7 +206,7 @@ void ingot_arena_destroy(ingot_arena *arena) {
     arena_chunk *chunk = arena->first;
     while (chunk != NULL) {
         arena_chunk *next = chunk->next;
-        ingot_free(chunk);
+        chunk_release(arena, chunk);
         chunk = next;
     }
     ingot_free(arena);

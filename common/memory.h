@@ -26,9 +26,23 @@ uint64_t ingot_memory_peak_bytes(void);
 /* An arena: many allocations with one lifetime.  Grows in chunks, keeps them over a reset. */
 typedef struct ingot_arena ingot_arena;
 
+/* Where the chunks of an arena come from. */
+typedef struct ingot_allocator {
+    ingot_status (*alloc)(void *context, void **out, uint64_t size_bytes);
+    void (*release)(void *context, void *memory);
+    void *context;
+} ingot_allocator;
+
 ingot_status ingot_arena_create(ingot_arena **out) INGOT_MUST_CHECK;
+/* An arena over memory of another kind (a device's, pinned), which it never touches itself; the
+ * allocator is copied.  Its alignment must be a multiple of INGOT_ALIGNMENT. */
+ingot_status ingot_arena_create_from(ingot_arena **out,
+                                     const ingot_allocator *allocator) INGOT_MUST_CHECK;
 /* Aligned to INGOT_ALIGNMENT, valid until reset or destroy. */
 ingot_status ingot_arena_alloc(ingot_arena *arena, void **out,
+                               uint64_t size_bytes) INGOT_MUST_CHECK;
+/* The same for count * size_bytes, overflow-checked. */
+ingot_status ingot_arena_array(ingot_arena *arena, void **out, uint64_t count,
                                uint64_t size_bytes) INGOT_MUST_CHECK;
 /* Forgets all allocations; chunks that were larger than needed are given back to the system. */
 void ingot_arena_reset(ingot_arena *arena);

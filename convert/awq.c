@@ -3,6 +3,7 @@
  * Per fold 20 ratios x {activation alone, activation and weight}; each is judged by the loss of the
  * fold's consumers under H when they are rounded with the scale grid of the real quantizer.  The
  * best is kept only if the block as a whole then does better on windows that were not used. */
+#include "common/sizes.h"
 #include "convert/block.h"
 
 #include <math.h>
@@ -11,12 +12,16 @@
 #define RATIOS    20u
 #define MOST_ROWS 512u /* rows of a consumer that are looked at, evenly spaced */
 
-/* What the functions below share; buffers for one fold are in `scratch`. */
+/* What the functions below share. */
 typedef struct awq {
     ingot_block_state *state;
     const ingot_loop_job *job;
+    const ingot_backend_ops *ops;
+    void *context;
     const ingot_batch *batch;
-    ingot_arena *arena, *scratch, *dense;
+    ingot_arena *arena, *device;              /* host and device: what is chosen */
+    ingot_arena *fold_host, *fold_device;     /* for one fold */
+    ingot_arena *trial_device, *block_device; /* for one candidate, one rounded block */
     ingot_error *error;
 } awq;
 
@@ -52,57 +57,60 @@ static ingot_quant_format format_of(const ingot_tensor_spec *spec) {
 /* Rows of a consumer in F32, thinned to MOST_ROWS. */
 typedef struct sample {
     const ingot_tensor_spec *spec;
-    float *w; /* [rows][cols] */
+    float *w;               /* [rows][cols], host */
+    ingot_weight_view view; /* the same on the device */
     uint64_t rows, cols;
 } sample;
 
 static ingot_status take_sample(sample *out, const awq *a, ingot_role role) {
-    const ingot_weight_view *v = &a->state->source[role];
+    const ingot_weight_view *v = &a->state->block.host.linear[role];
     const uint8_t *data = v->data;
+    void *copy;
     out->spec = spec_of(a, role);
     out->rows = v->rows < MOST_ROWS ? v->rows : MOST_ROWS;
     out->cols = v->cols;
-    INGOT_TRY(
-        ingot_arena_alloc(a->scratch, (void **)&out->w, out->rows * out->cols * sizeof *out->w));
+    const uint64_t bytes = out->rows * out->cols * sizeof *out->w;
+    INGOT_TRY(ingot_arena_alloc(a->fold_host, (void **)&out->w, bytes));
     for (uint64_t r = 0; r < out->rows; r++) {
         const uint64_t from = r * v->rows / out->rows;
         ingot_rows_to_f32(out->w + r * v->cols, data + from * v->cols * ingot_dtype_bytes(v->dtype),
                           v->dtype, v->cols);
     }
+    INGOT_TRY(ingot_arena_alloc(a->fold_device, &copy, bytes));
+    INGOT_TRY(a->ops->upload(a->context, copy, out->w, bytes));
+    out->view = (ingot_weight_view){.kind = INGOT_DENSE,
+                                    .rows = out->rows,
+                                    .cols = out->cols,
+                                    .dtype = INGOT_F32,
+                                    .data = copy};
     return INGOT_OK;
 }
 
-/* Sum over the consumers of the loss under H when their columns are multiplied by fold[cols]. */
+/* Sum over the consumers of the loss under H when their columns are multiplied by fold[cols]
+ * (device). */
 static ingot_status fold_loss(double *out, const awq *a, const sample *samples, unsigned count,
-                              const ingot_input_state *input, const float *fold,
-                              ingot_arena *temporary) {
+                              const ingot_input_state *input, const float *fold) {
+    ingot_arena *trial = a->trial_device;
     const uint64_t n = input->width;
     float *gram, *importance;
-    INGOT_TRY(ingot_arena_alloc(temporary, (void **)&gram, n * n * sizeof *gram));
-    INGOT_TRY(ingot_arena_alloc(temporary, (void **)&importance, n * sizeof *importance));
-    for (uint64_t i = 0; i < n; i++) {
-        for (uint64_t j = 0; j < n; j++) {
-            gram[i * n + j] = input->plain_gram[i * n + j] / (fold[i] * fold[j]);
-        }
-        importance[i] = gram[i * n + i];
-    }
+    ingot_arena_reset(trial);
+    INGOT_TRY(ingot_arena_array(trial, (void **)&gram, n, n * sizeof *gram));
+    INGOT_TRY(ingot_arena_array(trial, (void **)&importance, n, sizeof *importance));
+    INGOT_TRY(a->ops->gram_fold(a->context, gram, input->plain_gram, fold, n));
+    INGOT_TRY(a->ops->gram_diagonal(a->context, importance, gram, n));
     *out = 0;
     for (unsigned k = 0; k < count; k++) {
         const sample *s = &samples[k];
         const ingot_quant_format format = format_of(s->spec);
         float *w;
         double loss;
+        uint64_t bad;
         ingot_quantized q;
-        INGOT_TRY(ingot_arena_alloc(temporary, (void **)&w, s->rows * n * sizeof *w));
-        for (uint64_t r = 0; r < s->rows; r++) {
-            for (uint64_t c = 0; c < n; c++) {
-                w[r * n + c] = s->w[r * n + c] * fold[c];
-            }
-        }
-        INGOT_TRY(ingot_quantized_create(&q, s->rows, n, &format, temporary));
-        INGOT_TRY(ingot_quantize_search(&q, w, importance, temporary, a->job->backend->pool));
-        INGOT_TRY(
-            ingot_quadratic_loss(&loss, w, s->rows, n, &q, gram, a->job->backend->pool, temporary));
+        INGOT_TRY(ingot_arena_array(trial, (void **)&w, s->rows, n * sizeof *w));
+        INGOT_TRY(a->ops->values(a->context, w, &bad, &s->view, NULL, fold));
+        INGOT_TRY(ingot_quantized_create(&q, s->rows, n, &format, trial));
+        INGOT_TRY(a->ops->quantize_search(a->context, &q, w, importance, trial));
+        INGOT_TRY(a->ops->quadratic_loss(a->context, &loss, w, s->rows, n, &q, gram, trial));
         *out += loss;
     }
     return INGOT_OK;
@@ -155,38 +163,42 @@ static void candidate(float *scale, const float *activation, const float *weight
     }
 }
 
+/* *loss of a candidate scale[channels] (NULL: ones). */
+static ingot_status try_scale(double *loss, const awq *a, const sample *samples,
+                              const ingot_fold_desc *f, const ingot_input_state *input,
+                              const float *scale, float *columns, float *device_columns) {
+    for (uint64_t c = 0; c < input->width; c++) {
+        columns[c] = scale != NULL ? scale[channel_of(f, c)] : 1.0f;
+    }
+    INGOT_TRY(a->ops->upload(a->context, device_columns, columns, input->width * sizeof *columns));
+    return fold_loss(loss, a, samples, f->consumer_count, input, device_columns);
+}
+
 /* best[channels] = the vector with the smallest loss; *gained when it beats ones. */
 static ingot_status search_fold(bool *gained, float *best, const awq *a, unsigned fold,
                                 uint64_t channels, const ingot_input_state *input) {
     const ingot_fold_desc *f = &a->job->model->fold[fold];
     sample samples[4];
-    float *activation, *weight, *scale, *columns;
+    float *activation, *weight, *scale, *columns, *device_columns;
     double least, loss;
-    ingot_arena *temporary = a->dense;
     for (unsigned k = 0; k < f->consumer_count; k++) {
         INGOT_TRY(take_sample(&samples[k], a, f->consumers[k]));
     }
-    INGOT_TRY(ingot_arena_alloc(a->scratch, (void **)&activation, channels * sizeof(float)));
-    INGOT_TRY(ingot_arena_alloc(a->scratch, (void **)&weight, channels * sizeof(float)));
-    INGOT_TRY(ingot_arena_alloc(a->scratch, (void **)&scale, channels * sizeof(float)));
-    INGOT_TRY(ingot_arena_alloc(a->scratch, (void **)&columns, input->width * sizeof(float)));
+    INGOT_TRY(ingot_arena_alloc(a->fold_host, (void **)&activation, channels * sizeof(float)));
+    INGOT_TRY(ingot_arena_alloc(a->fold_host, (void **)&weight, channels * sizeof(float)));
+    INGOT_TRY(ingot_arena_alloc(a->fold_host, (void **)&scale, channels * sizeof(float)));
+    INGOT_TRY(ingot_arena_alloc(a->fold_host, (void **)&columns, input->width * sizeof(float)));
+    INGOT_TRY(
+        ingot_arena_alloc(a->fold_device, (void **)&device_columns, input->width * sizeof(float)));
     channel_figures(activation, weight, f, channels, input, samples, f->consumer_count);
-    for (uint64_t c = 0; c < input->width; c++) {
-        columns[c] = 1.0f;
-    }
     for (uint64_t c = 0; c < channels; c++) {
         best[c] = 1.0f;
     }
-    ingot_arena_reset(temporary);
-    INGOT_TRY(fold_loss(&least, a, samples, f->consumer_count, input, columns, temporary));
+    INGOT_TRY(try_scale(&least, a, samples, f, input, NULL, columns, device_columns));
     *gained = false;
     for (unsigned i = 1; i < 2 * RATIOS; i++) { /* 0 is the vector of ones */
         candidate(scale, activation, weight, channels, (double)(i / 2) / RATIOS, i % 2 == 1);
-        for (uint64_t c = 0; c < input->width; c++) {
-            columns[c] = scale[channel_of(f, c)];
-        }
-        ingot_arena_reset(temporary);
-        INGOT_TRY(fold_loss(&loss, a, samples, f->consumer_count, input, columns, temporary));
+        INGOT_TRY(try_scale(&loss, a, samples, f, input, scale, columns, device_columns));
         if (loss < least) {
             least = loss;
             *gained = true;
@@ -198,21 +210,40 @@ static ingot_status search_fold(bool *gained, float *best, const awq *a, unsigne
 
 /* ---- the whole block ------------------------------------------------------------------------ */
 
-/* Points the state's folds at one fold's vectors, or (scale NULL) at ones. */
-static void set_fold(const awq *a, unsigned fold, const float *scale) {
+/* Sets the state's folds to one fold's vectors, or (scale NULL) to ones. */
+static ingot_status set_fold(const awq *a, unsigned fold, const float *scale) {
     const ingot_fold_desc *f = &a->job->model->fold[fold];
     ingot_block_state *s = a->state;
     ingot_input_state *input = &s->input[a->job->model->linear[f->consumers[0]].input];
     for (uint64_t c = 0; c < input->width; c++) {
         input->fold[c] = scale != NULL ? scale[channel_of(f, c)] : 1.0f;
     }
+    INGOT_TRY(
+        a->ops->upload(a->context, input->device_fold, input->fold, input->width * sizeof(float)));
     if (f->is_norm) {
         memcpy(s->norm_fold[f->slot], input->fold, input->width * sizeof(float));
-        return;
+        return INGOT_OK;
     }
-    for (uint64_t r = 0; r < a->job->model->linear[f->producer].rows; r++) {
+    const uint64_t rows = a->job->model->linear[f->producer].rows;
+    for (uint64_t r = 0; r < rows; r++) {
         s->row_fold[f->producer][r] = scale != NULL ? 1.0f / scale[r] : 1.0f;
     }
+    return a->ops->upload(a->context, s->device_row_fold[f->producer], s->row_fold[f->producer],
+                          rows * sizeof(float));
+}
+
+/* Diagonal of an input's H under its fold, in the fold's arena. */
+static ingot_status folded_importance(float **out, const awq *a, const ingot_input_state *input) {
+    const uint64_t n = input->width;
+    const float *gram = input->plain_gram;
+    INGOT_TRY(ingot_arena_array(a->fold_device, (void **)out, n, sizeof(float)));
+    if (input->fold != NULL) {
+        float *folded;
+        INGOT_TRY(ingot_arena_array(a->fold_device, (void **)&folded, n, n * sizeof *folded));
+        INGOT_TRY(a->ops->gram_fold(a->context, folded, gram, input->device_fold, n));
+        gram = folded;
+    }
+    return a->ops->gram_diagonal(a->context, *out, gram, n);
 }
 
 /* A linear as a dense F32 matrix: rounded with searched scales under its folds, or as it is. */
@@ -226,59 +257,60 @@ static ingot_status rounded_linear(ingot_weight_view *out, const awq *a, ingot_r
         return INGOT_OK;
     }
     const ingot_quant_format format = format_of(spec);
-    const ingot_linear_job values = {
-        .source = v, .row_fold = s->row_fold[role], .column_fold = input->fold};
+    const ingot_linear_job values = {.backend = a->job->backend,
+                                     .source = v,
+                                     .row_fold = s->device_row_fold[role],
+                                     .column_fold = input->device_fold};
     float *w, *importance;
     ingot_quantized q;
-    ingot_arena_reset(a->scratch);
-    INGOT_TRY(ingot_arena_alloc(a->dense, (void **)&w, v->rows * v->cols * sizeof *w));
-    INGOT_TRY(ingot_arena_alloc(a->scratch, (void **)&importance, v->cols * sizeof *importance));
-    INGOT_TRY(ingot_linear_values(w, &values, a->job->backend->pool, a->error));
-    for (uint64_t c = 0; c < v->cols; c++) {
-        const float fold = input->fold != NULL ? input->fold[c] : 1.0f;
-        importance[c] = input->plain_gram[c * v->cols + c] / (fold * fold);
-    }
-    INGOT_TRY(ingot_quantized_create(&q, v->rows, v->cols, &format, a->scratch));
-    INGOT_TRY(ingot_quantize_search(&q, w, importance, a->scratch, a->job->backend->pool));
-    for (uint64_t r = 0; r < v->rows; r++) {
-        ingot_quantized_row(w + r * v->cols, &q, r);
-    }
+    ingot_arena_reset(a->fold_device);
+    INGOT_TRY(ingot_arena_array(a->block_device, (void **)&w, v->rows, v->cols * sizeof *w));
+    INGOT_TRY(ingot_linear_values(w, &values, a->error));
+    INGOT_TRY(folded_importance(&importance, a, input));
+    INGOT_TRY(ingot_quantized_create(&q, v->rows, v->cols, &format, a->fold_device));
+    INGOT_TRY(a->ops->quantize_search(a->context, &q, w, importance, a->fold_device));
+    INGOT_TRY(a->ops->quantized_values(a->context, w, &q));
     *out = (ingot_weight_view){
         .kind = INGOT_DENSE, .rows = v->rows, .cols = v->cols, .dtype = INGOT_F32, .data = w};
     return INGOT_OK;
 }
 
-static ingot_status folded_vector(float **vector, const awq *a, const float *fold, bool divide,
-                                  uint64_t count) {
+/* *vector = host[count] divided or multiplied by the fold, on the device; left alone when either
+ * is absent. */
+static ingot_status folded_vector(float **vector, const awq *a, const float *host,
+                                  const float *fold, bool divide, uint64_t count) {
     float *copy;
-    if (*vector == NULL || fold == NULL) {
+    if (host == NULL || fold == NULL) {
         return INGOT_OK;
     }
-    INGOT_TRY(ingot_arena_alloc(a->dense, (void **)&copy, count * sizeof *copy));
+    INGOT_TRY(ingot_arena_alloc(a->fold_host, (void **)&copy, count * sizeof *copy));
     for (uint64_t i = 0; i < count; i++) {
-        copy[i] = divide ? (*vector)[i] / fold[i] : (*vector)[i] * fold[i];
+        copy[i] = divide ? host[i] / fold[i] : host[i] * fold[i];
     }
-    *vector = copy;
-    return INGOT_OK;
+    INGOT_TRY(ingot_arena_alloc(a->block_device, (void **)vector, count * sizeof *copy));
+    return a->ops->upload(a->context, *vector, copy, count * sizeof *copy);
 }
 
 /* The block rounded with searched scales under the folds that are set now. */
 static ingot_status rounded_block(ingot_block *out, const awq *a) {
     const ingot_block_state *s = a->state;
+    const struct ingot_block_host *host = &s->block.host;
+    const uint64_t hidden = a->job->model->hidden;
     *out = s->block;
-    ingot_arena_reset(a->dense);
+    ingot_arena_reset(a->block_device);
+    ingot_arena_reset(a->fold_host);
     for (unsigned role = 0; role < INGOT_ROLE_COUNT; role++) {
         if (a->job->model->linear[role].is_present) {
             INGOT_TRY(rounded_linear(&out->linear[role], a, (ingot_role)role));
-            INGOT_TRY(folded_vector(&out->bias[role], a, s->row_fold[role], false,
+            INGOT_TRY(folded_vector(&out->bias[role], a, host->bias[role], s->row_fold[role], false,
                                     a->job->model->linear[role].rows));
         }
     }
     for (unsigned slot = 0; slot < INGOT_SLOT_COUNT; slot++) {
+        const float *fold = s->norm_fold[slot];
+        INGOT_TRY(folded_vector(&out->norm[slot], a, host->norm[slot], fold, true, hidden));
         INGOT_TRY(
-            folded_vector(&out->norm[slot], a, s->norm_fold[slot], true, a->job->model->hidden));
-        INGOT_TRY(folded_vector(&out->norm_bias[slot], a, s->norm_fold[slot], true,
-                                a->job->model->hidden));
+            folded_vector(&out->norm_bias[slot], a, host->norm_bias[slot], fold, true, hidden));
     }
     return INGOT_OK;
 }
@@ -286,18 +318,9 @@ static ingot_status rounded_block(ingot_block *out, const awq *a) {
 /* Runs a block on the judges: out[judges][length][hidden] on the host. */
 static ingot_status run_judges(float *out, const awq *a, const ingot_block *block) {
     const ingot_batch *b = a->batch;
-    const ingot_backend *backend = a->job->backend;
-    const uint64_t window = b->length * a->job->model->hidden;
-    const uint64_t first = b->windows - (b->judges != 0 ? b->judges : 1);
-    for (uint64_t w = first; w < b->windows; w++) {
-        INGOT_TRY(backend->ops->upload(backend->context, b->scratch, b->states + w * window,
-                                       window * sizeof(float)));
-        INGOT_TRY(ingot_block_forward(a->job->model, backend, block, b->scratch, 1, b->length, NULL,
-                                      b->workspace, NULL, NULL));
-        INGOT_TRY(backend->ops->download(backend->context, out + (w - first) * window, b->scratch,
-                                         window * sizeof(float)));
-    }
-    return INGOT_OK;
+    const uint64_t first = b->windows - ingot_max_u64(b->judges, 1);
+    const ingot_batch_use use = {.output = out};
+    return ingot_batch_run(b, a->job, block, first, b->windows, &use, a->error);
 }
 
 /* Squared distance of the rounded block's output from the reference. */
@@ -316,20 +339,30 @@ static ingot_status judge(double *out, const awq *a, const float *reference, flo
 
 /* ---- the folds of a block ------------------------------------------------------------------- */
 
+/* A fold vector on both sides. */
+static ingot_status both_sides(const awq *a, float **host, float **device, uint64_t count) {
+    INGOT_TRY(ingot_arena_array(a->arena, (void **)host, count, sizeof(float)));
+    return ingot_arena_array(a->device, (void **)device, count, sizeof(float));
+}
+
 static ingot_status allocate_folds(const awq *a) {
     const ingot_model *model = a->job->model;
+    ingot_block_state *s = a->state;
     for (unsigned i = 0; i < model->fold_count; i++) {
         const ingot_fold_desc *f = &model->fold[i];
-        ingot_input_state *input = &a->state->input[model->linear[f->consumers[0]].input];
-        if (!a->state->is_fold_planned[i]) {
+        ingot_input_state *input = &s->input[model->linear[f->consumers[0]].input];
+        if (!s->is_fold_planned[i]) {
             continue;
         }
-        INGOT_TRY(ingot_arena_alloc(a->arena, (void **)&input->fold, input->width * sizeof(float)));
-        float **producer =
-            f->is_norm ? &a->state->norm_fold[f->slot] : &a->state->row_fold[f->producer];
-        const uint64_t width = f->is_norm ? input->width : model->linear[f->producer].rows;
-        INGOT_TRY(ingot_arena_alloc(a->arena, (void **)producer, width * sizeof(float)));
-        set_fold(a, i, NULL);
+        INGOT_TRY(both_sides(a, &input->fold, &input->device_fold, input->width));
+        if (f->is_norm) {
+            INGOT_TRY(ingot_arena_array(a->arena, (void **)&s->norm_fold[f->slot], input->width,
+                                        sizeof(float)));
+        } else {
+            INGOT_TRY(both_sides(a, &s->row_fold[f->producer], &s->device_row_fold[f->producer],
+                                 model->linear[f->producer].rows));
+        }
+        INGOT_TRY(set_fold(a, i, NULL));
     }
     return INGOT_OK;
 }
@@ -345,13 +378,14 @@ static ingot_status choose_one(const awq *a, unsigned fold, const float *referen
     if (input->plain_gram == NULL || input->tokens == 0) {
         return INGOT_OK;
     }
-    ingot_arena_reset(a->scratch);
+    ingot_arena_reset(a->fold_host);
+    ingot_arena_reset(a->fold_device);
     INGOT_TRY(ingot_arena_alloc(a->arena, (void **)&scale, channels * sizeof *scale));
     INGOT_TRY(search_fold(&gained, scale, a, fold, channels, input));
     if (!gained) {
         return INGOT_OK;
     }
-    set_fold(a, fold, scale);
+    INGOT_TRY(set_fold(a, fold, scale));
     if (reference == NULL) {
         return INGOT_OK;
     }
@@ -359,10 +393,9 @@ static ingot_status choose_one(const awq *a, unsigned fold, const float *referen
     INGOT_TRY(judge(&loss, a, reference, output, count));
     if (loss < *least) {
         *least = loss;
-    } else {
-        set_fold(a, fold, NULL);
+        return INGOT_OK;
     }
-    return INGOT_OK;
+    return set_fold(a, fold, NULL);
 }
 
 static ingot_status choose_all(const awq *a, float **reference) {
@@ -372,8 +405,7 @@ static ingot_status choose_all(const awq *a, float **reference) {
     float *output = NULL;
     INGOT_TRY(allocate_folds(a));
     if (a->batch != NULL) {
-        const uint64_t judges = a->batch->judges != 0 ? a->batch->judges : 1;
-        count = judges * a->batch->length * model->hidden;
+        count = ingot_max_u64(a->batch->judges, 1) * a->batch->length * model->hidden;
         INGOT_TRY(ingot_alloc((void **)reference, 2 * count * sizeof(float)));
         output = *reference + count;
         INGOT_TRY(run_judges(*reference, a, &a->state->block));
@@ -388,16 +420,29 @@ static ingot_status choose_all(const awq *a, float **reference) {
 }
 
 ingot_status ingot_awq_choose(ingot_block_state *state, const ingot_loop_job *job,
-                              const ingot_batch *batch, ingot_arena *arena, ingot_error *error) {
-    awq a = {.state = state, .job = job, .batch = batch, .arena = arena, .error = error};
+                              const ingot_batch *batch, ingot_arena *arena, ingot_arena *device,
+                              ingot_error *error) {
+    const ingot_backend *backend = job->backend;
+    awq a = {.state = state,
+             .job = job,
+             .ops = backend->ops,
+             .context = backend->context,
+             .batch = batch,
+             .arena = arena,
+             .device = device,
+             .error = error};
     float *reference = NULL;
-    ingot_status status = ingot_arena_create(&a.scratch);
-    INGOT_GO(status);
-    INGOT_GO(ingot_arena_create(&a.dense));
+    ingot_status status = INGOT_OK;
+    INGOT_GO(ingot_arena_create(&a.fold_host));
+    INGOT_GO(ingot_backend_arena_create(&a.fold_device, backend));
+    INGOT_GO(ingot_backend_arena_create(&a.trial_device, backend));
+    INGOT_GO(ingot_backend_arena_create(&a.block_device, backend));
     INGOT_GO(choose_all(&a, &reference));
 done:
     ingot_free(reference);
-    ingot_arena_destroy(a.scratch);
-    ingot_arena_destroy(a.dense);
+    ingot_arena_destroy(a.fold_host);
+    ingot_arena_destroy(a.fold_device);
+    ingot_arena_destroy(a.trial_device);
+    ingot_arena_destroy(a.block_device);
     return status;
 }

@@ -2,9 +2,10 @@
 #ifndef INGOT_LINEAR_H
 #define INGOT_LINEAR_H
 
-#include "kernels/quantize.h"
+#include "kernels/backend.h"
 
-/* Calibration statistics of a matrix's input, as it is after the fold.  Absent: gram NULL. */
+/* Calibration statistics of a matrix's input, as it is after the fold, in device memory.  Absent:
+ * gram NULL. */
 typedef struct ingot_linear_data {
     const float *gram;               /* [cols][cols], H, whole */
     const float *plain_gram;         /* H before the fold (gram itself when there is none) */
@@ -13,9 +14,10 @@ typedef struct ingot_linear_data {
 } ingot_linear_data;
 
 typedef struct ingot_linear_job {
+    const ingot_backend *backend;
     const char *file, *name;             /* for errors */
-    const ingot_weight_view *source;     /* dense F32, F16 or BF16 */
-    const float *row_fold, *column_fold; /* NULL: none */
+    const ingot_weight_view *source;     /* dense F32, F16 or BF16; device */
+    const float *row_fold, *column_fold; /* device; NULL: none */
     ingot_quant_format format;
     uint64_t outlier_count;
     ingot_dtype outlier_dtype;
@@ -23,18 +25,18 @@ typedef struct ingot_linear_job {
     ingot_linear_data data;
 } ingot_linear_job;
 
-/* out[rows][cols] = source * row_fold * column_fold in binary32.  INGOT_ERR_NUMERIC names the first
- * value that is NaN or infinite. */
-ingot_status ingot_linear_values(float *out, const ingot_linear_job *job, ingot_pool *pool,
+/* out[rows][cols] (device) = source * row_fold * column_fold in binary32.  INGOT_ERR_NUMERIC names
+ * the first value that is NaN or infinite. */
+ingot_status ingot_linear_values(float *out, const ingot_linear_job *job,
                                  ingot_error *error) INGOT_MUST_CHECK;
 
 /* Quantizes by the job's method; what ends worse than plain rounding (under H, or without data by
- * its weights) is replaced by it and flagged.  The ledger's source digest is left alone.  Results
+ * its weights) is replaced by it and flagged.  The ledger's source digest and what depends on the
+ * stored scales (low_precision_scales) are left alone.  Both arenas give device memory; results
  * lie in arena; scratch may be reset afterwards. */
 ingot_status ingot_linear_quantize(ingot_quantized *out, ingot_ledger *ledger,
                                    const ingot_linear_job *job, ingot_arena *arena,
-                                   ingot_arena *scratch, ingot_pool *pool,
-                                   ingot_error *error) INGOT_MUST_CHECK;
+                                   ingot_arena *scratch, ingot_error *error) INGOT_MUST_CHECK;
 
 /* Ledger record of a dense tensor. */
 void ingot_ledger_copy(ingot_ledger *ledger);

@@ -3,15 +3,15 @@
 
 #include "common/files.h"
 #include "common/memory.h"
+#include "common/sizes.h"
 #include "convert/block.h"
 #include "format/digest.h"
 
 #include <math.h>
 #include <string.h>
 
-#define COPY_BYTES   (8u << 20) /* of a dense tensor read at once */
-#define CHUNK_TOKENS 4096u      /* of one forward call, or one window */
-#define JUDGES_MOST  8u
+#define COPY_BYTES  (8u << 20) /* of a dense tensor read at once */
+#define JUDGES_MOST 8u
 
 const char *ingot_phase_name(ingot_phase phase) {
     static const char *const names[] = {"plan",     "read",  "collect",   "fold",
@@ -25,14 +25,27 @@ double ingot_lap(double *since) {
     return elapsed;
 }
 
+/* Memory with one lifetime, on the host (pinned) and on the device. */
+typedef struct memory {
+    ingot_arena *host, *device;
+} memory;
+
 /* What the functions below share. */
 typedef struct loop {
     const ingot_loop_job *job;
-    ingot_arena *block, *linear, *scratch; /* lifetimes: a block, a tensor, a call */
+    const ingot_backend_ops *ops;
+    void *context;
+    memory block, tensor; /* lifetimes: a block, a tensor */
+    ingot_arena *scratch; /* device, a call */
     ingot_batch batch;
     bool has_batch;
     ingot_error *error;
 } loop;
+
+static void reset(const memory *m) {
+    ingot_arena_reset(m->host);
+    ingot_arena_reset(m->device);
+}
 
 static void lap(const loop *l, ingot_phase phase, double *since) {
     l->job->phase_seconds[phase] += ingot_lap(since);
@@ -63,9 +76,9 @@ static ingot_status copy_dense(loop *l, uint64_t index) {
     ingot_digest_stream *digest = NULL;
     void *bytes;
     float *values;
-    ingot_arena_reset(l->linear);
-    INGOT_TRY(ingot_arena_alloc(l->linear, &bytes, COPY_BYTES));
-    INGOT_TRY(ingot_arena_alloc(l->linear, (void **)&values, 2ull * COPY_BYTES));
+    reset(&l->tensor);
+    INGOT_TRY(ingot_arena_alloc(l->tensor.host, &bytes, COPY_BYTES));
+    INGOT_TRY(ingot_arena_alloc(l->tensor.host, (void **)&values, 2ull * COPY_BYTES));
     INGOT_TRY(ingot_digest_stream_create(&digest));
     ingot_status status = INGOT_OK;
     double since = ingot_clock_seconds();
@@ -97,9 +110,10 @@ static ingot_status write_folded(loop *l, uint64_t index, const ingot_block_stat
     const ingot_st_tensor *source = ingot_checkpoint_at(l->job->checkpoint, t->source_index);
     void *bytes;
     float *values;
-    ingot_arena_reset(l->linear);
-    INGOT_TRY(ingot_arena_alloc(l->linear, &bytes, source->bytes));
-    INGOT_TRY(ingot_arena_alloc(l->linear, (void **)&values, source->elements * sizeof *values));
+    reset(&l->tensor);
+    INGOT_TRY(ingot_arena_alloc(l->tensor.host, &bytes, source->bytes));
+    INGOT_TRY(
+        ingot_arena_alloc(l->tensor.host, (void **)&values, source->elements * sizeof *values));
     INGOT_TRY(ingot_checkpoint_read(l->job->checkpoint, t->source_index, 0, source->bytes, bytes,
                                     l->error));
     INGOT_TRY(check_finite(l, source, bytes, 0, source->bytes, values));
@@ -145,49 +159,31 @@ static ingot_status get_factor(const ingot_gptq_factor **out, loop *l, ingot_inp
     }
     if (input->factor.group != group) {
         ingot_arena_reset(l->scratch);
-        INGOT_TRY(ingot_gptq_factorize(&input->factor, input->gram, input->width, group, l->block,
-                                       l->scratch));
+        INGOT_TRY(l->ops->factorize(l->context, &input->factor, input->gram, input->width, group,
+                                    l->block.device, l->scratch));
     }
     *out = &input->factor;
     return INGOT_OK;
 }
 
-/* Copies those parts of a packed view that still lie in the tensor's arena into the block's. */
-static ingot_status keep_parts(loop *l, ingot_weight_view *view) {
-    const struct {
-        const void *from;
-        uint64_t bytes;
-    } parts[] = {
-        {view->zeros, view->rows * view->groups_per_row},
-        {view->outlier_row_ptr, (view->rows + 1) * sizeof *view->outlier_row_ptr},
-        {view->outlier_col, view->outlier_count * sizeof *view->outlier_col},
-    };
-    void *copy[3] = {NULL, NULL, NULL};
-    for (unsigned i = 0; i < 3; i++) {
-        if (parts[i].from != NULL) {
-            INGOT_TRY(ingot_arena_alloc(l->block, &copy[i], parts[i].bytes));
-            memcpy(copy[i], parts[i].from, parts[i].bytes);
-        }
-    }
-    view->zeros = copy[0];
-    view->outlier_row_ptr = copy[1];
-    view->outlier_col = copy[2];
-    return INGOT_OK;
-}
+/* A matrix of the checkpoint on both sides. */
+typedef struct source_pair {
+    const ingot_weight_view *host, *device;
+} source_pair;
 
-/* Quantizes and writes planned tensor `index` whose source values are `source`; *stored, when not
- * NULL, is what a loader will see, in the block's arena. */
-static ingot_status convert_matrix(loop *l, uint64_t index, const ingot_weight_view *source,
+/* Quantizes and writes planned tensor `index`; *stored, when not NULL, is what a loader will see,
+ * on the device for as long as the block is. */
+static ingot_status convert_matrix(loop *l, uint64_t index, source_pair source,
                                    ingot_input_state *input, const float *row_fold,
                                    ingot_weight_view *stored) {
     const ingot_plan_tensor *t = &l->job->plan->tensors[index];
     const ingot_tensor_spec *spec = &l->job->plan->specs[index];
-    ingot_pool *pool = l->job->backend->pool;
-    ingot_linear_job job = {.file = ingot_checkpoint_path(l->job->checkpoint),
+    ingot_linear_job job = {.backend = l->job->backend,
+                            .file = ingot_checkpoint_path(l->job->checkpoint),
                             .name = t->name,
-                            .source = source,
+                            .source = source.device,
                             .row_fold = row_fold,
-                            .column_fold = input != NULL ? input->fold : NULL,
+                            .column_fold = input != NULL ? input->device_fold : NULL,
                             .format = {.bits = spec->bits,
                                        .group = spec->group,
                                        .zero_mode = spec->zero_mode,
@@ -205,17 +201,17 @@ static ingot_status convert_matrix(loop *l, uint64_t index, const ingot_weight_v
     }
     ingot_arena_reset(l->scratch);
     ingot_quantized q;
-    ingot_weight_view view;
+    ingot_weight_view view, packed;
     ingot_ledger *ledger = &l->job->ledgers[index];
-    INGOT_TRY(ingot_linear_quantize(&q, ledger, &job, l->linear, l->scratch, pool, l->error));
-    ingot_digest128(ledger->source_digest, source->data,
-                    source->rows * source->cols * ingot_dtype_bytes(source->dtype));
-    INGOT_TRY(ingot_quantized_pack(&view, &q, stored != NULL ? l->block : l->linear, pool));
-    if (stored != NULL) {
-        INGOT_TRY(keep_parts(l, &view));
-    }
+    INGOT_TRY(ingot_linear_quantize(&q, ledger, &job, l->tensor.device, l->scratch, l->error));
+    INGOT_TRY(l->ops->quantized_pack(l->context, &view, &q,
+                                     stored != NULL ? l->block.device : l->tensor.device));
+    ingot_digest128(ledger->source_digest, source.host->data,
+                    source.host->rows * source.host->cols * ingot_dtype_bytes(source.host->dtype));
+    INGOT_TRY(l->ops->download_view(l->context, &packed, &view, l->tensor.host));
+    ledger->low_precision_scales = (uint32_t)ingot_view_low_precision(&packed);
     lap(l, INGOT_PHASE_QUANTIZE, &since);
-    INGOT_TRY(ingot_writer_put(l->job->writer, index, &view, ledger, l->error));
+    INGOT_TRY(ingot_writer_put(l->job->writer, index, &packed, ledger, l->error));
     lap(l, INGOT_PHASE_WRITE, &since);
     if (stored != NULL) {
         *stored = view;
@@ -229,17 +225,22 @@ static ingot_status convert_alone(loop *l, uint64_t index, ingot_input_state *in
     const ingot_st_tensor *source = ingot_checkpoint_at(l->job->checkpoint, t->source_index);
     void *bytes;
     double since = ingot_clock_seconds();
-    ingot_arena_reset(l->linear);
-    INGOT_TRY(ingot_arena_alloc(l->linear, &bytes, source->bytes));
+    reset(&l->tensor);
+    INGOT_TRY(ingot_arena_alloc(l->tensor.host, &bytes, source->bytes));
     INGOT_TRY(ingot_checkpoint_read(l->job->checkpoint, t->source_index, 0, source->bytes, bytes,
                                     l->error));
     lap(l, INGOT_PHASE_READ, &since);
-    const ingot_weight_view view = {.kind = INGOT_DENSE,
+    const ingot_weight_view host = {.kind = INGOT_DENSE,
                                     .rows = source->dim[0],
                                     .cols = source->dim[1],
                                     .dtype = source->dtype,
                                     .data = bytes};
-    return convert_matrix(l, index, &view, input, NULL, NULL);
+    ingot_weight_view device;
+    INGOT_TRY(l->ops->upload_view(l->context, &device, &host));
+    const source_pair pair = {.host = &host, .device = &device};
+    const ingot_status status = convert_matrix(l, index, pair, input, NULL, NULL);
+    l->ops->release_view(l->context, &device);
+    return status;
 }
 
 /* ---- statistics of a block ------------------------------------------------------------------ */
@@ -248,132 +249,85 @@ typedef struct collector {
     const ingot_backend *backend;
     float *gram[INGOT_INPUT_COUNT];       /* device */
     double *magnitude[INGOT_INPUT_COUNT]; /* device */
+    uint64_t *dropped;                    /* [INGOT_INPUT_COUNT], device */
     uint64_t tokens[INGOT_INPUT_COUNT];
 } collector;
 
 static ingot_status collect_input(void *context, ingot_input input, const float *x, uint64_t m,
                                   uint64_t width) {
     collector *c = context;
-    uint64_t dropped = 0;
-    INGOT_TRY(c->backend->ops->gram(c->backend->context, c->gram[input], c->magnitude[input],
-                                    &dropped, x, m, width));
-    c->tokens[input] += m - dropped;
-    return INGOT_OK;
+    if (c->gram[input] == NULL) {
+        return INGOT_OK;
+    }
+    c->tokens[input] += m;
+    return c->backend->ops->gram(c->backend->context, c->gram[input], c->magnitude[input],
+                                 c->dropped + input, x, m, width);
 }
 
-/* Runs the block over windows first .. end-1 of the batch.  Without a hook the states advance. */
-static ingot_status run_block(loop *l, const ingot_block_state *state, uint64_t first, uint64_t end,
-                              ingot_input_hook hook, void *context) {
-    const ingot_loop_job *job = l->job;
-    const ingot_batch *b = &l->batch;
-    const uint64_t window = b->length * job->model->hidden;
-    for (uint64_t w = first; w < end; w += b->chunk) {
-        const uint64_t count = end - w < b->chunk ? end - w : b->chunk;
-        float *x = b->states + w * window;
-        INGOT_TRY(ingot_interrupt_check(l->error));
-        const uint64_t bytes = count * window * sizeof *x;
-        INGOT_TRY(job->backend->ops->upload(job->backend->context, b->scratch, x, bytes));
-        const ingot_status status =
-            ingot_block_forward(job->model, job->backend, &state->block, b->scratch, count,
-                                b->length, NULL, b->workspace, hook, context);
-        if (status != INGOT_OK) {
-            return ingot_error_set(l->error, status, ingot_checkpoint_path(job->checkpoint), NULL,
-                                   NULL, "block %llu could not be run: %s",
-                                   (unsigned long long)state->layer, ingot_status_text(status));
-        }
-        if (hook == NULL) {
-            INGOT_TRY(job->backend->ops->download(job->backend->context, x, b->scratch, bytes));
-        }
-        ingot_progress_update(job->progress, (double)state->layer +
-                                                 0.5 * (double)(w + count) / (double)b->windows);
-    }
-    return INGOT_OK;
+static ingot_status zeroed(loop *l, ingot_arena *arena, void **out, uint64_t count, uint64_t size) {
+    INGOT_TRY(ingot_arena_array(arena, out, count, size));
+    return l->ops->zero(l->context, *out, count * size);
 }
 
-/* Moves what was gathered to the host and releases the device's share. */
-static ingot_status take_statistics(loop *l, ingot_block_state *state, collector *c,
-                                    ingot_input input, bool is_good) {
-    const ingot_backend *backend = l->job->backend;
-    ingot_input_state *s = &state->input[input];
-    ingot_status status = INGOT_OK;
-    double *magnitude = NULL;
-    if (!is_good || !s->is_present) {
-        goto done;
-    }
-    INGOT_GO(
-        ingot_arena_alloc(l->block, (void **)&s->plain_gram, s->width * s->width * sizeof(float)));
-    INGOT_GO(ingot_arena_alloc(l->block, (void **)&s->magnitude, s->width * sizeof(float)));
-    INGOT_GO(ingot_alloc((void **)&magnitude, s->width * sizeof *magnitude));
-    INGOT_GO(backend->ops->download(backend->context, s->plain_gram, c->gram[input],
-                                    s->width * s->width * sizeof(float)));
-    INGOT_GO(backend->ops->download(backend->context, magnitude, c->magnitude[input],
-                                    s->width * sizeof *magnitude));
-    s->tokens = c->tokens[input];
+/* Completes what was gathered of one input. */
+static ingot_status take_statistics(loop *l, ingot_input_state *s, const collector *c,
+                                    ingot_input input, uint64_t dropped) {
+    double *sums;
+    INGOT_TRY(ingot_arena_array(l->tensor.host, (void **)&sums, s->width, sizeof *sums));
+    INGOT_TRY(ingot_arena_array(l->block.host, (void **)&s->magnitude, s->width, sizeof(float)));
+    INGOT_TRY(l->ops->download(l->context, sums, c->magnitude[input], s->width * sizeof *sums));
+    s->tokens = c->tokens[input] - dropped;
     for (uint64_t j = 0; j < s->width; j++) {
-        s->magnitude[j] = s->tokens != 0 ? (float)(magnitude[j] / (double)s->tokens) : 0.0f;
+        s->magnitude[j] = s->tokens != 0 ? (float)(sums[j] / (double)s->tokens) : 0.0f;
     }
-    ingot_gram_mirror(s->plain_gram, s->width);
-    s->gram = s->plain_gram;
-done:
-    if (c->gram[input] != NULL) {
-        backend->ops->release(backend->context, c->gram[input]);
-    }
-    if (c->magnitude[input] != NULL) {
-        backend->ops->release(backend->context, c->magnitude[input]);
-    }
-    ingot_free(magnitude);
-    return status;
-}
-
-static ingot_status zero_device(const ingot_backend *backend, void **out, uint64_t bytes) {
-    void *zeros = NULL;
-    INGOT_TRY(backend->ops->alloc(backend->context, out, bytes));
-    ingot_status status = ingot_alloc_zero(&zeros, bytes, 1);
-    if (status == INGOT_OK) {
-        status = backend->ops->upload(backend->context, *out, zeros, bytes);
-    }
-    ingot_free(zeros);
-    return status;
+    s->plain_gram = s->gram = c->gram[input];
+    return l->ops->gram_fold(l->context, s->gram, s->gram, NULL, s->width);
 }
 
 static ingot_status collect(loop *l, ingot_block_state *state) {
     collector c = {.backend = l->job->backend};
-    ingot_status status = INGOT_OK;
-    for (unsigned i = 0; i < INGOT_INPUT_COUNT && status == INGOT_OK; i++) {
-        const ingot_input_state *s = &state->input[i];
-        if (s->is_present) {
-            status =
-                zero_device(c.backend, (void **)&c.gram[i], s->width * s->width * sizeof(float));
-        }
-        if (s->is_present && status == INGOT_OK) {
-            status = zero_device(c.backend, (void **)&c.magnitude[i], s->width * sizeof(double));
-        }
-    }
-    if (status == INGOT_OK) {
-        const uint64_t end = l->batch.windows - l->batch.judges;
-        status = run_block(l, state, 0, end, collect_input, &c);
-    }
+    uint64_t dropped[INGOT_INPUT_COUNT];
+    reset(&l->tensor);
+    INGOT_TRY(zeroed(l, l->tensor.device, (void **)&c.dropped, INGOT_INPUT_COUNT, sizeof *dropped));
     for (unsigned i = 0; i < INGOT_INPUT_COUNT; i++) {
-        const ingot_status taken =
-            take_statistics(l, state, &c, (ingot_input)i, status == INGOT_OK);
-        status = status == INGOT_OK ? taken : status;
+        const uint64_t n = state->input[i].width;
+        if (state->input[i].is_present) {
+            INGOT_TRY(zeroed(l, l->block.device, (void **)&c.gram[i], n, n * sizeof(float)));
+            INGOT_TRY(zeroed(l, l->tensor.device, (void **)&c.magnitude[i], n, sizeof(double)));
+        }
     }
-    return status;
+    const ingot_batch_use use = {.hook = collect_input, .hook_context = &c};
+    INGOT_TRY(ingot_batch_run(&l->batch, l->job, &state->block, 0,
+                              l->batch.windows - l->batch.judges, &use, l->error));
+    INGOT_TRY(l->ops->download(l->context, dropped, c.dropped, sizeof dropped));
+    for (unsigned i = 0; i < INGOT_INPUT_COUNT; i++) {
+        if (state->input[i].is_present) {
+            INGOT_TRY(take_statistics(l, &state->input[i], &c, (ingot_input)i, dropped[i]));
+        }
+    }
+    return INGOT_OK;
 }
 
 static ingot_status load_statistics(loop *l, ingot_block_state *state) {
+    reset(&l->tensor);
     for (unsigned i = 0; i < INGOT_INPUT_COUNT; i++) {
         ingot_input_state *s = &state->input[i];
         ingot_stats_input loaded;
         if (!s->is_present) {
             continue;
         }
-        INGOT_TRY(ingot_stats_load(l->job->stats, state->layer, (ingot_input)i, l->block, &loaded,
-                                   l->error));
-        s->plain_gram = s->gram = loaded.gram;
-        s->magnitude = loaded.magnitude;
+        const uint64_t bytes = s->width * s->width * sizeof(float);
+        ingot_arena_reset(l->tensor.host);
+        INGOT_TRY(ingot_stats_load(l->job->stats, state->layer, (ingot_input)i, l->tensor.host,
+                                   &loaded, l->error));
+        INGOT_TRY(ingot_arena_array(l->block.host, (void **)&s->magnitude, s->width,
+                                    sizeof *s->magnitude));
+        memcpy(s->magnitude, loaded.magnitude, s->width * sizeof *s->magnitude);
         s->tokens = loaded.tokens;
-        ingot_gram_mirror(s->gram, s->width);
+        INGOT_TRY(ingot_arena_alloc(l->block.device, (void **)&s->plain_gram, bytes));
+        INGOT_TRY(l->ops->upload(l->context, s->plain_gram, loaded.gram, bytes));
+        INGOT_TRY(l->ops->gram_fold(l->context, s->plain_gram, s->plain_gram, NULL, s->width));
+        s->gram = s->plain_gram;
     }
     return INGOT_OK;
 }
@@ -385,33 +339,38 @@ static ingot_status fold_gram(loop *l, ingot_input_state *s) {
     if (s->fold == NULL || s->plain_gram == NULL) {
         return INGOT_OK;
     }
-    INGOT_TRY(ingot_arena_alloc(l->block, (void **)&s->gram, s->width * s->width * sizeof(float)));
-    for (uint64_t i = 0; i < s->width; i++) {
-        for (uint64_t j = 0; j <= i; j++) {
-            s->gram[i * s->width + j] = s->plain_gram[i * s->width + j] / (s->fold[i] * s->fold[j]);
-        }
-    }
-    ingot_gram_mirror(s->gram, s->width);
-    return INGOT_OK;
+    INGOT_TRY(
+        ingot_arena_array(l->block.device, (void **)&s->gram, s->width, s->width * sizeof(float)));
+    return l->ops->gram_fold(l->context, s->gram, s->plain_gram, s->device_fold, s->width);
 }
 
 /* The block as the forward pass sees it once its folds and codes are in place. */
 static ingot_status apply_folds(loop *l, ingot_block_state *state) {
     const ingot_model *model = l->job->model;
+    ingot_block *b = &state->block;
     for (unsigned slot = 0; slot < INGOT_SLOT_COUNT; slot++) {
         const float *fold = state->norm_fold[slot];
-        float *parts[2] = {state->block.norm[slot], state->block.norm_bias[slot]};
+        float *host[2] = {b->host.norm[slot], b->host.norm_bias[slot]};
+        float *device[2] = {b->norm[slot], b->norm_bias[slot]};
         for (unsigned k = 0; fold != NULL && k < 2; k++) {
-            for (uint64_t i = 0; parts[k] != NULL && i < model->hidden; i++) {
-                parts[k][i] /= fold[i];
+            for (uint64_t i = 0; host[k] != NULL && i < model->hidden; i++) {
+                host[k][i] /= fold[i];
+            }
+            if (host[k] != NULL) {
+                INGOT_TRY(
+                    l->ops->upload(l->context, device[k], host[k], model->hidden * sizeof(float)));
             }
         }
     }
     for (unsigned role = 0; role < INGOT_ROLE_COUNT; role++) {
         const float *fold = state->row_fold[role];
-        for (uint64_t i = 0;
-             fold != NULL && state->block.bias[role] != NULL && i < model->linear[role].rows; i++) {
-            state->block.bias[role][i] *= fold[i];
+        float *host = b->host.bias[role];
+        const uint64_t rows = model->linear[role].rows;
+        if (fold != NULL && host != NULL) {
+            for (uint64_t i = 0; i < rows; i++) {
+                host[i] *= fold[i];
+            }
+            INGOT_TRY(l->ops->upload(l->context, b->bias[role], host, rows * sizeof(float)));
         }
     }
     return INGOT_OK;
@@ -463,7 +422,7 @@ static void report_block(const loop *l, const ingot_block_state *state, double s
 
 static ingot_status load_block(loop *l, ingot_block_state *state) {
     INGOT_TRY(ingot_block_load(&state->block, l->job->model, state->layer, l->job->source,
-                               l->job->backend, l->block, l->error));
+                               l->job->backend, l->block.host, l->error));
     memcpy(state->source, state->block.linear, sizeof state->source);
     return INGOT_OK;
 }
@@ -495,8 +454,10 @@ static ingot_status convert_block_tensors(loop *l, ingot_block_state *state) {
                 INGOT_TRY(convert_alone(l, i, input));
                 break;
             }
-            ingot_arena_reset(l->linear);
-            INGOT_TRY(convert_matrix(l, i, &state->source[t->role], input, state->row_fold[t->role],
+            reset(&l->tensor);
+            const source_pair pair = {.host = &state->block.host.linear[t->role],
+                                      .device = &state->source[t->role]};
+            INGOT_TRY(convert_matrix(l, i, pair, input, state->device_row_fold[t->role],
                                      &state->block.linear[t->role]));
             break;
         }
@@ -519,8 +480,8 @@ static ingot_status convert_block_steps(loop *l, ingot_block_state *state) {
     }
     lap(l, INGOT_PHASE_COLLECT, &since);
     if (l->job->plan->has_folds) {
-        INGOT_TRY(
-            ingot_awq_choose(state, l->job, l->has_batch ? &l->batch : NULL, l->block, l->error));
+        INGOT_TRY(ingot_awq_choose(state, l->job, l->has_batch ? &l->batch : NULL, l->block.host,
+                                   l->block.device, l->error));
         for (unsigned i = 0; i < INGOT_INPUT_COUNT; i++) {
             INGOT_TRY(fold_gram(l, &state->input[i]));
         }
@@ -530,7 +491,8 @@ static ingot_status convert_block_steps(loop *l, ingot_block_state *state) {
     since = ingot_clock_seconds();
     if (l->has_batch && state->layer + 1 < l->job->model->layers) {
         INGOT_TRY(apply_folds(l, state));
-        INGOT_TRY(run_block(l, state, 0, l->batch.windows, NULL, NULL));
+        INGOT_TRY(ingot_batch_run(&l->batch, l->job, &state->block, 0, l->batch.windows,
+                                  &(ingot_batch_use){0}, l->error));
         lap(l, INGOT_PHASE_PROPAGATE, &since);
     }
     report_block(l, state, ingot_clock_seconds() - start);
@@ -539,7 +501,7 @@ static ingot_status convert_block_steps(loop *l, ingot_block_state *state) {
 
 static ingot_status convert_block(loop *l, uint64_t layer) {
     ingot_block_state state;
-    ingot_arena_reset(l->block);
+    reset(&l->block);
     begin_state(l, &state, layer);
     const ingot_status status = convert_block_steps(l, &state);
     ingot_block_release(&state.block, l->job->backend);
@@ -548,47 +510,34 @@ static ingot_status convert_block(loop *l, uint64_t layer) {
 
 /* ---- the batch ------------------------------------------------------------------------------ */
 
-static ingot_status begin_batch(loop *l) {
-    const ingot_loop_job *job = l->job;
-    const ingot_backend *backend = job->backend;
-    ingot_batch *b = &l->batch;
-    ingot_ends ends;
-    b->windows = job->windows->count;
-    b->length = job->windows->length;
-    b->chunk = b->length >= CHUNK_TOKENS ? 1 : CHUNK_TOKENS / b->length;
-    b->chunk = b->chunk > b->windows ? b->windows : b->chunk;
-    if (job->plan->has_folds && b->windows >= 8) {
-        b->judges = b->windows / 16 + 1 > JUDGES_MOST ? JUDGES_MOST : b->windows / 16 + 1;
-    }
-    const uint64_t window_bytes = b->length * job->model->hidden * sizeof(float);
-    INGOT_TRY(backend->ops->alloc(backend->context, (void **)&b->scratch, b->chunk * window_bytes));
-    INGOT_TRY(ingot_alloc((void **)&b->states, b->windows * window_bytes));
-    INGOT_TRY(
-        ingot_workspace_create(&b->workspace, job->model, backend, b->chunk * b->length, l->error));
-    ingot_arena_reset(l->block);
-    INGOT_TRY(ingot_ends_load_part(&ends, INGOT_ENDS_EMBED, job->model, job->source, backend,
-                                   l->block, l->error));
-    ingot_status status = INGOT_OK;
-    for (uint64_t w = 0; w < b->windows && status == INGOT_OK; w++) {
-        status = ingot_ends_embed(&ends, job->model, backend, b->scratch,
-                                  job->windows->ids + w * b->length, b->length);
-        if (status == INGOT_OK) {
-            status = backend->ops->download(backend->context,
-                                            b->states + w * b->length * job->model->hidden,
-                                            b->scratch, window_bytes);
+/* Device memory that work on one block takes beside hidden states and workspace: its weights twice
+ * (as they are, and stored or as the forward pass wants them), H of every input with its factor,
+ * and what quantizing the largest matrix needs (FP32 weights, targets, errors, codes). */
+static uint64_t block_bytes(const loop *l) {
+    const ingot_model *model = l->job->model;
+    uint64_t weights = 0, largest = 0, grams = 0, widest[INGOT_INPUT_COUNT] = {0};
+    for (unsigned role = 0; role < INGOT_ROLE_COUNT; role++) {
+        const ingot_linear_desc *d = &model->linear[role];
+        if (d->is_present) {
+            weights += d->rows * d->cols;
+            largest = ingot_max_u64(largest, d->rows * d->cols);
+            widest[d->input] = d->cols;
         }
     }
-    ingot_ends_release(&ends, backend);
-    return status;
+    for (unsigned i = 0; i < INGOT_INPUT_COUNT; i++) {
+        grams += (l->job->plan->has_folds ? 3 : 2) * widest[i] * widest[i];
+    }
+    return 8 * weights + 4 * grams + 20 * largest;
 }
 
-static void end_batch(loop *l) {
-    const ingot_backend *backend = l->job->backend;
-    ingot_workspace_destroy(l->batch.workspace);
-    ingot_free(l->batch.states);
-    if (l->batch.scratch != NULL) {
-        backend->ops->release(backend->context, l->batch.scratch);
+static ingot_status begin_batch(loop *l) {
+    const uint64_t windows = l->job->windows->count;
+    uint64_t judges = 0;
+    if (l->job->plan->has_folds && windows >= 8) {
+        judges = ingot_min_u64(windows / 16 + 1, JUDGES_MOST);
     }
+    reset(&l->block);
+    return ingot_batch_create(&l->batch, l->job, judges, block_bytes(l), l->block.host, l->error);
 }
 
 static ingot_status convert_all(loop *l) {
@@ -615,18 +564,31 @@ static ingot_status convert_all(loop *l) {
     return INGOT_OK;
 }
 
+static ingot_status open_memory(memory *m, const ingot_backend *backend) {
+    INGOT_TRY(ingot_backend_host_arena_create(&m->host, backend));
+    return ingot_backend_arena_create(&m->device, backend);
+}
+
+static void close_memory(memory *m) {
+    ingot_arena_destroy(m->host);
+    ingot_arena_destroy(m->device);
+}
+
 ingot_status ingot_loop_run(const ingot_loop_job *job, ingot_error *error) {
-    loop l = {.job = job, .error = error};
-    l.has_batch = job->windows != NULL && job->plan->needs_gram;
-    ingot_status status = ingot_arena_create(&l.block);
-    INGOT_GO(status);
-    INGOT_GO(ingot_arena_create(&l.linear));
-    INGOT_GO(ingot_arena_create(&l.scratch));
+    loop l = {.job = job,
+              .ops = job->backend->ops,
+              .context = job->backend->context,
+              .has_batch = job->windows != NULL && job->plan->needs_gram,
+              .error = error};
+    ingot_status status = INGOT_OK;
+    INGOT_GO(open_memory(&l.block, job->backend));
+    INGOT_GO(open_memory(&l.tensor, job->backend));
+    INGOT_GO(ingot_backend_arena_create(&l.scratch, job->backend));
     INGOT_GO(convert_all(&l));
 done:
-    end_batch(&l);
-    ingot_arena_destroy(l.block);
-    ingot_arena_destroy(l.linear);
+    ingot_batch_destroy(&l.batch, job->backend);
+    close_memory(&l.block);
+    close_memory(&l.tensor);
     ingot_arena_destroy(l.scratch);
     return status == INGOT_ERR_NO_MEMORY && error != NULL && error->status == INGOT_OK
                ? ingot_error_set(error, status, NULL, NULL,

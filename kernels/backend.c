@@ -25,3 +25,17 @@ void ingot_backend_close(ingot_backend *backend) {
     }
     memset(backend, 0, sizeof *backend);
 }
+
+ingot_status ingot_backend_arena_create(ingot_arena **out, const ingot_backend *backend) {
+    const ingot_allocator device = {.alloc = backend->ops->alloc,
+                                    .release = backend->ops->release,
+                                    .context = backend->context};
+    return ingot_arena_create_from(out, &device);
+}
+
+ingot_status ingot_backend_host_arena_create(ingot_arena **out, const ingot_backend *backend) {
+    const ingot_allocator host = {.alloc = backend->ops->host_alloc,
+                                  .release = backend->ops->host_release,
+                                  .context = backend->context};
+    return ingot_arena_create_from(out, &host);
+}

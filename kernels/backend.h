@@ -4,6 +4,9 @@
  * kernels/backend.c knows which exist.  Buffers marked "device" come from ops->alloc; on the cpu
  * backend device memory is host memory and upload/download are copies.
  *
+ * Operations may return before the device is done; download, score, divergence and whatever else
+ * fills a host variable wait for it.  Host buffers given to upload may be reused once it returns.
+ *
  * All matrices are row-major, all activations FP32, all sums at least FP32.  Operations take no
  * memory of their own beyond fixed per-worker scratch in the context, are deterministic and give
  * the same bits for any number of threads: work is cut into tiles that depend on shapes only and
@@ -13,8 +16,7 @@
 #ifndef INGOT_BACKEND_H
 #define INGOT_BACKEND_H
 
-#include "common/pool.h"
-#include "format/ingot.h"
+#include "kernels/quantize.h"
 
 typedef enum ingot_norm_kind {
     INGOT_NORM_RMS,          /* y = x / sqrt(mean x^2 + eps) * w */
@@ -38,12 +40,10 @@ typedef enum ingot_activation {
 typedef struct ingot_attention {
     uint64_t sequences, q_len, kv_len, kv_stride;
     uint64_t heads, kv_heads, head_dim;
-    uint64_t window;  /* 0: none */
-    float scale;      /* multiplies q . k, usually 1/sqrt(head_dim) */
-    float softcap;    /* 0: none; else scores become softcap * tanh(score / softcap) */
+    uint64_t window; /* 0: none */
+    float scale;     /* multiplies q . k, usually 1/sqrt(head_dim) */
+    float softcap;   /* 0: none; else scores become softcap * tanh(score / softcap) */
 } ingot_attention;
-
-/* Options of the GPTQ column loop and of the scale search live in kernels/quantize.h. */
 
 typedef struct ingot_backend_ops {
     const char *name; /* "cpu", "cuda" */
@@ -53,13 +53,24 @@ typedef struct ingot_backend_ops {
     void (*release)(void *context, void *memory);
     ingot_status (*upload)(void *context, void *device, const void *host, uint64_t bytes);
     ingot_status (*download)(void *context, void *host, const void *device, uint64_t bytes);
+    ingot_status (*copy)(void *context, void *to, const void *from, uint64_t bytes); /* device */
+    ingot_status (*zero)(void *context, void *device, uint64_t bytes);
+    /* host memory that copies to and from the device at full speed (pinned) */
+    ingot_status (*host_alloc)(void *context, void **out, uint64_t bytes);
+    void (*host_release)(void *context, void *memory);
+    /* the most device memory that was in use at once; 0 where it is host memory */
+    uint64_t (*peak_bytes)(void *context);
     /* *device becomes a view whose pointers the operations may use; on cpu a plain copy of the
      * struct.  release_view undoes it. */
     ingot_status (*upload_view)(void *context, ingot_weight_view *device,
                                 const ingot_weight_view *host);
     void (*release_view)(void *context, ingot_weight_view *device);
+    /* *host becomes a view of the same values in host memory from the arena; on cpu a plain copy
+     * of the struct. */
+    ingot_status (*download_view)(void *context, ingot_weight_view *host,
+                                  const ingot_weight_view *device, ingot_arena *arena);
 
-    /* y[m][cols] = table row ids[i] (any view), times scale */
+    /* y[m][cols] = table row ids[i] (any view; ids on the host), times scale */
     ingot_status (*embed)(void *context, float *y, const ingot_weight_view *table,
                           const uint32_t *ids, uint64_t m, float scale);
     /* y[m][n] = norm(x[m][n]); in place allowed; weight[n], bias[n] (LAYER only, may be NULL) */
@@ -70,23 +81,24 @@ typedef struct ingot_backend_ops {
     ingot_status (*linear)(void *context, float *y, const ingot_weight_view *w, const float *bias,
                            const float *x, uint64_t m);
     /* Half-split rotary embedding in place: x[m][heads][head_dim], pairs (i, i + rotary_dim/2) of
-     * the first rotary_dim features turned by position[row] * inverse_frequency[i]; cos and sin
-     * are multiplied by `scale` (attention factor, 1 for most).  Angles in double. */
-    ingot_status (*rotary)(void *context, float *x, const uint32_t *position,
-                           const double *inverse_frequency, float scale, uint64_t m,
-                           uint64_t heads, uint64_t head_dim, uint64_t rotary_dim);
+     * the first rotary_dim features turned by position * inverse_frequency[i] (host array of
+     * rotary_dim/2), where row r has position first + r % period; cos and sin are multiplied by
+     * `scale` (attention factor, 1 for most).  Angles in double. */
+    ingot_status (*rotary)(void *context, float *x, uint64_t first, uint64_t period,
+                           const double *inverse_frequency, float scale, uint64_t m, uint64_t heads,
+                           uint64_t head_dim, uint64_t rotary_dim);
     ingot_status (*attention)(void *context, float *out, const float *q, const float *k,
                               const float *v, const ingot_attention *shape);
     /* gate[n] = activation(gate[n]) * up[n]; with up NULL: activation alone */
-    ingot_status (*activate)(void *context, float *gate, const float *up,
-                             ingot_activation kind, uint64_t n);
+    ingot_status (*activate)(void *context, float *gate, const float *up, ingot_activation kind,
+                             uint64_t n);
     /* y[n] += scale * x[n] */
     ingot_status (*add)(void *context, float *y, const float *x, float scale, uint64_t n);
 
     /* Statistics of a layer's input x[m][n]:
      * gram[n][n] += x^T x, lower triangle only (row i, columns 0..i), FP32;
-     * magnitude[n] += sum |x| (FP64).  Rows with a non-finite value are left out; *dropped is
-     * increased by their number. Either output may be NULL. */
+     * magnitude[n] += sum |x| (FP64).  Rows with a non-finite value are left out; *dropped (device)
+     * is increased by their number.  Each output may be NULL. */
     ingot_status (*gram)(void *context, float *gram, double *magnitude, uint64_t *dropped,
                          const float *x, uint64_t m, uint64_t n);
 
@@ -99,14 +111,51 @@ typedef struct ingot_backend_ops {
     ingot_status (*divergence)(void *context, double *kl, const float *p, const float *q,
                                uint64_t m, uint64_t vocab);
 
+    /* The functions of kernels/quantize.h of like name, on device memory: views, w, gram, folds,
+     * importance, outliers and the arrays inside *q and *factor are device memory, arenas give
+     * device memory (ingot_backend_arena_create); counts, losses, errors and *bad are host. */
+    ingot_status (*values)(void *context, float *out, uint64_t *bad,
+                           const ingot_weight_view *source, const float *row_fold,
+                           const float *column_fold);
+    ingot_status (*gram_fold)(void *context, float *out, const float *gram, const float *fold,
+                              uint64_t n);
+    /* out[n] = diagonal of gram[n][n] */
+    ingot_status (*gram_diagonal)(void *context, float *out, const float *gram, uint64_t n);
+    ingot_status (*factorize)(void *context, ingot_gptq_factor *out, const float *gram,
+                              uint64_t cols, uint64_t group, ingot_arena *arena,
+                              ingot_arena *scratch);
+    ingot_status (*quantize_rtn)(void *context, ingot_quantized *q, const float *w);
+    ingot_status (*quantize_search)(void *context, ingot_quantized *q, const float *w,
+                                    const float *importance, ingot_arena *scratch);
+    ingot_status (*quantize_gptq)(void *context, ingot_quantized *q, const float *w,
+                                  const ingot_gptq_factor *factor, ingot_arena *scratch);
+    ingot_status (*outliers_choose)(void *context, ingot_quantized *q, const float *w,
+                                    const float *importance, uint64_t count, ingot_dtype dtype,
+                                    ingot_arena *arena, ingot_arena *scratch);
+    ingot_status (*outliers_place)(void *context, ingot_quantized *q,
+                                   const ingot_outliers *outliers, const float *w,
+                                   ingot_arena *arena);
+    ingot_status (*quantized_values)(void *context, float *out, const ingot_quantized *q);
+    ingot_status (*quantized_pack)(void *context, ingot_weight_view *view, const ingot_quantized *q,
+                                   ingot_arena *arena);
+    ingot_status (*weight_error)(void *context, double *error, const ingot_weight_view *source,
+                                 const float *row_fold, const float *column_fold,
+                                 const ingot_quantized *q, ingot_arena *scratch);
+    ingot_status (*quadratic_loss)(void *context, double *loss, const float *w, uint64_t rows,
+                                   uint64_t cols, const ingot_quantized *q, const float *gram,
+                                   ingot_arena *scratch);
+
     void (*close)(void *context);
 } ingot_backend_ops;
 
 typedef struct ingot_backend {
     const ingot_backend_ops *ops;
     void *context;
-    ingot_pool *pool;  /* for host-side work beside the device, owned by the backend */
-    char path[64];     /* what the results depend on: "cpu/avx512/SkylakeX" - recorded in files */
+    ingot_pool *pool;      /* for host-side work beside the device, owned by the backend */
+    bool has_own_memory;   /* device memory is not host memory */
+    uint64_t batch_tokens; /* tokens of one forward call that keep the device busy */
+    char path[64];         /* what the results depend on: "cpu/v4/SkylakeX", "cuda/NVIDIA H100 ...";
+                              recorded in files */
 } ingot_backend;
 
 /* device: "auto", "cpu", "cuda", "cuda:N".  threads 0: one per usable CPU.  INGOT_ERR_DEVICE when
@@ -114,5 +163,12 @@ typedef struct ingot_backend {
 ingot_status ingot_backend_open(ingot_backend *out, const char *device, unsigned threads,
                                 ingot_error *error) INGOT_MUST_CHECK;
 void ingot_backend_close(ingot_backend *backend);
+
+/* An arena of device memory, and one of pinned host memory.  Destroy them before the backend is
+ * closed. */
+ingot_status ingot_backend_arena_create(ingot_arena **out,
+                                        const ingot_backend *backend) INGOT_MUST_CHECK;
+ingot_status ingot_backend_host_arena_create(ingot_arena **out,
+                                             const ingot_backend *backend) INGOT_MUST_CHECK;
 
 #endif

@@ -152,3 +152,20 @@ ingot_status ingot_outliers_choose(ingot_quantized *q, const float *w, const flo
         gain_threshold(task.gain, q->rows * q->cols, count, histogram, &ties);
     return take_outliers(o, &task, threshold, ties);
 }
+
+ingot_status ingot_outliers_place(ingot_quantized *q, const ingot_outliers *outliers,
+                                  const float *w, ingot_arena *arena) {
+    q->outliers = *outliers;
+    if (outliers->count == 0) {
+        return INGOT_OK;
+    }
+    INGOT_TRY(ingot_arena_array(arena, (void **)&q->outliers.val, outliers->count, sizeof(float)));
+    for (uint64_t r = 0; r < q->rows; r++) {
+        for (uint64_t i = outliers->row_ptr[r]; i < outliers->row_ptr[r + 1]; i++) {
+            const uint64_t c = outliers->col[i];
+            q->codes[r * q->cols + c] = q->zeros[r * q->groups + c / q->format.group];
+            q->outliers.val[i] = ingot_round_to_dtype(w[r * q->cols + c], outliers->dtype);
+        }
+    }
+    return INGOT_OK;
+}

@@ -23,14 +23,6 @@ const ingot_quantize_ops *ingot_quantize_ops_get(void) {
     return levels[0];
 }
 
-ingot_status ingot_arena_array(ingot_arena *arena, void **out, uint64_t count, uint64_t size) {
-    uint64_t bytes;
-    if (!ingot_size_mul(&bytes, count, size)) {
-        return INGOT_ERR_NO_MEMORY;
-    }
-    return ingot_arena_alloc(arena, out, bytes);
-}
-
 ingot_status ingot_quantized_create(ingot_quantized *out, uint64_t rows, uint64_t cols,
                                     const ingot_quant_format *format, ingot_arena *arena) {
     *out = (ingot_quantized){.format = *format, .rows = rows, .cols = cols};
@@ -75,11 +67,15 @@ uint64_t ingot_first_not_finite(const float *values, uint64_t count) {
     return ingot_quantize_ops_get()->first_not_finite(values, count);
 }
 
-uint64_t ingot_quantized_low_precision(const ingot_quantized *q) {
+uint64_t ingot_view_low_precision(const ingot_weight_view *view) {
+    const uint16_t *bits = view->scales;
     uint64_t count = 0;
-    for (uint64_t i = 0; q->format.scale_dtype == INGOT_F16 && i < q->rows * q->groups; i++) {
-        const float s = fabsf(q->scales[i]);
-        count += s > 0.0f && s < 0x1p-14f;
+    if (view->kind != INGOT_GROUPED || view->scale_dtype != INGOT_F16) {
+        return 0;
+    }
+    for (uint64_t i = 0; i < view->rows * view->groups_per_row; i++) {
+        const unsigned magnitude = bits[i] & 0x7fffu;
+        count += magnitude != 0 && magnitude < 0x0400u; /* subnormal */
     }
     return count;
 }
@@ -90,6 +86,71 @@ uint64_t ingot_row_tiles(uint64_t rows) {
 
 uint64_t ingot_tile_end(uint64_t tile, uint64_t rows) {
     return ingot_min_u64((tile + 1) * INGOT_QUANTIZE_TILE, rows);
+}
+
+/* ---- values ------------------------------------------------------------------------------- */
+
+typedef struct values_task {
+    const ingot_quantize_ops *ops;
+    const ingot_weight_view *source;
+    const float *row_fold, *column_fold;
+    const ingot_quantized *q;
+    float *out;
+    uint64_t *bad; /* [tiles]: index of the first value that is not finite, or UINT64_MAX */
+} values_task;
+
+static void source_tile(void *context, size_t tile, unsigned worker) {
+    (void)worker;
+    const values_task *task = context;
+    const ingot_weight_view *v = task->source;
+    const uint64_t first = tile * INGOT_QUANTIZE_TILE, cols = v->cols;
+    const uint64_t rows = ingot_tile_end(tile, v->rows) - first;
+    const uint8_t *data = v->data;
+    float *out = task->out + first * cols;
+    task->ops->to_f32(out, data + first * cols * ingot_dtype_bytes(v->dtype), v->dtype,
+                      rows * cols);
+    const uint64_t bad = task->ops->first_not_finite(out, rows * cols);
+    task->bad[tile] = bad == rows * cols ? UINT64_MAX : first * cols + bad;
+    for (uint64_t r = 0; r < rows; r++) {
+        for (uint64_t c = 0; task->row_fold != NULL && c < cols; c++) {
+            out[r * cols + c] *= task->row_fold[first + r];
+        }
+        for (uint64_t c = 0; task->column_fold != NULL && c < cols; c++) {
+            out[r * cols + c] *= task->column_fold[c];
+        }
+    }
+}
+
+ingot_status ingot_quantize_values(float *out, uint64_t *bad, const ingot_weight_view *source,
+                                   const float *row_fold, const float *column_fold,
+                                   ingot_pool *pool) {
+    const uint64_t tiles = ingot_row_tiles(source->rows);
+    values_task task = {.ops = ingot_quantize_ops_get(),
+                        .source = source,
+                        .row_fold = row_fold,
+                        .column_fold = column_fold,
+                        .out = out};
+    INGOT_TRY(ingot_alloc((void **)&task.bad, tiles * sizeof *task.bad));
+    ingot_pool_run(pool, tiles, source_tile, &task);
+    *bad = UINT64_MAX;
+    for (uint64_t t = 0; t < tiles && *bad == UINT64_MAX; t++) {
+        *bad = task.bad[t];
+    }
+    ingot_free(task.bad);
+    return INGOT_OK;
+}
+
+static void stored_tile(void *context, size_t tile, unsigned worker) {
+    (void)worker;
+    const values_task *task = context;
+    for (uint64_t r = tile * INGOT_QUANTIZE_TILE; r < ingot_tile_end(tile, task->q->rows); r++) {
+        ingot_quantized_row(task->out + r * task->q->cols, task->q, r);
+    }
+}
+
+void ingot_quantized_values(float *out, const ingot_quantized *q, ingot_pool *pool) {
+    values_task task = {.q = q, .out = out};
+    ingot_pool_run(pool, ingot_row_tiles(q->rows), stored_tile, &task);
 }
 
 /* ---- packing ------------------------------------------------------------------------------ */
@@ -110,6 +171,22 @@ static void pack_tile(void *context, size_t tile, unsigned worker) {
         ingot_convert_from_f32(task->scales + r * q->groups * task->scale_bytes,
                                q->format.scale_dtype, q->scales + r * q->groups, q->groups);
     }
+}
+
+static ingot_status pack_outliers(ingot_weight_view *view, const ingot_quantized *q,
+                                  ingot_arena *arena) {
+    const ingot_outliers *o = &q->outliers;
+    void *row_ptr, *col, *val;
+    INGOT_TRY(ingot_arena_array(arena, &row_ptr, q->rows + 1, sizeof *o->row_ptr));
+    INGOT_TRY(ingot_arena_array(arena, &col, o->count, sizeof *o->col));
+    INGOT_TRY(ingot_arena_array(arena, &val, o->count, ingot_dtype_bytes(o->dtype)));
+    memcpy(row_ptr, o->row_ptr, (q->rows + 1) * sizeof *o->row_ptr);
+    memcpy(col, o->col, o->count * sizeof *o->col);
+    ingot_convert_from_f32(val, o->dtype, o->val, o->count);
+    view->outlier_row_ptr = row_ptr;
+    view->outlier_col = col;
+    view->outlier_val = val;
+    return INGOT_OK;
 }
 
 ingot_status ingot_quantized_pack(ingot_weight_view *view, const ingot_quantized *q,
@@ -135,18 +212,15 @@ ingot_status ingot_quantized_pack(ingot_weight_view *view, const ingot_quantized
         .row_stride_bytes = task.stride,
         .codes = task.codes,
         .scales = task.scales,
-        .zeros = q->format.zero_mode == INGOT_ZERO_STORED ? q->zeros : NULL,
         .outlier_count = o->count,
     };
-    if (o->count != 0) {
-        void *values;
-        INGOT_TRY(ingot_arena_array(arena, &values, o->count, ingot_dtype_bytes(o->dtype)));
-        ingot_convert_from_f32(values, o->dtype, o->val, o->count);
-        view->outlier_row_ptr = o->row_ptr;
-        view->outlier_col = o->col;
-        view->outlier_val = values;
+    if (q->format.zero_mode == INGOT_ZERO_STORED) {
+        void *zeros;
+        INGOT_TRY(ingot_arena_array(arena, &zeros, q->rows, q->groups));
+        memcpy(zeros, q->zeros, q->rows * q->groups);
+        view->zeros = zeros;
     }
-    return INGOT_OK;
+    return o->count == 0 ? INGOT_OK : pack_outliers(view, q, arena);
 }
 
 /* ---- plain rounding ----------------------------------------------------------------------- */

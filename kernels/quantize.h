@@ -50,16 +50,24 @@ ingot_status ingot_quantized_create(ingot_quantized *out, uint64_t rows, uint64_
                                     ingot_arena *arena) INGOT_MUST_CHECK;
 /* out[cols] = row `row` as a loader computes it. */
 void ingot_quantized_row(float *out, const ingot_quantized *q, uint64_t row);
-/* Packs into the arena the parts exactly as they lie in a file, and points *view at them. */
+/* out[rows][cols]: all of them. */
+void ingot_quantized_values(float *out, const ingot_quantized *q, ingot_pool *pool);
+/* Puts all parts into the arena exactly as they lie in a file, and points *view at them. */
 ingot_status ingot_quantized_pack(ingot_weight_view *view, const ingot_quantized *q,
                                   ingot_arena *arena, ingot_pool *pool) INGOT_MUST_CHECK;
-/* Groups whose F16 scale is not zero and lies under 2^-14 (0 for other scale dtypes). */
-uint64_t ingot_quantized_low_precision(const ingot_quantized *q);
+/* Groups of a grouped view (host) whose F16 scale is not zero and lies under 2^-14 (0 for other
+ * scale dtypes). */
+uint64_t ingot_view_low_precision(const ingot_weight_view *view);
 
 /* A scale rounded to its dtype and brought into the range the format allows: zero where it is too
  * small to be stored, the largest allowed magnitude where it is too large. */
 float ingot_scale_store(float scale, ingot_dtype dtype);
 
+/* out[rows][cols] = source * row_fold * column_fold in binary32 (NULL folds: ones); source is a
+ * dense view.  *bad = index of the first source value that is NaN or infinite, or UINT64_MAX. */
+ingot_status ingot_quantize_values(float *out, uint64_t *bad, const ingot_weight_view *source,
+                                   const float *row_fold, const float *column_fold,
+                                   ingot_pool *pool) INGOT_MUST_CHECK;
 /* out[count] = in[count] of dtype F32, F16 or BF16, with the vector path of this machine. */
 void ingot_rows_to_f32(float *out, const void *in, ingot_dtype dtype, uint64_t count);
 /* Index of the first value that is NaN or infinite, or count. */
@@ -92,6 +100,11 @@ ingot_status ingot_quantize_search(ingot_quantized *q, const float *w, const flo
 ingot_status ingot_outliers_choose(ingot_quantized *q, const float *w, const float *importance,
                                    uint64_t count, ingot_dtype dtype, ingot_arena *arena,
                                    ingot_arena *scratch, ingot_pool *pool) INGOT_MUST_CHECK;
+
+/* Gives q the places of `outliers` (which q then shares): their codes become z, and q's own val
+ * (from the arena) w[rows][cols] rounded to their dtype. */
+ingot_status ingot_outliers_place(ingot_quantized *q, const ingot_outliers *outliers,
+                                  const float *w, ingot_arena *arena) INGOT_MUST_CHECK;
 
 /* ---- GPTQ ------------------------------------------------------------------------------- */
 
@@ -161,13 +174,15 @@ ingot_status ingot_quantized_weight_error_add(double sums[2], const ingot_weight
 double ingot_weight_error_ratio(const double sums[2]);
 
 /* tr(E H E^T) with E = W - W', or tr(W H W^T) when q is NULL: the squared output errors of the
- * ledger.  w[rows][cols]; gram[cols][cols] is H, whole (ingot_gram_mirror).  FP32 products, FP64
+ * ledger.  w[rows][cols]; gram[cols][cols] is H, whole (ingot_gram_fold).  FP32 products, FP64
  * sums. */
 ingot_status ingot_quadratic_loss(double *loss, const float *w, uint64_t rows, uint64_t cols,
                                   const ingot_quantized *q, const float *gram, ingot_pool *pool,
                                   ingot_arena *scratch) INGOT_MUST_CHECK;
 
-/* Copies the lower triangle of gram[n][n] over the upper one. */
-void ingot_gram_mirror(float *gram, uint64_t n);
+/* out[n][n] = the whole of H under a fold, x becoming x / fold: gram_ij / (fold_i fold_j), from
+ * the lower triangle of gram; fold[n] may be NULL, out may be gram itself. */
+void ingot_gram_fold(float *out, const float *gram, const float *fold, uint64_t n,
+                     ingot_pool *pool);
 
 #endif

@@ -128,12 +128,31 @@ ingot_status ingot_quantized_weight_error(double *error, const ingot_weight_view
 
 /* ---- under H ------------------------------------------------------------------------------- */
 
-void ingot_gram_mirror(float *gram, uint64_t n) {
-    for (uint64_t i = 0; i < n; i++) {
-        for (uint64_t j = 0; j < i; j++) {
-            gram[j * n + i] = gram[i * n + j];
+typedef struct fold_task {
+    float *out;
+    const float *gram, *fold;
+    uint64_t n;
+} fold_task;
+
+/* Rows of the lower triangle, and the columns of the upper one that mirror them: every element is
+ * written by one tile, and gram may be out because a tile reads its own rows' triangle alone. */
+static void fold_tile(void *context, size_t tile, unsigned worker) {
+    (void)worker;
+    const fold_task *t = context;
+    for (uint64_t i = tile * INGOT_QUANTIZE_TILE; i < ingot_tile_end(tile, t->n); i++) {
+        for (uint64_t j = 0; j <= i; j++) {
+            const float value = t->gram[i * t->n + j];
+            const float folded = t->fold != NULL ? value / (t->fold[i] * t->fold[j]) : value;
+            t->out[i * t->n + j] = folded;
+            t->out[j * t->n + i] = folded;
         }
     }
+}
+
+void ingot_gram_fold(float *out, const float *gram, const float *fold, uint64_t n,
+                     ingot_pool *pool) {
+    fold_task task = {.out = out, .gram = gram, .fold = fold, .n = n};
+    ingot_pool_run(pool, ingot_row_tiles(n), fold_tile, &task);
 }
 
 typedef struct loss_task {

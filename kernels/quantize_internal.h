@@ -8,10 +8,6 @@
 /* The widest variant this processor runs. */
 const ingot_quantize_ops *ingot_quantize_ops_get(void);
 
-/* count * size bytes from the arena, overflow-checked. */
-ingot_status ingot_arena_array(ingot_arena *arena, void **out, uint64_t count,
-                               uint64_t size) INGOT_MUST_CHECK;
-
 uint64_t ingot_row_tiles(uint64_t rows);
 uint64_t ingot_tile_end(uint64_t tile, uint64_t rows); /* one past the last row */
 

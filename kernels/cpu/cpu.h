@@ -72,6 +72,8 @@ const ingot_cpu_isa *ingot_cpu_isa_at(unsigned index);
 #define INGOT_CPU_SCRATCH_FLOATS (320u * 1024u)
 /* Rows of statistics input that are examined at once (one flag byte each). */
 #define INGOT_CPU_GRAM_ROWS 4096u
+/* Tokens of one forward call: more gain nothing, and cost memory. */
+#define INGOT_CPU_BATCH_TOKENS 4096u
 /* Partial results of decoding attention, shared by all workers. */
 #define INGOT_CPU_PARTIAL_FLOATS (256u * 1024u)
 
@@ -118,7 +120,7 @@ ingot_status ingot_cpu_norm(void *context, float *y, const float *x, const float
                             uint64_t n);
 ingot_status ingot_cpu_linear(void *context, float *y, const ingot_weight_view *w,
                               const float *bias, const float *x, uint64_t m);
-ingot_status ingot_cpu_rotary(void *context, float *x, const uint32_t *position,
+ingot_status ingot_cpu_rotary(void *context, float *x, uint64_t first, uint64_t period,
                               const double *inverse_frequency, float scale, uint64_t m,
                               uint64_t heads, uint64_t head_dim, uint64_t rotary_dim);
 ingot_status ingot_cpu_attention(void *context, float *out, const float *q, const float *k,
@@ -132,6 +134,36 @@ ingot_status ingot_cpu_score(void *context, double *nll, uint32_t *best, const f
                              const uint32_t *targets, uint64_t m, uint64_t vocab);
 ingot_status ingot_cpu_divergence(void *context, double *kl, const float *p, const float *q,
                                   uint64_t m, uint64_t vocab);
+
+ingot_status ingot_cpu_values(void *context, float *out, uint64_t *bad,
+                              const ingot_weight_view *source, const float *row_fold,
+                              const float *column_fold);
+ingot_status ingot_cpu_gram_fold(void *context, float *out, const float *gram, const float *fold,
+                                 uint64_t n);
+ingot_status ingot_cpu_gram_diagonal(void *context, float *out, const float *gram, uint64_t n);
+ingot_status ingot_cpu_factorize(void *context, ingot_gptq_factor *out, const float *gram,
+                                 uint64_t cols, uint64_t group, ingot_arena *arena,
+                                 ingot_arena *scratch);
+ingot_status ingot_cpu_rtn(void *context, ingot_quantized *q, const float *w);
+ingot_status ingot_cpu_search(void *context, ingot_quantized *q, const float *w,
+                              const float *importance, ingot_arena *scratch);
+ingot_status ingot_cpu_gptq(void *context, ingot_quantized *q, const float *w,
+                            const ingot_gptq_factor *factor, ingot_arena *scratch);
+ingot_status ingot_cpu_outliers_choose(void *context, ingot_quantized *q, const float *w,
+                                       const float *importance, uint64_t count, ingot_dtype dtype,
+                                       ingot_arena *arena, ingot_arena *scratch);
+ingot_status ingot_cpu_outliers_place(void *context, ingot_quantized *q,
+                                      const ingot_outliers *outliers, const float *w,
+                                      ingot_arena *arena);
+ingot_status ingot_cpu_quantized_values(void *context, float *out, const ingot_quantized *q);
+ingot_status ingot_cpu_pack(void *context, ingot_weight_view *view, const ingot_quantized *q,
+                            ingot_arena *arena);
+ingot_status ingot_cpu_weight_error(void *context, double *error, const ingot_weight_view *source,
+                                    const float *row_fold, const float *column_fold,
+                                    const ingot_quantized *q, ingot_arena *scratch);
+ingot_status ingot_cpu_quadratic_loss(void *context, double *loss, const float *w, uint64_t rows,
+                                      uint64_t cols, const ingot_quantized *q, const float *gram,
+                                      ingot_arena *scratch);
 
 /* Fills *out for a pool of `threads`.  INGOT_ERR_DEVICE when INGOT_CPU_ISA asks for what the
  * processor lacks. */

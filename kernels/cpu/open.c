@@ -26,6 +26,25 @@ static ingot_status cpu_copy(void *context, void *to, const void *from, uint64_t
     return INGOT_OK;
 }
 
+static ingot_status cpu_zero(void *context, void *memory, uint64_t bytes) {
+    (void)context;
+    memset(memory, 0, bytes);
+    return INGOT_OK;
+}
+
+static uint64_t cpu_peak_bytes(void *context) {
+    (void)context;
+    return 0;
+}
+
+static ingot_status cpu_download_view(void *context, ingot_weight_view *host,
+                                      const ingot_weight_view *device, ingot_arena *arena) {
+    (void)context;
+    (void)arena;
+    *host = *device;
+    return INGOT_OK;
+}
+
 static ingot_status cpu_upload_view(void *context, ingot_weight_view *device,
                                     const ingot_weight_view *host) {
     (void)context;
@@ -56,8 +75,14 @@ static const ingot_backend_ops cpu_ops = {
     .release = cpu_release,
     .upload = cpu_copy,
     .download = cpu_copy,
+    .copy = cpu_copy,
+    .zero = cpu_zero,
+    .host_alloc = cpu_alloc,
+    .host_release = cpu_release,
+    .peak_bytes = cpu_peak_bytes,
     .upload_view = cpu_upload_view,
     .release_view = cpu_release_view,
+    .download_view = cpu_download_view,
     .embed = ingot_cpu_embed,
     .norm = ingot_cpu_norm,
     .linear = ingot_cpu_linear,
@@ -68,6 +93,19 @@ static const ingot_backend_ops cpu_ops = {
     .gram = ingot_cpu_gram,
     .score = ingot_cpu_score,
     .divergence = ingot_cpu_divergence,
+    .values = ingot_cpu_values,
+    .gram_fold = ingot_cpu_gram_fold,
+    .gram_diagonal = ingot_cpu_gram_diagonal,
+    .factorize = ingot_cpu_factorize,
+    .quantize_rtn = ingot_cpu_rtn,
+    .quantize_search = ingot_cpu_search,
+    .quantize_gptq = ingot_cpu_gptq,
+    .outliers_choose = ingot_cpu_outliers_choose,
+    .outliers_place = ingot_cpu_outliers_place,
+    .quantized_values = ingot_cpu_quantized_values,
+    .quantized_pack = ingot_cpu_pack,
+    .weight_error = ingot_cpu_weight_error,
+    .quadratic_loss = ingot_cpu_quadratic_loss,
     .close = cpu_close,
 };
 
@@ -107,6 +145,7 @@ ingot_status ingot_cpu_open(ingot_backend *out, unsigned threads, ingot_error *e
             assert(ingot_cpu_chooses_core);
             out->context = cpu;
             out->pool = cpu->pool;
+            out->batch_tokens = INGOT_CPU_BATCH_TOKENS;
             (void)snprintf(out->path, sizeof out->path, "cpu/%s/%s", isa->name,
                            openblas_get_corename());
             return INGOT_OK;

@@ -17,6 +17,7 @@ typedef struct rows_task {
     ingot_activation activation;
     float parameter; /* eps or scale */
     uint64_t n, heads, rotary_dim;
+    uint64_t first, period; /* of positions */
 } rows_task;
 
 static ingot_cpu_cut cut_rows(uint64_t m, uint64_t n) {
@@ -92,15 +93,15 @@ static void rotary_rows(void *context, size_t index, unsigned worker) {
     const uint64_t begin = ingot_cpu_cut_begin(&t->cut, index);
     const uint64_t count = ingot_cpu_cut_size(&t->cut, index);
     for (uint64_t i = begin; i < begin + count; i++) {
-        t->cpu->isa->math->angles(cosine, sine, t->frequency, (double)t->ids[i], t->parameter,
-                                  half);
+        t->cpu->isa->math->angles(cosine, sine, t->frequency, (double)(t->first + i % t->period),
+                                  t->parameter, half);
         for (uint64_t h = 0; h < t->heads; h++) {
             t->cpu->isa->math->rotate(t->y + (i * t->heads + h) * t->n, cosine, sine, half);
         }
     }
 }
 
-ingot_status ingot_cpu_rotary(void *context, float *x, const uint32_t *position,
+ingot_status ingot_cpu_rotary(void *context, float *x, uint64_t first, uint64_t period,
                               const double *inverse_frequency, float scale, uint64_t m,
                               uint64_t heads, uint64_t head_dim, uint64_t rotary_dim) {
     const ingot_cpu *cpu = context;
@@ -110,7 +111,8 @@ ingot_status ingot_cpu_rotary(void *context, float *x, const uint32_t *position,
     rows_task t = {.cpu = cpu,
                    .cut = cut_rows(m, heads * head_dim),
                    .y = x,
-                   .ids = position,
+                   .first = first,
+                   .period = period,
                    .frequency = inverse_frequency,
                    .parameter = scale,
                    .n = head_dim,

@@ -47,7 +47,7 @@ static float *random_gram(ingot_arena *arena, uint64_t n, uint64_t tokens) {
             }
         }
     }
-    ingot_gram_mirror(gram, n);
+    ingot_gram_fold(gram, gram, NULL, n, NULL);
     return gram;
 }
 

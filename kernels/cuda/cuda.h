@@ -1,0 +1,89 @@
+/* Internal to kernels/cuda: the context of the cuda backend and what its files share.
+ *
+ * C++17, included by .cu files alone; the one function the rest of the tree sees is
+ * ingot_cuda_open (kernels/cuda/open.h).  All work goes to one stream, in order.  Device memory
+ * comes from the device's stream-ordered pool (cudaMallocAsync), which keeps what is released, so
+ * that arenas and scratch cost no synchronisation.  Host functions that fail return a status and
+ * leave no allocation behind; a failed launch is reported by the operation that made it.
+ *
+ * Deterministic: no floating-point atomics, reductions in an order that depends on shapes and on
+ * the GPU model alone. */
+#ifndef INGOT_CUDA_H
+#define INGOT_CUDA_H
+
+extern "C" {
+#include "common/memory.h"
+#include "common/pool.h"
+#include "common/sizes.h"
+#include "kernels/backend.h"
+}
+
+#include <cublas_v2.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+#include <cusolverDn.h>
+
+typedef struct ingot_cuda {
+    int device;
+    int multiprocessors;
+    cudaStream_t stream;
+    cudaMemPool_t memory;
+    cublasHandle_t blas;        /* bound to the stream */
+    cusolverDnHandle_t solver;  /* bound to the stream */
+    ingot_pool *pool;           /* host threads, for the operations that stay on the host */
+} ingot_cuda;
+
+static inline ingot_status ingot_cuda_status(cudaError_t error) {
+    return error == cudaSuccess                 ? INGOT_OK
+           : error == cudaErrorMemoryAllocation ? INGOT_ERR_NO_MEMORY
+                                                : INGOT_ERR_DEVICE;
+}
+
+static inline ingot_status ingot_cublas_status(cublasStatus_t error) {
+    return error == CUBLAS_STATUS_SUCCESS        ? INGOT_OK
+           : error == CUBLAS_STATUS_ALLOC_FAILED ? INGOT_ERR_NO_MEMORY
+                                                 : INGOT_ERR_DEVICE;
+}
+
+/* The status of the launch just made. */
+static inline ingot_status ingot_cuda_launched(void) {
+    return ingot_cuda_status(cudaGetLastError());
+}
+
+/* Temporary device memory of one operation, released in the order of the stream. */
+class ingot_cuda_buffer {
+  public:
+    explicit ingot_cuda_buffer(const ingot_cuda *cuda) : cuda_(cuda) {}
+    ~ingot_cuda_buffer() {
+        if (memory_ != nullptr) {
+            (void)cudaFreeAsync(memory_, cuda_->stream);
+        }
+    }
+    ingot_cuda_buffer(const ingot_cuda_buffer &) = delete;
+    ingot_cuda_buffer &operator=(const ingot_cuda_buffer &) = delete;
+    /* INGOT_ERR_NO_MEMORY when the device is full or the product overflows.  Once per buffer. */
+    ingot_status alloc(uint64_t count, uint64_t size_bytes) {
+        uint64_t bytes;
+        if (!ingot_size_mul(&bytes, count, size_bytes)) {
+            return INGOT_ERR_NO_MEMORY;
+        }
+        const cudaError_t error =
+            cudaMallocAsync(&memory_, bytes != 0 ? bytes : 1, cuda_->stream);
+        if (error != cudaSuccess) {
+            memory_ = nullptr;
+            (void)cudaGetLastError();
+        }
+        return ingot_cuda_status(error);
+    }
+    template <typename T> T *as() const { return static_cast<T *>(memory_); }
+
+  private:
+    const ingot_cuda *cuda_;
+    void *memory_ = nullptr;
+};
+
+static inline ingot_cuda *ingot_cuda_of(void *context) {
+    return static_cast<ingot_cuda *>(context);
+}
+
+#endif
