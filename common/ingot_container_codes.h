@@ -1,7 +1,7 @@
 /* The stable error codes of the container format, one per rule of spec/container.md; section 12
  * there gives the order in which a reader checks them.  Included by ingot_status.h and status.c
- * with INGOT_CONTAINER_CODE(NAME, number, "text") defined; the public code is "E_NAME".  A number is
- * never used again for another rule. */
+ * with INGOT_CONTAINER_CODE(NAME, number, "text") defined; the public code is "E_NAME".  A number
+ * is never used again for another rule. */
 INGOT_CONTAINER_CODE(TOO_SHORT, 101, "the file is shorter than a superblock and a trailer")
 INGOT_CONTAINER_CODE(MAGIC, 102, "the file does not begin with the Ingot magic")
 INGOT_CONTAINER_CODE(SUPERBLOCK_DIGEST, 103, "the digest of the superblock does not match")
