@@ -1,0 +1,191 @@
+/* The devices a test of kernels/backend.h runs on, and how a case runs on all of them: results lie
+ * between guards in poisoned memory, are compared with FP64 on every device, and have the same bits
+ * for every number of threads. */
+#ifndef INGOT_BACKEND_DEVICES_H
+#define INGOT_BACKEND_DEVICES_H
+
+#include "kernels/backend.h"
+#include "suite.h"
+
+#include <math.h>
+#include <string.h>
+
+#define DEVICE_THREADS 3u /* every case runs with 1, 2 and 3 threads */
+#define GUARD_BYTES    256u
+#define POISON         0xff /* floats and doubles of these bytes are NaN */
+
+typedef struct device {
+    const char *name;       /* of ingot_backend_open */
+    const char *isa;        /* INGOT_CPU_ISA, or NULL */
+    double epsilon;         /* unit roundoff of sums and elements */
+    double product_epsilon; /* of the products in linear, attention and gram */
+    ingot_backend backend[DEVICE_THREADS];
+    bool is_open;
+} device;
+
+/* Products of a CUDA device may be of BF16 values. */
+static device devices[] = {
+    {.name = "cpu", .isa = "v2", .epsilon = 0x1p-24, .product_epsilon = 0x1p-24},
+    {.name = "cpu", .isa = "v3", .epsilon = 0x1p-24, .product_epsilon = 0x1p-24},
+    {.name = "cpu", .isa = "v4", .epsilon = 0x1p-24, .product_epsilon = 0x1p-24},
+    {.name = "cuda", .isa = NULL, .epsilon = 0x1p-23, .product_epsilon = 0x1p-8},
+};
+#define DEVICES (sizeof devices / sizeof devices[0])
+
+/* False, with a line that says why, when this machine or this build lacks the device. */
+static inline bool device_open(device *d) {
+    ingot_error error;
+    for (unsigned i = 0; i < DEVICE_THREADS; i++) {
+        if (d->isa != NULL) {
+            (void)setenv("INGOT_CPU_ISA", d->isa, 1);
+        }
+        const ingot_status status = ingot_backend_open(&d->backend[i], d->name, i + 1, &error);
+        (void)unsetenv("INGOT_CPU_ISA");
+        if (status == INGOT_ERR_DEVICE) {
+            printf("\nSKIP: %s %s: %s\n", d->name, d->isa != NULL ? d->isa : "", error.reason);
+            return false;
+        }
+        CU_ASSERT_FATAL(status == INGOT_OK);
+    }
+    printf("%s, ", d->backend[0].path);
+    return true;
+}
+
+static inline void devices_open(void) {
+    unsigned count = 0;
+    for (unsigned d = 0; d < DEVICES; d++) {
+        devices[d].is_open = device_open(&devices[d]);
+        count += devices[d].is_open;
+    }
+    CU_ASSERT_FATAL(count > 0);
+}
+
+static inline void devices_close(void) {
+    for (unsigned d = 0; d < DEVICES; d++) {
+        for (unsigned i = 0; devices[d].is_open && i < DEVICE_THREADS; i++) {
+            ingot_backend_close(&devices[d].backend[i]);
+        }
+    }
+}
+
+/* ---- memory of a device ------------------------------------------------------------------------
+ */
+
+/* host[bytes] (NULL: poison) on the device, with a guard behind it. */
+static inline void *device_put(const ingot_backend *b, const void *host, uint64_t bytes) {
+    void *memory = NULL;
+    uint8_t *image = malloc(bytes + GUARD_BYTES);
+    memset(image, POISON, bytes + GUARD_BYTES);
+    if (host != NULL) {
+        memcpy(image, host, bytes);
+    }
+    CU_ASSERT_FATAL(b->ops->alloc(b->context, &memory, bytes + GUARD_BYTES) == INGOT_OK);
+    CU_ASSERT_FATAL(b->ops->upload(b->context, memory, image, bytes + GUARD_BYTES) == INGOT_OK);
+    free(image);
+    return memory;
+}
+
+/* The same as floats; NULL stays NULL. */
+static inline float *device_put_floats(const ingot_backend *b, const float *host, uint64_t count) {
+    return host != NULL ? device_put(b, host, count * sizeof *host) : NULL;
+}
+
+static inline void device_release(const ingot_backend *b, const void *memory) {
+    if (memory != NULL) {
+        b->ops->release(b->context, (void *)(uintptr_t)memory);
+    }
+}
+
+/* host[bytes] (NULL: nothing) = what lies there now; the guard must be whole.  Releases it. */
+static inline void device_take(const ingot_backend *b, void *host, void *memory, uint64_t bytes) {
+    uint8_t *image = malloc(bytes + GUARD_BYTES);
+    CU_ASSERT_FATAL(b->ops->download(b->context, image, memory, bytes + GUARD_BYTES) == INGOT_OK);
+    unsigned touched = 0;
+    for (unsigned i = 0; i < GUARD_BYTES; i++) {
+        touched += image[bytes + i] != POISON;
+    }
+    CU_ASSERT(touched == 0);
+    if (host != NULL) {
+        memcpy(host, image, bytes);
+    }
+    free(image);
+    device_release(b, memory);
+}
+
+/* ---- running a case
+ * ------------------------------------------------------------------------------ */
+
+/* Runs a case on one backend; out is host memory. */
+typedef void (*device_run)(const ingot_backend *b, const void *c, float *out);
+
+/* What is to come out: |out - value| <= tolerance * epsilon * size + floor; size NULL: exactly. */
+typedef struct expected {
+    const char *what;
+    const double *value, *size;
+    uint64_t count;
+    double tolerance; /* in units of roundoff */
+    double floor;     /* what is lost at the low end of the range of FP32 */
+    bool is_product;  /* which epsilon holds */
+} expected;
+
+static double largest_share; /* of the tolerance that was used up, since it was last reset */
+
+static inline void device_compare(const device *d, const expected *e, const float *out) {
+    const double epsilon = e->is_product ? d->product_epsilon : d->epsilon;
+    for (uint64_t i = 0; i < e->count; i++) {
+        const double got = (double)out[i];
+        const double bound = e->size != NULL ? e->tolerance * epsilon * e->size[i] + e->floor : 0.0;
+        const double error = fabs(got - e->value[i]);
+        if (!(error <= bound)) {
+            printf("\n    %s on %s: element %llu of %llu is %.9g, not %.9g (bound %.3g)", e->what,
+                   d->backend[0].path, (unsigned long long)i, (unsigned long long)e->count, got,
+                   e->value[i], bound);
+            CU_FAIL("a value is wrong");
+            return;
+        }
+        largest_share = bound > 0 ? fmax(largest_share, error / bound) : largest_share;
+    }
+}
+
+static inline void device_check_bits(const char *what, const char *where, const float *a,
+                                     const float *b, uint64_t count) {
+    if (count != 0 && memcmp(a, b, count * sizeof *a) != 0) {
+        printf("\n    %s: other bits %s", what, where);
+        CU_FAIL("bits differ");
+    }
+}
+
+/* Levels v3 and v4 round alike (kernels/cpu/isa_lanes.h). */
+static inline bool device_is_twin(unsigned d) {
+    return d > 0 && devices[d].isa != NULL && strcmp(devices[d].isa, "v4") == 0 &&
+           devices[d - 1].is_open;
+}
+
+static inline void device_check(device_run run, const void *c, const expected *e) {
+    const uint64_t bytes = e->count * sizeof(float);
+    float *first = malloc(bytes + 1), *again = malloc(bytes + 1), *before = malloc(bytes + 1);
+    for (unsigned d = 0; d < DEVICES; d++) {
+        if (!devices[d].is_open) {
+            continue;
+        }
+        for (unsigned i = 0; i < DEVICE_THREADS; i++) {
+            float *out = i == 0 ? first : again;
+            memset(out, POISON, bytes);
+            run(&devices[d].backend[i], c, out);
+            if (i == 0) {
+                device_compare(&devices[d], e, first);
+            } else {
+                device_check_bits(e->what, "with more threads", first, again, e->count);
+            }
+        }
+        if (device_is_twin(d)) {
+            device_check_bits(e->what, "than level v3", before, first, e->count);
+        }
+        memcpy(before, first, bytes);
+    }
+    free(before);
+    free(first);
+    free(again);
+}
+
+#endif
