@@ -120,9 +120,9 @@ static inline void ref_linear(double *value, double *size, const ingot_weight_vi
 }
 
 /* x is the input; what lies behind rotary_dim comes out as it was. */
-static inline void ref_rotary(double *value, double *size, const float *x, const uint32_t *position,
-                              const double *inverse_frequency, float scale, uint64_t m,
-                              uint64_t heads, uint64_t head_dim, uint64_t rotary_dim) {
+static inline void ref_rotary(double *value, double *size, const float *x, uint64_t first,
+                              uint64_t period, const double *inverse_frequency, float scale,
+                              uint64_t m, uint64_t heads, uint64_t head_dim, uint64_t rotary_dim) {
     const uint64_t half = rotary_dim / 2;
     for (uint64_t i = 0; i < m * heads * head_dim; i++) {
         value[i] = (double)x[i];
@@ -131,7 +131,7 @@ static inline void ref_rotary(double *value, double *size, const float *x, const
     for (uint64_t row = 0; row < m * heads; row++) {
         for (uint64_t i = 0; i < half; i++) {
             const uint64_t a = row * head_dim + i, b = a + half;
-            const double angle = (double)position[row / heads] * inverse_frequency[i];
+            const double angle = (double)(first + row / heads % period) * inverse_frequency[i];
             const double cosine = cos(angle) * (double)scale, sine = sin(angle) * (double)scale;
             value[a] = (double)x[a] * cosine - (double)x[b] * sine;
             value[b] = (double)x[b] * cosine + (double)x[a] * sine;

@@ -191,7 +191,7 @@ static void test_linear(void) {
 
 typedef struct rotary_case {
     const float *x;
-    const uint32_t *position;
+    uint64_t first, period;
     const double *frequency;
     float scale;
     uint64_t m, heads, head_dim, rotary_dim;
@@ -201,8 +201,8 @@ static void run_rotary(const ingot_backend *b, const void *argument, float *out)
     const rotary_case *c = argument;
     const uint64_t count = c->m * c->heads * c->head_dim;
     float *x = device_put_floats(b, c->x, count);
-    CU_ASSERT(b->ops->rotary(b->context, x, c->position, c->frequency, c->scale, c->m, c->heads,
-                             c->head_dim, c->rotary_dim) == INGOT_OK);
+    CU_ASSERT(b->ops->rotary(b->context, x, c->first, c->period, c->frequency, c->scale, c->m,
+                             c->heads, c->head_dim, c->rotary_dim) == INGOT_OK);
     device_take(b, out, x, count * sizeof(float));
 }
 
@@ -215,16 +215,20 @@ static void test_rotary(void) {
         float *x = input_floats(count, 1.0);
         double *value = doubles(count), *size = doubles(count),
                *frequency = doubles(rotary_dim / 2);
-        uint32_t *position = malloc(m * sizeof *position);
-        for (uint64_t k = 0; k < m; k++) {
-            position[k] = (uint32_t)input_below(k % 3 == 0 ? 1000000 : 300);
-        }
         for (uint64_t k = 0; k < rotary_dim / 2; k++) {
             frequency[k] = pow(10000.0, -2.0 * (double)k / (double)rotary_dim);
         }
-        const rotary_case c = {x, position, frequency, i % 3 == 0 ? 1.0f : 1.19f,
-                               m, heads,    head_dim,  rotary_dim};
-        ref_rotary(value, size, x, position, frequency, c.scale, m, heads, head_dim, rotary_dim);
+        const rotary_case c = {.x = x,
+                               .first = input_below(i % 3 == 0 ? 1000000 : 300),
+                               .period = 1 + input_below(m + 3),
+                               .frequency = frequency,
+                               .scale = i % 3 == 0 ? 1.0f : 1.19f,
+                               .m = m,
+                               .heads = heads,
+                               .head_dim = head_dim,
+                               .rotary_dim = rotary_dim};
+        ref_rotary(value, size, x, c.first, c.period, frequency, c.scale, m, heads, head_dim,
+                   rotary_dim);
         device_check(
             run_rotary, &c,
             &(expected){
@@ -233,7 +237,6 @@ static void test_rotary(void) {
         free(value);
         free(size);
         free(frequency);
-        free(position);
     }
     report_share();
 }
@@ -422,7 +425,9 @@ static void run_gram(const ingot_backend *b, const void *argument, float *out) {
     double *magnitude =
         c->wants_magnitude ? device_put(b, c->magnitude, c->n * sizeof(double)) : NULL;
     uint64_t dropped = 1000;
-    CU_ASSERT(b->ops->gram(b->context, gram, magnitude, &dropped, x, c->m, c->n) == INGOT_OK);
+    uint64_t *counter = device_put(b, &dropped, sizeof dropped);
+    CU_ASSERT(b->ops->gram(b->context, gram, magnitude, counter, x, c->m, c->n) == INGOT_OK);
+    device_take(b, &dropped, counter, sizeof dropped);
     CU_ASSERT(dropped == 1000 + c->dropped);
     if (gram != NULL) {
         device_take(b, out, gram, count * sizeof(float));
@@ -651,8 +656,8 @@ static void check_refused(const ingot_backend *b) {
     s = (ingot_attention){1, 2, 3, 2, 2, 1, 4, 0, 1.0f, 0.0f};
     CU_ASSERT(ops->attention(b->context, out, in, in, in, &s) == INGOT_ERR_USAGE);
     const double frequency[8] = {1};
-    CU_ASSERT(ops->rotary(b->context, out, ids, frequency, 1.0f, 1, 1, 8, 10) == INGOT_ERR_USAGE);
-    CU_ASSERT(ops->rotary(b->context, out, ids, frequency, 1.0f, 1, 1, 8, 3) == INGOT_ERR_USAGE);
+    CU_ASSERT(ops->rotary(b->context, out, 0, 1, frequency, 1.0f, 1, 1, 8, 10) == INGOT_ERR_USAGE);
+    CU_ASSERT(ops->rotary(b->context, out, 0, 1, frequency, 1.0f, 1, 1, 8, 3) == INGOT_ERR_USAGE);
     CU_ASSERT(ops->linear(b->context, out, &view, NULL, in, 0) == INGOT_OK); /* nothing to do */
     uint8_t untouched[sizeof x], bytes[sizeof x];
     memset(untouched, POISON, sizeof untouched);
