@@ -1,11 +1,13 @@
 # Ingot: the only makefile.  `make help` lists the targets.
 #
-#   CUDA=0|1      build the CUDA backend (default: is nvcc there and are there .cu files)
-#   CUDA_ARCH=    build for one target only, e.g. 90a (default: sm_80, 86, 89, 90a and PTX)
+#   CUDA=0|1      build the CUDA backend, lib/libingot_cuda.so (default: is nvcc there; never in
+#                 sanitized builds); the tools open it when they run and do without where it is not
+#   CUDA_ARCH=    build it for one target only, e.g. 90a (default: sm_80, 86, 89, 90a and PTX)
 #   MODE=release|debug|asan (fuzz: used by `make fuzz`)
 #   STATIC=1      link Debian's static libraries (a binary that runs on a bare machine)
 #   V=1           show the commands
 
+comma := ,
 MODE   ?= release
 STATIC ?= 0
 PREFIX ?= /usr/local
@@ -25,15 +27,16 @@ CFLAGS_debug   := -O0 -g3
 CFLAGS_fuzz    := -O1 -g -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -Wno-error
 CFLAGS_asan    := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 # assert() stays on in release: it is for our own mistakes, never for bytes from a file.
-CFLAGS  += -std=c11 $(WARN) $(CFLAGS_$(MODE)) -pthread
+# Position-independent: the library of the CUDA backend carries its own copy of what it uses.
+CFLAGS  += -std=c11 $(WARN) $(CFLAGS_$(MODE)) -pthread -fPIC
 LDFLAGS_asan := -fsanitize=address,undefined
 LDFLAGS_fuzz := -fsanitize=fuzzer,address,undefined
-LDFLAGS += $(LDFLAGS_$(MODE)) -pthread
+LDFLAGS += $(LDFLAGS_$(MODE)) -pthread -Wl,-rpath,'$$ORIGIN/../lib:$$ORIGIN/../lib/ingot'
 
 LIBS_DYNAMIC := -llapack -lopenblas -lxxhash -lzstd -ljansson -lpcre2-8 -lutf8proc -lcrypto -lm
 LIBS_STATIC  := -Wl,-Bstatic -lopenblas -lgfortran -lquadmath -lxxhash -lzstd -ljansson \
                 -lpcre2-8 -lutf8proc -lcrypto -Wl,-Bdynamic -ldl -lm
-LIBS := $(if $(filter 1,$(STATIC)),$(LIBS_STATIC),$(LIBS_DYNAMIC))
+LIBS := $(if $(filter 1,$(STATIC)),$(LIBS_STATIC),$(LIBS_DYNAMIC) -ldl)
 
 FOLDERS := common format kernels kernels/cpu calib convert verify
 SOURCES := $(filter-out %_main.c kernels/cpu/isa_%.c,$(wildcard $(addsuffix /*.c,$(FOLDERS))))
@@ -54,6 +57,19 @@ PUBLIC_OBJECTS := $(patsubst %.c,$(BUILD)/%.o,common/status.c \
                   $(filter-out format/container_write%.c,$(wildcard format/container*.c)) \
                   format/pack.c format/half.c format/digest.c format/weight_row.c)
 PUBLIC_LIBRARY := $(BUILD)/libingot.a
+
+# The CUDA backend: a library of its own, so that the tools start on machines without CUDA.
+NVCC         := $(shell command -v nvcc || ls /usr/local/cuda/bin/nvcc 2>/dev/null)
+CUDA         ?= 0
+CUDA_SOURCES := $(wildcard kernels/cuda/*.cu)
+CUDA_OBJECTS := $(CUDA_SOURCES:%=$(BUILD)/%.o)
+CUDA_LIBRARY := $(if $(filter 1,$(CUDA)),$(BUILD)/lib/libingot_cuda.so)
+CUDA_TARGETS := $(if $(CUDA_ARCH),-gencode arch=compute_$(CUDA_ARCH)$(comma)code=sm_$(CUDA_ARCH), \
+    $(foreach a,80 86 89 90a,-gencode arch=compute_$(a)$(comma)code=sm_$(a)) \
+    -gencode arch=compute_90$(comma)code=compute_90)
+CUDA_ROOT     = $(patsubst %/bin/nvcc,%,$(realpath $(NVCC)))
+NVCCFLAGS    := -std=c++17 -O3 -lineinfo -Werror all-warnings -Xcompiler -fPIC,-Wall,-pthread \
+                --threads 2
 
 UNIT_SOURCES := $(wildcard tests/unit/test_*.c)
 UNIT_TESTS   := $(UNIT_SOURCES:tests/unit/%.c=$(BUILD)/tests/%)
@@ -93,10 +109,10 @@ test: setup
 	@$(MAKE) --no-print-directory $(JOBS) run-tests
 
 all: tools libraries man
-libraries: $(PUBLIC_LIBRARY)
+libraries: $(PUBLIC_LIBRARY) $(CUDA_LIBRARY)
 tools: $(TOOLS:%=$(BUILD)/bin/%)
 
-run-demo: tools
+run-demo: tools libraries
 	@sh examples/demo.sh $(BUILD)/bin
 run-tests: all $(UNIT_TESTS) $(FUZZ_REPLAYS)
 	@sh tests/run.sh $(BUILD) $(if $(ONLY),'$(ONLY)')
@@ -149,6 +165,18 @@ $(PUBLIC_LIBRARY): $(PUBLIC_OBJECTS)
 	$(call say,AR,$@)
 	$(Q)rm -f $@ && ar rcs $@ $^
 
+$(BUILD)/%.cu.o: %.cu
+	@mkdir -p $(@D)
+	$(call say,NVCC,$@)
+	$(Q)$(NVCC) $(NVCCFLAGS) $(CUDA_TARGETS) -I. -Icommon -Iformat -MD -MP -MF $@.d -MT $@ \
+	    -c $< -o $@
+$(BUILD)/lib/libingot_cuda.so: $(CUDA_OBJECTS) $(LIBRARY)
+	@mkdir -p $(@D)
+	$(call say,LD,$@)
+	$(Q)$(NVCC) -shared -cudart static -o $@ $^ -Xlinker --as-needed,-z,now \
+	    -Xlinker --exclude-libs=ALL -Xlinker -rpath=$(CUDA_ROOT)/lib64 -Xcompiler -pthread \
+	    -lcublas -lcusolver $(LIBS)
+
 define tool_rule
 $(BUILD)/bin/ingot-$(patsubst %_main,%,$(notdir $(basename $(1)))): $(BUILD)/$(basename $(1)).o $(LIBRARY)
 	@mkdir -p $$(@D)
@@ -194,6 +222,7 @@ install: all
 	$(Q)$(if $(TOOLS),install -m 755 $(TOOLS:%=$(BUILD)/bin/%) $(INSTALL_ROOT)/bin)
 	$(Q)$(if $(TOOLS),install -m 644 $(MAN_PAGES) $(INSTALL_ROOT)/share/man/man1)
 	$(Q)install -m 644 $(PUBLIC_LIBRARY) $(INSTALL_ROOT)/lib
+	$(Q)$(if $(CUDA_LIBRARY),install -D -m 755 -t $(INSTALL_ROOT)/lib/ingot $(CUDA_LIBRARY))
 	$(Q)install -m 644 $(PUBLIC_HEADERS) $(INSTALL_ROOT)/include
 	$(Q)sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' scripts/ingot.pc.in \
 	    > $(INSTALL_ROOT)/lib/pkgconfig/ingot.pc
@@ -201,7 +230,7 @@ install: all
 
 uninstall:
 	$(Q)rm -f $(TOOLS:%=$(INSTALL_ROOT)/bin/%) $(TOOLS:%=$(INSTALL_ROOT)/share/man/man1/%.1) \
-	    $(INSTALL_ROOT)/lib/libingot.a $(INSTALL_ROOT)/lib/pkgconfig/ingot.pc \
+	    $(INSTALL_ROOT)/lib/libingot.a $(INSTALL_ROOT)/lib/ingot/libingot_cuda.so $(INSTALL_ROOT)/lib/pkgconfig/ingot.pc \
 	    $(addprefix $(INSTALL_ROOT)/include/,$(notdir $(PUBLIC_HEADERS)))
 
 format:

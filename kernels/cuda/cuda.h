@@ -28,9 +28,19 @@ typedef struct ingot_cuda {
     int multiprocessors;
     cudaStream_t stream;
     cudaMemPool_t memory;
-    cublasHandle_t blas;        /* bound to the stream */
-    cusolverDnHandle_t solver;  /* bound to the stream */
-    ingot_pool *pool;           /* host threads, for the operations that stay on the host */
+    cublasHandle_t blas;       /* bound to the stream */
+    cusolverDnHandle_t solver; /* bound to the stream */
+    ingot_pool *pool;          /* host threads, for the operations that stay on the host */
+
+    /* Activations in binary16, kept over calls (half.cu). */
+    struct {
+        void *values; /* device, `bytes` of them */
+        uint64_t bytes;
+        unsigned *largest; /* device: bits of the largest finite magnitude */
+        float *unscale;    /* device */
+        const float *x;    /* whose copy this is; NULL: none */
+        uint64_t m, n;
+    } half;
 } ingot_cuda;
 
 static inline ingot_status ingot_cuda_status(cudaError_t error) {
@@ -53,7 +63,8 @@ static inline ingot_status ingot_cuda_launched(void) {
 /* Temporary device memory of one operation, released in the order of the stream. */
 class ingot_cuda_buffer {
   public:
-    explicit ingot_cuda_buffer(const ingot_cuda *cuda) : cuda_(cuda) {}
+    explicit ingot_cuda_buffer(const ingot_cuda *cuda) : cuda_(cuda) {
+    }
     ~ingot_cuda_buffer() {
         if (memory_ != nullptr) {
             (void)cudaFreeAsync(memory_, cuda_->stream);
@@ -67,15 +78,16 @@ class ingot_cuda_buffer {
         if (!ingot_size_mul(&bytes, count, size_bytes)) {
             return INGOT_ERR_NO_MEMORY;
         }
-        const cudaError_t error =
-            cudaMallocAsync(&memory_, bytes != 0 ? bytes : 1, cuda_->stream);
+        const cudaError_t error = cudaMallocAsync(&memory_, bytes != 0 ? bytes : 1, cuda_->stream);
         if (error != cudaSuccess) {
             memory_ = nullptr;
             (void)cudaGetLastError();
         }
         return ingot_cuda_status(error);
     }
-    template <typename T> T *as() const { return static_cast<T *>(memory_); }
+    template <typename T> T *as() const {
+        return static_cast<T *>(memory_);
+    }
 
   private:
     const ingot_cuda *cuda_;

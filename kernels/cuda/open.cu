@@ -1,0 +1,351 @@
+/* Opening and closing the cuda backend, its memory, and weights on their way to and from it. */
+#include "kernels/cuda/forward.h"
+#include "kernels/cuda/quantize.h"
+
+extern "C" {
+#include "kernels/cuda/open.h"
+}
+
+#include <cstdio>
+#include <cstring>
+
+#define BATCH_TOKENS 16384u /* of one forward call: a GEMM of 16384 x 4096 x 4096 takes 0.8 ms */
+
+/* ---- memory -----------------------------------------------------------------------------------
+ */
+
+static ingot_status cuda_alloc(void *context, void **out, uint64_t bytes) {
+    const ingot_cuda *cuda = ingot_cuda_of(context);
+    const cudaError_t error = cudaMallocAsync(out, bytes != 0 ? bytes : 1, cuda->stream);
+    if (error != cudaSuccess) {
+        *out = nullptr;
+        (void)cudaGetLastError(); /* exhaustion is reported once, not by the next launch */
+    }
+    return ingot_cuda_status(error);
+}
+
+static void cuda_release(void *context, void *memory) {
+    ingot_cuda *cuda = ingot_cuda_of(context);
+    if (memory != nullptr) {
+        if (cuda->half.x == memory) {
+            cuda->half.x = nullptr;
+        }
+        (void)cudaFreeAsync(memory, cuda->stream);
+    }
+}
+
+static ingot_status cuda_upload(void *context, void *device, const void *host, uint64_t bytes) {
+    ingot_cuda *cuda = ingot_cuda_of(context);
+    cuda_written(cuda, device, bytes);
+    if (bytes == 0) {
+        return INGOT_OK;
+    }
+    INGOT_TRY(ingot_cuda_status(
+        cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, cuda->stream)));
+    return ingot_cuda_status(cudaStreamSynchronize(cuda->stream));
+}
+
+static ingot_status cuda_download(void *context, void *host, const void *device, uint64_t bytes) {
+    const ingot_cuda *cuda = ingot_cuda_of(context);
+    if (bytes == 0) {
+        return INGOT_OK;
+    }
+    INGOT_TRY(ingot_cuda_status(
+        cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, cuda->stream)));
+    return ingot_cuda_status(cudaStreamSynchronize(cuda->stream));
+}
+
+static ingot_status cuda_copy(void *context, void *to, const void *from, uint64_t bytes) {
+    ingot_cuda *cuda = ingot_cuda_of(context);
+    cuda_written(cuda, to, bytes);
+    return to == from || bytes == 0 ? INGOT_OK
+                                    : ingot_cuda_status(cudaMemcpyAsync(
+                                          to, from, bytes, cudaMemcpyDeviceToDevice, cuda->stream));
+}
+
+static ingot_status cuda_zero(void *context, void *device, uint64_t bytes) {
+    ingot_cuda *cuda = ingot_cuda_of(context);
+    cuda_written(cuda, device, bytes);
+    return bytes == 0 ? INGOT_OK
+                      : ingot_cuda_status(cudaMemsetAsync(device, 0, bytes, cuda->stream));
+}
+
+static ingot_status cuda_host_alloc(void *context, void **out, uint64_t bytes) {
+    (void)context;
+    const cudaError_t error = cudaHostAlloc(out, bytes != 0 ? bytes : 1, cudaHostAllocDefault);
+    if (error != cudaSuccess) {
+        *out = nullptr;
+        (void)cudaGetLastError();
+    }
+    return ingot_cuda_status(error);
+}
+
+static void cuda_host_release(void *context, void *memory) {
+    (void)context;
+    if (memory != nullptr) {
+        (void)cudaFreeHost(memory);
+    }
+}
+
+static uint64_t cuda_peak_bytes(void *context) {
+    const ingot_cuda *cuda = ingot_cuda_of(context);
+    uint64_t peak = 0;
+    const cudaError_t error =
+        cudaMemPoolGetAttribute(cuda->memory, cudaMemPoolAttrUsedMemHigh, &peak);
+    return error == cudaSuccess ? peak : 0;
+}
+
+/* ---- views ------------------------------------------------------------------------------------
+ */
+
+/* The parts of a view: where each pointer is, and how many bytes it stands for. */
+typedef struct view_part {
+    const void **pointer;
+    uint64_t bytes;
+} view_part;
+
+#define VIEW_PARTS 6
+
+static void list_parts(view_part part[VIEW_PARTS], ingot_weight_view *v) {
+    const bool is_grouped = v->kind == INGOT_GROUPED;
+    const uint64_t groups = v->rows * v->groups_per_row, outliers = v->outlier_count;
+    const uint64_t sizes[VIEW_PARTS] = {
+        is_grouped ? 0 : v->rows * v->cols * ingot_dtype_bytes(v->dtype),
+        is_grouped ? v->rows * v->row_stride_bytes : 0,
+        is_grouped ? groups * ingot_dtype_bytes(v->scale_dtype) : 0,
+        is_grouped && v->zeros != nullptr ? groups : 0,
+        is_grouped && outliers != 0 ? (v->rows + 1) * sizeof(uint64_t) : 0,
+        is_grouped ? outliers * sizeof(uint32_t) : 0,
+    };
+    const void **pointers[VIEW_PARTS] = {
+        (const void **)&v->data,
+        (const void **)&v->codes,
+        (const void **)&v->scales,
+        (const void **)&v->zeros,
+        (const void **)&v->outlier_row_ptr,
+        (const void **)&v->outlier_col,
+    };
+    for (int i = 0; i < VIEW_PARTS; i++) {
+        part[i].pointer = pointers[i];
+        part[i].bytes = sizes[i];
+    }
+}
+
+static view_part outlier_values(ingot_weight_view *v) {
+    const view_part part = {
+        (const void **)&v->outlier_val,
+        v->kind == INGOT_GROUPED ? v->outlier_count * ingot_dtype_bytes(v->dtype) : 0};
+    return part;
+}
+
+static void cuda_release_view(void *context, ingot_weight_view *device) {
+    view_part part[VIEW_PARTS + 1];
+    list_parts(part, device);
+    part[VIEW_PARTS] = outlier_values(device);
+    for (int i = 0; i <= VIEW_PARTS; i++) {
+        if (part[i].bytes != 0) {
+            cuda_release(context, const_cast<void *>(*part[i].pointer));
+        }
+    }
+    memset(device, 0, sizeof *device);
+}
+
+static ingot_status cuda_upload_view(void *context, ingot_weight_view *device,
+                                     const ingot_weight_view *host) {
+    ingot_cuda *cuda = ingot_cuda_of(context);
+    view_part part[VIEW_PARTS + 1];
+    const void *from[VIEW_PARTS + 1];
+    *device = *host;
+    list_parts(part, device);
+    part[VIEW_PARTS] = outlier_values(device);
+    for (int i = 0; i <= VIEW_PARTS; i++) {
+        from[i] = *part[i].pointer;
+        *part[i].pointer = nullptr;
+    }
+    ingot_status status = INGOT_OK;
+    for (int i = 0; i <= VIEW_PARTS && status == INGOT_OK; i++) {
+        void *memory = nullptr;
+        if (part[i].bytes == 0) {
+            continue;
+        }
+        status = cuda_alloc(context, &memory, part[i].bytes);
+        *part[i].pointer = memory;
+        if (status == INGOT_OK) {
+            status = ingot_cuda_status(cudaMemcpyAsync(memory, from[i], part[i].bytes,
+                                                       cudaMemcpyHostToDevice, cuda->stream));
+        }
+    }
+    if (status == INGOT_OK) {
+        status = ingot_cuda_status(cudaStreamSynchronize(cuda->stream));
+    }
+    if (status != INGOT_OK) {
+        for (int i = 0; i <= VIEW_PARTS; i++) {
+            cuda_release(context, const_cast<void *>(*part[i].pointer));
+        }
+        memset(device, 0, sizeof *device);
+    }
+    return status;
+}
+
+static ingot_status cuda_download_view(void *context, ingot_weight_view *host,
+                                       const ingot_weight_view *device, ingot_arena *arena) {
+    const ingot_cuda *cuda = ingot_cuda_of(context);
+    view_part part[VIEW_PARTS + 1];
+    *host = *device;
+    list_parts(part, host);
+    part[VIEW_PARTS] = outlier_values(host);
+    for (int i = 0; i <= VIEW_PARTS; i++) {
+        void *memory = nullptr;
+        if (part[i].bytes != 0) {
+            INGOT_TRY(ingot_arena_alloc(arena, &memory, part[i].bytes));
+            INGOT_TRY(ingot_cuda_status(cudaMemcpyAsync(memory, *part[i].pointer, part[i].bytes,
+                                                        cudaMemcpyDeviceToHost, cuda->stream)));
+        }
+        *part[i].pointer = memory;
+    }
+    return ingot_cuda_status(cudaStreamSynchronize(cuda->stream));
+}
+
+/* ---- opening ----------------------------------------------------------------------------------
+ */
+
+static void cuda_close(void *context) {
+    ingot_cuda *cuda = ingot_cuda_of(context);
+    if (cuda == nullptr) {
+        return;
+    }
+    if (cuda->stream != nullptr) {
+        (void)cudaStreamSynchronize(cuda->stream);
+        (void)cudaFreeAsync(cuda->half.values, cuda->stream);
+        (void)cudaFreeAsync(cuda->half.largest, cuda->stream);
+        (void)cudaFreeAsync(cuda->half.unscale, cuda->stream);
+    }
+    if (cuda->blas != nullptr) {
+        (void)cublasDestroy(cuda->blas);
+    }
+    if (cuda->solver != nullptr) {
+        (void)cusolverDnDestroy(cuda->solver);
+    }
+    if (cuda->stream != nullptr) {
+        (void)cudaStreamSynchronize(cuda->stream);
+        (void)cudaStreamDestroy(cuda->stream);
+    }
+    (void)cudaGetLastError();
+    ingot_pool_destroy(cuda->pool);
+    ingot_free(cuda);
+}
+
+static ingot_status fill(ingot_cuda *cuda, int ordinal, unsigned threads) {
+    void *memory;
+    cuda->device = ordinal;
+    INGOT_TRY(ingot_pool_create(&cuda->pool, threads));
+    INGOT_TRY(ingot_cuda_status(cudaSetDevice(ordinal)));
+    INGOT_TRY(ingot_cuda_status(
+        cudaDeviceGetAttribute(&cuda->multiprocessors, cudaDevAttrMultiProcessorCount, ordinal)));
+    INGOT_TRY(ingot_cuda_status(cudaStreamCreateWithFlags(&cuda->stream, cudaStreamNonBlocking)));
+    INGOT_TRY(ingot_cuda_status(cudaDeviceGetDefaultMemPool(&cuda->memory, ordinal)));
+    uint64_t keep = UINT64_MAX; /* what is released stays ours for the next block */
+    INGOT_TRY(ingot_cuda_status(
+        cudaMemPoolSetAttribute(cuda->memory, cudaMemPoolAttrReleaseThreshold, &keep)));
+    INGOT_TRY(ingot_cublas_status(cublasCreate(&cuda->blas)));
+    INGOT_TRY(ingot_cublas_status(cublasSetStream(cuda->blas, cuda->stream)));
+    INGOT_TRY(cusolverDnCreate(&cuda->solver) == CUSOLVER_STATUS_SUCCESS ? INGOT_OK
+                                                                         : INGOT_ERR_DEVICE);
+    INGOT_TRY(cusolverDnSetStream(cuda->solver, cuda->stream) == CUSOLVER_STATUS_SUCCESS
+                  ? INGOT_OK
+                  : INGOT_ERR_DEVICE);
+    INGOT_TRY(cuda_alloc(cuda, &memory, sizeof(unsigned)));
+    cuda->half.largest = static_cast<unsigned *>(memory);
+    INGOT_TRY(cuda_alloc(cuda, &memory, sizeof(float)));
+    cuda->half.unscale = static_cast<float *>(memory);
+    return ingot_cuda_status(cudaStreamSynchronize(cuda->stream));
+}
+
+static const ingot_backend_ops *operations(void) {
+    static ingot_backend_ops ops;
+    ops.name = "cuda";
+    ops.alloc = cuda_alloc;
+    ops.release = cuda_release;
+    ops.upload = cuda_upload;
+    ops.download = cuda_download;
+    ops.copy = cuda_copy;
+    ops.zero = cuda_zero;
+    ops.host_alloc = cuda_host_alloc;
+    ops.host_release = cuda_host_release;
+    ops.peak_bytes = cuda_peak_bytes;
+    ops.upload_view = cuda_upload_view;
+    ops.release_view = cuda_release_view;
+    ops.download_view = cuda_download_view;
+    ops.embed = cuda_embed;
+    ops.norm = cuda_norm;
+    ops.linear = cuda_linear;
+    ops.rotary = cuda_rotary;
+    ops.attention = cuda_attention;
+    ops.activate = cuda_activate;
+    ops.add = cuda_add;
+    ops.gram = cuda_gram;
+    ops.score = cuda_score;
+    ops.divergence = cuda_divergence;
+    ops.values = cuda_values;
+    ops.gram_fold = cuda_gram_fold;
+    ops.gram_diagonal = cuda_gram_diagonal;
+    ops.factorize = cuda_factorize;
+    ops.quantize_rtn = cuda_rtn;
+    ops.quantize_search = cuda_search;
+    ops.quantize_gptq = cuda_gptq;
+    ops.outliers_choose = cuda_outliers_choose;
+    ops.outliers_place = cuda_outliers_place;
+    ops.quantized_values = cuda_quantized_values;
+    ops.quantized_pack = cuda_quantized_pack;
+    ops.weight_error = cuda_weight_error;
+    ops.quadratic_loss = cuda_quadratic_loss;
+    ops.close = cuda_close;
+    return &ops;
+}
+
+extern "C" __attribute__((visibility("default"))) unsigned ingot_cuda_interface(void) {
+    return INGOT_CUDA_INTERFACE;
+}
+
+extern "C" __attribute__((visibility("default"))) ingot_status
+ingot_cuda_open(ingot_backend *out, int ordinal, unsigned threads, ingot_error *error) {
+    static const char remedy[] = "use --device cpu, or see nvidia-smi";
+    int count = 0;
+    memset(out, 0, sizeof *out);
+    const cudaError_t found = cudaGetDeviceCount(&count);
+    if (found != cudaSuccess || count == 0) {
+        (void)cudaGetLastError();
+        return ingot_error_set(error, INGOT_ERR_DEVICE, nullptr, nullptr, remedy,
+                               "no CUDA device: %s",
+                               found != cudaSuccess ? cudaGetErrorString(found) : "none found");
+    }
+    ordinal = ordinal < 0 ? 0 : ordinal;
+    if (ordinal >= count) {
+        return ingot_error_set(error, INGOT_ERR_DEVICE, nullptr, nullptr, remedy,
+                               "no CUDA device %d: there are %d", ordinal, count);
+    }
+    void *memory = nullptr;
+    ingot_status status = ingot_alloc_zero(&memory, 1, sizeof(ingot_cuda));
+    ingot_cuda *cuda = static_cast<ingot_cuda *>(memory);
+    cudaDeviceProp properties;
+    if (status == INGOT_OK) {
+        status = fill(cuda, ordinal, threads);
+    }
+    if (status == INGOT_OK) {
+        status = ingot_cuda_status(cudaGetDeviceProperties(&properties, ordinal));
+    }
+    if (status != INGOT_OK) {
+        const char *reason = cudaGetErrorString(cudaGetLastError());
+        cuda_close(cuda);
+        return ingot_error_set(error, status, nullptr, nullptr, remedy,
+                               "CUDA device %d could not be opened: %s", ordinal, reason);
+    }
+    out->ops = operations();
+    out->context = cuda;
+    out->pool = cuda->pool;
+    out->has_own_memory = true;
+    out->batch_tokens = BATCH_TOKENS;
+    (void)snprintf(out->path, sizeof out->path, "cuda/%.40s/sm_%d%d", properties.name,
+                   properties.major, properties.minor);
+    return INGOT_OK;
+}
