@@ -34,7 +34,7 @@ static ingot_status load_cuda(ingot_cuda_open_function **open, ingot_error *erro
 
 static ingot_status open_cuda(ingot_backend *out, int ordinal, unsigned threads,
                               ingot_error *error) {
-    ingot_cuda_open_function *open;
+    ingot_cuda_open_function *open = NULL;
     INGOT_TRY(load_cuda(&open, error));
     return open(out, ordinal, threads, error);
 }
