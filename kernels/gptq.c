@@ -19,7 +19,7 @@ void dpotrf_(const char *uplo, const int *n, double *a, const int *lda, int *inf
 
 #define BLOCK 128u /* columns of one lazy update */
 
-static const double dampings[INGOT_DAMPING_STEPS] = {0.01, 0.03, 0.1, 0.3, 1.0, 1.0};
+const double ingot_gptq_dampings[INGOT_DAMPING_STEPS] = {0.01, 0.03, 0.1, 0.3, 1.0, 1.0};
 
 /* ---- order -------------------------------------------------------------------------------- */
 
@@ -36,35 +36,53 @@ static int by_key_descending(const void *a, const void *b) {
     return x->index < y->index ? -1 : 1;
 }
 
-static ingot_status choose_order(ingot_gptq_factor *factor, const float *gram,
-                                 ingot_arena *scratch) {
-    const uint64_t cols = factor->cols, groups = ingot_ceil_div(cols, factor->group);
+ingot_status ingot_gptq_order(uint32_t *order, const float *diagonal, uint64_t cols,
+                              uint64_t group_size, ingot_arena *scratch) {
+    const uint64_t groups = ingot_ceil_div(cols, group_size);
     ranked *group, *column;
     INGOT_TRY(ingot_arena_array(scratch, (void **)&group, groups, sizeof *group));
-    INGOT_TRY(ingot_arena_array(scratch, (void **)&column, factor->group, sizeof *column));
+    INGOT_TRY(ingot_arena_array(scratch, (void **)&column, group_size, sizeof *column));
     for (uint64_t g = 0; g < groups; g++) {
-        const uint64_t first = g * factor->group;
-        const uint64_t end = ingot_min_u64(first + factor->group, cols);
+        const uint64_t first = g * group_size;
+        const uint64_t end = ingot_min_u64(first + group_size, cols);
         double total = 0;
         for (uint64_t j = first; j < end; j++) {
-            total += (double)gram[j * cols + j];
+            total += (double)diagonal[j];
         }
         group[g] = (ranked){.key = total / (double)(end - first), .index = g};
     }
     qsort(group, groups, sizeof *group, by_key_descending);
     for (uint64_t g = 0, at = 0; g < groups; g++) {
-        const uint64_t first = group[g].index * factor->group;
-        const uint64_t count = ingot_min_u64(factor->group, cols - first);
+        const uint64_t first = group[g].index * group_size;
+        const uint64_t count = ingot_min_u64(group_size, cols - first);
         for (uint64_t j = 0; j < count; j++) {
-            const uint64_t c = first + j;
-            column[j] = (ranked){.key = (double)gram[c * cols + c], .index = c};
+            column[j] = (ranked){.key = (double)diagonal[first + j], .index = first + j};
         }
         qsort(column, count, sizeof *column, by_key_descending);
         for (uint64_t j = 0; j < count; j++) {
-            factor->order[at++] = (uint32_t)column[j].index;
+            order[at++] = (uint32_t)column[j].index;
         }
     }
     return INGOT_OK;
+}
+
+double ingot_gptq_mean(const float *diagonal, uint64_t cols, uint32_t *dead_columns) {
+    double total = 0;
+    *dead_columns = 0;
+    for (uint64_t j = 0; j < cols; j++) {
+        total += (double)diagonal[j];
+        *dead_columns += !((double)diagonal[j] > 0);
+    }
+    return !isfinite(total) ? total : total > 0 ? total / (double)cols : 1.0;
+}
+
+void ingot_gptq_importance(float *importance, const float *diagonal, uint64_t cols, double damping,
+                           double mean) {
+    for (uint64_t j = 0; j < cols; j++) {
+        const double d = (double)diagonal[j];
+        importance[j] =
+            (float)((d > 0 && isfinite(d) ? d : 0) + damping * (isfinite(mean) ? mean : 1.0));
+    }
 }
 
 /* ---- factor ------------------------------------------------------------------------------- */
@@ -143,30 +161,25 @@ ingot_status ingot_gptq_factorize(ingot_gptq_factor *out, const float *gram, uin
     INGOT_TRY(ingot_arena_array(arena, (void **)&out->importance, cols, sizeof(float)));
     INGOT_TRY(ingot_arena_array(arena, (void **)&out->feedback, cols * cols, sizeof(float)));
     memset(out->feedback, 0, cols * cols * sizeof(float));
-    INGOT_TRY(choose_order(out, gram, scratch));
-    double total = 0;
+    float *diagonal, *l;
+    INGOT_TRY(ingot_arena_array(scratch, (void **)&diagonal, cols, sizeof *diagonal));
     for (uint64_t j = 0; j < cols; j++) {
-        const double d = (double)gram[j * cols + j];
-        total += d;
-        out->dead_columns += !(d > 0);
+        diagonal[j] = gram[j * cols + j];
     }
-    const double mean = total > 0 && isfinite(total) ? total / (double)cols : 1.0;
-    float *l;
+    INGOT_TRY(ingot_gptq_order(out->order, diagonal, cols, group, scratch));
+    const double mean = ingot_gptq_mean(diagonal, cols, &out->dead_columns);
     INGOT_TRY(ingot_arena_array(scratch, (void **)&l, cols * cols, sizeof *l));
     bool is_done = false;
-    for (unsigned step = 0; isfinite(total) && !is_done && step < INGOT_DAMPING_STEPS; step++) {
-        out->damping = dampings[step];
+    for (unsigned step = 0; isfinite(mean) && !is_done && step < INGOT_DAMPING_STEPS; step++) {
+        out->damping = ingot_gptq_dampings[step];
         if (step + 1 < INGOT_DAMPING_STEPS) {
-            is_done = factor_f32(l, out, gram, mean, dampings[step]);
+            is_done = factor_f32(l, out, gram, mean, out->damping);
         } else {
-            INGOT_TRY(factor_f64(&is_done, l, out, gram, mean, dampings[step], scratch));
+            INGOT_TRY(factor_f64(&is_done, l, out, gram, mean, out->damping, scratch));
         }
         out->damping_step = is_done ? step : 255;
     }
-    for (uint64_t j = 0; j < cols; j++) {
-        const double d = (double)gram[j * cols + j];
-        out->importance[j] = (float)((d > 0 && isfinite(d) ? d : 0) + out->damping * mean);
-    }
+    ingot_gptq_importance(out->importance, diagonal, cols, out->damping, mean);
     if (is_done) {
         fill_feedback(out->feedback, l, cols);
     }

@@ -11,6 +11,20 @@ const ingot_quantize_ops *ingot_quantize_ops_get(void);
 uint64_t ingot_row_tiles(uint64_t rows);
 uint64_t ingot_tile_end(uint64_t tile, uint64_t rows); /* one past the last row */
 
+/* ---- GPTQ: what every backend decides alike ---- */
+
+extern const double ingot_gptq_dampings[INGOT_DAMPING_STEPS];
+/* order[cols]: groups by the mean of diagonal[cols], columns inside a group by their own, both
+ * descending, ties by index. */
+ingot_status ingot_gptq_order(uint32_t *order, const float *diagonal, uint64_t cols,
+                              uint64_t group_size, ingot_arena *scratch) INGOT_MUST_CHECK;
+/* Mean of the diagonal (1 when it is all zero, not finite when it overflows), and the number of
+ * columns that are not positive. */
+double ingot_gptq_mean(const float *diagonal, uint64_t cols, uint32_t *dead_columns);
+/* importance[cols] = diagonal + damping * mean */
+void ingot_gptq_importance(float *importance, const float *diagonal, uint64_t cols, double damping,
+                           double mean);
+
 static inline uint64_t ingot_pad_lanes(uint64_t count) {
     return (count + INGOT_QUANTIZE_LANES - 1) / INGOT_QUANTIZE_LANES * INGOT_QUANTIZE_LANES;
 }
