@@ -92,12 +92,17 @@ static inline double weighted_loss(const float *w, const ingot_quantized *q,
 /* The suite once per instruction set that this processor has. */
 static inline int run_on_every_level(const char *name, const CU_TestInfo *tests) {
     int result = 0;
+    ingot_backend backend; /* keeps BLAS to one thread, as in every tool */
+    if (ingot_backend_open(&backend, "cpu", 1, NULL) != INGOT_OK) {
+        return 2;
+    }
     input_start(name);
     for (unsigned level = 0; ingot_cpu_isa_at(level) != NULL; level++) {
         printf("%s\n", ingot_cpu_isa_at(level)->name);
         (void)setenv("INGOT_CPU_ISA", ingot_cpu_isa_at(level)->name, 1);
         result |= suite_run(name, tests);
     }
+    ingot_backend_close(&backend);
     return result;
 }
 
