@@ -1,0 +1,372 @@
+/* The quantization operations of the cuda backend against those of the cpu, through the operation
+ * tables, on fresh random inputs and odd sizes.  What is exact (values, packing, plain rounding) is
+ * compared bit for bit; a search may break near ties differently, so its codes agree in nearly
+ * every place and its losses closely.  Skipped, loudly, where there is no device. */
+#include "kernels/backend.h"
+#include "quantize_inputs.h"
+
+#include <math.h>
+#include <string.h>
+
+static ingot_backend cuda;
+static ingot_arena *host, *device; /* of the case at hand */
+
+#define REQUIRE_OK(call) CU_ASSERT_FATAL((call) == INGOT_OK)
+
+static void begin(void) {
+    REQUIRE_OK(ingot_arena_create(&host));
+    REQUIRE_OK(ingot_backend_arena_create(&device, &cuda));
+}
+
+static void end(void) {
+    ingot_arena_destroy(host);
+    ingot_arena_destroy(device);
+}
+
+static void *to_device(const void *from, uint64_t bytes) {
+    void *memory = NULL;
+    REQUIRE_OK(ingot_arena_alloc(device, &memory, bytes));
+    REQUIRE_OK(cuda.ops->upload(cuda.context, memory, from, bytes));
+    return memory;
+}
+
+static void *to_host(const void *from, uint64_t bytes) {
+    void *memory = NULL;
+    REQUIRE_OK(ingot_arena_alloc(host, &memory, bytes));
+    REQUIRE_OK(cuda.ops->download(cuda.context, memory, from, bytes));
+    return memory;
+}
+
+/* A quantized matrix of the device, whole, on the host. */
+static ingot_quantized fetch(const ingot_quantized *q) {
+    ingot_quantized copy = *q;
+    copy.codes = to_host(q->codes, q->rows * q->cols);
+    copy.scales = to_host(q->scales, q->rows * q->groups * sizeof(float));
+    copy.zeros = to_host(q->zeros, q->rows * q->groups);
+    if (q->outliers.count != 0) {
+        copy.outliers.row_ptr = to_host(q->outliers.row_ptr, (q->rows + 1) * sizeof(uint64_t));
+        copy.outliers.col = to_host(q->outliers.col, q->outliers.count * sizeof(uint32_t));
+        copy.outliers.val = to_host(q->outliers.val, q->outliers.count * sizeof(float));
+    }
+    return copy;
+}
+
+static ingot_quantized on_device(uint64_t rows, uint64_t cols, ingot_quant_format format) {
+    ingot_quantized q;
+    REQUIRE_OK(ingot_quantized_create(&q, rows, cols, &format, device));
+    /* poisoned: what is not written is seen */
+    const uint64_t groups = rows * q.groups;
+    void *poison = NULL;
+    REQUIRE_OK(ingot_arena_alloc(host, &poison, rows * cols + 4 * groups));
+    memset(poison, 0xa5, rows * cols + 4 * groups);
+    REQUIRE_OK(cuda.ops->upload(cuda.context, q.codes, poison, rows * cols));
+    REQUIRE_OK(cuda.ops->upload(cuda.context, q.scales, poison, groups * sizeof(float)));
+    REQUIRE_OK(cuda.ops->upload(cuda.context, q.zeros, poison, groups));
+    return q;
+}
+
+/* Share of codes that agree. */
+static double agreement(const ingot_quantized *a, const ingot_quantized *b) {
+    uint64_t same = 0;
+    for (uint64_t i = 0; i < a->rows * a->cols; i++) {
+        same += a->codes[i] == b->codes[i];
+    }
+    return (double)same / (double)(a->rows * a->cols);
+}
+
+typedef struct shape {
+    uint64_t rows, cols, group;
+    unsigned bits;
+    ingot_zero_mode zero_mode;
+    ingot_dtype scale_dtype;
+} shape;
+
+static const shape shapes[] = {
+    {1, 33, 32, 4, INGOT_ZERO_SYMMETRIC, INGOT_F16},
+    {70, 200, 64, 3, INGOT_ZERO_SYMMETRIC, INGOT_F16},
+    {129, 384, 128, 4, INGOT_ZERO_SYMMETRIC, INGOT_F16},
+    {65, 320, 128, 4, INGOT_ZERO_STORED, INGOT_F16},
+    {33, 257, 257, 8, INGOT_ZERO_SYMMETRIC, INGOT_BF16},
+    {17, 300, 300, 4, INGOT_ZERO_STORED, INGOT_F32},
+    {40, 576, 128, 2, INGOT_ZERO_STORED, INGOT_F16},
+    {64, 129, 32, 5, INGOT_ZERO_SYMMETRIC, INGOT_F32},
+    {31, 255, 64, 6, INGOT_ZERO_STORED, INGOT_BF16},
+    {200, 1024, 128, 3, INGOT_ZERO_SYMMETRIC, INGOT_F16},
+    {9, 100, 100, 7, INGOT_ZERO_SYMMETRIC, INGOT_F16},
+};
+#define SHAPES (sizeof shapes / sizeof shapes[0])
+
+static ingot_quant_format format_of(const shape *s) {
+    return (ingot_quant_format){.bits = s->bits,
+                                .group = s->group,
+                                .zero_mode = s->zero_mode,
+                                .scale_dtype = s->scale_dtype};
+}
+
+static float *random_importance(uint64_t n) {
+    float *d = random_weights(host, n);
+    for (uint64_t i = 0; i < n; i++) {
+        d[i] = i % 29 == 3 ? 0.0f : d[i] * d[i] * 40.0f + 1e-3f;
+    }
+    return d;
+}
+
+/* ---- exact ------------------------------------------------------------------------------------
+ */
+
+static void test_values(void) {
+    static const ingot_dtype types[] = {INGOT_F32, INGOT_F16, INGOT_BF16};
+    for (unsigned i = 0; i < 12; i++) {
+        begin();
+        const uint64_t rows = 1 + 37 * i, cols = 3 + 61 * i, n = rows * cols;
+        const ingot_dtype dtype = types[i % 3];
+        float *w = random_weights(host, n), *row = random_weights(host, rows);
+        float *column = random_weights(host, cols), *expected = random_weights(host, n);
+        void *stored = NULL;
+        REQUIRE_OK(ingot_arena_alloc(host, &stored, n * sizeof(float)));
+        if (i % 4 == 3) {
+            w[n / 2] = NAN;
+            w[n - 1] = INFINITY;
+        }
+        ingot_convert_from_f32(stored, dtype, w, n);
+        ingot_weight_view view = {
+            .kind = INGOT_DENSE, .rows = rows, .cols = cols, .dtype = dtype, .data = stored};
+        ingot_weight_view there;
+        uint64_t bad, bad_there;
+        const float *row_fold = i % 2 ? row : NULL, *column_fold = i % 3 ? column : NULL;
+        REQUIRE_OK(ingot_quantize_values(expected, &bad, &view, row_fold, column_fold, NULL));
+        REQUIRE_OK(cuda.ops->upload_view(cuda.context, &there, &view));
+        float *out = to_device(w, n * sizeof *w);
+        REQUIRE_OK(cuda.ops->values(cuda.context, out, &bad_there, &there,
+                                    row_fold != NULL ? to_device(row, rows * sizeof *row) : NULL,
+                                    column_fold != NULL ? to_device(column, cols * sizeof *column)
+                                                        : NULL));
+        CU_ASSERT(bad == bad_there);
+        const float *got = to_host(out, n * sizeof *out);
+        uint64_t wrong = 0;
+        for (uint64_t k = 0; k < n; k++) {
+            wrong += memcmp(&got[k], &expected[k], sizeof *got) != 0 && !isnan(expected[k]);
+        }
+        CU_ASSERT(wrong == 0);
+        cuda.ops->release_view(cuda.context, &there);
+        end();
+    }
+}
+
+static void test_gram_fold(void) {
+    static const uint64_t sizes[] = {1, 31, 33, 100, 257};
+    for (unsigned i = 0; i < 10; i++) {
+        begin();
+        const uint64_t n = sizes[i % 5], bytes = n * n * sizeof(float);
+        float *gram = random_weights(host, n * n), *fold = random_weights(host, n);
+        float *expected = random_weights(host, n * n);
+        for (uint64_t k = 0; k < n; k++) {
+            fold[k] = fabsf(fold[k]) + 0.1f;
+        }
+        ingot_gram_fold(expected, gram, i < 5 ? fold : NULL, n, NULL);
+        float *in = to_device(gram, bytes), *diagonal = to_device(gram, n * sizeof *gram);
+        REQUIRE_OK(cuda.ops->gram_fold(cuda.context, in, in,
+                                       i < 5 ? to_device(fold, n * sizeof *fold) : NULL, n));
+        REQUIRE_OK(cuda.ops->gram_diagonal(cuda.context, diagonal, in, n));
+        const float *got = to_host(in, bytes), *on = to_host(diagonal, n * sizeof *diagonal);
+        CU_ASSERT(memcmp(got, expected, bytes) == 0);
+        for (uint64_t k = 0; k < n; k++) {
+            CU_ASSERT(on[k] == expected[k * n + k]);
+        }
+        end();
+    }
+}
+
+static void compare_views(const ingot_weight_view *a, const ingot_weight_view *b) {
+    const uint64_t groups = a->rows * a->groups_per_row;
+    CU_ASSERT_FATAL(a->row_stride_bytes == b->row_stride_bytes && a->bits == b->bits &&
+                    a->outlier_count == b->outlier_count && a->dtype == b->dtype);
+    CU_ASSERT(memcmp(a->codes, b->codes, a->rows * a->row_stride_bytes) == 0);
+    CU_ASSERT(memcmp(a->scales, b->scales, groups * ingot_dtype_bytes(a->scale_dtype)) == 0);
+    CU_ASSERT((a->zeros == NULL) == (b->zeros == NULL));
+    CU_ASSERT(a->zeros == NULL || memcmp(a->zeros, b->zeros, groups) == 0);
+    if (a->outlier_count != 0) {
+        CU_ASSERT(
+            memcmp(a->outlier_row_ptr, b->outlier_row_ptr, (a->rows + 1) * sizeof(uint64_t)) == 0);
+        CU_ASSERT(memcmp(a->outlier_col, b->outlier_col, a->outlier_count * sizeof(uint32_t)) == 0);
+        CU_ASSERT(memcmp(a->outlier_val, b->outlier_val,
+                         a->outlier_count * ingot_dtype_bytes(a->dtype)) == 0);
+    }
+}
+
+/* Plain rounding, its values, its packed parts and its errors, with and without outliers. */
+static void test_rtn_and_pack(void) {
+    for (unsigned i = 0; i < 2 * SHAPES; i++) {
+        begin();
+        const shape *s = &shapes[i / 2];
+        const uint64_t n = s->rows * s->cols;
+        float *w = random_weights(host, n);
+        const ingot_quant_format format = format_of(s);
+        float *there = to_device(w, n * sizeof *w);
+        ingot_quantized q = new_quantized(s->rows, s->cols, format, host);
+        ingot_quantized r = on_device(s->rows, s->cols, format);
+        ingot_quantize_rtn(&q, w, NULL);
+        REQUIRE_OK(cuda.ops->quantize_rtn(cuda.context, &r, there));
+        if (i % 2 != 0) {
+            const ingot_dtype dtype = i % 4 == 1 ? INGOT_F16 : INGOT_F32;
+            const uint64_t count = 1 + n / 50;
+            REQUIRE_OK(ingot_outliers_choose(&q, w, NULL, count, dtype, host, host, NULL));
+            REQUIRE_OK(cuda.ops->outliers_choose(cuda.context, &r, there, NULL, count, dtype,
+                                                 device, device));
+            const ingot_outliers a = q.outliers, b = r.outliers;
+            REQUIRE_OK(ingot_outliers_place(&q, &a, w, host));
+            REQUIRE_OK(cuda.ops->outliers_place(cuda.context, &r, &b, there, device));
+        }
+        ingot_quantized got = fetch(&r);
+        CU_ASSERT(memcmp(got.scales, q.scales, q.rows * q.groups * sizeof(float)) == 0);
+        CU_ASSERT(memcmp(got.zeros, q.zeros, q.rows * q.groups) == 0);
+        CU_ASSERT(memcmp(got.codes, q.codes, n) == 0);
+        ingot_weight_view packed, packed_there, fetched;
+        REQUIRE_OK(ingot_quantized_pack(&packed, &q, host, NULL));
+        REQUIRE_OK(cuda.ops->quantized_pack(cuda.context, &packed_there, &r, device));
+        REQUIRE_OK(cuda.ops->download_view(cuda.context, &fetched, &packed_there, host));
+        compare_views(&packed, &fetched);
+        float *expected = random_weights(host, n), *out = to_device(w, n * sizeof *w);
+        ingot_quantized_values(expected, &q, NULL);
+        REQUIRE_OK(cuda.ops->quantized_values(cuda.context, out, &r));
+        CU_ASSERT(memcmp(to_host(out, n * sizeof *out), expected, n * sizeof *expected) == 0);
+        end();
+    }
+}
+
+/* ---- errors -----------------------------------------------------------------------------------
+ */
+
+static void test_errors(void) {
+    for (unsigned i = 0; i < SHAPES; i++) {
+        begin();
+        const shape *s = &shapes[i];
+        const uint64_t n = s->rows * s->cols;
+        float *w = random_weights(host, n), *fold = random_weights(host, s->cols);
+        float *gram = random_gram(host, s->cols, s->cols + 40);
+        float *there = to_device(w, n * sizeof *w);
+        const ingot_weight_view view = {
+            .kind = INGOT_DENSE, .rows = s->rows, .cols = s->cols, .dtype = INGOT_F32, .data = w};
+        ingot_weight_view view_there = view;
+        view_there.data = there;
+        ingot_quantized r = on_device(s->rows, s->cols, format_of(s));
+        REQUIRE_OK(cuda.ops->quantize_rtn(cuda.context, &r, there));
+        const ingot_quantized q = fetch(&r);
+        double expected, got;
+        REQUIRE_OK(ingot_quantized_weight_error(&expected, &view, NULL, fold, &q, NULL));
+        REQUIRE_OK(cuda.ops->weight_error(cuda.context, &got, &view_there, NULL,
+                                          to_device(fold, s->cols * sizeof *fold), &r, device));
+        CU_ASSERT(fabs(got - expected) <= 1e-12 * expected);
+        float *gram_there = to_device(gram, s->cols * s->cols * sizeof *gram);
+        REQUIRE_OK(cuda.ops->quadratic_loss(cuda.context, &got, there, s->rows, s->cols, &r,
+                                            gram_there, device));
+        expected = loss_reference(w, &q, gram);
+        CU_ASSERT(fabs(got - expected) <= 1e-3 * expected);
+        REQUIRE_OK(ingot_quadratic_loss(&expected, w, s->rows, s->cols, NULL, gram, NULL, host));
+        REQUIRE_OK(cuda.ops->quadratic_loss(cuda.context, &got, there, s->rows, s->cols, NULL,
+                                            gram_there, device));
+        CU_ASSERT(fabs(got - expected) <= 1e-3 * expected);
+        end();
+    }
+}
+
+/* ---- search and GPTQ --------------------------------------------------------------------------
+ */
+
+static void test_search(void) {
+    for (unsigned i = 0; i < 2 * SHAPES; i++) {
+        begin();
+        const shape *s = &shapes[i / 2];
+        const uint64_t n = s->rows * s->cols;
+        float *w = random_weights(host, n), *importance = random_importance(s->cols);
+        memset(w, 0, (s->group < s->cols ? s->group : s->cols) * sizeof *w); /* a group of zeros */
+        const float *d = i % 2 ? importance : NULL;
+        float *there = to_device(w, n * sizeof *w);
+        ingot_quantized q = new_quantized(s->rows, s->cols, format_of(s), host);
+        ingot_quantized r = on_device(s->rows, s->cols, format_of(s));
+        REQUIRE_OK(ingot_quantize_search(&q, w, d, host, NULL));
+        REQUIRE_OK(cuda.ops->quantize_search(
+            cuda.context, &r, there,
+            d != NULL ? to_device(importance, s->cols * sizeof *importance) : NULL, device));
+        const ingot_quantized got = fetch(&r);
+        const double same = agreement(&q, &got);
+        const double a = weighted_loss(w, &q, d), b = weighted_loss(w, &got, d);
+        printf("  search %ux%u g%u w%u: %.4f of the codes agree, loss ratio %.6f\n",
+               (unsigned)s->rows, (unsigned)s->cols, (unsigned)s->group, s->bits, same, b / a);
+        CU_ASSERT(fabs(b - a) <= 1e-3 * a);
+        CU_ASSERT(same >= 0.98);
+        end();
+    }
+}
+
+static void test_gptq(void) {
+    for (unsigned i = 0; i < 2 * SHAPES; i++) {
+        begin();
+        const shape *s = &shapes[i / 2];
+        const uint64_t n = s->rows * s->cols, cells = s->cols * s->cols;
+        float *w = random_weights(host, n), *gram = random_gram(host, s->cols, s->cols + 40);
+        for (uint64_t k = 0; i % 3 == 1 && k < s->cols; k++) { /* a dead column */
+            gram[k * s->cols + 2] = gram[2 * s->cols + k] = 0.0f;
+        }
+        float *there = to_device(w, n * sizeof *w);
+        float *gram_there = to_device(gram, cells * sizeof *gram);
+        ingot_gptq_factor factor, factor_there;
+        REQUIRE_OK(ingot_gptq_factorize(&factor, gram, s->cols, s->group, host, host));
+        REQUIRE_OK(cuda.ops->factorize(cuda.context, &factor_there, gram_there, s->cols, s->group,
+                                       device, device));
+        CU_ASSERT(factor.damping_step == factor_there.damping_step);
+        CU_ASSERT(factor.dead_columns == factor_there.dead_columns);
+        CU_ASSERT(memcmp(factor.order, to_host(factor_there.order, s->cols * sizeof(uint32_t)),
+                         s->cols * sizeof(uint32_t)) == 0);
+        const float *feedback = to_host(factor_there.feedback, cells * sizeof(float));
+        double worst = 0, largest = 0;
+        for (uint64_t k = 0; k < cells; k++) {
+            worst = fmax(worst, fabs((double)feedback[k] - (double)factor.feedback[k]));
+            largest = fmax(largest, fabs((double)factor.feedback[k]));
+        }
+        CU_ASSERT(worst <= 1e-3 * largest + 1e-12);
+        ingot_quantized q = new_quantized(s->rows, s->cols, format_of(s), host);
+        ingot_quantized r = on_device(s->rows, s->cols, format_of(s));
+        if (i % 2 != 0) {
+            const uint64_t count = 1 + n / 100;
+            REQUIRE_OK(ingot_quantize_search(&q, w, factor.importance, host, NULL));
+            REQUIRE_OK(ingot_outliers_choose(&q, w, factor.importance, count, INGOT_F16, host, host,
+                                             NULL));
+            r.outliers = q.outliers; /* the same places, so that results can be compared */
+            r.outliers.row_ptr = to_device(q.outliers.row_ptr, (s->rows + 1) * sizeof(uint64_t));
+            r.outliers.col = to_device(q.outliers.col, count * sizeof(uint32_t));
+            r.outliers.val = to_device(q.outliers.val, count * sizeof(float));
+        }
+        REQUIRE_OK(ingot_quantize_gptq(&q, w, &factor, host, NULL));
+        REQUIRE_OK(cuda.ops->quantize_gptq(cuda.context, &r, there, &factor_there, device));
+        const ingot_quantized got = fetch(&r);
+        const double a = loss_reference(w, &q, gram), b = loss_reference(w, &got, gram);
+        const double same = agreement(&q, &got);
+        printf("  gptq %ux%u g%u w%u: %.4f of the codes agree, loss ratio %.6f\n",
+               (unsigned)s->rows, (unsigned)s->cols, (unsigned)s->group, s->bits, same, b / a);
+        CU_ASSERT(fabs(b - a) <= 0.02 * a);
+        CU_ASSERT(same >= 0.9);
+        end();
+    }
+}
+
+int main(void) {
+    static const CU_TestInfo tests[] = {
+        {"source values", test_values},
+        {"H under a fold", test_gram_fold},
+        {"plain rounding, outliers, packing", test_rtn_and_pack},
+        {"errors", test_errors},
+        {"scale search", test_search},
+        {"gptq", test_gptq},
+        CU_TEST_INFO_NULL,
+    };
+    ingot_error error = {0};
+    input_start("cuda_quantize");
+    if (ingot_backend_open(&cuda, "cuda", 2, &error) != INGOT_OK) {
+        printf("SKIP: no CUDA device: %s\n", error.reason);
+        return 77;
+    }
+    const int result = suite_run("cuda_quantize", tests);
+    ingot_backend_close(&cuda);
+    return result;
+}
