@@ -13,7 +13,6 @@
 
 #define DEFAULT_BATCH_BYTES (512ull << 20)
 #define LOGITS_BYTES        (64ull << 20) /* of one chunk of logits, per model */
-#define CALL_TOKENS         2048ull       /* tokens of one call of a block, one window at least */
 
 /* One of the two models. */
 typedef struct side {
@@ -264,7 +263,7 @@ static ingot_status open_scorer(scorer *s, uint64_t positions, uint64_t batch_by
         s->kld = memory;
     }
     /* No more than a batch holds, and never less than one window. */
-    const uint64_t call_windows = ingot_min_u64(s->batch, CALL_TOKENS / length);
+    const uint64_t call_windows = ingot_min_u64(s->batch, s->backend->batch_tokens / length);
     return ingot_workspace_create(&s->work, s->model, s->backend,
                                   ingot_max_u64(1, call_windows) * length, s->error);
 }

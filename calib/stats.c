@@ -16,11 +16,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define PROFILE_STATISTICS 1u
-#define CALL_TOKENS        2048ull /* of one forward call, one window at least */
-#define DEFAULT_CALL_BYTES (256ull << 20)
-#define PIECE_BYTES        (1ull << 20)  /* of reading and writing; a chunk of the container */
-#define MAX_TOKENS         0x7FFFFFFFull /* counts are stored as I32 */
+#define PROFILE_STATISTICS  1u
+#define DEFAULT_TOKEN_BYTES (64u << 10)   /* of scratch, times the tokens of one forward call */
+#define PIECE_BYTES         (1ull << 20)  /* of reading and writing; a chunk of the container */
+#define MAX_TOKENS          0x7FFFFFFFull /* counts are stored as I32 */
 
 /* The tensors of one input, in file order. */
 enum { TENSOR_GRAM, TENSOR_MAGNITUDE, TENSOR_COUNTS, TENSORS_PER_INPUT };
@@ -443,9 +442,10 @@ static ingot_status open_collector(collector *c, uint64_t call_bytes) {
     const uint64_t token_bytes =
         sizeof(float) * 2 *
         (model->hidden + (model->heads + model->kv_heads) * model->head_dim + model->ffn);
-    call_bytes = call_bytes == 0 ? DEFAULT_CALL_BYTES : call_bytes;
+    const uint64_t batch_tokens = c->backend->batch_tokens;
+    call_bytes = call_bytes == 0 ? batch_tokens * DEFAULT_TOKEN_BYTES : call_bytes;
     uint64_t call_windows =
-        ingot_min_u64(CALL_TOKENS, call_bytes / token_bytes) / c->windows->length;
+        ingot_min_u64(batch_tokens, call_bytes / token_bytes) / c->windows->length;
     call_windows = ingot_max_u64(1, ingot_min_u64(call_windows, c->windows->count));
     return ingot_workspace_create(&c->work, model, c->backend, call_windows * c->windows->length,
                                   c->error);

@@ -279,6 +279,7 @@ static void release(session *s) {
     }
     ingot_tokenizer_destroy(s->tokenizer);
     if (s->has_backend) {
+        s->result->peak_device_bytes = s->backend.ops->peak_bytes(s->backend.context);
         ingot_backend_close(&s->backend);
     }
     if (s->has_model) {
@@ -331,7 +332,7 @@ static void print_json(const ingot_convert_options *o, const ingot_convert_resul
     set(object, "seconds", ingot_json_number(r->seconds));
     set(object, "phases", phases);
     set(object, "peak_host_bytes", json_integer((json_int_t)ingot_memory_peak_bytes()));
-    set(object, "peak_device_bytes", json_integer(0));
+    set(object, "peak_device_bytes", json_integer((json_int_t)r->peak_device_bytes));
     set(object, "bits_per_weight", ingot_json_number(r->bits_per_weight));
     set(object, "fallbacks", r->is_written ? json_integer((json_int_t)r->fallbacks) : json_null());
     set(object, "root", digest_or_null(r->root, r->is_written));

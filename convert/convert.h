@@ -22,6 +22,7 @@ typedef struct ingot_convert_options {
 typedef struct ingot_convert_result {
     uint64_t bytes, source_bytes;
     double seconds, phase_seconds[INGOT_PHASE_COUNT];
+    uint64_t peak_device_bytes; /* 0 on the cpu */
     double bits_per_weight;
     uint64_t fallbacks;
     uint8_t root[16], content_id[16];

@@ -47,7 +47,10 @@ static void reset(const memory *m) {
     ingot_arena_reset(m->device);
 }
 
+/* Books the time since *since under a phase; the device is done with it by then (an error of its
+ * work is reported by the next operation). */
 static void lap(const loop *l, ingot_phase phase, double *since) {
+    (void)!l->ops->wait(l->context);
     l->job->phase_seconds[phase] += ingot_lap(since);
 }
 

@@ -32,6 +32,11 @@ static ingot_status cpu_zero(void *context, void *memory, uint64_t bytes) {
     return INGOT_OK;
 }
 
+static ingot_status cpu_wait(void *context) {
+    (void)context;
+    return INGOT_OK;
+}
+
 static uint64_t cpu_peak_bytes(void *context) {
     (void)context;
     return 0;
@@ -79,6 +84,7 @@ static const ingot_backend_ops cpu_ops = {
     .zero = cpu_zero,
     .host_alloc = cpu_alloc,
     .host_release = cpu_release,
+    .wait = cpu_wait,
     .peak_bytes = cpu_peak_bytes,
     .upload_view = cpu_upload_view,
     .release_view = cpu_release_view,

@@ -87,6 +87,10 @@ static void cuda_host_release(void *context, void *memory) {
     }
 }
 
+static ingot_status cuda_wait(void *context) {
+    return ingot_cuda_status(cudaStreamSynchronize(ingot_cuda_of(context)->stream));
+}
+
 static uint64_t cuda_peak_bytes(void *context) {
     const ingot_cuda *cuda = ingot_cuda_of(context);
     uint64_t peak = 0;
@@ -272,6 +276,7 @@ static const ingot_backend_ops *operations(void) {
     ops.zero = cuda_zero;
     ops.host_alloc = cuda_host_alloc;
     ops.host_release = cuda_host_release;
+    ops.wait = cuda_wait;
     ops.peak_bytes = cuda_peak_bytes;
     ops.upload_view = cuda_upload_view;
     ops.release_view = cuda_release_view;
