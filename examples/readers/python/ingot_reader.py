@@ -54,13 +54,15 @@ class Container:
 
     def _step_23_set(self, named):
         folder, name = os.path.split(named.path)
-        match = re.fullmatch(r"(.+)-[0-9]{5}-of-[0-9]{5}\.(.+)", name, re.DOTALL)
-        if not match:
-            named.fail("E_SHARD_MISSING",
-                       "is one of a set, but is not named STEM-AAAAA-of-BBBBB.EXT")
-        shards, tensors, n = [], 0, named.count
+        n = named.count
+        # EXT begins at the last dot; a name without a dot has none.
+        pattern = r"(.*)-([0-9]{5})-of-([0-9]{5})" + (r"(\.[^.]*)" if "." in name else "()")
+        match = re.fullmatch(pattern, name, re.DOTALL)
+        if not match or int(match[3]) != n or not 1 <= int(match[2]) <= n:
+            named.fail("E_SHARD_MISSING", f"is one of {n} shards, but not named as one of them")
+        shards, tensors = [], 0
         for i in range(n):
-            sibling = f"{match[1]}-{i + 1:05}-of-{n:05}.{match[2]}"
+            sibling = f"{match[1]}-{i + 1:05}-of-{n:05}{match[4]}"
             path = os.path.join(folder, sibling)
             if sibling == name:
                 shard = named
@@ -72,8 +74,8 @@ class Container:
             first = shards[0]
             if i == 0:
                 meta = shard.table(b"META", "u1")
-            if shard.index != i or (shard.count, shard.profile, shard.set_id) != (
-                    n, first.profile, first.set_id):
+            if (shard.index, shard.count, shard.profile, shard.set_id) != (
+                    i, n, first.profile, first.set_id):
                 shard.fail("E_SHARD", f"is not shard {i + 1} of {n} of this set")
             if i == 0:
                 roots = shard.table(b"SHRD", "u1").tobytes()
