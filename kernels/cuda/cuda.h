@@ -23,23 +23,40 @@ extern "C" {
 #include <cuda_runtime.h>
 #include <cusolverDn.h>
 
+/* What a conversion to binary16 met. */
+typedef struct ingot_cuda_range {
+    unsigned largest;     /* bits of the largest finite magnitude: they order like the values */
+    unsigned has_special; /* NaN or infinity */
+} ingot_cuda_range;
+
+/* Lives on the device, for the alpha and beta of cuBLAS among others; overwritten by every
+ * operation in the order of the stream. */
+typedef struct ingot_cuda_scalars {
+    float zero, one; /* these two never change */
+    float unscale;   /* of the copy in binary16 */
+    float alpha;     /* of the product to come */
+    ingot_cuda_range half, weights;
+} ingot_cuda_scalars;
+
 typedef struct ingot_cuda {
     int device;
     int multiprocessors;
     cudaStream_t stream;
     cudaMemPool_t memory;
-    cublasHandle_t blas;       /* bound to the stream */
+    cublasHandle_t blas;       /* bound to the stream; scalars come from the host */
+    void *workspace;           /* of blas, device */
     cusolverDnHandle_t solver; /* bound to the stream */
     ingot_pool *pool;          /* host threads, for the operations that stay on the host */
+
+    ingot_cuda_scalars *scalars; /* device: what kernels and products leave for each other */
 
     /* Activations in binary16, kept over calls (half.cu). */
     struct {
         void *values; /* device, `bytes` of them */
         uint64_t bytes;
-        unsigned *largest; /* device: bits of the largest finite magnitude */
-        float *unscale;    /* device */
-        const float *x;    /* whose copy this is; NULL: none */
+        const float *x; /* whose copy this is; NULL: none */
         uint64_t m, n;
+        bool is_flat; /* without columns between the rows: good for any m n of this product */
     } half;
 } ingot_cuda;
 
@@ -94,8 +111,11 @@ class ingot_cuda_buffer {
     void *memory_ = nullptr;
 };
 
+/* The context of an operation, its device made current in this thread. */
 static inline ingot_cuda *ingot_cuda_of(void *context) {
-    return static_cast<ingot_cuda *>(context);
+    ingot_cuda *cuda = static_cast<ingot_cuda *>(context);
+    (void)cudaSetDevice(cuda->device); /* what fails here fails again in the call that follows */
+    return cuda;
 }
 
 #endif

@@ -5,6 +5,8 @@
 
 #include "kernels/cuda/cuda.h"
 
+#include <cstdint>
+
 /* rows.cu */
 ingot_status cuda_embed(void *context, float *y, const ingot_weight_view *table,
                         const uint32_t *ids, uint64_t m, float scale);
@@ -35,13 +37,16 @@ ingot_status cuda_score(void *context, double *nll, uint32_t *best, const float 
 ingot_status cuda_divergence(void *context, double *kl, const float *p, const float *q, uint64_t m,
                              uint64_t vocab);
 
+/* Rows of x from which a product is worth an unpacked copy of the weights and a call of cuBLAS. */
+#define CUDA_PRODUCT_ROWS 16
+
 /* ---- activations in binary16 (half.cu) --------------------------------------------------------
  */
 
-/* Activations rounded to binary16, all divided by one power of two that brings the largest finite
- * magnitude into range.  Rows with a value that is not finite are zero in `good` copies. */
+/* Activations rounded to binary16.  They are stored as they are when the largest finite magnitude
+ * lies between 2^-4 and 2^15, else divided by the power of two that brings it there. */
 typedef struct cuda_half_copy {
-    const __half *values; /* [m][stride], columns behind n are zero */
+    __half *values;       /* [m][stride], columns behind n are zero */
     uint64_t stride;      /* n rounded up to a multiple of 8: products want 16-byte rows */
     const float *unscale; /* device: what products are multiplied by */
 } cuda_half_copy;
@@ -52,5 +57,80 @@ ingot_status cuda_half_of(ingot_cuda *cuda, cuda_half_copy *out, const float *x,
                           uint64_t n);
 /* To be called by every operation that writes device memory: forgets a copy of that range. */
 void cuda_written(ingot_cuda *cuda, const void *memory, uint64_t bytes);
+
+/* For operations that write activations and make the copy on the way: *values has room for
+ * `count` of them (a multiple of 8), and scalars->half is to become their range.  cuda_half_end
+ * follows in the stream and scales what does not fit; x then has a copy, which serves any n that is
+ * a multiple of 8. */
+ingot_status cuda_half_begin(ingot_cuda *cuda, __half **values, uint64_t count);
+ingot_status cuda_half_end(ingot_cuda *cuda, const float *x, uint64_t count);
+
+/* c (+)= alpha op(a) op(b) on tensor cores with FP32 sums, in the way of BLAS: matrices are stored
+ * column by column, strides lead from one column to the next. */
+typedef struct cuda_half_gemm {
+    bool is_a_transposed, is_b_transposed;
+    uint64_t rows, columns, depth; /* of op(a): rows x depth, of op(b): depth x columns */
+    const __half *a;
+    uint64_t a_stride;
+    const __half *b;
+    uint64_t b_stride;
+    const float *alpha; /* device */
+    bool adds;
+    float *c;
+    uint64_t c_stride;
+} cuda_half_gemm;
+ingot_status cuda_half_multiply(const ingot_cuda *cuda, const cuda_half_gemm *job);
+
+/* ---- what kernels share ------------------------------------------------------------------------
+ */
+
+#ifdef __CUDACC__
+
+/* Exponent by which to divide values so that the largest fits binary16; 0 for what fits as it is.
+ * Bounded, so that the power of two it stands for is a normal number. */
+__device__ static inline int cuda_half_exponent(unsigned largest_bits) {
+    const float largest = __uint_as_float(largest_bits);
+    if (largest == 0.0f || (largest >= 0.0625f && largest <= 32768.0f)) {
+        return 0;
+    }
+    return max(ilogbf(largest) - 14, -120);
+}
+
+/* 2^exponent, |exponent| <= 126 */
+__device__ static inline float cuda_power_of_two(int exponent) {
+    return __uint_as_float((unsigned)(127 + exponent) << 23);
+}
+
+/* The range of one value joins that of others. */
+__device__ static inline void cuda_range_add(ingot_cuda_range *range, float value) {
+    const unsigned bits = __float_as_uint(value) & 0x7fffffffu;
+    if (bits < 0x7f800000u) {
+        range->largest = max(range->largest, bits);
+    } else {
+        range->has_special = 1;
+    }
+}
+
+/* The ranges of a warp join *out; every lane must call. */
+__device__ static inline void cuda_range_store(ingot_cuda_range *out, ingot_cuda_range range) {
+    for (int lane = 16; lane > 0; lane /= 2) {
+        range.largest = max(range.largest, __shfl_xor_sync(0xffffffffu, range.largest, lane));
+        range.has_special |= __shfl_xor_sync(0xffffffffu, range.has_special, lane);
+    }
+    if (threadIdx.x % 32 == 0) {
+        if (range.largest > out->largest) { /* a stale value costs an operation, no more */
+            atomicMax(&out->largest, range.largest);
+        }
+        if (range.has_special != 0) {
+            atomicOr(&out->has_special, 1u);
+        }
+    }
+}
+
+template <typename T> __host__ __device__ static inline bool cuda_is_aligned(const T *pointer) {
+    return (reinterpret_cast<uintptr_t>(pointer) & 15) == 0;
+}
+
+#endif
 
 #endif

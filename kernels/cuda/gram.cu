@@ -1,169 +1,298 @@
-/* Statistics of a layer's inputs on the device: the lower triangle of x^T x on tensor cores, sums
- * of magnitudes, and the number of rows that had to be left out.
+/* Statistics of a layer's inputs: the lower triangle of x^T x, sums of magnitudes, and the rows
+ * that had to be left out.
  *
- * H is accumulated from binary16 products (half.cu) with FP32 sums, by panels of columns: the
- * product of a panel with everything below its first row covers the triangle and little more.  One
- * call adds the sum over its m rows, so the order of additions depends on the calls alone. */
-#include "kernels/cuda/element.h"
+ * The triangle is made of panels, GEMMs of block columns on the binary16 copy that the layer's
+ * products share (half.cu), FP32 sums.  What lies above the diagonal in a panel's first rows is
+ * computed too and means nothing.
+ *
+ * Rows with a value that is not finite count as dropped.  Finite rows beyond WIDE would push all
+ * others out of the range of binary16: they are added in FP32.  Both kinds are zero in the copy
+ * while the panels read it, and put back afterwards; where no row is of either kind, which the
+ * device alone knows, these kernels return at once. */
 #include "kernels/cuda/forward.h"
 
-#define THREADS     256
-#define PANEL       1024 /* columns: the share of the upper triangle that is computed in vain */
-#define COLUMN_RUNS 64   /* runs of rows that magnitudes are summed over side by side */
+#define THREADS 256
+#define WIDE    0x1p24f /* 29 binades below it have all bits of binary16: spread enough */
 
-/* magnitude of 32 columns and one run of rows: partial[run][n] */
-__global__ static void magnitude_run_kernel(double *partial, const __half *x, const float *unscale,
-                                            uint64_t m, uint64_t n, uint64_t stride,
-                                            uint64_t rows_per_run) {
-    __shared__ double sums[8][33];
-    const uint64_t col = (uint64_t)blockIdx.x * 32 + threadIdx.x;
-    const uint64_t first = blockIdx.y * rows_per_run;
-    const uint64_t end = first + rows_per_run < m ? first + rows_per_run : m;
-    double sum = 0;
-    for (uint64_t row = first + threadIdx.y; row < end && col < n; row += blockDim.y) {
-        sum += (double)fabsf(__half2float(x[row * stride + col]));
+enum row_kind : uint8_t { ROW_GOOD, ROW_DROPPED, ROW_WIDE };
+
+/* What one call finds out about its rows; on the device. */
+typedef struct gram_state {
+    unsigned has_apart, has_wide;
+    ingot_cuda_range good; /* of the rows that stay in the copy */
+} gram_state;
+
+/* ---- rows that are set apart ------------------------------------------------------------------
+ */
+
+/* One warp looks at one row.  *copied is the range of the whole copy: usually nothing is to be
+ * looked for; NULL: there is no copy, look. */
+__global__ __launch_bounds__(THREADS) static void gram_rows_kernel(
+    row_kind *kinds, gram_state *state, uint64_t *dropped, const ingot_cuda_range *copied,
+    const float *__restrict__ x, uint64_t m, uint64_t n) {
+    if (copied != nullptr && copied->has_special == 0 && __uint_as_float(copied->largest) <= WIDE) {
+        return;
     }
-    sums[threadIdx.y][threadIdx.x] = sum;
-    __syncthreads();
-    if (threadIdx.y == 0 && col < n) {
-        for (unsigned i = 1; i < blockDim.y; i++) {
-            sum += sums[i][threadIdx.x];
+    const uint64_t warps = (uint64_t)gridDim.x * (THREADS / 32);
+    const unsigned lane = threadIdx.x % 32;
+    for (uint64_t row = ((uint64_t)blockIdx.x * THREADS + threadIdx.x) / 32; row < m;
+         row += warps) {
+        ingot_cuda_range range = {0, 0};
+#pragma unroll 4
+        for (uint64_t col = lane; col < n; col += 32) {
+            cuda_range_add(&range, x[row * n + col]);
         }
-        partial[blockIdx.y * n + col] = sum * (double)*unscale;
+        __syncwarp();
+        for (int other = 16; other > 0; other /= 2) {
+            range.largest = max(range.largest, __shfl_xor_sync(0xffffffffu, range.largest, other));
+            range.has_special |= __shfl_xor_sync(0xffffffffu, range.has_special, other);
+        }
+        if (lane != 0) {
+            continue;
+        }
+        if (range.has_special != 0) {
+            kinds[row] = ROW_DROPPED;
+            atomicOr(&state->has_apart, 1u);
+            if (dropped != nullptr) {
+                atomicAdd(reinterpret_cast<unsigned long long *>(dropped), 1ull);
+            }
+        } else if (__uint_as_float(range.largest) > WIDE) {
+            kinds[row] = ROW_WIDE;
+            atomicOr(&state->has_apart, 1u);
+            atomicOr(&state->has_wide, 1u);
+        } else {
+            atomicMax(&state->good.largest, range.largest);
+        }
     }
 }
 
-__global__ static void magnitude_add_kernel(double *magnitude, const double *partial, uint64_t n,
-                                            unsigned runs) {
-    const uint64_t col = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x;
-    if (col < n) {
-        double sum = 0;
-        for (unsigned run = 0; run < runs; run++) {
-            sum += partial[run * n + col];
+/* Rounds x again, without the rows set apart, to the range of the rest.  Leaves alpha for the
+ * panels: the copy enters each product twice. */
+__global__ __launch_bounds__(THREADS) static void gram_set_apart_kernel(
+    __half *__restrict__ values, ingot_cuda_scalars *scalars, const row_kind *kinds,
+    const gram_state *state, const float *__restrict__ x, uint64_t m, uint64_t n, uint64_t stride) {
+    const bool has_apart = state->has_apart != 0;
+    const int exponent =
+        cuda_half_exponent(has_apart ? state->good.largest : scalars->half.largest);
+    if (blockIdx.x == 0 && threadIdx.x == 0) {
+        scalars->alpha = ldexpf(1.0f, 2 * exponent);
+    }
+    if (!has_apart) {
+        return;
+    }
+    const float factor = cuda_power_of_two(-exponent);
+    for (uint64_t row = blockIdx.x; row < m; row += gridDim.x) {
+        const bool is_good = kinds[row] == ROW_GOOD;
+        for (uint64_t col = threadIdx.x; col < stride; col += THREADS) {
+            const float value = is_good && col < n ? x[row * n + col] * factor : 0.0f;
+            values[row * stride + col] = __float2half_rn(value);
         }
-        magnitude[col] += sum;
     }
 }
 
-static ingot_status add_magnitudes(const ingot_cuda *cuda, double *magnitude,
-                                   const cuda_half_copy *half, uint64_t m, uint64_t n) {
-    const uint64_t rows_per_run = ingot_ceil_div(m, COLUMN_RUNS);
-    const unsigned runs = (unsigned)ingot_ceil_div(m, rows_per_run);
+/* The copy as it was. */
+__global__ __launch_bounds__(THREADS) static void gram_put_back_kernel(
+    __half *__restrict__ values, const ingot_cuda_scalars *scalars, const gram_state *state,
+    const float *__restrict__ x, uint64_t m, uint64_t n, uint64_t stride) {
+    if (state->has_apart == 0) {
+        return;
+    }
+    const float factor = cuda_power_of_two(-cuda_half_exponent(scalars->half.largest));
+    for (uint64_t row = blockIdx.x; row < m; row += gridDim.x) {
+        for (uint64_t col = threadIdx.x; col < stride; col += THREADS) {
+            const float value = col < n ? x[row * n + col] * factor : 0.0f;
+            values[row * stride + col] = __float2half_rn(value);
+        }
+    }
+}
+
+/* gram += x_r^T x_r for every wide row r, in order; a block takes rows of gram. */
+__global__ __launch_bounds__(THREADS) static void gram_wide_kernel(float *gram,
+                                                                   const row_kind *kinds,
+                                                                   const gram_state *state,
+                                                                   const float *__restrict__ x,
+                                                                   uint64_t m, uint64_t n) {
+    if (state->has_wide == 0) {
+        return;
+    }
+    for (uint64_t i = blockIdx.x; i < n; i += gridDim.x) {
+        for (uint64_t row = 0; row < m; row++) {
+            if (kinds[row] != ROW_WIDE) {
+                continue;
+            }
+            const float *values = x + row * n;
+            const float own = values[i];
+            for (uint64_t j = threadIdx.x; j <= i; j += THREADS) {
+                gram[i * n + j] = fmaf(own, values[j], gram[i * n + j]);
+            }
+        }
+    }
+}
+
+/* ---- magnitudes -------------------------------------------------------------------------------
+ */
+
+#define CHUNK_ROWS    256u
+#define CHUNK_COLUMNS 32u
+
+/* partial[chunk][n] = sum of |x| over the rows of a chunk that are not dropped: 8 warps take every
+ * 8th row each, a lane per column, and are added in order. */
+__global__ __launch_bounds__(THREADS) static void gram_magnitude_kernel(
+    double *__restrict__ partial, const row_kind *kinds, const float *__restrict__ x, uint64_t m,
+    uint64_t n) {
+    __shared__ double sums[THREADS / 32][CHUNK_COLUMNS];
+    const unsigned warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const uint64_t col = (uint64_t)blockIdx.x * CHUNK_COLUMNS + lane;
+    const uint64_t chunks = (m + CHUNK_ROWS - 1) / CHUNK_ROWS;
+    for (uint64_t chunk = blockIdx.y; chunk < chunks; chunk += gridDim.y) {
+        const uint64_t end = min((chunk + 1) * CHUNK_ROWS, m);
+        double sum = 0.0;
+        if (col < n) {
+#pragma unroll 8
+            for (uint64_t row = chunk * CHUNK_ROWS + warp; row < end; row += THREADS / 32) {
+                const float value = x[row * n + col];
+                sum += kinds[row] != ROW_DROPPED ? (double)fabsf(value) : 0.0;
+            }
+        }
+        sums[warp][lane] = sum;
+        __syncthreads();
+        if (warp == 0 && col < n) {
+            double total = 0.0;
+#pragma unroll
+            for (unsigned i = 0; i < THREADS / 32; i++) {
+                total += sums[i][lane];
+            }
+            partial[chunk * n + col] = total;
+        }
+        __syncthreads();
+    }
+}
+
+__global__ __launch_bounds__(THREADS) static void gram_magnitude_sum_kernel(
+    double *magnitude, const double *__restrict__ partial, uint64_t chunks, uint64_t n) {
+    const uint64_t col = (uint64_t)blockIdx.x * THREADS + threadIdx.x;
+    if (col >= n) {
+        return;
+    }
+    double total = 0.0;
+    for (uint64_t chunk = 0; chunk < chunks; chunk++) {
+        total += partial[chunk * n + col];
+    }
+    magnitude[col] += total;
+}
+
+static ingot_status add_magnitude(const ingot_cuda *cuda, double *magnitude, const row_kind *kinds,
+                                  const float *x, uint64_t m, uint64_t n) {
+    const uint64_t chunks = ingot_ceil_div(m, CHUNK_ROWS);
+    const dim3 grid((unsigned)ingot_ceil_div(n, CHUNK_COLUMNS),
+                    (unsigned)ingot_min_u64(chunks, 65535));
     ingot_cuda_buffer partial(cuda);
-    INGOT_TRY(partial.alloc(runs * n, sizeof(double)));
-    const dim3 grid((unsigned)ingot_ceil_div(n, 32), runs), block(32, 8);
-    magnitude_run_kernel<<<grid, block, 0, cuda->stream>>>(
-        partial.as<double>(), half->values, half->unscale, m, n, half->stride, rows_per_run);
+    INGOT_TRY(partial.alloc(chunks * n, sizeof *magnitude));
+    gram_magnitude_kernel<<<grid, THREADS, 0, cuda->stream>>>(partial.as<double>(), kinds, x, m, n);
     INGOT_TRY(ingot_cuda_launched());
-    magnitude_add_kernel<<<(unsigned)ingot_ceil_div(n, THREADS), THREADS, 0, cuda->stream>>>(
-        magnitude, partial.as<double>(), n, runs);
+    gram_magnitude_sum_kernel<<<(unsigned)ingot_ceil_div(n, THREADS), THREADS, 0, cuda->stream>>>(
+        magnitude, partial.as<double>(), chunks, n);
     return ingot_cuda_launched();
 }
 
-/* scale[0] = unscale^2, scale[1] = 1: alpha and beta of the products */
-__global__ static void gram_scale_kernel(float *scale, const float *unscale) {
-    scale[0] = *unscale * *unscale;
-    scale[1] = 1.0f;
-}
-
-static ingot_status add_products(ingot_cuda *cuda, float *gram, const cuda_half_copy *half,
-                                 uint64_t m, uint64_t n) {
-    ingot_cuda_buffer scales(cuda);
-    INGOT_TRY(scales.alloc(2, sizeof(float)));
-    const float *scale = scales.as<float>();
-    gram_scale_kernel<<<1, 1, 0, cuda->stream>>>(scales.as<float>(), half->unscale);
-    INGOT_TRY(ingot_cuda_launched());
-    INGOT_TRY(ingot_cublas_status(cublasSetPointerMode(cuda->blas, CUBLAS_POINTER_MODE_DEVICE)));
-    ingot_status status = INGOT_OK;
-    for (uint64_t first = 0; first < n && status == INGOT_OK; first += PANEL) {
-        const uint64_t width = ingot_min_u64(PANEL, n - first), height = n - first;
-        /* Row-major gram[first ..][first .. first+width-1] = X_below^T X_panel is column-major
-         * [width][height] = X_panel^T X_below; x is [stride][m] to it. */
-        status = ingot_cublas_status(cublasGemmEx(
-            cuda->blas, CUBLAS_OP_N, CUBLAS_OP_T, (int)width, (int)height, (int)m, scale,
-            half->values + first, CUDA_R_16F, (int)half->stride, half->values + first, CUDA_R_16F,
-            (int)half->stride, scale + 1, gram + first * n + first, CUDA_R_32F, (int)n,
-            CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT));
-    }
-    const ingot_status restored =
-        ingot_cublas_status(cublasSetPointerMode(cuda->blas, CUBLAS_POINTER_MODE_HOST));
-    return status != INGOT_OK ? status : restored;
-}
-
-/* ---- rows that are left out -------------------------------------------------------------------
+/* ---- the triangle -----------------------------------------------------------------------------
  */
 
-/* flags[row] = 1 and the row of the copy becomes zero where it has a value that is not finite; one
- * warp a row.  Nothing is read in the usual case that there is none. */
-__global__ static void drop_rows_kernel(uint8_t *flags, uint64_t *dropped, __half *x,
-                                        const ingot_cuda_range *range, uint64_t m, uint64_t n,
-                                        uint64_t stride) {
-    if (range->has_special == 0) {
-        return;
-    }
-    const int lane = threadIdx.x % 32;
-    const uint64_t row = (uint64_t)blockIdx.x * (THREADS / 32) + threadIdx.x / 32;
-    if (row >= m) {
-        return;
-    }
-    bool is_bad = false;
-    for (uint64_t col = lane; col < n; col += 32) {
-        const float value = __half2float(x[row * stride + col]);
-        is_bad = is_bad || !isfinite(value);
-    }
-    if (!__any_sync(0xffffffffu, is_bad)) {
-        return;
-    }
-    for (uint64_t col = lane; col < n; col += 32) {
-        x[row * stride + col] = __float2half_rn(0.0f);
-    }
-    if (lane == 0) {
-        flags[row] = 1;
-        if (dropped != nullptr) {
-            atomicAdd((unsigned long long *)dropped, 1ull);
+#define TILE_ROWS    128u /* of what cuBLAS gives to one multiprocessor at a time, about */
+#define TILE_COLUMNS 256u
+#define MOST_PANELS  16u
+
+/* Width of the panels of a triangle of n: few panels compute much above the diagonal, many leave
+ * the device half empty at the end of each.  The time is about that of the rounds in which all
+ * multiprocessors take a tile, plus a start for each panel. */
+static uint64_t panel_width(const ingot_cuda *cuda, uint64_t n) {
+    uint64_t best = n, best_cost = UINT64_MAX;
+    for (uint64_t panels = 1; panels <= MOST_PANELS; panels++) {
+        const uint64_t width =
+            ingot_ceil_div(ingot_ceil_div(n, panels), TILE_COLUMNS) * TILE_COLUMNS;
+        uint64_t cost = 0;
+        for (uint64_t first = 0; first < n; first += width) {
+            const uint64_t columns = ingot_min_u64(width, n - first);
+            const uint64_t tiles =
+                ingot_ceil_div(columns, TILE_ROWS) * ingot_ceil_div(n - first, TILE_COLUMNS);
+            cost += 16 * ingot_ceil_div(tiles, (uint64_t)cuda->multiprocessors) + 1;
+        }
+        if (cost < best_cost) {
+            best = width;
+            best_cost = cost;
         }
     }
+    return best;
 }
 
-/* The rows become NaN: products that read the copy next are to see that something was wrong. */
-__global__ static void restore_rows_kernel(const uint8_t *flags, __half *x,
-                                           const ingot_cuda_range *range, uint64_t m, uint64_t n,
-                                           uint64_t stride) {
-    const uint64_t row = (uint64_t)blockIdx.x * (THREADS / 32) + threadIdx.x / 32;
-    if (range->has_special == 0 || row >= m || flags[row] == 0) {
-        return;
+/* Columns first .. first + width - 1 of gram from row `first` down; cuBLAS, which counts the other
+ * way round, sees gram's columns as its rows. */
+static ingot_status add_triangle(const ingot_cuda *cuda, float *gram, const cuda_half_copy *copy,
+                                 uint64_t m, uint64_t n) {
+    const uint64_t width = panel_width(cuda, n);
+    for (uint64_t first = 0; first < n; first += width) {
+        const cuda_half_gemm panel = {
+            .is_a_transposed = false,
+            .is_b_transposed = true,
+            .rows = ingot_min_u64(width, n - first),
+            .columns = n - first,
+            .depth = m,
+            .a = copy->values + first,
+            .a_stride = copy->stride,
+            .b = copy->values + first,
+            .b_stride = copy->stride,
+            .alpha = &cuda->scalars->alpha,
+            .adds = true,
+            .c = gram + first * n + first,
+            .c_stride = n,
+        };
+        INGOT_TRY(cuda_half_multiply(cuda, &panel));
     }
-    for (uint64_t col = threadIdx.x % 32; col < n; col += 32) {
-        x[row * stride + col] = __float2half_rn(NAN);
-    }
+    return INGOT_OK;
 }
+
+/* ---- the operation ----------------------------------------------------------------------------
+ */
 
 ingot_status cuda_gram(void *context, float *gram, double *magnitude, uint64_t *dropped,
                        const float *x, uint64_t m, uint64_t n) {
     ingot_cuda *cuda = ingot_cuda_of(context);
-    cuda_half_copy half;
-    ingot_cuda_buffer flags(cuda);
     if (m == 0 || n == 0) {
         return INGOT_OK;
     }
-    if (m > INT32_MAX || n > INT32_MAX) {
+    if (n > UINT32_MAX) {
         return INGOT_ERR_UNSUPPORTED;
     }
-    const unsigned blocks = (unsigned)ingot_ceil_div(m, THREADS / 32);
-    const ingot_cuda_range *range = &cuda->scalars->half;
-    INGOT_TRY(cuda_half_of(cuda, &half, x, m, n));
-    INGOT_TRY(flags.alloc(m, 1));
-    INGOT_TRY(ingot_cuda_status(cudaMemsetAsync(flags.as<void>(), 0, m, cuda->stream)));
-    drop_rows_kernel<<<blocks, THREADS, 0, cuda->stream>>>(flags.as<uint8_t>(), dropped,
-                                                           half.values, range, m, n, half.stride);
+    const unsigned grid = 8u * (unsigned)cuda->multiprocessors;
+    cuda_half_copy copy = {};
+    ingot_cuda_buffer kinds_memory(cuda), state_memory(cuda);
+    INGOT_TRY(kinds_memory.alloc(m, sizeof(row_kind)));
+    INGOT_TRY(state_memory.alloc(1, sizeof(gram_state)));
+    row_kind *kinds = kinds_memory.as<row_kind>();
+    gram_state *state = state_memory.as<gram_state>();
+    INGOT_TRY(ingot_cuda_status(cudaMemsetAsync(kinds, 0, m * sizeof *kinds, cuda->stream)));
+    INGOT_TRY(ingot_cuda_status(cudaMemsetAsync(state, 0, sizeof *state, cuda->stream)));
+    if (gram != nullptr) {
+        INGOT_TRY(cuda_half_of(cuda, &copy, x, m, n));
+    }
+    gram_rows_kernel<<<grid, THREADS, 0, cuda->stream>>>(
+        kinds, state, dropped, gram != nullptr ? &cuda->scalars->half : nullptr, x, m, n);
     INGOT_TRY(ingot_cuda_launched());
     if (magnitude != nullptr) {
-        INGOT_TRY(add_magnitudes(cuda, magnitude, &half, m, n));
+        cuda_written(cuda, magnitude, n * sizeof *magnitude);
+        INGOT_TRY(add_magnitude(cuda, magnitude, kinds, x, m, n));
     }
-    if (gram != nullptr) {
-        INGOT_TRY(add_products(cuda, gram, &half, m, n));
+    if (gram == nullptr) {
+        return INGOT_OK;
     }
-    restore_rows_kernel<<<blocks, THREADS, 0, cuda->stream>>>(flags.as<uint8_t>(), half.values,
-                                                              range, m, n, half.stride);
+    cuda_written(cuda, gram, n * n * sizeof *gram);
+    gram_set_apart_kernel<<<grid, THREADS, 0, cuda->stream>>>(copy.values, cuda->scalars, kinds,
+                                                              state, x, m, n, copy.stride);
+    INGOT_TRY(ingot_cuda_launched());
+    INGOT_TRY(add_triangle(cuda, gram, &copy, m, n));
+    gram_wide_kernel<<<grid, THREADS, 0, cuda->stream>>>(gram, kinds, state, x, m, n);
+    INGOT_TRY(ingot_cuda_launched());
+    gram_put_back_kernel<<<grid, THREADS, 0, cuda->stream>>>(copy.values, cuda->scalars, state, x,
+                                                             m, n, copy.stride);
     return ingot_cuda_launched();
 }

@@ -9,7 +9,9 @@ extern "C" {
 #include <cstdio>
 #include <cstring>
 
-#define BATCH_TOKENS 16384u /* of one forward call: a GEMM of 16384 x 4096 x 4096 takes 0.8 ms */
+#define LEAST_MAJOR     8                    /* of compute capability: Ampere */
+#define WORKSPACE_BYTES (UINT64_C(32) << 20) /* what cuBLAS asks for on Hopper */
+#define BATCH_TOKENS    16384u /* of one forward call: a GEMM of 16384 x 4096 x 4096 takes 0.8 ms */
 
 /* ---- memory -----------------------------------------------------------------------------------
  */
@@ -214,15 +216,14 @@ static ingot_status cuda_download_view(void *context, ingot_weight_view *host,
  */
 
 static void cuda_close(void *context) {
-    ingot_cuda *cuda = ingot_cuda_of(context);
-    if (cuda == nullptr) {
+    if (context == nullptr) {
         return;
     }
+    ingot_cuda *cuda = ingot_cuda_of(context);
     if (cuda->stream != nullptr) {
         (void)cudaStreamSynchronize(cuda->stream);
         (void)cudaFreeAsync(cuda->half.values, cuda->stream);
-        (void)cudaFreeAsync(cuda->half.largest, cuda->stream);
-        (void)cudaFreeAsync(cuda->half.unscale, cuda->stream);
+        (void)cudaFreeAsync(cuda->scalars, cuda->stream);
     }
     if (cuda->blas != nullptr) {
         (void)cublasDestroy(cuda->blas);
@@ -231,6 +232,7 @@ static void cuda_close(void *context) {
         (void)cusolverDnDestroy(cuda->solver);
     }
     if (cuda->stream != nullptr) {
+        (void)cudaFreeAsync(cuda->workspace, cuda->stream);
         (void)cudaStreamSynchronize(cuda->stream);
         (void)cudaStreamDestroy(cuda->stream);
     }
@@ -239,7 +241,20 @@ static void cuda_close(void *context) {
     ingot_free(cuda);
 }
 
+/* cuBLAS works in memory of ours: it counts among the peak, and is there from the start. */
+static ingot_status open_blas(ingot_cuda *cuda) {
+    INGOT_TRY(ingot_cublas_status(cublasCreate(&cuda->blas)));
+    INGOT_TRY(ingot_cublas_status(cublasSetStream(cuda->blas, cuda->stream)));
+    INGOT_TRY(cuda_alloc(cuda, &cuda->workspace, WORKSPACE_BYTES));
+    INGOT_TRY(
+        ingot_cublas_status(cublasSetWorkspace(cuda->blas, cuda->workspace, WORKSPACE_BYTES)));
+    return ingot_cublas_status(cublasSetMathMode(
+        cuda->blas,
+        (cublasMath_t)(CUBLAS_DEFAULT_MATH | CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION)));
+}
+
 static ingot_status fill(ingot_cuda *cuda, int ordinal, unsigned threads) {
+    static const ingot_cuda_scalars scalars = {.zero = 0.0f, .one = 1.0f};
     void *memory;
     cuda->device = ordinal;
     INGOT_TRY(ingot_pool_create(&cuda->pool, threads));
@@ -251,17 +266,16 @@ static ingot_status fill(ingot_cuda *cuda, int ordinal, unsigned threads) {
     uint64_t keep = UINT64_MAX; /* what is released stays ours for the next block */
     INGOT_TRY(ingot_cuda_status(
         cudaMemPoolSetAttribute(cuda->memory, cudaMemPoolAttrReleaseThreshold, &keep)));
-    INGOT_TRY(ingot_cublas_status(cublasCreate(&cuda->blas)));
-    INGOT_TRY(ingot_cublas_status(cublasSetStream(cuda->blas, cuda->stream)));
+    INGOT_TRY(open_blas(cuda));
     INGOT_TRY(cusolverDnCreate(&cuda->solver) == CUSOLVER_STATUS_SUCCESS ? INGOT_OK
                                                                          : INGOT_ERR_DEVICE);
     INGOT_TRY(cusolverDnSetStream(cuda->solver, cuda->stream) == CUSOLVER_STATUS_SUCCESS
                   ? INGOT_OK
                   : INGOT_ERR_DEVICE);
-    INGOT_TRY(cuda_alloc(cuda, &memory, sizeof(unsigned)));
-    cuda->half.largest = static_cast<unsigned *>(memory);
-    INGOT_TRY(cuda_alloc(cuda, &memory, sizeof(float)));
-    cuda->half.unscale = static_cast<float *>(memory);
+    INGOT_TRY(cuda_alloc(cuda, &memory, sizeof scalars));
+    cuda->scalars = static_cast<ingot_cuda_scalars *>(memory);
+    INGOT_TRY(ingot_cuda_status(cudaMemcpyAsync(cuda->scalars, &scalars, sizeof scalars,
+                                                cudaMemcpyHostToDevice, cuda->stream)));
     return ingot_cuda_status(cudaStreamSynchronize(cuda->stream));
 }
 
@@ -329,18 +343,30 @@ ingot_cuda_open(ingot_backend *out, int ordinal, unsigned threads, ingot_error *
         return ingot_error_set(error, INGOT_ERR_DEVICE, nullptr, nullptr, remedy,
                                "no CUDA device %d: there are %d", ordinal, count);
     }
+    cudaDeviceProp properties;
+    const cudaError_t known = cudaGetDeviceProperties(&properties, ordinal);
+    if (known != cudaSuccess) {
+        (void)cudaGetLastError();
+        return ingot_error_set(error, INGOT_ERR_DEVICE, nullptr, nullptr, remedy,
+                               "CUDA device %d cannot be used: %s", ordinal,
+                               cudaGetErrorString(known));
+    }
+    if (properties.major < LEAST_MAJOR) {
+        return ingot_error_set(
+            error, INGOT_ERR_DEVICE, nullptr, nullptr, remedy,
+            "CUDA device %d (%s) has compute capability %d.%d, the least is %d.0", ordinal,
+            properties.name, properties.major, properties.minor, LEAST_MAJOR);
+    }
     void *memory = nullptr;
     ingot_status status = ingot_alloc_zero(&memory, 1, sizeof(ingot_cuda));
     ingot_cuda *cuda = static_cast<ingot_cuda *>(memory);
-    cudaDeviceProp properties;
     if (status == INGOT_OK) {
         status = fill(cuda, ordinal, threads);
     }
-    if (status == INGOT_OK) {
-        status = ingot_cuda_status(cudaGetDeviceProperties(&properties, ordinal));
-    }
     if (status != INGOT_OK) {
-        const char *reason = cudaGetErrorString(cudaGetLastError());
+        const cudaError_t last = cudaGetLastError();
+        const char *reason =
+            last != cudaSuccess ? cudaGetErrorString(last) : ingot_status_text(status);
         cuda_close(cuda);
         return ingot_error_set(error, status, nullptr, nullptr, remedy,
                                "CUDA device %d could not be opened: %s", ordinal, reason);

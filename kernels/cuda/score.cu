@@ -1,148 +1,189 @@
-/* Scores of logits on the device: negative log-likelihood, argmax, divergence; one thread block a
- * row, FP64 sums in a fixed order. */
-#include "kernels/cuda/element.h"
+/* Likelihood and divergence of rows of logits, FP64 inside: one thread block per row, sums of fixed
+ * shape. */
 #include "kernels/cuda/forward.h"
 
-#define THREADS 256
+#define THREADS 512
+#define WARPS   (THREADS / 32)
 
-/* The largest value of a row and the lowest index that has it. */
-struct peak {
+/* ---- reductions of a block --------------------------------------------------------------------
+ */
+
+typedef struct score_peak {
     float value;
-    uint64_t index;
-};
+    uint32_t index; /* UINT32_MAX: nothing but NaN */
+} score_peak;
 
-__device__ static bool is_before(const peak &a, const peak &b) {
-    return a.value > b.value || (a.value == b.value && a.index < b.index);
+/* The larger, the lower index of equals; NaN never wins. */
+__device__ static score_peak larger(score_peak a, score_peak b) {
+    const bool is_b = b.value > a.value || (b.value == a.value && b.index < a.index);
+    return is_b ? b : a;
 }
 
-__device__ static peak row_peak(const float *row, uint64_t n, peak *shared) {
-    peak best = {-INFINITY, UINT64_MAX};
+/* The largest of x[n], known to every thread. */
+__device__ static score_peak row_peak(const float *x, uint64_t n) {
+    __shared__ score_peak peaks[WARPS];
+    score_peak peak = {-INFINITY, UINT32_MAX};
+#pragma unroll 4
     for (uint64_t i = threadIdx.x; i < n; i += THREADS) {
-        const peak own = {row[i], i};
-        if (is_before(own, best)) {
-            best = own;
-        }
+        peak = larger(peak, {x[i], (uint32_t)i});
     }
-    shared[threadIdx.x] = best;
-    __syncthreads();
-    for (unsigned step = THREADS / 2; step > 0; step /= 2) {
-        if (threadIdx.x < step && is_before(shared[threadIdx.x + step], shared[threadIdx.x])) {
-            shared[threadIdx.x] = shared[threadIdx.x + step];
-        }
-        __syncthreads();
+    __syncwarp();
+#pragma unroll
+    for (int lane = 16; lane > 0; lane /= 2) {
+        const score_peak other = {__shfl_xor_sync(0xffffffffu, peak.value, lane),
+                                  __shfl_xor_sync(0xffffffffu, peak.index, lane)};
+        peak = larger(peak, other);
     }
-    best = shared[0];
+    __syncthreads(); /* the peaks of the call before have been read */
+    if (threadIdx.x % 32 == 0) {
+        peaks[threadIdx.x / 32] = peak;
+    }
     __syncthreads();
-    return best;
+    peak = peaks[0];
+#pragma unroll
+    for (int i = 1; i < WARPS; i++) {
+        peak = larger(peak, peaks[i]);
+    }
+    return peak;
 }
 
-__device__ static double block_sum(double x, double *shared) {
-    shared[threadIdx.x] = x;
+/* The sum over the block, the same bits in every thread. */
+__device__ static double block_sum(double value) {
+    __shared__ double sums[WARPS];
+    __syncwarp();
+#pragma unroll
+    for (int lane = 16; lane > 0; lane /= 2) {
+        value += __shfl_xor_sync(0xffffffffu, value, lane);
+    }
     __syncthreads();
-    for (unsigned step = THREADS / 2; step > 0; step /= 2) {
-        if (threadIdx.x < step) {
-            shared[threadIdx.x] += shared[threadIdx.x + step];
+    if (threadIdx.x % 32 == 0) {
+        sums[threadIdx.x / 32] = value;
+    }
+    __syncthreads();
+    double total = 0.0;
+#pragma unroll
+    for (int i = 0; i < WARPS; i++) {
+        total += sums[i];
+    }
+    return total;
+}
+
+/* ---- the operations ---------------------------------------------------------------------------
+ */
+
+/* targets and nll, or best, may be NULL. */
+__global__ __launch_bounds__(THREADS) static void score_kernel(double *nll, uint32_t *best,
+                                                               const float *__restrict__ logits,
+                                                               const uint32_t *targets, uint64_t m,
+                                                               uint64_t vocab) {
+    for (uint64_t row = blockIdx.x; row < m; row += gridDim.x) {
+        const float *x = logits + row * vocab;
+        const score_peak peak = row_peak(x, vocab);
+        if (best != nullptr && threadIdx.x == 0) {
+            best[row] = peak.index == UINT32_MAX ? 0 : peak.index;
         }
-        __syncthreads();
-    }
-    x = shared[0];
-    __syncthreads();
-    return x;
-}
-
-__device__ static double log_sum(const float *row, uint64_t n, float largest, double *shared) {
-    double sum = 0;
-    for (uint64_t i = threadIdx.x; i < n; i += THREADS) {
-        sum += exp((double)row[i] - (double)largest);
-    }
-    return log(block_sum(sum, shared));
-}
-
-__global__ __launch_bounds__(THREADS) void score_kernel(double *nll, uint32_t *best,
-                                                        const float *logits,
-                                                        const uint32_t *targets, uint64_t vocab) {
-    __shared__ peak peaks[THREADS];
-    __shared__ double sums[THREADS];
-    const float *row = logits + blockIdx.x * vocab;
-    const peak top = row_peak(row, vocab, peaks);
-    if (threadIdx.x == 0) {
-        best[blockIdx.x] = (uint32_t)(top.index == UINT64_MAX ? 0 : top.index);
-    }
-    if (targets != nullptr) {
-        const double total = log_sum(row, vocab, top.value, sums);
+        if (targets == nullptr) {
+            continue;
+        }
+        const double top = (double)peak.value;
+        double sum = 0.0;
+#pragma unroll 4
+        for (uint64_t i = threadIdx.x; i < vocab; i += THREADS) {
+            sum += exp((double)x[i] - top);
+        }
+        sum = block_sum(sum);
         if (threadIdx.x == 0) {
-            nll[blockIdx.x] = total + (double)top.value - (double)row[targets[blockIdx.x]];
+            nll[row] = log(sum) + (top - (double)x[targets[row]]);
         }
     }
 }
 
-__global__ __launch_bounds__(THREADS) void divergence_kernel(double *kl, const float *p,
-                                                             const float *q, uint64_t vocab) {
-    __shared__ peak peaks[THREADS];
-    __shared__ double sums[THREADS];
-    const float *p_row = p + blockIdx.x * vocab, *q_row = q + blockIdx.x * vocab;
-    const float p_top = row_peak(p_row, vocab, peaks).value;
-    const float q_top = row_peak(q_row, vocab, peaks).value;
-    const double p_log = log_sum(p_row, vocab, p_top, sums);
-    const double q_log = log_sum(q_row, vocab, q_top, sums);
-    double sum = 0;
-    for (uint64_t i = threadIdx.x; i < vocab; i += THREADS) {
-        const double a = (double)p_row[i] - (double)p_top - p_log;
-        const double b = (double)q_row[i] - (double)q_top - q_log;
-        sum += exp(a) * (a - b);
+/* KL = sum p (log p - log q), both logits relative to their own maximum, so that nothing but the
+ * two logarithms is subtracted at the end (kernels/cpu/isa_math.c). */
+__global__ __launch_bounds__(THREADS) static void divergence_kernel(double *kl,
+                                                                    const float *__restrict__ all_p,
+                                                                    const float *__restrict__ all_q,
+                                                                    uint64_t m, uint64_t vocab) {
+    for (uint64_t row = blockIdx.x; row < m; row += gridDim.x) {
+        const float *p = all_p + row * vocab, *q = all_q + row * vocab;
+        const double top_p = (double)row_peak(p, vocab).value;
+        const double top_q = (double)row_peak(q, vocab).value;
+        double sum_p = 0.0, sum_q = 0.0, sum_d = 0.0;
+#pragma unroll 2
+        for (uint64_t i = threadIdx.x; i < vocab; i += THREADS) {
+            const double a = (double)p[i] - top_p, b = (double)q[i] - top_q;
+            const double e = exp(a);
+            sum_p += e;
+            sum_q += exp(b);
+            sum_d += e * (a - b);
+        }
+        sum_p = block_sum(sum_p);
+        sum_q = block_sum(sum_q);
+        sum_d = block_sum(sum_d);
+        if (threadIdx.x == 0) {
+            const double value = sum_d / sum_p + log(sum_q / sum_p);
+            kl[row] = value < 0.0 ? 0.0 : value;
+        }
     }
-    sum = block_sum(sum, sums);
-    if (threadIdx.x == 0) {
-        kl[blockIdx.x] = sum > 0 || isnan(sum) ? sum : 0;
-    }
+}
+
+static unsigned rows_grid(uint64_t m) {
+    return (unsigned)ingot_min_u64(m, UINT64_C(1) << 30);
+}
+
+/* host[bytes] = device, when the stream has come there. */
+static ingot_status fetch(const ingot_cuda *cuda, void *host, const void *device, uint64_t bytes) {
+    INGOT_TRY(ingot_cuda_status(
+        cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, cuda->stream)));
+    return ingot_cuda_status(cudaStreamSynchronize(cuda->stream));
 }
 
 ingot_status cuda_score(void *context, double *nll, uint32_t *best, const float *logits,
                         const uint32_t *targets, uint64_t m, uint64_t vocab) {
-    const ingot_cuda *cuda = ingot_cuda_of(context);
-    if (m == 0) {
+    ingot_cuda *cuda = ingot_cuda_of(context);
+    for (uint64_t i = 0; targets != nullptr && i < m; i++) {
+        if (targets[i] >= vocab) {
+            return INGOT_ERR_INPUT;
+        }
+    }
+    if (m == 0 || vocab == 0) {
         return INGOT_OK;
     }
-    if (m > INT32_MAX || vocab == 0) {
-        return INGOT_ERR_USAGE;
+    if (vocab > UINT32_MAX) {
+        return INGOT_ERR_UNSUPPORTED;
     }
-    ingot_cuda_buffer device_nll(cuda), device_best(cuda), device_targets(cuda);
-    INGOT_TRY(device_nll.alloc(m, sizeof *nll));
-    INGOT_TRY(device_best.alloc(m, sizeof *best));
+    ingot_cuda_buffer likelihoods(cuda), indices(cuda), wanted(cuda);
+    uint32_t *device_targets = nullptr;
+    INGOT_TRY(likelihoods.alloc(m, sizeof *nll));
+    INGOT_TRY(indices.alloc(m, sizeof *best));
     if (targets != nullptr) {
-        INGOT_TRY(device_targets.alloc(m, sizeof *targets));
-        INGOT_TRY(ingot_cuda_status(cudaMemcpyAsync(device_targets.as<void>(), targets,
-                                                    m * sizeof *targets, cudaMemcpyHostToDevice,
-                                                    cuda->stream)));
+        INGOT_TRY(wanted.alloc(m, sizeof *targets));
+        device_targets = wanted.as<uint32_t>();
+        INGOT_TRY(ingot_cuda_status(cudaMemcpyAsync(device_targets, targets, m * sizeof *targets,
+                                                    cudaMemcpyHostToDevice, cuda->stream)));
     }
-    score_kernel<<<(unsigned)m, THREADS, 0, cuda->stream>>>(device_nll.as<double>(),
-                                                            device_best.as<uint32_t>(), logits,
-                                                            device_targets.as<uint32_t>(), vocab);
+    score_kernel<<<rows_grid(m), THREADS, 0, cuda->stream>>>(
+        likelihoods.as<double>(), indices.as<uint32_t>(), logits, device_targets, m, vocab);
     INGOT_TRY(ingot_cuda_launched());
     if (targets != nullptr) {
-        INGOT_TRY(ingot_cuda_status(cudaMemcpyAsync(nll, device_nll.as<void>(), m * sizeof *nll,
-                                                    cudaMemcpyDeviceToHost, cuda->stream)));
+        INGOT_TRY(fetch(cuda, nll, likelihoods.as<double>(), m * sizeof *nll));
     }
-    INGOT_TRY(ingot_cuda_status(cudaMemcpyAsync(best, device_best.as<void>(), m * sizeof *best,
-                                                cudaMemcpyDeviceToHost, cuda->stream)));
-    return ingot_cuda_status(cudaStreamSynchronize(cuda->stream));
+    return best != nullptr ? fetch(cuda, best, indices.as<uint32_t>(), m * sizeof *best) : INGOT_OK;
 }
 
 ingot_status cuda_divergence(void *context, double *kl, const float *p, const float *q, uint64_t m,
                              uint64_t vocab) {
-    const ingot_cuda *cuda = ingot_cuda_of(context);
-    if (m == 0) {
+    ingot_cuda *cuda = ingot_cuda_of(context);
+    if (m == 0 || vocab == 0) {
         return INGOT_OK;
     }
-    if (m > INT32_MAX || vocab == 0) {
-        return INGOT_ERR_USAGE;
+    if (vocab > UINT32_MAX) {
+        return INGOT_ERR_UNSUPPORTED;
     }
-    ingot_cuda_buffer device_kl(cuda);
-    INGOT_TRY(device_kl.alloc(m, sizeof *kl));
-    divergence_kernel<<<(unsigned)m, THREADS, 0, cuda->stream>>>(device_kl.as<double>(), p, q,
-                                                                 vocab);
+    ingot_cuda_buffer values(cuda);
+    INGOT_TRY(values.alloc(m, sizeof *kl));
+    divergence_kernel<<<rows_grid(m), THREADS, 0, cuda->stream>>>(values.as<double>(), p, q, m,
+                                                                  vocab);
     INGOT_TRY(ingot_cuda_launched());
-    INGOT_TRY(ingot_cuda_status(cudaMemcpyAsync(kl, device_kl.as<void>(), m * sizeof *kl,
-                                                cudaMemcpyDeviceToHost, cuda->stream)));
-    return ingot_cuda_status(cudaStreamSynchronize(cuda->stream));
+    return fetch(cuda, kl, values.as<double>(), m * sizeof *kl);
 }
