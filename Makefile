@@ -181,7 +181,7 @@ define tool_rule
 $(BUILD)/bin/ingot-$(patsubst %_main,%,$(notdir $(basename $(1)))): $(BUILD)/$(basename $(1)).o $(LIBRARY)
 	@mkdir -p $$(@D)
 	$$(call say,LD,$$@)
-	$(Q)$(CC) $(LDFLAGS) -o $$@ $$^ $(LIBS)
+	$(Q)$(CC) $$(LDFLAGS) -o $$@ $$^ $(LIBS)
 endef
 $(foreach m,$(MAINS),$(eval $(call tool_rule,$(m))))
 
