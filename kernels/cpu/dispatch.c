@@ -40,9 +40,22 @@ static bool is_supported(unsigned index) {
     }
 }
 
+/* How many levels the processor has.  Asked once: a virtual machine leaves the guest for every
+ * CPUID, and this is asked for single rows. */
+static unsigned level_count(void) {
+    static _Atomic unsigned known; /* the count + 1; threads that meet here store the same */
+    unsigned count = known;
+    if (count == 0) {
+        __builtin_cpu_init();
+        for (count = 1; count <= LEVELS && is_supported(count - 1); count++) {
+        }
+        known = count;
+    }
+    return count - 1;
+}
+
 const ingot_cpu_isa *ingot_cpu_isa_at(unsigned index) {
-    __builtin_cpu_init();
-    return index < LEVELS && is_supported(index) ? &levels[index] : NULL;
+    return index < level_count() ? &levels[index] : NULL;
 }
 
 const ingot_cpu_isa *ingot_cpu_isa_select(void) {

@@ -16,7 +16,7 @@ typedef struct rows_task {
     ingot_norm_kind norm;
     ingot_activation activation;
     float parameter; /* eps or scale */
-    uint64_t n, heads, rotary_dim;
+    uint64_t m, n, heads, rotary_dim;
     uint64_t first, period; /* of positions */
 } rows_task;
 
@@ -85,18 +85,21 @@ ingot_status ingot_cpu_norm(void *context, float *y, const float *x, const float
     return INGOT_OK;
 }
 
-/* The worker's scratch holds cosines and sines of one row; all heads of the row share them. */
-static void rotary_rows(void *context, size_t index, unsigned worker) {
+/* Tasks are ranges of positions: the angles of one, in the worker's scratch, serve all its rows
+ * and all their heads. */
+static void rotary_positions(void *context, size_t index, unsigned worker) {
     const rows_task *t = context;
     const uint64_t half = t->rotary_dim / 2;
     float *cosine = ingot_cpu_scratch(t->cpu, worker), *sine = cosine + half;
     const uint64_t begin = ingot_cpu_cut_begin(&t->cut, index);
     const uint64_t count = ingot_cpu_cut_size(&t->cut, index);
-    for (uint64_t i = begin; i < begin + count; i++) {
-        t->cpu->isa->math->angles(cosine, sine, t->frequency, (double)(t->first + i % t->period),
-                                  t->parameter, half);
-        for (uint64_t h = 0; h < t->heads; h++) {
-            t->cpu->isa->math->rotate(t->y + (i * t->heads + h) * t->n, cosine, sine, half);
+    for (uint64_t p = begin; p < begin + count; p++) {
+        t->cpu->isa->math->angles(cosine, sine, t->frequency, (double)(t->first + p), t->parameter,
+                                  half);
+        for (uint64_t i = p; i < t->m; i += t->period) {
+            for (uint64_t h = 0; h < t->heads; h++) {
+                t->cpu->isa->math->rotate(t->y + (i * t->heads + h) * t->n, cosine, sine, half);
+            }
         }
     }
 }
@@ -108,17 +111,19 @@ ingot_status ingot_cpu_rotary(void *context, float *x, uint64_t first, uint64_t 
     if (rotary_dim > head_dim || rotary_dim % 2 != 0 || rotary_dim > INGOT_CPU_SCRATCH_FLOATS) {
         return INGOT_ERR_USAGE;
     }
+    const uint64_t rows = ingot_ceil_div(m, ingot_max_u64(period, 1)); /* of one position */
     rows_task t = {.cpu = cpu,
-                   .cut = cut_rows(m, heads * head_dim),
+                   .cut = cut_rows(ingot_min_u64(m, period), rows * heads * head_dim),
                    .y = x,
                    .first = first,
                    .period = period,
+                   .m = m,
                    .frequency = inverse_frequency,
                    .parameter = scale,
                    .n = head_dim,
                    .heads = heads,
                    .rotary_dim = rotary_dim};
-    ingot_pool_run(cpu->pool, t.cut.count, rotary_rows, &t);
+    ingot_pool_run(cpu->pool, t.cut.count, rotary_positions, &t);
     return INGOT_OK;
 }
 
