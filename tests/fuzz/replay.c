@@ -15,6 +15,11 @@
 #include <time.h>
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+/* Where the target has one, every second mutation is its own. */
+__attribute__((weak)) size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size,
+                                                     unsigned seed);
+
+#define GROWTH_BYTES 16384u /* room for a mutation that makes the input longer */
 
 static uint64_t random_state;
 static unsigned long long mutations_per_file = 200;
@@ -43,8 +48,12 @@ static void run_once(const uint8_t *bytes, size_t size) {
     runs++;
 }
 
-/* Changes a few bytes, or cuts, or repeats a piece; returns the new size (never larger). */
+/* Changes a few bytes, or cuts, or repeats a piece, in a buffer with GROWTH_BYTES to spare; returns
+ * the new size. */
 static size_t mutate(uint8_t *bytes, size_t size) {
+    if (LLVMFuzzerCustomMutator != NULL && random_u64() % 2 == 0) {
+        return LLVMFuzzerCustomMutator(bytes, size, size + GROWTH_BYTES, (unsigned)random_u64());
+    }
     if (size == 0) {
         return 0;
     }
@@ -94,7 +103,7 @@ static int run_file(const char *path) {
     }
     const size_t size = (size_t)info.st_size;
     uint8_t *bytes = malloc(size + 1);
-    uint8_t *changed = malloc(size + 1);
+    uint8_t *changed = malloc(size + GROWTH_BYTES);
     int result = 2;
     if (bytes != NULL && changed != NULL && fread(bytes, 1, size, file) == size) {
         result = 0;

@@ -12,7 +12,7 @@ for source in tests/fuzz/fuzz_*.c; do
     found=$build/found/$reader
     mkdir -p "$found"
     ran=$((ran + 1))
-    if "$build/fuzzers/$target" -max_total_time="$seconds" -rss_limit_mb=2048 -timeout=20 \
+    if "$build/fuzzers/$target" -dict="tests/fuzz/$reader.dict" -max_total_time="$seconds" -rss_limit_mb=2048 -timeout=20 \
         -print_final_stats=1 -artifact_prefix="$found/" "$found" "tests/fuzz/corpus/$reader" \
         >"$found.log" 2>&1 </dev/null; then
         runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$found.log")
