@@ -98,6 +98,8 @@ static inline void ref_norm(double *value, double *size, const float *x, const f
     }
 }
 
+/* A device may multiply values of binary16: below its normal range an operand loses 2^-25, whatever
+ * its size, which is 2^-15 of its roundoff. */
 static inline void ref_linear(double *value, double *size, const ingot_weight_view *w,
                               const float *bias, const float *x, uint64_t m) {
     double *row = calloc(w->cols, sizeof *row);
@@ -111,6 +113,7 @@ static inline void ref_linear(double *value, double *size, const ingot_weight_vi
                 const double product = (double)x[i * w->cols + c] * row[c];
                 sum += product;
                 magnitude += fabs(product);
+                magnitude += 0x1p-15 * (fabs((double)x[i * w->cols + c]) + fabs(row[c]));
             }
             value[i * w->rows + r] = sum;
             size[i * w->rows + r] = magnitude;
