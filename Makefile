@@ -8,6 +8,7 @@
 #   V=1           show the commands
 
 comma := ,
+space := $(subst ,, )
 MODE   ?= release
 STATIC ?= 0
 PREFIX ?= /usr/local
@@ -60,7 +61,7 @@ PUBLIC_LIBRARY := $(BUILD)/libingot.a
 
 # The CUDA backend: a library of its own, so that the tools start on machines without CUDA.
 NVCC         := $(shell command -v nvcc || ls /usr/local/cuda/bin/nvcc 2>/dev/null)
-CUDA         ?= 0
+CUDA         ?= $(if $(and $(NVCC),$(filter release debug,$(MODE))),1,0)
 CUDA_SOURCES := $(wildcard kernels/cuda/*.cu)
 CUDA_OBJECTS := $(CUDA_SOURCES:%=$(BUILD)/%.o)
 CUDA_LIBRARY := $(if $(filter 1,$(CUDA)),$(BUILD)/lib/libingot_cuda.so)
@@ -76,7 +77,7 @@ UNIT_TESTS   := $(UNIT_SOURCES:tests/unit/%.c=$(BUILD)/tests/%)
 FUZZ_SOURCES := $(wildcard tests/fuzz/fuzz_*.c)
 FUZZ_REPLAYS := $(FUZZ_SOURCES:tests/fuzz/%.c=$(BUILD)/fuzz/%)
 
-.PHONY: help all setup demo test check check-models bench fuzz format install uninstall clean \
+.PHONY: help all setup demo test test-gpu check check-models bench fuzz format install uninstall clean \
         tools libraries run-tests run-demo analyze fuzzers
 .DEFAULT_GOAL := help
 
@@ -85,6 +86,7 @@ help:
 	@echo 'make test          install what is missing, build, run every test'
 	@echo 'make all           build tools, libraries and man pages into $(BUILD)'
 	@echo 'make setup         install the Debian packages Ingot is built with (STATIC=1: static too)'
+	@echo 'make test-gpu      the tests of the CUDA backend alone, on the first device'
 	@echo 'make check         tests under ASan and UBSan, static analysis, layer rule'
 	@echo 'make analyze       static analysis alone'
 	@echo 'make run-tests     the tests alone; ONLY=PATTERN: those whose name matches'
@@ -116,6 +118,11 @@ run-demo: tools libraries
 	@sh examples/demo.sh $(BUILD)/bin
 run-tests: all $(UNIT_TESTS) $(FUZZ_REPLAYS)
 	@sh tests/run.sh $(BUILD) $(if $(ONLY),'$(ONLY)')
+
+# What compares the CUDA backend with its references; skipped, loudly, without a device.
+GPU_TESTS := $(patsubst tests/unit/%.c,%,$(wildcard tests/unit/test_kernels.c tests/unit/test_cuda*.c))
+test-gpu: libraries $(GPU_TESTS:%=$(BUILD)/tests/%)
+	@sh tests/run.sh $(BUILD) '^unit/($(subst $(space),|,$(GPU_TESTS)))$$'
 
 # Sanitized tests first (they include the layer rule), then the analyzer.
 check:
@@ -173,9 +180,9 @@ $(BUILD)/%.cu.o: %.cu
 $(BUILD)/lib/libingot_cuda.so: $(CUDA_OBJECTS) $(LIBRARY)
 	@mkdir -p $(@D)
 	$(call say,LD,$@)
-	$(Q)$(NVCC) -shared -cudart static -o $@ $^ -Xlinker --as-needed,-z,now \
-	    -Xlinker --exclude-libs=ALL -Xlinker -rpath=$(CUDA_ROOT)/lib64 -Xcompiler -pthread \
-	    -lcublas -lcusolver $(LIBS)
+	$(Q)$(CC) -shared $(LDFLAGS) -o $@ $^ -L$(CUDA_ROOT)/lib64 -Wl,-rpath,$(CUDA_ROOT)/lib64 \
+	    -Wl,--as-needed,-z,now,--exclude-libs=ALL -lcudart_static -lcublas -lcusolver $(LIBS) \
+	    -lstdc++ -ldl -lrt
 
 define tool_rule
 $(BUILD)/bin/ingot-$(patsubst %_main,%,$(notdir $(basename $(1)))): $(BUILD)/$(basename $(1)).o $(LIBRARY)

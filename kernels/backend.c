@@ -14,6 +14,11 @@
 /* *open = the entry of the CUDA backend; INGOT_ERR_DEVICE with the reason. */
 static ingot_status load_cuda(ingot_cuda_open_function **open, ingot_error *error) {
     static const char remedy[] = "use --device cpu, or build with CUDA=1 and install CUDA";
+    /* The driver first: looking for it costs nothing, and our library brings a gigabyte along. */
+    if (dlopen(INGOT_CUDA_DRIVER, RTLD_LAZY | RTLD_LOCAL) == NULL) {
+        return ingot_error_set(error, INGOT_ERR_DEVICE, NULL, NULL, "use --device cpu",
+                               "this machine has no NVIDIA driver: %s", dlerror());
+    }
     void *library = dlopen(INGOT_CUDA_LIBRARY, RTLD_NOW | RTLD_LOCAL);
     if (library == NULL) {
         return ingot_error_set(error, INGOT_ERR_DEVICE, NULL, NULL, remedy,

@@ -70,8 +70,17 @@ while read -r file; do
                 "$file" >"$work/hits" && broken "$file: no BLAS or CUDA here: $(cat "$work/hits")"
             ;;
     esac
+    # ingot_backend_open finds the CUDA backend when it runs: nobody else may know its headers.
+    case $file in
+        kernels/cuda/* | kernels/backend.c) ;;
+        *) grep -nE '#[ \t]*include[ \t]*"kernels/cuda/' "$file" >"$work/hits" &&
+            broken "$file: the CUDA backend is reached through kernels/backend.h" ;;
+    esac
 done <"$work/layered"
 [ "$includes" -gt 20 ] || broken "only $includes include lines were looked at: the check is blind"
+
+grep -E '\.cuh?$' "$work/files" | grep -v '^kernels/cuda/' >"$work/hits" &&
+    broken "CUDA sources live in kernels/cuda: $(head -3 "$work/hits")"
 
 # ---- libingot: the C library, xxHash and zstd ------------------------------------------------
 

@@ -352,8 +352,12 @@ ingot_status cuda_attention(void *context, float *out, const float *q, const flo
                             const float *v, const ingot_attention *shape) {
     ingot_cuda *cuda = ingot_cuda_of(context);
     const ingot_attention &s = *shape;
-    if (s.head_dim > 256 || s.kv_len < s.q_len || s.kv_heads == 0 || s.heads % s.kv_heads != 0) {
-        return s.head_dim > 256 ? INGOT_ERR_UNSUPPORTED : INGOT_ERR_USAGE;
+    if (s.kv_len < s.q_len || s.kv_stride < s.kv_len || s.kv_heads == 0 ||
+        s.heads % s.kv_heads != 0) {
+        return INGOT_ERR_USAGE;
+    }
+    if (s.head_dim > 256) {
+        return INGOT_ERR_UNSUPPORTED;
     }
     if (s.sequences == 0 || s.q_len == 0) {
         return INGOT_OK;

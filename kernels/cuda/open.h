@@ -14,6 +14,7 @@ typedef unsigned ingot_cuda_interface_function(void);
 typedef ingot_status ingot_cuda_open_function(ingot_backend *out, int ordinal, unsigned threads,
                                               ingot_error *error);
 
+#define INGOT_CUDA_DRIVER           "libcuda.so.1"
 #define INGOT_CUDA_LIBRARY          "libingot_cuda.so"
 #define INGOT_CUDA_INTERFACE_SYMBOL "ingot_cuda_interface"
 #define INGOT_CUDA_OPEN_SYMBOL      "ingot_cuda_open"

@@ -105,7 +105,7 @@ ingot_status cuda_embed(void *context, float *y, const ingot_weight_view *table,
 /* ---- norms ------------------------------------------------------------------------------------
  */
 
-#define NORM_KEPT 8 /* pieces of a row that a thread keeps in registers between passes */
+#define NORM_KEPT 4 /* pieces of a row that a thread keeps in registers between passes */
 
 /* The sum over the WIDTH threads of a row, the same bits in each of them. */
 template <int WIDTH> __device__ static float row_sum(float value) {
@@ -298,7 +298,7 @@ ingot_status cuda_norm(void *context, float *y, const float *x, const float *wei
         INGOT_TRY(cuda_half_begin(cuda, &job.half, m * n));
         job.range = &cuda->scalars->half;
     }
-    if (n <= 1024) {
+    if (n <= 512) {
         launch_norm<32>(cuda, job);
     } else {
         launch_norm<THREADS>(cuda, job);
