@@ -38,6 +38,21 @@ static bool is_zero(const uint8_t *bytes, uint64_t size) {
     return true;
 }
 
+/* The same for a rule that one section breaks. */
+static ingot_status bad_section(ingot_error *error, ingot_status code, const shard *part,
+                                const section *record) {
+    const bool is_unknown = code == INGOT_BAD_CRITICAL_SECTION;
+    char type[5] = "????";
+    for (unsigned i = 0; i < 4; i++) {
+        const uint8_t letter = (uint8_t)(record->fourcc >> (8 * i));
+        type[i] = letter > 0x20 && letter < 0x7f ? (char)letter : '?';
+    }
+    return ingot_error_set(error, code, part->path, NULL,
+                           is_unknown ? "use a newer Ingot" : TRANSFER,
+                           "%s (section %s, number %u)", ingot_status_text(code), type,
+                           (unsigned)(record - part->sections));
+}
+
 /* ---- superblock, trailer, section table ---------------------------------------------------- */
 
 static ingot_status open_file(shard *part, uint64_t *size, ingot_error *error) {
@@ -145,16 +160,13 @@ static ingot_status check_section_order(const shard *part, ingot_error *error) {
         const unsigned position = section_position(record->fourcc);
         if (position == 0) {
             if ((record->flags & SECTION_CRITICAL) != 0) {
-                return bad(error, INGOT_BAD_CRITICAL_SECTION, part, NULL, "use a newer Ingot",
-                           NULL);
+                return bad_section(error, INGOT_BAD_CRITICAL_SECTION, part, record);
             }
             continue;
         }
-        if (position < last || (position == last && record->fourcc != FOURCC_FILE)) {
-            return bad(error, INGOT_BAD_SECTION_ORDER, part, NULL, TRANSFER, NULL);
-        }
-        if (record->flags != SECTION_CRITICAL) {
-            return bad(error, INGOT_BAD_SECTION_ORDER, part, NULL, TRANSFER, NULL);
+        if (position < last || (position == last && record->fourcc != FOURCC_FILE) ||
+            record->flags != SECTION_CRITICAL) {
+            return bad_section(error, INGOT_BAD_SECTION_ORDER, part, record);
         }
         last = position;
         seen[position]++;
@@ -178,7 +190,7 @@ static ingot_status check_section_bounds(shard *part, ingot_error *error) {
         uint64_t end;
         if (!ingot_size_align(&expected, at, alignment) || record->offset != expected ||
             !ingot_size_add(&end, expected, record->size) || end > limit) {
-            return bad(error, INGOT_BAD_SECTION_BOUNDS, part, NULL, TRANSFER, NULL);
+            return bad_section(error, INGOT_BAD_SECTION_BOUNDS, part, record);
         }
         at = end;
     }
@@ -208,14 +220,15 @@ static ingot_status check_section_sizes(shard *part, ingot_error *error) {
     const section *map = find_section(part, FOURCC_ZMAP);
     part->tensor_count = tensors / RECORD_BYTES;
     part->chunk_count = chunks / 8;
-    bool is_legal = tensors % RECORD_BYTES == 0 && part->tensor_count <= MAX_TENSORS &&
-                    find_section(part, FOURCC_TSRT)->size == part->tensor_count * 4 &&
-                    find_section(part, FOURCC_LEDG)->size == part->tensor_count * LEDGER_BYTES &&
-                    chunks % 8 == 0 && find_section(part, FOURCC_META)->size <= MAX_META_BYTES &&
-                    part->data_size <= MAX_FILE_BYTES &&
-                    (map != NULL || part->data_size == part->data_stored_size) &&
-                    (map == NULL || map->size == part->chunk_count * ZMAP_BYTES) &&
-                    (roots == NULL || roots->size == (part->super.shard_count - 1) * 16u);
+    const bool is_legal =
+        tensors % RECORD_BYTES == 0 && part->tensor_count <= MAX_TENSORS &&
+        find_section(part, FOURCC_TSRT)->size == part->tensor_count * 4 &&
+        find_section(part, FOURCC_LEDG)->size == part->tensor_count * LEDGER_BYTES &&
+        chunks % 8 == 0 && find_section(part, FOURCC_META)->size <= MAX_META_BYTES &&
+        part->data_size <= MAX_FILE_BYTES &&
+        (map != NULL || part->data_size == part->data_stored_size) &&
+        (map == NULL || map->size == part->chunk_count * ZMAP_BYTES) &&
+        (roots == NULL || roots->size == (part->super.shard_count - 1) * 16u);
     for (uint32_t i = 0; i < part->super.section_count; i++) {
         const section *record = &part->sections[i];
         const bool is_chunked = record->fourcc == FOURCC_CHNK || record->fourcc == FOURCC_ZMAP ||
@@ -223,7 +236,7 @@ static ingot_status check_section_sizes(shard *part, ingot_error *error) {
         const bool has_aux = record->fourcc == FOURCC_FILE || record->fourcc == FOURCC_DATA ||
                              section_position(record->fourcc) == 0;
         if ((!is_chunked && record->size > MAX_SECTION_BYTES) || (!has_aux && record->aux != 0)) {
-            is_legal = false;
+            return bad_section(error, INGOT_BAD_SECTION_SIZE, part, record);
         }
     }
     return is_legal ? INGOT_OK : bad(error, INGOT_BAD_SECTION_SIZE, part, NULL, TRANSFER, NULL);
@@ -241,17 +254,17 @@ static ingot_status read_front(shard *part, ingot_error *error) {
         const section *record = &part->sections[i];
         digest_of(digest, part->front + record->offset, record->size);
         if (memcmp(digest, record->digest, 16) != 0) {
-            return bad(error, INGOT_BAD_SECTION_DIGEST, part, NULL, TRANSFER, NULL);
+            return bad_section(error, INGOT_BAD_SECTION_DIGEST, part, record);
         }
     }
     if (!is_zero(part->sections[count - 1].digest, 16)) {
-        return bad(error, INGOT_BAD_SECTION_DIGEST, part, NULL, TRANSFER, NULL);
+        return bad_section(error, INGOT_BAD_SECTION_DIGEST, part, &part->sections[count - 1]);
     }
     uint64_t at = SUPERBLOCK_BYTES + (uint64_t)count * SECTION_BYTES;
     for (uint32_t i = 0; i < count; i++) {
         const section *record = &part->sections[i];
         if (!is_zero(part->front + at, record->offset - at)) {
-            return bad(error, INGOT_BAD_GAP, part, NULL, TRANSFER, NULL);
+            return bad_section(error, INGOT_BAD_GAP, part, record);
         }
         at = record->offset + record->size;
     }
