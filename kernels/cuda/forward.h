@@ -43,8 +43,13 @@ ingot_status cuda_divergence(void *context, double *kl, const float *p, const fl
 /* ---- activations in binary16 (half.cu) --------------------------------------------------------
  */
 
-/* Activations rounded to binary16.  They are stored as they are when the largest finite magnitude
- * lies between 2^-4 and 2^15, else divided by the power of two that brings it there. */
+/* Powers of two that values are divided by on their way to binary16 when nothing speaks against it:
+ * activations and weights as models have them then keep all bits of all but the smallest. */
+#define CUDA_HALF_USUAL   (-2)
+#define CUDA_WEIGHT_USUAL (-8)
+
+/* Activations rounded to binary16, divided by 2^CUDA_HALF_USUAL, or by the power of two that brings
+ * the largest finite magnitude into range. */
 typedef struct cuda_half_copy {
     __half *values;       /* [m][stride], columns behind n are zero */
     uint64_t stride;      /* n rounded up to a multiple of 8: products want 16-byte rows */
@@ -59,7 +64,8 @@ ingot_status cuda_half_of(ingot_cuda *cuda, cuda_half_copy *out, const float *x,
 void cuda_written(ingot_cuda *cuda, const void *memory, uint64_t bytes);
 
 /* For operations that write activations and make the copy on the way: *values has room for
- * `count` of them (a multiple of 8), and scalars->half is to become their range.  cuda_half_end
+ * `count` of them (a multiple of 8), divided by 2^CUDA_HALF_USUAL, and scalars->half is to become
+ * the range of the activations.  cuda_half_end
  * follows in the stream and scales what does not fit; x then has a copy, which serves any n that is
  * a multiple of 8. */
 ingot_status cuda_half_begin(ingot_cuda *cuda, __half **values, uint64_t count);
@@ -86,14 +92,12 @@ ingot_status cuda_half_multiply(const ingot_cuda *cuda, const cuda_half_gemm *jo
 
 #ifdef __CUDACC__
 
-/* Exponent by which to divide values so that the largest fits binary16; 0 for what fits as it is.
- * Bounded, so that the power of two it stands for is a normal number. */
-__device__ static inline int cuda_half_exponent(unsigned largest_bits) {
+/* The exponent of two to divide values by: `usual`, unless the largest would then overflow or fall
+ * where bits are lost.  Bounded, so that the power is a normal number. */
+__device__ static inline int cuda_half_exponent(unsigned largest_bits, int usual) {
     const float largest = __uint_as_float(largest_bits);
-    if (largest == 0.0f || (largest >= 0.0625f && largest <= 32768.0f)) {
-        return 0;
-    }
-    return max(ilogbf(largest) - 14, -120);
+    const int exponent = largest != 0.0f ? ilogbf(largest) : usual;
+    return exponent - usual >= -2 && exponent - usual < 15 ? usual : max(exponent - 14, -120);
 }
 
 /* 2^exponent, |exponent| <= 126 */

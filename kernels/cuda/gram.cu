@@ -72,8 +72,8 @@ __global__ __launch_bounds__(THREADS) static void gram_set_apart_kernel(
     __half *__restrict__ values, ingot_cuda_scalars *scalars, const row_kind *kinds,
     const gram_state *state, const float *__restrict__ x, uint64_t m, uint64_t n, uint64_t stride) {
     const bool has_apart = state->has_apart != 0;
-    const int exponent =
-        cuda_half_exponent(has_apart ? state->good.largest : scalars->half.largest);
+    const int exponent = cuda_half_exponent(has_apart ? state->good.largest : scalars->half.largest,
+                                            CUDA_HALF_USUAL);
     if (blockIdx.x == 0 && threadIdx.x == 0) {
         scalars->alpha = ldexpf(1.0f, 2 * exponent);
     }
@@ -97,7 +97,8 @@ __global__ __launch_bounds__(THREADS) static void gram_put_back_kernel(
     if (state->has_apart == 0) {
         return;
     }
-    const float factor = cuda_power_of_two(-cuda_half_exponent(scalars->half.largest));
+    const float factor =
+        cuda_power_of_two(-cuda_half_exponent(scalars->half.largest, CUDA_HALF_USUAL));
     for (uint64_t row = blockIdx.x; row < m; row += gridDim.x) {
         for (uint64_t col = threadIdx.x; col < stride; col += THREADS) {
             const float value = col < n ? x[row * n + col] * factor : 0.0f;

@@ -1,8 +1,8 @@
 /* Activations in binary16 for products on tensor cores, made once for all who read them.
  *
- * One pass rounds the values as they are and finds their range; a second one, which returns at once
- * in the usual case, scales what would overflow or lose its low bits.  The host never waits to know
- * which it was. */
+ * One pass rounds the values with the usual scale and finds their range; a second one, which
+ * returns at once in the usual case, scales anew what would overflow or lose its low bits.  The
+ * host never waits to know which it was. */
 #include "kernels/cuda/forward.h"
 
 #define THREADS 256
@@ -31,19 +31,19 @@ __device__ static void store_eight(__half *out, const float (&v)[8], float facto
     *reinterpret_cast<int4 *>(out) = *reinterpret_cast<const int4 *>(values);
 }
 
-/* values[m][stride] = x[m][n] in binary16.  First pass (is_repair false): as they are, *range is
- * collected.  Second: scaled where *range asks for it, and *unscale. */
+/* values[m][stride] = x[m][n] in binary16.  First pass (is_repair false): with the usual
+ * scale, *range is collected.  Second: with another where *range asks for it, and *unscale. */
 __global__ __launch_bounds__(THREADS) static void half_rows_kernel(
     __half *__restrict__ values, float *unscale, ingot_cuda_range *range,
     const float *__restrict__ x, uint64_t m, uint64_t n, uint64_t stride, bool is_vector,
     bool is_repair) {
-    float factor = 1.0f;
+    float factor = cuda_power_of_two(-CUDA_HALF_USUAL);
     if (is_repair) {
-        const int exponent = cuda_half_exponent(range->largest);
+        const int exponent = cuda_half_exponent(range->largest, CUDA_HALF_USUAL);
         if (blockIdx.x == 0 && blockIdx.y == 0 && threadIdx.x == 0) {
             *unscale = cuda_power_of_two(exponent);
         }
-        if (exponent == 0) {
+        if (exponent == CUDA_HALF_USUAL) {
             return;
         }
         factor = cuda_power_of_two(-exponent);

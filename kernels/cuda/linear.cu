@@ -24,27 +24,26 @@ typedef struct unpack_job {
     bool is_repair; /* see half.cu: the second pass scales where the first found reason to */
 } unpack_job;
 
-/* Exponent the values of this pass are divided by; false when it has nothing to do.  The repairing
- * pass leaves alpha for the product. */
-__device__ static bool unpack_factor(const unpack_job &job, float *factor) {
-    *factor = 1.0f;
-    if (!job.is_repair) {
-        return true;
+/* The exponent of two that this pass divides by; false when there is nothing to do. */
+__device__ static bool unpack_exponent(const unpack_job &job, int *exponent) {
+    *exponent = CUDA_WEIGHT_USUAL;
+    if (job.is_repair) {
+        *exponent = cuda_half_exponent(job.scalars->weights.largest, CUDA_WEIGHT_USUAL);
     }
-    const int exponent = cuda_half_exponent(job.scalars->weights.largest);
-    *factor = cuda_power_of_two(-exponent);
-    if (blockIdx.x == 0 && blockIdx.y == 0 && threadIdx.x == 0) {
-        job.scalars->alpha = ldexpf(job.scalars->unscale, exponent);
-    }
-    return exponent != 0;
+    return !job.is_repair || *exponent != CUDA_WEIGHT_USUAL;
 }
 
 template <int KIND>
 __global__ __launch_bounds__(THREADS) static void linear_unpack_kernel(const unpack_job job) {
-    float factor;
-    if (!unpack_factor(job, &factor)) {
+    int exponent;
+    const bool has_work = unpack_exponent(job, &exponent);
+    if (job.is_repair && blockIdx.x == 0 && blockIdx.y == 0 && threadIdx.x == 0) {
+        job.scalars->alpha = ldexpf(job.scalars->unscale, exponent); /* for the product to come */
+    }
+    if (!has_work) {
         return;
     }
+    const float factor = cuda_power_of_two(-exponent);
     ingot_cuda_range range = {0, 0};
     const uint64_t step = (uint64_t)gridDim.x * THREADS * 8;
     const uint64_t begin = ((uint64_t)blockIdx.x * THREADS + threadIdx.x) * 8;
@@ -69,8 +68,8 @@ __global__ __launch_bounds__(THREADS) static void linear_unpack_kernel(const unp
 
 /* One warp puts the outliers of one row in their places. */
 __global__ __launch_bounds__(THREADS) static void linear_outliers_kernel(const unpack_job job) {
-    const int exponent = job.is_repair ? cuda_half_exponent(job.scalars->weights.largest) : 0;
-    if (job.is_repair && exponent == 0) {
+    int exponent;
+    if (!unpack_exponent(job, &exponent)) {
         return;
     }
     const float factor = cuda_power_of_two(-exponent);

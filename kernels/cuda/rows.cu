@@ -177,8 +177,10 @@ __device__ static void norm_store(const norm_job &job, uint64_t row, uint64_t in
         const uint64_t at = row * (job.n / 4) + index;
         reinterpret_cast<float4 *>(job.y)[at] = make_float4(y.v[0], y.v[1], y.v[2], y.v[3]);
         if (job.half != nullptr) {
-            alignas(8) const __half2 halves[2] = {__floats2half2_rn(y.v[0], y.v[1]),
-                                                  __floats2half2_rn(y.v[2], y.v[3])};
+            const float scale = cuda_power_of_two(-CUDA_HALF_USUAL);
+            alignas(8)
+                const __half2 halves[2] = {__floats2half2_rn(y.v[0] * scale, y.v[1] * scale),
+                                           __floats2half2_rn(y.v[2] * scale, y.v[3] * scale)};
             reinterpret_cast<int2 *>(job.half)[at] = *reinterpret_cast<const int2 *>(halves);
 #pragma unroll
             for (int i = 0; i < 4; i++) {
@@ -464,7 +466,7 @@ __global__ __launch_bounds__(THREADS) static void activate_eight_kernel(const ac
             alignas(16) __half halves[8];
 #pragma unroll
             for (int j = 0; j < 8; j++) {
-                halves[j] = __float2half_rn(v[j]);
+                halves[j] = __float2half_rn(v[j] * cuda_power_of_two(-CUDA_HALF_USUAL));
                 cuda_range_add(&range, v[j]);
             }
             reinterpret_cast<int4 *>(job.half)[i] = *reinterpret_cast<const int4 *>(halves);
