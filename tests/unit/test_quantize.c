@@ -497,6 +497,82 @@ static void test_threads(void) {
     free(many);
 }
 
+/* The same through the table of operations of the cpu backend. */
+static void quantize_through_table(matrix_results *r, const float *w, const float *gram,
+                                   ingot_quant_format format, uint64_t rows, uint64_t cols,
+                                   const ingot_backend *b) {
+    ingot_arena *arena = NULL;
+    CU_ASSERT_FATAL(ingot_backend_arena_create(&arena, b) == INGOT_OK);
+    ingot_quantized q = new_quantized(rows, cols, format, arena);
+    ingot_gptq_factor factor;
+    ingot_weight_view view;
+    float *values = NULL, *folded = NULL, diagonal[160];
+    double figures[3];
+    uint64_t bad = 0;
+    const ingot_weight_view source = {
+        .kind = INGOT_DENSE, .rows = rows, .cols = cols, .dtype = INGOT_F32, .data = w};
+    CU_ASSERT_FATAL(ingot_arena_alloc(arena, (void **)&values, rows * cols * 4) == INGOT_OK);
+    CU_ASSERT_FATAL(ingot_arena_alloc(arena, (void **)&folded, cols * cols * 4) == INGOT_OK);
+    CU_ASSERT(b->ops->values(b->context, values, &bad, &source, NULL, NULL) == INGOT_OK);
+    CU_ASSERT(bad == UINT64_MAX && memcmp(values, w, rows * cols * sizeof *w) == 0);
+    CU_ASSERT(b->ops->gram_fold(b->context, folded, gram, NULL, cols) == INGOT_OK);
+    CU_ASSERT(memcmp(folded, gram, cols * cols * sizeof *gram) == 0);
+    CU_ASSERT(b->ops->gram_diagonal(b->context, diagonal, gram, cols) == INGOT_OK);
+    CU_ASSERT(diagonal[0] == gram[0] && diagonal[cols - 1] == gram[cols * cols - 1]);
+    CU_ASSERT(b->ops->factorize(b->context, &factor, gram, cols, format.group, arena, arena) ==
+              INGOT_OK);
+    r->size = 0;
+    CU_ASSERT(b->ops->quantize_rtn(b->context, &q, w) == INGOT_OK);
+    keep_quantized(r, &q, arena, NULL);
+    CU_ASSERT(b->ops->quantize_search(b->context, &q, w, factor.importance, arena) == INGOT_OK);
+    keep_quantized(r, &q, arena, NULL);
+    CU_ASSERT(b->ops->outliers_choose(b->context, &q, w, factor.importance, rows * cols / 64,
+                                      INGOT_F16, arena, arena) == INGOT_OK);
+    CU_ASSERT(b->ops->quantize_gptq(b->context, &q, w, &factor, arena) == INGOT_OK);
+    keep_quantized(r, &q, arena, NULL);
+    CU_ASSERT(b->ops->quantized_values(b->context, values, &q) == INGOT_OK);
+    CU_ASSERT(memcmp(values, r->bytes + r->size - rows * cols * 4, rows * cols * 4) == 0);
+    CU_ASSERT(b->ops->quantized_pack(b->context, &view, &q, arena) == INGOT_OK);
+    CU_ASSERT(view.rows == rows && view.outlier_count == rows * cols / 64);
+    CU_ASSERT(b->ops->weight_error(b->context, &figures[0], &source, NULL, NULL, &q, arena) ==
+              INGOT_OK);
+    CU_ASSERT(b->ops->quadratic_loss(b->context, &figures[1], w, rows, cols, &q, gram, arena) ==
+              INGOT_OK);
+    CU_ASSERT(b->ops->quadratic_loss(b->context, &figures[2], w, rows, cols, NULL, gram, arena) ==
+              INGOT_OK);
+    keep(r, figures, sizeof figures);
+    const ingot_outliers chosen = q.outliers;
+    q.outliers.count = 0;
+    CU_ASSERT(b->ops->quantize_rtn(b->context, &q, w) == INGOT_OK);
+    CU_ASSERT(b->ops->outliers_place(b->context, &q, &chosen, w, arena) == INGOT_OK);
+    CU_ASSERT(q.outliers.count == chosen.count && q.outliers.val != chosen.val);
+    ingot_arena_destroy(arena);
+}
+
+static void test_table(void) {
+    enum { ROWS = 129, COLS = 160 };
+    matrix_results *direct = malloc(sizeof *direct), *table = malloc(sizeof *table);
+    ingot_arena *arena = new_arena();
+    const float *w = random_weights(arena, ROWS * COLS);
+    const float *gram = random_gram(arena, COLS, 300);
+    const ingot_quant_format format = {
+        .bits = 3, .group = 64, .zero_mode = INGOT_ZERO_STORED, .scale_dtype = INGOT_F16};
+    ingot_gptq_factor factor;
+    CU_ASSERT(ingot_gptq_factorize(&factor, gram, COLS, format.group, arena, arena) == INGOT_OK);
+    quantize_in_every_way(direct, w, gram, &factor, format, ROWS, NULL);
+    for (unsigned threads = 1; threads <= 3; threads++) {
+        ingot_backend backend;
+        CU_ASSERT_FATAL(ingot_backend_open(&backend, "cpu", threads, NULL) == INGOT_OK);
+        quantize_through_table(table, w, gram, format, ROWS, COLS, &backend);
+        CU_ASSERT(direct->size == table->size &&
+                  memcmp(direct->bytes, table->bytes, table->size) == 0);
+        ingot_backend_close(&backend);
+    }
+    ingot_arena_destroy(arena);
+    free(direct);
+    free(table);
+}
+
 /* Instruction sets that both have fused multiply-adds agree bit for bit. */
 static void test_levels(void) {
     const char *level = getenv("INGOT_CPU_ISA");
@@ -551,6 +627,7 @@ int main(void) {
         {"weight error", test_weight_error},
         {"values and folded H", test_values},
         {"same bytes for any number of threads", test_threads},
+        {"same bytes through the table of operations", test_table},
         {"same bytes with AVX2 and AVX-512", test_levels},
         {"values that are not finite", test_not_finite},
         CU_TEST_INFO_NULL,
