@@ -74,14 +74,11 @@ const ingot_cpu_isa *ingot_cpu_isa_at(unsigned index);
 #define INGOT_CPU_GRAM_ROWS 4096u
 /* Tokens of one forward call: more gain nothing, and cost memory. */
 #define INGOT_CPU_BATCH_TOKENS 4096u
-/* Partial results of decoding attention, shared by all workers. */
-#define INGOT_CPU_PARTIAL_FLOATS (256u * 1024u)
 
 typedef struct ingot_cpu {
     ingot_pool *pool;
     const ingot_cpu_isa *isa;
     float *scratch; /* [threads][INGOT_CPU_SCRATCH_FLOATS] */
-    float *partial; /* [INGOT_CPU_PARTIAL_FLOATS] */
     uint8_t *flags; /* [INGOT_CPU_GRAM_ROWS] */
 } ingot_cpu;
 

@@ -156,9 +156,8 @@ static void angles(float *cosine, float *sine, const double *frequency, double p
 
 /* ---- softmax of one key block ------------------------------------------------------------- */
 
-/* softcap tanh(x / softcap) = x - x * 2 ... written so that nothing cancels:
- * tanh u = (1 - e) / (1 + e) with e = exp(-2 |u|), and for small u a libm call is not worth it:
- * the error is absolute, 1e-7 softcap, far below what a score carries. */
+/* softcap tanh(x / softcap) with tanh |u| = (1 - e) / (1 + e), e = exp(-2 |u|).  1 - e cancels for
+ * small u, so the error is absolute: 1e-7 softcap, far below what a score carries. */
 INLINE lanes soft_capped(lanes x, float softcap) {
     const lanes u = lanes_mul(x, lanes_set(1.0f / softcap));
     const lanes e = lanes_exp(lanes_mul(lanes_abs(u), lanes_set(-2.0f)));

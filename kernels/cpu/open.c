@@ -69,7 +69,6 @@ static void cpu_close(void *context) {
     }
     ingot_pool_destroy(cpu->pool);
     ingot_free(cpu->scratch);
-    ingot_free(cpu->partial);
     ingot_free(cpu->flags);
     ingot_free(cpu);
 }
@@ -122,8 +121,6 @@ static ingot_status fill(ingot_cpu *cpu, unsigned threads) {
         (uint64_t)ingot_pool_threads(cpu->pool) * INGOT_CPU_SCRATCH_FLOATS * sizeof(float);
     INGOT_TRY(ingot_alloc(&memory, scratch_bytes));
     cpu->scratch = memory;
-    INGOT_TRY(ingot_alloc(&memory, INGOT_CPU_PARTIAL_FLOATS * sizeof(float)));
-    cpu->partial = memory;
     INGOT_TRY(ingot_alloc(&memory, INGOT_CPU_GRAM_ROWS));
     cpu->flags = memory;
     return INGOT_OK;
