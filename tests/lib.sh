@@ -22,6 +22,17 @@ need() {
     done
 }
 
+# need_python MODULE...: sets PYTHON; skips where it has not all modules.  $INGOT_PYTHON names
+# another one than python3.
+need_python() {
+    PYTHON=${INGOT_PYTHON:-python3}
+    need "$PYTHON"
+    for module in "$@"; do
+        "$PYTHON" -c "import importlib.util as u, sys; sys.exit(not u.find_spec('$module'))" ||
+            skip "$PYTHON has no module $module (INGOT_PYTHON names another Python)"
+    done
+}
+
 # expect_exit CODE COMMAND...: runs it with stdout in ./out and stderr in ./err.
 expect_exit() {
     wanted=$1

@@ -16,6 +16,7 @@ import json
 import os
 import random
 import re
+import resource
 import shutil
 import struct
 import subprocess
@@ -25,6 +26,8 @@ import tempfile
 import xxhash
 
 CHUNK = 1 << 20
+# Address space of the reader: libraries of numpy reserve much, damaged sizes ask for more.
+MEMORY_BYTES = 4 << 30
 SECTION = struct.Struct("<4sIQQQ16s")
 # Where fields are: (offset, size) in the superblock, a section record, a tensor record, a ledger
 # record and a stored chunk.
@@ -179,7 +182,9 @@ class Damaged:
 
 
 def code_of_tool(tool, path):
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
     run = subprocess.run([tool, path, "--json"], stdin=subprocess.DEVNULL, capture_output=True,
+                         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (hard, hard)),
                          timeout=120, check=False)
     try:
         return json.loads(run.stdout)["error"]
@@ -216,6 +221,8 @@ def main():
     options = parser.parse_args()
     sys.path.insert(0, options.reader)
     import ingot_reader
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, hard))
 
     print(f"seed {options.seed}")
     seen, different = collections.Counter(), 0

@@ -16,8 +16,8 @@ import sys
 
 import numpy as np
 
-from ingot_shard import ALIAS, GROUPED, KINDS, MAX_TENSORS, IngotError, Shard, number, xxh3_128
-from ingot_shard import xxhash
+from ingot_shard import (ALIAS, AUXILIARY, GROUPED, KINDS, MAX_TENSORS, IngotError, Shard, number,
+                         xxh3_128, xxhash)
 from ingot_values import DTYPES
 
 # Failures of the system, not of the container.
@@ -105,6 +105,16 @@ class Container:
     def names(self):
         """Names of all tensors, auxiliary ones and aliases included, in load order."""
         return [name.decode() for shard in self.shards for name in shard.names]
+
+    def model_names(self):
+        """Names of the model's tensors: neither auxiliary nor an alias of an auxiliary tensor."""
+        names = []
+        for shard in self.shards:
+            target = np.where(shard.records["kind"] == ALIAS, shard.records["outliers"],
+                              np.arange(shard.tensors, dtype="u8")).astype("i8")
+            mine = shard.records["kind"][target] != AUXILIARY
+            names += [name.decode() for name, is_mine in zip(shard.names, mine) if is_mine]
+        return names
 
     def _find(self, name):
         try:
@@ -252,7 +262,9 @@ def main():
                 container.verify()
                 print(f"{options.path}: valid, every byte is accounted for")
             elif options.command == "tensor":
-                np.save(options.output, container.tensor(options.name), allow_pickle=False)
+                values = container.tensor(options.name)
+                with open(options.output, "wb") as out:
+                    np.lib.format.write_array(out, values, allow_pickle=False)
             else:
                 data = container.file(options.name)
                 with open(options.output, "wb") as out:
