@@ -267,15 +267,15 @@ static inline uint64_t ref_gram(double *gram, double *gram_size, double *magnitu
 
 /* log sum exp of one row; *best = index of the largest, the lowest of several */
 static inline long double ref_log_sum_exp(const float *x, uint64_t n, uint32_t *best) {
-    long double total = 0;
+    long double others = 0; /* beside the largest, whose term is 1 */
     *best = 0;
     for (uint64_t i = 1; i < n; i++) {
         *best = x[i] > x[*best] ? (uint32_t)i : *best;
     }
     for (uint64_t i = 0; i < n; i++) {
-        total += expl((long double)x[i] - (long double)x[*best]);
+        others += i != *best ? expl((long double)x[i] - (long double)x[*best]) : 0;
     }
-    return logl(total) + (long double)x[*best];
+    return log1pl(others) + (long double)x[*best];
 }
 
 static inline double ref_nll(const float *x, uint64_t n, uint64_t target, uint32_t *best) {

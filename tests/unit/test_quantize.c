@@ -381,7 +381,8 @@ static void test_values(void) {
     ingot_arena *arena = new_arena();
     const uint64_t rows = 67, cols = 89;
     const float *w = random_weights(arena, rows * cols);
-    float *half = NULL, *out = NULL, row_fold[67], column_fold[89], gram[9] = {4, 0, 0, 6, 9};
+    uint16_t *half = NULL;
+    float *out = NULL, row_fold[67], column_fold[89], gram[9] = {4, 0, 0, 6, 9};
     CU_ASSERT_FATAL(ingot_arena_alloc(arena, (void **)&half, rows * cols * 2) == INGOT_OK);
     CU_ASSERT_FATAL(ingot_arena_alloc(arena, (void **)&out, rows * cols * 4) == INGOT_OK);
     for (unsigned i = 0; i < cols; i++) {
@@ -399,8 +400,8 @@ static void test_values(void) {
                              (double)row_fold[i / cols] * (double)column_fold[i % cols];
         CU_ASSERT(fabs((double)out[i] - exact) <= 0x1p-23 * fabs(exact));
     }
-    ((uint16_t *)half)[66 * 89 + 5] = 0x7f80; /* infinity; the first bad one is told */
-    ((uint16_t *)half)[63 * 89 + 88] = 0x7fc0;
+    half[66 * 89 + 5] = 0x7f80; /* infinity; the first bad one is told */
+    half[63 * 89 + 88] = 0x7fc0;
     CU_ASSERT(ingot_quantize_values(out, &bad, &source, NULL, NULL, NULL) == INGOT_OK);
     CU_ASSERT(bad == 63 * 89 + 88);
     gram[1] = NAN; /* the upper triangle is not read */
