@@ -32,7 +32,7 @@ static void choose_core(int argc, char **argv, char **environment) {
     const char *choice = best_core();
     unsigned count = 0;
     (void)argc;
-    for (; environment[count] != NULL && count < MOST_ENTRIES; count++) {
+    for (; count < MOST_ENTRIES && environment[count] != NULL; count++) {
         if (strncmp(environment[count], KEY, sizeof KEY - 1) == 0) {
             return;
         }
