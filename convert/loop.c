@@ -4,7 +4,9 @@
 #include "common/files.h"
 #include "common/memory.h"
 #include "common/sizes.h"
+#include "common/worker.h"
 #include "convert/block.h"
+#include "convert/prefetch.h"
 #include "format/digest.h"
 
 #include <math.h>
@@ -35,8 +37,22 @@ typedef struct loop {
     const ingot_loop_job *job;
     const ingot_backend_ops *ops;
     void *context;
-    memory block, tensor; /* lifetimes: a block, a tensor */
+    memory block;         /* lifetime: a block */
+    memory tensors[2];    /* lifetime: a tensor; the one before may still be on its way out */
+    unsigned turn;        /* which of the two is in use */
     ingot_arena *scratch; /* device, a call */
+    ingot_prefetch *prefetch;
+    ingot_worker *writing; /* puts a packed matrix into the writer */
+    struct put {
+        ingot_writer *writer;
+        uint64_t index;
+        ingot_weight_view view; /* a packed matrix; or, with bytes set, a piece of a tensor */
+        ingot_ledger *ledger;
+        const void *bytes;
+        uint64_t size, offset;
+        unsigned turn;
+        bool is_running;
+    } put;
     ingot_batch batch;
     bool has_batch;
     ingot_error *error;
@@ -54,16 +70,68 @@ static void lap(const loop *l, ingot_phase phase, double *since) {
     l->job->phase_seconds[phase] += ingot_lap(since);
 }
 
+/* ---- writing behind ------------------------------------------------------------------------- */
+
+static ingot_status run_put(void *context, ingot_error *error) {
+    const struct put *put = context;
+    if (put->bytes != NULL) {
+        return ingot_writer_put_bytes(put->writer, put->index, put->bytes, put->size, put->offset,
+                                      error);
+    }
+    return ingot_writer_put(put->writer, put->index, &put->view, put->ledger, error);
+}
+
+/* Returns when nothing is on its way to the writer, which then may be used directly. */
+static ingot_status settle(loop *l) {
+    const double start = ingot_clock_seconds();
+    l->put.is_running = false;
+    const ingot_status status = ingot_worker_wait(l->writing, l->error);
+    l->job->phase_seconds[INGOT_PHASE_WRITE] += ingot_clock_seconds() - start;
+    return status;
+}
+
+/* Digests and writes in the background what lies in the memory of the tensor at hand or of the
+ * block. */
+static ingot_status start_put(loop *l, struct put put) {
+    INGOT_TRY(settle(l));
+    l->put = put;
+    l->put.writer = l->job->writer;
+    l->put.turn = l->turn;
+    l->put.is_running = true;
+    ingot_worker_start(l->writing, run_put, &l->put);
+    return INGOT_OK;
+}
+
+static ingot_status put_behind(loop *l, uint64_t index, const ingot_weight_view *view,
+                               ingot_ledger *ledger) {
+    return start_put(l, (struct put){.index = index, .view = *view, .ledger = ledger});
+}
+
+static ingot_status put_bytes_behind(loop *l, uint64_t index, const void *bytes, uint64_t size,
+                                     uint64_t offset) {
+    return start_put(l,
+                     (struct put){.index = index, .bytes = bytes, .size = size, .offset = offset});
+}
+
+/* Memory for the next tensor. */
+static ingot_status next_tensor(loop *l) {
+    l->turn = 1 - l->turn;
+    if (l->put.is_running && l->put.turn == l->turn) {
+        INGOT_TRY(settle(l));
+    }
+    reset(&l->tensors[l->turn]);
+    return INGOT_OK;
+}
+
 /* ---- dense tensors -------------------------------------------------------------------------- */
 
 static ingot_status check_finite(const loop *l, const ingot_st_tensor *source, const void *bytes,
-                                 uint64_t offset, uint64_t size, float *values) {
+                                 uint64_t offset, uint64_t size) {
     if (source->dtype == INGOT_I32 || source->dtype == INGOT_U8) {
         return INGOT_OK;
     }
     const uint64_t element = ingot_dtype_bytes(source->dtype), count = size / element;
-    ingot_rows_to_f32(values, bytes, source->dtype, count);
-    const uint64_t bad = ingot_first_not_finite(values, count);
+    const uint64_t bad = ingot_first_not_finite(bytes, source->dtype, count);
     return bad == count ? INGOT_OK
                         : ingot_error_set(l->error, INGOT_ERR_NUMERIC,
                                           ingot_checkpoint_path(l->job->checkpoint), source->name,
@@ -72,32 +140,35 @@ static ingot_status check_finite(const loop *l, const ingot_st_tensor *source, c
                                           (unsigned long long)(offset / element + bad));
 }
 
-/* Copies a tensor's bytes as they are, digesting and scanning them on the way. */
+/* Copies a tensor's bytes as they are, digesting and scanning them on the way; a piece is written
+ * while the next one is read. */
 static ingot_status copy_dense(loop *l, uint64_t index) {
     const ingot_plan_tensor *t = &l->job->plan->tensors[index];
     const ingot_st_tensor *source = ingot_checkpoint_at(l->job->checkpoint, t->source_index);
     ingot_digest_stream *digest = NULL;
-    void *bytes;
-    float *values;
-    reset(&l->tensor);
-    INGOT_TRY(ingot_arena_alloc(l->tensor.host, &bytes, COPY_BYTES));
-    INGOT_TRY(ingot_arena_alloc(l->tensor.host, (void **)&values, 2ull * COPY_BYTES));
+    void *pieces[2];
+    INGOT_TRY(next_tensor(l));
+    for (unsigned i = 0; i < 2; i++) {
+        INGOT_TRY(ingot_arena_alloc(l->tensors[l->turn].host, &pieces[i],
+                                    ingot_min_u64(source->bytes, COPY_BYTES)));
+    }
     INGOT_TRY(ingot_digest_stream_create(&digest));
     ingot_status status = INGOT_OK;
     double since = ingot_clock_seconds();
-    for (uint64_t offset = 0; offset < source->bytes;) {
-        const uint64_t left = source->bytes - offset;
-        const uint64_t size = left < COPY_BYTES ? left : COPY_BYTES;
+    for (uint64_t offset = 0, i = 0; offset < source->bytes; i++) {
+        const uint64_t size = ingot_min_u64(source->bytes - offset, COPY_BYTES);
+        void *bytes = pieces[i % 2];
         INGOT_GO(ingot_interrupt_check(l->error));
         INGOT_GO(ingot_checkpoint_read(l->job->checkpoint, t->source_index, offset, size, bytes,
                                        l->error));
         ingot_digest_stream_update(digest, bytes, size);
-        INGOT_GO(check_finite(l, source, bytes, offset, size, values));
+        INGOT_GO(check_finite(l, source, bytes, offset, size));
         lap(l, INGOT_PHASE_READ, &since);
-        INGOT_GO(ingot_writer_put_bytes(l->job->writer, index, bytes, size, offset, l->error));
-        lap(l, INGOT_PHASE_WRITE, &since);
+        INGOT_GO(put_bytes_behind(l, index, bytes, size, offset));
+        since = ingot_clock_seconds();
         offset += size;
     }
+    INGOT_GO(settle(l));
     ingot_ledger *ledger = &l->job->ledgers[index];
     ingot_ledger_copy(ledger);
     ingot_digest_stream_finish(digest, ledger->source_digest);
@@ -113,13 +184,13 @@ static ingot_status write_folded(loop *l, uint64_t index, const ingot_block_stat
     const ingot_st_tensor *source = ingot_checkpoint_at(l->job->checkpoint, t->source_index);
     void *bytes;
     float *values;
-    reset(&l->tensor);
-    INGOT_TRY(ingot_arena_alloc(l->tensor.host, &bytes, source->bytes));
-    INGOT_TRY(
-        ingot_arena_alloc(l->tensor.host, (void **)&values, source->elements * sizeof *values));
+    INGOT_TRY(next_tensor(l));
+    INGOT_TRY(ingot_arena_alloc(l->tensors[l->turn].host, &bytes, source->bytes));
+    INGOT_TRY(ingot_arena_alloc(l->tensors[l->turn].host, (void **)&values,
+                                source->elements * sizeof *values));
     INGOT_TRY(ingot_checkpoint_read(l->job->checkpoint, t->source_index, 0, source->bytes, bytes,
                                     l->error));
-    INGOT_TRY(check_finite(l, source, bytes, 0, source->bytes, values));
+    INGOT_TRY(check_finite(l, source, bytes, 0, source->bytes));
     ingot_rows_to_f32(values, bytes, source->dtype, source->elements);
     ingot_ledger *ledger = &l->job->ledgers[index];
     ingot_ledger_copy(ledger);
@@ -134,6 +205,7 @@ static ingot_status write_folded(loop *l, uint64_t index, const ingot_block_stat
                                     .cols = source->elements,
                                     .dtype = INGOT_F32,
                                     .data = values};
+    INGOT_TRY(settle(l));
     return ingot_writer_put(l->job->writer, index, &view, ledger, l->error);
 }
 
@@ -148,6 +220,7 @@ static ingot_status write_fold(loop *l, uint64_t index, const ingot_block_state 
                                     .data = is_row ? state->row_fold[t->role]
                                                    : state->input[d->input].fold};
     ingot_ledger_copy(&l->job->ledgers[index]);
+    INGOT_TRY(settle(l));
     return ingot_writer_put(l->job->writer, index, &view, &l->job->ledgers[index], l->error);
 }
 
@@ -206,16 +279,16 @@ static ingot_status convert_matrix(loop *l, uint64_t index, source_pair source,
     ingot_quantized q;
     ingot_weight_view view, packed;
     ingot_ledger *ledger = &l->job->ledgers[index];
-    INGOT_TRY(ingot_linear_quantize(&q, ledger, &job, l->tensor.device, l->scratch, l->error));
-    INGOT_TRY(l->ops->quantized_pack(l->context, &view, &q,
-                                     stored != NULL ? l->block.device : l->tensor.device));
+    INGOT_TRY(
+        ingot_linear_quantize(&q, ledger, &job, l->tensors[l->turn].device, l->scratch, l->error));
+    INGOT_TRY(l->ops->quantized_pack(
+        l->context, &view, &q, stored != NULL ? l->block.device : l->tensors[l->turn].device));
     ingot_digest128(ledger->source_digest, source.host->data,
                     source.host->rows * source.host->cols * ingot_dtype_bytes(source.host->dtype));
-    INGOT_TRY(l->ops->download_view(l->context, &packed, &view, l->tensor.host));
+    INGOT_TRY(l->ops->download_view(l->context, &packed, &view, l->tensors[l->turn].host));
     ledger->low_precision_scales = (uint32_t)ingot_view_low_precision(&packed);
     lap(l, INGOT_PHASE_QUANTIZE, &since);
-    INGOT_TRY(ingot_writer_put(l->job->writer, index, &packed, ledger, l->error));
-    lap(l, INGOT_PHASE_WRITE, &since);
+    INGOT_TRY(put_behind(l, index, &packed, ledger));
     if (stored != NULL) {
         *stored = view;
     }
@@ -226,12 +299,17 @@ static ingot_status convert_matrix(loop *l, uint64_t index, source_pair source,
 static ingot_status convert_alone(loop *l, uint64_t index, ingot_input_state *input) {
     const ingot_plan_tensor *t = &l->job->plan->tensors[index];
     const ingot_st_tensor *source = ingot_checkpoint_at(l->job->checkpoint, t->source_index);
-    void *bytes;
+    uint8_t digest[16];
     double since = ingot_clock_seconds();
-    reset(&l->tensor);
-    INGOT_TRY(ingot_arena_alloc(l->tensor.host, &bytes, source->bytes));
-    INGOT_TRY(ingot_checkpoint_read(l->job->checkpoint, t->source_index, 0, source->bytes, bytes,
-                                    l->error));
+    INGOT_TRY(next_tensor(l));
+    const void *bytes = ingot_prefetch_bytes(l->prefetch, t->source_index, digest);
+    if (bytes == NULL) {
+        void *own;
+        INGOT_TRY(ingot_arena_alloc(l->tensors[l->turn].host, &own, source->bytes));
+        INGOT_TRY(ingot_checkpoint_read(l->job->checkpoint, t->source_index, 0, source->bytes, own,
+                                        l->error));
+        bytes = own;
+    }
     lap(l, INGOT_PHASE_READ, &since);
     const ingot_weight_view host = {.kind = INGOT_DENSE,
                                     .rows = source->dim[0],
@@ -272,16 +350,20 @@ static ingot_status zeroed(loop *l, ingot_arena *arena, void **out, uint64_t cou
     return l->ops->zero(l->context, *out, count * size);
 }
 
-/* Completes what was gathered of one input. */
+/* Completes what was gathered of one input; magnitudes are for folds alone. */
 static ingot_status take_statistics(loop *l, ingot_input_state *s, const collector *c,
                                     ingot_input input, uint64_t dropped) {
-    double *sums;
-    INGOT_TRY(ingot_arena_array(l->tensor.host, (void **)&sums, s->width, sizeof *sums));
-    INGOT_TRY(ingot_arena_array(l->block.host, (void **)&s->magnitude, s->width, sizeof(float)));
-    INGOT_TRY(l->ops->download(l->context, sums, c->magnitude[input], s->width * sizeof *sums));
     s->tokens = c->tokens[input] - dropped;
-    for (uint64_t j = 0; j < s->width; j++) {
-        s->magnitude[j] = s->tokens != 0 ? (float)(sums[j] / (double)s->tokens) : 0.0f;
+    if (c->magnitude[input] != NULL) {
+        double *sums;
+        INGOT_TRY(
+            ingot_arena_array(l->tensors[l->turn].host, (void **)&sums, s->width, sizeof *sums));
+        INGOT_TRY(
+            ingot_arena_array(l->block.host, (void **)&s->magnitude, s->width, sizeof(float)));
+        INGOT_TRY(l->ops->download(l->context, sums, c->magnitude[input], s->width * sizeof *sums));
+        for (uint64_t j = 0; j < s->width; j++) {
+            s->magnitude[j] = s->tokens != 0 ? (float)(sums[j] / (double)s->tokens) : 0.0f;
+        }
     }
     s->plain_gram = s->gram = c->gram[input];
     return l->ops->gram_fold(l->context, s->gram, s->gram, NULL, s->width);
@@ -290,13 +372,17 @@ static ingot_status take_statistics(loop *l, ingot_input_state *s, const collect
 static ingot_status collect(loop *l, ingot_block_state *state) {
     collector c = {.backend = l->job->backend};
     uint64_t dropped[INGOT_INPUT_COUNT];
-    reset(&l->tensor);
-    INGOT_TRY(zeroed(l, l->tensor.device, (void **)&c.dropped, INGOT_INPUT_COUNT, sizeof *dropped));
+    INGOT_TRY(next_tensor(l));
+    INGOT_TRY(zeroed(l, l->tensors[l->turn].device, (void **)&c.dropped, INGOT_INPUT_COUNT,
+                     sizeof *dropped));
     for (unsigned i = 0; i < INGOT_INPUT_COUNT; i++) {
         const uint64_t n = state->input[i].width;
         if (state->input[i].is_present) {
             INGOT_TRY(zeroed(l, l->block.device, (void **)&c.gram[i], n, n * sizeof(float)));
-            INGOT_TRY(zeroed(l, l->tensor.device, (void **)&c.magnitude[i], n, sizeof(double)));
+            if (l->job->plan->has_folds) {
+                INGOT_TRY(zeroed(l, l->tensors[l->turn].device, (void **)&c.magnitude[i], n,
+                                 sizeof(double)));
+            }
         }
     }
     const ingot_batch_use use = {.hook = collect_input, .hook_context = &c};
@@ -312,7 +398,7 @@ static ingot_status collect(loop *l, ingot_block_state *state) {
 }
 
 static ingot_status load_statistics(loop *l, ingot_block_state *state) {
-    reset(&l->tensor);
+    INGOT_TRY(next_tensor(l));
     for (unsigned i = 0; i < INGOT_INPUT_COUNT; i++) {
         ingot_input_state *s = &state->input[i];
         ingot_stats_input loaded;
@@ -320,9 +406,9 @@ static ingot_status load_statistics(loop *l, ingot_block_state *state) {
             continue;
         }
         const uint64_t bytes = s->width * s->width * sizeof(float);
-        ingot_arena_reset(l->tensor.host);
-        INGOT_TRY(ingot_stats_load(l->job->stats, state->layer, (ingot_input)i, l->tensor.host,
-                                   &loaded, l->error));
+        ingot_arena_reset(l->tensors[l->turn].host);
+        INGOT_TRY(ingot_stats_load(l->job->stats, state->layer, (ingot_input)i,
+                                   l->tensors[l->turn].host, &loaded, l->error));
         INGOT_TRY(ingot_arena_array(l->block.host, (void **)&s->magnitude, s->width,
                                     sizeof *s->magnitude));
         memcpy(s->magnitude, loaded.magnitude, s->width * sizeof *s->magnitude);
@@ -424,8 +510,9 @@ static void report_block(const loop *l, const ingot_block_state *state, double s
 }
 
 static ingot_status load_block(loop *l, ingot_block_state *state) {
-    INGOT_TRY(ingot_block_load(&state->block, l->job->model, state->layer, l->job->source,
-                               l->job->backend, l->block.host, l->error));
+    INGOT_TRY(ingot_block_load(&state->block, l->job->model, state->layer,
+                               ingot_prefetch_source(l->prefetch), l->job->backend, l->block.host,
+                               l->error));
     memcpy(state->source, state->block.linear, sizeof state->source);
     return INGOT_OK;
 }
@@ -457,7 +544,7 @@ static ingot_status convert_block_tensors(loop *l, ingot_block_state *state) {
                 INGOT_TRY(convert_alone(l, i, input));
                 break;
             }
-            reset(&l->tensor);
+            INGOT_TRY(next_tensor(l));
             const source_pair pair = {.host = &state->block.host.linear[t->role],
                                       .device = &state->source[t->role]};
             INGOT_TRY(convert_matrix(l, i, pair, input, state->device_row_fold[t->role],
@@ -472,6 +559,8 @@ static ingot_status convert_block_tensors(loop *l, ingot_block_state *state) {
 static ingot_status convert_block_steps(loop *l, ingot_block_state *state) {
     double since = ingot_clock_seconds();
     const double start = since;
+    INGOT_TRY(ingot_prefetch_take(l->prefetch, state->layer, l->error));
+    lap(l, INGOT_PHASE_READ, &since);
     if (l->has_batch || l->job->plan->has_folds) {
         INGOT_TRY(load_block(l, state));
         lap(l, INGOT_PHASE_READ, &since);
@@ -504,6 +593,7 @@ static ingot_status convert_block_steps(loop *l, ingot_block_state *state) {
 
 static ingot_status convert_block(loop *l, uint64_t layer) {
     ingot_block_state state;
+    INGOT_TRY(settle(l)); /* what is on its way may lie in the block's memory */
     reset(&l->block);
     begin_state(l, &state, layer);
     const ingot_status status = convert_block_steps(l, &state);
@@ -585,13 +675,20 @@ ingot_status ingot_loop_run(const ingot_loop_job *job, ingot_error *error) {
               .error = error};
     ingot_status status = INGOT_OK;
     INGOT_GO(open_memory(&l.block, job->backend));
-    INGOT_GO(open_memory(&l.tensor, job->backend));
+    INGOT_GO(open_memory(&l.tensors[0], job->backend));
+    INGOT_GO(open_memory(&l.tensors[1], job->backend));
     INGOT_GO(ingot_backend_arena_create(&l.scratch, job->backend));
+    INGOT_GO(ingot_worker_create(&l.writing));
+    INGOT_GO(ingot_prefetch_create(&l.prefetch, job));
     INGOT_GO(convert_all(&l));
+    INGOT_GO(settle(&l));
 done:
+    ingot_worker_destroy(l.writing); /* first: it may be using what goes next */
+    ingot_prefetch_destroy(l.prefetch);
     ingot_batch_destroy(&l.batch, job->backend);
     close_memory(&l.block);
-    close_memory(&l.tensor);
+    close_memory(&l.tensors[0]);
+    close_memory(&l.tensors[1]);
     ingot_arena_destroy(l.scratch);
     return status == INGOT_ERR_NO_MEMORY && error != NULL && error->status == INGOT_OK
                ? ingot_error_set(error, status, NULL, NULL,

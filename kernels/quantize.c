@@ -63,8 +63,28 @@ void ingot_rows_to_f32(float *out, const void *in, ingot_dtype dtype, uint64_t c
     ingot_quantize_ops_get()->to_f32(out, in, dtype, count);
 }
 
-uint64_t ingot_first_not_finite(const float *values, uint64_t count) {
-    return ingot_quantize_ops_get()->first_not_finite(values, count);
+/* The exponent is all ones; blocks first, so that the usual answer costs one pass of vectors. */
+static uint64_t first_special_16(const uint16_t *bits, uint64_t count, uint16_t exponent) {
+    const uint64_t block = 4096;
+    for (uint64_t first = 0; first < count; first += block) {
+        const uint64_t end = ingot_min_u64(first + block, count);
+        unsigned any = 0;
+        for (uint64_t i = first; i < end; i++) {
+            any |= (bits[i] & exponent) == exponent;
+        }
+        for (uint64_t i = first; any != 0 && i < end; i++) {
+            if ((bits[i] & exponent) == exponent) {
+                return i;
+            }
+        }
+    }
+    return count;
+}
+
+uint64_t ingot_first_not_finite(const void *values, ingot_dtype dtype, uint64_t count) {
+    return dtype == INGOT_F16    ? first_special_16(values, count, 0x7c00)
+           : dtype == INGOT_BF16 ? first_special_16(values, count, 0x7f80)
+                                 : ingot_quantize_ops_get()->first_not_finite(values, count);
 }
 
 uint64_t ingot_view_low_precision(const ingot_weight_view *view) {

@@ -70,8 +70,9 @@ ingot_status ingot_quantize_values(float *out, uint64_t *bad, const ingot_weight
                                    ingot_pool *pool) INGOT_MUST_CHECK;
 /* out[count] = in[count] of dtype F32, F16 or BF16, with the vector path of this machine. */
 void ingot_rows_to_f32(float *out, const void *in, ingot_dtype dtype, uint64_t count);
-/* Index of the first value that is NaN or infinite, or count. */
-uint64_t ingot_first_not_finite(const float *values, uint64_t count);
+/* Index of the first of count values of dtype (F32, F16, BF16) that is NaN or infinite, or count.
+ */
+uint64_t ingot_first_not_finite(const void *values, ingot_dtype dtype, uint64_t count);
 
 /* ---- plain rounding --------------------------------------------------------------------- */
 

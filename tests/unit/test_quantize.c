@@ -606,13 +606,28 @@ static void test_levels(void) {
 
 static void test_not_finite(void) {
     float values[50] = {0};
-    CU_ASSERT(ingot_first_not_finite(values, 50) == 50);
+    CU_ASSERT(ingot_first_not_finite(values, INGOT_F32, 50) == 50);
     for (unsigned i = 0; i < 50; i++) {
         values[i] = i % 2 ? NAN : -INFINITY;
-        CU_ASSERT(ingot_first_not_finite(values, 50) == i);
+        CU_ASSERT(ingot_first_not_finite(values, INGOT_F32, 50) == i);
         values[i] = 3e38f;
     }
-    CU_ASSERT(ingot_first_not_finite(values, 50) == 50);
+    CU_ASSERT(ingot_first_not_finite(values, INGOT_F32, 50) == 50);
+    /* 16-bit types, over the block the scan works in */
+    static uint16_t bits[9000];
+    for (unsigned i = 0; i < 9000; i++) {
+        bits[i] = i % 2 ? 0x7bff : 0xbbff; /* the largest F16, and an ordinary number */
+    }
+    CU_ASSERT(ingot_first_not_finite(bits, INGOT_F16, 9000) == 9000);
+    for (unsigned i = 4090; i < 4100; i++) {
+        bits[i] = i % 2 ? 0x7e01 : 0xfc00;
+        CU_ASSERT(ingot_first_not_finite(bits, INGOT_F16, 9000) == i);
+        CU_ASSERT(ingot_first_not_finite(bits, INGOT_BF16, 9000) == 9000);
+        bits[i] = i % 2 ? 0x7fc1 : 0xff80;
+        CU_ASSERT(ingot_first_not_finite(bits, INGOT_BF16, 9000) == i);
+        bits[i] = 0;
+    }
+    CU_ASSERT(ingot_first_not_finite(bits, INGOT_F16, 0) == 0);
 }
 
 int main(void) {

@@ -1,0 +1,196 @@
+/* Reading ahead (convert/prefetch.h): two arenas of pinned memory, one in use and one being filled.
+ */
+#include "convert/prefetch.h"
+
+#include "common/memory.h"
+#include "common/worker.h"
+#include "format/digest.h"
+
+#include <string.h>
+
+/* One matrix that was read. */
+typedef struct entry {
+    uint64_t source_index;
+    void *bytes;
+    uint8_t digest[16];
+} entry;
+
+typedef struct side {
+    struct ingot_prefetch *owner;
+    ingot_arena *arena;
+    entry *entries; /* [owner->most] */
+    uint64_t count, layer;
+} side;
+
+struct ingot_prefetch {
+    const ingot_loop_job *job;
+    ingot_weight_source source;
+    ingot_worker *worker;
+    uint64_t most; /* matrices of a block */
+    side sides[2]; /* block L in side L % 2 */
+    uint64_t at;   /* the block at work */
+};
+
+/* A tensor worth reading ahead: a matrix of a block that comes from the checkpoint. */
+static bool is_wanted(const ingot_prefetch *p, const ingot_plan_tensor *t, uint64_t layer) {
+    return t->layer == layer && t->origin == INGOT_ORIGIN_QUANTIZE &&
+           ingot_checkpoint_at(p->job->checkpoint, t->source_index)->rank == 2;
+}
+
+static ingot_status read_side(void *context, ingot_error *error) {
+    side *s = context;
+    const ingot_prefetch *p = s->owner;
+    ingot_arena_reset(s->arena);
+    s->count = 0;
+    for (uint64_t i = 0; i < p->job->plan->count; i++) {
+        const ingot_plan_tensor *t = &p->job->plan->tensors[i];
+        if (!is_wanted(p, t, s->layer)) {
+            continue;
+        }
+        const uint64_t bytes = ingot_checkpoint_at(p->job->checkpoint, t->source_index)->bytes;
+        entry *e = &s->entries[s->count];
+        e->source_index = t->source_index;
+        INGOT_TRY(ingot_arena_alloc(s->arena, &e->bytes, bytes));
+        INGOT_TRY(
+            ingot_checkpoint_read(p->job->checkpoint, t->source_index, 0, bytes, e->bytes, error));
+        ingot_digest128(e->digest, e->bytes, bytes);
+        s->count++;
+    }
+    return INGOT_OK;
+}
+
+static void start(ingot_prefetch *p, uint64_t layer) {
+    side *s = &p->sides[layer % 2];
+    s->layer = layer;
+    ingot_worker_start(p->worker, read_side, s);
+}
+
+static const entry *find(const ingot_prefetch *p, uint64_t source_index) {
+    const side *s = &p->sides[p->at % 2];
+    for (uint64_t i = 0; s->layer == p->at && i < s->count; i++) {
+        if (s->entries[i].source_index == source_index) {
+            return &s->entries[i];
+        }
+    }
+    return NULL;
+}
+
+/* ---- the weight source ---------------------------------------------------------------------- */
+
+static bool describe(void *self, const char *name, ingot_weight_info *info) {
+    const ingot_weight_source *below = ((ingot_prefetch *)self)->job->source;
+    return below->describe(below->self, name, info);
+}
+
+static ingot_status load(void *self, const char *name, ingot_arena *arena, ingot_weight_view *view,
+                         ingot_error *error) {
+    const ingot_prefetch *p = self;
+    const ingot_weight_source *below = p->job->source;
+    uint64_t index;
+    const ingot_st_tensor *tensor = ingot_checkpoint_find(p->job->checkpoint, name, &index);
+    const entry *e = tensor != NULL ? find(p, index) : NULL;
+    if (e == NULL) {
+        return below->load(below->self, name, arena, view, error);
+    }
+    *view = (ingot_weight_view){.kind = INGOT_DENSE,
+                                .rows = tensor->dim[0],
+                                .cols = tensor->dim[1],
+                                .dtype = tensor->dtype,
+                                .data = e->bytes};
+    return INGOT_OK;
+}
+
+static const char *file(void *self, const char *name, uint64_t *size) {
+    const ingot_weight_source *below = ((ingot_prefetch *)self)->job->source;
+    return below->file(below->self, name, size);
+}
+
+static const char *name_at(void *self, uint64_t index) {
+    const ingot_weight_source *below = ((ingot_prefetch *)self)->job->source;
+    return below->name_at(below->self, index);
+}
+
+static ingot_status is_same(void *self, const char *a, const char *b, bool *out,
+                            ingot_error *error) {
+    const ingot_weight_source *below = ((ingot_prefetch *)self)->job->source;
+    return below->is_same(below->self, a, b, out, error);
+}
+
+/* ---- opening and taking --------------------------------------------------------------------- */
+
+static ingot_status fill(ingot_prefetch *p) {
+    for (uint64_t layer = 0; layer < p->job->model->layers; layer++) {
+        uint64_t count = 0;
+        for (uint64_t i = 0; i < p->job->plan->count; i++) {
+            count += is_wanted(p, &p->job->plan->tensors[i], layer);
+        }
+        p->most = count > p->most ? count : p->most;
+    }
+    for (unsigned i = 0; i < 2; i++) {
+        void *memory;
+        p->sides[i] = (side){.owner = p, .layer = UINT64_MAX};
+        INGOT_TRY(ingot_backend_host_arena_create(&p->sides[i].arena, p->job->backend));
+        INGOT_TRY(ingot_alloc_zero(&memory, p->most + 1, sizeof(entry)));
+        p->sides[i].entries = memory;
+    }
+    INGOT_TRY(ingot_worker_create(&p->worker));
+    start(p, 0);
+    return INGOT_OK;
+}
+
+ingot_status ingot_prefetch_create(ingot_prefetch **out, const ingot_loop_job *job) {
+    void *memory;
+    *out = NULL;
+    INGOT_TRY(ingot_alloc_zero(&memory, 1, sizeof(ingot_prefetch)));
+    ingot_prefetch *p = memory;
+    p->job = job;
+    p->source = (ingot_weight_source){.self = p,
+                                      .path = job->source->path,
+                                      .describe = describe,
+                                      .load = load,
+                                      .file = file,
+                                      .name_at = name_at,
+                                      .is_same = job->source->is_same != NULL ? is_same : NULL};
+    const ingot_status status = fill(p);
+    if (status != INGOT_OK) {
+        ingot_prefetch_destroy(p);
+        return status;
+    }
+    *out = p;
+    return INGOT_OK;
+}
+
+void ingot_prefetch_destroy(ingot_prefetch *prefetch) {
+    if (prefetch == NULL) {
+        return;
+    }
+    ingot_worker_destroy(prefetch->worker);
+    for (unsigned i = 0; i < 2; i++) {
+        ingot_arena_destroy(prefetch->sides[i].arena);
+        ingot_free(prefetch->sides[i].entries);
+    }
+    ingot_free(prefetch);
+}
+
+ingot_status ingot_prefetch_take(ingot_prefetch *prefetch, uint64_t layer, ingot_error *error) {
+    INGOT_TRY(ingot_worker_wait(prefetch->worker, error));
+    prefetch->at = layer;
+    if (layer + 1 < prefetch->job->model->layers) {
+        start(prefetch, layer + 1);
+    }
+    return INGOT_OK;
+}
+
+const ingot_weight_source *ingot_prefetch_source(const ingot_prefetch *prefetch) {
+    return &prefetch->source;
+}
+
+const void *ingot_prefetch_bytes(const ingot_prefetch *prefetch, uint64_t source_index,
+                                 uint8_t digest[16]) {
+    const entry *e = find(prefetch, source_index);
+    if (e == NULL) {
+        return NULL;
+    }
+    memcpy(digest, e->digest, sizeof e->digest);
+    return e->bytes;
+}
