@@ -372,6 +372,12 @@ ingot_status ingot_output_create(ingot_output **out, const char *path, bool forc
         return ingot_error_set(error, INGOT_ERR_EXISTS, path, NULL, "give the name of a file",
                                "the output is a folder");
     }
+    struct stat info;
+    if (stat(path, &info) == 0 && !S_ISREG(info.st_mode)) {
+        /* A rename would put a file in the place of a device, whoever else uses it. */
+        return ingot_error_set(error, INGOT_ERR_EXISTS, path, NULL, "give the name of a file",
+                               "the output is a device or pipe, not a file");
+    }
     if (!force && ingot_path_exists(path)) {
         return exists_error(path, error);
     }

@@ -12,17 +12,19 @@
 #include <string.h>
 
 /* *open = the entry of the CUDA backend; INGOT_ERR_DEVICE with the reason. */
-static ingot_status load_cuda(ingot_cuda_open_function **open, ingot_error *error) {
+static ingot_status load_cuda(ingot_cuda_open_function **open, const char *device,
+                              ingot_error *error) {
     static const char remedy[] = "use --device cpu, or build with CUDA=1 and install CUDA";
     /* The driver first: looking for it costs nothing, and our library brings a gigabyte along. */
     if (dlopen(INGOT_CUDA_DRIVER, RTLD_LAZY | RTLD_LOCAL) == NULL) {
         return ingot_error_set(error, INGOT_ERR_DEVICE, NULL, NULL, "use --device cpu",
-                               "this machine has no NVIDIA driver: %s", dlerror());
+                               "device %s: this machine has no NVIDIA driver: %s", device,
+                               dlerror());
     }
     void *library = dlopen(INGOT_CUDA_LIBRARY, RTLD_NOW | RTLD_LOCAL);
     if (library == NULL) {
         return ingot_error_set(error, INGOT_ERR_DEVICE, NULL, NULL, remedy,
-                               "the CUDA backend cannot be used: %s", dlerror());
+                               "device %s: the CUDA backend cannot be used: %s", device, dlerror());
     }
     void *interface = dlsym(library, INGOT_CUDA_INTERFACE_SYMBOL);
     void *entry = dlsym(library, INGOT_CUDA_OPEN_SYMBOL);
@@ -37,10 +39,10 @@ static ingot_status load_cuda(ingot_cuda_open_function **open, ingot_error *erro
     return INGOT_OK; /* the library stays: its code runs until the process ends */
 }
 
-static ingot_status open_cuda(ingot_backend *out, int ordinal, unsigned threads,
+static ingot_status open_cuda(ingot_backend *out, const char *device, int ordinal, unsigned threads,
                               ingot_error *error) {
     ingot_cuda_open_function *open = NULL;
-    INGOT_TRY(load_cuda(&open, error));
+    INGOT_TRY(load_cuda(&open, device, error));
     return open(out, ordinal, threads, error);
 }
 
@@ -51,17 +53,18 @@ ingot_status ingot_backend_open(ingot_backend *out, const char *device, unsigned
         return ingot_cpu_open(out, threads, error);
     }
     if (strcmp(device, "auto") == 0) {
-        return open_cuda(out, -1, threads, NULL) == INGOT_OK ? INGOT_OK
-                                                             : ingot_cpu_open(out, threads, error);
+        return open_cuda(out, device, -1, threads, NULL) == INGOT_OK
+                   ? INGOT_OK
+                   : ingot_cpu_open(out, threads, error);
     }
     if (strcmp(device, "cuda") == 0) {
-        return open_cuda(out, -1, threads, error);
+        return open_cuda(out, device, -1, threads, error);
     }
     if (strncmp(device, "cuda:", 5) == 0) {
         char *end;
         const long ordinal = strtol(device + 5, &end, 10);
         if (end != device + 5 && *end == '\0' && ordinal >= 0 && ordinal < 1024) {
-            return open_cuda(out, (int)ordinal, threads, error);
+            return open_cuda(out, device, (int)ordinal, threads, error);
         }
     }
     return ingot_error_set(error, INGOT_ERR_USAGE, NULL, NULL, "use auto, cpu, cuda or cuda:N",

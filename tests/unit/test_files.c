@@ -170,6 +170,7 @@ static void test_bad_outputs(void) {
     CU_ASSERT_EQUAL(ingot_output_create(&output, where, false, &error), INGOT_ERR_NOT_FOUND);
     CU_ASSERT_PTR_NULL(output);
     CU_ASSERT_EQUAL(ingot_output_create(&output, folder, true, &error), INGOT_ERR_EXISTS);
+    CU_ASSERT_EQUAL(ingot_output_create(&output, "/dev/null", true, &error), INGOT_ERR_EXISTS);
     CU_ASSERT_EQUAL(ingot_output_create(&output, "", true, &error), INGOT_ERR_USAGE);
     (void)snprintf(where, sizeof where, "%s/", folder);
     CU_ASSERT_EQUAL(ingot_output_create(&output, where, true, &error), INGOT_ERR_USAGE);
