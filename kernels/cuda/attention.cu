@@ -10,6 +10,7 @@
  * keys they may see.  Not here: splitting one query's keys over blocks (decoding). */
 #include "kernels/cuda/forward.h"
 
+#include <climits>
 #include <cuda_pipeline_primitives.h>
 
 #define QUERIES 64 /* of a thread block */
@@ -19,56 +20,69 @@
 /* ---- rounding to binary16 ---------------------------------------------------------------------
  */
 
-/* Exponent to divide by so that a tensor whose largest magnitude has these bits fits binary16 with
- * room for sums; 0 for what fits anyway, and for NaN and infinities, which no scale helps. */
-__device__ static int half_exponent(unsigned largest_bits) {
-    const float largest = __uint_as_float(largest_bits);
-    return largest > 32768.0f && isfinite(largest) ? ilogbf(largest) - 14 : 0;
+/* Exponent to divide by so that a tensor whose largest finite magnitude has these bits fits
+ * binary16 with room for sums; 0 for what fits anyway. */
+__device__ static int half_exponent(const ingot_cuda_range &range) {
+    const float largest = __uint_as_float(range.largest);
+    return largest > 32768.0f ? ilogbf(largest) - 14 : 0;
 }
 
-/* *largest_bits = max over rows[i][width] of |x|, as bits (which order like the values). */
-__global__ static void attention_range_kernel(unsigned *largest_bits, const float *x, uint64_t rows,
-                                              uint64_t width, uint64_t rows_per_run,
-                                              uint64_t run_stride) {
-    unsigned largest = 0;
-    const uint64_t total = rows * width, step = (uint64_t)gridDim.x * blockDim.x;
-    for (uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; i < total; i += step) {
-        const uint64_t row = i / width;
-        const uint64_t at = row / rows_per_run * run_stride + row % rows_per_run;
-        const unsigned bits = __float_as_uint(x[at * width + i % width]) & 0x7fffffffu;
-        largest = bits > largest ? bits : largest;
-    }
-    for (int lane = 16; lane > 0; lane /= 2) {
-        const unsigned other = __shfl_xor_sync(0xffffffffu, largest, lane);
-        largest = other > largest ? other : largest;
-    }
-    if (threadIdx.x % 32 == 0 && largest != 0) {
-        atomicMax(largest_bits, largest);
-    }
-}
+/* A tensor on its way to tiles: x[runs][run_stride][heads][head_dim] becomes
+ * out[rows][heads][padded], rows = runs * rows_per_run. */
+typedef struct half_job {
+    __half *out;
+    const float *x;
+    ingot_cuda_range *range;
+    uint64_t rows, rows_per_run, run_stride;
+    unsigned heads, head_dim, padded;
+    bool is_vector; /* every head starts at 16 bytes and has a multiple of 8 values */
+    bool is_repair; /* the pass that scales, where the first one found reason to */
+} half_job;
 
-/* out[rows * heads][padded] = x of [runs][run_stride][heads][head_dim], rounded and scaled; eight
- * values a thread. */
-__global__ static void attention_half_kernel(__half *out, const float *x, const unsigned *largest,
-                                             uint64_t rows, uint64_t heads, unsigned head_dim,
-                                             unsigned padded, uint64_t rows_per_run,
-                                             uint64_t run_stride) {
-    const float factor = exp2f(-(float)half_exponent(*largest));
-    const unsigned pieces = padded / 8;
-    const uint64_t total = rows * heads * pieces, step = (uint64_t)gridDim.x * blockDim.x;
-    for (uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; i < total; i += step) {
-        const uint64_t head_row = i / pieces, row = head_row / heads;
-        const unsigned first = (unsigned)(i % pieces) * 8;
-        const uint64_t at = row / rows_per_run * run_stride + row % rows_per_run;
-        const float *from = x + (at * heads + head_row % heads) * head_dim;
-        alignas(16) __half values[8];
-#pragma unroll
-        for (unsigned j = 0; j < 8; j++) {
-            const float value = first + j < head_dim ? from[first + j] : 0.0f;
-            values[j] = __float2half_rn(value * factor);
+/* One thread block a row, eight values a thread. */
+__global__ static void attention_half_kernel(const half_job job) {
+    float factor = 1.0f;
+    if (job.is_repair) {
+        const int exponent = half_exponent(*job.range);
+        if (exponent == 0) {
+            return;
         }
-        *reinterpret_cast<int4 *>(out + head_row * padded + first) =
-            *reinterpret_cast<const int4 *>(values);
+        factor = cuda_power_of_two(-exponent);
+    }
+    const unsigned pieces = job.padded / 8, shift = __ffs((int)pieces) - 1; /* a power of two */
+    ingot_cuda_range range = {0, 0};
+    for (uint64_t row = blockIdx.x; row < job.rows; row += gridDim.x) {
+        const uint64_t run = row / job.rows_per_run;
+        const uint64_t at = run * job.run_stride + (row - run * job.rows_per_run);
+        const float *from_row = job.x + at * job.heads * job.head_dim;
+        __half *to_row = job.out + row * job.heads * job.padded;
+        for (unsigned i = threadIdx.x; i < job.heads * pieces; i += blockDim.x) {
+            const unsigned head = i >> shift, first = (i & (pieces - 1)) * 8;
+            const float *from = from_row + head * job.head_dim + first;
+            float v[8];
+            if (job.is_vector && first < job.head_dim) {
+                const float4 low = reinterpret_cast<const float4 *>(from)[0];
+                const float4 high = reinterpret_cast<const float4 *>(from)[1];
+                v[0] = low.x, v[1] = low.y, v[2] = low.z, v[3] = low.w;
+                v[4] = high.x, v[5] = high.y, v[6] = high.z, v[7] = high.w;
+            } else {
+#pragma unroll
+                for (unsigned j = 0; j < 8; j++) {
+                    v[j] = first + j < job.head_dim ? from[j] : 0.0f;
+                }
+            }
+            alignas(16) __half values[8];
+#pragma unroll
+            for (unsigned j = 0; j < 8; j++) {
+                values[j] = __float2half_rn(v[j] * factor);
+                cuda_range_add(&range, v[j]);
+            }
+            *reinterpret_cast<int4 *>(to_row + i * 8) = *reinterpret_cast<const int4 *>(values);
+        }
+    }
+    if (!job.is_repair) {
+        __syncwarp();
+        cuda_range_store(job.range, range);
     }
 }
 
@@ -102,13 +116,20 @@ __device__ static unsigned pack_halves(float low, float high) {
     return *reinterpret_cast<const unsigned *>(&pair);
 }
 
+/* 2^x, relative error 2^-22; 0 for minus infinity. */
+__device__ static float power_of_two(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
 /* ---- the kernel -------------------------------------------------------------------------------
  */
 
 typedef struct attention_job {
     float *out;              /* [sequences][q_len][heads][head_dim] */
     const __half *q, *k, *v; /* compact: [sequences][q_len or kv_len][heads or kv_heads][WIDTH] */
-    const unsigned *largest; /* of q, k, v */
+    const ingot_cuda_range *range; /* of q, k, v */
     ingot_attention shape;
 } attention_job;
 
@@ -158,9 +179,11 @@ __global__ __launch_bounds__(WARPS * 32) void attention_tile_kernel(const attent
     copy_rows<WIDTH>(values, v, kv_stride, begin_key, s.kv_len, KEYS);
     __pipeline_commit();
 
-    const float product =
-        s.scale * exp2f((float)(half_exponent(job.largest[0]) + half_exponent(job.largest[1])));
+    /* Scores are kept as they come from the tensor cores; `product` makes them exponents of two. */
     const float log2_e = 1.44269504f;
+    const float unscaled =
+        s.scale * exp2f((float)(half_exponent(job.range[0]) + half_exponent(job.range[1])));
+    const float product = s.softcap != 0.0f ? log2_e : unscaled * log2_e;
     unsigned fragment[KEEPS_QUERIES ? STEPS : 1][4];
     float sums[WIDTH / 8][4], largest[2] = {-INFINITY, -INFINITY}, total[2] = {0, 0};
 #pragma unroll
@@ -171,8 +194,9 @@ __global__ __launch_bounds__(WARPS * 32) void attention_tile_kernel(const attent
         }
     }
     const __half *query_row = queries + (warp * 16 + lane % 16) * STRIDE + lane / 16 * 8;
-    const uint64_t position[2] = {past + first_query + warp * 16 + group,
-                                  past + first_query + warp * 16 + group + 8};
+    /* Positions count from the first key that any query of the block sees. */
+    const int warp_position = (int)(past + first_query - begin_key) + warp * 16;
+    const int window = s.window != 0 ? (int)min(s.window, (uint64_t)INT_MAX / 2) : INT_MAX / 2;
 
     for (int tile = 0; tile < tile_count; tile++) {
         const int stage = STAGES == 1 ? 0 : tile % STAGES;
@@ -218,19 +242,37 @@ __global__ __launch_bounds__(WARPS * 32) void attention_tile_kernel(const attent
             }
         }
 
-        /* mask and running maximum */
+        if (s.softcap != 0.0f) {
+#pragma unroll
+            for (int i = 0; i < TILES; i++) {
+#pragma unroll
+                for (int j = 0; j < 4; j++) {
+                    score[i][j] = s.softcap * tanhf(score[i][j] * unscaled / s.softcap);
+                }
+            }
+        }
+        /* Only tiles at the ends of what the warp's queries see need a mask. */
+        const int tile_key = tile * KEYS;
+        if (tile_key + KEYS - 1 > warp_position || tile_key + window <= warp_position + 15) {
+#pragma unroll
+            for (int i = 0; i < TILES; i++) {
+#pragma unroll
+                for (int j = 0; j < 4; j++) {
+                    const int key = tile_key + i * 8 + pair * 2 + j % 2;
+                    const int own = warp_position + group + j / 2 * 8;
+                    if (key > own || key + window <= own) {
+                        score[i][j] = -INFINITY;
+                    }
+                }
+            }
+        }
+
+        /* running maximum */
         float peak[2] = {largest[0], largest[1]};
 #pragma unroll
         for (int i = 0; i < TILES; i++) {
 #pragma unroll
             for (int j = 0; j < 4; j++) {
-                const uint64_t key = first_key + i * 8 + pair * 2 + j % 2, own = position[j / 2];
-                float value = score[i][j] * product;
-                if (s.softcap != 0.0f) {
-                    value = s.softcap * tanhf(value / s.softcap);
-                }
-                const bool is_seen = key <= own && (s.window == 0 || key + s.window > own);
-                score[i][j] = is_seen ? value * log2_e : -INFINITY;
                 peak[j / 2] = fmaxf(peak[j / 2], score[i][j]);
             }
         }
@@ -238,23 +280,31 @@ __global__ __launch_bounds__(WARPS * 32) void attention_tile_kernel(const attent
         for (int half = 0; half < 2; half++) {
             peak[half] = fmaxf(peak[half], __shfl_xor_sync(0xffffffffu, peak[half], 1));
             peak[half] = fmaxf(peak[half], __shfl_xor_sync(0xffffffffu, peak[half], 2));
-            /* nothing seen so far: any finite reference will do */
-            const float reference = peak[half] == -INFINITY ? 0.0f : peak[half];
-            const float decay = exp2f(largest[half] - reference);
-            largest[half] = peak[half];
-            peak[half] = reference;
-            total[half] *= decay;
+        }
+        if (__any_sync(0xffffffffu, peak[0] > largest[0] || peak[1] > largest[1])) {
 #pragma unroll
-            for (int i = 0; i < WIDTH / 8; i++) {
-                sums[i][half * 2] *= decay;
-                sums[i][half * 2 + 1] *= decay;
+            for (int half = 0; half < 2; half++) {
+                /* Nothing seen so far: the sums are zero and stay so. */
+                const float decay = largest[half] == -INFINITY
+                                        ? 0.0f
+                                        : power_of_two((largest[half] - peak[half]) * product);
+                total[half] *= decay;
+#pragma unroll
+                for (int i = 0; i < WIDTH / 8; i++) {
+                    sums[i][half * 2] *= decay;
+                    sums[i][half * 2 + 1] *= decay;
+                }
+                largest[half] = peak[half];
             }
         }
+        /* A row that sees nothing here and saw nothing before has weights of zero. */
+        const float offset[2] = {largest[0] == -INFINITY ? 0.0f : largest[0] * product,
+                                 largest[1] == -INFINITY ? 0.0f : largest[1] * product};
 #pragma unroll
         for (int i = 0; i < TILES; i++) {
 #pragma unroll
             for (int j = 0; j < 4; j++) {
-                score[i][j] = exp2f(score[i][j] - peak[j / 2]);
+                score[i][j] = power_of_two(fmaf(score[i][j], product, -offset[j / 2]));
                 total[j / 2] += score[i][j];
             }
         }
@@ -283,7 +333,7 @@ __global__ __launch_bounds__(WARPS * 32) void attention_tile_kernel(const attent
         }
     }
 
-    const float unscale = exp2f((float)half_exponent(job.largest[2]));
+    const float unscale = exp2f((float)half_exponent(job.range[2]));
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         total[half] += __shfl_xor_sync(0xffffffffu, total[half], 1);
@@ -314,9 +364,6 @@ template <int WIDTH, int KEYS, int STAGES>
 static ingot_status launch_tiles(const ingot_cuda *cuda, const attention_job &job) {
     constexpr int BYTES = (QUERIES + 2 * STAGES * KEYS) * (WIDTH + PAD) * (int)sizeof(__half);
     const ingot_attention &s = job.shape;
-    if (s.heads > 65535) {
-        return INGOT_ERR_UNSUPPORTED;
-    }
     INGOT_TRY(ingot_cuda_status(cudaFuncSetAttribute(attention_tile_kernel<WIDTH, KEYS, STAGES>,
                                                      cudaFuncAttributeMaxDynamicSharedMemorySize,
                                                      BYTES)));
@@ -334,18 +381,17 @@ static ingot_status launch_tiles(const ingot_cuda *cuda, const attention_job &jo
     return ingot_cuda_launched();
 }
 
-/* One of q, k, v to binary16: out[sequences * length][heads][padded]. */
-static ingot_status to_half(const ingot_cuda *cuda, __half *out, unsigned *largest, const float *x,
-                            uint64_t sequences, uint64_t length, uint64_t stride, uint64_t heads,
-                            unsigned head_dim, unsigned padded) {
-    const unsigned blocks = 8u * (unsigned)cuda->multiprocessors;
-    const uint64_t rows = sequences * length;
-    attention_range_kernel<<<blocks, 256, 0, cuda->stream>>>(largest, x, rows, heads * head_dim,
-                                                             length, stride);
-    INGOT_TRY(ingot_cuda_launched());
-    attention_half_kernel<<<blocks, 256, 0, cuda->stream>>>(out, x, largest, rows, heads, head_dim,
-                                                            padded, length, stride);
-    return ingot_cuda_launched();
+/* One of q, k, v to binary16. */
+static ingot_status to_half(const ingot_cuda *cuda, half_job job) {
+    const unsigned blocks =
+        (unsigned)ingot_min_u64(job.rows, 16u * (unsigned)cuda->multiprocessors);
+    job.is_vector = job.head_dim % 8 == 0 && cuda_is_aligned(job.x);
+    for (int pass = 0; pass < 2; pass++) {
+        job.is_repair = pass == 1;
+        attention_half_kernel<<<blocks, 256, 0, cuda->stream>>>(job);
+        INGOT_TRY(ingot_cuda_launched());
+    }
+    return INGOT_OK;
 }
 
 ingot_status cuda_attention(void *context, float *out, const float *q, const float *k,
@@ -364,28 +410,48 @@ ingot_status cuda_attention(void *context, float *out, const float *q, const flo
     }
     const unsigned width = s.head_dim <= 64 ? 64 : s.head_dim <= 128 ? 128 : 256;
     const unsigned head_dim = (unsigned)s.head_dim;
-    ingot_cuda_buffer q_half(cuda), k_half(cuda), v_half(cuda), largest(cuda);
-    INGOT_TRY(q_half.alloc(s.sequences * s.q_len * s.heads, width * sizeof(__half)));
-    INGOT_TRY(k_half.alloc(s.sequences * s.kv_len * s.kv_heads, width * sizeof(__half)));
-    INGOT_TRY(v_half.alloc(s.sequences * s.kv_len * s.kv_heads, width * sizeof(__half)));
-    INGOT_TRY(largest.alloc(3, sizeof(unsigned)));
-    unsigned *bits = largest.as<unsigned>();
-    INGOT_TRY(ingot_cuda_status(cudaMemsetAsync(bits, 0, 3 * sizeof *bits, cuda->stream)));
-    INGOT_TRY(to_half(cuda, q_half.as<__half>(), bits, q, s.sequences, s.q_len, s.q_len, s.heads,
-                      head_dim, width));
-    INGOT_TRY(to_half(cuda, k_half.as<__half>(), bits + 1, k, s.sequences, s.kv_len, s.kv_stride,
-                      s.kv_heads, head_dim, width));
-    INGOT_TRY(to_half(cuda, v_half.as<__half>(), bits + 2, v, s.sequences, s.kv_len, s.kv_stride,
-                      s.kv_heads, head_dim, width));
-    cuda_written(cuda, out, s.sequences * s.q_len * s.heads * s.head_dim * sizeof *out);
-    const attention_job job = {
-        out, q_half.as<__half>(), k_half.as<__half>(), v_half.as<__half>(), bits, s};
+    if (s.heads > 65535 || s.kv_len > INT_MAX / 4) {
+        return INGOT_ERR_UNSUPPORTED;
+    }
+    ingot_cuda_buffer q_half(cuda), k_half(cuda), v_half(cuda), ranges(cuda);
+    const uint64_t q_rows = s.sequences * s.q_len, k_rows = s.sequences * s.kv_len;
+    INGOT_TRY(q_half.alloc(q_rows * s.heads, width * sizeof(__half)));
+    INGOT_TRY(k_half.alloc(k_rows * s.kv_heads, width * sizeof(__half)));
+    INGOT_TRY(v_half.alloc(k_rows * s.kv_heads, width * sizeof(__half)));
+    INGOT_TRY(ranges.alloc(3, sizeof(ingot_cuda_range)));
+    ingot_cuda_range *range = ranges.as<ingot_cuda_range>();
+    INGOT_TRY(ingot_cuda_status(cudaMemsetAsync(range, 0, 3 * sizeof *range, cuda->stream)));
+    half_job job = {};
+    job.head_dim = head_dim;
+    job.padded = width;
+    job.out = q_half.as<__half>();
+    job.x = q;
+    job.range = range;
+    job.rows = q_rows;
+    job.rows_per_run = job.run_stride = s.q_len;
+    job.heads = (unsigned)s.heads;
+    INGOT_TRY(to_half(cuda, job));
+    job.rows = k_rows;
+    job.rows_per_run = s.kv_len;
+    job.run_stride = s.kv_stride;
+    job.heads = (unsigned)s.kv_heads;
+    job.out = k_half.as<__half>();
+    job.x = k;
+    job.range = range + 1;
+    INGOT_TRY(to_half(cuda, job));
+    job.out = v_half.as<__half>();
+    job.x = v;
+    job.range = range + 2;
+    INGOT_TRY(to_half(cuda, job));
+    cuda_written(cuda, out, q_rows * s.heads * s.head_dim * sizeof *out);
+    const attention_job tiles = {
+        out, q_half.as<__half>(), k_half.as<__half>(), v_half.as<__half>(), range, s};
     switch (width) {
     case 64:
-        return launch_tiles<64, 64, 2>(cuda, job);
+        return launch_tiles<64, 64, 2>(cuda, tiles);
     case 128:
-        return launch_tiles<128, 64, 2>(cuda, job);
+        return launch_tiles<128, 64, 2>(cuda, tiles);
     default:
-        return launch_tiles<256, 32, 1>(cuda, job);
+        return launch_tiles<256, 32, 1>(cuda, tiles);
     }
 }
