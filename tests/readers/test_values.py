@@ -39,8 +39,8 @@ def random_scale(rng, dtype):
 def round32(exact):
     """To nearest, ties to even, by comparing with the neighbours of a first guess."""
     guess = np.float32(float(exact))
-    best = [guess, np.nextafter(guess, np.float32(np.inf)), np.nextafter(guess, -np.float32(np.inf))]
-    return min(best, key=lambda f: (abs(Fraction(float(f)) - exact), int(f.view("u4")) & 1))
+    near = [guess] + [np.nextafter(guess, np.float32(end)) for end in (np.inf, -np.inf)]
+    return min(near, key=lambda f: (abs(Fraction(float(f)) - exact), int(f.view("u4")) & 1))
 
 
 def check_tensor(values, rng):
