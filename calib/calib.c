@@ -108,11 +108,14 @@ static ingot_status check_settings(const calib_settings *s, ingot_error *error) 
         return ingot_error_set(error, INGOT_ERR_USAGE, NULL, NULL, "use -o OUT.calib",
                                "there is no output");
     }
+    bool is_input =
+        ingot_path_same(s->output, s->path) || ingot_checkpoint_is_input(s->path, s->output);
     for (uint64_t i = 0; i < s->text_count; i++) {
-        if (ingot_path_same(s->output, s->texts[i])) {
-            return ingot_error_set(error, INGOT_ERR_USAGE, s->output, NULL, "use another output",
-                                   "the output is one of the inputs");
-        }
+        is_input = is_input || ingot_path_same(s->output, s->texts[i]);
+    }
+    if (is_input) {
+        return ingot_error_set(error, INGOT_ERR_USAGE, s->output, NULL, "use another output",
+                               "the output is one of the inputs");
     }
     if (!s->force && ingot_path_exists(s->output)) {
         return ingot_error_set(error, INGOT_ERR_EXISTS, s->output, NULL,

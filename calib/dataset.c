@@ -87,8 +87,9 @@ ingot_status ingot_text_load(ingot_text *out, const char *const *paths, uint64_t
     }
     if (ingot_tokenizer_vocab(tokenizer) > vocab) {
         return ingot_error_set(
-            error, INGOT_ERR_INPUT, paths[0], NULL, "use the tokenizer that belongs to this model",
-            "tokenizer larger than the embedding: it has ids up to %llu, the "
+            error, INGOT_ERR_INPUT, "tokenizer.json", NULL,
+            "use the tokenizer that belongs to this model",
+            "the tokenizer is larger than the embedding: it has ids up to %llu, the "
             "embedding has %llu rows",
             (unsigned long long)ingot_tokenizer_vocab(tokenizer) - 1, (unsigned long long)vocab);
     }

@@ -15,9 +15,9 @@ static ingot_status open_tokenizer(ingot_text_model *t, const char *path, ingot_
     INGOT_TRY(ingot_tokenizer_create(&t->tokenizer, bytes, size, path, error));
     const uint64_t ids = ingot_tokenizer_vocab(t->tokenizer);
     if (ids > t->model.vocab) {
-        return ingot_error_set(error, INGOT_ERR_INPUT, path, t->model.embed_name,
-                               "the tokenizer belongs to another model",
-                               "the tokenizer has %llu ids, the embedding %llu rows",
+        return ingot_error_set(error, INGOT_ERR_INPUT, path, name,
+                               "use the tokenizer that belongs to this model",
+                               "the tokenizer is larger than the embedding: %llu ids, %llu rows",
                                (unsigned long long)ids, (unsigned long long)t->model.vocab);
     }
     return INGOT_OK;

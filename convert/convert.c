@@ -58,7 +58,6 @@ static ingot_status check_options(const session *s) {
 static ingot_status check_output(const session *s) {
     const ingot_convert_options *o = s->options;
     bool is_input = false;
-    char path[4096];
     if (o->output == NULL || !ingot_path_exists(o->output)) {
         return INGOT_OK;
     }
@@ -67,15 +66,7 @@ static ingot_status check_output(const session *s) {
     }
     is_input = is_input || (o->stats != NULL && ingot_path_same(o->output, o->stats));
     is_input = is_input || (o->recipe_path != NULL && ingot_path_same(o->output, o->recipe_path));
-    for (uint64_t i = 0; i < ingot_checkpoint_shard_count(s->checkpoint); i++) {
-        const ingot_file *file = ingot_safetensors_file(ingot_checkpoint_shard(s->checkpoint, i));
-        is_input = is_input || ingot_path_same(o->output, ingot_file_path(file));
-    }
-    for (uint64_t i = 0; i < ingot_checkpoint_file_count(s->checkpoint); i++) {
-        INGOT_TRY(ingot_path_join(path, sizeof path, o->model_dir,
-                                  ingot_checkpoint_file_name(s->checkpoint, i)));
-        is_input = is_input || ingot_path_same(o->output, path);
-    }
+    is_input = is_input || ingot_checkpoint_is_input(o->model_dir, o->output);
     if (is_input) {
         return ingot_error_set(s->error, INGOT_ERR_USAGE, o->output, NULL, "name another output",
                                "the output is one of the inputs");

@@ -132,12 +132,15 @@ static ingot_status check_finite(const loop *l, const ingot_st_tensor *source, c
     }
     const uint64_t element = ingot_dtype_bytes(source->dtype), count = size / element;
     const uint64_t bad = ingot_first_not_finite(bytes, source->dtype, count);
-    return bad == count ? INGOT_OK
-                        : ingot_error_set(l->error, INGOT_ERR_NUMERIC,
-                                          ingot_checkpoint_path(l->job->checkpoint), source->name,
-                                          "the checkpoint is damaged: fetch or export it again",
-                                          "element %llu is NaN or infinite",
-                                          (unsigned long long)(offset / element + bad));
+    if (bad == count) {
+        return INGOT_OK;
+    }
+    uint64_t index = 0;
+    (void)ingot_checkpoint_find(l->job->checkpoint, source->name, &index);
+    return ingot_error_set(
+        l->error, INGOT_ERR_NUMERIC, ingot_checkpoint_shard_path(l->job->checkpoint, index),
+        source->name, "the checkpoint is damaged: fetch or export it again",
+        "element %llu is NaN or infinite", (unsigned long long)(offset / element + bad));
 }
 
 /* Copies a tensor's bytes as they are, digesting and scanning them on the way; a piece is written
@@ -255,7 +258,8 @@ static ingot_status convert_matrix(loop *l, uint64_t index, source_pair source,
     const ingot_plan_tensor *t = &l->job->plan->tensors[index];
     const ingot_tensor_spec *spec = &l->job->plan->specs[index];
     ingot_linear_job job = {.backend = l->job->backend,
-                            .file = ingot_checkpoint_path(l->job->checkpoint),
+                            .file =
+                                ingot_checkpoint_shard_path(l->job->checkpoint, t->source_index),
                             .name = t->name,
                             .source = source.device,
                             .row_fold = row_fold,

@@ -511,3 +511,33 @@ const char *ingot_checkpoint_file(const ingot_checkpoint *checkpoint, const char
     }
     return NULL;
 }
+
+/* ---- what an output must not replace --------------------------------------------------------- */
+
+static bool is_input_name(const char *name) {
+    static const char weights[] = ".safetensors", index_name[] = "model.safetensors.index.json";
+    const size_t length = strlen(name), suffix = sizeof weights - 1;
+    for (size_t i = 0; i < sizeof travelling / sizeof travelling[0]; i++) {
+        if (strcmp(name, travelling[i]) == 0) {
+            return true;
+        }
+    }
+    return strcmp(name, index_name) == 0 ||
+           (length >= suffix && strcmp(name + length - suffix, weights) == 0);
+}
+
+bool ingot_checkpoint_is_input(const char *folder, const char *path) {
+    DIR *listing = ingot_path_exists(path) ? opendir(folder) : NULL;
+    bool is_input = false;
+    for (const struct dirent *item = listing != NULL ? readdir(listing) : NULL;
+         item != NULL && !is_input; item = readdir(listing)) {
+        char name[MAX_PATH];
+        is_input = is_input_name(item->d_name) &&
+                   ingot_path_join(name, sizeof name, folder, item->d_name) == INGOT_OK &&
+                   ingot_path_same(name, path);
+    }
+    if (listing != NULL) {
+        (void)closedir(listing);
+    }
+    return is_input;
+}

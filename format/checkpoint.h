@@ -41,4 +41,8 @@ const char *ingot_checkpoint_file_name(const ingot_checkpoint *checkpoint, uint6
 const char *ingot_checkpoint_file(const ingot_checkpoint *checkpoint, const char *name,
                                   uint64_t *size); /* NULL when there is none */
 
+/* Whether path names (device and inode) an existing file of the folder that a checkpoint is read
+ * from: what an output must never replace.  For a folder that is not opened yet. */
+bool ingot_checkpoint_is_input(const char *folder, const char *path);
+
 #endif

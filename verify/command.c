@@ -104,9 +104,7 @@ static ingot_status print_report(const command *cmd, const ingot_verification *v
 /* A command line that cannot be parsed still answers --json with an object. */
 static int usage_exit(int argc, char **argv, command *cmd, const ingot_error *error) {
     ingot_verification verification;
-    for (int i = 1; i < argc && strcmp(argv[i], "--") != 0; i++) {
-        cmd->is_json = cmd->is_json || strcmp(argv[i], "--json") == 0;
-    }
+    cmd->is_json = cmd->is_json || ingot_cli_has_flag(argc, argv, "json");
     if (cmd->is_json) {
         ingot_verification_init(&verification, &cmd->options);
         verification.error = *error;
@@ -115,6 +113,28 @@ static int usage_exit(int argc, char **argv, command *cmd, const ingot_error *er
         ingot_verification_close(&verification);
     }
     return 2;
+}
+
+/* The page replaces an older page, never what is checked. */
+static ingot_status check_page(const command *cmd, ingot_error *error) {
+    const ingot_verify_options *options = &cmd->options;
+    const char *page = cmd->html_path;
+    if (page == NULL) {
+        return INGOT_OK;
+    }
+    /* Any container: it may be another shard of the set. */
+    bool is_input = ingot_path_same(page, options->path) ||
+                    (ingot_path_exists(page) && ingot_is_container(page));
+    is_input = is_input || (options->source_path != NULL &&
+                            ingot_checkpoint_is_input(options->source_path, page));
+    for (uint64_t i = 0; i < options->text_count; i++) {
+        is_input = is_input || ingot_path_same(page, options->text_paths[i]);
+    }
+    if (is_input) {
+        return ingot_error_set(error, INGOT_ERR_USAGE, page, NULL, "name another file for --html",
+                               "the page would replace an input or a container");
+    }
+    return INGOT_OK;
 }
 
 static int run(command *cmd) {
@@ -159,6 +179,11 @@ int ingot_verify_command(int argc, char **argv) {
     switch (
         ingot_cli_parse(&command_spec, argc, argv, set_option, &cmd, &cmd.options.path, &error)) {
     case INGOT_CLI_RUN:
+        if (check_page(&cmd, &error) != INGOT_OK) {
+            (void)ingot_cli_report(command_spec.tool, &error);
+            exit_code = usage_exit(argc, argv, &cmd, &error);
+            break;
+        }
         exit_code = run(&cmd);
         break;
     case INGOT_CLI_EXIT:

@@ -1,6 +1,6 @@
 # Broken checkpoints, texts and settings: one clear error, exit 2, no file.
 . "$INGOT_ROOT/tests/lib.sh"
-need ingot-convert
+need ingot-convert ingot-calib ingot-run ingot-verify python3
 
 # fresh: a copy of the model to be broken, in ./model.
 fresh() {
@@ -118,7 +118,7 @@ for pattern in '\000\176' '\000\174'; do
     fresh
     size=$(wc -c <model/model.safetensors)
     bytes $((size - 2)) "$pattern"
-    refused model
+    refused model/model.safetensors model.norm.weight
 done
 
 # ---- texts and settings ------------------------------------------------------------------------
@@ -153,7 +153,24 @@ refused_with recipe.json --recipe recipe.json
 
 # A tokenizer that gives ids the embedding has no rows for.
 fresh
-sed -i 's/"vocab_size": 4096/"vocab_size": 4000/' model/config.json
+python3 - <<'END'
+import json
+with open("model/tokenizer.json") as file:
+    tokenizer = json.load(file)
+tokenizer["added_tokens"].append({"id": 4100, "content": "captain", "single_word": False,
+                                  "lstrip": False, "rstrip": False, "normalized": False,
+                                  "special": False})
+with open("model/tokenizer.json", "w") as file:
+    json.dump(tokenizer, file)
+END
+larger="tokenizer is larger than the embedding"
 expect_exit 2 ingot-convert model -o out.ingot --text "$MODEL/calibration.txt"
-expect_error ":"
-expect_no_files out.ingot
+expect_error "$larger"
+expect_exit 2 ingot-calib model -o out.calib --text "$MODEL/calibration.txt"
+expect_error "$larger"
+expect_exit 2 ingot-run model --prompt "The old captain"
+expect_error "$larger"
+ingot-convert model -o larger.ingot --method rtn >out 2>err
+expect_exit 2 ingot-verify larger.ingot --text "$MODEL/evaluation.txt"
+expect_error "$larger"
+expect_no_files out.ingot out.calib

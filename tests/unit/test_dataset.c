@@ -92,7 +92,8 @@ static void test_refused_texts(void) {
                       *const not_file[] = {folder};
     check_refused(INGOT_ERR_INPUT, empty, 2, 8, paths[0], "empty");
     check_refused(INGOT_ERR_INPUT, none, 1, 8, paths[1], "no tokens");
-    check_refused(INGOT_ERR_INPUT, large, 1, 7, paths[2], "tokenizer larger than the embedding");
+    check_refused(INGOT_ERR_INPUT, large, 1, 7, "tokenizer.json",
+                  "tokenizer is larger than the embedding");
     check_refused(INGOT_ERR_NOT_FOUND, gone, 2, 8, missing, "");
     check_refused(INGOT_ERR_INPUT, not_file, 1, 8, folder, "");
     check_refused(INGOT_ERR_USAGE, NULL, 0, 8, "", "no text");
