@@ -1,6 +1,6 @@
-# The Python reader (examples/readers/python): the conformance vectors, its values against plain
-# arithmetic, containers of the converter, damaged ones beside ingot-verify, and what it says
-# without its packages.
+# The Python reader (examples/readers/python): its values against plain arithmetic, random legal
+# containers and those of the converter, damaged ones beside ingot-verify, and what it says without
+# its packages.
 . "$INGOT_ROOT/tests/lib.sh"
 need ingot-convert ingot-verify ingot-inspect
 need_python numpy xxhash zstandard
@@ -24,6 +24,8 @@ EOF
 }
 
 "$PYTHON" "$TESTS/test_values.py" --reader "$READER" || fail "values"
+"$PYTHON" "$TESTS/random_containers.py" --reader "$READER" --tool ingot-verify --count 40 ||
+    fail "random containers"
 
 # ---- containers of the converter: valid, with the digests that ingot-inspect prints ----
 tiny=$INGOT_ROOT/tests/fixtures/tiny-llama
