@@ -188,7 +188,7 @@ void ingot_arena_reset(ingot_arena *arena) {
         arena_chunk *chunk = *link;
         const bool is_oversized = chunk->capacity_bytes > ARENA_CHUNK_BYTES &&
                                   chunk->used_bytes <= chunk->capacity_bytes / 2;
-        if (chunk->used_bytes == 0 || is_oversized) {
+        if (!arena->allocator.is_slow && (chunk->used_bytes == 0 || is_oversized)) {
             *link = chunk->next;
             chunk_release(arena, chunk);
         } else {

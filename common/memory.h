@@ -4,6 +4,7 @@
 
 #include "ingot_status.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -31,6 +32,7 @@ typedef struct ingot_allocator {
     ingot_status (*alloc)(void *context, void **out, uint64_t size_bytes);
     void (*release)(void *context, void *memory);
     void *context;
+    bool is_slow; /* chunks are dear: a reset gives none back */
 } ingot_allocator;
 
 ingot_status ingot_arena_create(ingot_arena **out) INGOT_MUST_CHECK;

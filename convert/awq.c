@@ -22,6 +22,7 @@ typedef struct awq {
     ingot_arena *arena, *device;              /* host and device: what is chosen */
     ingot_arena *fold_host, *fold_device;     /* for one fold */
     ingot_arena *trial_device, *block_device; /* for one candidate, one rounded block */
+    ingot_arena *judged;                      /* device: outputs of the judges */
     ingot_error *error;
 } awq;
 
@@ -315,7 +316,7 @@ static ingot_status rounded_block(ingot_block *out, const awq *a) {
     return INGOT_OK;
 }
 
-/* Runs a block on the judges: out[judges][length][hidden] on the host. */
+/* Runs a block on the judges: out[judges][length][hidden] on the device. */
 static ingot_status run_judges(float *out, const awq *a, const ingot_block *block) {
     const ingot_batch *b = a->batch;
     const uint64_t first = b->windows - ingot_max_u64(b->judges, 1);
@@ -329,12 +330,7 @@ static ingot_status judge(double *out, const awq *a, const float *reference, flo
     ingot_block rounded;
     INGOT_TRY(rounded_block(&rounded, a));
     INGOT_TRY(run_judges(output, a, &rounded));
-    *out = 0;
-    for (uint64_t i = 0; i < count; i++) {
-        const double e = (double)output[i] - (double)reference[i];
-        *out += e * e;
-    }
-    return INGOT_OK;
+    return a->ops->distance(a->context, out, output, reference, count);
 }
 
 /* ---- the folds of a block ------------------------------------------------------------------- */
@@ -398,22 +394,22 @@ static ingot_status choose_one(const awq *a, unsigned fold, const float *referen
     return set_fold(a, fold, NULL);
 }
 
-static ingot_status choose_all(const awq *a, float **reference) {
+static ingot_status choose_all(const awq *a) {
     const ingot_model *model = a->job->model;
     uint64_t count = 0;
     double least = 0;
-    float *output = NULL;
+    float *reference = NULL, *output = NULL;
     INGOT_TRY(allocate_folds(a));
     if (a->batch != NULL) {
         count = ingot_max_u64(a->batch->judges, 1) * a->batch->length * model->hidden;
-        INGOT_TRY(ingot_alloc((void **)reference, 2 * count * sizeof(float)));
-        output = *reference + count;
-        INGOT_TRY(run_judges(*reference, a, &a->state->block));
-        INGOT_TRY(judge(&least, a, *reference, output, count));
+        INGOT_TRY(ingot_arena_array(a->judged, (void **)&reference, count, sizeof(float)));
+        INGOT_TRY(ingot_arena_array(a->judged, (void **)&output, count, sizeof(float)));
+        INGOT_TRY(run_judges(reference, a, &a->state->block));
+        INGOT_TRY(judge(&least, a, reference, output, count));
     }
     for (unsigned i = 0; i < model->fold_count; i++) {
         if (a->state->is_fold_planned[i]) {
-            INGOT_TRY(choose_one(a, i, *reference, output, count, &least));
+            INGOT_TRY(choose_one(a, i, reference, output, count, &least));
         }
     }
     return INGOT_OK;
@@ -431,18 +427,18 @@ ingot_status ingot_awq_choose(ingot_block_state *state, const ingot_loop_job *jo
              .arena = arena,
              .device = device,
              .error = error};
-    float *reference = NULL;
     ingot_status status = INGOT_OK;
     INGOT_GO(ingot_arena_create(&a.fold_host));
     INGOT_GO(ingot_backend_arena_create(&a.fold_device, backend));
     INGOT_GO(ingot_backend_arena_create(&a.trial_device, backend));
     INGOT_GO(ingot_backend_arena_create(&a.block_device, backend));
-    INGOT_GO(choose_all(&a, &reference));
+    INGOT_GO(ingot_backend_arena_create(&a.judged, backend));
+    INGOT_GO(choose_all(&a));
 done:
-    ingot_free(reference);
     ingot_arena_destroy(a.fold_host);
     ingot_arena_destroy(a.fold_device);
     ingot_arena_destroy(a.trial_device);
     ingot_arena_destroy(a.block_device);
+    ingot_arena_destroy(a.judged);
     return status;
 }

@@ -157,8 +157,8 @@ ingot_status ingot_batch_run(const ingot_batch *batch, const ingot_loop_job *job
                                    (unsigned long long)block->layer, ingot_status_text(status));
         }
         if (use->output != NULL) {
-            INGOT_TRY(backend->ops->download(backend->context, use->output + (w - first) * floats,
-                                             x, bytes));
+            INGOT_TRY(
+                backend->ops->copy(backend->context, use->output + (w - first) * floats, x, bytes));
         } else if (is_kept && !batch->is_on_device) {
             INGOT_TRY(
                 backend->ops->download(backend->context, batch->states + w * floats, x, bytes));

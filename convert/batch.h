@@ -26,7 +26,7 @@ void ingot_batch_destroy(ingot_batch *batch, const ingot_backend *backend);
 typedef struct ingot_batch_use {
     ingot_input_hook hook; /* not NULL: sees the inputs; the output is dropped */
     void *hook_context;
-    float *output; /* not NULL: [end - first][length][hidden], host, takes the output */
+    float *output; /* not NULL: [end - first][length][hidden], device, takes the output */
 } ingot_batch_use; /* neither: the states advance */
 
 /* Runs a block over windows first .. end-1. */

@@ -86,8 +86,10 @@ ingot_status ingot_backend_arena_create(ingot_arena **out, const ingot_backend *
 }
 
 ingot_status ingot_backend_host_arena_create(ingot_arena **out, const ingot_backend *backend) {
+    /* Pinning memory takes milliseconds, and giving it back waits for the device. */
     const ingot_allocator host = {.alloc = backend->ops->host_alloc,
                                   .release = backend->ops->host_release,
-                                  .context = backend->context};
+                                  .context = backend->context,
+                                  .is_slow = backend->has_own_memory};
     return ingot_arena_create_from(out, &host);
 }

@@ -94,6 +94,9 @@ typedef struct ingot_backend_ops {
     /* gate[n] = activation(gate[n]) * up[n]; with up NULL: activation alone */
     ingot_status (*activate)(void *context, float *gate, const float *up, ingot_activation kind,
                              uint64_t n);
+    /* *out = sum (a[n] - b[n])^2 in FP64, in a fixed order */
+    ingot_status (*distance)(void *context, double *out, const float *a, const float *b,
+                             uint64_t n);
     /* y[n] += scale * x[n] */
     ingot_status (*add)(void *context, float *y, const float *x, float scale, uint64_t n);
 

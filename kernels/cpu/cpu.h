@@ -127,6 +127,8 @@ ingot_status ingot_cpu_activate(void *context, float *gate, const float *up, ing
 ingot_status ingot_cpu_add(void *context, float *y, const float *x, float scale, uint64_t n);
 ingot_status ingot_cpu_gram(void *context, float *gram, double *magnitude, uint64_t *dropped,
                             const float *x, uint64_t m, uint64_t n);
+ingot_status ingot_cpu_distance(void *context, double *out, const float *a, const float *b,
+                                uint64_t n);
 ingot_status ingot_cpu_score(void *context, double *nll, uint32_t *best, const float *logits,
                              const uint32_t *targets, uint64_t m, uint64_t vocab);
 ingot_status ingot_cpu_divergence(void *context, double *kl, const float *p, const float *q,

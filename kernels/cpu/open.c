@@ -96,6 +96,7 @@ static const ingot_backend_ops cpu_ops = {
     .activate = ingot_cpu_activate,
     .add = ingot_cpu_add,
     .gram = ingot_cpu_gram,
+    .distance = ingot_cpu_distance,
     .score = ingot_cpu_score,
     .divergence = ingot_cpu_divergence,
     .values = ingot_cpu_values,

@@ -3,7 +3,8 @@
 
 #include "common/sizes.h"
 
-#define TASK_LOGITS 65536u
+#define DISTANCE_TILE 65536u /* elements a task sums */
+#define TASK_LOGITS   65536u
 
 typedef struct score_task {
     const ingot_cpu *cpu;
@@ -72,5 +73,40 @@ ingot_status ingot_cpu_divergence(void *context, double *kl, const float *p, con
     score_task t = {
         .cpu = cpu, .cut = cut_logits(m, vocab), .values = kl, .p = p, .q = q, .vocab = vocab};
     ingot_pool_run(cpu->pool, t.cut.count, divergence_rows, &t);
+    return INGOT_OK;
+}
+
+typedef struct distance_task {
+    const float *a, *b;
+    double *sums; /* [tiles] */
+    ingot_cpu_cut cut;
+} distance_task;
+
+static void distance_tile(void *context, size_t index, unsigned worker) {
+    const distance_task *t = context;
+    (void)worker;
+    const uint64_t begin = ingot_cpu_cut_begin(&t->cut, index);
+    const uint64_t end = begin + ingot_cpu_cut_size(&t->cut, index);
+    double sum = 0;
+    for (uint64_t i = begin; i < end; i++) {
+        const double e = (double)t->a[i] - (double)t->b[i];
+        sum += e * e;
+    }
+    t->sums[index] = sum;
+}
+
+ingot_status ingot_cpu_distance(void *context, double *out, const float *a, const float *b,
+                                uint64_t n) {
+    const ingot_cpu *cpu = context;
+    void *memory;
+    distance_task t = {.a = a, .b = b, .cut = ingot_cpu_cut_make(n, DISTANCE_TILE, 1)};
+    *out = 0;
+    INGOT_TRY(ingot_alloc_zero(&memory, t.cut.count, sizeof(double)));
+    t.sums = memory;
+    ingot_pool_run(cpu->pool, t.cut.count, distance_tile, &t);
+    for (uint64_t i = 0; i < t.cut.count; i++) {
+        *out += t.sums[i];
+    }
+    ingot_free(memory);
     return INGOT_OK;
 }

@@ -303,6 +303,7 @@ static const ingot_backend_ops *operations(void) {
     ops.activate = cuda_activate;
     ops.add = cuda_add;
     ops.gram = cuda_gram;
+    ops.distance = cuda_distance;
     ops.score = cuda_score;
     ops.divergence = cuda_divergence;
     ops.values = cuda_values;

@@ -2,8 +2,9 @@
  * shape. */
 #include "kernels/cuda/forward.h"
 
-#define THREADS 512
-#define WARPS   (THREADS / 32)
+#define DISTANCE_RUN 65536u /* elements a thread block sums */
+#define THREADS      512
+#define WARPS        (THREADS / 32)
 
 /* ---- reductions of a block --------------------------------------------------------------------
  */
@@ -186,4 +187,53 @@ ingot_status cuda_divergence(void *context, double *kl, const float *p, const fl
                                                                   vocab);
     INGOT_TRY(ingot_cuda_launched());
     return fetch(cuda, kl, values.as<double>(), m * sizeof *kl);
+}
+
+/* sums[block] of a run of DISTANCE_RUN elements each */
+__global__ __launch_bounds__(THREADS) static void distance_kernel(double *sums, const float *a,
+                                                                  const float *b, uint64_t n) {
+    __shared__ double shared[THREADS];
+    const uint64_t begin = (uint64_t)blockIdx.x * DISTANCE_RUN;
+    const uint64_t end = begin + DISTANCE_RUN < n ? begin + DISTANCE_RUN : n;
+    double sum = 0;
+    for (uint64_t i = begin + threadIdx.x; i < end; i += THREADS) {
+        const double e = (double)a[i] - (double)b[i];
+        sum += e * e;
+    }
+    shared[threadIdx.x] = sum;
+    __syncthreads();
+    for (unsigned step = THREADS / 2; step > 0; step /= 2) {
+        if (threadIdx.x < step) {
+            shared[threadIdx.x] += shared[threadIdx.x + step];
+        }
+        __syncthreads();
+    }
+    if (threadIdx.x == 0) {
+        sums[blockIdx.x] = shared[0];
+    }
+}
+
+ingot_status cuda_distance(void *context, double *out, const float *a, const float *b, uint64_t n) {
+    const ingot_cuda *cuda = ingot_cuda_of(context);
+    const uint64_t runs = ingot_ceil_div(n, DISTANCE_RUN);
+    void *memory;
+    *out = 0;
+    if (n == 0) {
+        return INGOT_OK;
+    }
+    if (runs > INT32_MAX) {
+        return INGOT_ERR_UNSUPPORTED;
+    }
+    ingot_cuda_buffer sums(cuda);
+    INGOT_TRY(sums.alloc(runs, sizeof(double)));
+    distance_kernel<<<(unsigned)runs, THREADS, 0, cuda->stream>>>(sums.as<double>(), a, b, n);
+    INGOT_TRY(ingot_cuda_launched());
+    INGOT_TRY(ingot_alloc(&memory, runs * sizeof(double)));
+    double *host = static_cast<double *>(memory);
+    const ingot_status status = fetch(cuda, host, sums.as<double>(), runs * sizeof *host);
+    for (uint64_t i = 0; status == INGOT_OK && i < runs; i++) {
+        *out += host[i];
+    }
+    ingot_free(memory);
+    return status;
 }

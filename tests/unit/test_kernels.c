@@ -628,6 +628,37 @@ static void test_score(void) {
     check_score(5, 32003, true);
 }
 
+static void check_distance(uint64_t n) {
+    float *a = random_logits(1, n), *b = random_logits(1, n);
+    double wanted = 0, first = 0;
+    for (uint64_t i = 0; i < n; i++) {
+        wanted += ((double)a[i] - (double)b[i]) * ((double)a[i] - (double)b[i]);
+    }
+    for (unsigned k = 0; k < DEVICES * DEVICE_THREADS; k++) {
+        const ingot_backend *d = &devices[k / DEVICE_THREADS].backend[k % DEVICE_THREADS];
+        if (!devices[k / DEVICE_THREADS].is_open) {
+            continue;
+        }
+        double got = NAN;
+        float *on_a = device_put_floats(d, a, n), *on_b = device_put_floats(d, b, n);
+        CU_ASSERT(d->ops->distance(d->context, &got, on_a, on_b, n) == INGOT_OK);
+        device_release(d, on_a);
+        device_release(d, on_b);
+        CU_ASSERT(fabs(got - wanted) <= 1e-12 * wanted);
+        first = k % DEVICE_THREADS == 0 ? got : first;
+        CU_ASSERT(got == first);
+    }
+    free(a);
+    free(b);
+}
+
+static void test_distance(void) {
+    for (unsigned i = 0; i < 12; i++) {
+        check_distance(input_size(3000));
+    }
+    check_distance(3 * 65536 + 17);
+}
+
 static void test_divergence(void) {
     for (unsigned i = 0; i < 24; i++) {
         check_divergence(input_size(129), input_size(300),
@@ -756,6 +787,7 @@ int main(void) {
         {"activate and add", test_elements},
         {"gram", test_gram},
         {"score", test_score},
+        {"distance", test_distance},
         {"divergence", test_divergence},
         {"what is refused", test_refused},
         CU_TEST_INFO_NULL,
