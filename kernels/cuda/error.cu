@@ -1,8 +1,8 @@
 /* How wrong a quantized matrix is, on the device: against its weights (FP64) and under H.
  *
  * tr(E H E^T) is E H on tensor cores in TF32 and the product with E in FP64.  Rounding E and H to
- * 11 bits changes the loss by about 2^-11 |H|_F |e|^2 / (e H e^T) a row, independent signs over
- * rows: below 1e-3 for a whole matrix, far below the differences the loss decides. */
+ * 11 bits changes the loss of a row by about 2^-11 |H|_F |e|^2 / (cols e H e^T), with independent
+ * signs: below 1e-3 for a matrix of some rows, far below the differences the loss decides. */
 #include "kernels/cuda/element.h"
 #include "kernels/cuda/forward.h"
 #include "kernels/cuda/quantize.h"
@@ -140,11 +140,18 @@ ingot_status cuda_weight_error(void *context, double *error, const ingot_weight_
 /* ---- under H ----------------------------------------------------------------------------------
  */
 
-/* e = w - e */
-__global__ static void difference_kernel(float *e, const float *w, uint64_t count) {
+/* x to the 11 bits of TF32, to nearest: tensor cores may cut the rest off, and if they did so to E
+ * and H alike every loss would be too small by 1e-3. */
+__device__ static float rounded_to_tf32(float x) {
+    const unsigned bits = (__float_as_uint(x) + 0x1000u) & 0xffffe000u;
+    return isfinite(x) ? __uint_as_float(bits) : x;
+}
+
+/* e = w - e, or w where nothing is stored, in TF32 */
+__global__ static void difference_kernel(float *e, const float *w, bool is_stored, uint64_t count) {
     const uint64_t step = (uint64_t)gridDim.x * blockDim.x;
     for (uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += step) {
-        e[i] = w[i] - e[i];
+        e[i] = rounded_to_tf32(is_stored ? w[i] - e[i] : w[i]);
     }
 }
 
@@ -187,22 +194,19 @@ ingot_status cuda_quadratic_loss(void *context, double *loss, const float *w, ui
     }
     *loss = 0;
     ingot_cuda_buffer errors(cuda), product(cuda), sums(cuda);
-    if (q != nullptr) {
-        INGOT_TRY(errors.alloc(step * cols, sizeof(float)));
-    }
+    INGOT_TRY(errors.alloc(step * cols, sizeof(float)));
     INGOT_TRY(product.alloc(step * cols, sizeof(float)));
     INGOT_TRY(sums.alloc(step, sizeof(double)));
+    float *e = errors.as<float>();
     for (uint64_t first = 0; first < rows; first += step) {
         const uint64_t count = ingot_min_u64(step, rows - first);
-        const float *e = w + first * cols;
         if (q != nullptr) {
             const ingot_quantized part = rows_of(q, first, count);
-            INGOT_TRY(cuda_quantized_values(context, errors.as<float>(), &part));
-            difference_kernel<<<cuda_blocks(cuda, count * cols, THREADS), THREADS, 0,
-                                cuda->stream>>>(errors.as<float>(), e, count * cols);
-            INGOT_TRY(ingot_cuda_launched());
-            e = errors.as<float>();
+            INGOT_TRY(cuda_quantized_values(context, e, &part));
         }
+        difference_kernel<<<cuda_blocks(cuda, count * cols, THREADS), THREADS, 0, cuda->stream>>>(
+            e, w + first * cols, q != nullptr, count * cols);
+        INGOT_TRY(ingot_cuda_launched());
         INGOT_TRY(multiply_gram(cuda, product.as<float>(), e, gram, count, cols));
         dot_rows_kernel<<<(unsigned)ingot_ceil_div(count, WARPS), THREADS, 0, cuda->stream>>>(
             sums.as<double>(), e, product.as<float>(), count, cols);

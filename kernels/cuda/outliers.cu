@@ -68,10 +68,10 @@ static ingot_status choose(const ingot_cuda *cuda, ingot_quantized *q, const flo
     INGOT_TRY(ingot_outliers_choose(&copy, static_cast<float *>(host_w),
                                     static_cast<float *>(host_importance), count, dtype, host, host,
                                     cuda->pool));
-    q->outliers = copy.outliers;
     INGOT_TRY(give(cuda, &row_ptr, copy.outliers.row_ptr, q->rows + 1, sizeof(uint64_t), arena));
     INGOT_TRY(give(cuda, &col, copy.outliers.col, count, sizeof(uint32_t), arena));
     INGOT_TRY(give(cuda, &val, copy.outliers.val, count, sizeof(float), arena));
+    q->outliers.count = count;
     q->outliers.row_ptr = static_cast<uint64_t *>(row_ptr);
     q->outliers.col = static_cast<uint32_t *>(col);
     q->outliers.val = static_cast<float *>(val);
@@ -83,6 +83,11 @@ ingot_status cuda_outliers_choose(void *context, ingot_quantized *q, const float
                                   ingot_arena *arena, ingot_arena *scratch) {
     ingot_arena *host;
     (void)scratch;
+    q->outliers = ingot_outliers();
+    q->outliers.dtype = dtype;
+    if (count == 0) {
+        return INGOT_OK;
+    }
     INGOT_TRY(ingot_arena_create(&host));
     const ingot_status status =
         choose(ingot_cuda_of(context), q, w, importance, count, dtype, arena, host);

@@ -50,13 +50,17 @@ struct __align__(8) weighted {
     float w, d;
 };
 
-/* Loads values first .. of the group, zeros behind the end. */
+__device__ static int piece_size(const group_view &g, uint64_t first) {
+    return (int)(g.count - first < PIECE ? g.count - first : PIECE);
+}
+
+/* Loads the piece of the group that begins with value `first`. */
 __device__ static void load_piece(weighted *piece, const group_view &g, uint64_t first, int lane) {
     __syncwarp();
-    for (int i = lane; i < PIECE; i += 32) {
+    for (int i = lane; i < piece_size(g, first); i += 32) {
         const uint64_t at = first + i;
         weighted x = {0.0f, 0.0f};
-        if (at < g.count && (g.skip == nullptr || g.skip[at] == 0)) {
+        if (g.skip == nullptr || g.skip[at] == 0) {
             x.w = g.w[at];
             x.d = g.importance != nullptr ? g.importance[at] : 1.0f;
         }
@@ -88,7 +92,7 @@ __device__ static group_range measure_group(weighted *piece, const group_view &g
     for (uint64_t first = 0; first < g.count; first += PIECE) {
         load_piece(piece, g, first, lane);
         float weight = 0, product = 0, energy = 0;
-        for (int i = lane; i < PIECE; i += 32) {
+        for (int i = lane; i < piece_size(g, first); i += 32) {
             const weighted x = piece[i];
             r.low = fminf(r.low, x.w);
             r.high = fmaxf(r.high, x.w);
@@ -166,7 +170,7 @@ __device__ static shortlisted shortlist(weighted *piece, const group_view &g, co
         if (g.count > PIECE) {
             load_piece(piece, g, first, lane);
         }
-        const int count = (int)(g.count - first < PIECE ? g.count - first : PIECE);
+        const int count = piece_size(g, first);
         float part_wc[EACH] = {}, part_cc[EACH] = {};
         for (int i = 0; i < count; i++) {
             const weighted x = piece[i];
@@ -249,8 +253,9 @@ __device__ static fit fit_chain(weighted *piece, const group_view &g, float scal
         if (g.count > PIECE) {
             load_piece(piece, g, first, lane);
         }
+        const int count = piece_size(g, first);
         float wc = 0, cc = 0, cs = 0, loss = 0;
-        for (int i = lane % CHAIN_LANES; i < PIECE; i += CHAIN_LANES) {
+        for (int i = lane % CHAIN_LANES; i < count; i += CHAIN_LANES) {
             const weighted x = piece[i];
             const float c = code_of(x.w * inverse, low, high), t = x.d * c;
             const float e = fmaf(-scale, c, x.w);

@@ -41,6 +41,19 @@ static inline float *random_gram(ingot_arena *arena, uint64_t n, uint64_t tokens
     return gram;
 }
 
+/* H of unit diagonal and correlated columns whose lowest eigenvalue is -d, in the direction (1, -1)
+ * of two columns that meet all others alike. */
+static inline void indefinite_gram(float *gram, uint64_t n, double d) {
+    for (uint64_t i = 0; i < n; i++) {
+        for (uint64_t j = 0; j < n; j++) {
+            const double a = i == 3 || i == 7 ? 0.9 : 0.3 + 0.6 * (double)i / (double)n;
+            const double b = j == 3 || j == 7 ? 0.9 : 0.3 + 0.6 * (double)j / (double)n;
+            gram[i * n + j] = i == j ? 1.0f : (float)(a * b);
+        }
+    }
+    gram[7 * n + 3] = gram[3 * n + 7] = (float)(1 + d);
+}
+
 static inline ingot_arena *new_arena(void) {
     ingot_arena *arena = NULL;
     CU_ASSERT_FATAL(ingot_arena_create(&arena) == INGOT_OK);

@@ -178,19 +178,6 @@ static void check_order(const ingot_gptq_factor *factor) {
     }
 }
 
-/* H of unit diagonal and correlated columns whose lowest eigenvalue is -d, in the direction (1, -1)
- * of two columns that meet all others alike. */
-static void indefinite_gram(float *gram, uint64_t n, double d) {
-    for (uint64_t i = 0; i < n; i++) {
-        for (uint64_t j = 0; j < n; j++) {
-            const double a = i == 3 || i == 7 ? 0.9 : 0.3 + 0.6 * (double)i / (double)n;
-            const double b = j == 3 || j == 7 ? 0.9 : 0.3 + 0.6 * (double)j / (double)n;
-            gram[i * n + j] = i == j ? 1.0f : (float)(a * b);
-        }
-    }
-    gram[7 * n + 3] = gram[3 * n + 7] = (float)(1 + d);
-}
-
 /* R R^T of a factor is the damped H, in the order of the factor: |R_jj| is not kept, so it is
  * found again from the diagonal, last column first. */
 static void check_factor(const ingot_gptq_factor *factor, const float *gram) {
