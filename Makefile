@@ -77,6 +77,9 @@ UNIT_TESTS   := $(UNIT_SOURCES:tests/unit/%.c=$(BUILD)/tests/%)
 FUZZ_SOURCES := $(wildcard tests/fuzz/fuzz_*.c)
 FUZZ_REPLAYS := $(FUZZ_SOURCES:tests/fuzz/%.c=$(BUILD)/fuzz/%)
 
+# Preloaded by the fault tests: calls of the C library that go wrong.
+FAULT_LIBRARIES := $(patsubst tests/fault/%.c,$(BUILD)/fault/%.so,$(wildcard tests/fault/*.c))
+
 .PHONY: help all setup demo test test-gpu check check-models bench fuzz format install uninstall clean \
         tools libraries run-tests run-demo analyze fuzzers
 .DEFAULT_GOAL := help
@@ -116,7 +119,7 @@ tools: $(TOOLS:%=$(BUILD)/bin/%)
 
 run-demo: tools libraries
 	@sh examples/demo.sh $(BUILD)/bin
-run-tests: all $(UNIT_TESTS) $(FUZZ_REPLAYS)
+run-tests: all $(UNIT_TESTS) $(FUZZ_REPLAYS) $(FAULT_LIBRARIES)
 	@sh tests/run.sh $(BUILD) $(if $(ONLY),'$(ONLY)')
 
 # What compares the CUDA backend with its references; skipped, loudly, without a device.
@@ -203,6 +206,11 @@ $(BUILD)/fuzz/%: tests/fuzz/%.c tests/fuzz/replay.c $(LIBRARY)
 	$(call say,LD,$@)
 	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -Wno-missing-prototypes -MMD -MP -MF $@.d -MT $@ -o $@ \
 	    $< tests/fuzz/replay.c $(LIBRARY) $(LDFLAGS) $(LIBS)
+# Never sanitized: it stands behind the sanitizer's own library.
+$(BUILD)/fault/%.so: tests/fault/%.c
+	@mkdir -p $(@D)
+	$(call say,LD,$@)
+	$(Q)$(CC) -D_GNU_SOURCE -std=c11 $(WARN) -O1 -g -fno-builtin -fPIC -shared -o $@ $< -ldl
 $(BUILD)/fuzzers/%: tests/fuzz/%.c $(LIBRARY)
 	@mkdir -p $(@D)
 	$(call say,LD,$@)

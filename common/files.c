@@ -294,7 +294,34 @@ static bool is_still_named(const ingot_output *output) {
            opened.st_dev == named.st_dev && opened.st_ino == named.st_ino;
 }
 
-/* One attempt to own the partial file; *is_retry: it vanished between open and lock. */
+/* The partial file of this process alone, at once: INGOT_ERR_LOCKED, or *is_retry when it vanished
+ * between open and lock. */
+static ingot_status lock_partial(ingot_output *output, bool *is_retry, ingot_error *error) {
+    struct stat info;
+    if (fstat(output->descriptor, &info) != 0) {
+        return output_error(output, errno, "cannot stat its partial file", error);
+    }
+    if (!S_ISREG(info.st_mode)) {
+        return ingot_error_set(error, INGOT_ERR_IO, output->partial_path, NULL, "remove it",
+                               "is in the way and not a regular file");
+    }
+    int result;
+    do {
+        result = flock(output->descriptor, LOCK_EX | LOCK_NB);
+    } while (result != 0 && errno == EINTR);
+    if (result != 0 && errno == EWOULDBLOCK) {
+        return ingot_error_set(error, INGOT_ERR_LOCKED, output->path, NULL,
+                               "wait for it or choose another output",
+                               "another process is writing this output");
+    }
+    if (result != 0) {
+        return output_error(output, errno, "cannot lock its partial file", error);
+    }
+    *is_retry = !is_still_named(output);
+    return INGOT_OK;
+}
+
+/* One attempt to own the partial file; *is_retry: it vanished meanwhile. */
 static ingot_status try_own_partial(ingot_output *output, bool *is_retry, ingot_error *error) {
     *is_retry = false;
     bool is_stale = false;
@@ -311,22 +338,12 @@ static ingot_status try_own_partial(ingot_output *output, bool *is_retry, ingot_
     if (output->descriptor < 0) {
         return output_error(output, errno, "cannot create its partial file", error);
     }
-    struct stat info;
-    if (fstat(output->descriptor, &info) != 0 || !S_ISREG(info.st_mode)) {
-        return ingot_error_set(error, INGOT_ERR_IO, output->partial_path, NULL, "remove it",
-                               "is in the way and not a regular file");
-    }
-    if (flock(output->descriptor, LOCK_EX | LOCK_NB) != 0) {
-        if (errno == EWOULDBLOCK) {
-            return ingot_error_set(error, INGOT_ERR_LOCKED, output->path, NULL,
-                                   "wait for it or choose another output",
-                                   "another process is writing this output");
-        }
-        return output_error(output, errno, "cannot lock its partial file", error);
-    }
-    if (!is_still_named(output)) {
-        *is_retry = true;
-        return INGOT_OK;
+    const ingot_status status = lock_partial(output, is_retry, error);
+    if (status != INGOT_OK || *is_retry) {
+        /* A file that was made here and could not be locked is no one's, unless another process
+         * was quicker. */
+        output->has_partial = status != INGOT_OK && status != INGOT_ERR_LOCKED && !is_stale;
+        return status;
     }
     output->has_partial = true;
     if (is_stale) {

@@ -8,7 +8,9 @@
 #include "common/memory.h"
 
 #include <math.h>
+#include <pthread.h>
 #include <stddef.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define DEPTH_MAX 64
@@ -45,16 +47,35 @@ static ingot_status check_depth(const char *bytes, uint64_t size, const char *fi
     return INGOT_OK;
 }
 
+/* jansson calls most failed allocations a syntax error, and some nothing at all; this remembers
+ * that there was one. */
+static _Thread_local bool is_out_of_memory;
+
+static void *json_allocate(size_t size) {
+    void *memory = malloc(size);
+    is_out_of_memory = is_out_of_memory || memory == NULL;
+    return memory;
+}
+
+static void watch_allocations(void) {
+    json_set_alloc_funcs(json_allocate, free);
+}
+
 ingot_status ingot_json_parse(json_t **out, const char *bytes, uint64_t size, const char *file,
                               ingot_error *error) {
     *out = NULL;
     INGOT_TRY(check_depth(bytes, size, file, error));
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    (void)pthread_once(&once, watch_allocations);
+    is_out_of_memory = false;
     json_error_t detail;
     *out = json_loadb(bytes, (size_t)size, JSON_REJECT_DUPLICATES, &detail);
-    if (*out != NULL) {
+    if (*out != NULL && !is_out_of_memory) {
         return INGOT_OK;
     }
-    if (json_error_code(&detail) == json_error_out_of_memory) {
+    json_decref(*out); /* jansson gives some values up without failing as a whole */
+    *out = NULL;
+    if (is_out_of_memory || json_error_code(&detail) == json_error_out_of_memory) {
         return ingot_error_set(error, INGOT_ERR_NO_MEMORY, file, NULL, NULL,
                                "out of memory while parsing JSON");
     }

@@ -65,7 +65,11 @@ static ingot_status open_file(shard *part, uint64_t *size, ingot_error *error) {
                                NULL, is_missing ? "check the path" : "check its permissions",
                                "cannot be opened: %s", strerror(errno));
     }
-    if (fstat(part->fd, &info) != 0 || !S_ISREG(info.st_mode)) {
+    if (fstat(part->fd, &info) != 0) {
+        return ingot_error_set(error, INGOT_ERR_IO, part->path, NULL, NULL, "cannot stat: %s",
+                               strerror(errno));
+    }
+    if (!S_ISREG(info.st_mode)) {
         return ingot_error_set(error, INGOT_ERR_INPUT, part->path, NULL, "name a container file",
                                "is not a regular file");
     }

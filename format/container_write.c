@@ -9,6 +9,7 @@
 #include "common/files.h"
 #include "common/memory.h"
 #include "format/container_internal.h"
+#include "format/container_write_set.h"
 #include "format/digest.h"
 
 #include <math.h>
@@ -44,6 +45,7 @@ struct ingot_writer {
     const ingot_writer_plan *plan;
     writer_shard *shards;
     uint32_t shard_count;
+    bool is_forced;      /* existing files are replaced */
     place *places;       /* by plan index */
     uint8_t *compressed; /* ZSTD_compressBound(CHUNK_BYTES), compressed files only */
 };
@@ -415,6 +417,7 @@ ingot_status ingot_writer_create(ingot_writer **out, const char *path, bool forc
     ingot_writer *writer;
     *out = NULL;
     INGOT_TRY(lay_out(&writer, plan, error));
+    writer->is_forced = force;
     if (plan->is_compressed) {
         writer->compressed = malloc(ZSTD_compressBound(CHUNK_BYTES));
         if (writer->compressed == NULL) {
@@ -638,7 +641,8 @@ static ingot_status verify_written(const ingot_writer *writer, unsigned threads,
     return status;
 }
 
-static ingot_status commit_all(ingot_writer *writer, ingot_error *error) {
+/* Gives all shards their names, the first one last. */
+static ingot_status rename_all(ingot_writer *writer, ingot_error *error) {
     for (uint32_t s = writer->shard_count; s > 0; s--) {
         writer_shard *part = &writer->shards[s - 1];
         ingot_output *output = part->output;
@@ -652,6 +656,34 @@ static ingot_status commit_all(ingot_writer *writer, ingot_error *error) {
         }
     }
     return INGOT_OK;
+}
+
+static ingot_status commit_all(ingot_writer *writer, ingot_error *error) {
+    const uint32_t count = writer->shard_count;
+    if (count == 1 || !writer->is_forced) {
+        return rename_all(writer, error);
+    }
+    char **replaced = NULL;
+    const char **paths = calloc(count, sizeof *paths);
+    ingot_status status = INGOT_OK;
+    for (uint32_t s = 0; paths != NULL && s < count; s++) {
+        paths[s] = writer->shards[s].path;
+    }
+    if (paths == NULL || ingot_set_names(&replaced, paths, count) != INGOT_OK) {
+        status = out_of_memory(error);
+        goto done;
+    }
+    INGOT_GO(ingot_set_aside(paths, replaced, count, error));
+    status = rename_all(writer, error);
+    if (status == INGOT_OK) {
+        ingot_set_discard(replaced, count);
+    } else {
+        ingot_set_restore(paths, replaced, count);
+    }
+done:
+    ingot_set_names_free(replaced);
+    free(paths);
+    return status;
 }
 
 ingot_status ingot_writer_finish(ingot_writer *writer, unsigned threads, uint8_t *root,
