@@ -149,6 +149,9 @@ fuzz:
 	@sh tests/fuzz/run.sh build/fuzz $(FUZZ_SECONDS)
 fuzzers: $(FUZZ_SOURCES:tests/fuzz/%.c=$(BUILD)/fuzzers/%)
 
+bench: tools
+	@$(BUILD)/bin/ingot-bench verify --folder $(BUILD)
+
 # INGOT_SMOLLM2 names the folder of smollm2-135m, which ../shared holds as a build script.
 check-models: $(BUILD)/tests/test_models
 	@INGOT_CHECK_MODELS=1 $<

@@ -7,8 +7,8 @@
 #define LINE_COLUMNS 79
 #define HELP_COLUMN  26 /* where the text of an option begins */
 
-static const char *const tools[] = {"ingot-inspect", "ingot-calib", "ingot-convert", "ingot-verify",
-                                    "ingot-run"};
+static const char *const tools[] = {"ingot-inspect", "ingot-bench",  "ingot-calib",
+                                    "ingot-convert", "ingot-verify", "ingot-run"};
 
 static const char *const exit_codes[][2] = {
     {"0", "Done; for a check: valid."},

@@ -225,10 +225,11 @@ static ingot_status write_container(session *s, const ingot_writer_plan *plan,
         ingot_writer_abort(writer);
         return status;
     }
+    (void)snprintf(s->result->path, sizeof s->result->path, "%s", ingot_writer_path(writer));
     INGOT_TRY(ingot_writer_finish(writer, ingot_pool_threads(s->backend.pool), s->result->root,
                                   s->result->content_id, s->error));
     s->result->is_written = true;
-    s->result->bytes = written_bytes(o->output, layout->file_bytes);
+    s->result->bytes = written_bytes(s->result->path, layout->file_bytes);
     for (uint64_t i = 0; i < s->plan.count; i++) {
         s->result->fallbacks += s->ledgers[i].fallback != INGOT_FALLBACK_NONE;
     }
@@ -316,7 +317,8 @@ static void print_json(const ingot_convert_options *o, const ingot_convert_resul
         set(phases, ingot_phase_name((ingot_phase)i), ingot_json_number(r->phase_seconds[i]));
     }
     ingot_error_format(error, text, sizeof text);
-    set(object, "output", o->output != NULL ? json_string(o->output) : json_null());
+    const char *output = r->is_written ? r->path : o->output;
+    set(object, "output", output != NULL ? json_string(output) : json_null());
     set(object, "bytes", is_good ? json_integer((json_int_t)r->bytes) : json_null());
     set(object, "source_bytes",
         r->source_bytes != 0 ? json_integer((json_int_t)r->source_bytes) : json_null());
@@ -334,14 +336,14 @@ static void print_json(const ingot_convert_options *o, const ingot_convert_resul
     json_decref(object);
 }
 
-static void print_text(const ingot_convert_options *o, const ingot_convert_result *r) {
+static void print_text(const ingot_convert_result *r) {
     char size[32], before[32], time[32], peak[32];
     ingot_format_bytes(size, sizeof size, (double)r->bytes);
     ingot_format_bytes(before, sizeof before, (double)r->source_bytes);
     ingot_format_bytes(peak, sizeof peak, (double)ingot_memory_peak_bytes());
     ingot_format_seconds(time, sizeof time, r->seconds);
     printf("%s: %s from %s of weights, %.3f bits per quantized weight, %s, peak memory %s\n",
-           o->output, size, before, r->bits_per_weight, time, peak);
+           r->path, size, before, r->bits_per_weight, time, peak);
     if (r->fallbacks != 0) {
         printf("%llu tensors fell back; the ledger says why\n", (unsigned long long)r->fallbacks);
     }
@@ -382,7 +384,7 @@ int ingot_convert_tool(int argc, char **argv) {
         return ingot_cli_report(ingot_convert_spec.tool, &error);
     }
     if (!options.as_json && !options.is_dry_run) {
-        print_text(&options, &result);
+        print_text(&result);
     }
     return 0;
 }

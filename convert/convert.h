@@ -27,6 +27,7 @@ typedef struct ingot_convert_result {
     uint64_t fallbacks;
     uint8_t root[16], content_id[16];
     bool is_written;
+    char path[4096]; /* of the container, of a set its first shard */
 } ingot_convert_result;
 
 /* Command-line table and its handler (context: ingot_convert_options). */

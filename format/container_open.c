@@ -610,10 +610,12 @@ static ingot_status open_set(ingot_container *container, const char *path, ingot
         container->shard_count = super.shard_count;
         char *first = shard_path_sibling(path, 0, super.shard_count);
         if (first == NULL || access(first, F_OK) != 0) {
+            const ingot_status status = ingot_error_set(
+                error, INGOT_BAD_SHARD_MISSING, first != NULL ? first : path, NULL,
+                "put all shards of the set into one folder under their own names",
+                "the first shard of the set is missing");
             free(first);
-            return ingot_error_set(error, INGOT_BAD_SHARD_MISSING, path, NULL,
-                                   "put all shards into one folder under their own names",
-                                   "the first shard of the set is missing");
+            return status;
         }
         const ingot_status status = open_shard(&container->shards[0], first, error);
         free(first);

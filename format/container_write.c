@@ -712,6 +712,10 @@ done:
     return status;
 }
 
+const char *ingot_writer_path(const ingot_writer *writer) {
+    return writer->shards[0].path;
+}
+
 void ingot_writer_abort(ingot_writer *writer) {
     if (writer != NULL) {
         destroy(writer);

@@ -81,6 +81,9 @@ ingot_status ingot_writer_sync(ingot_writer *writer, ingot_error *error) INGOT_M
  * root and content_id (16 bytes each) may be NULL. */
 ingot_status ingot_writer_finish(ingot_writer *writer, unsigned threads, uint8_t *root,
                                  uint8_t *content_id, ingot_error *error) INGOT_MUST_CHECK;
+/* The file that stands for the whole when it is finished: the path given, or the first shard's.
+ * Owned by the writer. */
+const char *ingot_writer_path(const ingot_writer *writer);
 void ingot_writer_abort(ingot_writer *writer); /* removes the partial file; NULL is fine */
 
 #endif

@@ -1,0 +1,32 @@
+# ingot-bench: figures of a small container, wrong usage, nothing left behind.
+. "$INGOT_ROOT/tests/lib.sh"
+need ingot-bench ingot-convert
+
+expect_exit 0 ingot-bench verify --size 20M --runs 1 --json
+for key in bytes memory_read_gbps disk_read_gbps verify_disk_gbps cached_read_gbps \
+    verify_cached_gbps open_milliseconds; do
+    grep -qE "\"$key\": [0-9.e+-]*[1-9]" out || fail "no $key: $(cat out)"
+done
+grep -q '"open_tensors": 10000' out || fail "another number of tensors"
+grep -q '"error": null' out || fail "an error: $(cat out)"
+[ -z "$(ls ./*.ingot* 2>/dev/null)" ] || fail "left behind: $(ls)"
+
+expect_exit 2 ingot-bench verify --file none.ingot
+expect_error none.ingot
+expect_exit 2 ingot-bench verify --folder none --size 2M
+expect_error none
+for wrong in "" "banana" "verify --size 5" "verify --threads 0" "verify --banana"; do
+    # shellcheck disable=SC2086
+    expect_exit 2 ingot-bench $wrong
+    expect_error ":"
+done
+
+# A file of one's own is measured and stays; a damaged one is refused.
+ingot-convert "$MODEL" -o m.ingot --method rtn >out 2>err
+before=$(cksum <m.ingot)
+expect_exit 0 ingot-bench verify --file m.ingot --runs 1 --threads 3
+grep -q verify_disk_gbps out || fail "no figures: $(cat out)"
+[ "$(cksum <m.ingot)" = "$before" ] || fail "the file was changed"
+printf 'X' | dd of=m.ingot bs=1 seek=300000 conv=notrunc status=none
+expect_exit 1 ingot-bench verify --file m.ingot --runs 1
+expect_error m.ingot

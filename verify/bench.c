@@ -1,0 +1,141 @@
+/* The command line of ingot-bench: which measurement, its options, figures as text or JSON. */
+#include "verify/bench.h"
+
+#include "common/files.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const struct {
+    const char *name;
+    ingot_bench_run run;
+} measurements[] = {{"verify", ingot_bench_verify}};
+
+static const ingot_cli_option options_table[] = {
+    {"file", 0, "FILE.ingot", "Measure this container (default: one that is generated)."},
+    {"size", 0, "BYTES", "Size of the generated container; suffixes K, M, G (default 1G)."},
+    {"folder", 0, "DIR", "Where it is generated, and removed again (default: the current one)."},
+    {"threads", 0, "N", "Threads (default 2)."},
+    {"runs", 0, "N", "Repetitions; the fastest counts (default 3)."},
+    {"json", 0, NULL, "Print one JSON object on stdout, also on failure."},
+};
+
+static const ingot_cli_spec bench_spec = {
+    .tool = "ingot-bench",
+    .summary = "measure this machine, each figure beside its limit",
+    .positional = "verify",
+    .description =
+        "verify: the speed of the full check of a container, from the disk and from the page "
+        "cache, beside the speed at which the same bytes are read from disk, cache and memory, "
+        "and beside xxhsum -H3 and sha256sum on the same file; and the time to open a container of "
+        "10,000 tensors.\n\n"
+        "The page cache is asked to drop the file before it is read from the disk; whether the "
+        "storage below has a cache of its own cannot be seen from here.",
+    .options = options_table,
+    .option_count = sizeof options_table / sizeof *options_table,
+    .examples = "ingot-bench verify --json\n"
+                "    a generated container of 1 GiB, two threads\n",
+};
+
+typedef struct command {
+    ingot_bench_options options;
+    bool as_json;
+} command;
+
+static ingot_status on_option(void *context, const char *name, const char *value,
+                              ingot_error *error) {
+    command *cmd = context;
+    uint64_t number = 0;
+    if (strcmp(name, "file") == 0) {
+        cmd->options.file = value;
+    } else if (strcmp(name, "folder") == 0) {
+        cmd->options.folder = value;
+    } else if (strcmp(name, "size") == 0) {
+        INGOT_TRY(ingot_cli_parse_bytes(&cmd->options.size_bytes, name, value, error));
+        if (cmd->options.size_bytes < 1 << 20 || cmd->options.size_bytes > UINT64_C(1) << 40) {
+            return ingot_error_set(error, INGOT_ERR_USAGE, NULL, NULL, NULL,
+                                   "--size must lie between 1M and 1T");
+        }
+    } else if (strcmp(name, "threads") == 0) {
+        INGOT_TRY(ingot_cli_parse_u64(&number, name, value, 1, 64, error));
+        cmd->options.threads = (unsigned)number;
+    } else if (strcmp(name, "runs") == 0) {
+        INGOT_TRY(ingot_cli_parse_u64(&number, name, value, 1, 1000, error));
+        cmd->options.runs = (unsigned)number;
+    } else {
+        cmd->as_json = true;
+    }
+    return INGOT_OK;
+}
+
+static void print_text(const json_t *figures) {
+    const char *key;
+    json_t *value;
+    json_object_foreach((json_t *)(uintptr_t)figures, key, value) {
+        if (json_is_real(value)) {
+            printf("  %-28s%.4g\n", key, json_real_value(value));
+        } else if (json_is_integer(value)) {
+            printf("  %-28s%" PRId64 "\n", key, (int64_t)json_integer_value(value));
+        } else {
+            printf("  %-28s%s\n", key, json_is_string(value) ? json_string_value(value) : "-");
+        }
+    }
+}
+
+static void print_json(json_t *figures, const char *name, const ingot_error *error) {
+    json_t *object = json_object();
+    char text[2200];
+    const bool is_good = error->status == INGOT_OK;
+    ingot_error_format(error, text, sizeof text);
+    (void)json_object_set_new(object, "bench", name != NULL ? json_string(name) : json_null());
+    (void)json_object_set(object, "figures", figures != NULL ? figures : json_null());
+    (void)json_object_set_new(
+        object, "error", is_good ? json_null() : json_string(ingot_status_code(error->status)));
+    (void)json_object_set_new(object, "message", is_good ? json_null() : json_string(text));
+    ingot_json_print(object, stdout);
+    json_decref(object);
+}
+
+static ingot_bench_run find_measurement(const char *name) {
+    for (size_t i = 0; i < sizeof measurements / sizeof *measurements; i++) {
+        if (strcmp(measurements[i].name, name) == 0) {
+            return measurements[i].run;
+        }
+    }
+    return NULL;
+}
+
+int ingot_bench_tool(int argc, char **argv) {
+    command cmd = {
+        .options = {.folder = ".", .size_bytes = UINT64_C(1) << 30, .threads = 2, .runs = 3}};
+    const char *name = NULL;
+    json_t *figures = NULL;
+    ingot_error error = {0};
+    const ingot_cli_outcome outcome =
+        ingot_cli_parse(&bench_spec, argc, argv, on_option, &cmd, &name, &error);
+    if (outcome == INGOT_CLI_EXIT) {
+        return 0;
+    }
+    if (outcome == INGOT_CLI_USAGE) {
+        error.status = error.status == INGOT_OK ? INGOT_ERR_USAGE : error.status;
+        if (ingot_cli_has_flag(argc, argv, "json")) {
+            print_json(NULL, name, &error);
+        }
+        return 2;
+    }
+    ingot_interrupt_install();
+    const ingot_bench_run run = find_measurement(name);
+    const ingot_status status =
+        run != NULL ? run(&figures, &cmd.options, &error)
+                    : ingot_error_set(&error, INGOT_ERR_USAGE, NULL, NULL, "use verify",
+                                      "unknown measurement \"%s\"", name);
+    if (cmd.as_json) {
+        print_json(figures, name, &error);
+    } else if (status == INGOT_OK) {
+        print_text(figures);
+    }
+    json_decref(figures);
+    return status == INGOT_OK ? 0 : ingot_cli_report(bench_spec.tool, &error);
+}

@@ -1,0 +1,26 @@
+/* ingot-bench: what this machine does, each figure beside its limit.  One entry per measurement. */
+#ifndef INGOT_BENCH_H
+#define INGOT_BENCH_H
+
+#include "common/cli.h"
+#include "common/json.h"
+
+typedef struct ingot_bench_options {
+    const char *file;   /* NULL: a container is generated */
+    const char *folder; /* for generated files */
+    uint64_t size_bytes;
+    unsigned threads, runs;
+} ingot_bench_options;
+
+/* Runs one measurement and fills *out with a new object of figures. */
+typedef ingot_status (*ingot_bench_run)(json_t **out, const ingot_bench_options *options,
+                                        ingot_error *error);
+
+/* The speed of the full check beside the disk, the memory and other tools; the time to open a
+ * container of many tensors. */
+ingot_status ingot_bench_verify(json_t **out, const ingot_bench_options *options,
+                                ingot_error *error) INGOT_MUST_CHECK;
+
+int ingot_bench_tool(int argc, char **argv);
+
+#endif

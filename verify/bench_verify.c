@@ -1,0 +1,330 @@
+/* ingot-bench verify: how fast a container is checked, beside what the machine can read. */
+#include "verify/bench.h"
+
+#include "common/files.h"
+#include "common/memory.h"
+#include "common/progress.h"
+#include "common/sizes.h"
+#include "format/container_write.h"
+
+#include <fcntl.h>
+#include <math.h>
+#include <pthread.h>
+#include <spawn.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define PIECE_BYTES        (UINT64_C(4) << 20)
+#define MEMORY_BYTES       (UINT64_C(512) << 20) /* several times any cache */
+#define MOST_BENCH_THREADS 64u
+#define MANY_TENSORS       10000u
+#define OPEN_RUNS          20u
+#define ROWS               8192u
+#define COLS               4096u
+
+extern char **environ;
+
+/* ---- generated containers ----------------------------------------------------------------------
+ */
+
+static ingot_status write_copies(const char *path, uint64_t count, uint64_t rows, uint64_t cols,
+                                 ingot_error *error) {
+    ingot_status status = INGOT_OK;
+    ingot_tensor geometry;
+    ingot_tensor_spec *specs = NULL;
+    char(*names)[32] = NULL;
+    uint8_t *codes = NULL;
+    uint16_t *scales = NULL;
+    ingot_writer *writer = NULL;
+    const ingot_tensor_spec spec = {.name = "model",
+                                    .kind = INGOT_GROUPED,
+                                    .rank = 2,
+                                    .dim = {rows, cols},
+                                    .dtype = INGOT_F16,
+                                    .bits = 4,
+                                    .scale_dtype = INGOT_F16,
+                                    .group = 128};
+    INGOT_TRY(ingot_tensor_geometry(&geometry, &spec, error));
+    const uint64_t scale_count = geometry.rows * geometry.groups_per_row;
+    if (ingot_alloc_zero((void **)&specs, count, sizeof *specs) != INGOT_OK ||
+        ingot_alloc_zero((void **)&names, count, sizeof *names) != INGOT_OK ||
+        ingot_alloc((void **)&codes, geometry.part_bytes[INGOT_PART_CODES]) != INGOT_OK ||
+        ingot_alloc((void **)&scales, scale_count * sizeof *scales) != INGOT_OK) {
+        status = ingot_error_set(error, INGOT_ERR_NO_MEMORY, path, NULL, NULL, "out of memory");
+        goto done;
+    }
+    uint64_t state = 1;
+    for (uint64_t i = 0; i < geometry.part_bytes[INGOT_PART_CODES]; i++) {
+        state = state * UINT64_C(6364136223846793005) + 1442695040888963407u;
+        codes[i] = (uint8_t)(state >> 56);
+    }
+    for (uint64_t i = 0; i < scale_count; i++) {
+        scales[i] = 0x2000; /* 2^-7 */
+    }
+    for (uint64_t i = 0; i < count; i++) {
+        (void)snprintf(names[i], sizeof names[i], "layers.%llu.weight", (unsigned long long)i);
+        specs[i] = spec;
+        specs[i].name = names[i];
+    }
+    const ingot_writer_plan plan = {
+        .tensors = specs, .tensor_count = count, .meta = "{}", .meta_size = 2};
+    const ingot_weight_view view = {.kind = INGOT_GROUPED,
+                                    .rows = geometry.rows,
+                                    .cols = geometry.cols,
+                                    .bits = 4,
+                                    .scale_dtype = INGOT_F16,
+                                    .group = 128,
+                                    .groups_per_row = geometry.groups_per_row,
+                                    .row_stride_bytes = geometry.row_stride_bytes,
+                                    .codes = codes,
+                                    .scales = scales};
+    INGOT_GO(ingot_writer_create(&writer, path, false, &plan, error));
+    for (uint64_t i = 0; i < count; i++) {
+        INGOT_GO(ingot_interrupt_check(error));
+        INGOT_GO(ingot_writer_put(writer, i, &view, NULL, error));
+    }
+    ingot_writer *whole = writer;
+    writer = NULL;
+    status = ingot_writer_finish(whole, 1, NULL, NULL, error);
+done:
+    ingot_writer_abort(writer);
+    ingot_free(scales);
+    ingot_free(codes);
+    ingot_free(names);
+    ingot_free(specs);
+    return status;
+}
+
+/* ---- what the machine can read -----------------------------------------------------------------
+ */
+
+/* Threads take pieces of a file, or of memory, until there are none left. */
+typedef struct reading {
+    int fd;
+    const uint64_t *memory; /* instead of the file */
+    uint64_t size;
+    atomic_ullong next;
+    atomic_bool has_failed;
+    atomic_ullong sum; /* keeps the reads of memory from being dropped */
+} reading;
+
+static void *read_pieces(void *context) {
+    reading *r = context;
+    uint8_t *buffer = r->memory != NULL ? NULL : malloc(PIECE_BYTES);
+    uint64_t at;
+    while ((at = atomic_fetch_add(&r->next, PIECE_BYTES)) < r->size) {
+        const uint64_t length = ingot_min_u64(PIECE_BYTES, r->size - at);
+        if (r->memory != NULL) {
+            uint64_t sum = 0;
+            for (uint64_t i = at / 8; i < (at + length) / 8; i++) {
+                sum += r->memory[i];
+            }
+            (void)atomic_fetch_add(&r->sum, sum);
+        } else if (buffer == NULL || pread(r->fd, buffer, length, (off_t)at) != (ssize_t)length) {
+            atomic_store(&r->has_failed, true);
+        }
+    }
+    free(buffer);
+    return NULL;
+}
+
+/* Bytes per second; NAN when a read failed. */
+static double read_rate(reading *r, unsigned threads) {
+    pthread_t extra[MOST_BENCH_THREADS];
+    unsigned started = 0;
+    atomic_store(&r->next, 0);
+    const double start = ingot_clock_seconds();
+    while (started + 1 < threads && pthread_create(&extra[started], NULL, read_pieces, r) == 0) {
+        started++;
+    }
+    (void)read_pieces(r);
+    for (unsigned i = 0; i < started; i++) {
+        (void)pthread_join(extra[i], NULL);
+    }
+    const double seconds = ingot_clock_seconds() - start;
+    return atomic_load(&r->has_failed) ? (double)NAN : (double)r->size / seconds;
+}
+
+static double memory_rate(const ingot_bench_options *o) {
+    uint64_t *memory = malloc(MEMORY_BYTES);
+    double best = NAN;
+    if (memory == NULL) {
+        return best;
+    }
+    memset(memory, 1, MEMORY_BYTES);
+    for (unsigned i = 0; i < o->runs; i++) {
+        reading r = {.memory = memory, .size = MEMORY_BYTES};
+        best = fmax(best, read_rate(&r, o->threads));
+    }
+    free(memory);
+    return best;
+}
+
+/* Drops the pages of a file that is on the disk from the cache. */
+static void drop_pages(int fd) {
+    (void)fsync(fd);
+    (void)posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+}
+
+static double file_rate(int fd, uint64_t size, bool is_cold, const ingot_bench_options *o) {
+    double best = NAN;
+    for (unsigned i = 0; i < o->runs; i++) {
+        reading r = {.fd = fd, .size = size};
+        if (is_cold) {
+            drop_pages(fd);
+        }
+        best = fmax(best, read_rate(&r, o->threads));
+    }
+    return best;
+}
+
+/* Bytes per second of another program on the file; NAN where it is not there or fails. */
+static double program_rate(const char *const *words, uint64_t size, unsigned runs) {
+    double best = NAN;
+    posix_spawn_file_actions_t actions;
+    if (posix_spawn_file_actions_init(&actions) != 0) {
+        return best;
+    }
+    bool is_set = posix_spawn_file_actions_addopen(&actions, 1, "/dev/null", O_WRONLY, 0) == 0 &&
+                  posix_spawn_file_actions_addopen(&actions, 2, "/dev/null", O_WRONLY, 0) == 0;
+    for (unsigned i = 0; is_set && i < runs; i++) {
+        pid_t child;
+        int state = -1;
+        const double start = ingot_clock_seconds();
+        is_set = posix_spawnp(&child, words[0], &actions, NULL, (char *const *)(uintptr_t)words,
+                              environ) == 0 &&
+                 waitpid(child, &state, 0) == child && state == 0;
+        if (is_set) {
+            best = fmax(best, (double)size / (ingot_clock_seconds() - start));
+        }
+    }
+    (void)posix_spawn_file_actions_destroy(&actions);
+    return best;
+}
+
+/* ---- the reader --------------------------------------------------------------------------------
+ */
+
+static ingot_status check_rate(double *best, const char *path, int fd, bool is_cold, uint64_t size,
+                               const ingot_bench_options *o, ingot_error *error) {
+    *best = NAN;
+    for (unsigned i = 0; i < o->runs; i++) {
+        ingot_container *container;
+        if (is_cold) {
+            drop_pages(fd);
+        }
+        const double start = ingot_clock_seconds();
+        INGOT_TRY(ingot_open(&container, path, error));
+        const ingot_status status = ingot_check_full(container, o->threads, NULL, NULL, error);
+        ingot_close(container);
+        INGOT_TRY(status);
+        *best = fmax(*best, (double)size / (ingot_clock_seconds() - start));
+    }
+    return INGOT_OK;
+}
+
+static int compare_doubles(const void *a, const void *b) {
+    const double left = *(const double *)a, right = *(const double *)b;
+    return (left > right) - (left < right);
+}
+
+/* Median milliseconds to open a container of many tensors. */
+static ingot_status open_time(double *median_ms, const ingot_bench_options *o, ingot_error *error) {
+    char path[4096];
+    double times[OPEN_RUNS];
+    INGOT_TRY(ingot_path_join(path, sizeof path, o->folder, "ingot-bench-many.ingot"));
+    INGOT_TRY(write_copies(path, MANY_TENSORS, 8, 128, error));
+    ingot_status status = INGOT_OK;
+    for (unsigned i = 0; i < OPEN_RUNS && status == INGOT_OK; i++) {
+        ingot_container *container;
+        const double start = ingot_clock_seconds();
+        status = ingot_open(&container, path, error);
+        times[i] = 1000 * (ingot_clock_seconds() - start);
+        if (status == INGOT_OK) {
+            ingot_close(container);
+        }
+    }
+    (void)unlink(path);
+    INGOT_TRY(status);
+    qsort(times, OPEN_RUNS, sizeof *times, compare_doubles);
+    *median_ms = times[OPEN_RUNS / 2];
+    return INGOT_OK;
+}
+
+static int set_gigabytes(json_t *object, const char *key, double bytes_per_second) {
+    return json_object_set_new(object, key, ingot_json_number(bytes_per_second / 1e9));
+}
+
+static ingot_status measure_file(json_t *out, const char *path, const ingot_bench_options *o,
+                                 ingot_error *error) {
+    ingot_status status = INGOT_OK;
+    const char *const xxhsum[] = {"xxhsum", "-H3", path, NULL};
+    const char *const sha256sum[] = {"sha256sum", path, NULL};
+    double check_cold, check_cached;
+    const int fd = open(path, O_RDONLY | O_CLOEXEC);
+    const off_t end = fd < 0 ? -1 : lseek(fd, 0, SEEK_END);
+    if (end <= 0) {
+        status = ingot_error_set(error, INGOT_ERR_NOT_FOUND, path, NULL, "check the path",
+                                 "cannot be read");
+        goto done;
+    }
+    const uint64_t size = (uint64_t)end;
+    const double memory = memory_rate(o);
+    const double disk = file_rate(fd, size, true, o);
+    INGOT_GO(check_rate(&check_cold, path, fd, true, size, o, error));
+    const double cached = file_rate(fd, size, false, o);
+    INGOT_GO(check_rate(&check_cached, path, fd, false, size, o, error));
+    const int failed = json_object_set_new(out, "bytes", json_integer((json_int_t)size)) |
+                       set_gigabytes(out, "memory_read_gbps", memory) |
+                       set_gigabytes(out, "disk_read_gbps", disk) |
+                       set_gigabytes(out, "verify_disk_gbps", check_cold) |
+                       json_object_set_new(out, "verify_disk_fraction",
+                                           ingot_json_number(check_cold / fmin(disk, memory))) |
+                       set_gigabytes(out, "cached_read_gbps", cached) |
+                       set_gigabytes(out, "verify_cached_gbps", check_cached) |
+                       json_object_set_new(out, "verify_cached_fraction",
+                                           ingot_json_number(check_cached / fmin(cached, memory))) |
+                       set_gigabytes(out, "xxhsum_gbps", program_rate(xxhsum, size, o->runs)) |
+                       set_gigabytes(out, "sha256sum_gbps", program_rate(sha256sum, size, 1));
+    if (failed != 0) {
+        status = ingot_error_set(error, INGOT_ERR_NO_MEMORY, NULL, NULL, NULL, "out of memory");
+    }
+done:
+    if (fd >= 0) {
+        (void)close(fd);
+    }
+    return status;
+}
+
+ingot_status ingot_bench_verify(json_t **out, const ingot_bench_options *options,
+                                ingot_error *error) {
+    ingot_status status = INGOT_OK;
+    char path[4096];
+    double open_ms = NAN;
+    const bool is_generated = options->file == NULL;
+    *out = json_object();
+    INGOT_TRY(ingot_path_join(path, sizeof path, options->folder, "ingot-bench.ingot"));
+    if (is_generated) {
+        const uint64_t copy_bytes = (uint64_t)ROWS * COLS / 2 + (uint64_t)ROWS * COLS / 128 * 2;
+        INGOT_TRY(write_copies(path, ingot_max_u64(options->size_bytes / copy_bytes, 1), ROWS, COLS,
+                               error));
+    }
+    status = measure_file(*out, is_generated ? path : options->file, options, error);
+    if (is_generated) {
+        (void)unlink(path);
+    }
+    if (status == INGOT_OK) {
+        status = open_time(&open_ms, options, error);
+    }
+    if (status == INGOT_OK &&
+        (json_object_set_new(*out, "threads", json_integer((json_int_t)options->threads)) |
+         json_object_set_new(*out, "open_tensors", json_integer(MANY_TENSORS)) |
+         json_object_set_new(*out, "open_milliseconds", ingot_json_number(open_ms))) != 0) {
+        status = ingot_error_set(error, INGOT_ERR_NO_MEMORY, NULL, NULL, NULL, "out of memory");
+    }
+    return status;
+}
