@@ -36,7 +36,7 @@ static ingot_status write_copies(const char *path, uint64_t count, uint64_t rows
     ingot_status status = INGOT_OK;
     ingot_tensor geometry;
     ingot_tensor_spec *specs = NULL;
-    char(*names)[32] = NULL;
+    char(*names)[40] = NULL;
     uint8_t *codes = NULL;
     uint16_t *scales = NULL;
     ingot_writer *writer = NULL;

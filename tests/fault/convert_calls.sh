@@ -7,10 +7,11 @@ need ingot-convert ingot-verify
 SHIM=$INGOT_BUILD/fault/faulty_calls.so
 SMALL=$INGOT_ROOT/tests/fixtures/tiny-llama
 preload=$SHIM
+dense=25
 if ldd "$(command -v ingot-convert)" | grep -q libasan; then
     preload="$(ldd "$(command -v ingot-convert)" | awk '/libasan/ { print $3 }'):$SHIM"
+    dense=5 # runs take ten times as long
 fi
-dense=${INGOT_TEST_DENSE:-25}
 
 # next N: the number to try after it.
 next() {
@@ -119,7 +120,7 @@ done
 faults fallocate EINTR same
 faults flock EINTR same
 if [ "$preload" = "$SHIM" ]; then # the sanitizer brings an allocator of its own
-    dense=10 faults malloc ENOMEM error
+    (dense=10 && faults malloc ENOMEM error)
     (all=1 && dense=4 && faults malloc ENOMEM error)
 fi
 
