@@ -382,6 +382,18 @@ char *shard_path_make(const char *path, uint32_t index, uint32_t count) {
     return out;
 }
 
+/* Value of five decimal digits, or UINT32_MAX. */
+static uint32_t five_digits(const char *text) {
+    uint32_t value = 0;
+    for (unsigned i = 0; i < 5; i++) {
+        if (text[i] < '0' || text[i] > '9') {
+            return UINT32_MAX;
+        }
+        value = 10 * value + (uint32_t)(text[i] - '0');
+    }
+    return value;
+}
+
 char *shard_path_sibling(const char *path, uint32_t index, uint32_t count) {
     const char *slash = strrchr(path, '/');
     const char *dot = strrchr(path, '.');
@@ -403,9 +415,9 @@ char *shard_path_sibling(const char *path, uint32_t index, uint32_t count) {
         return NULL;
     }
     const char *mark = dot - SHARD_MARK;
-    unsigned found_index;
-    unsigned found_count;
-    if (sscanf(mark, "-%5u-of-%5u", &found_index, &found_count) != 2 || found_count != count) {
+    const uint32_t found_index = five_digits(mark + 1), found_count = five_digits(mark + 10);
+    if (mark[0] != '-' || memcmp(mark + 6, "-of-", 4) != 0 || found_count != count ||
+        found_index < 1 || found_index > count) {
         return NULL;
     }
     const size_t size = strlen(path) + 1;
