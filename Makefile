@@ -110,7 +110,8 @@ JOBS = $(if $(filter -j%,$(MAKEFLAGS)),,-j$(shell nproc))
 # setup runs to its end before anything is looked for, hence the second make.
 demo: setup
 	@$(MAKE) --no-print-directory $(JOBS) run-demo
-test: setup
+test:
+	@sh scripts/setup.sh --test
 	@$(MAKE) --no-print-directory $(JOBS) run-tests
 
 all: tools libraries man

@@ -1,17 +1,20 @@
 #!/bin/sh
 # Installs the Debian packages Ingot is built and tested with, if any is missing.
+#   --test    also what the tests run beside our own programs
 #   --check   also what `make check` needs
 #   --fuzz    also what `make fuzz` needs
 #   --static  also what `make STATIC=1` needs: OpenBLAS is partly Fortran
 set -eu
 packages="gcc make libopenblas-dev liblapack-dev libxxhash-dev libzstd-dev libcunit1-dev
           libjansson-dev libpcre2-dev libutf8proc-dev libssl-dev pkg-config"
+tests="python3 python3-numpy python3-xxhash python3-zstandard file"
 case "${1:-}" in
-    --check) packages="$packages cppcheck" ;;
+    --test) packages="$packages $tests" ;;
+    --check) packages="$packages $tests cppcheck" ;;
     --fuzz) packages="$packages clang" ;;
     --static) packages="$packages gfortran" ;;
     "") ;;
-    *) echo "usage: scripts/setup.sh [--check | --fuzz | --static]" >&2; exit 2 ;;
+    *) echo "usage: scripts/setup.sh [--test | --check | --fuzz | --static]" >&2; exit 2 ;;
 esac
 missing=""
 for package in $packages; do

@@ -22,15 +22,17 @@ need() {
     done
 }
 
-# need_python MODULE...: sets PYTHON; skips where it has not all modules.  $INGOT_PYTHON names
-# another one than python3.
+# need_python MODULE...: sets PYTHON to the first of $INGOT_PYTHON, python3 and Debian's own that
+# has all modules; skips where none has.
 need_python() {
-    PYTHON=${INGOT_PYTHON:-python3}
-    need "$PYTHON"
-    for module in "$@"; do
-        "$PYTHON" -c "import importlib.util as u, sys; sys.exit(not u.find_spec('$module'))" ||
-            skip "$PYTHON has no module $module (INGOT_PYTHON names another Python)"
+    for PYTHON in ${INGOT_PYTHON:-} python3 /usr/bin/python3; do
+        if command -v "$PYTHON" >/dev/null && "$PYTHON" -c 'if True:
+            import importlib.util as u, sys
+            sys.exit(any(u.find_spec(m) is None for m in sys.argv[1:]))' "$@"; then
+            return 0
+        fi
     done
+    skip "no Python has $* (INGOT_PYTHON names another one)"
 }
 
 # expect_exit CODE COMMAND...: runs it with stdout in ./out and stderr in ./err.
