@@ -7,6 +7,7 @@
 #include <cblas.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 
 static ingot_status cpu_alloc(void *context, void **out, uint64_t bytes) {
     (void)context;
@@ -115,9 +116,43 @@ static const ingot_backend_ops cpu_ops = {
     .close = cpu_close,
 };
 
+/* ---- the work buffers of OpenBLAS ------------------------------------------------------------ */
+
+/* Of OpenBLAS's memory.c; without a header.  Buffers that were given back are kept for later. */
+void *blas_memory_alloc(int procpos);
+void blas_memory_free(void *buffer);
+
+#define BLAS_BUFFER_BYTES (UINT64_C(129) << 20) /* 128 MiB and a page, on x86-64 */
+#define BLAS_BUFFERS_MOST 64u /* the table of a small build of OpenBLAS has room for them */
+
+/* Makes a work buffer for every thread now: OpenBLAS asks for it again and again, for ever, where
+ * there is no memory for it.  Only address space is taken until a buffer is used. */
+static ingot_status make_blas_buffers(unsigned threads) {
+    const size_t bytes = (size_t)(threads * BLAS_BUFFER_BYTES);
+    void *memory;
+    void *room = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (room == MAP_FAILED) {
+        return INGOT_ERR_NO_MEMORY;
+    }
+    (void)munmap(room, bytes);
+    INGOT_TRY(ingot_alloc(&memory, threads * sizeof(void *)));
+    void **buffers = memory;
+    for (unsigned i = 0; i < threads; i++) {
+        buffers[i] = blas_memory_alloc(0);
+    }
+    for (unsigned i = 0; i < threads; i++) {
+        blas_memory_free(buffers[i]);
+    }
+    ingot_free(buffers);
+    return INGOT_OK;
+}
+
 static ingot_status fill(ingot_cpu *cpu, unsigned threads) {
     void *memory;
     INGOT_TRY(ingot_pool_create(&cpu->pool, threads));
+    const unsigned started = ingot_pool_threads(cpu->pool);
+    INGOT_TRY(make_blas_buffers(started < BLAS_BUFFERS_MOST ? started : BLAS_BUFFERS_MOST));
     const uint64_t scratch_bytes =
         (uint64_t)ingot_pool_threads(cpu->pool) * INGOT_CPU_SCRATCH_FLOATS * sizeof(float);
     INGOT_TRY(ingot_alloc(&memory, scratch_bytes));
