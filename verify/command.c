@@ -146,7 +146,8 @@ static int run(command *cmd) {
     if (status != INGOT_OK) {
         (void)ingot_cli_report(command_spec.tool, &verification.error);
     }
-    if (cmd->html_path != NULL && verification.container != NULL) {
+    /* A page says what was found; where nothing was, an older page is left as it is. */
+    if (cmd->html_path != NULL && verification.container != NULL && exit_code != 2) {
         const ingot_status written =
             ingot_verify_report_html(&verification, cmd->html_path, &error);
         if (written != INGOT_OK) {

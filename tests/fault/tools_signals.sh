@@ -1,0 +1,37 @@
+# SIGINT, SIGTERM and SIGKILL in ingot-calib and ingot-verify: one error, exit 2, nothing under a
+# final name; after SIGKILL the partial file, which the next run names and replaces.
+. "$INGOT_ROOT/tests/lib.sh"
+need ingot-calib ingot-convert ingot-verify
+TEXT=$MODEL/calibration.txt
+
+# interrupt SIGNAL COMMAND...: sends it once the command is at work; sets code.
+interrupt() {
+    signal=$1
+    shift
+    "$@" >out 2>err </dev/null &
+    process=$!
+    sleep 0.7
+    kill "-$signal" $process 2>/dev/null || fail "$1 ended before the signal"
+    code=0
+    wait $process || code=$?
+}
+
+ingot-convert "$MODEL" -o model.ingot >/dev/null 2>&1 || fail "conversion"
+for signal in INT TERM; do
+    interrupt $signal ingot-calib "$MODEL" -o out.calib --text "$TEXT"
+    [ "$code" = 2 ] || fail "ingot-calib, SIG$signal: exit code $code"
+    expect_error "interrupted by SIG$signal"
+    expect_no_files out.calib
+    interrupt $signal ingot-verify model.ingot --source "$MODEL" --text "$TEXT" --html out.html
+    [ "$code" = 2 ] || fail "ingot-verify, SIG$signal: exit code $code"
+    expect_error "interrupted by SIG$signal"
+    expect_no_files out.html
+done
+
+interrupt KILL ingot-calib "$MODEL" -o out.calib --text "$TEXT"
+[ "$code" = 137 ] || fail "ingot-calib, SIGKILL: exit code $code"
+[ ! -e out.calib ] || fail "SIGKILL left a file under the final name"
+[ -e out.calib.partial ] || fail "SIGKILL left no partial file"
+expect_exit 0 ingot-calib "$MODEL" -o out.calib --text "$TEXT" --samples 2 --seq-len 64
+grep -q 'a partial file of an interrupted run was found' err || fail "the partial file is not named"
+[ -e out.calib ] && [ ! -e out.calib.partial ] || fail "the partial file is still there"
