@@ -501,7 +501,9 @@ static void test_outliers(void) {
         (void)equal_groups(&q, &got);
         const double a = weighted_loss(w, &q, d), b = weighted_loss(w, &got, d);
         CU_ASSERT(fabs(b - a) <= 1e-3 * a);
-        CU_ASSERT((1 - agreement(&q, &got)) * (double)n <= 2 + 1e-3 * (double)n);
+        /* a near tie between two scales may change the codes of a whole group */
+        const uint64_t group = s->group < s->cols ? s->group : s->cols;
+        CU_ASSERT((1 - agreement(&q, &got)) * (double)n <= (double)group + 1e-3 * (double)n);
         end();
     }
 }
