@@ -45,6 +45,8 @@ typedef struct ingot_attention {
     float softcap;   /* 0: none; else scores become softcap * tanh(score / softcap) */
 } ingot_attention;
 
+struct ingot_product;
+
 typedef struct ingot_backend_ops {
     const char *name; /* "cpu", "cuda" */
 
@@ -150,6 +152,11 @@ typedef struct ingot_backend_ops {
     ingot_status (*quadratic_loss)(void *context, double *loss, const float *w, uint64_t rows,
                                    uint64_t cols, const ingot_quantized *q, const float *gram,
                                    ingot_arena *scratch);
+
+    /* Products of the decoder, and the workspace they need: kernels/cuda/product.h; NULL on the
+     * cpu. */
+    ingot_status (*product)(void *context, const struct ingot_product *job);
+    uint64_t (*product_workspace_bytes)(void *context, const struct ingot_product *job);
 
     void (*close)(void *context);
 } ingot_backend_ops;

@@ -4,6 +4,7 @@
 
 extern "C" {
 #include "kernels/cuda/open.h"
+#include "kernels/cuda/product.h"
 }
 
 #include <cstdio>
@@ -319,6 +320,8 @@ static const ingot_backend_ops *operations(void) {
     ops.quantized_pack = cuda_quantized_pack;
     ops.weight_error = cuda_weight_error;
     ops.quadratic_loss = cuda_quadratic_loss;
+    ops.product = cuda_product;
+    ops.product_workspace_bytes = cuda_product_workspace_bytes;
     ops.close = cuda_close;
     return &ops;
 }

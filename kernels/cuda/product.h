@@ -1,0 +1,73 @@
+/* Products of the decoder: a few rows of x with a matrix in the layout of the file.
+ *
+ *     y = f(norm(x) W^T + bias) + residual,   f(a) = a,  act(a)  or  act(a) (norm(x) U^T + up_bias)
+ *
+ * Weights stay packed (spec/quantization.md): no copy, no other layout.  norm(x) is rounded to 16
+ * bits, weights are exact, sums are FP32: |error| <= 2^-20 of the sum of magnitudes, beyond that of
+ * the rounded x, for up to 64 rows; for more rows weights are rounded to 16 bits as well.
+ *
+ * All work goes to the given stream in order, allocates nothing and never waits, so that it can be
+ * captured into a CUDA graph.  Results are deterministic: the same bits for the same inputs, shapes
+ * and GPU model.  One row of y depends on one row of x.
+ *
+ * Matrices that read the same x (query, key and value) are one product when their rows follow each
+ * other in memory: same columns, bits, group, zero mode and scale dtype make one view.
+ *
+ * Declarations that C understands; internal to the backend, like all of kernels/cuda. */
+#ifndef INGOT_CUDA_PRODUCT_H
+#define INGOT_CUDA_PRODUCT_H
+
+#include "kernels/backend.h"
+
+struct CUstream_st; /* cudaStream_t points to it */
+
+typedef struct ingot_product {
+    struct CUstream_st *stream; /* NULL: the one of the context */
+    /* The previous kernel of the stream may still run when this one starts (programmatic dependent
+     * launch): weights are fetched before it ends, x and residual are read and y is written after
+     * it has ended.  Safe only when the previous kernel was ordinary, or waits in every block for
+     * its own predecessor (griddepcontrol.wait), as all kernels of this file do.  They let their
+     * successor start at once.  W, bias and norm_weight must have been written long before. */
+    bool is_chained;
+    uint64_t m; /* rows of x */
+
+    const ingot_weight_view *w;  /* in host memory, its pointers on the device; any kind */
+    const float *bias;           /* [w->rows], device, or NULL */
+    const ingot_weight_view *up; /* U: as many rows and columns as W, or NULL */
+    const float *up_bias;
+    bool has_activation; /* must be true with up */
+    ingot_activation activation;
+
+    const void *x;            /* [m][w->cols] of x_dtype, device; rows follow each other */
+    ingot_dtype x_dtype;      /* F16, BF16 or F32 */
+    ingot_dtype dtype;        /* F16 or BF16: what norm(x) is rounded to */
+    const float *norm_weight; /* [w->cols], device, or NULL: norm(x) = x */
+    const float *norm_bias;   /* INGOT_NORM_LAYER alone, may be NULL */
+    ingot_norm_kind norm_kind;
+    float norm_eps;
+
+    const void *residual; /* [m][w->rows] of y_dtype, device, or NULL; may be y */
+    void *y;              /* [m][w->rows], device; overlaps nothing else that is read */
+    ingot_dtype y_dtype;  /* F32, F16 or BF16 */
+
+    void *workspace; /* device, 256-byte aligned, cuda_product_workspace_bytes; any contents.  Work
+                        in the same stream may share it. */
+} ingot_product;
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Bytes of workspace that a product of these shapes needs; depends on shapes, views' kinds and
+ * dtypes alone, not on pointers (but which are NULL matters), and never decreases when m grows up
+ * to 64. */
+uint64_t cuda_product_workspace_bytes(void *context, const ingot_product *job);
+
+/* Launches the product.  INGOT_ERR_UNSUPPORTED for weights of other kinds and more than 2^32 - 1
+ * rows or columns, INGOT_ERR_DEVICE when a launch fails.  Nothing is done for m = 0. */
+ingot_status cuda_product(void *context, const ingot_product *job) INGOT_MUST_CHECK;
+
+#ifdef __cplusplus
+}
+#endif
+#endif
