@@ -10,45 +10,79 @@ static uint64_t window_floats(const ingot_batch *b, const ingot_model *model) {
 
 /* ---- opening -------------------------------------------------------------------------------- */
 
-static ingot_status place_states(ingot_batch *b, const ingot_loop_job *job) {
+static ingot_status place_states(ingot_states *states, const ingot_batch *b,
+                                 const ingot_loop_job *job) {
     const ingot_backend_ops *ops = job->backend->ops;
     uint64_t bytes;
     if (!ingot_size_mul(&bytes, window_floats(b, job->model), sizeof(float)) ||
         !ingot_size_mul(&bytes, bytes, b->windows)) {
         return INGOT_ERR_NO_MEMORY;
     }
-    b->is_on_device = true;
-    const ingot_status status = ops->alloc(job->backend->context, (void **)&b->states, bytes);
+    states->is_on_device = true;
+    const ingot_status status = ops->alloc(job->backend->context, (void **)&states->values, bytes);
     if (status != INGOT_ERR_NO_MEMORY) {
         return status;
     }
-    b->is_on_device = false;
+    states->is_on_device = false;
     ingot_progress_line(job->progress,
                         "%.1f GiB of hidden states do not fit the device: kept in host memory",
                         (double)bytes / 0x1p30);
-    return ops->host_alloc(job->backend->context, (void **)&b->states, bytes);
+    return ops->host_alloc(job->backend->context, (void **)&states->values, bytes);
 }
 
-/* Workspace and scratch for as many windows a call as keep the device busy, or fit. */
-static ingot_status place_workspace(ingot_batch *b, const ingot_loop_job *job) {
+static uint64_t input_width(const ingot_model *model, ingot_input input) {
+    for (unsigned role = 0; role < INGOT_ROLE_COUNT; role++) {
+        const ingot_linear_desc *d = &model->linear[role];
+        if (d->is_present && d->input == input) {
+            return d->cols;
+        }
+    }
+    return 0;
+}
+
+static void release_call(ingot_batch *b, const ingot_backend *backend) {
+    for (unsigned i = 0; i < INGOT_INPUT_COUNT; i++) {
+        if (b->aside[i] != NULL) {
+            backend->ops->release(backend->context, b->aside[i]);
+            b->aside[i] = NULL;
+        }
+    }
+    if (b->scratch != NULL) {
+        backend->ops->release(backend->context, b->scratch);
+        b->scratch = NULL;
+    }
+    ingot_workspace_destroy(b->workspace);
+    b->workspace = NULL;
+}
+
+/* Memory of a forward call of b->chunk windows. */
+static ingot_status place_call(ingot_batch *b, const ingot_loop_job *job) {
+    const ingot_backend *backend = job->backend;
+    const uint64_t tokens = b->chunk * b->length;
+    INGOT_TRY(backend->ops->alloc(backend->context, (void **)&b->scratch,
+                                  tokens * job->model->hidden * sizeof(float)));
+    for (unsigned i = 0; b->exact.values != NULL && i < INGOT_INPUT_COUNT; i++) {
+        const uint64_t width = input_width(job->model, (ingot_input)i);
+        if (width != 0) {
+            INGOT_TRY(backend->ops->alloc(backend->context, (void **)&b->aside[i],
+                                          tokens * width * sizeof(float)));
+        }
+    }
+    return ingot_workspace_create(&b->workspace, job->model, backend, tokens, NULL);
+}
+
+/* Memory for as many windows a call as keep the device busy, or fit. */
+static ingot_status place_calls(ingot_batch *b, const ingot_loop_job *job) {
     const ingot_backend *backend = job->backend;
     const uint64_t wanted =
         ingot_min_u64(b->windows, ingot_max_u64(1, backend->batch_tokens / b->length));
     ingot_status status = INGOT_ERR_NO_MEMORY;
     for (b->chunk = wanted; status == INGOT_ERR_NO_MEMORY && b->chunk != 0;) {
-        status = backend->ops->alloc(backend->context, (void **)&b->scratch,
-                                     b->chunk * window_floats(b, job->model) * sizeof(float));
-        if (status == INGOT_OK) {
-            status = ingot_workspace_create(&b->workspace, job->model, backend,
-                                            b->chunk * b->length, NULL);
-        }
+        status = place_call(b, job);
         if (status != INGOT_ERR_NO_MEMORY) {
             break;
         }
-        if (b->scratch != NULL) {
-            backend->ops->release(backend->context, b->scratch);
-            b->scratch = NULL;
-        }
+        release_call(b, backend);
         b->chunk = b->chunk == 1 ? 0 : b->chunk / 2;
     }
     if (status == INGOT_OK && b->chunk < wanted) {
@@ -59,29 +93,39 @@ static ingot_status place_workspace(ingot_batch *b, const ingot_loop_job *job) {
     return status;
 }
 
+static ingot_status embed_states(const ingot_batch *b, const ingot_loop_job *job,
+                                 const ingot_ends *ends, const ingot_states *to) {
+    const ingot_backend *backend = job->backend;
+    const uint64_t floats = window_floats(b, job->model);
+    for (uint64_t w = 0; w < b->windows; w++) {
+        float *states = to->values + w * floats;
+        float *x = to->is_on_device ? states : b->scratch;
+        INGOT_TRY(ingot_ends_embed(ends, job->model, backend, x, job->windows->ids + w * b->length,
+                                   b->length));
+        if (!to->is_on_device) {
+            INGOT_TRY(backend->ops->download(backend->context, states, x, floats * sizeof(float)));
+        }
+    }
+    return INGOT_OK;
+}
+
 static ingot_status embed(ingot_batch *b, const ingot_loop_job *job, ingot_arena *arena,
                           ingot_error *error) {
     const ingot_backend *backend = job->backend;
-    const uint64_t floats = window_floats(b, job->model);
     ingot_ends ends;
     INGOT_TRY(ingot_ends_load_part(&ends, INGOT_ENDS_EMBED, job->model, job->source, backend, arena,
                                    error));
-    ingot_status status = INGOT_OK;
-    for (uint64_t w = 0; w < b->windows && status == INGOT_OK; w++) {
-        float *states = b->states + w * floats;
-        float *x = b->is_on_device ? states : b->scratch;
-        status = ingot_ends_embed(&ends, job->model, backend, x, job->windows->ids + w * b->length,
-                                  b->length);
-        if (status == INGOT_OK && !b->is_on_device) {
-            status = backend->ops->download(backend->context, states, x, floats * sizeof(float));
-        }
+    ingot_status status = embed_states(b, job, &ends, &b->prefix);
+    if (status == INGOT_OK && b->exact.values != NULL) {
+        status = embed_states(b, job, &ends, &b->exact);
     }
     ingot_ends_release(&ends, backend);
     return status;
 }
 
 ingot_status ingot_batch_create(ingot_batch *out, const ingot_loop_job *job, uint64_t judges,
-                                uint64_t reserve_bytes, ingot_arena *arena, ingot_error *error) {
+                                bool has_exact, uint64_t reserve_bytes, ingot_arena *arena,
+                                ingot_error *error) {
     const ingot_backend *backend = job->backend;
     void *reserve = NULL;
     *out = (ingot_batch){
@@ -90,8 +134,11 @@ ingot_status ingot_batch_create(ingot_batch *out, const ingot_loop_job *job, uin
     if (backend->has_own_memory) {
         INGOT_GO(backend->ops->alloc(backend->context, &reserve, reserve_bytes));
     }
-    INGOT_GO(place_states(out, job));
-    INGOT_GO(place_workspace(out, job));
+    INGOT_GO(place_states(&out->prefix, out, job));
+    if (has_exact) {
+        INGOT_GO(place_states(&out->exact, out, job));
+    }
+    INGOT_GO(place_calls(out, job));
     if (reserve != NULL) {
         backend->ops->release(backend->context, reserve);
         reserve = NULL;
@@ -107,64 +154,130 @@ done:
     return status;
 }
 
+static void release_states(const ingot_states *states, const ingot_backend *backend) {
+    if (states->values != NULL && states->is_on_device) {
+        backend->ops->release(backend->context, states->values);
+    } else if (states->values != NULL) {
+        backend->ops->host_release(backend->context, states->values);
+    }
+}
+
 void ingot_batch_destroy(ingot_batch *batch, const ingot_backend *backend) {
-    ingot_workspace_destroy(batch->workspace);
-    if (batch->scratch != NULL) {
-        backend->ops->release(backend->context, batch->scratch);
-    }
-    if (batch->states != NULL && batch->is_on_device) {
-        backend->ops->release(backend->context, batch->states);
-    } else if (batch->states != NULL) {
-        backend->ops->host_release(backend->context, batch->states);
-    }
+    release_call(batch, backend);
+    release_states(&batch->prefix, backend);
+    release_states(&batch->exact, backend);
     *batch = (ingot_batch){0};
 }
 
 /* ---- running -------------------------------------------------------------------------------- */
 
 /* *x = device memory with the states of `count` windows that the block may change. */
-static ingot_status take_windows(float **x, const ingot_batch *b, const ingot_loop_job *job,
-                                 uint64_t first, uint64_t count, bool is_kept) {
+static ingot_status take_windows(float **x, const ingot_batch *b, const ingot_states *from,
+                                 const ingot_loop_job *job, uint64_t first, uint64_t count,
+                                 bool is_kept) {
     const ingot_backend *backend = job->backend;
-    float *states = b->states + first * window_floats(b, job->model);
+    float *states = from->values + first * window_floats(b, job->model);
     const uint64_t bytes = count * window_floats(b, job->model) * sizeof(float);
-    *x = b->is_on_device && is_kept ? states : b->scratch;
+    *x = from->is_on_device && is_kept ? states : b->scratch;
     if (*x == states) {
         return INGOT_OK;
     }
-    return b->is_on_device ? backend->ops->copy(backend->context, *x, states, bytes)
-                           : backend->ops->upload(backend->context, *x, states, bytes);
+    return from->is_on_device ? backend->ops->copy(backend->context, *x, states, bytes)
+                              : backend->ops->upload(backend->context, *x, states, bytes);
+}
+
+/* Runs a block over at most a chunk of windows; what becomes of its output: ingot_batch_use. */
+static ingot_status run_chunk(const ingot_batch *b, const ingot_loop_job *job,
+                              const ingot_block *block, uint64_t first, uint64_t count,
+                              const ingot_batch_use *use, bool is_kept, ingot_error *error) {
+    const ingot_backend *backend = job->backend;
+    const ingot_states *states = use->is_exact ? &b->exact : &b->prefix;
+    const uint64_t floats = window_floats(b, job->model);
+    const uint64_t bytes = count * floats * sizeof(float);
+    float *x;
+    INGOT_TRY(ingot_interrupt_check(error));
+    INGOT_TRY(take_windows(&x, b, states, job, first, count, is_kept));
+    const ingot_status status =
+        ingot_block_forward(job->model, backend, block, x, count, b->length, NULL, b->workspace,
+                            use->hook, use->hook_context);
+    if (status != INGOT_OK) {
+        return ingot_error_set(error, status, ingot_checkpoint_path(job->checkpoint), NULL, NULL,
+                               "block %llu could not be run: %s", (unsigned long long)block->layer,
+                               ingot_status_text(status));
+    }
+    if (use->output != NULL) {
+        return backend->ops->copy(backend->context, use->output, x, bytes);
+    }
+    return is_kept && !states->is_on_device
+               ? backend->ops->download(backend->context, states->values + first * floats, x, bytes)
+               : INGOT_OK;
+}
+
+static void show_progress(const ingot_batch *b, const ingot_loop_job *job, const ingot_block *block,
+                          uint64_t done) {
+    ingot_progress_update(job->progress,
+                          (double)block->layer + 0.5 * (double)done / (double)b->windows);
 }
 
 ingot_status ingot_batch_run(const ingot_batch *batch, const ingot_loop_job *job,
                              const ingot_block *block, uint64_t first, uint64_t end,
                              const ingot_batch_use *use, ingot_error *error) {
-    const ingot_backend *backend = job->backend;
     const bool is_kept = use->hook == NULL && use->output == NULL;
     const uint64_t floats = window_floats(batch, job->model);
     for (uint64_t w = first; w < end; w += batch->chunk) {
         const uint64_t count = ingot_min_u64(batch->chunk, end - w);
-        const uint64_t bytes = count * floats * sizeof(float);
-        float *x;
-        INGOT_TRY(ingot_interrupt_check(error));
-        INGOT_TRY(take_windows(&x, batch, job, w, count, is_kept));
-        const ingot_status status =
-            ingot_block_forward(job->model, backend, block, x, count, batch->length, NULL,
-                                batch->workspace, use->hook, use->hook_context);
-        if (status != INGOT_OK) {
-            return ingot_error_set(error, status, ingot_checkpoint_path(job->checkpoint), NULL,
-                                   NULL, "block %llu could not be run: %s",
-                                   (unsigned long long)block->layer, ingot_status_text(status));
-        }
-        if (use->output != NULL) {
-            INGOT_TRY(
-                backend->ops->copy(backend->context, use->output + (w - first) * floats, x, bytes));
-        } else if (is_kept && !batch->is_on_device) {
-            INGOT_TRY(
-                backend->ops->download(backend->context, batch->states + w * floats, x, bytes));
-        }
-        ingot_progress_update(job->progress, (double)block->layer + 0.5 * (double)(w + count) /
-                                                                        (double)batch->windows);
+        ingot_batch_use part = *use;
+        part.output = use->output != NULL ? use->output + (w - first) * floats : NULL;
+        INGOT_TRY(run_chunk(batch, job, block, w, count, &part, is_kept, error));
+        show_progress(batch, job, block, w + count);
     }
     return INGOT_OK;
+}
+
+/* ---- both streams --------------------------------------------------------------------------- */
+
+typedef struct pair {
+    const ingot_batch *batch;
+    const ingot_backend *backend;
+    ingot_pair_hook hook;
+    void *hook_context;
+} pair;
+
+static ingot_status keep_input(void *context, ingot_input input, const float *x, uint64_t m,
+                               uint64_t width) {
+    const pair *p = context;
+    return p->backend->ops->copy(p->backend->context, p->batch->aside[input], x,
+                                 m * width * sizeof *x);
+}
+
+static ingot_status meet_input(void *context, ingot_input input, const float *x, uint64_t m,
+                               uint64_t width) {
+    const pair *p = context;
+    return p->hook(p->hook_context, input, p->batch->aside[input], x, m, width);
+}
+
+ingot_status ingot_batch_run_pair(const ingot_batch *batch, const ingot_loop_job *job,
+                                  const ingot_block *block, uint64_t first, uint64_t end,
+                                  ingot_pair_hook hook, void *hook_context, ingot_error *error) {
+    pair p = {.batch = batch, .backend = job->backend, .hook = hook, .hook_context = hook_context};
+    const ingot_batch_use exact = {.hook = keep_input, .hook_context = &p, .is_exact = true};
+    const ingot_batch_use prefix = {.hook = meet_input, .hook_context = &p};
+    for (uint64_t w = first; w < end; w += batch->chunk) {
+        const uint64_t count = ingot_min_u64(batch->chunk, end - w);
+        INGOT_TRY(run_chunk(batch, job, block, w, count, &exact, true, error));
+        INGOT_TRY(run_chunk(batch, job, block, w, count, &prefix, false, error));
+        show_progress(batch, job, block, w + count);
+    }
+    return INGOT_OK;
+}
+
+ingot_status ingot_batch_exact(float **out, const ingot_batch *batch, const ingot_loop_job *job,
+                               uint64_t first, uint64_t end, ingot_arena *arena) {
+    const ingot_backend *backend = job->backend;
+    const uint64_t floats = window_floats(batch, job->model);
+    const uint64_t bytes = (end - first) * floats * sizeof(float);
+    const float *from = batch->exact.values + first * floats;
+    INGOT_TRY(ingot_arena_alloc(arena, (void **)out, bytes));
+    return batch->exact.is_on_device ? backend->ops->copy(backend->context, *out, from, bytes)
+                                     : backend->ops->upload(backend->context, *out, from, bytes);
 }

@@ -1,24 +1,33 @@
-/* The calibration batch: hidden states of all windows between two blocks. */
+/* The calibration batch: hidden states of all windows between two blocks, as the quantized prefix
+ * of the model makes them and, where asked for, as the full-precision model does. */
 #ifndef INGOT_CONVERT_BATCH_H
 #define INGOT_CONVERT_BATCH_H
 
 #include "convert/loop.h"
 
+/* Hidden states of all windows. */
+typedef struct ingot_states {
+    float *values;     /* [windows][length][hidden]; NULL: not kept */
+    bool is_on_device; /* where they live: device memory if they fit, else pinned */
+} ingot_states;
+
 typedef struct ingot_batch {
     uint64_t windows, length; /* sequences and tokens of each */
     uint64_t judges;          /* the last ones, held out of the statistics to judge choices */
     uint64_t chunk;           /* windows of one forward call */
-    bool is_on_device;        /* where the states live: device memory if it fits, else pinned */
-    float *states;            /* [windows][length][hidden] */
+    ingot_states prefix;      /* on the quantized prefix */
+    ingot_states exact;       /* in the full-precision model */
     float *scratch;           /* [chunk][length][hidden], device */
+    float *aside[INGOT_INPUT_COUNT]; /* [chunk][length][width], device: inputs of the exact
+                                        states; NULL without these */
     ingot_workspace *workspace;
 } ingot_batch;
 
-/* Embeds the windows of the job.  reserve_bytes of device memory are left free for the work on a
- * block: states move to the host and forward calls shrink until it fits.  arena (host) holds the
- * embedding table meanwhile and may be reset afterwards. */
+/* Embeds the windows of the job; has_exact: for both streams.  reserve_bytes of device memory are
+ * left free for the work on a block: states move to the host and forward calls shrink until it
+ * fits.  arena (host) holds the embedding table meanwhile and may be reset afterwards. */
 ingot_status ingot_batch_create(ingot_batch *out, const ingot_loop_job *job, uint64_t judges,
-                                uint64_t reserve_bytes, ingot_arena *arena,
+                                bool has_exact, uint64_t reserve_bytes, ingot_arena *arena,
                                 ingot_error *error) INGOT_MUST_CHECK;
 void ingot_batch_destroy(ingot_batch *batch, const ingot_backend *backend);
 
@@ -27,11 +36,30 @@ typedef struct ingot_batch_use {
     ingot_input_hook hook; /* not NULL: sees the inputs; the output is dropped */
     void *hook_context;
     float *output; /* not NULL: [end - first][length][hidden], device, takes the output */
-} ingot_batch_use; /* neither: the states advance */
+    bool is_exact; /* of the exact states instead of the prefix's */
+} ingot_batch_use; /* neither hook nor output: the states advance */
 
-/* Runs a block over windows first .. end-1. */
+/* Runs a block over windows first .. end-1 of one stream. */
 ingot_status ingot_batch_run(const ingot_batch *batch, const ingot_loop_job *job,
                              const ingot_block *block, uint64_t first, uint64_t end,
                              const ingot_batch_use *use, ingot_error *error) INGOT_MUST_CHECK;
+
+/* Receives an input in the full-precision model beside the same on the quantized prefix: device
+ * memory, [m][width] both, valid during the call. */
+typedef ingot_status (*ingot_pair_hook)(void *context, ingot_input input, const float *exact,
+                                        const float *x, uint64_t m, uint64_t width);
+
+/* Runs a block, as it is in the checkpoint, over windows first .. end-1 of both streams.  The exact
+ * states advance, which makes them what the block should put out; the prefix's stay, and what the
+ * block makes of them is dropped. */
+ingot_status ingot_batch_run_pair(const ingot_batch *batch, const ingot_loop_job *job,
+                                  const ingot_block *block, uint64_t first, uint64_t end,
+                                  ingot_pair_hook hook, void *hook_context,
+                                  ingot_error *error) INGOT_MUST_CHECK;
+
+/* *out (device, from the arena) = exact states of windows first .. end-1: once the block has run on
+ * them, what its output is measured against. */
+ingot_status ingot_batch_exact(float **out, const ingot_batch *batch, const ingot_loop_job *job,
+                               uint64_t first, uint64_t end, ingot_arena *arena) INGOT_MUST_CHECK;
 
 #endif

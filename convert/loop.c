@@ -634,7 +634,8 @@ static ingot_status begin_batch(loop *l) {
         judges = ingot_min_u64(windows / 16 + 1, JUDGES_MOST);
     }
     reset(&l->block);
-    return ingot_batch_create(&l->batch, l->job, judges, block_bytes(l), l->block.host, l->error);
+    return ingot_batch_create(&l->batch, l->job, judges, false, block_bytes(l), l->block.host,
+                              l->error);
 }
 
 static ingot_status convert_all(loop *l) {

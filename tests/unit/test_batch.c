@@ -1,0 +1,177 @@
+/* The two streams of hidden states of a conversion against the FP64 reference of tiny_model.h: what
+ * the pair hook sees of each, what advances and what stays. */
+#include "convert/batch.h"
+#include "suite.h"
+#include "tiny_model.h"
+
+#define WINDOWS 5u
+#define LENGTH  7u
+#define TOKENS  (WINDOWS * LENGTH)
+#define CHUNK   2u /* windows of a call: neither a divisor nor all */
+
+typedef double states_of[TOKENS][TINY_MAX];
+typedef tiny_inputs inputs_of[TOKENS];
+
+static double worst; /* relative difference seen, since it was last reset */
+
+static void check(const float *got, const double *expected, uint64_t count) {
+    double largest = 0, difference = 0;
+    for (uint64_t i = 0; i < count; i++) {
+        const double gap = fabs((double)got[i] - expected[i]);
+        largest = fmax(largest, fabs(expected[i]));
+        difference = gap > difference || isnan(gap) ? gap : difference;
+    }
+    CU_ASSERT(difference <= 2e-5 * largest);
+    worst = fmax(worst, difference / largest);
+}
+
+static void advance(const tiny_model *t, uint64_t layer, states_of x, inputs_of inputs) {
+    for (uint64_t w = 0; w < WINDOWS; w++) {
+        tiny_ref_block(t, layer, x + w * LENGTH, LENGTH, inputs + w * LENGTH);
+    }
+}
+
+/* What the hook compares with. */
+typedef struct expectation {
+    const ingot_backend *backend;
+    inputs_of exact, prefix;
+    uint64_t first; /* token of the first window */
+    uint64_t seen[INGOT_INPUT_COUNT];
+} expectation;
+
+static ingot_status compare_pair(void *context, ingot_input input, const float *exact,
+                                 const float *x, uint64_t m, uint64_t width) {
+    expectation *e = context;
+    const ingot_backend_ops *ops = e->backend->ops;
+    float *row = calloc(width, sizeof *row);
+    CU_ASSERT_FATAL(m <= CHUNK * LENGTH && e->first + e->seen[input] + m <= TOKENS);
+    for (uint64_t i = 0; i < m; i++) {
+        const uint64_t token = e->first + e->seen[input]++;
+        CU_ASSERT(ops->download(e->backend->context, row, exact + i * width, width * 4) == 0);
+        check(row, e->exact[token][input], width);
+        CU_ASSERT(ops->download(e->backend->context, row, x + i * width, width * 4) == 0);
+        check(row, e->prefix[token][input], width);
+    }
+    free(row);
+    return INGOT_OK;
+}
+
+static void check_states(const ingot_backend *b, const float *states, states_of expected,
+                         uint64_t first, uint64_t end, uint64_t hidden) {
+    float *host = calloc((end - first) * LENGTH * hidden, sizeof *host);
+    CU_ASSERT_FATAL(b->ops->download(b->context, host, states,
+                                     (end - first) * LENGTH * hidden * sizeof *host) == INGOT_OK);
+    for (uint64_t i = 0; i < (end - first) * LENGTH; i++) {
+        check(host + i * hidden, expected[first * LENGTH + i], hidden);
+    }
+    free(host);
+}
+
+/* A model and the blocks it was loaded into. */
+typedef struct loaded {
+    tiny_model *tiny;
+    ingot_block block[2];
+} loaded;
+
+static void load(loaded *l, uint64_t seed, const ingot_backend *b, ingot_arena *arena) {
+    l->tiny = tiny_create(TINY_QKV_BIAS, seed);
+    for (uint64_t i = 0; i < 2; i++) {
+        CU_ASSERT_FATAL(ingot_block_load(&l->block[i], &l->tiny->model, i, &l->tiny->source, b,
+                                         arena, NULL) == INGOT_OK);
+    }
+}
+
+static void unload(loaded *l, const ingot_backend *b) {
+    ingot_block_release(&l->block[0], b);
+    ingot_block_release(&l->block[1], b);
+    tiny_destroy(l->tiny);
+}
+
+/* Two blocks of a model whose prefix is another model's first block. */
+static void streams_on(const ingot_backend *b) {
+    ingot_arena *arena, *device;
+    loaded model, other;
+    uint32_t ids[TOKENS];
+    ingot_progress progress;
+    ingot_batch batch;
+    states_of *exact = calloc(1, sizeof *exact), *prefix = calloc(1, sizeof *prefix);
+    expectation *e = calloc(1, sizeof *e);
+    const uint64_t seed = tiny_seed();
+    CU_ASSERT_FATAL(ingot_arena_create(&arena) == INGOT_OK);
+    CU_ASSERT_FATAL(ingot_backend_arena_create(&device, b) == INGOT_OK);
+    load(&model, seed, b, arena);
+    load(&other, seed + 1, b, arena);
+    const uint64_t hidden = model.tiny->model.hidden;
+    const float *embed = tiny_find(model.tiny, model.tiny->model.embed_name)->data;
+    for (uint64_t i = 0; i < TOKENS; i++) {
+        ids[i] = (uint32_t)(tiny_bits(model.tiny) % model.tiny->model.vocab);
+        for (uint64_t c = 0; c < hidden; c++) {
+            (*exact)[i][c] = (*prefix)[i][c] = (double)embed[ids[i] * hidden + c];
+        }
+    }
+    const ingot_windows windows = {.ids = ids, .count = WINDOWS, .length = LENGTH};
+    ingot_progress_begin(&progress, "testing", "blocks", 2, true);
+    const ingot_loop_job job = {.source = &model.tiny->source,
+                                .model = &model.tiny->model,
+                                .backend = b,
+                                .windows = &windows,
+                                .progress = &progress};
+    CU_ASSERT_FATAL(ingot_batch_create(&batch, &job, 1, true, 0, arena, NULL) == INGOT_OK);
+    CU_ASSERT(batch.chunk == CHUNK);
+    *e = (expectation){.backend = b};
+    for (uint64_t layer = 0; layer < 2; layer++) {
+        const ingot_block *block = &model.block[layer];
+        states_of *kept = calloc(1, sizeof *kept);
+        memcpy(kept, prefix, sizeof *kept);
+        advance(model.tiny, layer, *exact, e->exact);
+        advance(model.tiny, layer, *kept, e->prefix); /* whose outputs are dropped */
+        e->first = 0;
+        memset(e->seen, 0, sizeof e->seen);
+        CU_ASSERT(ingot_batch_run_pair(&batch, &job, block, 0, WINDOWS - 1, compare_pair, e,
+                                       NULL) == INGOT_OK);
+        for (unsigned i = 0; i < INGOT_INPUT_COUNT; i++) {
+            CU_ASSERT(e->seen[i] == TOKENS - LENGTH);
+        }
+        /* the judge alone: its output is taken, its states stay, the exact ones advance */
+        float *judged = NULL, *target = NULL;
+        CU_ASSERT_FATAL(ingot_arena_array(device, (void **)&judged, LENGTH, hidden * 4) == 0);
+        const ingot_batch_use take = {.output = judged};
+        CU_ASSERT(ingot_batch_run(&batch, &job, block, WINDOWS - 1, WINDOWS, &take, NULL) == 0);
+        check_states(b, judged, *kept, WINDOWS - 1, WINDOWS, hidden);
+        const ingot_batch_use go_on = {.is_exact = true};
+        CU_ASSERT(ingot_batch_run(&batch, &job, block, WINDOWS - 1, WINDOWS, &go_on, NULL) == 0);
+        CU_ASSERT(ingot_batch_exact(&target, &batch, &job, 1, WINDOWS, device) == INGOT_OK);
+        check_states(b, target, *exact, 1, WINDOWS, hidden);
+        advance(other.tiny, layer, *prefix, e->prefix);
+        CU_ASSERT(ingot_batch_run(&batch, &job, &other.block[layer], 0, WINDOWS,
+                                  &(ingot_batch_use){0}, NULL) == INGOT_OK);
+        check_states(b, batch.prefix.values, *prefix, 0, WINDOWS, hidden);
+        free(kept);
+    }
+    ingot_batch_destroy(&batch, b);
+    unload(&model, b);
+    unload(&other, b);
+    ingot_arena_destroy(arena);
+    ingot_arena_destroy(device);
+    free(exact);
+    free(prefix);
+    free(e);
+}
+
+static void streams(void) {
+    ingot_backend backend;
+    CU_ASSERT_FATAL(ingot_backend_open(&backend, "cpu", 2, NULL) == INGOT_OK);
+    backend.batch_tokens = CHUNK * LENGTH + 3;
+    worst = 0;
+    streams_on(&backend);
+    ingot_backend_close(&backend);
+    printf("largest relative difference %.1e ", worst);
+}
+
+int main(void) {
+    static const CU_TestInfo tests[] = {
+        {"two streams of hidden states", streams},
+        CU_TEST_INFO_NULL,
+    };
+    return suite_run("batch", tests);
+}
