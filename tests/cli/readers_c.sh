@@ -2,7 +2,7 @@
 # sanitizers: a code or OK for any bytes.
 . "$INGOT_ROOT/tests/lib.sh"
 need ingot-convert cc
-need_python
+need_python xxhash
 READER=$INGOT_ROOT/examples/readers/c/ingot_reader.c
 VECTORS=$INGOT_ROOT/spec/vectors
 

@@ -1,11 +1,13 @@
-"""Do two readers report the same first error?  Damaged containers with repaired digests.
+"""Do all readers report the same first error?  Damaged containers with repaired digests.
 
 Takes valid containers, changes fields and bytes of them, repairs the digests above the change (so
 that the checks behind the digests are reached), and compares the code of the Python reader with
-that of `ingot-verify --json`.  A difference means that spec/container.md is unclear or a reader
-wrong.  Any code of the Python reader that is not one of the specification is a failure, too.
+that of `ingot-verify --json` and of readers that are programs (vectors_of_program.py says what they
+print).  A difference means that spec/container.md is unclear or a reader wrong.  Any code of the
+Python reader that is not one of the specification is a failure, too.
 
-    differential.py --reader FOLDER [--tool ingot-verify] [--count N] [--seed N] FILE...
+    differential.py --reader FOLDER [--tool ingot-verify] [--program P]...
+                    [--program-without-zstd P]... [--count N] [--seed N] FILE...
 
 Of a set, FILE is one of its shards; that one is damaged, and any shard of the set is named.
 """
@@ -27,9 +29,13 @@ import tempfile
 
 import xxhash
 
+from vectors_of_program import run
+
 CHUNK = 1 << 20
 # Address space of the reader: libraries of numpy reserve much, damaged sizes ask for more.
 MEMORY_BYTES = 4 << 30
+# Of a program: what the files here need many times over.
+PROGRAM_MEMORY_BYTES = 256 << 20
 SECTION = struct.Struct("<4sIQQQ16s")
 # Where fields are: (offset, size) in the superblock, a section record, a tensor record, a ledger
 # record and a stored chunk.
@@ -48,6 +54,11 @@ DIGEST_CODES = ("E_SUPERBLOCK_DIGEST", "E_ROOT", "E_SECTION_DIGEST", "E_GAP", "E
                 "E_CHUNK_DIGEST")
 # Some versions of zstd decode damaged frames that others refuse (container.md, erratum 11).
 LENIENT = ({"E_COMPRESSION", "E_CHUNK_DIGEST"}, {"E_COMPRESSION", None})
+
+
+# Codes of chunks; a reader without zstd says E_UNSUPPORTED when no other chunk breaks a rule.
+CHUNK_CODES = ("E_STORED_DIGEST", "E_COMPRESSION", "E_CHUNK_DIGEST", "E_CODE_PADDING", "E_SCALE",
+               "E_ZERO_POINT", "E_OUTLIER")
 
 
 class Damaged:
@@ -232,6 +243,23 @@ def code_of_reader(ingot_reader, path, digests):
     return None
 
 
+def code_of_program(program, path):
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    limit = (PROGRAM_MEMORY_BYTES, hard)
+    status, code, _ = run(program, path,
+                          limits=lambda: resource.setrlimit(resource.RLIMIT_AS, limit))
+    if (status == 0) != (code == "OK") or status not in (0, 1, 2):
+        return f"{code} with exit code {status}"
+    return None if code == "OK" else code
+
+
+def may_lack_zstd(ours, theirs):
+    """Of a compressed file: what a reader without zstd may say instead of `ours`."""
+    if ours in (None, "E_OUTLIER"):
+        return theirs == "E_UNSUPPORTED"
+    return ours in CHUNK_CODES[1:] and theirs in ("E_UNSUPPORTED", *CHUNK_CODES[:-1])
+
+
 def copy_set(path, folder):
     """Copies a file and its siblings; returns their paths there."""
     here, name = os.path.split(path)
@@ -245,6 +273,8 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--reader", required=True)
     parser.add_argument("--tool", default="ingot-verify")
+    parser.add_argument("--program", action="append", default=[])
+    parser.add_argument("--program-without-zstd", action="append", default=[])
     parser.add_argument("--count", type=int, default=500)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().getrandbits(32))
     parser.add_argument("--keep", help="folder for files on which the readers differ")
@@ -279,10 +309,18 @@ def main():
             if ours not in DIGEST_CODES and basic != (ours or "E_UNSUPPORTED"):
                 theirs = f"basic reader: {basic}"
             # The tool parses META between open and full; readers of the container never do.
-            if theirs not in (ours, "E_META") and {ours, theirs} not in LENIENT:
+            answers = {} if theirs == "E_META" else {options.tool: theirs}
+            for program in options.program + options.program_without_zstd:
+                answers[program] = code_of_program(program, named)
+                lacks_zstd = program in options.program_without_zstd and "ZMAP" in damaged.where
+                if lacks_zstd and may_lack_zstd(ours, answers[program]):
+                    del answers[program]
+            answers = {who: code for who, code in answers.items()
+                       if code != ours and {ours, code} not in LENIENT}
+            if answers:
                 different += 1
                 print(f"{n}: {source}, named {os.path.basename(named)}: "
-                      f"{'+'.join(kinds)}: reader {ours}, tool {theirs}")
+                      f"{'+'.join(kinds)}: reader {ours}, others {answers}")
                 if options.keep:
                     kept = f"{n}-{os.path.basename(target)}"
                     shutil.copy(target, os.path.join(options.keep, kept))

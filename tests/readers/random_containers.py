@@ -3,9 +3,10 @@
 A writer of its own, from spec/container.md: tensors of every kind, dtype, width and rank, empty
 ones, outliers, aliases, files, compression in any order of chunks, unknown sections and feature
 bits.  Every container is read with and without digests; with --tool, ingot-verify must accept it,
-too.
+too; with --program, a reader that is a program must accept it and print its values
+(vectors_of_program.py says how).
 
-    random_containers.py --reader FOLDER [--tool ingot-verify] [--count N] [--seed N]
+    random_containers.py --reader FOLDER [--tool ingot-verify] [--program P] [--count N] [--seed N]
 """
 
 import argparse
@@ -23,6 +24,7 @@ import xxhash
 import zstandard
 
 from test_values import pack_row, random_scale
+from vectors_of_program import run
 
 CHUNK = 1 << 20
 DENSE, GROUPED, ALIAS, AUXILIARY = range(4)
@@ -193,10 +195,30 @@ def check(ingot_reader, path, tensors, files):
             assert [(name.encode(), container.file(name)) for name in container.files()] == files
 
 
+def check_program(program, path, tensors, files):
+    _, code, lines = run(program, path, "--values")
+    assert code == "OK", f"{program} says {code}"
+    lines = [words for words in lines if words[0] in ("tensor", "file")]
+    assert len(lines) == len(tensors) + len(files), f"{program}: number of tensors or files"
+    for words, (name, content) in zip(lines, files):
+        assert words[1:] == [name.decode(), str(len(content)), content.hex()], (program, name)
+    for words, (name, t) in zip(lines[len(files):], tensors):
+        assert words[1] == name.decode() and words[4] == "x".join(map(str, t.dims)), (program, name)
+        # An alias has the values of its target and no kind of its own here.
+        quantized, got = t.settings[1] > 0, bytes.fromhex(words[-1])
+        want = t.values
+        if not quantized and t.settings[0] == 2:
+            want = (want.view("<u4") >> 16).astype("<u2")
+        same = (np.frombuffer(got, "<f4") == want.ravel()).all() if quantized else (
+            got == want.tobytes())
+        assert same and len(got) == want.nbytes, f"{program}: values of {name}"
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--reader", required=True)
     parser.add_argument("--tool")
+    parser.add_argument("--program")
     parser.add_argument("--count", type=int, default=50)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().getrandbits(32))
     options = parser.parse_args()
@@ -222,6 +244,8 @@ def main():
                                      timeout=120, check=False)
                 error = json.loads(run.stdout)["error"]
                 assert error is None, f"container {n}: {options.tool} says {error}"
+            if options.program:
+                check_program(options.program, path, tensors, files)
     print(f"{options.count} containers")
 
 
