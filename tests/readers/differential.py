@@ -15,6 +15,7 @@ Of a set, FILE is one of its shards; that one is damaged, and any shard of the s
 import argparse
 import bisect
 import collections
+import functools
 import json
 import math
 import os
@@ -243,9 +244,16 @@ def code_of_reader(ingot_reader, path, digests):
     return None
 
 
+@functools.cache
+def is_sanitized(program):
+    """AddressSanitizer reserves more address space than it uses."""
+    with open(program, "rb") as f:
+        return b"__asan_init" in f.read()
+
+
 def code_of_program(program, path):
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-    limit = (PROGRAM_MEMORY_BYTES, hard)
+    limit = (hard if is_sanitized(program) else PROGRAM_MEMORY_BYTES, hard)
     status, code, _ = run(program, path,
                           limits=lambda: resource.setrlimit(resource.RLIMIT_AS, limit))
     if (status == 0) != (code == "OK") or status not in (0, 1, 2):

@@ -385,8 +385,7 @@ int main(int argc, char **argv) {
     need("usage: ingot_reader [--values] FILE, not", argc == 2 || values);
     check_file("cannot read");
     char **shard = super.shards > 1 ? check_set() : argv + argc - 1;
-    for (u32 i = 0, n = super.shards; i < (values ? 3 : 2) * n;
-         i++) { /* "full" goes through the set twice */
+    for (u32 i = 0, n = super.shards; i < (values ? 3 : 2) * n; i++) { /* rounds through the set */
         path = shard[i % n];
         check_file("cannot read");
         for (const Tensor *t = tensor; t < tensor + tensors; t++) {
