@@ -97,7 +97,7 @@ help:
 	@echo 'make bench         measure this machine: see README'
 	@echo 'make fuzz          fuzz every file reader with libFuzzer (FUZZ_SECONDS=60 each)'
 	@echo 'make format        clang-format the tree'
-	@echo 'make install       PREFIX=$(PREFIX) DESTDIR=: bin, lib, include, pkg-config, man'
+	@echo 'make install       PREFIX=$(PREFIX) DESTDIR=: bin, lib, include, pkg-config, man, magic'
 	@echo 'make uninstall     the same, away'
 	@echo 'make clean'
 
@@ -243,6 +243,7 @@ install: all
 	$(Q)install -m 644 $(PUBLIC_LIBRARY) $(INSTALL_ROOT)/lib
 	$(Q)$(if $(CUDA_LIBRARY),install -D -m 755 -t $(INSTALL_ROOT)/lib/ingot $(CUDA_LIBRARY))
 	$(Q)install -m 644 $(PUBLIC_HEADERS) $(INSTALL_ROOT)/include
+	$(Q)install -D -m 644 -t $(INSTALL_ROOT)/share/ingot spec/ingot.magic
 	$(Q)sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' scripts/ingot.pc.in \
 	    > $(INSTALL_ROOT)/lib/pkgconfig/ingot.pc
 	$(Q)chmod 644 $(INSTALL_ROOT)/lib/pkgconfig/ingot.pc
@@ -250,6 +251,7 @@ install: all
 uninstall:
 	$(Q)rm -f $(TOOLS:%=$(INSTALL_ROOT)/bin/%) $(TOOLS:%=$(INSTALL_ROOT)/share/man/man1/%.1) \
 	    $(INSTALL_ROOT)/lib/libingot.a $(INSTALL_ROOT)/lib/ingot/libingot_cuda.so $(INSTALL_ROOT)/lib/pkgconfig/ingot.pc \
+	    $(INSTALL_ROOT)/share/ingot/ingot.magic \
 	    $(addprefix $(INSTALL_ROOT)/include/,$(notdir $(PUBLIC_HEADERS)))
 
 format:

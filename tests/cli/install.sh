@@ -21,6 +21,7 @@ install_with() {
 
 install_with install DESTDIR="$here/stage" PREFIX=/opt/ingot
 [ -x stage/opt/ingot/bin/ingot-convert ] || fail "DESTDIR: no ingot-convert"
+[ -s stage/opt/ingot/share/ingot/ingot.magic ] || fail "DESTDIR: no ingot.magic"
 grep -qx 'prefix=/opt/ingot' stage/opt/ingot/lib/pkgconfig/ingot.pc || fail "DESTDIR in ingot.pc"
 install_with uninstall DESTDIR="$here/stage" PREFIX=/opt/ingot
 [ -z "$(find stage ! -type d)" ] || fail "uninstall left: $(find stage ! -type d)"

@@ -13,7 +13,7 @@ import sys
 import tempfile
 
 from container import (ALIAS, AUXILIARY, BF16, CHUNK, DENSE, F16, F32, GROUPED, I32, LEDGER, U8,
-                       Edit, File, Tensor, alias, content_id, dense, grouped, stream, xxh64)
+                       Edit, File, Tensor, alias, content_id, dense, grouped, pack_row, stream, xxh64)
 
 KINDS = ("dense", "grouped", "alias", "auxiliary")
 DTYPES = ("F32", "F16", "BF16", "I32", "U8")
@@ -32,9 +32,21 @@ def mixed():
                 b'{"kind":"vector"}')
 
 
+def tiny():
+    """The worked example of container.md, appendix A."""
+    codes = [[0, 7, 8, 15, 1, 2, 3, 4], [8, 9, 10, 11, 12, 13, 14, 15]]
+    scales, zeros = [0.5, -0.25], [7, 8]
+    values = [s * (q - z) for row, s, z in zip(codes, scales, zeros) for q in row]
+    parts = [b"".join(pack_row(row, 4) for row in codes), struct.pack("<2e", *scales), bytes(zeros),
+             b""]
+    return File([Tensor("w", GROUPED, [2, 8], F16, parts, bits=4, scale_dtype=F16, zero_mode=1,
+                        group=8, values=struct.pack("<16f", *values))], [("a.txt", b"hi\n")])
+
+
 def valid():
     """(name, [File, ...]); several Files are a set of shards."""
     out = [("empty", [File()]), ("mixed", [mixed()])]
+    out.append(("tiny", [tiny()]))
     out.append(("dense-dtypes", [File([dense(f"t.{DTYPES[d]}", [3, 5], d, 20 + d)
                                        for d in (F32, F16, BF16, I32, U8)])]))
     out.append(("ranks", [File([dense(f"rank{r}", [2, 3, 1, 4][:r], F16, 30 + r)
