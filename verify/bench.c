@@ -2,41 +2,76 @@
 #include "verify/bench.h"
 
 #include "common/files.h"
+#include "verify/bench_convert.h"
 
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-static const struct {
+static void print_figures(const json_t *figures) {
+    const char *key;
+    json_t *value;
+    json_object_foreach((json_t *)(uintptr_t)figures, key, value) {
+        if (json_is_real(value)) {
+            printf("  %-28s%.4g\n", key, json_real_value(value));
+        } else if (json_is_integer(value)) {
+            printf("  %-28s%" PRId64 "\n", key, (int64_t)json_integer_value(value));
+        } else {
+            printf("  %-28s%s\n", key, json_is_string(value) ? json_string_value(value) : "-");
+        }
+    }
+}
+
+typedef struct measurement {
     const char *name;
     ingot_bench_run run;
-} measurements[] = {{"verify", ingot_bench_verify}};
+    ingot_bench_print print;
+} measurement;
+
+static const measurement measurements[] = {
+    {"verify", ingot_bench_verify, print_figures},
+    {"convert", ingot_bench_convert, ingot_bench_convert_print},
+};
 
 static const ingot_cli_option options_table[] = {
     {"file", 0, "FILE.ingot", "Measure this container (default: one that is generated)."},
     {"size", 0, "BYTES", "Size of the generated container; suffixes K, M, G (default 1G)."},
     {"folder", 0, "DIR", "Where it is generated, and removed again (default: the current one)."},
     {"threads", 0, "N", "Threads (default 2)."},
-    {"runs", 0, "N", "Repetitions; the fastest counts (default 3)."},
+    {"runs", 0, "N", "Repetitions; the fastest counts (default 3). A conversion runs once."},
+    {"model", 0, "MODEL_DIR", "convert: the checkpoint."},
+    {"text", 0, "FILE", "convert: calibration text."},
+    {"methods", 0, "LIST", "convert: methods, separated by commas (default gptq,awq+gptq,rtn)."},
+    {"samples", 0, "N", "convert: calibration windows (default 128)."},
+    {"seq-len", 0, "N", "convert: tokens per window (default: 2048 or the model's context)."},
+    {"device", 0, "D", "convert: auto (default), cpu, cuda or cuda:N."},
     {"json", 0, NULL, "Print one JSON object on stdout, also on failure."},
 };
 
 static const ingot_cli_spec bench_spec = {
     .tool = "ingot-bench",
     .summary = "measure this machine, each figure beside its limit",
-    .positional = "verify",
+    .positional = "verify|convert",
     .description =
         "verify: the speed of the full check of a container, from the disk and from the page "
         "cache, beside the speed at which the same bytes are read from disk, cache and memory, "
         "and beside xxhsum -H3 and sha256sum on the same file; and the time to open a container of "
         "10,000 tensors.\n\n"
-        "The page cache is asked to drop the file before it is read from the disk; whether the "
+        "convert: ingot-convert over a checkpoint, by each method with the source in the page "
+        "cache "
+        "and with its pages dropped: seconds of every phase beside the least that products, bus "
+        "and "
+        "disk as measured here allow, and the most device and host memory.\n\n"
+        "The page cache is asked to drop the file before it is read from the disk (posix_fadvise); "
+        "whether the "
         "storage below has a cache of its own cannot be seen from here.",
     .options = options_table,
     .option_count = sizeof options_table / sizeof *options_table,
     .examples = "ingot-bench verify --json\n"
-                "    a generated container of 1 GiB, two threads\n",
+                "    a generated container of 1 GiB, two threads\n"
+                "ingot-bench convert --model model --text notes.txt --folder /fast --threads 16\n"
+                "    three methods, from the page cache and from the disk\n",
 };
 
 typedef struct command {
@@ -64,24 +99,22 @@ static ingot_status on_option(void *context, const char *name, const char *value
     } else if (strcmp(name, "runs") == 0) {
         INGOT_TRY(ingot_cli_parse_u64(&number, name, value, 1, 1000, error));
         cmd->options.runs = (unsigned)number;
+    } else if (strcmp(name, "model") == 0) {
+        cmd->options.model = value;
+    } else if (strcmp(name, "text") == 0) {
+        cmd->options.text = value;
+    } else if (strcmp(name, "methods") == 0) {
+        cmd->options.methods = value;
+    } else if (strcmp(name, "device") == 0) {
+        cmd->options.device = value;
+    } else if (strcmp(name, "samples") == 0) {
+        INGOT_TRY(ingot_cli_parse_u64(&cmd->options.samples, name, value, 1, 1 << 20, error));
+    } else if (strcmp(name, "seq-len") == 0) {
+        INGOT_TRY(ingot_cli_parse_u64(&cmd->options.seq_len, name, value, 2, 1 << 20, error));
     } else {
         cmd->as_json = true;
     }
     return INGOT_OK;
-}
-
-static void print_text(const json_t *figures) {
-    const char *key;
-    json_t *value;
-    json_object_foreach((json_t *)(uintptr_t)figures, key, value) {
-        if (json_is_real(value)) {
-            printf("  %-28s%.4g\n", key, json_real_value(value));
-        } else if (json_is_integer(value)) {
-            printf("  %-28s%" PRId64 "\n", key, (int64_t)json_integer_value(value));
-        } else {
-            printf("  %-28s%s\n", key, json_is_string(value) ? json_string_value(value) : "-");
-        }
-    }
 }
 
 static void print_json(json_t *figures, const char *name, const ingot_error *error) {
@@ -98,18 +131,23 @@ static void print_json(json_t *figures, const char *name, const ingot_error *err
     json_decref(object);
 }
 
-static ingot_bench_run find_measurement(const char *name) {
+/* NULL when there is none of that name. */
+static const measurement *find_measurement(const char *name) {
     for (size_t i = 0; i < sizeof measurements / sizeof *measurements; i++) {
         if (strcmp(measurements[i].name, name) == 0) {
-            return measurements[i].run;
+            return &measurements[i];
         }
     }
     return NULL;
 }
 
 int ingot_bench_tool(int argc, char **argv) {
-    command cmd = {
-        .options = {.folder = ".", .size_bytes = UINT64_C(1) << 30, .threads = 2, .runs = 3}};
+    command cmd = {.options = {.folder = ".",
+                               .size_bytes = UINT64_C(1) << 30,
+                               .threads = 2,
+                               .runs = 3,
+                               .methods = "gptq,awq+gptq,rtn",
+                               .samples = 128}};
     const char *name = NULL;
     json_t *figures = NULL;
     ingot_error error = {0};
@@ -126,15 +164,15 @@ int ingot_bench_tool(int argc, char **argv) {
         return 2;
     }
     ingot_interrupt_install();
-    const ingot_bench_run run = find_measurement(name);
-    const ingot_status status =
-        run != NULL ? run(&figures, &cmd.options, &error)
-                    : ingot_error_set(&error, INGOT_ERR_USAGE, NULL, NULL, "use verify",
-                                      "unknown measurement \"%s\"", name);
+    const measurement *found = find_measurement(name);
+    const ingot_status status = found != NULL ? found->run(&figures, &cmd.options, &error)
+                                              : ingot_error_set(&error, INGOT_ERR_USAGE, NULL, NULL,
+                                                                "use verify or convert",
+                                                                "unknown measurement \"%s\"", name);
     if (cmd.as_json) {
         print_json(figures, name, &error);
     } else if (status == INGOT_OK) {
-        print_text(figures);
+        found->print(figures);
     }
     json_decref(figures);
     return status == INGOT_OK ? 0 : ingot_cli_report(bench_spec.tool, &error);

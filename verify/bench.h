@@ -10,11 +10,17 @@ typedef struct ingot_bench_options {
     const char *folder; /* for generated files */
     uint64_t size_bytes;
     unsigned threads, runs;
+
+    /* of conversions */
+    const char *model, *text, *methods, *device; /* device NULL: auto */
+    uint64_t samples, seq_len;                   /* seq_len 0: the default of ingot-convert */
 } ingot_bench_options;
 
 /* Runs one measurement and fills *out with a new object of figures. */
 typedef ingot_status (*ingot_bench_run)(json_t **out, const ingot_bench_options *options,
                                         ingot_error *error);
+/* Prints such figures as text. */
+typedef void (*ingot_bench_print)(const json_t *figures);
 
 /* The speed of the full check beside the disk, the memory and other tools; the time to open a
  * container of many tensors. */

@@ -6,27 +6,19 @@
 #include "common/progress.h"
 #include "common/sizes.h"
 #include "format/container_write.h"
+#include "verify/bench_machine.h"
 
 #include <fcntl.h>
 #include <math.h>
-#include <pthread.h>
-#include <spawn.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
-#define PIECE_BYTES        (UINT64_C(4) << 20)
-#define MEMORY_BYTES       (UINT64_C(512) << 20) /* several times any cache */
-#define MOST_BENCH_THREADS 64u
-#define MANY_TENSORS       10000u
-#define OPEN_RUNS          20u
-#define ROWS               8192u
-#define COLS               4096u
-
-extern char **environ;
+#define MANY_TENSORS 10000u
+#define OPEN_RUNS    20u
+#define ROWS         8192u
+#define COLS         4096u
 
 /* ---- generated containers ----------------------------------------------------------------------
  */
@@ -99,113 +91,6 @@ done:
     return status;
 }
 
-/* ---- what the machine can read -----------------------------------------------------------------
- */
-
-/* Threads take pieces of a file, or of memory, until there are none left. */
-typedef struct reading {
-    int fd;
-    const uint64_t *memory; /* instead of the file */
-    uint64_t size;
-    atomic_ullong next;
-    atomic_bool has_failed;
-    atomic_ullong sum; /* keeps the reads of memory from being dropped */
-} reading;
-
-static void *read_pieces(void *context) {
-    reading *r = context;
-    uint8_t *buffer = r->memory != NULL ? NULL : malloc(PIECE_BYTES);
-    uint64_t at;
-    while ((at = atomic_fetch_add(&r->next, PIECE_BYTES)) < r->size) {
-        const uint64_t length = ingot_min_u64(PIECE_BYTES, r->size - at);
-        if (r->memory != NULL) {
-            uint64_t sum = 0;
-            for (uint64_t i = at / 8; i < (at + length) / 8; i++) {
-                sum += r->memory[i];
-            }
-            (void)atomic_fetch_add(&r->sum, sum);
-        } else if (buffer == NULL || pread(r->fd, buffer, length, (off_t)at) != (ssize_t)length) {
-            atomic_store(&r->has_failed, true);
-        }
-    }
-    free(buffer);
-    return NULL;
-}
-
-/* Bytes per second; NAN when a read failed. */
-static double read_rate(reading *r, unsigned threads) {
-    pthread_t extra[MOST_BENCH_THREADS];
-    unsigned started = 0;
-    atomic_store(&r->next, 0);
-    const double start = ingot_clock_seconds();
-    while (started + 1 < threads && pthread_create(&extra[started], NULL, read_pieces, r) == 0) {
-        started++;
-    }
-    (void)read_pieces(r);
-    for (unsigned i = 0; i < started; i++) {
-        (void)pthread_join(extra[i], NULL);
-    }
-    const double seconds = ingot_clock_seconds() - start;
-    return atomic_load(&r->has_failed) ? (double)NAN : (double)r->size / seconds;
-}
-
-static double memory_rate(const ingot_bench_options *o) {
-    uint64_t *memory = malloc(MEMORY_BYTES);
-    double best = NAN;
-    if (memory == NULL) {
-        return best;
-    }
-    memset(memory, 1, MEMORY_BYTES);
-    for (unsigned i = 0; i < o->runs; i++) {
-        reading r = {.memory = memory, .size = MEMORY_BYTES};
-        best = fmax(best, read_rate(&r, o->threads));
-    }
-    free(memory);
-    return best;
-}
-
-/* Drops the pages of a file that is on the disk from the cache. */
-static void drop_pages(int fd) {
-    (void)fsync(fd);
-    (void)posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
-}
-
-static double file_rate(int fd, uint64_t size, bool is_cold, const ingot_bench_options *o) {
-    double best = NAN;
-    for (unsigned i = 0; i < o->runs; i++) {
-        reading r = {.fd = fd, .size = size};
-        if (is_cold) {
-            drop_pages(fd);
-        }
-        best = fmax(best, read_rate(&r, o->threads));
-    }
-    return best;
-}
-
-/* Bytes per second of another program on the file; NAN where it is not there or fails. */
-static double program_rate(const char *const *words, uint64_t size, unsigned runs) {
-    double best = NAN;
-    posix_spawn_file_actions_t actions;
-    if (posix_spawn_file_actions_init(&actions) != 0) {
-        return best;
-    }
-    bool is_set = posix_spawn_file_actions_addopen(&actions, 1, "/dev/null", O_WRONLY, 0) == 0 &&
-                  posix_spawn_file_actions_addopen(&actions, 2, "/dev/null", O_WRONLY, 0) == 0;
-    for (unsigned i = 0; is_set && i < runs; i++) {
-        pid_t child;
-        int state = -1;
-        const double start = ingot_clock_seconds();
-        is_set = posix_spawnp(&child, words[0], &actions, NULL, (char *const *)(uintptr_t)words,
-                              environ) == 0 &&
-                 waitpid(child, &state, 0) == child && state == 0;
-        if (is_set) {
-            best = fmax(best, (double)size / (ingot_clock_seconds() - start));
-        }
-    }
-    (void)posix_spawn_file_actions_destroy(&actions);
-    return best;
-}
-
 /* ---- the reader --------------------------------------------------------------------------------
  */
 
@@ -215,7 +100,7 @@ static ingot_status check_rate(double *best, const char *path, int fd, bool is_c
     for (unsigned i = 0; i < o->runs; i++) {
         ingot_container *container;
         if (is_cold) {
-            drop_pages(fd);
+            ingot_bench_drop_pages(fd);
         }
         const double start = ingot_clock_seconds();
         INGOT_TRY(ingot_open(&container, path, error));
@@ -273,23 +158,25 @@ static ingot_status measure_file(json_t *out, const char *path, const ingot_benc
         goto done;
     }
     const uint64_t size = (uint64_t)end;
-    const double memory = memory_rate(o);
-    const double disk = file_rate(fd, size, true, o);
+    const ingot_bench_file file = {.fd = fd, .size = size};
+    const double memory = ingot_bench_memory_rate(o->threads, o->runs);
+    const double disk = ingot_bench_read_rate(&file, 1, true, o->threads, o->runs);
     INGOT_GO(check_rate(&check_cold, path, fd, true, size, o, error));
-    const double cached = file_rate(fd, size, false, o);
+    const double cached = ingot_bench_read_rate(&file, 1, false, o->threads, o->runs);
     INGOT_GO(check_rate(&check_cached, path, fd, false, size, o, error));
-    const int failed = json_object_set_new(out, "bytes", json_integer((json_int_t)size)) |
-                       set_gigabytes(out, "memory_read_gbps", memory) |
-                       set_gigabytes(out, "disk_read_gbps", disk) |
-                       set_gigabytes(out, "verify_disk_gbps", check_cold) |
-                       json_object_set_new(out, "verify_disk_fraction",
-                                           ingot_json_number(check_cold / fmin(disk, memory))) |
-                       set_gigabytes(out, "cached_read_gbps", cached) |
-                       set_gigabytes(out, "verify_cached_gbps", check_cached) |
-                       json_object_set_new(out, "verify_cached_fraction",
-                                           ingot_json_number(check_cached / fmin(cached, memory))) |
-                       set_gigabytes(out, "xxhsum_gbps", program_rate(xxhsum, size, o->runs)) |
-                       set_gigabytes(out, "sha256sum_gbps", program_rate(sha256sum, size, 1));
+    const int failed =
+        json_object_set_new(out, "bytes", json_integer((json_int_t)size)) |
+        set_gigabytes(out, "memory_read_gbps", memory) |
+        set_gigabytes(out, "disk_read_gbps", disk) |
+        set_gigabytes(out, "verify_disk_gbps", check_cold) |
+        json_object_set_new(out, "verify_disk_fraction",
+                            ingot_json_number(check_cold / fmin(disk, memory))) |
+        set_gigabytes(out, "cached_read_gbps", cached) |
+        set_gigabytes(out, "verify_cached_gbps", check_cached) |
+        json_object_set_new(out, "verify_cached_fraction",
+                            ingot_json_number(check_cached / fmin(cached, memory))) |
+        set_gigabytes(out, "xxhsum_gbps", ingot_bench_program_rate(xxhsum, size, o->runs)) |
+        set_gigabytes(out, "sha256sum_gbps", ingot_bench_program_rate(sha256sum, size, 1));
     if (failed != 0) {
         status = ingot_error_set(error, INGOT_ERR_NO_MEMORY, NULL, NULL, NULL, "out of memory");
     }

@@ -30,3 +30,22 @@ grep -q verify_disk_gbps out || fail "no figures: $(cat out)"
 printf 'X' | dd of=m.ingot bs=1 seek=300000 conv=notrunc status=none
 expect_exit 1 ingot-bench verify --file m.ingot --runs 1
 expect_error m.ingot
+
+# Conversions: phases beside floors, from the cache and, where files do not live in memory, the disk.
+expect_exit 0 ingot-bench convert --model "$MODEL" --text "$MODEL/calibration.txt" --samples 4 \
+    --seq-len 64 --methods gptq,rtn --device cpu --threads 1 --runs 1 --json
+for key in product_tflops cached_read_gbps disk_write_gbps forward_fraction floor_fraction; do
+    grep -qE "\"$key\": [0-9.e+-]*[1-9]" out || fail "no $key: $(cat out)"
+done
+grep -q '"tokens": 256.0' out || fail "another number of tokens: $(cat out)"
+[ "$(grep -c '"source": "cache"' out)" = 2 ] || fail "not two methods: $(cat out)"
+expect_exit 0 ingot-bench convert --model "$MODEL" --methods rtn --device cpu --runs 1
+grep -qE '^  finish +[0-9.]+ s' out || fail "no phases: $(cat out)"
+[ -z "$(ls ./*bench* 2>/dev/null)" ] || fail "left behind: $(ls)"
+for wrong in "" "--model $MODEL" "--model none" "--model $MODEL --methods rtn,banana --device cpu" \
+    "--model $MODEL --methods rtn --device cuda:999"; do
+    # shellcheck disable=SC2086
+    expect_exit 2 ingot-bench convert --runs 1 $wrong
+    expect_error ":"
+done
+[ -z "$(ls ./*bench* 2>/dev/null)" ] || fail "left behind after errors: $(ls)"

@@ -1,0 +1,64 @@
+#!/bin/sh
+# compute-sanitizer over the tests of the CUDA backend: sh tests/sanitize_gpu.sh BUILD [SECONDS]
+#
+# memcheck, racecheck and initcheck, each over every test program that needs a device, side by side;
+# SECONDS is the limit of each (default 600).  Fails when a test fails, a tool does not come to its
+# end, or it reports anything but this:
+#
+#   kernels of cuBLAS (nvjet*, *splitKreduce*, gemm and trsm kernels of cuBLAS and cuSOLVER).  Their
+#   tiles read past the edges of operands into memory of ours that was never written, and drop what
+#   they read; racecheck does not see the barriers of their asynchronous copies.  The results are
+#   compared by the tests themselves.
+set -u
+[ $# -ge 1 ] && [ -d "$1" ] || { echo "usage: sh tests/sanitize_gpu.sh BUILD [SECONDS]" >&2; exit 2; }
+build=$1 limit=${2:-600}
+foreign='nvjet|splitKreduce|cublas|cutlass|cusolver|xmma'
+logs=${OUT:-$build}/sanitizer-logs
+mkdir -p "$logs"
+sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null)
+[ -n "$sanitizer" ] || { echo "SKIP: compute-sanitizer is missing"; exit 77; }
+export INGOT_TEST_SMALL=1
+
+for tool in memcheck racecheck initcheck; do
+    for program in "$build"/tests/test_kernels "$build"/tests/test_cuda_*; do
+        case $program in *.d) continue ;; esac
+        name=$tool-$(basename "$program")
+        {
+            timeout -k 5 "$limit" "$sanitizer" --tool $tool --print-limit 10000 "$program" \
+                >"$logs/$name.log" 2>&1
+            echo $? >"$logs/$name.code"
+        } &
+    done
+done
+wait
+
+failed=0
+for code_file in "$logs"/*.code; do
+    name=$(basename "$code_file" .code)
+    code=$(cat "$code_file")
+    # A report is a line at the margin and the indented lines after it.
+    awk -v foreign="$foreign" '
+        function finish() {
+            if (report != "") { if (report ~ foreign) left_out++; else { ours++; print report } }
+            report = ""
+        }
+        /^=========/ {
+            if ($0 ~ /COMPUTE-SANITIZER|Target application/) next
+            if ($0 ~ /SUMMARY/) { finish(); is_whole = 1; next }
+            if ($0 ~ /^========= [^ ]/) { finish(); report = $0 }
+            else if (report != "") report = report "\n" $0
+            next
+        }
+        END {
+            finish()
+            printf "%d reports, %d more in kernels of cuBLAS, %s\n", ours, left_out,
+                is_whole ? "to the end" : "NOT to the end"
+        }' "$logs/$name.log" >"$logs/$name.reports"
+    verdict=ok
+    [ "$code" = 0 ] && tail -n 1 "$logs/$name.reports" | grep -q '^0 reports.*, to the end' || {
+        verdict=FAIL failed=1
+    }
+    printf '%-4s  %-34s exit %s, %s\n' $verdict "$name" "$code" "$(tail -n 1 "$logs/$name.reports")"
+    [ $verdict = ok ] || head -n 12 "$logs/$name.reports"
+done
+exit $failed

@@ -1,0 +1,451 @@
+/* ingot-bench convert: conversions of a checkpoint, their phases beside the floors that limits
+ * measured in the same run set. */
+#include "verify/bench_convert.h"
+
+#include "calib/model.h"
+#include "common/files.h"
+#include "common/memory.h"
+#include "common/progress.h"
+#include "common/sizes.h"
+#include "format/checkpoint.h"
+#include "verify/bench_machine.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <math.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#define MOST_SHARDS      1024u
+#define DISK_READ_BYTES  (UINT64_C(4) << 30) /* of the source, to learn the speed of the disk */
+#define DISK_WRITE_BYTES (UINT64_C(1) << 30)
+#define WAIT_MS          20
+
+extern char **environ;
+
+/* What the machine does at best, bytes or operations per second. */
+typedef struct limits {
+    double product, upload, disk_read, cached_read, disk_write;
+} limits;
+
+/* Arithmetic of one token in all blocks; a multiply and an add are two. */
+typedef struct work {
+    double forward, statistics;
+} work;
+
+typedef struct bench {
+    const ingot_bench_options *options;
+    ingot_checkpoint *checkpoint;
+    ingot_model model;
+    ingot_bench_file shards[MOST_SHARDS];
+    uint64_t shard_count;
+    bool has_model;
+    char tool[4096]; /* ingot-convert beside this program */
+    char output[4096], report[4096];
+    limits limits;
+    ingot_error *error;
+} bench;
+
+/* ---- limits --------------------------------------------------------------------------------- */
+
+static ingot_status open_source(bench *b) {
+    ingot_weight_source source;
+    INGOT_TRY(ingot_checkpoint_open(&b->checkpoint, b->options->model, b->error));
+    ingot_weight_source_from_checkpoint(&source, b->checkpoint);
+    const ingot_status status = ingot_model_open(&b->model, &source, b->error);
+    ingot_weight_source_close(&source);
+    INGOT_TRY(status);
+    b->has_model = true;
+    b->shard_count = ingot_min_u64(ingot_checkpoint_shard_count(b->checkpoint), MOST_SHARDS);
+    for (uint64_t i = 0; i < b->shard_count; i++) {
+        const ingot_file *file = ingot_safetensors_file(ingot_checkpoint_shard(b->checkpoint, i));
+        b->shards[i] = (ingot_bench_file){.fd = open(ingot_file_path(file), O_RDONLY | O_CLOEXEC),
+                                          .size = ingot_file_size(file)};
+        if (b->shards[i].fd < 0) {
+            b->shard_count = i;
+            return ingot_error_set(b->error, INGOT_ERR_IO, ingot_file_path(file), NULL, NULL,
+                                   "cannot be opened: %s", strerror(errno));
+        }
+    }
+    return INGOT_OK;
+}
+
+static bool is_in_memory(const bench *b) {
+    for (uint64_t i = 0; i < b->shard_count; i++) {
+        ingot_bench_drop_pages(b->shards[i].fd);
+        if (ingot_bench_is_cached(&b->shards[i])) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* The backend is closed again: the conversions are to have its memory. */
+static ingot_status measure_limits(bench *b, json_t *machine) {
+    const ingot_bench_options *o = b->options;
+    ingot_backend backend;
+    const char *device = o->device != NULL ? o->device : "auto";
+    INGOT_TRY(ingot_backend_open(&backend, device, o->threads, b->error));
+    b->limits.product = ingot_bench_product_rate(&backend, o->runs);
+    b->limits.upload =
+        backend.has_own_memory ? ingot_bench_upload_rate(&backend, o->runs) : INFINITY;
+    const int failed = json_object_set_new(machine, "backend", json_string(backend.path));
+    ingot_backend_close(&backend);
+    INGOT_TRY(ingot_interrupt_check(b->error));
+
+    uint64_t count = 0, bytes = 0;
+    while (count < b->shard_count && (count == 0 || bytes < DISK_READ_BYTES)) {
+        bytes += b->shards[count++].size;
+    }
+    b->limits.disk_read = is_in_memory(b)
+                              ? (double)NAN
+                              : ingot_bench_read_rate(b->shards, count, true, o->threads, 1);
+    b->limits.cached_read = ingot_bench_read_rate(b->shards, b->shard_count, false, o->threads, 2);
+    b->limits.disk_write = ingot_bench_write_rate(
+        b->output, ingot_max_u64(ingot_min_u64(bytes / 4, DISK_WRITE_BYTES), 1 << 20), o->runs);
+    return failed == 0 ? ingot_interrupt_check(b->error) : INGOT_ERR_NO_MEMORY;
+}
+
+static work work_per_token(const ingot_model *model, uint64_t length) {
+    work w = {0};
+    double width[INGOT_INPUT_COUNT] = {0};
+    for (unsigned role = 0; role < INGOT_ROLE_COUNT; role++) {
+        const ingot_linear_desc *d = &model->linear[role];
+        if (d->is_present) {
+            w.forward += 2.0 * (double)d->rows * (double)d->cols;
+            width[d->input] = (double)d->cols;
+        }
+    }
+    w.forward += 2.0 * (double)(model->heads * model->head_dim) * (double)(length + 1);
+    for (unsigned i = 0; i < INGOT_INPUT_COUNT; i++) {
+        w.statistics += width[i] * (width[i] + 1); /* one triangle */
+    }
+    w.forward *= (double)model->layers;
+    w.statistics *= (double)model->layers;
+    return w;
+}
+
+/* ---- one conversion ------------------------------------------------------------------------- */
+
+/* Waits for a child; SIGTERM reaches it when this program was asked to stop. */
+static ingot_status wait_for(pid_t child, int *state, ingot_error *error) {
+    const struct timespec pause = {.tv_nsec = WAIT_MS * 1000000L};
+    bool is_told = false;
+    for (;;) {
+        const pid_t ended = waitpid(child, state, WNOHANG);
+        if (ended == child || (ended < 0 && errno != EINTR)) {
+            return ingot_interrupt_check(error);
+        }
+        if (ingot_interrupted() && !is_told) {
+            (void)kill(child, SIGTERM);
+            is_told = true;
+        }
+        (void)nanosleep(&pause, NULL);
+    }
+}
+
+/* Runs ingot-convert with its --json in b->report. */
+static ingot_status run_tool(bench *b, const char *method) {
+    const ingot_bench_options *o = b->options;
+    const char *words[32] = {b->tool,   o->model, "--output", b->output,
+                             "--force", "--json", "--method", method};
+    char samples[24], length[24], threads[24];
+    unsigned n = 8;
+    if (strcmp(method, "rtn") != 0) {
+        (void)snprintf(samples, sizeof samples, "%llu", (unsigned long long)o->samples);
+        (void)snprintf(length, sizeof length, "%llu", (unsigned long long)o->seq_len);
+        const char *data[] = {"--text", o->text, "--samples", samples};
+        memcpy(words + n, data, sizeof data);
+        n += 4;
+        if (o->seq_len != 0) {
+            words[n++] = "--seq-len";
+            words[n++] = length;
+        }
+    }
+    if (o->device != NULL) {
+        words[n++] = "--device";
+        words[n++] = o->device;
+    }
+    (void)snprintf(threads, sizeof threads, "%u", o->threads);
+    words[n++] = "--threads";
+    words[n++] = threads;
+    posix_spawn_file_actions_t actions;
+    if (posix_spawn_file_actions_init(&actions) != 0) {
+        return INGOT_ERR_NO_MEMORY;
+    }
+    pid_t child = 0;
+    int state = 0;
+    const int flags = O_WRONLY | O_CREAT | O_TRUNC;
+    const bool is_started =
+        posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0) == 0 &&
+        posix_spawn_file_actions_addopen(&actions, 1, b->report, flags, 0600) == 0 &&
+        posix_spawn_file_actions_addopen(&actions, 2, "/dev/null", O_WRONLY, 0) == 0 &&
+        posix_spawn(&child, b->tool, &actions, NULL, (char *const *)(uintptr_t)words, environ) == 0;
+    (void)posix_spawn_file_actions_destroy(&actions);
+    return is_started
+               ? wait_for(child, &state, b->error)
+               : ingot_error_set(b->error, INGOT_ERR_NOT_FOUND, b->tool, NULL,
+                                 "install ingot-convert beside ingot-bench", "cannot be started");
+}
+
+/* *out = what ingot-convert printed; an error of its own becomes ours. */
+static ingot_status read_report(bench *b, json_t **out) {
+    const char *message = NULL;
+    INGOT_TRY(ingot_json_read(out, b->report, 1 << 20, b->error));
+    const ingot_status status =
+        ingot_json_get_string(*out, "message", &message, b->report, b->error);
+    if (status == INGOT_OK && message == NULL) {
+        return INGOT_OK;
+    }
+    const ingot_status failed =
+        ingot_error_set(b->error, INGOT_ERR_USAGE, NULL, NULL, NULL, "ingot-convert failed: %s",
+                        message != NULL ? message : "its report cannot be read");
+    json_decref(*out);
+    *out = NULL;
+    return failed;
+}
+
+/* Tokens that the container says it was calibrated on, and their number in a window; 0: none. */
+static void calibration(const bench *b, double *tokens, uint64_t *length) {
+    ingot_container *container = NULL;
+    json_t *meta = NULL;
+    uint64_t size, windows = 0;
+    *tokens = 0;
+    *length = 0;
+    if (ingot_open(&container, b->output, NULL) != INGOT_OK) {
+        return;
+    }
+    const char *text = ingot_meta(container, &size);
+    if (ingot_json_parse(&meta, text, size, b->output, NULL) == INGOT_OK) {
+        const json_t *part = json_object_get(meta, "calibration");
+        if (json_is_object(part) &&
+            (ingot_json_get_u64(part, "samples", &windows, b->output, NULL) != INGOT_OK ||
+             ingot_json_get_u64(part, "seq_len", length, b->output, NULL) != INGOT_OK)) {
+            windows = 0;
+        }
+        json_decref(meta);
+    }
+    ingot_close(container);
+    *tokens = (double)windows * (double)*length;
+}
+
+static double number_of(const json_t *object, const char *key) {
+    const json_t *value = json_object_get(object, key);
+    return json_is_number(value) ? json_number_value(value) : (double)NAN;
+}
+
+/* ---- beside the floors ---------------------------------------------------------------------- */
+
+static int set_phase(json_t *phases, const json_t *measured, const char *name, double floor) {
+    json_t *phase = json_object();
+    const double seconds = number_of(measured, name);
+    const int failed =
+        json_object_set_new(phase, "seconds", ingot_json_number(seconds)) |
+        json_object_set_new(phase, "floor", ingot_json_number(floor > 0 ? floor : (double)NAN));
+    return failed | json_object_set_new(phases, name, phase);
+}
+
+/* Adds floors to the report of a conversion whose source was in the cache or not. */
+static ingot_status add_floors(const bench *b, json_t *run, bool is_cold) {
+    static const char *const plain[] = {"plan", "fold", "quantize", "finish"};
+    double tokens;
+    uint64_t length;
+    calibration(b, &tokens, &length);
+    const work w = work_per_token(&b->model, length);
+    const limits *l = &b->limits;
+    const double layers = (double)b->model.layers, share = (layers - 1) / layers;
+    const double forward = tokens * w.forward / l->product;
+    const double statistics = tokens * w.statistics / l->product;
+    const double source =
+        number_of(run, "source_bytes") / fmin(is_cold ? l->disk_read : l->cached_read, l->upload);
+    const double written = number_of(run, "bytes") / l->disk_write;
+    const double seconds = number_of(run, "seconds");
+    const double floor = fmax(fmax(source, written), forward * (1 + share) + statistics);
+    json_t *measured = json_incref(json_object_get(run, "phases")), *phases = json_object();
+    const double propagate = number_of(measured, "propagate");
+    const double forward_again = propagate / share; /* of the collecting pass */
+    int failed = set_phase(phases, measured, "read", source) |
+                 set_phase(phases, measured, "write", written) |
+                 set_phase(phases, measured, "collect", forward + statistics) |
+                 set_phase(phases, measured, "propagate", forward * share);
+    for (size_t i = 0; i < sizeof plain / sizeof *plain; i++) {
+        failed |= set_phase(phases, measured, plain[i], 0);
+    }
+    failed |= json_object_set_new(
+        run, "forward_fraction",
+        ingot_json_number(tokens > 0 ? forward * share / propagate : (double)NAN));
+    failed |= json_object_set_new(
+        run, "statistics_fraction",
+        ingot_json_number(tokens > 0 ? statistics / (number_of(measured, "collect") - forward_again)
+                                     : (double)NAN));
+    failed |= json_object_set_new(run, "tokens", ingot_json_number(tokens));
+    failed |= json_object_set_new(run, "floor_seconds", ingot_json_number(floor));
+    failed |= json_object_set_new(run, "floor_fraction", ingot_json_number(floor / seconds));
+    failed |= json_object_set_new(run, "phases", phases);
+    json_decref(measured);
+    return failed == 0 ? INGOT_OK : INGOT_ERR_NO_MEMORY;
+}
+
+static ingot_status measure_method(bench *b, const char *method, bool is_cold, json_t *runs) {
+    static const char *const dropped[] = {"output", "root", "content_id", "error", "message"};
+    json_t *run = NULL;
+    if (is_cold && is_in_memory(b)) { /* drops the pages as well */
+        return INGOT_OK;
+    }
+    if (!is_cold) {
+        (void)ingot_bench_read_rate(b->shards, b->shard_count, false, b->options->threads, 1);
+    }
+    INGOT_TRY(run_tool(b, method));
+    INGOT_TRY(read_report(b, &run));
+    const ingot_status status = add_floors(b, run, is_cold);
+    for (size_t i = 0; i < sizeof dropped / sizeof *dropped; i++) {
+        (void)json_object_del(run, dropped[i]);
+    }
+    if (status != INGOT_OK ||
+        json_object_set_new(run, "method", json_string(method)) +
+                json_object_set_new(run, "source", json_string(is_cold ? "disk" : "cache")) +
+                json_array_append(runs, run) !=
+            0) {
+        json_decref(run);
+        return INGOT_ERR_NO_MEMORY;
+    }
+    json_decref(run);
+    (void)unlink(b->output);
+    return INGOT_OK;
+}
+
+static ingot_status measure_methods(bench *b, json_t *runs) {
+    char list[128], *rest = list;
+    const char *method;
+    (void)snprintf(list, sizeof list, "%s", b->options->methods);
+    while ((method = strsep(&rest, ",")) != NULL) {
+        if (strcmp(method, "rtn") != 0 && b->options->text == NULL) {
+            return ingot_error_set(b->error, INGOT_ERR_USAGE, NULL, NULL,
+                                   "give --text, or --methods rtn", "method %s calibrates on text",
+                                   method);
+        }
+        INGOT_TRY(measure_method(b, method, false, runs));
+        INGOT_TRY(measure_method(b, method, true, runs));
+    }
+    return INGOT_OK;
+}
+
+static ingot_status name_files(bench *b) {
+    const ssize_t length = readlink("/proc/self/exe", b->tool, sizeof b->tool - 32);
+    char *end = length > 0 ? memrchr(b->tool, '/', (size_t)length) : NULL;
+    if (end == NULL) {
+        return ingot_error_set(b->error, INGOT_ERR_IO, NULL, NULL, "mount /proc",
+                               "the place of this program is not known");
+    }
+    (void)snprintf(end, sizeof b->tool - (size_t)(end - b->tool), "/ingot-convert");
+    INGOT_TRY(ingot_path_join(b->output, sizeof b->output, b->options->folder,
+                              "ingot-bench-convert.ingot"));
+    return ingot_path_join(b->report, sizeof b->report, b->options->folder,
+                           "ingot-bench-convert.json");
+}
+
+static int set_limits(json_t *machine, const limits *l) {
+    return json_object_set_new(machine, "product_tflops", ingot_json_number(l->product / 1e12)) |
+           json_object_set_new(machine, "upload_gbps", ingot_json_number(l->upload / 1e9)) |
+           json_object_set_new(machine, "disk_read_gbps", ingot_json_number(l->disk_read / 1e9)) |
+           json_object_set_new(machine, "cached_read_gbps",
+                               ingot_json_number(l->cached_read / 1e9)) |
+           json_object_set_new(machine, "disk_write_gbps", ingot_json_number(l->disk_write / 1e9));
+}
+
+ingot_status ingot_bench_convert(json_t **out, const ingot_bench_options *options,
+                                 ingot_error *error) {
+    bench *b = NULL;
+    json_t *runs = json_array();
+    *out = json_object();
+    if (options->model == NULL) {
+        json_decref(runs);
+        return ingot_error_set(error, INGOT_ERR_USAGE, NULL, NULL, "give --model MODEL_DIR",
+                               "no checkpoint was named");
+    }
+    ingot_status status = ingot_alloc_zero((void **)&b, 1, sizeof *b);
+    if (status != INGOT_OK) {
+        json_decref(runs);
+        return status;
+    }
+    b->options = options;
+    b->error = error;
+    INGOT_GO(name_files(b));
+    INGOT_GO(open_source(b));
+    INGOT_GO(measure_limits(b, *out));
+    INGOT_GO(set_limits(*out, &b->limits) == 0 ? INGOT_OK : INGOT_ERR_NO_MEMORY);
+    INGOT_GO(measure_methods(b, runs));
+    INGOT_GO(json_object_set(*out, "runs", runs) == 0 ? INGOT_OK : INGOT_ERR_NO_MEMORY);
+done:
+    (void)unlink(b->report);
+    for (uint64_t i = 0; i < b->shard_count; i++) {
+        (void)close(b->shards[i].fd);
+    }
+    if (b->has_model) {
+        ingot_model_close(&b->model);
+    }
+    ingot_checkpoint_close(b->checkpoint);
+    ingot_free(b);
+    json_decref(runs);
+    return status;
+}
+
+/* ---- as text -------------------------------------------------------------------------------- */
+
+static void print_figure(const char *name, double value, const char *unit) {
+    if (isfinite(value)) {
+        printf("  %-26s%10.4g %s\n", name, value, unit);
+    } else {
+        printf("  %-26s%10s\n", name, "-");
+    }
+}
+
+/* What is read and written runs beside the rest: the phases of those names are the waiting that was
+ * left, their floors the whole transfer, and one is no part of the other. */
+static void print_beside(const char *name, double seconds, double floor) {
+    if (isfinite(floor) && (strcmp(name, "read") == 0 || strcmp(name, "write") == 0)) {
+        printf("  %-12s%9.2f s%9.2f s\n", name, seconds, floor);
+    } else if (isfinite(floor)) {
+        printf("  %-12s%9.2f s%9.2f s%7.0f %%\n", name, seconds, floor, 100 * floor / seconds);
+    } else {
+        printf("  %-12s%9.2f s%11s\n", name, seconds, "-");
+    }
+}
+
+static void print_run(const json_t *run) {
+    static const char *const names[] = {"plan",     "read",  "collect",   "fold",
+                                        "quantize", "write", "propagate", "finish"};
+    const char *source = json_string_value(json_object_get(run, "source"));
+    printf("\n%s, the source %s: device %.2f GB, host %.2f GB at most, %.3g GB from %.3g GB\n",
+           json_string_value(json_object_get(run, "method")),
+           strcmp(source, "disk") == 0 ? "on the disk" : "in the page cache",
+           number_of(run, "peak_device_bytes") / 1e9, number_of(run, "peak_host_bytes") / 1e9,
+           number_of(run, "bytes") / 1e9, number_of(run, "source_bytes") / 1e9);
+    printf("  %-12s%11s%11s%9s\n", "phase", "measured", "floor", "of it");
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        const json_t *phase = json_object_get(json_object_get(run, "phases"), names[i]);
+        print_beside(names[i], number_of(phase, "seconds"), number_of(phase, "floor"));
+    }
+    print_beside("all", number_of(run, "seconds"), number_of(run, "floor_seconds"));
+    print_figure("forward, of products", 100 * number_of(run, "forward_fraction"), "%");
+    print_figure("statistics, of products", 100 * number_of(run, "statistics_fraction"), "%");
+}
+
+void ingot_bench_convert_print(const json_t *figures) {
+    const json_t *runs = json_object_get(figures, "runs");
+    printf("%s\n", json_string_value(json_object_get(figures, "backend")));
+    print_figure("products", number_of(figures, "product_tflops"), "TFLOP/s");
+    print_figure("host to device", number_of(figures, "upload_gbps"), "GB/s");
+    print_figure("disk, reading", number_of(figures, "disk_read_gbps"), "GB/s");
+    print_figure("page cache, reading", number_of(figures, "cached_read_gbps"), "GB/s");
+    print_figure("disk, writing", number_of(figures, "disk_write_gbps"), "GB/s");
+    for (size_t i = 0; i < json_array_size(runs); i++) {
+        print_run(json_array_get(runs, i));
+    }
+}

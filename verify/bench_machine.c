@@ -1,0 +1,272 @@
+/* The limits of a machine (verify/bench_machine.h). */
+#include "verify/bench_machine.h"
+
+#include "common/files.h"
+#include "common/progress.h"
+#include "common/sizes.h"
+
+#include <fcntl.h>
+#include <math.h>
+#include <pthread.h>
+#include <spawn.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define PIECE_BYTES        (UINT64_C(4) << 20)
+#define MEMORY_BYTES       (UINT64_C(512) << 20) /* several times any cache */
+#define UPLOAD_BYTES       (UINT64_C(256) << 20)
+#define MOST_BENCH_THREADS 64u
+
+extern char **environ;
+
+static uint64_t next_random(uint64_t *state) {
+    *state = *state * UINT64_C(6364136223846793005) + 1442695040888963407u;
+    return *state >> 33;
+}
+
+/* ---- files and memory -----------------------------------------------------------------------
+ */
+/* Threads take pieces of a file, or of memory, until there are none left. */
+typedef struct reading {
+    int fd;
+    const uint64_t *memory; /* instead of the file */
+    uint64_t size;
+    atomic_ullong next;
+    atomic_bool has_failed;
+    atomic_ullong sum; /* keeps the reads of memory from being dropped */
+} reading;
+
+static void *read_pieces(void *context) {
+    reading *r = context;
+    uint8_t *buffer = r->memory != NULL ? NULL : malloc(PIECE_BYTES);
+    uint64_t at;
+    while ((at = atomic_fetch_add(&r->next, PIECE_BYTES)) < r->size) {
+        const uint64_t length = ingot_min_u64(PIECE_BYTES, r->size - at);
+        if (r->memory != NULL) {
+            uint64_t sum = 0;
+            for (uint64_t i = at / 8; i < (at + length) / 8; i++) {
+                sum += r->memory[i];
+            }
+            (void)atomic_fetch_add(&r->sum, sum);
+        } else if (buffer == NULL || pread(r->fd, buffer, length, (off_t)at) != (ssize_t)length) {
+            atomic_store(&r->has_failed, true);
+        }
+    }
+    free(buffer);
+    return NULL;
+}
+
+/* Bytes per second; NAN when a read failed. */
+static double read_rate(reading *r, unsigned threads) {
+    pthread_t extra[MOST_BENCH_THREADS];
+    unsigned started = 0;
+    atomic_store(&r->next, 0);
+    const double start = ingot_clock_seconds();
+    while (started + 1 < threads && pthread_create(&extra[started], NULL, read_pieces, r) == 0) {
+        started++;
+    }
+    (void)read_pieces(r);
+    for (unsigned i = 0; i < started; i++) {
+        (void)pthread_join(extra[i], NULL);
+    }
+    const double seconds = ingot_clock_seconds() - start;
+    return atomic_load(&r->has_failed) ? (double)NAN : (double)r->size / seconds;
+}
+
+double ingot_bench_memory_rate(unsigned threads, unsigned runs) {
+    uint64_t *memory = malloc(MEMORY_BYTES);
+    double best = NAN;
+    if (memory == NULL) {
+        return best;
+    }
+    memset(memory, 1, MEMORY_BYTES);
+    for (unsigned i = 0; i < runs; i++) {
+        reading r = {.memory = memory, .size = MEMORY_BYTES};
+        best = fmax(best, read_rate(&r, threads));
+    }
+    free(memory);
+    return best;
+}
+
+void ingot_bench_drop_pages(int fd) {
+    (void)fsync(fd);
+    (void)posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+}
+
+bool ingot_bench_is_cached(const ingot_bench_file *file) {
+    char byte;
+    const struct iovec one = {.iov_base = &byte, .iov_len = 1};
+    return preadv2(file->fd, &one, 1, (off_t)(file->size / 2), RWF_NOWAIT) == 1;
+}
+
+double ingot_bench_read_rate(const ingot_bench_file *files, uint64_t count, bool is_cold,
+                             unsigned threads, unsigned runs) {
+    double best = NAN;
+    for (unsigned i = 0; i < runs; i++) {
+        double bytes = 0, seconds = 0;
+        for (uint64_t f = 0; f < count; f++) {
+            reading r = {.fd = files[f].fd, .size = files[f].size};
+            if (is_cold) {
+                ingot_bench_drop_pages(r.fd);
+            }
+            bytes += (double)r.size;
+            seconds += (double)r.size / read_rate(&r, threads);
+        }
+        best = fmax(best, bytes / seconds);
+    }
+    return best;
+}
+
+/* Bytes per second; the status of what failed. */
+static ingot_status write_once(double *rate, const char *path, uint64_t size, const void *piece) {
+    ingot_output *output = NULL;
+    ingot_status status = INGOT_OK;
+    const double start = ingot_clock_seconds();
+    INGOT_TRY(ingot_output_create(&output, path, true, NULL));
+    INGOT_GO(ingot_output_reserve(output, size, NULL));
+    for (uint64_t at = 0; at < size; at += PIECE_BYTES) {
+        INGOT_GO(ingot_interrupt_check(NULL));
+        INGOT_GO(
+            ingot_output_write_at(output, piece, ingot_min_u64(PIECE_BYTES, size - at), at, NULL));
+    }
+    INGOT_GO(ingot_output_sync(output, NULL));
+    *rate = (double)size / (ingot_clock_seconds() - start);
+done:
+    ingot_output_abort(output);
+    return status;
+}
+
+double ingot_bench_write_rate(const char *path, uint64_t size_bytes, unsigned runs) {
+    uint32_t *piece = malloc(PIECE_BYTES);
+    uint64_t state = 1;
+    double best = NAN;
+    for (uint64_t i = 0; piece != NULL && i < PIECE_BYTES / sizeof *piece; i++) {
+        piece[i] = (uint32_t)next_random(&state);
+    }
+    for (unsigned i = 0; piece != NULL && i < runs; i++) {
+        double rate = NAN;
+        if (write_once(&rate, path, size_bytes, piece) == INGOT_OK) {
+            best = fmax(best, rate);
+        }
+    }
+    free(piece);
+    return best;
+}
+
+double ingot_bench_program_rate(const char *const *words, uint64_t size, unsigned runs) {
+    double best = NAN;
+    posix_spawn_file_actions_t actions;
+    if (posix_spawn_file_actions_init(&actions) != 0) {
+        return best;
+    }
+    bool is_set = posix_spawn_file_actions_addopen(&actions, 1, "/dev/null", O_WRONLY, 0) == 0 &&
+                  posix_spawn_file_actions_addopen(&actions, 2, "/dev/null", O_WRONLY, 0) == 0;
+    for (unsigned i = 0; is_set && i < runs; i++) {
+        pid_t child;
+        int state = -1;
+        const double start = ingot_clock_seconds();
+        is_set = posix_spawnp(&child, words[0], &actions, NULL, (char *const *)(uintptr_t)words,
+                              environ) == 0 &&
+                 waitpid(child, &state, 0) == child && state == 0;
+        if (is_set) {
+            best = fmax(best, (double)size / (ingot_clock_seconds() - start));
+        }
+    }
+    (void)posix_spawn_file_actions_destroy(&actions);
+    return best;
+}
+
+/* ---- the device -----------------------------------------------------------------------------
+ */
+
+double ingot_bench_upload_rate(const ingot_backend *backend, unsigned runs) {
+    const ingot_backend_ops *ops = backend->ops;
+    void *host = NULL, *device = NULL;
+    double best = NAN;
+    if (ops->host_alloc(backend->context, &host, UPLOAD_BYTES) == INGOT_OK &&
+        ops->alloc(backend->context, &device, UPLOAD_BYTES) == INGOT_OK) {
+        memset(host, 1, UPLOAD_BYTES);
+        for (unsigned i = 0; i <= runs; i++) { /* the first warms up */
+            const double start = ingot_clock_seconds();
+            if (ops->upload(backend->context, device, host, UPLOAD_BYTES) == INGOT_OK && i != 0) {
+                best = fmax(best, (double)UPLOAD_BYTES / (ingot_clock_seconds() - start));
+            }
+        }
+    }
+    if (device != NULL) {
+        ops->release(backend->context, device);
+    }
+    if (host != NULL) {
+        ops->host_release(backend->context, host);
+    }
+    return best;
+}
+
+/* A product of x[m][width] with w[width][width], operands random. */
+typedef struct product {
+    uint64_t m, width;
+    ingot_arena *arena;  /* of the weights on the host, which a view on the cpu shares */
+    ingot_weight_view w; /* device */
+    float *x, *y;        /* device */
+} product;
+
+static ingot_status fill_product(product *p, const ingot_backend *backend) {
+    const ingot_backend_ops *ops = backend->ops;
+    const uint64_t weight_count = p->width * p->width, bytes = p->m * p->width * sizeof(float);
+    uint16_t *weights;
+    float *x;
+    uint64_t state = 1;
+    INGOT_TRY(ingot_arena_create(&p->arena));
+    INGOT_TRY(ingot_arena_array(p->arena, (void **)&weights, weight_count, sizeof *weights));
+    INGOT_TRY(ingot_arena_alloc(p->arena, (void **)&x, bytes));
+    for (uint64_t i = 0; i < weight_count; i++) { /* BF16 of either sign, 2^-7 to 2^-3 */
+        const uint64_t r = next_random(&state);
+        weights[i] = (uint16_t)((r & 0x8000) | ((120 + (r & 3)) << 7) | ((r >> 4) & 0x7f));
+    }
+    for (uint64_t i = 0; i < p->m * p->width; i++) {
+        x[i] = (float)next_random(&state) * 0x1p-30f - 1.0f;
+    }
+    const ingot_weight_view host = {.kind = INGOT_DENSE,
+                                    .rows = p->width,
+                                    .cols = p->width,
+                                    .dtype = INGOT_BF16,
+                                    .data = weights};
+    INGOT_TRY(ops->alloc(backend->context, (void **)&p->x, bytes));
+    INGOT_TRY(ops->alloc(backend->context, (void **)&p->y, bytes));
+    INGOT_TRY(ops->upload(backend->context, p->x, x, bytes));
+    return ops->upload_view(backend->context, &p->w, &host);
+}
+
+static ingot_status run_product(const product *p, const ingot_backend *backend, unsigned calls) {
+    for (unsigned i = 0; i < calls; i++) {
+        INGOT_TRY(backend->ops->linear(backend->context, p->y, &p->w, NULL, p->x, p->m));
+    }
+    return backend->ops->wait(backend->context);
+}
+
+double ingot_bench_product_rate(const ingot_backend *backend, unsigned runs) {
+    const ingot_backend_ops *ops = backend->ops;
+    const unsigned calls = backend->has_own_memory ? 10 : 1;
+    product p = {.m = backend->has_own_memory ? 16384 : 256,
+                 .width = backend->has_own_memory ? 8192 : 1024};
+    double best = NAN;
+    ingot_status status = fill_product(&p, backend);
+    for (unsigned i = 0; status == INGOT_OK && i <= runs; i++) { /* the first warms up */
+        const double start = ingot_clock_seconds();
+        status = run_product(&p, backend, calls);
+        if (status == INGOT_OK && i != 0) {
+            best = fmax(best, 2.0 * calls * (double)(p.m * p.width * p.width) /
+                                  (ingot_clock_seconds() - start));
+        }
+    }
+    ops->release_view(backend->context, &p.w);
+    ops->release(backend->context, p.x);
+    ops->release(backend->context, p.y);
+    ingot_arena_destroy(p.arena);
+    return best;
+}
