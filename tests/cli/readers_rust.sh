@@ -34,6 +34,8 @@ cc -std=c11 -O2 "$READERS/c/ingot_reader.c" -lxxhash -o c_reader || fail "the C 
 "$PYTHON" "$TESTS/differential.py" --reader "$READERS/python" --program ./checked \
     --program-without-zstd ./c_reader --count 150 \
     a.ingot z.ingot s-00001-of-00002.ingot s-00002-of-00002.ingot || fail "readers differ"
+"$PYTHON" "$TESTS/broken_containers.py" --reader "$READERS/python" --program ./checked \
+    --program-without-zstd ./c_reader --count 150 || fail "readers differ on broken plans"
 
 # ---- what is no container, and what the system refuses ----
 size=$(wc -c <a.ingot)

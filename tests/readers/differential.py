@@ -268,6 +268,29 @@ def may_lack_zstd(ours, theirs):
     return ours in CHUNK_CODES[1:] and theirs in ("E_UNSUPPORTED", *CHUNK_CODES[:-1])
 
 
+def other_answers(options, named, ours, of_tool, compressed):
+    """Who says what that contradicts the Python reader."""
+    # The tool parses META between open and full; readers of the container never do.
+    answers = {} if of_tool == "E_META" else {options.tool: of_tool}
+    for program in options.program + options.program_without_zstd:
+        answers[program] = code_of_program(program, named)
+        lacks_zstd = program in options.program_without_zstd and compressed
+        if lacks_zstd and may_lack_zstd(ours, answers[program]):
+            del answers[program]
+    return {who: code for who, code in answers.items()
+            if code != ours and {ours, code} not in LENIENT}
+
+
+def add_options(parser):
+    parser.add_argument("--reader", required=True)
+    parser.add_argument("--tool", default="ingot-verify")
+    parser.add_argument("--program", action="append", default=[])
+    parser.add_argument("--program-without-zstd", action="append", default=[])
+    parser.add_argument("--count", type=int, default=500)
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().getrandbits(32))
+    parser.add_argument("--keep", help="folder for files on which the readers differ")
+
+
 def copy_set(path, folder):
     """Copies a file and its siblings; returns their paths there."""
     here, name = os.path.split(path)
@@ -279,13 +302,7 @@ def copy_set(path, folder):
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--reader", required=True)
-    parser.add_argument("--tool", default="ingot-verify")
-    parser.add_argument("--program", action="append", default=[])
-    parser.add_argument("--program-without-zstd", action="append", default=[])
-    parser.add_argument("--count", type=int, default=500)
-    parser.add_argument("--seed", type=int, default=random.SystemRandom().getrandbits(32))
-    parser.add_argument("--keep", help="folder for files on which the readers differ")
+    add_options(parser)
     parser.add_argument("files", nargs="+")
     options = parser.parse_args()
     sys.path.insert(0, options.reader)
@@ -316,15 +333,7 @@ def main():
             # What needs no digest, a basic reader finds as well; else it may find anything later.
             if ours not in DIGEST_CODES and basic != (ours or "E_UNSUPPORTED"):
                 theirs = f"basic reader: {basic}"
-            # The tool parses META between open and full; readers of the container never do.
-            answers = {} if theirs == "E_META" else {options.tool: theirs}
-            for program in options.program + options.program_without_zstd:
-                answers[program] = code_of_program(program, named)
-                lacks_zstd = program in options.program_without_zstd and "ZMAP" in damaged.where
-                if lacks_zstd and may_lack_zstd(ours, answers[program]):
-                    del answers[program]
-            answers = {who: code for who, code in answers.items()
-                       if code != ours and {ours, code} not in LENIENT}
+            answers = other_answers(options, named, ours, theirs, "ZMAP" in damaged.where)
             if answers:
                 different += 1
                 print(f"{n}: {source}, named {os.path.basename(named)}: "

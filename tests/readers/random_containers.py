@@ -117,7 +117,14 @@ def random_tensors(rng):
     return tensors
 
 
-def write(rng, path, tensors, files):
+def random_files(rng):
+    """(name, content) in their order."""
+    return [(name, rng.randbytes(rng.choice([0, 5, 77])))
+            for name in sorted(rng.sample([b"A.json", b"b_c-d", b"z"], rng.randrange(4)))]
+
+
+def plan(rng, tensors, files, compress=zstandard.compress):
+    """Sections (type, flags, bytes, aux), and whether their chunks are compressed."""
     records, image, chunks, name_at = [], bytearray(), [], 0
     for name, t in tensors:
         first, parts = len(chunks), []
@@ -149,8 +156,9 @@ def write(rng, path, tensors, files):
         stored, data = [b""] * len(chunks), b""
         for i in rng.sample(range(len(chunks)), len(chunks)):
             raw, codec = chunks[i], 0
-            if rng.random() < 0.7 and len(zstandard.compress(raw)) <= CHUNK:
-                raw, codec = zstandard.compress(raw), 1
+            frame = compress(raw)
+            if rng.random() < 0.7 and len(frame) <= CHUNK:
+                raw, codec = frame, 1
             stored[i] = struct.pack("<QII", len(data), len(raw), codec) + xxh64(raw)
             data += raw
         sections.append((b"ZMAP", 1, b"".join(stored), 0))
@@ -159,11 +167,13 @@ def write(rng, path, tensors, files):
                    rng.getrandbits(64))
         sections.insert(rng.randrange(len(sections) + 1), unknown)
     sections.append((b"DATA", 1, data, len(image)))
-    write_sections(rng, path, sections, compressed)
+    return sections, compressed
 
 
-def write_sections(rng, path, sections, compressed):
-    """Minor version, ro_compat and compat bits are random: a reader of this version reads on."""
+def write_sections(rng, path, sections, compressed, profile=0, shard=0, shards=1, set_id=bytes(16),
+                   tail=b""):
+    """Minor version, ro_compat and compat bits are random: a reader of this version reads on.
+    `tail` stands before the trailer.  Returns the root."""
     table, body, end = b"", bytearray(), 128 + 48 * len(sections)
     start = end
     for kind, flags, raw, aux in sections:
@@ -171,14 +181,15 @@ def write_sections(rng, path, sections, compressed):
         body += bytes(offset - start - len(body)) + raw
         table += struct.pack("<4sIQQQ", kind, flags, offset, len(raw), aux)
         table += bytes(16) if kind == b"DATA" else xxh128(raw)
-    body += bytes(-(start + len(body)) % 8)
+    body += bytes(-(start + len(body) + len(tail)) % 8) + tail
     size, root = start + len(body) + 32, xxh128(table)
     superblock = struct.pack("<8sHHIQQQQQ4I16s16s16x", b"\x89IGT\r\n\x1a\n", 1, rng.choice([0, 7]),
                              128, size, compressed, rng.getrandbits(64), rng.getrandbits(64), 128,
-                             len(sections), rng.randrange(3), 0, 1, rng.randbytes(16), root)
+                             len(sections), profile, shard, shards, set_id, root)
     with open(path, "wb") as f:
         f.write(superblock + xxh64(superblock) + table + body)
         f.write(root + struct.pack("<Q", size) + b"IGTEND\r\n")
+    return root
 
 
 def check(ingot_reader, path, tensors, files):
@@ -231,9 +242,9 @@ def main():
         for n in range(options.count):
             rng = random.Random(options.seed * 1000003 + n)
             tensors = random_tensors(rng)
-            files = [(name, rng.randbytes(rng.choice([0, 5, 77])))
-                     for name in sorted(rng.sample([b"A.json", b"b_c-d", b"z"], rng.randrange(4)))]
-            write(rng, path, tensors, files)
+            files = random_files(rng)
+            write_sections(rng, path, *plan(rng, tensors, files), profile=rng.randrange(3),
+                           set_id=rng.randbytes(16))
             try:
                 check(ingot_reader, path, tensors, files)
             except Exception:
