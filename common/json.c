@@ -9,6 +9,7 @@
 
 #include <math.h>
 #include <pthread.h>
+#include <setjmp.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
@@ -47,18 +48,33 @@ static ingot_status check_depth(const char *bytes, uint64_t size, const char *fi
     return INGOT_OK;
 }
 
-/* jansson calls most failed allocations a syntax error, and some nothing at all; this remembers
- * that there was one. */
-static _Thread_local bool is_out_of_memory;
+/* While jansson reads, a failed allocation does not return to it: its scanner goes on without the
+ * byte that it could not keep, and later writes past the end of the string.  What it had allocated
+ * by then is lost, in a process that ran out of memory. */
+static _Thread_local jmp_buf *out_of_memory;
 
 static void *json_allocate(size_t size) {
     void *memory = malloc(size);
-    is_out_of_memory = is_out_of_memory || memory == NULL;
+    if (memory == NULL && out_of_memory != NULL) {
+        longjmp(*out_of_memory, 1);
+    }
     return memory;
 }
 
 static void watch_allocations(void) {
     json_set_alloc_funcs(json_allocate, free);
+}
+
+/* *out = the value, NULL where the text is none; false when memory ran out. */
+static bool load(json_t **out, const char *bytes, uint64_t size, json_error_t *detail) {
+    jmp_buf failure;
+    out_of_memory = &failure;
+    const bool is_loaded = setjmp(failure) == 0;
+    if (is_loaded) {
+        *out = json_loadb(bytes, (size_t)size, JSON_REJECT_DUPLICATES, detail);
+    }
+    out_of_memory = NULL;
+    return is_loaded;
 }
 
 ingot_status ingot_json_parse(json_t **out, const char *bytes, uint64_t size, const char *file,
@@ -67,17 +83,13 @@ ingot_status ingot_json_parse(json_t **out, const char *bytes, uint64_t size, co
     INGOT_TRY(check_depth(bytes, size, file, error));
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     (void)pthread_once(&once, watch_allocations);
-    is_out_of_memory = false;
     json_error_t detail;
-    *out = json_loadb(bytes, (size_t)size, JSON_REJECT_DUPLICATES, &detail);
-    if (*out != NULL && !is_out_of_memory) {
-        return INGOT_OK;
-    }
-    json_decref(*out); /* jansson gives some values up without failing as a whole */
-    *out = NULL;
-    if (is_out_of_memory || json_error_code(&detail) == json_error_out_of_memory) {
+    if (!load(out, bytes, size, &detail)) {
         return ingot_error_set(error, INGOT_ERR_NO_MEMORY, file, NULL, NULL,
                                "out of memory while parsing JSON");
+    }
+    if (*out != NULL) {
+        return INGOT_OK;
     }
     /* jansson quotes the text near the mistake: bytes of the file, so made printable. */
     for (char *c = detail.text; *c != '\0'; c++) {

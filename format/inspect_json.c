@@ -10,8 +10,9 @@ static bool put(json_t *object, const char *key, json_t *value) {
     return json_object_set_new(object, key, value) == 0;
 }
 
+/* JSON integers of jansson are signed; a larger count, which a file may claim, is a real. */
 static json_t *count(uint64_t value) {
-    return json_integer((json_int_t)value);
+    return value <= INT64_MAX ? json_integer((json_int_t)value) : json_real((double)value);
 }
 
 static json_t *text_or_null(const char *text) {

@@ -1,5 +1,6 @@
 /* ingot-inspect for people.  Names, META and file names come from the file: names are printable
- * ASCII by the rules of both formats, META is printed as escaped JSON. */
+ * ASCII by the rules of both formats, values of META are printed as escaped JSON, and of its keys
+ * only what is printable. */
 #include "format/inspect.h"
 
 #include "common/cli.h"
@@ -67,6 +68,15 @@ static void print_value(const char *label, const json_t *value) {
     free(text);
 }
 
+/* Appends a key of META to label[64], '?' for every byte that is not printable ASCII. */
+static void append_key(char label[64], const char *key) {
+    size_t at = strlen(label);
+    for (; *key != '\0' && at + 1 < 64; key++) {
+        label[at++] = *key >= 0x20 && *key <= 0x7e ? *key : '?';
+    }
+    label[at] = '\0';
+}
+
 /* Members of members on lines of their own, deeper values as they are. */
 static void print_meta(json_t *meta) {
     const char *key;
@@ -78,13 +88,17 @@ static void print_meta(json_t *meta) {
     json_object_foreach(meta, key, value) {
         const char *inner_key;
         json_t *inner;
+        char label[64] = "";
+        append_key(label, key);
         if (!json_is_object(value)) {
-            print_value(key, value);
+            print_value(label, value);
             continue;
         }
+        append_key(label, ".");
+        const size_t outer = strlen(label);
         json_object_foreach(value, inner_key, inner) {
-            char label[64];
-            (void)snprintf(label, sizeof label, "%s.%s", key, inner_key);
+            label[outer] = '\0';
+            append_key(label, inner_key);
             print_value(label, inner);
         }
     }

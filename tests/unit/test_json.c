@@ -13,6 +13,44 @@ static ingot_status parse(json_t **out, const char *text) {
     return ingot_json_parse(out, text, strlen(text), "f.json", &error);
 }
 
+#if !defined(__SANITIZE_ADDRESS__) /* which brings an allocator of its own */
+
+static unsigned long long fail_at, allocations;
+static bool is_every_later;
+
+void *__libc_malloc(size_t size);
+
+void *malloc(size_t size) {
+    const bool fails =
+        fail_at != 0 && (++allocations == fail_at || (is_every_later && allocations > fail_at));
+    return fails ? NULL : __libc_malloc(size);
+}
+
+/* jansson's scanner forgot a byte when its buffer could not grow, and wrote past a string's end. */
+static void test_every_allocation_fails(void) {
+    static const char text[] = "{\"__metadata__\": {\"format\": \"pt\"}, \"lm_head.weight\": "
+                               "{\"shape\": [1024, 1234567890123456],"
+                               " \"dtype of more than a few bytes\": "
+                               "\"a\\u00e9bcdefghijklmnopqrstuvwxyz\"}, \"x\": -1.25e-300}";
+    for (int mode = 0; mode < 2; mode++) {
+        unsigned long long at = 1;
+        is_every_later = mode != 0;
+        for (ingot_status status = INGOT_ERR_NO_MEMORY; status != INGOT_OK; at++) {
+            json_t *value = NULL;
+            allocations = 0;
+            fail_at = at;
+            status = parse(&value, text);
+            fail_at = 0;
+            CU_ASSERT_FATAL(status == INGOT_OK || status == INGOT_ERR_NO_MEMORY);
+            CU_ASSERT_EQUAL(value != NULL, status == INGOT_OK);
+            json_decref(value);
+        }
+        CU_ASSERT(at > 20);
+    }
+}
+
+#endif
+
 static void test_refused(void) {
     static const char *const cases[][2] = {
         {"", "line 1"},
@@ -163,9 +201,17 @@ static void test_read(void) {
 }
 
 int main(void) {
-    const CU_TestInfo tests[] = {{"refused", test_refused}, {"depth", test_depth},
-                                 {"members", test_members}, {"keys", test_keys},
-                                 {"writing", test_writing}, {"read", test_read},
-                                 CU_TEST_INFO_NULL};
+    const CU_TestInfo tests[] = {
+        {"refused", test_refused},
+        {"depth", test_depth},
+        {"members", test_members},
+        {"keys", test_keys},
+        {"writing", test_writing},
+        {"read", test_read},
+#if !defined(__SANITIZE_ADDRESS__)
+        {"every allocation fails", test_every_allocation_fails},
+#endif
+        CU_TEST_INFO_NULL
+    };
     return suite_run("json", tests);
 }

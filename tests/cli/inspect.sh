@@ -1,0 +1,62 @@
+# ingot-inspect on containers whose every text and number is a stranger's: what it prints is printable,
+# and JSON that says what the file says.
+. "$INGOT_ROOT/tests/lib.sh"
+need ingot-inspect ingot-verify
+need_python numpy xxhash zstandard
+export PYTHONDONTWRITEBYTECODE=1
+
+# The vectors' own writer, so that the file holds what the C writer would not write.
+cat >strange.py <<'PYTHON'
+import struct
+import sys
+sys.path.insert(0, sys.argv[1])
+from container import DENSE, F32, Edit, File, dense
+
+meta = (b'{"\\u001b]0;title\\u0007":{"\\u009b2J\\nkey":"\\u001b[31m","\\u202e":[1,{"\\u001b":2}]},'
+        b'"n":1e300,"plain":"\xc3\xa9"}')
+tensors = [dense(f"layers.{'9' * 60}.{i}.w", [2, 3], F32, i, DENSE) for i in range(3)]
+raw = File(tensors, [("config.json", b"{}")], meta).build()
+edit = Edit(raw)
+ledger = edit.where("LEDG")[0]
+most = struct.pack("<Q", 2**64 - 1)
+edit.put(ledger + 16, most).put(ledger + 24, most).put(ledger + 4, b"\xff" * 4)
+edit.put(ledger + 32, struct.pack("<d", 1.7e308)).repair()
+open("strange.ingot", "wb").write(edit.raw)
+open("text.ingot", "wb").write(File(tensors, [], b"\x1b[2J no JSON").build())
+open("list.ingot", "wb").write(File(tensors, [], b'["\\u001b"]').build())
+PYTHON
+"$PYTHON" strange.py "$INGOT_ROOT/tests/vectors" || fail "the containers were not made"
+
+# printable FILE: no byte in it moves a cursor or ends a line early.
+printable() {
+    LC_ALL=C grep -q '[^ -~]' "$1" && { LC_ALL=C grep '[^ -~]' "$1" | od -c >&2; fail "$2: control bytes"; }
+    return 0
+}
+
+expect_exit 0 ingot-verify --quick strange.ingot
+for options in "" "--tensors" "--compare strange.ingot"; do
+    # shellcheck disable=SC2086
+    expect_exit 0 ingot-inspect strange.ingot $options
+    printable out "inspect $options"
+    grep -q '^Provenance$' out || fail "no provenance"
+done
+expect_exit 0 ingot-inspect strange.ingot --tensors --json
+LC_ALL=C grep -q '[[:cntrl:]]' out && fail "--json: control bytes"
+"$PYTHON" - out <<'PYTHON' || fail "the JSON is not what the file says"
+import json
+import sys
+got = json.load(open(sys.argv[1]))
+assert "\x1b]0;title\x07" in got["meta"], got["meta"]
+ledger = got["tensors"][0]["ledger"]
+assert ledger["tokens_seen"] >= 2**63 and ledger["outliers"] >= 2**63, ledger
+assert ledger["dead_columns"] == 2**32 - 1, ledger
+PYTHON
+
+for file in text list; do
+    expect_exit 1 ingot-verify $file.ingot --json
+    grep -q '"E_META"' out || fail "$file: not E_META"
+done
+expect_exit 2 ingot-inspect text.ingot
+printable err "an error"
+expect_exit 0 ingot-inspect list.ingot
+printable out "META that is a list"
