@@ -59,6 +59,10 @@ PUBLIC_OBJECTS := $(patsubst %.c,$(BUILD)/%.o,common/status.c \
                   format/pack.c format/half.c format/digest.c format/weight_row.c)
 PUBLIC_LIBRARY := $(BUILD)/libingot.a
 
+# And, to compute on a CUDA device: calls into the library of the CUDA backend, which it opens.
+KERNELS_OBJECTS := $(BUILD)/kernels/ingot_kernels.o $(BUILD)/kernels/plugin.o
+KERNELS_LIBRARY := $(BUILD)/libingot_kernels.a
+
 # The CUDA backend: a library of its own, so that the tools start on machines without CUDA.
 NVCC         := $(shell command -v nvcc || ls /usr/local/cuda/bin/nvcc 2>/dev/null)
 CUDA         ?= $(if $(and $(NVCC),$(filter release debug,$(MODE))),1,0)
@@ -115,7 +119,7 @@ test:
 	@$(MAKE) --no-print-directory $(JOBS) run-tests
 
 all: tools libraries man
-libraries: $(PUBLIC_LIBRARY) $(CUDA_LIBRARY)
+libraries: $(PUBLIC_LIBRARY) $(KERNELS_LIBRARY) $(CUDA_LIBRARY)
 tools: $(TOOLS:%=$(BUILD)/bin/%)
 
 run-demo: tools libraries
@@ -179,6 +183,10 @@ $(PUBLIC_LIBRARY): $(PUBLIC_OBJECTS)
 	$(call say,AR,$@)
 	$(Q)rm -f $@ && ar rcs $@ $^
 
+$(KERNELS_LIBRARY): $(KERNELS_OBJECTS)
+	$(call say,AR,$@)
+	$(Q)rm -f $@ && ar rcs $@ $^
+
 $(BUILD)/%.cu.o: %.cu
 	@mkdir -p $(@D)
 	$(call say,NVCC,$@)
@@ -230,7 +238,7 @@ $(BUILD)/man/%.1: $(BUILD)/bin/%
 	$(call say,MAN,$@)
 	$(Q)$< --man > $@.tmp && mv $@.tmp $@
 
-PUBLIC_HEADERS := format/ingot.h common/ingot_status.h common/ingot_container_codes.h
+PUBLIC_HEADERS := format/ingot.h kernels/ingot_kernels.h common/ingot_status.h common/ingot_container_codes.h
 VERSION := $(shell sed -n 's/.*define INGOT_VERSION "\(.*\)"/\1/p' common/cli.h)
 INSTALL_ROOT = $(DESTDIR)$(PREFIX)
 
@@ -240,17 +248,19 @@ install: all
 	    $(INSTALL_ROOT)/share/man/man1
 	$(Q)$(if $(TOOLS),install -m 755 $(TOOLS:%=$(BUILD)/bin/%) $(INSTALL_ROOT)/bin)
 	$(Q)$(if $(TOOLS),install -m 644 $(MAN_PAGES) $(INSTALL_ROOT)/share/man/man1)
-	$(Q)install -m 644 $(PUBLIC_LIBRARY) $(INSTALL_ROOT)/lib
+	$(Q)install -m 644 $(PUBLIC_LIBRARY) $(KERNELS_LIBRARY) $(INSTALL_ROOT)/lib
 	$(Q)$(if $(CUDA_LIBRARY),install -D -m 755 -t $(INSTALL_ROOT)/lib/ingot $(CUDA_LIBRARY))
 	$(Q)install -m 644 $(PUBLIC_HEADERS) $(INSTALL_ROOT)/include
 	$(Q)install -D -m 644 -t $(INSTALL_ROOT)/share/ingot spec/ingot.magic
-	$(Q)sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' scripts/ingot.pc.in \
-	    > $(INSTALL_ROOT)/lib/pkgconfig/ingot.pc
-	$(Q)chmod 644 $(INSTALL_ROOT)/lib/pkgconfig/ingot.pc
+	$(Q)for name in ingot ingot_kernels; do \
+	    sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' scripts/$$name.pc.in \
+	        > $(INSTALL_ROOT)/lib/pkgconfig/$$name.pc && \
+	    chmod 644 $(INSTALL_ROOT)/lib/pkgconfig/$$name.pc || exit 1; done
 
 uninstall:
 	$(Q)rm -f $(TOOLS:%=$(INSTALL_ROOT)/bin/%) $(TOOLS:%=$(INSTALL_ROOT)/share/man/man1/%.1) \
-	    $(INSTALL_ROOT)/lib/libingot.a $(INSTALL_ROOT)/lib/ingot/libingot_cuda.so $(INSTALL_ROOT)/lib/pkgconfig/ingot.pc \
+	    $(INSTALL_ROOT)/lib/libingot.a $(INSTALL_ROOT)/lib/libingot_kernels.a $(INSTALL_ROOT)/lib/ingot/libingot_cuda.so \
+	    $(INSTALL_ROOT)/lib/pkgconfig/ingot.pc $(INSTALL_ROOT)/lib/pkgconfig/ingot_kernels.pc \
 	    $(INSTALL_ROOT)/share/ingot/ingot.magic \
 	    $(addprefix $(INSTALL_ROOT)/include/,$(notdir $(PUBLIC_HEADERS)))
 

@@ -1,7 +1,9 @@
-/* Greedy and sampled decoding of one sequence with a KV cache.  Not here: batches of sequences,
- * chat templates, top-k and other samplers.  The command line is calib/run.c. */
+/* Greedy and sampled decoding of one sequence with a KV cache: on the engine of a backend that has
+ * one and covers the model (kernels/engine.h), else operation by operation.  Not here: batches of
+ * sequences, chat templates, top-k and other samplers.  The command line is calib/run.c. */
 #include "calib/decode.h"
 
+#include "calib/engine_model.h"
 #include "common/files.h"
 #include "common/progress.h"
 #include "common/sizes.h"
@@ -16,7 +18,8 @@
 struct ingot_decoder {
     const ingot_model *model;
     const ingot_backend *backend;
-    const char *path; /* of the source, for errors */
+    const char *path;     /* of the source, for errors */
+    ingot_engine *engine; /* NULL: operation by operation, with what follows */
     ingot_arena *arena;
     ingot_block *blocks; /* [layers], the first `loaded` of them are there */
     uint64_t loaded;
@@ -59,6 +62,41 @@ static ingot_status load_weights(ingot_decoder *d, const ingot_weight_source *so
     return INGOT_OK;
 }
 
+/* Leaves d->engine NULL where the backend has none that covers the model. */
+static ingot_status load_engine(ingot_decoder *d, const ingot_weight_source *source,
+                                uint64_t capacity, ingot_error *error) {
+    const ingot_engine_ops *ops = d->backend->ops->engine;
+    const ingot_engine_options options = {.sequences = 1,
+                                          .capacity = capacity,
+                                          .skip_verify = source->skips_verify,
+                                          .poll = ingot_interrupt_check};
+    if (ops == NULL || !ingot_engine_model_is_plain(d->model)) {
+        return INGOT_OK;
+    }
+    ingot_arena *arena = NULL;
+    ingot_engine_model description;
+    ingot_status status = INGOT_OK;
+    INGOT_GO(ingot_arena_create(&arena));
+    INGOT_GO(ingot_engine_model_create(&description, d->model, source, arena, error));
+    if (ops->fits(&description, &options)) {
+        status = ops->create(d->backend->context, &d->engine, &description, &options, NULL, error);
+    }
+done:
+    ingot_arena_destroy(arena);
+    return status;
+}
+
+/* What decoding operation by operation needs. */
+static ingot_status load_parts(ingot_decoder *d, const ingot_weight_source *source,
+                               ingot_error *error) {
+    INGOT_TRY(load_weights(d, source, error));
+    INGOT_TRY(ingot_kv_cache_create(&d->cache, d->model, d->backend, 1, d->cache.capacity, error));
+    INGOT_TRY(ingot_workspace_create(&d->work, d->model, d->backend, d->chunk, error));
+    INGOT_TRY(device_floats(d, &d->x, d->chunk * d->model->hidden, error));
+    INGOT_TRY(device_floats(d, &d->scratch, d->model->hidden, error));
+    return device_floats(d, &d->logits, d->model->vocab, error);
+}
+
 ingot_status ingot_decoder_create(ingot_decoder **out, const ingot_model *model,
                                   const ingot_weight_source *source, const ingot_backend *backend,
                                   uint64_t capacity, ingot_error *error) {
@@ -76,12 +114,11 @@ ingot_status ingot_decoder_create(ingot_decoder **out, const ingot_model *model,
     d->backend = backend;
     d->path = source->path;
     d->chunk = ingot_min_u64(CHUNK_TOKENS, capacity);
-    INGOT_GO(load_weights(d, source, error));
-    INGOT_GO(ingot_kv_cache_create(&d->cache, model, backend, 1, capacity, error));
-    INGOT_GO(ingot_workspace_create(&d->work, model, backend, d->chunk, error));
-    INGOT_GO(device_floats(d, &d->x, d->chunk * model->hidden, error));
-    INGOT_GO(device_floats(d, &d->scratch, model->hidden, error));
-    INGOT_GO(device_floats(d, &d->logits, model->vocab, error));
+    d->cache.capacity = capacity;
+    INGOT_GO(load_engine(d, source, capacity, error));
+    if (d->engine == NULL) {
+        INGOT_GO(load_parts(d, source, error));
+    }
     *out = d;
 done:
     if (status != INGOT_OK) {
@@ -103,6 +140,9 @@ static void release(const ingot_decoder *d, float *memory) {
 void ingot_decoder_destroy(ingot_decoder *decoder) {
     if (decoder == NULL) {
         return;
+    }
+    if (decoder->engine != NULL) {
+        decoder->backend->ops->engine->destroy(decoder->engine);
     }
     for (uint64_t i = 0; i < decoder->loaded; i++) {
         ingot_block_release(&decoder->blocks[i], decoder->backend);
@@ -143,24 +183,9 @@ static ingot_status last_logits(ingot_decoder *d, uint64_t count, float *logits)
     return INGOT_OK;
 }
 
-ingot_status ingot_decoder_feed(ingot_decoder *decoder, const uint32_t *ids, uint64_t count,
-                                float *logits, ingot_error *error) {
-    if (count == 0 || count > decoder->cache.capacity - decoder->cache.length) {
-        return ingot_error_set(
-            error, INGOT_ERR_USAGE, decoder->path, NULL, "use a shorter prompt or a smaller -n",
-            "%llu tokens do not fit into a cache of %llu that holds %llu",
-            (unsigned long long)count, (unsigned long long)decoder->cache.capacity,
-            (unsigned long long)decoder->cache.length);
-    }
-    ingot_status status = INGOT_OK;
-    for (uint64_t done = 0; done < count && status == INGOT_OK; done += decoder->chunk) {
-        INGOT_TRY(ingot_interrupt_check(error));
-        const uint64_t m = ingot_min_u64(decoder->chunk, count - done);
-        status = feed_chunk(decoder, ids + done, m);
-        if (status == INGOT_OK && logits != NULL && done + m == count) {
-            status = last_logits(decoder, m, logits);
-        }
-    }
+/* The error of a forward pass that ended with `status`. */
+static ingot_status feed_status(const ingot_decoder *decoder, ingot_status status,
+                                ingot_error *error) {
     if (status == INGOT_ERR_NUMERIC) {
         return ingot_error_set(error, status, decoder->path, NULL,
                                "look for NaN or infinite weights", "a logit is not finite");
@@ -178,18 +203,51 @@ ingot_status ingot_decoder_feed(ingot_decoder *decoder, const uint32_t *ids, uin
     return INGOT_OK;
 }
 
+ingot_status ingot_decoder_feed(ingot_decoder *decoder, const uint32_t *ids, uint64_t count,
+                                float *logits, ingot_error *error) {
+    if (count == 0 || count > decoder->cache.capacity - decoder->cache.length) {
+        return ingot_error_set(
+            error, INGOT_ERR_USAGE, decoder->path, NULL, "use a shorter prompt or a smaller -n",
+            "%llu tokens do not fit into a cache of %llu that holds %llu",
+            (unsigned long long)count, (unsigned long long)decoder->cache.capacity,
+            (unsigned long long)decoder->cache.length);
+    }
+    ingot_status status = INGOT_OK;
+    for (uint64_t done = 0; done < count && status == INGOT_OK; done += decoder->chunk) {
+        INGOT_TRY(ingot_interrupt_check(error));
+        const uint64_t m = ingot_min_u64(decoder->chunk, count - done);
+        const bool wants_logits = logits != NULL && done + m == count;
+        if (decoder->engine != NULL) {
+            status = decoder->backend->ops->engine->feed(decoder->engine, 0, ids + done, m,
+                                                         wants_logits ? logits : NULL);
+            decoder->cache.length += status == INGOT_OK ? m : 0;
+            continue;
+        }
+        status = feed_chunk(decoder, ids + done, m);
+        if (status == INGOT_OK && wants_logits) {
+            status = last_logits(decoder, m, logits);
+        }
+    }
+    return feed_status(decoder, status, error);
+}
+
 uint64_t ingot_decoder_length(const ingot_decoder *decoder) {
     return decoder->cache.length;
 }
 
 void ingot_decoder_rewind(ingot_decoder *decoder) {
+    if (decoder->engine != NULL) {
+        decoder->backend->ops->engine->rewind(decoder->engine, 0);
+    }
     decoder->cache.length = 0;
 }
 
 /* ---- choosing a token ------------------------------------------------------------------- */
 
+#define SPLITMIX_STEP 0x9E3779B97F4A7C15ull
+
 static double uniform(uint64_t *state) {
-    uint64_t z = *state += 0x9E3779B97F4A7C15ull;
+    uint64_t z = *state += SPLITMIX_STEP;
     z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
     z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
     z ^= z >> 31;
@@ -350,27 +408,60 @@ static bool is_end(const ingot_model *model, uint32_t id) {
     return false;
 }
 
+/* Takes a token; *is_done: it was the last. */
+static ingot_status keep_token(ingot_generation *out, const ingot_decoder *d, uint32_t id,
+                               uint64_t limit, ingot_text_stream *stream, bool *is_done,
+                               ingot_error *error) {
+    *is_done = true;
+    if (is_end(d->model, id)) {
+        out->is_ended = true;
+        return INGOT_OK;
+    }
+    out->ids[out->count++] = id;
+    *is_done = out->count == limit || d->cache.length == d->cache.capacity;
+    return stream == NULL ? INGOT_OK : ingot_text_stream_put(stream, id, error);
+}
+
+/* The same where the engine chooses: it works ahead while tokens are decoded here. */
+static ingot_status generate_on_engine(ingot_generation *out, ingot_decoder *d,
+                                       ingot_sampler *sampler, uint64_t limit,
+                                       ingot_text_stream *stream, ingot_error *error) {
+    const ingot_engine_ops *ops = d->backend->ops->engine;
+    const double start = ingot_clock_seconds();
+    ingot_status status = INGOT_OK;
+    bool is_done = limit == 0;
+    INGOT_GO(ops->sampler(d->engine, sampler->temperature, &sampler->state));
+    for (uint64_t made = 0; !is_done; made++) {
+        uint32_t id = 0;
+        INGOT_GO(ingot_interrupt_check(error));
+        INGOT_GO(feed_status(d, ops->next(d->engine, limit - made - 1, &id), error));
+        sampler->state += sampler->temperature > 0 ? SPLITMIX_STEP : 0;
+        d->cache.length += made != 0;
+        out->decode_steps = made;
+        INGOT_GO(keep_token(out, d, id, limit, stream, &is_done, error));
+    }
+    if (stream != NULL) {
+        INGOT_GO(ingot_text_stream_flush(stream, error));
+    }
+done:
+    out->decode_seconds = ingot_clock_seconds() - start;
+    return status;
+}
+
 /* Generates after the prompt, whose logits are given. */
 static ingot_status generate_tokens(ingot_generation *out, ingot_decoder *d, ingot_sampler *sampler,
                                     uint64_t limit, float *logits, ingot_text_stream *stream,
                                     ingot_error *error) {
     const double start = ingot_clock_seconds();
     ingot_status status = INGOT_OK;
-    while (out->count < limit) {
-        uint32_t id = ingot_sampler_next(sampler, logits, d->model->vocab);
-        if (is_end(d->model, id)) {
-            out->is_ended = true;
-            break;
+    bool is_done = limit == 0;
+    while (!is_done) {
+        const uint32_t id = ingot_sampler_next(sampler, logits, d->model->vocab);
+        INGOT_GO(keep_token(out, d, id, limit, stream, &is_done, error));
+        if (!is_done) {
+            INGOT_GO(ingot_decoder_feed(d, &id, 1, logits, error));
+            out->decode_steps++;
         }
-        out->ids[out->count++] = id;
-        if (stream != NULL) {
-            INGOT_GO(ingot_text_stream_put(stream, id, error));
-        }
-        if (out->count == limit || d->cache.length == d->cache.capacity) {
-            break;
-        }
-        INGOT_GO(ingot_decoder_feed(d, &id, 1, logits, error));
-        out->decode_steps++;
     }
     if (stream != NULL) {
         INGOT_GO(ingot_text_stream_flush(stream, error));
@@ -400,7 +491,9 @@ ingot_status ingot_generate(ingot_generation *out, ingot_decoder *decoder, ingot
     INGOT_GO(ingot_decoder_feed(decoder, prompt, prompt_count, logits, error));
     out->prompt_count = prompt_count;
     out->prompt_seconds = ingot_clock_seconds() - start;
-    INGOT_GO(generate_tokens(out, decoder, sampler, limit, logits, stream, error));
+    INGOT_GO(decoder->engine != NULL
+                 ? generate_on_engine(out, decoder, sampler, limit, stream, error)
+                 : generate_tokens(out, decoder, sampler, limit, logits, stream, error));
 done:
     ingot_free(logits);
     return status;

@@ -11,8 +11,8 @@
 
 /* ---- loading ---------------------------------------------------------------------------- */
 
-static ingot_status check_shape(const ingot_weight_view *view, uint64_t rows, uint64_t cols,
-                                const char *name, const char *path, ingot_error *error) {
+ingot_status ingot_view_check_shape(const ingot_weight_view *view, uint64_t rows, uint64_t cols,
+                                    const char *name, const char *path, ingot_error *error) {
     if (view->rows == rows && view->cols == cols) {
         return INGOT_OK;
     }
@@ -23,10 +23,9 @@ static ingot_status check_shape(const ingot_weight_view *view, uint64_t rows, ui
                            (unsigned long long)rows, (unsigned long long)cols);
 }
 
-/* *out = a dense tensor of `width` values as FP32 in the arena. */
-static ingot_status load_vector(float **out, const char *name, uint64_t width,
-                                const ingot_weight_source *source, ingot_arena *arena,
-                                ingot_error *error) {
+ingot_status ingot_vector_load(float **out, const char *name, uint64_t width,
+                               const ingot_weight_source *source, ingot_arena *arena,
+                               ingot_error *error) {
     ingot_weight_view view;
     INGOT_TRY(source->load(source->self, name, arena, &view, error));
     if (view.kind != INGOT_DENSE || view.rows * view.cols != width) {
@@ -78,7 +77,7 @@ typedef struct loader {
 
 static ingot_status load_block_vector(const loader *l, const char *name, uint64_t width,
                                       float **host, float **device) {
-    INGOT_TRY(load_vector(host, name, width, l->source, l->arena, l->error));
+    INGOT_TRY(ingot_vector_load(host, name, width, l->source, l->arena, l->error));
     INGOT_TRY(upload_vector(device, *host, width, l->backend, l->error));
     l->block->owned_vector[l->block->owned_vector_count++] = *device;
     return INGOT_OK;
@@ -94,7 +93,8 @@ static ingot_status load_linear(const loader *l, ingot_role role) {
     ingot_model_linear_name(l->model, block->layer, role, name);
     ingot_weight_view *host = &block->host.linear[role];
     INGOT_TRY(l->source->load(l->source->self, name, l->arena, host, l->error));
-    INGOT_TRY(check_shape(host, desc->rows, desc->cols, name, l->source->path, l->error));
+    INGOT_TRY(
+        ingot_view_check_shape(host, desc->rows, desc->cols, name, l->source->path, l->error));
     const ingot_status status =
         l->backend->ops->upload_view(l->backend->context, &block->owned_view[role], host);
     if (status != INGOT_OK) {
@@ -496,7 +496,8 @@ static ingot_status load_end(ingot_ends *ends, ingot_weight_view *view, const ch
                              const ingot_backend *backend, ingot_arena *arena, ingot_error *error) {
     ingot_weight_view host;
     INGOT_TRY(source->load(source->self, name, arena, &host, error));
-    INGOT_TRY(check_shape(&host, model->vocab, model->hidden, name, source->path, error));
+    INGOT_TRY(
+        ingot_view_check_shape(&host, model->vocab, model->hidden, name, source->path, error));
     const ingot_status status = backend->ops->upload_view(backend->context, view, &host);
     if (status != INGOT_OK) {
         return ingot_error_set(error, status, source->path, name, NULL,
@@ -514,7 +515,8 @@ static ingot_status load_final_norm(ingot_ends *ends, const ingot_model *model,
         return INGOT_OK;
     }
     float *host = NULL;
-    INGOT_TRY(load_vector(&host, model->final_norm_name, model->hidden, source, arena, error));
+    INGOT_TRY(
+        ingot_vector_load(&host, model->final_norm_name, model->hidden, source, arena, error));
     INGOT_TRY(upload_vector(&ends->final_norm, host, model->hidden, backend, error));
     ends->owned_vector[ends->owned_vector_count++] = ends->final_norm;
     char name[INGOT_NAME_SIZE];
@@ -524,17 +526,14 @@ static ingot_status load_final_norm(ingot_ends *ends, const ingot_model *model,
     }
     memcpy(name, model->final_norm_name, length + 1);
     if (norm_bias_name(name) && has_tensor(source, name)) {
-        INGOT_TRY(load_vector(&host, name, model->hidden, source, arena, error));
+        INGOT_TRY(ingot_vector_load(&host, name, model->hidden, source, arena, error));
         INGOT_TRY(upload_vector(&ends->final_norm_bias, host, model->hidden, backend, error));
         ends->owned_vector[ends->owned_vector_count++] = ends->final_norm_bias;
     }
     return INGOT_OK;
 }
 
-/* Whether head and table are one tensor: a tied model stores the head once, as an alias, or as a
- * copy that ingot_model_open found to be the same bytes.  A head that was quantized on its own is
- * none of these. */
-static bool shares_table(const ingot_model *model, const ingot_weight_source *source) {
+bool ingot_ends_is_shared(const ingot_model *model, const ingot_weight_source *source) {
     ingot_weight_info head, table;
     if (!model->is_tied || model->head_name == NULL ||
         !source->describe(source->self, model->head_name, &head)) {
@@ -548,7 +547,7 @@ static bool shares_table(const ingot_model *model, const ingot_weight_source *so
 static ingot_status load_ends(ingot_ends *ends, ingot_ends_part part, const ingot_model *model,
                               const ingot_weight_source *source, const ingot_backend *backend,
                               ingot_arena *arena, ingot_error *error) {
-    const bool is_shared = shares_table(model, source);
+    const bool is_shared = ingot_ends_is_shared(model, source);
     if ((part & INGOT_ENDS_EMBED) != 0 || is_shared) {
         INGOT_TRY(
             load_end(ends, &ends->embed, model->embed_name, model, source, backend, arena, error));

@@ -33,6 +33,15 @@ typedef struct ingot_block {
     unsigned owned_vector_count;
 } ingot_block;
 
+/* INGOT_ERR_INPUT, naming the tensor, when the view is not rows x cols. */
+ingot_status ingot_view_check_shape(const ingot_weight_view *view, uint64_t rows, uint64_t cols,
+                                    const char *name, const char *path,
+                                    ingot_error *error) INGOT_MUST_CHECK;
+/* *out = a dense tensor of `width` values as FP32 in the arena. */
+ingot_status ingot_vector_load(float **out, const char *name, uint64_t width,
+                               const ingot_weight_source *source, ingot_arena *arena,
+                               ingot_error *error) INGOT_MUST_CHECK;
+
 /* Loads a block into the arena and onto the device.  INGOT_ERR_INPUT when a tensor has not the
  * shape of the model.  On failure nothing is left on the device. */
 ingot_status ingot_block_load(ingot_block *out, const ingot_model *model, uint64_t layer,
@@ -97,6 +106,10 @@ typedef struct ingot_ends {
     unsigned owned_vector_count;
 } ingot_ends;
 
+/* Whether head and table are one tensor: a tied model stores the head once, as an alias, or as a
+ * copy that ingot_model_open found to be the same bytes.  A head that was quantized on its own is
+ * none of these. */
+bool ingot_ends_is_shared(const ingot_model *model, const ingot_weight_source *source);
 ingot_status ingot_ends_load(ingot_ends *out, const ingot_model *model,
                              const ingot_weight_source *source, const ingot_backend *backend,
                              ingot_arena *arena, ingot_error *error) INGOT_MUST_CHECK;

@@ -274,6 +274,10 @@ ingot_status ingot_part_read(const ingot_container *container, uint64_t index, i
         const bool is_whole = take == length;
         INGOT_GO(
             chunk_read(part, tensor, which, chunk, verify, is_whole ? out : whole, &reader, error));
+        if (verify) {
+            INGOT_GO(values_check_piece(part, tensor, which, start, is_whole ? out : whole, length,
+                                        error));
+        }
         if (!is_whole) {
             memcpy(out, whole + (offset - start), (size_t)take);
         }

@@ -202,8 +202,9 @@ uint64_t ingot_tensor_load_bytes(const ingot_container *container, uint64_t inde
 ingot_status ingot_tensor_load(const ingot_container *container, uint64_t index, bool verify,
                                void *buffer, ingot_weight_view *view,
                                ingot_error *error) INGOT_MUST_CHECK;
-/* A part of a part: size bytes from offset within the part; no digest is checked unless whole
- * 1 MiB chunks are covered (verify). */
+/* A part of a part: size bytes from offset within the part.  verify: digests of the 1 MiB chunks
+ * they lie in (which are read whole), range of scales and zeros; the rules of outliers concern a
+ * whole tensor and are those of ingot_tensor_load alone. */
 ingot_status ingot_part_read(const ingot_container *container, uint64_t index, ingot_part part,
                              uint64_t offset, uint64_t size, bool verify, void *buffer,
                              ingot_error *error) INGOT_MUST_CHECK;

@@ -197,7 +197,9 @@ void ingot_weight_source_from_container(ingot_weight_source *out, const ingot_co
                                  .describe = container_describe,
                                  .load = verify ? container_load : container_load_unverified,
                                  .file = container_file,
-                                 .name_at = container_name_at};
+                                 .name_at = container_name_at,
+                                 .container = container,
+                                 .skips_verify = !verify};
 }
 
 ingot_status ingot_weight_source_open(ingot_weight_source *out, const char *path, bool verify,

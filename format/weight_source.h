@@ -37,6 +37,9 @@ typedef struct ingot_weight_source {
      * tensors are aliases. */
     ingot_status (*is_same)(void *self, const char *a, const char *b, bool *out,
                             ingot_error *error);
+    /* The container behind it, for those who read many tensors at once; NULL for others. */
+    const ingot_container *container;
+    bool skips_verify; /* load checks no digests */
     void (*close)(void *self);
 } ingot_weight_source;
 

@@ -16,20 +16,8 @@
 #ifndef INGOT_BACKEND_H
 #define INGOT_BACKEND_H
 
+#include "kernels/ingot_kernels.h"
 #include "kernels/quantize.h"
-
-typedef enum ingot_norm_kind {
-    INGOT_NORM_RMS,          /* y = x / sqrt(mean x^2 + eps) * w */
-    INGOT_NORM_RMS_PLUS_ONE, /* the same with (1 + w), Gemma */
-    INGOT_NORM_LAYER         /* y = (x - mean) / sqrt(var + eps) * w + b */
-} ingot_norm_kind;
-
-typedef enum ingot_activation {
-    INGOT_ACT_SILU,
-    INGOT_ACT_GELU,      /* exact, erf */
-    INGOT_ACT_GELU_TANH, /* tanh approximation */
-    INGOT_ACT_RELU
-} ingot_activation;
 
 /* One call of causal attention over `sequences` sequences of equal geometry.
  * q:   [sequences][q_len][heads][head_dim]
@@ -46,9 +34,11 @@ typedef struct ingot_attention {
 } ingot_attention;
 
 struct ingot_product;
+typedef struct ingot_engine_ops ingot_engine_ops; /* kernels/engine.h */
 
 typedef struct ingot_backend_ops {
-    const char *name; /* "cpu", "cuda" */
+    const char *name;               /* "cpu", "cuda" */
+    const ingot_engine_ops *engine; /* the fast decoder, NULL where there is none */
 
     /* device memory; INGOT_ERR_NO_MEMORY when it is exhausted */
     ingot_status (*alloc)(void *context, void **out, uint64_t bytes);

@@ -27,32 +27,36 @@ typedef struct measurement {
     const char *name;
     ingot_bench_run run;
     ingot_bench_print print;
+    unsigned threads; /* unless the command line says how many; 0: one per CPU */
 } measurement;
 
 static const measurement measurements[] = {
-    {"verify", ingot_bench_verify, print_figures},
-    {"convert", ingot_bench_convert, ingot_bench_convert_print},
+    {"verify", ingot_bench_verify, print_figures, 2},
+    {"convert", ingot_bench_convert, ingot_bench_convert_print, 2},
+    {"decode", ingot_bench_decode, print_figures, 0},
 };
 
 static const ingot_cli_option options_table[] = {
     {"file", 0, "FILE.ingot", "Measure this container (default: one that is generated)."},
     {"size", 0, "BYTES", "Size of the generated container; suffixes K, M, G (default 1G)."},
     {"folder", 0, "DIR", "Where it is generated, and removed again (default: the current one)."},
-    {"threads", 0, "N", "Threads (default 2)."},
+    {"threads", 0, "N", "Threads (default 2; decode: one per CPU)."},
     {"runs", 0, "N", "Repetitions; the fastest counts (default 3). A conversion runs once."},
     {"model", 0, "MODEL_DIR", "convert: the checkpoint."},
     {"text", 0, "FILE", "convert: calibration text."},
     {"methods", 0, "LIST", "convert: methods, separated by commas (default gptq,awq+gptq,rtn)."},
     {"samples", 0, "N", "convert: calibration windows (default 128)."},
     {"seq-len", 0, "N", "convert: tokens per window (default: 2048 or the model's context)."},
-    {"device", 0, "D", "convert: auto (default), cpu, cuda or cuda:N."},
+    {"device", 0, "D", "convert, decode: auto (default), cpu, cuda or cuda:N."},
+    {"shape", 0, "NAME",
+     "decode: shapes of the generated model: llama-3.1-8b (default), llama-3.1-70b or tiny."},
     {"json", 0, NULL, "Print one JSON object on stdout, also on failure."},
 };
 
 static const ingot_cli_spec bench_spec = {
     .tool = "ingot-bench",
     .summary = "measure this machine, each figure beside its limit",
-    .positional = "verify|convert",
+    .positional = "verify|convert|decode",
     .description =
         "verify: the speed of the full check of a container, from the disk and from the page "
         "cache, beside the speed at which the same bytes are read from disk, cache and memory, "
@@ -63,6 +67,11 @@ static const ingot_cli_spec bench_spec = {
         "and with its pages dropped: seconds of every phase beside the least that products, bus "
         "and "
         "disk as measured here allow, and the most device and host memory.\n\n"
+        "decode: tokens a second of a device at batch 1 and 16 behind 128 and 4096 tokens, and of "
+        "a "
+        "prompt of 512, for a container or for random weights (4 bits, groups of 128) made on the "
+        "device; beside the speed at which its memory could deliver weights, keys and values.  For "
+        "a container also how fast it is loaded, beside the bus and digests on four threads.\n\n"
         "The page cache is asked to drop the file before it is read from the disk (posix_fadvise); "
         "whether the "
         "storage below has a cache of its own cannot be seen from here.",
@@ -111,6 +120,8 @@ static ingot_status on_option(void *context, const char *name, const char *value
         INGOT_TRY(ingot_cli_parse_u64(&cmd->options.samples, name, value, 1, 1 << 20, error));
     } else if (strcmp(name, "seq-len") == 0) {
         INGOT_TRY(ingot_cli_parse_u64(&cmd->options.seq_len, name, value, 2, 1 << 20, error));
+    } else if (strcmp(name, "shape") == 0) {
+        cmd->options.shape = value;
     } else {
         cmd->as_json = true;
     }
@@ -144,10 +155,10 @@ static const measurement *find_measurement(const char *name) {
 int ingot_bench_tool(int argc, char **argv) {
     command cmd = {.options = {.folder = ".",
                                .size_bytes = UINT64_C(1) << 30,
-                               .threads = 2,
                                .runs = 3,
                                .methods = "gptq,awq+gptq,rtn",
-                               .samples = 128}};
+                               .samples = 128,
+                               .shape = "llama-3.1-8b"}};
     const char *name = NULL;
     json_t *figures = NULL;
     ingot_error error = {0};
@@ -165,9 +176,12 @@ int ingot_bench_tool(int argc, char **argv) {
     }
     ingot_interrupt_install();
     const measurement *found = find_measurement(name);
+    if (found != NULL && cmd.options.threads == 0) {
+        cmd.options.threads = found->threads;
+    }
     const ingot_status status = found != NULL ? found->run(&figures, &cmd.options, &error)
                                               : ingot_error_set(&error, INGOT_ERR_USAGE, NULL, NULL,
-                                                                "use verify or convert",
+                                                                "use verify, convert or decode",
                                                                 "unknown measurement \"%s\"", name);
     if (cmd.as_json) {
         print_json(figures, name, &error);

@@ -9,9 +9,12 @@ typedef struct ingot_bench_options {
     const char *file;   /* NULL: a container is generated */
     const char *folder; /* for generated files */
     uint64_t size_bytes;
-    unsigned threads, runs;
+    unsigned threads; /* 0: as the measurement likes */
+    unsigned runs;
 
-    /* of conversions */
+    const char *shape; /* of a generated model to decode with */
+
+    /* of conversions; device of decoding too */
     const char *model, *text, *methods, *device; /* device NULL: auto */
     uint64_t samples, seq_len;                   /* seq_len 0: the default of ingot-convert */
 } ingot_bench_options;
@@ -25,6 +28,11 @@ typedef void (*ingot_bench_print)(const json_t *figures);
 /* The speed of the full check beside the disk, the memory and other tools; the time to open a
  * container of many tensors. */
 ingot_status ingot_bench_verify(json_t **out, const ingot_bench_options *options,
+                                ingot_error *error) INGOT_MUST_CHECK;
+
+/* Tokens a second of a device's engine, for a container or a generated model, beside the speed of
+ * its memory; how fast a container is loaded. */
+ingot_status ingot_bench_decode(json_t **out, const ingot_bench_options *options,
                                 ingot_error *error) INGOT_MUST_CHECK;
 
 int ingot_bench_tool(int argc, char **argv);

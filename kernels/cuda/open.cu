@@ -1,4 +1,5 @@
 /* Opening and closing the cuda backend, its memory, and weights on their way to and from it. */
+#include "kernels/cuda/engine.h"
 #include "kernels/cuda/forward.h"
 #include "kernels/cuda/quantize.h"
 
@@ -283,6 +284,7 @@ static ingot_status fill(ingot_cuda *cuda, int ordinal, unsigned threads) {
 static const ingot_backend_ops *operations(void) {
     static ingot_backend_ops ops;
     ops.name = "cuda";
+    ops.engine = ingot_cuda_engine();
     ops.alloc = cuda_alloc;
     ops.release = cuda_release;
     ops.upload = cuda_upload;

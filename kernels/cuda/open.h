@@ -1,12 +1,12 @@
 /* What the rest of the tree knows of the CUDA backend: the symbols of libingot_cuda.so, which
- * kernels/backend.c opens at run time (spec/decisions/0007). */
+ * kernels/plugin.c opens at run time (spec/decisions/0007). */
 #ifndef INGOT_CUDA_OPEN_H
 #define INGOT_CUDA_OPEN_H
 
 #include "kernels/backend.h"
 
 /* Of the plugin; a tool refuses one that was built from other sources. */
-#define INGOT_CUDA_INTERFACE 3u
+#define INGOT_CUDA_INTERFACE 4u
 typedef unsigned ingot_cuda_interface_function(void);
 
 /* Opens device number `ordinal` (-1: the first) with `threads` host threads beside it.

@@ -104,6 +104,16 @@ python3 - <<'END'
 got, want = (open(name).read().rsplit(" ", 1) for name in ("out", "expected"))
 assert got[0] == want[0] and abs(float(got[1]) / float(want[1]) - 1) < 1e-5, (got, want)
 END
+# The example decodes with the two libraries alone; without a device it says so.
+# shellcheck disable=SC2046
+gcc -std=c11 -Wall -Wextra -Werror -o decode "$INGOT_ROOT/examples/decode/decode.c" \
+    $(pkg-config --cflags --static --libs ingot_kernels) -lm
+if ./decode model.ingot 20 1 40 300 >out 2>err; then
+    [ "$(wc -w <out)" = 20 ] || fail "not 20 tokens: $(cat out)"
+else
+    grep -q 'device cuda' err || fail "no reason: $(cat err)"
+fi
+
 if ./reader "$MODEL/config.json" $name >out 2>err; then fail "reads what is no container"; fi
 
 install_with uninstall PREFIX="$here/prefix"

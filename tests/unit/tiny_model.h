@@ -25,6 +25,11 @@ typedef struct tiny_tensor {
     float *data;
 } tiny_tensor;
 
+/* Sizes other than the usual ones. */
+typedef struct tiny_shape {
+    uint64_t hidden, ffn, heads, kv_heads, head_dim, vocab;
+} tiny_shape;
+
 typedef struct tiny_model {
     ingot_model model;
     ingot_weight_source source;
@@ -155,7 +160,7 @@ static inline void tiny_linear(ingot_model *m, ingot_role role, const char *suff
                                           .suffix = suffix};
 }
 
-static inline void tiny_describe_model(tiny_model *t, unsigned flags) {
+static inline void tiny_describe_model(tiny_model *t, unsigned flags, const tiny_shape *shape) {
     ingot_model *m = &t->model;
     const bool all_bias = (flags & TINY_LAYER_NORM) != 0;
     const bool qkv_bias = all_bias || (flags & TINY_QKV_BIAS) != 0;
@@ -167,14 +172,22 @@ static inline void tiny_describe_model(tiny_model *t, unsigned flags) {
     m->kv_heads = 2;
     m->head_dim = 8;
     m->vocab = (flags & TINY_LARGE_VOCAB) != 0 ? 400000 : 50;
+    if (shape != NULL) {
+        m->hidden = shape->hidden;
+        m->ffn = shape->ffn;
+        m->heads = shape->heads;
+        m->kv_heads = shape->kv_heads;
+        m->head_dim = shape->head_dim;
+        m->vocab = shape->vocab;
+    }
     m->context = 64;
     m->norm = all_bias ? INGOT_NORM_LAYER : INGOT_NORM_RMS;
     m->norm_eps = 1e-5f;
     m->activation = (flags & TINY_UNGATED) != 0 ? INGOT_ACT_GELU_TANH : INGOT_ACT_SILU;
     m->embed_scale = (flags & TINY_SCALES) != 0 ? 1.7f : 1.0f;
-    m->attention_scale = (flags & TINY_SCALES) != 0 ? 0.5f : 1.0f / sqrtf(8.0f);
+    m->attention_scale = (flags & TINY_SCALES) != 0 ? 0.5f : 1.0f / sqrtf((float)m->head_dim);
     m->rope_attention_factor = (flags & TINY_SCALES) != 0 ? 1.2f : 1.0f;
-    m->rotary_dim = (flags & TINY_PARTIAL_ROTARY) != 0 ? 4 : 8;
+    m->rotary_dim = (flags & TINY_PARTIAL_ROTARY) != 0 ? m->head_dim / 2 : m->head_dim;
     m->is_tied = (flags & TINY_TIED) != 0;
     m->inverse_frequency = t->inverse_frequency;
     m->window = t->window;
@@ -224,12 +237,13 @@ static inline void tiny_add_norm(tiny_model *t, const char *name, uint64_t width
     }
 }
 
-static inline tiny_model *tiny_create(unsigned flags, uint64_t seed) {
+static inline tiny_model *tiny_create_shaped(unsigned flags, uint64_t seed,
+                                             const tiny_shape *shape) {
     tiny_model *t = calloc(1, sizeof *t);
     ingot_model *m = &t->model;
     char name[INGOT_NAME_SIZE];
     t->random = seed;
-    tiny_describe_model(t, flags);
+    tiny_describe_model(t, flags, shape);
     t->source = (ingot_weight_source){.self = t,
                                       .path = "tiny",
                                       .describe = tiny_describe,
@@ -262,6 +276,10 @@ static inline tiny_model *tiny_create(unsigned flags, uint64_t seed) {
         tiny_add(t, m->head_name, 2, m->vocab, m->hidden, 0, 0.5f);
     }
     return t;
+}
+
+static inline tiny_model *tiny_create(unsigned flags, uint64_t seed) {
+    return tiny_create_shaped(flags, seed, NULL);
 }
 
 static inline void tiny_destroy(tiny_model *t) {

@@ -1,0 +1,530 @@
+/* Weights of the engine: one block of device memory, filled from host views, containers or random
+ * numbers.
+ *
+ * A container is read in pieces by all threads of the backend: each reads into pinned memory of its
+ * own, checks digests and values, and starts the copy to the device; while that runs it fills its
+ * other buffer.  So reading, digests and the bus overlap without a thread waiting for another.
+ *
+ * Q, K and V are put one behind the other where they are stored alike, and become one matrix. */
+#include "kernels/cuda/engine_parts.h"
+#include "kernels/cuda/forward.h"
+
+extern "C" {
+#include "common/progress.h"
+}
+
+#include <atomic>
+#include <cmath>
+#include <cstring>
+#include <mutex>
+
+#define THREADS     256
+#define ALIGNMENT   UINT64_C(256)
+#define PIECE_BYTES (UINT64_C(4) << 20)
+#define BATCH       256u /* pieces between two looks at options->poll */
+#define BUFFERS     2u   /* of a thread */
+
+/* What fills a stretch of device memory. */
+typedef struct filling {
+    uint8_t *to;
+    uint64_t bytes;
+    const void *host;                 /* in host memory */
+    const ingot_container *container; /* or: from `offset` of a part */
+    uint64_t index, offset;
+    ingot_part part;
+    ingot_dtype dtype; /* or: random values, F32 to BF16 of the given spread, U8: any bytes */
+    float spread;
+} filling;
+
+typedef struct loader {
+    ingot_engine *e;
+    const ingot_engine_options *options;
+    uint8_t *base; /* NULL: only sizes are counted */
+    uint64_t used;
+    filling *list;
+    uint64_t count, room;
+    ingot_arena *host; /* tensors whose rules need the whole of them */
+    uint64_t bytes;    /* of weights */
+    ingot_error *error;
+} loader;
+
+/* ---- the plan ---------------------------------------------------------------------------------
+ */
+
+static ingot_status add_filling(loader *l, const filling &one) {
+    if (l->base == nullptr || one.bytes == 0) {
+        return INGOT_OK;
+    }
+    if (l->count == l->room) {
+        void *memory;
+        const uint64_t room = 2 * l->room + 1024;
+        INGOT_TRY(ingot_alloc_zero(&memory, room, sizeof *l->list));
+        if (l->count != 0) {
+            memcpy(memory, l->list, l->count * sizeof *l->list);
+        }
+        ingot_free(l->list);
+        l->list = static_cast<filling *>(memory);
+        l->room = room;
+    }
+    l->list[l->count++] = one;
+    return INGOT_OK;
+}
+
+/* Room for `bytes`; with is_new on a boundary, else right behind the last. */
+static uint8_t *take(loader *l, uint64_t bytes, bool is_new) {
+    if (is_new) {
+        l->used = (l->used + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+    }
+    uint8_t *at = l->base == nullptr ? nullptr : l->base + l->used;
+    l->used += bytes;
+    return at;
+}
+
+static ingot_status add_vector(loader *l, const float **out, const float *host, uint64_t count) {
+    *out = nullptr;
+    if (host == nullptr) {
+        return INGOT_OK;
+    }
+    filling one = {};
+    one.bytes = count * sizeof *host;
+    one.to = take(l, one.bytes, true);
+    one.host = host;
+    *out = reinterpret_cast<const float *>(one.to);
+    return add_filling(l, one);
+}
+
+/* The geometry of a matrix, without pointers to rely on; a tensor with outliers is loaded. */
+static ingot_status describe(loader *l, ingot_engine_matrix *m) {
+    if (m->origin != INGOT_ENGINE_CONTAINER) {
+        return INGOT_OK;
+    }
+    const ingot_tensor *t = ingot_tensor_at(m->container, m->index);
+    if (t->outlier_count != 0 && l->base != nullptr) {
+        void *memory;
+        INGOT_TRY(
+            ingot_arena_alloc(l->host, &memory, ingot_tensor_load_bytes(m->container, m->index)));
+        INGOT_TRY(ingot_tensor_load(m->container, m->index, !l->options->skip_verify, memory,
+                                    &m->view, l->error));
+        m->origin = INGOT_ENGINE_HOST;
+        return INGOT_OK;
+    }
+    memset(&m->view, 0, sizeof m->view);
+    m->view.kind = t->bits != 0 ? INGOT_GROUPED : INGOT_DENSE;
+    m->view.rows = t->rows;
+    m->view.cols = t->cols;
+    m->view.dtype = t->dtype;
+    m->view.bits = t->bits;
+    m->view.zero_mode = t->zero_mode;
+    m->view.scale_dtype = t->scale_dtype;
+    m->view.group = t->group;
+    m->view.groups_per_row = t->groups_per_row;
+    m->view.row_stride_bytes = t->row_stride_bytes;
+    m->view.outlier_count = t->outlier_count;
+    return INGOT_OK;
+}
+
+/* The parts of a matrix that are arrays of rows: codes or data, scales, zeros. */
+#define ROW_PARTS 3
+
+static uint64_t part_bytes(const ingot_weight_view *v, int part) {
+    if (v->kind == INGOT_DENSE) {
+        return part == 0 ? v->rows * v->cols * ingot_dtype_bytes(v->dtype) : 0;
+    }
+    const uint64_t groups = v->rows * v->groups_per_row;
+    return part == 0   ? v->rows * v->row_stride_bytes
+           : part == 1 ? groups * ingot_dtype_bytes(v->scale_dtype)
+                       : (v->zero_mode == INGOT_ZERO_STORED ? groups : 0);
+}
+
+static const void *part_pointer(const ingot_weight_view *v, int part) {
+    return part == 0   ? (v->kind == INGOT_DENSE ? v->data : v->codes)
+           : part == 1 ? v->scales
+                       : static_cast<const void *>(v->zeros);
+}
+
+static void set_pointer(ingot_weight_view *v, int part, const uint8_t *to) {
+    if (part == 0 && v->kind == INGOT_DENSE) {
+        v->data = to;
+    } else if (part == 0) {
+        v->codes = to;
+    } else if (part == 1) {
+        v->scales = to;
+    } else {
+        v->zeros = to;
+    }
+}
+
+static ingot_status fill_part(loader *l, const ingot_engine_matrix *m, int part, uint8_t *to) {
+    filling one = {};
+    const ingot_weight_view *v = &m->view;
+    const uint64_t bytes = part_bytes(v, part);
+    one.to = to;
+    one.bytes = bytes;
+    l->bytes += bytes;
+    if (m->origin == INGOT_ENGINE_RANDOM) {
+        const float spread = 1.7f / sqrtf((float)v->cols);
+        one.dtype = v->kind == INGOT_DENSE ? v->dtype : part == 1 ? v->scale_dtype : INGOT_U8;
+        one.spread = part == 1 ? spread / (float)(1u << (v->bits - 1)) : spread;
+        return add_filling(l, one);
+    }
+    if (m->origin == INGOT_ENGINE_HOST) {
+        one.host = part_pointer(v, part);
+        return add_filling(l, one);
+    }
+    one.container = m->container;
+    const ingot_tensor *t = ingot_tensor_at(m->container, m->index);
+    one.index = t->kind == INGOT_ALIAS ? t->alias_of : m->index;
+    one.part = (ingot_part)part;
+    for (uint64_t at = 0; at < bytes; at += PIECE_BYTES) {
+        one.to = to == nullptr ? nullptr : to + at;
+        one.offset = at;
+        one.bytes = ingot_min_u64(PIECE_BYTES, bytes - at);
+        INGOT_TRY(add_filling(l, one));
+    }
+    return INGOT_OK;
+}
+
+static ingot_status add_outliers(loader *l, engine_linear *out, const ingot_weight_view *from) {
+    if (from->kind != INGOT_GROUPED || from->outlier_count == 0) {
+        return INGOT_OK;
+    }
+    const uint64_t sizes[3] = {(from->rows + 1) * sizeof(uint64_t),
+                               from->outlier_count * sizeof(uint32_t),
+                               from->outlier_count * ingot_dtype_bytes(from->dtype)};
+    const void *hosts[3] = {from->outlier_row_ptr, from->outlier_col, from->outlier_val};
+    const uint8_t *to[3];
+    for (int i = 0; i < 3; i++) {
+        filling one = {};
+        one.bytes = sizes[i];
+        one.to = take(l, sizes[i], true);
+        one.host = hosts[i];
+        to[i] = one.to;
+        l->bytes += sizes[i];
+        INGOT_TRY(add_filling(l, one));
+    }
+    out->w.outlier_row_ptr = reinterpret_cast<const uint64_t *>(to[0]);
+    out->w.outlier_col = reinterpret_cast<const uint32_t *>(to[1]);
+    out->w.outlier_val = to[2];
+    return INGOT_OK;
+}
+
+/* Matrices one behind the other, part by part. */
+static ingot_status add_matrices(loader *l, engine_linear *out, const ingot_engine_matrix *from,
+                                 int count) {
+    ingot_engine_matrix m[INGOT_ENGINE_ROLES];
+    for (int i = 0; i < count; i++) {
+        m[i] = from[i];
+        INGOT_TRY(describe(l, &m[i]));
+        out[i].w = m[i].view;
+        out[i].w.data = out[i].w.codes = nullptr;
+        out[i].w.scales = out[i].w.zeros = nullptr;
+    }
+    for (int part = 0; part < ROW_PARTS; part++) {
+        for (int i = 0; i < count; i++) {
+            uint8_t *to = take(l, part_bytes(&m[i].view, part), i == 0);
+            if (part_bytes(&m[i].view, part) != 0) {
+                set_pointer(&out[i].w, part, to);
+                INGOT_TRY(fill_part(l, &m[i], part, to));
+            }
+        }
+    }
+    for (int i = 0; i < count; i++) {
+        INGOT_TRY(add_outliers(l, &out[i], &m[i].view));
+    }
+    return INGOT_OK;
+}
+
+/* Whether two matrices could be one: stored alike, without outliers. */
+static bool are_alike(loader *l, const ingot_engine_matrix *from, int count) {
+    ingot_engine_matrix first = from[0], other;
+    for (int i = 0; i < count; i++) {
+        other = from[i];
+        if (other.origin == INGOT_ENGINE_CONTAINER &&
+            ingot_tensor_at(other.container, other.index)->outlier_count != 0) {
+            return false;
+        }
+        if (describe(l, &other) != INGOT_OK || (i == 0 && describe(l, &first) != INGOT_OK)) {
+            return false;
+        }
+        const ingot_weight_view *a = &first.view, *b = &other.view;
+        const bool is_same = a->kind == b->kind && a->cols == b->cols && a->bits == b->bits &&
+                             a->dtype == b->dtype && a->zero_mode == b->zero_mode &&
+                             a->scale_dtype == b->scale_dtype && a->group == b->group;
+        if (!is_same || b->outlier_count != 0) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* One bias for Q, K and V, zero where there is none. */
+static ingot_status add_projection_bias(loader *l, engine_layer *out,
+                                        const ingot_engine_layer *from) {
+    out->qkv_bias = nullptr;
+    if (from->bias[0] == nullptr && from->bias[1] == nullptr && from->bias[2] == nullptr) {
+        return INGOT_OK;
+    }
+    for (int i = 0; i < 3; i++) {
+        filling one = {};
+        one.bytes = out->linear[i].w.rows * sizeof(float);
+        one.to = take(l, one.bytes, i == 0);
+        one.host = from->bias[i];
+        one.dtype = INGOT_F32; /* without a bias: random values of spread 0 */
+        out->qkv_bias = i == 0 ? reinterpret_cast<const float *>(one.to) : out->qkv_bias;
+        INGOT_TRY(add_filling(l, one));
+    }
+    return INGOT_OK;
+}
+
+static ingot_status add_layer(loader *l, engine_layer *out, const ingot_engine_layer *from) {
+    const ingot_engine_model *m = &l->e->model;
+    engine_linear *linear = out->linear;
+    out->window = from->window;
+    out->is_stacked = are_alike(l, from->linear, 3);
+    INGOT_TRY(out->is_stacked ? add_matrices(l, linear, from->linear, 3) : INGOT_OK);
+    for (int role = out->is_stacked ? INGOT_ENGINE_O : 0; role < INGOT_ENGINE_ROLES; role++) {
+        INGOT_TRY(add_matrices(l, &linear[role], &from->linear[role], 1));
+    }
+    if (out->is_stacked) {
+        out->qkv.w = linear[0].w;
+        out->qkv.w.rows = linear[0].w.rows + linear[1].w.rows + linear[2].w.rows;
+    }
+    INGOT_TRY(add_projection_bias(l, out, from));
+    for (int role = INGOT_ENGINE_O; role < INGOT_ENGINE_ROLES; role++) {
+        INGOT_TRY(add_vector(l, &linear[role].bias, from->bias[role], linear[role].w.rows));
+    }
+    INGOT_TRY(add_vector(l, &out->norm_attention, from->norm_attention, m->hidden));
+    INGOT_TRY(add_vector(l, &out->norm_mlp, from->norm_mlp, m->hidden));
+    INGOT_TRY(add_vector(l, &out->norm_q, from->norm_q, m->head_dim));
+    return add_vector(l, &out->norm_k, from->norm_k, m->head_dim);
+}
+
+static ingot_status add_all(loader *l, const ingot_engine_model *model) {
+    ingot_engine *e = l->e;
+    INGOT_TRY(add_matrices(l, &e->embed, &model->embed, 1));
+    for (uint64_t i = 0; i < model->layers; i++) {
+        INGOT_TRY(add_layer(l, &e->layer[i], &model->layer[i]));
+    }
+    if (model->head.origin == INGOT_ENGINE_NONE) {
+        e->head = e->embed;
+    } else {
+        INGOT_TRY(add_matrices(l, &e->head, &model->head, 1));
+    }
+    return add_vector(l, &e->final_norm, model->final_norm, model->hidden);
+}
+
+/* ---- random values ----------------------------------------------------------------------------
+ */
+
+__device__ static uint64_t mixed(uint64_t z) {
+    z += 0x9E3779B97F4A7C15ull;
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
+    return z ^ (z >> 31);
+}
+
+/* Floats are uniform: in [-spread, spread] in a matrix, scales within a quarter of it. */
+__global__ __launch_bounds__(THREADS) static void random_kernel(uint8_t *to, uint64_t bytes,
+                                                                ingot_dtype dtype, float spread,
+                                                                uint64_t seed) {
+    const uint64_t step = (uint64_t)gridDim.x * THREADS;
+    for (uint64_t i = (uint64_t)blockIdx.x * THREADS + threadIdx.x; i * 4 < bytes; i += step) {
+        const uint64_t random = mixed(mixed(seed) + i);
+        const float a = (float)(int32_t)random * 0x1p-31f * spread;
+        const float b = (float)(int32_t)(random >> 32) * 0x1p-31f * spread;
+        for (unsigned j = 0; j < 4 && i * 4 + j < bytes; j++) {
+            const float value = j < 2 ? a : b;
+            unsigned bits = (unsigned)random;
+            if (dtype == INGOT_F32) {
+                bits = __float_as_uint(a);
+            } else if (dtype == INGOT_F16) {
+                bits = (unsigned)__half_as_ushort(__float2half_rn(value)) << (j < 2 ? 0 : 16);
+            } else if (dtype == INGOT_BF16) {
+                bits = __float_as_uint(value) >> (j < 2 ? 16 : 0);
+            }
+            to[i * 4 + j] = (uint8_t)(bits >> (8 * j));
+        }
+    }
+}
+
+/* ---- filling ----------------------------------------------------------------------------------
+ */
+
+/* What a thread of the pool holds. */
+typedef struct reader {
+    cudaStream_t stream;
+    uint8_t *buffer[BUFFERS];
+    cudaEvent_t event[BUFFERS];
+    unsigned next;
+} reader;
+
+typedef struct batch {
+    loader *l;
+    reader *readers;
+    uint64_t first;
+    std::atomic<bool> has_failed;
+    std::mutex mutex;
+    ingot_status status;
+    ingot_error error;
+} batch;
+
+static ingot_status open_reader(reader *r) {
+    if (r->stream != nullptr) {
+        return INGOT_OK;
+    }
+    INGOT_TRY(ingot_cuda_status(cudaStreamCreateWithFlags(&r->stream, cudaStreamNonBlocking)));
+    for (unsigned i = 0; i < BUFFERS; i++) {
+        void *memory;
+        INGOT_TRY(ingot_cuda_status(cudaHostAlloc(&memory, PIECE_BYTES, cudaHostAllocDefault)));
+        r->buffer[i] = static_cast<uint8_t *>(memory);
+        INGOT_TRY(
+            ingot_cuda_status(cudaEventCreateWithFlags(&r->event[i], cudaEventDisableTiming)));
+    }
+    return INGOT_OK;
+}
+
+static void close_reader(reader *r) {
+    if (r->stream != nullptr) {
+        (void)cudaStreamSynchronize(r->stream);
+        (void)cudaStreamDestroy(r->stream);
+    }
+    for (unsigned i = 0; i < BUFFERS; i++) {
+        (void)cudaFreeHost(r->buffer[i]);
+        if (r->event[i] != nullptr) {
+            (void)cudaEventDestroy(r->event[i]);
+        }
+    }
+}
+
+static ingot_status read_piece(const loader *l, reader *r, const filling *one, ingot_error *error) {
+    INGOT_TRY(open_reader(r));
+    const unsigned slot = r->next++ % BUFFERS;
+    INGOT_TRY(ingot_cuda_status(cudaEventSynchronize(r->event[slot])));
+    INGOT_TRY(ingot_part_read(one->container, one->index, one->part, one->offset, one->bytes,
+                              !l->options->skip_verify, r->buffer[slot], error));
+    INGOT_TRY(ingot_cuda_status(
+        cudaMemcpyAsync(one->to, r->buffer[slot], one->bytes, cudaMemcpyHostToDevice, r->stream)));
+    return ingot_cuda_status(cudaEventRecord(r->event[slot], r->stream));
+}
+
+static void read_task(void *context, size_t index, unsigned worker) {
+    batch *b = static_cast<batch *>(context);
+    const filling *one = &b->l->list[b->first + index];
+    if (one->container == nullptr || b->has_failed) {
+        return;
+    }
+    (void)cudaSetDevice(b->l->e->cuda->device);
+    ingot_error error = {};
+    const ingot_status status = read_piece(b->l, &b->readers[worker], one, &error);
+    if (status != INGOT_OK) {
+        const std::lock_guard<std::mutex> lock(b->mutex);
+        if (!b->has_failed.exchange(true)) {
+            b->status = status;
+            b->error = error;
+        }
+    }
+}
+
+static ingot_status read_containers(loader *l, reader *readers) {
+    batch b = {};
+    b.l = l;
+    b.readers = readers;
+    for (b.first = 0; b.first < l->count; b.first += BATCH) {
+        INGOT_TRY(l->options->poll != nullptr ? l->options->poll(l->error) : INGOT_OK);
+        ingot_pool_run(l->e->cuda->pool, ingot_min_u64(BATCH, l->count - b.first), read_task, &b);
+        if (b.has_failed) {
+            if (l->error != nullptr) {
+                *l->error = b.error;
+            }
+            return b.status;
+        }
+    }
+    return INGOT_OK;
+}
+
+static ingot_status fill_rest(const loader *l) {
+    const cudaStream_t stream = l->e->cuda->stream;
+    for (uint64_t i = 0; i < l->count; i++) {
+        const filling *one = &l->list[i];
+        if (one->host != nullptr) {
+            INGOT_TRY(ingot_cuda_status(
+                cudaMemcpyAsync(one->to, one->host, one->bytes, cudaMemcpyHostToDevice, stream)));
+        } else if (one->container == nullptr) {
+            const unsigned blocks = 16u * (unsigned)l->e->cuda->multiprocessors;
+            random_kernel<<<blocks, THREADS, 0, stream>>>(one->to, one->bytes, one->dtype,
+                                                          one->spread, l->options->seed + i);
+            INGOT_TRY(ingot_cuda_launched());
+        }
+    }
+    return ingot_cuda_status(cudaStreamSynchronize(stream));
+}
+
+static ingot_status fill_all(loader *l) {
+    const unsigned threads = ingot_pool_threads(l->e->cuda->pool);
+    void *memory;
+    INGOT_TRY(fill_rest(l));
+    INGOT_TRY(ingot_alloc_zero(&memory, threads, sizeof(reader)));
+    reader *readers = static_cast<reader *>(memory);
+    const ingot_status status = read_containers(l, readers);
+    for (unsigned i = 0; i < threads; i++) {
+        close_reader(&readers[i]); /* after its copies */
+    }
+    ingot_free(readers);
+    return status;
+}
+
+/* ---- exponents --------------------------------------------------------------------------------
+ */
+
+static ingot_status find_exponent(const ingot_engine *e, engine_linear *linear) {
+    float largest;
+    INGOT_TRY(engine_bound(e, &linear->w, &largest));
+    const int exponent = largest > 0.0f ? ilogbf(largest) : CUDA_WEIGHT_USUAL;
+    const bool is_usual = exponent - CUDA_WEIGHT_USUAL >= -2 && exponent - CUDA_WEIGHT_USUAL < 15;
+    linear->exponent = is_usual ? CUDA_WEIGHT_USUAL : exponent - 14 > -120 ? exponent - 14 : -120;
+    return INGOT_OK;
+}
+
+static ingot_status find_exponents(ingot_engine *e) {
+    for (uint64_t i = 0; i < e->model.layers; i++) {
+        engine_layer *layer = &e->layer[i];
+        for (int role = layer->is_stacked ? INGOT_ENGINE_O : 0; role < INGOT_ENGINE_ROLES; role++) {
+            INGOT_TRY(find_exponent(e, &layer->linear[role]));
+        }
+        if (layer->is_stacked) {
+            INGOT_TRY(find_exponent(e, &layer->qkv));
+        }
+    }
+    return INGOT_OK;
+}
+
+static ingot_status load_all(loader *l, const ingot_engine_model *model) {
+    void *memory = nullptr;
+    INGOT_TRY(ingot_arena_create(&l->host));
+    INGOT_TRY(add_all(l, model));
+    const uint64_t bytes = l->used + ALIGNMENT;
+    INGOT_TRY(ingot_cuda_status(cudaMallocAsync(&memory, bytes, l->e->cuda->stream)));
+    l->e->slab = memory;
+    INGOT_TRY(ingot_cuda_status(cudaStreamSynchronize(l->e->cuda->stream)));
+    ingot_arena_reset(l->host);
+    l->base = static_cast<uint8_t *>(memory);
+    l->used = l->bytes = 0;
+    INGOT_TRY(add_all(l, model));
+    return fill_all(l);
+}
+
+ingot_status engine_load(ingot_engine *e, const ingot_engine_model *model,
+                         const ingot_engine_options *options, ingot_engine_load *load,
+                         ingot_error *error) {
+    const double start = ingot_clock_seconds();
+    loader l = {};
+    l.e = e;
+    l.options = options;
+    l.error = error;
+    const ingot_status status = load_all(&l, model);
+    ingot_free(l.list);
+    ingot_arena_destroy(l.host);
+    load->seconds = ingot_clock_seconds() - start;
+    load->bytes = l.bytes;
+    return status == INGOT_OK && e->pass_rows > ENGINE_PRODUCT_ROWS ? find_exponents(e) : status;
+}

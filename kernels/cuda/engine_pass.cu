@@ -1,0 +1,234 @@
+/* One pass of the engine, as launches.  Few rows read packed weights: five kernels or so a block.
+ * Many rows of a prompt go through cuBLAS on pieces of a matrix in binary16, small enough that the
+ * copies stay in the cache between the two. */
+#include "kernels/cuda/engine_parts.h"
+#include "kernels/cuda/weights.h"
+
+extern "C" {
+#include "kernels/cuda/product.h"
+}
+
+/* ---- products of few rows ---------------------------------------------------------------------
+ */
+
+/* A product of this pass, of which the caller fills in what is special. */
+static ingot_product product_of(const ingot_engine *e, uint64_t m, const engine_linear *linear) {
+    ingot_product job = {};
+    job.stream = e->cuda->stream;
+    job.is_chained = e->is_chained;
+    job.m = m;
+    job.w = &linear->w;
+    job.bias = linear->bias;
+    job.dtype = INGOT_F16;
+    job.norm_kind = e->model.norm;
+    job.norm_eps = e->model.norm_eps;
+    job.workspace = e->product_work;
+    return job;
+}
+
+/* y[m][rows] (FP32) = norm(x) W^T */
+static ingot_product read_stream(const ingot_engine *e, uint64_t m, const engine_linear *linear,
+                                 const float *x, const float *norm, float *y) {
+    ingot_product job = product_of(e, m, linear);
+    job.x = x;
+    job.x_dtype = INGOT_F32;
+    job.norm_weight = norm;
+    job.y = y;
+    job.y_dtype = INGOT_F32;
+    return job;
+}
+
+/* x[m][hidden] += in W^T + bias */
+static ingot_product add_to_stream(const ingot_engine *e, uint64_t m, const engine_linear *linear,
+                                   const __half *in) {
+    ingot_product job = product_of(e, m, linear);
+    job.x = in;
+    job.x_dtype = INGOT_F16;
+    job.residual = e->x;
+    job.y = e->x;
+    job.y_dtype = INGOT_F32;
+    return job;
+}
+
+static bool is_one_kind(const engine_linear *a, const engine_linear *b) {
+    return cuda_weight_kind(&a->w) == cuda_weight_kind(&b->w);
+}
+
+/* inner = activation(gate) * up where both are stored alike. */
+static ingot_product gate_and_up(const ingot_engine *e, uint64_t m, const engine_layer *layer) {
+    const engine_linear *up = &layer->linear[INGOT_ENGINE_UP];
+    ingot_product job =
+        read_stream(e, m, &layer->linear[INGOT_ENGINE_GATE], e->x, layer->norm_mlp, nullptr);
+    job.up = &up->w;
+    job.up_bias = up->bias;
+    job.has_activation = true;
+    job.activation = e->model.activation;
+    job.y = e->inner;
+    job.y_dtype = INGOT_F16;
+    return job;
+}
+
+static ingot_status run(const ingot_engine *e, const ingot_product &job) {
+    return cuda_product(e->cuda, &job);
+}
+
+/* Gate and up apart, for matrices that are stored in different ways. */
+static ingot_status run_apart(const ingot_engine *e, const engine_rows *rows,
+                              const engine_layer *layer) {
+    __half *out = e->gate_up;
+    for (int role = INGOT_ENGINE_GATE; role <= INGOT_ENGINE_UP; role++) {
+        ingot_product job =
+            read_stream(e, rows->m, &layer->linear[role], e->x, layer->norm_mlp, nullptr);
+        job.y = out;
+        job.y_dtype = INGOT_F16;
+        INGOT_TRY(run(e, job));
+        out += e->pass_rows * e->model.ffn;
+    }
+    return engine_activate(e, rows, nullptr, nullptr);
+}
+
+/* Where the projections of a pass lie: one matrix after the other, or side by side in a row. */
+static engine_projected projections(const ingot_engine *e, const engine_layer *layer,
+                                    bool is_side_by_side) {
+    const uint64_t q = e->model.heads * e->model.head_dim;
+    const uint64_t kv = e->model.kv_heads * e->model.head_dim;
+    const uint64_t starts[3] = {0, q, q + kv}, widths[3] = {q, kv, kv};
+    engine_projected from = {};
+    for (int i = 0; i < 3; i++) {
+        from.x[i] = e->projected + (is_side_by_side ? 1 : e->pass_rows) * starts[i];
+        from.stride[i] = is_side_by_side ? q + 2 * kv : widths[i];
+    }
+    from.bias = layer->qkv_bias;
+    from.norm_q = layer->norm_q;
+    from.norm_k = layer->norm_k;
+    return from;
+}
+
+static ingot_status attend(const ingot_engine *e, const engine_rows *rows,
+                           const engine_layer *layer, const engine_projected *from) {
+    if (rows->lengths == nullptr) {
+        INGOT_TRY(engine_heads(e, rows, layer, from));
+    }
+    return engine_attend(e, rows, layer, from);
+}
+
+static ingot_status run_few(const ingot_engine *e, const engine_rows *rows,
+                            const engine_layer *layer) {
+    const engine_linear *linear = layer->linear;
+    const engine_projected from = projections(e, layer, layer->is_stacked);
+    for (int i = 0; i < (layer->is_stacked ? 1 : 3); i++) {
+        const engine_linear *one = layer->is_stacked ? &layer->qkv : &linear[INGOT_ENGINE_Q + i];
+        ingot_product job = read_stream(e, rows->m, one, e->x, layer->norm_attention,
+                                        const_cast<float *>(from.x[i]));
+        job.bias = nullptr; /* added with what follows */
+        INGOT_TRY(run(e, job));
+    }
+    INGOT_TRY(attend(e, rows, layer, &from));
+    INGOT_TRY(run(e, add_to_stream(e, rows->m, &linear[INGOT_ENGINE_O], e->context)));
+    INGOT_TRY(is_one_kind(&linear[INGOT_ENGINE_GATE], &linear[INGOT_ENGINE_UP])
+                  ? run(e, gate_and_up(e, rows->m, layer))
+                  : run_apart(e, rows, layer));
+    return run(e, add_to_stream(e, rows->m, &linear[INGOT_ENGINE_DOWN], e->inner));
+}
+
+uint64_t engine_product_work_bytes(const ingot_engine *e) {
+    const uint64_t m = ingot_min_u64(ENGINE_PRODUCT_ROWS, ingot_max_u64(e->pass_rows, 1));
+    ingot_product job = read_stream(e, m, &e->head, e->x, e->final_norm, e->logits);
+    uint64_t bytes = cuda_product_workspace_bytes(e->cuda, &job);
+    for (uint64_t i = 0; i < e->model.layers; i++) {
+        const engine_layer *layer = &e->layer[i];
+        for (int role = 0; role < INGOT_ENGINE_ROLES; role++) {
+            const bool is_inner = role == INGOT_ENGINE_O || role == INGOT_ENGINE_DOWN;
+            job = is_inner ? add_to_stream(e, m, &layer->linear[role], e->inner)
+                           : read_stream(e, m, &layer->linear[role], e->x, layer->norm_mlp, e->x);
+            bytes = ingot_max_u64(bytes, cuda_product_workspace_bytes(e->cuda, &job));
+        }
+        job = gate_and_up(e, m, layer);
+        bytes = ingot_max_u64(bytes, cuda_product_workspace_bytes(e->cuda, &job));
+        if (layer->is_stacked) {
+            job = read_stream(e, m, &layer->qkv, e->x, layer->norm_attention, e->x);
+            bytes = ingot_max_u64(bytes, cuda_product_workspace_bytes(e->cuda, &job));
+        }
+    }
+    return bytes;
+}
+
+/* ---- products of many rows --------------------------------------------------------------------
+ */
+
+/* c[m][stride] (+)= in[m][cols] W^T, of FP32 or binary16. */
+static ingot_status multiply(const ingot_engine *e, uint64_t m, const engine_linear *linear,
+                             const __half *in, void *c, cudaDataType type, uint64_t stride,
+                             bool adds) {
+    const ingot_weight_view *w = &linear->w;
+    const float beta = adds ? 1.0f : 0.0f;
+    const bool is_ready = w->kind == INGOT_DENSE && w->dtype == INGOT_F16;
+    const float alpha = is_ready ? 1.0f : ldexpf(1.0f, linear->exponent);
+    const uint64_t most = ingot_max_u64(ENGINE_PIECE_BYTES / (w->cols * sizeof(__half)), 1);
+    const uint64_t count = is_ready ? 1 : ingot_ceil_div(w->rows, most);
+    const uint64_t piece = (ingot_ceil_div(w->rows, count) + 127) / 128 * 128;
+    for (uint64_t first = 0; first < w->rows; first += piece) {
+        const uint64_t rows = ingot_min_u64(piece, w->rows - first);
+        const __half *weights = static_cast<const __half *>(w->data);
+        if (!is_ready) {
+            INGOT_TRY(engine_unpack(e, e->unpacked, linear, first, rows));
+            weights = e->unpacked;
+        }
+        char *to = static_cast<char *>(c) + first * (type == CUDA_R_32F ? 4 : 2);
+        INGOT_TRY(ingot_cublas_status(
+            cublasGemmEx_64(e->cuda->blas, CUBLAS_OP_T, CUBLAS_OP_N, (int64_t)rows, (int64_t)m,
+                            (int64_t)w->cols, &alpha, weights + (is_ready ? first * w->cols : 0),
+                            CUDA_R_16F, (int64_t)w->cols, in, CUDA_R_16F, (int64_t)w->cols, &beta,
+                            to, type, (int64_t)stride, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT)));
+    }
+    return INGOT_OK;
+}
+
+static ingot_status add_many(const ingot_engine *e, const engine_rows *rows,
+                             const engine_linear *linear, const __half *in) {
+    if (linear->bias != nullptr) {
+        INGOT_TRY(engine_add_bias(e, rows, linear->bias));
+    }
+    return multiply(e, rows->m, linear, in, e->x, CUDA_R_32F, e->model.hidden, true);
+}
+
+static ingot_status run_many(const ingot_engine *e, const engine_rows *rows,
+                             const engine_layer *layer) {
+    const engine_linear *linear = layer->linear;
+    const engine_projected from = projections(e, layer, true);
+    INGOT_TRY(engine_norm(e, rows, layer->norm_attention));
+    for (int i = 0; i < (layer->is_stacked ? 1 : 3); i++) {
+        INGOT_TRY(multiply(e, rows->m,
+                           layer->is_stacked ? &layer->qkv : &linear[INGOT_ENGINE_Q + i], e->normed,
+                           const_cast<float *>(from.x[i]), CUDA_R_32F, from.stride[i], false));
+    }
+    INGOT_TRY(attend(e, rows, layer, &from));
+    INGOT_TRY(add_many(e, rows, &linear[INGOT_ENGINE_O], e->context));
+    INGOT_TRY(engine_norm(e, rows, layer->norm_mlp));
+    for (int i = 0; i < 2; i++) {
+        INGOT_TRY(multiply(e, rows->m, &linear[INGOT_ENGINE_GATE + i], e->normed,
+                           e->gate_up + (uint64_t)i * e->pass_rows * e->model.ffn, CUDA_R_16F,
+                           e->model.ffn, false));
+    }
+    INGOT_TRY(
+        engine_activate(e, rows, linear[INGOT_ENGINE_GATE].bias, linear[INGOT_ENGINE_UP].bias));
+    return add_many(e, rows, &linear[INGOT_ENGINE_DOWN], e->inner);
+}
+
+/* ---- the pass ---------------------------------------------------------------------------------
+ */
+
+ingot_status engine_pass(const ingot_engine *e, const engine_rows *rows, bool wants_logits) {
+    INGOT_TRY(engine_embed(e, rows));
+    for (uint64_t i = 0; i < e->model.layers; i++) {
+        INGOT_TRY(rows->m <= ENGINE_PRODUCT_ROWS ? run_few(e, rows, &e->layer[i])
+                                                 : run_many(e, rows, &e->layer[i]));
+    }
+    if (!wants_logits) {
+        return INGOT_OK;
+    }
+    const bool is_prompt = rows->lengths == nullptr;
+    const float *x = e->x + (is_prompt ? (rows->m - 1) * e->model.hidden : 0);
+    float *logits = e->logits + (is_prompt ? rows->sequence * e->model.vocab : 0);
+    return run(e, read_stream(e, is_prompt ? 1 : rows->m, &e->head, x, e->final_norm, logits));
+}

@@ -1,0 +1,39 @@
+/* The fast decoder of a device: a whole model resident with its KV cache, many sequences at once, a
+ * token per sequence and call without work on the host in between.
+ *
+ * It computes what the operations of kernels/backend.h compute one by one, in fewer passes: keys,
+ * values and the inputs of products are binary16, sums and the residual stream are FP32.  What it
+ * does not cover (ingot_engine_ops.fits) runs through those operations.
+ *
+ * The description of a model and the meaning of all calls are in kernels/ingot_kernels.h; calib/
+ * fills the description from a checkpoint's or a container's config.json. */
+#ifndef INGOT_ENGINE_H
+#define INGOT_ENGINE_H
+
+#include "kernels/backend.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct ingot_engine_ops {
+    /* Whether the engine computes this model; the weights need not be there yet. */
+    bool (*fits)(const ingot_engine_model *model, const ingot_engine_options *options);
+    /* The functions of kernels/ingot_kernels.h of like name. */
+    ingot_status (*create)(void *context, ingot_engine **out, const ingot_engine_model *model,
+                           const ingot_engine_options *options, ingot_engine_load *load,
+                           ingot_error *error);
+    void (*destroy)(ingot_engine *engine);
+    void (*rewind)(ingot_engine *engine, uint64_t sequence);
+    ingot_status (*feed)(ingot_engine *engine, uint64_t sequence, const uint32_t *ids,
+                         uint64_t count, float *logits);
+    ingot_status (*sampler)(ingot_engine *engine, double temperature, const uint64_t *state);
+    ingot_status (*next)(ingot_engine *engine, uint64_t ahead, uint32_t *ids);
+    ingot_status (*logits)(ingot_engine *engine, float *logits);
+};
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

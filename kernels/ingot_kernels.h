@@ -1,0 +1,180 @@
+/* libingot_kernels: computing with the tensors of a container on a CUDA device, and decoding with a
+ * whole model there.  With libingot (ingot.h) it is all that a loader needs; the device's code is
+ * in libingot_cuda.so, which is opened when a device is.
+ *
+ *     ingot_open            a container            (ingot.h)
+ *     ingot_kernels_open    a device
+ *     ingot_kernels_upload, ingot_kernels_product  single tensors
+ *     ingot_engine_create   a model: description below, in plain numbers
+ *     ingot_engine_feed, ingot_engine_next         token ids in, token ids out
+ *
+ * A handle is used by one thread at a time.  Everything made from an ingot_kernels is released
+ * before it. */
+#ifndef INGOT_KERNELS_H
+#define INGOT_KERNELS_H
+
+#include "ingot.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- a device ---------------------------------------------------------------------------- */
+
+typedef struct ingot_kernels ingot_kernels;
+
+/* device: "cuda" (the first) or "cuda:N".  threads read and check files; 0: one per usable CPU.
+ * INGOT_ERR_DEVICE when there is no such device or no libingot_cuda.so. */
+ingot_status ingot_kernels_open(ingot_kernels **out, const char *device, unsigned threads,
+                                ingot_error *error) INGOT_MUST_CHECK;
+void ingot_kernels_close(ingot_kernels *kernels); /* NULL is fine */
+
+/* Device memory; INGOT_ERR_NO_MEMORY when there is no more. */
+ingot_status ingot_kernels_alloc(ingot_kernels *kernels, void **out,
+                                 uint64_t bytes) INGOT_MUST_CHECK;
+void ingot_kernels_free(ingot_kernels *kernels, void *memory); /* NULL is fine */
+/* Copies between host and device; complete when they return. */
+ingot_status ingot_kernels_to_device(ingot_kernels *kernels, void *device, const void *host,
+                                     uint64_t bytes) INGOT_MUST_CHECK;
+ingot_status ingot_kernels_to_host(ingot_kernels *kernels, void *host, const void *device,
+                                   uint64_t bytes) INGOT_MUST_CHECK;
+
+/* Reads tensor `index` as ingot_tensor_load does (verify: digests and value rules) and puts it on
+ * the device, packed as it is; *out is a view there, to be released with
+ * ingot_kernels_release. */
+ingot_status ingot_kernels_upload(ingot_kernels *kernels, ingot_weight_view *out,
+                                  const ingot_container *container, uint64_t index, bool verify,
+                                  ingot_error *error) INGOT_MUST_CHECK;
+void ingot_kernels_release(ingot_kernels *kernels, ingot_weight_view *view);
+/* y[m][w->rows] = x[m][w->cols] W^T, FP32 on the device; y does not overlap x. */
+ingot_status ingot_kernels_product(ingot_kernels *kernels, float *y, const ingot_weight_view *w,
+                                   const float *x, uint64_t m) INGOT_MUST_CHECK;
+
+/* ---- a model ----------------------------------------------------------------------------- */
+
+typedef enum ingot_norm_kind {
+    INGOT_NORM_RMS,          /* y = x / sqrt(mean x^2 + eps) * w */
+    INGOT_NORM_RMS_PLUS_ONE, /* the same with (1 + w), Gemma */
+    INGOT_NORM_LAYER         /* y = (x - mean) / sqrt(var + eps) * w + b */
+} ingot_norm_kind;
+
+typedef enum ingot_activation {
+    INGOT_ACT_SILU,
+    INGOT_ACT_GELU,      /* exact, erf */
+    INGOT_ACT_GELU_TANH, /* tanh approximation */
+    INGOT_ACT_RELU
+} ingot_activation;
+
+/* Where the weights of a matrix come from. */
+typedef enum ingot_engine_origin {
+    INGOT_ENGINE_NONE,      /* the model has no such matrix */
+    INGOT_ENGINE_HOST,      /* `view`, in host memory */
+    INGOT_ENGINE_CONTAINER, /* tensor `index` of `container`; an alias gives its target */
+    INGOT_ENGINE_RANDOM     /* the geometry of `view`, filled on the device: for measurements */
+} ingot_engine_origin;
+
+typedef struct ingot_engine_matrix {
+    ingot_engine_origin origin;
+    ingot_weight_view view;
+    const ingot_container *container;
+    uint64_t index;
+} ingot_engine_matrix;
+
+typedef enum ingot_engine_role {
+    INGOT_ENGINE_Q,
+    INGOT_ENGINE_K,
+    INGOT_ENGINE_V,
+    INGOT_ENGINE_O,
+    INGOT_ENGINE_GATE,
+    INGOT_ENGINE_UP,
+    INGOT_ENGINE_DOWN,
+    INGOT_ENGINE_ROLES
+} ingot_engine_role;
+
+/* One block:
+ *     x += O attention(rotary(norm(Q n)), rotary(norm(K n)), V n),  n = norm_attention(x)
+ *     x += DOWN (activation(GATE n) * (UP n)),                      n = norm_mlp(x)
+ * All vectors are host memory and may be NULL where the model has none. */
+typedef struct ingot_engine_layer {
+    ingot_engine_matrix linear[INGOT_ENGINE_ROLES];
+    const float *bias[INGOT_ENGINE_ROLES];  /* [rows] */
+    const float *norm_attention, *norm_mlp; /* [hidden] */
+    const float *norm_q, *norm_k;           /* [head_dim] */
+    uint64_t window;                        /* 0: full attention */
+} ingot_engine_layer;
+
+typedef struct ingot_engine_model {
+    uint64_t layers, hidden, ffn, heads, kv_heads, head_dim, vocab, rotary_dim;
+    ingot_norm_kind norm;
+    float norm_eps;
+    ingot_activation activation;
+    float embed_scale, attention_scale; /* of embeddings; of q . k */
+    float softcap;      /* 0: none; else scores become softcap * tanh(score / softcap) */
+    float rotary_scale; /* multiplies cos and sin */
+    const double *inverse_frequency; /* [rotary_dim / 2] */
+    ingot_engine_matrix embed, head; /* head: NONE when it is the table */
+    const float *final_norm;         /* [hidden] */
+    const ingot_engine_layer *layer; /* [layers] */
+} ingot_engine_model;
+
+typedef struct ingot_engine_options {
+    uint64_t sequences; /* 1..64 */
+    uint64_t capacity;  /* tokens of each */
+    bool skip_verify;   /* containers: no digests and value rules; bounds always hold */
+    uint64_t seed;      /* of INGOT_ENGINE_RANDOM */
+    /* Called now and then while weights are loaded; another status than INGOT_OK ends it.  May be
+     * NULL. */
+    ingot_status (*poll)(ingot_error *error);
+} ingot_engine_options;
+
+/* How loading went. */
+typedef struct ingot_engine_load {
+    double seconds;
+    uint64_t bytes; /* of weights, as they lie in the file */
+} ingot_engine_load;
+
+/* ---- decoding ---------------------------------------------------------------------------- */
+
+/* A model with its KV cache on a device.  Keys, values and the inputs of products are binary16,
+ * sums and the residual stream FP32. */
+typedef struct ingot_engine ingot_engine;
+
+/* Loads all weights; they stay packed.  The description, host views and containers are not used
+ * afterwards.  load may be NULL.  INGOT_ERR_UNSUPPORTED for sizes that are not covered: layer
+ * norms, heads of more than 128 features or not of a multiple of 8, a width that is no multiple of
+ * 4; errors of ingot_tensor_load; INGOT_ERR_NO_MEMORY. */
+ingot_status ingot_engine_create(ingot_engine **out, ingot_kernels *kernels,
+                                 const ingot_engine_model *model,
+                                 const ingot_engine_options *options, ingot_engine_load *load,
+                                 ingot_error *error) INGOT_MUST_CHECK;
+void ingot_engine_destroy(ingot_engine *engine, ingot_kernels *kernels); /* NULL is fine */
+/* Forgets the tokens of a sequence. */
+void ingot_engine_rewind(ingot_engine *engine, ingot_kernels *kernels, uint64_t sequence);
+/* Appends ids[count] (host, count >= 1) to a sequence.  With logits[vocab] (host): those after
+ * the last one, INGOT_ERR_NUMERIC when one is not finite.  INGOT_ERR_USAGE when they do not
+ * fit, INGOT_ERR_INPUT for an id beyond the vocabulary; then nothing was appended.  After
+ * `next` it begins anew: every sequence is fed before the following `next`. */
+ingot_status ingot_engine_feed(ingot_engine *engine, ingot_kernels *kernels, uint64_t sequence,
+                               const uint32_t *ids, uint64_t count, float *logits) INGOT_MUST_CHECK;
+/* How tokens are chosen from now on, the greatest logit at temperature 0 (the lowest
+ * index on ties), else the softmax of logits / temperature by inversion in FP64: u in [0, 1) from
+ * SplitMix64 with state[sequences] (host), one number per token, and the first index whose
+ * cumulative probability exceeds u. */
+ingot_status ingot_engine_sampler(ingot_engine *engine, ingot_kernels *kernels, double temperature,
+                                  const uint64_t *state) INGOT_MUST_CHECK;
+/* The next token of every sequence into ids[sequences] (host), chosen from the logits that are
+ * there; every sequence must have been fed.  The token counts as fed once the next call asks
+ * for more.  `ahead` (at most 32): further calls that will surely follow or whose work may be
+ * done in vain; the device then need not wait for the host.  INGOT_ERR_USAGE when a sequence
+ * is full, INGOT_ERR_NUMERIC when a logit is not finite. */
+ingot_status ingot_engine_next(ingot_engine *engine, ingot_kernels *kernels, uint64_t ahead,
+                               uint32_t *ids) INGOT_MUST_CHECK;
+/* logits[sequences][vocab] (host): those the last token of `next` was chosen from. */
+ingot_status ingot_engine_logits(ingot_engine *engine, ingot_kernels *kernels,
+                                 float *logits) INGOT_MUST_CHECK;
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

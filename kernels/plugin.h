@@ -1,0 +1,12 @@
+/* Opening libingot_cuda.so (spec/decisions/0007). */
+#ifndef INGOT_PLUGIN_H
+#define INGOT_PLUGIN_H
+
+#include "kernels/backend.h"
+
+/* Opens CUDA device number `ordinal` (-1: the first); `device` is its name in error texts.
+ * INGOT_ERR_DEVICE when there is no driver, no library or no such device. */
+ingot_status ingot_plugin_open(ingot_backend *out, const char *device, int ordinal,
+                               unsigned threads, ingot_error *error) INGOT_MUST_CHECK;
+
+#endif

@@ -1,0 +1,657 @@
+/* The engine of the CUDA backend (kernels/engine.h) against decoding operation by operation on the
+ * CPU backend: random models of every kind it covers, dense and quantized, prompts around the sizes
+ * at which the way of computing changes, batches, windows, sampling, containers; and the text of
+ * real models.  Skipped, loudly, without a device. */
+#include "tiny_model.h"
+
+#include "calib/decode.h"
+#include "calib/engine_model.h"
+#include "calib/text_model.h"
+#include "format/container_write.h"
+#include "suite.h"
+
+#include <unistd.h>
+
+static ingot_backend cuda, cpu;
+static uint64_t seed;
+
+/* Keys, values and inputs of products are rounded to binary16, the CPU rounds nothing: of the norm
+ * of the logits, for models of three blocks. */
+#define TOLERANCE 4e-3
+
+/* ---- models whose linears are quantized -------------------------------------------------------
+ */
+
+typedef struct packed_model {
+    tiny_model *tiny;
+    ingot_weight_source source;
+    int storage;
+} packed_model;
+
+enum { DENSE, HALVES, W4, W4_STORED, W3, W8, MIXED, OUTLIERS, STORAGES };
+
+static ingot_quant_format format_of(int storage, unsigned number) {
+    static const unsigned widths[] = {4, 3, 8, 5, 2, 6, 7};
+    ingot_quant_format format = {.bits = 4, .group = 8, .scale_dtype = INGOT_F16};
+    switch (storage) {
+    case W4_STORED:
+        format.zero_mode = INGOT_ZERO_STORED;
+        format.scale_dtype = INGOT_BF16;
+        break;
+    case W3:
+        format.bits = 3;
+        break;
+    case W8:
+        format.bits = 8;
+        format.scale_dtype = INGOT_F32;
+        break;
+    case MIXED: /* no two neighbours alike */
+        format.bits = widths[number % 7];
+        break;
+    default:
+        break;
+    }
+    return format;
+}
+
+static bool is_linear(const char *name) {
+    return strstr(name, "_proj.weight") != NULL || strstr(name, "lm_head") != NULL ||
+           strstr(name, "embed") != NULL;
+}
+
+static void to_halves(ingot_weight_view *view, ingot_arena *arena) {
+    void *memory;
+    CU_ASSERT_EQUAL_FATAL(ingot_arena_array(arena, &memory, view->rows * view->cols, 2), INGOT_OK);
+    const float *from = view->data;
+    uint16_t *to = memory;
+    for (uint64_t i = 0; i < view->rows * view->cols; i++) {
+        uint32_t bits;
+        memcpy(&bits, &from[i], sizeof bits);
+        to[i] = (uint16_t)(bits >> 16); /* BF16, cut off */
+    }
+    view->data = to;
+    view->dtype = INGOT_BF16;
+}
+
+static ingot_status packed_load(void *self, const char *name, ingot_arena *arena,
+                                ingot_weight_view *view, ingot_error *error) {
+    packed_model *p = self;
+    INGOT_TRY(tiny_load(p->tiny, name, arena, view, error));
+    if (!is_linear(name) || p->storage == DENSE) {
+        return INGOT_OK;
+    }
+    if (p->storage == HALVES) {
+        to_halves(view, arena);
+        return INGOT_OK;
+    }
+    const float *w = view->data;
+    const ingot_quant_format format =
+        format_of(p->storage, (unsigned)(tiny_find(p->tiny, name) - p->tiny->tensor));
+    ingot_quantized q;
+    INGOT_TRY(ingot_quantized_create(&q, view->rows, view->cols, &format, arena));
+    ingot_quantize_rtn(&q, w, NULL);
+    if (p->storage == OUTLIERS) {
+        INGOT_TRY(ingot_outliers_choose(&q, w, NULL, view->rows, INGOT_F16, arena, arena, NULL));
+        INGOT_TRY(ingot_quantize_search(&q, w, NULL, arena, NULL));
+    }
+    return ingot_quantized_pack(view, &q, arena, NULL);
+}
+
+static packed_model pack_model(unsigned flags, const tiny_shape *shape, int storage) {
+    packed_model p = {.tiny = tiny_create_shaped(flags, seed, shape), .storage = storage};
+    p.source = p.tiny->source;
+    p.source.load = packed_load;
+    return p;
+}
+
+/* packed_describe: names are those of the tiny model. */
+static bool packed_describe(void *self, const char *name, ingot_weight_info *info) {
+    return tiny_describe(((packed_model *)self)->tiny, name, info);
+}
+
+static void bind(packed_model *p) {
+    p->source.self = p;
+    p->source.describe = packed_describe;
+}
+
+/* ---- an engine and a reference ----------------------------------------------------------------
+ */
+
+static ingot_engine *open_engine(const packed_model *p, uint64_t sequences, uint64_t capacity) {
+    ingot_arena *arena;
+    ingot_engine_model model;
+    ingot_engine *engine = NULL;
+    ingot_error error = {0};
+    const ingot_engine_options options = {.sequences = sequences, .capacity = capacity};
+    CU_ASSERT_EQUAL_FATAL(ingot_arena_create(&arena), INGOT_OK);
+    CU_ASSERT_EQUAL_FATAL(
+        ingot_engine_model_create(&model, &p->tiny->model, &p->source, arena, &error), INGOT_OK);
+    CU_ASSERT_FATAL(cuda.ops->engine->fits(&model, &options));
+    const ingot_status status =
+        cuda.ops->engine->create(cuda.context, &engine, &model, &options, NULL, &error);
+    if (status != INGOT_OK) {
+        printf("\n    create: %s %s\n", ingot_status_text(status), error.reason);
+    }
+    CU_ASSERT_EQUAL_FATAL(status, INGOT_OK);
+    ingot_arena_destroy(arena);
+    return engine;
+}
+
+static ingot_decoder *open_reference(const packed_model *p, uint64_t capacity) {
+    ingot_decoder *decoder;
+    ingot_error error;
+    CU_ASSERT_EQUAL_FATAL(
+        ingot_decoder_create(&decoder, &p->tiny->model, &p->source, &cpu, capacity, &error),
+        INGOT_OK);
+    return decoder;
+}
+
+static double distance(const float *a, const float *b, uint64_t n) {
+    double error = 0, norm = 0;
+    for (uint64_t i = 0; i < n; i++) {
+        error += ((double)a[i] - (double)b[i]) * ((double)a[i] - (double)b[i]);
+        norm += (double)b[i] * (double)b[i];
+    }
+    return sqrt(error / norm); /* NaN where anything is */
+}
+
+static uint32_t *random_ids(tiny_model *t, uint64_t count) {
+    uint32_t *ids = malloc(count * sizeof *ids);
+    for (uint64_t i = 0; i < count; i++) {
+        ids[i] = (uint32_t)(tiny_bits(t) % t->model.vocab);
+    }
+    return ids;
+}
+
+static double worst_seen;
+
+static void check_near(const float *a, const float *b, uint64_t n, const char *what,
+                       uint64_t number) {
+    const double error = distance(a, b, n);
+    worst_seen = fmax(worst_seen, error);
+    if (!(error < TOLERANCE)) {
+        printf("\n    %s %llu: %g", what, (unsigned long long)number, error);
+    }
+    CU_ASSERT(error < TOLERANCE);
+}
+
+/* Prompts of several lengths, and a few tokens one by one behind each. */
+static void check_prompts(const packed_model *p, const char *what) {
+    static const uint64_t lengths[] = {1, 7, 64, 65, 300, 520};
+    tiny_model *t = p->tiny;
+    const uint64_t vocab = t->model.vocab, capacity = 530;
+    ingot_engine *engine = open_engine(p, 2, capacity);
+    ingot_decoder *reference = open_reference(p, capacity);
+    float *got = malloc(vocab * sizeof *got), *expected = malloc(vocab * sizeof *expected);
+    uint32_t *ids = random_ids(t, capacity);
+    ingot_error error;
+    for (unsigned i = 0; i < sizeof lengths / sizeof *lengths; i++) {
+        const uint64_t n = lengths[i], s = i % 2;
+        cuda.ops->engine->rewind(engine, s);
+        ingot_decoder_rewind(reference);
+        memset(got, 0xff, vocab * sizeof *got);
+        CU_ASSERT_EQUAL(cuda.ops->engine->feed(engine, s, ids, n, got), INGOT_OK);
+        CU_ASSERT_EQUAL(ingot_decoder_feed(reference, ids, n, expected, &error), INGOT_OK);
+        check_near(got, expected, vocab, what, n);
+        for (uint64_t k = n; k < n + 3; k++) {
+            CU_ASSERT_EQUAL(cuda.ops->engine->feed(engine, s, ids + k, 1, got), INGOT_OK);
+            CU_ASSERT_EQUAL(ingot_decoder_feed(reference, ids + k, 1, expected, &error), INGOT_OK);
+            check_near(got, expected, vocab, what, k + 1);
+        }
+    }
+    cuda.ops->engine->destroy(engine);
+    ingot_decoder_destroy(reference);
+    free(ids);
+    free(got);
+    free(expected);
+}
+
+static const tiny_shape usual = {64, 96, 6, 2, 16, 203};
+
+static const struct {
+    const char *name;
+    unsigned flags;
+    tiny_shape shape;
+} kinds[] = {
+    {"plain", 0, {64, 96, 6, 2, 16, 203}},
+    {"qwen2: biases of q, k, v", TINY_QKV_BIAS, {64, 96, 4, 4, 16, 203}},
+    {"qwen3: norms of heads, tied", TINY_HEAD_NORMS | TINY_TIED, {64, 96, 8, 2, 32, 203}},
+    {"mistral: windows", TINY_WINDOW, {64, 96, 6, 2, 16, 203}},
+    {"windows, norms, factors",
+     TINY_WINDOW | TINY_HEAD_NORMS | TINY_SCALES,
+     {64, 96, 4, 1, 64, 203}},
+    {"part of the head turns", TINY_PARTIAL_ROTARY, {64, 96, 8, 1, 128, 203}},
+    {"no norms in front", TINY_NO_PRE_NORMS, {64, 96, 16, 2, 8, 1000}},
+    {"wide groups", 0, {72, 88, 20, 1, 40, 203}},
+    {"odd sizes", TINY_HEAD_NORMS, {44, 52, 6, 2, 8, 51}},
+};
+#define KINDS (sizeof kinds / sizeof *kinds)
+
+static void test_kinds(void) {
+    for (unsigned i = 0; i < KINDS; i++) {
+        packed_model p = pack_model(kinds[i].flags, &kinds[i].shape, DENSE);
+        bind(&p);
+        check_prompts(&p, kinds[i].name);
+        tiny_destroy(p.tiny);
+    }
+    printf("worst %.2g ", worst_seen);
+}
+
+static void test_storages(void) {
+    static const char *const names[] = {"dense", "BF16", "W4",    "W4 asymmetric",
+                                        "W3",    "W8",   "mixed", "outliers"};
+    for (int storage = HALVES; storage < STORAGES; storage++) {
+        packed_model p = pack_model(TINY_QKV_BIAS, &usual, storage);
+        bind(&p);
+        check_prompts(&p, names[storage]);
+        tiny_destroy(p.tiny);
+    }
+    printf("worst %.2g ", worst_seen);
+}
+
+/* ---- many sequences ---------------------------------------------------------------------------
+ */
+
+#define STEPS 40
+
+/* Sequences of different lengths, each against a decoder of its own that is given the same ids. */
+static void check_batch(const packed_model *p, uint64_t sequences) {
+    tiny_model *t = p->tiny;
+    const ingot_engine_ops *ops = cuda.ops->engine;
+    const uint64_t vocab = t->model.vocab, capacity = 80 + STEPS;
+    ingot_engine *engine = open_engine(p, sequences, capacity);
+    ingot_decoder **reference = malloc(sequences * sizeof *reference);
+    float *got = malloc(sequences * vocab * sizeof *got);
+    float *expected = malloc(sequences * vocab * sizeof *expected);
+    uint32_t *ids = malloc(sequences * sizeof *ids);
+    uint64_t states[64] = {0};
+    ingot_error error;
+    for (uint64_t s = 0; s < sequences; s++) {
+        const uint64_t n = 1 + s * 37 % 80;
+        uint32_t *prompt = random_ids(t, n);
+        reference[s] = open_reference(p, capacity);
+        CU_ASSERT_EQUAL(ops->feed(engine, s, prompt, n, NULL), INGOT_OK);
+        CU_ASSERT_EQUAL(ingot_decoder_feed(reference[s], prompt, n, expected + s * vocab, &error),
+                        INGOT_OK);
+        free(prompt);
+    }
+    CU_ASSERT_EQUAL(ops->sampler(engine, 0, states), INGOT_OK);
+    for (int step = 0; step < STEPS; step++) {
+        CU_ASSERT_EQUAL_FATAL(ops->next(engine, 0, ids), INGOT_OK);
+        CU_ASSERT_EQUAL_FATAL(ops->logits(engine, got), INGOT_OK);
+        for (uint64_t s = 0; s < sequences; s++) {
+            ingot_sampler greedy = {0};
+            check_near(got + s * vocab, expected + s * vocab, vocab, "sequence", s);
+            CU_ASSERT_EQUAL(ids[s], ingot_sampler_next(&greedy, got + s * vocab, vocab));
+            CU_ASSERT_EQUAL(
+                ingot_decoder_feed(reference[s], &ids[s], 1, expected + s * vocab, &error),
+                INGOT_OK);
+        }
+    }
+    for (uint64_t s = 0; s < sequences; s++) {
+        ingot_decoder_destroy(reference[s]);
+    }
+    ops->destroy(engine);
+    free(reference);
+    free(got);
+    free(expected);
+    free(ids);
+}
+
+static void test_batches(void) {
+    static const uint64_t sequences[] = {1, 3, 16, 64};
+    static const unsigned flags[] = {TINY_WINDOW, TINY_QKV_BIAS, TINY_HEAD_NORMS, 0};
+    for (int i = 0; i < 4; i++) {
+        packed_model p = pack_model(flags[i], &usual, i % 2 == 0 ? W4 : MIXED);
+        bind(&p);
+        check_batch(&p, sequences[i]);
+        tiny_destroy(p.tiny);
+    }
+    printf("worst %.2g ", worst_seen);
+}
+
+/* ids[count][sequences] after the prompt, `ahead` calls ahead. */
+static void run_tokens(ingot_engine *engine, uint64_t sequences, double temperature,
+                       const uint32_t *prompt, uint64_t length, uint64_t ahead, uint32_t *ids,
+                       uint64_t count) {
+    const ingot_engine_ops *ops = cuda.ops->engine;
+    uint64_t states[64];
+    for (uint64_t s = 0; s < sequences; s++) {
+        states[s] = seed + s;
+        ops->rewind(engine, s);
+        CU_ASSERT_EQUAL_FATAL(ops->feed(engine, s, prompt + s, length, NULL), INGOT_OK);
+    }
+    CU_ASSERT_EQUAL_FATAL(ops->sampler(engine, temperature, states), INGOT_OK);
+    for (uint64_t i = 0; i < count; i++) {
+        CU_ASSERT_EQUAL_FATAL(ops->next(engine, ahead, ids + i * sequences), INGOT_OK);
+    }
+}
+
+/* Working ahead changes nothing, a full sequence is said to be full, drawing is that of the
+ * sampler. */
+static void test_tokens(void) {
+    enum { sequences = 3, prompt = 20, count = 60 };
+    const ingot_engine_ops *ops = cuda.ops->engine;
+    packed_model p = pack_model(0, &usual, W4);
+    bind(&p);
+    const uint64_t vocab = p.tiny->model.vocab;
+    ingot_engine *engine = open_engine(&p, sequences, prompt + count - 1);
+    uint32_t *ids = random_ids(p.tiny, prompt + sequences);
+    uint32_t first[count * sequences], second[count * sequences];
+    float *logits = malloc(sequences * vocab * sizeof *logits);
+    CU_ASSERT_EQUAL(ops->next(engine, 0, first), INGOT_ERR_USAGE); /* nothing was fed */
+    for (int drawn = 0; drawn < 2; drawn++) {
+        run_tokens(engine, sequences, drawn ? 0.8 : 0, ids, prompt, 0, first, count);
+        CU_ASSERT_EQUAL(ops->next(engine, 0, second), INGOT_ERR_USAGE);
+        run_tokens(engine, sequences, drawn ? 0.8 : 0, ids, prompt, 1000, second, count);
+        CU_ASSERT_EQUAL(memcmp(first, second, sizeof first), 0);
+    }
+    ingot_sampler host[sequences];
+    run_tokens(engine, sequences, 1.3, ids, prompt, 0, first, 0);
+    for (int s = 0; s < sequences; s++) {
+        host[s] = (ingot_sampler){.temperature = 1.3, .state = seed + (uint64_t)s};
+    }
+    for (int i = 0; i < 40; i++) {
+        CU_ASSERT_EQUAL_FATAL(ops->next(engine, 0, first), INGOT_OK);
+        CU_ASSERT_EQUAL_FATAL(ops->logits(engine, logits), INGOT_OK);
+        for (uint64_t s = 0; s < sequences; s++) {
+            CU_ASSERT_EQUAL(first[s], ingot_sampler_next(&host[s], logits + s * vocab, vocab));
+        }
+    }
+    uint32_t wrong = (uint32_t)vocab;
+    CU_ASSERT_EQUAL(ops->feed(engine, 0, &wrong, 1, NULL), INGOT_ERR_INPUT);
+    CU_ASSERT_EQUAL(ops->feed(engine, 0, ids, 1000, NULL), INGOT_ERR_USAGE);
+    ops->destroy(engine);
+    free(logits);
+    free(ids);
+    tiny_destroy(p.tiny);
+}
+
+/* A vocabulary of many blocks: drawing still is that of the sampler, and logits that are no
+ * numbers are said to be none. */
+static void test_large_vocabulary(void) {
+    const ingot_engine_ops *ops = cuda.ops->engine;
+    const tiny_shape shape = {64, 96, 6, 2, 16, 150001};
+    packed_model p = pack_model(0, &shape, DENSE);
+    bind(&p);
+    const uint64_t vocab = shape.vocab;
+    ingot_engine *engine = open_engine(&p, 2, 64);
+    float *logits = malloc(2 * vocab * sizeof *logits);
+    const uint32_t prompt[] = {5, 149999, 77};
+    const uint64_t states[2] = {seed, seed + 1};
+    ingot_sampler host[2] = {{.temperature = 3, .state = states[0]},
+                             {.temperature = 3, .state = states[1]}};
+    uint32_t ids[2];
+    for (uint64_t s = 0; s < 2; s++) {
+        CU_ASSERT_EQUAL_FATAL(ops->feed(engine, s, prompt + s, 2, NULL), INGOT_OK);
+    }
+    CU_ASSERT_EQUAL_FATAL(ops->sampler(engine, 3, states), INGOT_OK);
+    for (int i = 0; i < 20; i++) {
+        CU_ASSERT_EQUAL_FATAL(ops->next(engine, 0, ids), INGOT_OK);
+        CU_ASSERT_EQUAL_FATAL(ops->logits(engine, logits), INGOT_OK);
+        for (uint64_t s = 0; s < 2; s++) {
+            CU_ASSERT_EQUAL(ids[s], ingot_sampler_next(&host[s], logits + s * vocab, vocab));
+        }
+    }
+    ops->destroy(engine);
+    tiny_find(p.tiny, "model.norm.weight")->data[3] = NAN;
+    engine = open_engine(&p, 1, 64);
+    CU_ASSERT_EQUAL(ops->feed(engine, 0, prompt, 2, logits), INGOT_ERR_NUMERIC);
+    CU_ASSERT_EQUAL(ops->sampler(engine, 0, states), INGOT_OK);
+    CU_ASSERT_EQUAL(ops->next(engine, 4, ids), INGOT_ERR_NUMERIC);
+    ops->destroy(engine);
+    free(logits);
+    tiny_destroy(p.tiny);
+}
+
+/* ---- containers -------------------------------------------------------------------------------
+ */
+
+/* Writes the model's tensors; names become the tensors' names. */
+static void write_container(packed_model *p, const char *path, bool is_compressed) {
+    ingot_tensor_spec specs[TINY_TENSORS];
+    ingot_weight_view views[TINY_TENSORS];
+    ingot_arena *arena;
+    ingot_writer *writer;
+    ingot_error error;
+    CU_ASSERT_EQUAL_FATAL(ingot_arena_create(&arena), INGOT_OK);
+    memset(specs, 0, sizeof specs);
+    for (unsigned i = 0; i < p->tiny->count; i++) {
+        const tiny_tensor *t = &p->tiny->tensor[i];
+        ingot_weight_view *v = &views[i];
+        CU_ASSERT_EQUAL_FATAL(packed_load(p, t->name, arena, v, &error), INGOT_OK);
+        specs[i] = (ingot_tensor_spec){
+            .name = t->name, .kind = v->kind, .rank = t->rank, .dtype = v->dtype};
+        specs[i].dim[0] = t->rank == 2 ? t->rows : t->cols;
+        specs[i].dim[1] = t->rank == 2 ? t->cols : 0;
+        if (v->kind == INGOT_GROUPED) {
+            specs[i].bits = v->bits;
+            specs[i].scale_dtype = v->scale_dtype;
+            specs[i].zero_mode = v->zero_mode;
+            specs[i].group = v->group;
+            specs[i].outlier_count = v->outlier_count;
+            specs[i].dtype = v->outlier_count != 0 ? v->dtype : INGOT_F16;
+        }
+    }
+    const ingot_writer_plan plan = {.tensors = specs,
+                                    .tensor_count = p->tiny->count,
+                                    .meta = "{}",
+                                    .meta_size = 2,
+                                    .is_compressed = is_compressed};
+    ingot_status status = ingot_writer_create(&writer, path, true, &plan, &error);
+    if (status != INGOT_OK) {
+        printf("\n    %s\n", error.reason);
+    }
+    CU_ASSERT_EQUAL_FATAL(status, INGOT_OK);
+    for (unsigned i = 0; i < p->tiny->count; i++) {
+        ingot_ledger ledger = {.weight_error = NAN,
+                               .weight_error_rtn = NAN,
+                               .output_error = NAN,
+                               .output_error_rtn = NAN,
+                               .damping = NAN};
+        CU_ASSERT_EQUAL_FATAL(ingot_writer_put(writer, i, &views[i], &ledger, &error), INGOT_OK);
+    }
+    status = ingot_writer_finish(writer, 1, NULL, NULL, &error);
+    if (status != INGOT_OK) {
+        printf("\n    %s\n", error.reason);
+    }
+    CU_ASSERT_EQUAL_FATAL(status, INGOT_OK);
+    ingot_arena_destroy(arena);
+}
+
+/* Changes a byte of the codes of the largest tensor. */
+static void damage(const char *path) {
+    ingot_container *container;
+    ingot_error error;
+    CU_ASSERT_EQUAL_FATAL(ingot_open(&container, path, &error), INGOT_OK);
+    uint64_t index;
+    const ingot_tensor *t =
+        ingot_tensor_find(container, "model.layers.1.mlp.up_proj.weight", &index);
+    uint8_t codes[16];
+    CU_ASSERT_EQUAL_FATAL(
+        ingot_part_read(container, index, INGOT_PART_CODES, 0, 16, false, codes, &error), INGOT_OK);
+    CU_ASSERT_FATAL(t != NULL);
+    ingot_close(container);
+    FILE *file = fopen(path, "r+b");
+    CU_ASSERT_FATAL(file != NULL);
+    /* Find them: the offset of DATA is the reader's secret. */
+    CU_ASSERT_EQUAL_FATAL(fseek(file, 0, SEEK_END), 0);
+    const long size = ftell(file);
+    uint8_t *bytes = malloc((size_t)size);
+    rewind(file);
+    CU_ASSERT_EQUAL_FATAL(fread(bytes, 1, (size_t)size, file), (size_t)size);
+    long at = -1;
+    for (long i = 0; i + 16 <= size && at < 0; i++) {
+        at = memcmp(bytes + i, codes, 16) == 0 ? i : at;
+    }
+    CU_ASSERT_FATAL(at >= 0);
+    CU_ASSERT_EQUAL_FATAL(fseek(file, at, SEEK_SET), 0);
+    CU_ASSERT(fputc(codes[0] ^ 0x11, file) != EOF);
+    CU_ASSERT_EQUAL(fclose(file), 0);
+    free(bytes);
+}
+
+static ingot_status load_logits(const packed_model *p, const char *path, bool verify,
+                                const uint32_t *ids, uint64_t count, float *logits) {
+    ingot_container *container;
+    ingot_error error;
+    ingot_weight_source source;
+    ingot_decoder *decoder;
+    CU_ASSERT_EQUAL_FATAL(ingot_open(&container, path, &error), INGOT_OK);
+    ingot_weight_source_from_container(&source, container, verify);
+    ingot_status status =
+        ingot_decoder_create(&decoder, &p->tiny->model, &source, &cuda, 64, &error);
+    if (status == INGOT_OK) {
+        status = ingot_decoder_feed(decoder, ids, count, logits, &error);
+        ingot_decoder_destroy(decoder);
+    }
+    ingot_close(container);
+    return status;
+}
+
+/* A container gives the bits that the same tensors in host memory give; digests are checked. */
+static void test_containers(void) {
+    static const int storages[] = {W4, W4_STORED, OUTLIERS, MIXED};
+    char path[64];
+    snprintf(path, sizeof path, "/tmp/ingot-engine-%d.ingot", (int)getpid());
+    for (int i = 0; i < 4; i++) {
+        packed_model p = pack_model(TINY_QKV_BIAS, &usual, storages[i]);
+        bind(&p);
+        uint32_t *ids = random_ids(p.tiny, 30);
+        float host[203], stored[203];
+        ingot_decoder *decoder;
+        ingot_error error;
+        CU_ASSERT_EQUAL_FATAL(
+            ingot_decoder_create(&decoder, &p.tiny->model, &p.source, &cuda, 64, &error), INGOT_OK);
+        CU_ASSERT_EQUAL(ingot_decoder_feed(decoder, ids, 30, host, &error), INGOT_OK);
+        ingot_decoder_destroy(decoder);
+        write_container(&p, path, i % 2 == 1);
+        CU_ASSERT_EQUAL(load_logits(&p, path, true, ids, 30, stored), INGOT_OK);
+        CU_ASSERT_EQUAL(memcmp(host, stored, sizeof host), 0);
+        CU_ASSERT_EQUAL(load_logits(&p, path, false, ids, 30, stored), INGOT_OK);
+        CU_ASSERT_EQUAL(memcmp(host, stored, sizeof host), 0);
+        if (i == 0) {
+            damage(path);
+            CU_ASSERT_EQUAL(load_logits(&p, path, true, ids, 30, stored), INGOT_BAD_CHUNK_DIGEST);
+            CU_ASSERT_EQUAL(load_logits(&p, path, false, ids, 30, stored), INGOT_OK);
+            CU_ASSERT(memcmp(host, stored, sizeof host) != 0);
+        }
+        CU_ASSERT_EQUAL(unlink(path), 0);
+        free(ids);
+        tiny_destroy(p.tiny);
+    }
+}
+
+/* ---- text of real models ----------------------------------------------------------------------
+ */
+
+#define TEXT_TOKENS 256
+
+static uint64_t text_tokens(const ingot_text_model *from, const ingot_backend *backend,
+                            const char *prompt, uint32_t *out, ingot_decoder **decoder,
+                            uint32_t **ids, uint64_t *count) {
+    ingot_error error;
+    ingot_generation g;
+    ingot_sampler greedy = {0};
+    CU_ASSERT_EQUAL_FATAL(
+        ingot_tokenizer_encode(from->tokenizer, prompt, strlen(prompt), ids, count, &error),
+        INGOT_OK);
+    CU_ASSERT_EQUAL_FATAL(ingot_decoder_create(decoder, &from->model, &from->source, backend,
+                                               *count + TEXT_TOKENS, &error),
+                          INGOT_OK);
+    CU_ASSERT_EQUAL_FATAL(
+        ingot_generate(&g, *decoder, &greedy, *ids, *count, TEXT_TOKENS, NULL, &error), INGOT_OK);
+    memcpy(out, g.ids, g.count * sizeof *out);
+    const uint64_t made = g.count;
+    ingot_generation_free(&g);
+    return made;
+}
+
+/* The greedy text is the CPU's until its two best logits are closer than what rounding moves. */
+static void check_text(const char *path, const char *prompt) {
+    ingot_text_model from;
+    ingot_error error;
+    ingot_decoder *on_cpu, *on_cuda;
+    uint32_t expected[TEXT_TOKENS], got[TEXT_TOKENS], *ids, *again;
+    uint64_t count, at = 0;
+    CU_ASSERT_EQUAL_FATAL(ingot_text_model_open(&from, path, true, &error), INGOT_OK);
+    const uint64_t n = text_tokens(&from, &cpu, prompt, expected, &on_cpu, &ids, &count);
+    const uint64_t m = text_tokens(&from, &cuda, prompt, got, &on_cuda, &again, &count);
+    while (at < n && at < m && expected[at] == got[at]) {
+        at++;
+    }
+    printf("\n    %s: %llu of %llu tokens are the CPU's", path, (unsigned long long)at,
+           (unsigned long long)n);
+    if (at < n || at < m) {
+        const uint64_t vocab = from.model.vocab;
+        float *logits = malloc(vocab * sizeof *logits);
+        double peak = -INFINITY, second = -INFINITY;
+        ingot_decoder_rewind(on_cpu);
+        CU_ASSERT_EQUAL(ingot_decoder_feed(on_cpu, ids, count, logits, &error), INGOT_OK);
+        for (uint64_t i = 0; i < at; i++) {
+            CU_ASSERT_EQUAL(ingot_decoder_feed(on_cpu, &expected[i], 1, logits, &error), INGOT_OK);
+        }
+        for (uint64_t i = 0; i < vocab; i++) {
+            const double own = (double)logits[i];
+            second = own > peak ? peak : fmax(second, own);
+            peak = fmax(peak, own);
+        }
+        printf(", then its best logit is ahead by %.4f", peak - second);
+        CU_ASSERT(peak - second < 0.02);
+        free(logits);
+    }
+    ingot_decoder_destroy(on_cpu);
+    ingot_decoder_destroy(on_cuda);
+    ingot_free(ids);
+    ingot_free(again);
+    ingot_text_model_close(&from);
+}
+
+static void test_text(void) {
+    static const char *const models[] = {"demo-4m", "stories-260k", "books-28m"};
+    const char *shared = suite_shared();
+    const char *more = getenv("INGOT_ENGINE_MODELS"); /* paths, separated by colons */
+    char path[4096];
+    for (int i = 0; i < 3; i++) {
+        snprintf(path, sizeof path, "%s/models/%s", shared != NULL ? shared : ".", models[i]);
+        if (access(path, R_OK) != 0) {
+            printf("\nSKIP: %s is not there\n", path);
+            continue;
+        }
+        check_text(path, i == 1 ? "Once upon a time" : "The old man looked at the sea and");
+    }
+    for (const char *at = more; at != NULL && *at != '\0';) {
+        const size_t length = strcspn(at, ":");
+        snprintf(path, sizeof path, "%.*s", (int)length, at);
+        check_text(path, "The old man looked at the sea and");
+        at += length + (at[length] == ':');
+    }
+}
+
+int main(void) {
+    ingot_error error;
+    const ingot_status status = ingot_backend_open(&cuda, "cuda", 3, &error);
+    if (status == INGOT_ERR_DEVICE) {
+        printf("SKIP: no CUDA device: %s\n", error.reason);
+        return 77;
+    }
+    if (status != INGOT_OK || ingot_backend_open(&cpu, "cpu", 0, &error) != INGOT_OK) {
+        printf("%s\n", error.reason);
+        return 1;
+    }
+    seed = tiny_seed();
+    const CU_TestInfo tests[] = {
+        {"logits of every kind of model", test_kinds},
+        {"logits of every kind of storage", test_storages},
+        {"batches of sequences", test_batches},
+        {"tokens, ahead and drawn", test_tokens},
+        {"a large vocabulary", test_large_vocabulary},
+        {"containers", test_containers},
+        {"text of real models", test_text},
+        CU_TEST_INFO_NULL,
+    };
+    const int result = suite_run("cuda engine", tests);
+    ingot_backend_close(&cuda);
+    ingot_backend_close(&cpu);
+    return result;
+}

@@ -1,0 +1,424 @@
+/* ingot-bench decode: tokens a second of the engine of a device, beside what its memory allows.
+ *
+ * The limit of a token is the time in which the weights of the blocks and the head, once, and the
+ * keys and values of all sequences are read at the speed measured in the same run. */
+#include "verify/bench.h"
+
+#include "calib/engine_model.h"
+#include "common/memory.h"
+#include "common/progress.h"
+#include "common/sizes.h"
+#include "format/digest.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define COPY_BYTES    (UINT64_C(1) << 30)
+#define UPLOAD_BYTES  (UINT64_C(256) << 20)
+#define DIGEST_BYTES  (UINT64_C(64) << 20) /* a thread's */
+#define DIGEST_PIECE  (UINT64_C(1) << 20)  /* as containers have them */
+#define DIGESTERS     4u
+#define TOKENS        256u
+#define PROMPT        512u
+#define LONG_CONTEXT  4096u
+#define SHORT_CONTEXT 128u
+
+/* ---- the model --------------------------------------------------------------------------------
+ */
+
+static const struct shape {
+    const char *name;
+    uint64_t layers, hidden, ffn, heads, kv_heads, vocab;
+} shapes[] = {
+    {"llama-3.1-8b", 32, 4096, 14336, 32, 8, 128256},
+    {"llama-3.1-70b", 80, 8192, 28672, 64, 8, 128256},
+    {"tiny", 2, 256, 512, 4, 2, 1000},
+};
+#define HEAD_DIM 128u
+
+typedef struct subject {
+    ingot_weight_source source; /* of a container */
+    ingot_model described;
+    bool has_source, has_model;
+    ingot_engine_model model;
+    ingot_arena *arena;
+    uint64_t token_bytes; /* of weights that a token reads */
+    ingot_backend backend;
+    bool has_backend;
+} subject;
+
+static void add_random(ingot_engine_matrix *out, uint64_t rows, uint64_t cols) {
+    out->origin = INGOT_ENGINE_RANDOM;
+    out->view = (ingot_weight_view){.kind = INGOT_GROUPED,
+                                    .rows = rows,
+                                    .cols = cols,
+                                    .dtype = INGOT_F16,
+                                    .bits = 4,
+                                    .scale_dtype = INGOT_F16,
+                                    .group = 128,
+                                    .groups_per_row = cols / 128,
+                                    .row_stride_bytes = cols / 2};
+}
+
+static ingot_status generate_model(subject *s, const struct shape *shape) {
+    static const double base = 500000;
+    const uint64_t q = shape->heads * HEAD_DIM, kv = shape->kv_heads * HEAD_DIM;
+    const uint64_t size[INGOT_ENGINE_ROLES][2] = {
+        {q, shape->hidden},          {kv, shape->hidden},         {kv, shape->hidden},
+        {shape->hidden, q},          {shape->ffn, shape->hidden}, {shape->ffn, shape->hidden},
+        {shape->hidden, shape->ffn},
+    };
+    void *memory;
+    ingot_engine_model *m = &s->model;
+    *m = (ingot_engine_model){.layers = shape->layers,
+                              .hidden = shape->hidden,
+                              .ffn = shape->ffn,
+                              .heads = shape->heads,
+                              .kv_heads = shape->kv_heads,
+                              .head_dim = HEAD_DIM,
+                              .vocab = shape->vocab,
+                              .rotary_dim = HEAD_DIM,
+                              .norm_eps = 1e-5f,
+                              .activation = INGOT_ACT_SILU,
+                              .embed_scale = 1,
+                              .attention_scale = 1 / sqrtf((float)HEAD_DIM),
+                              .rotary_scale = 1};
+    INGOT_TRY(ingot_arena_array(s->arena, &memory, HEAD_DIM / 2, sizeof(double)));
+    double *frequency = memory;
+    for (unsigned i = 0; i < HEAD_DIM / 2; i++) {
+        frequency[i] = pow(base, -2.0 * i / HEAD_DIM);
+    }
+    INGOT_TRY(ingot_arena_array(s->arena, &memory, shape->hidden, sizeof(float)));
+    float *ones = memory;
+    for (uint64_t i = 0; i < shape->hidden; i++) {
+        ones[i] = 1;
+    }
+    INGOT_TRY(ingot_arena_array(s->arena, &memory, shape->layers, sizeof(ingot_engine_layer)));
+    ingot_engine_layer *layers = memory;
+    memset(layers, 0, shape->layers * sizeof *layers);
+    for (uint64_t i = 0; i < shape->layers; i++) {
+        for (int role = 0; role < INGOT_ENGINE_ROLES; role++) {
+            add_random(&layers[i].linear[role], size[role][0], size[role][1]);
+        }
+        layers[i].norm_attention = layers[i].norm_mlp = ones;
+    }
+    add_random(&m->head, shape->vocab, shape->hidden);
+    m->embed.origin = INGOT_ENGINE_RANDOM;
+    m->embed.view = (ingot_weight_view){
+        .kind = INGOT_DENSE, .rows = shape->vocab, .cols = shape->hidden, .dtype = INGOT_BF16};
+    m->inverse_frequency = frequency;
+    m->final_norm = ones;
+    m->layer = layers;
+    return INGOT_OK;
+}
+
+static uint64_t matrix_bytes(const ingot_engine_matrix *matrix) {
+    if (matrix->origin == INGOT_ENGINE_CONTAINER) {
+        const ingot_tensor *t = ingot_tensor_at(matrix->container, matrix->index);
+        if (t->kind == INGOT_ALIAS) {
+            t = ingot_tensor_at(matrix->container, t->alias_of);
+        }
+        uint64_t bytes = 0;
+        for (int part = 0; part < INGOT_PART_COUNT; part++) {
+            bytes += t->part_bytes[part];
+        }
+        return bytes;
+    }
+    const ingot_weight_view *v = &matrix->view;
+    return v->kind == INGOT_DENSE
+               ? v->rows * v->cols * ingot_dtype_bytes(v->dtype)
+               : v->rows *
+                     (v->row_stride_bytes + v->groups_per_row * ingot_dtype_bytes(v->scale_dtype));
+}
+
+static void count_bytes(subject *s) {
+    const ingot_engine_model *m = &s->model;
+    s->token_bytes = matrix_bytes(m->head.origin == INGOT_ENGINE_NONE ? &m->embed : &m->head);
+    for (uint64_t i = 0; i < m->layers; i++) {
+        for (int role = 0; role < INGOT_ENGINE_ROLES; role++) {
+            s->token_bytes += matrix_bytes(&m->layer[i].linear[role]);
+        }
+    }
+}
+
+static ingot_status open_model(subject *s, const ingot_bench_options *options, ingot_error *error) {
+    if (options->file != NULL) {
+        INGOT_TRY(ingot_weight_source_open(&s->source, options->file, true, error));
+        s->has_source = true;
+        INGOT_TRY(ingot_model_open(&s->described, &s->source, error));
+        s->has_model = true;
+        if (!ingot_engine_model_is_plain(&s->described)) {
+            return ingot_error_set(error, INGOT_ERR_UNSUPPORTED, options->file, NULL, NULL,
+                                   "the engine does not cover this model");
+        }
+        return ingot_engine_model_create(&s->model, &s->described, &s->source, s->arena, error);
+    }
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+        if (strcmp(shapes[i].name, options->shape) == 0) {
+            return generate_model(s, &shapes[i]);
+        }
+    }
+    return ingot_error_set(error, INGOT_ERR_USAGE, NULL, NULL,
+                           "use llama-3.1-8b, llama-3.1-70b or tiny", "unknown shape \"%s\"",
+                           options->shape);
+}
+
+/* ---- ceilings ---------------------------------------------------------------------------------
+ */
+
+typedef ingot_status (*timed_call)(void *context);
+
+/* The shortest of `runs` calls, in seconds; the device is waited for. */
+static ingot_status shortest(const subject *s, unsigned runs, timed_call call, void *context,
+                             double *seconds) {
+    *seconds = INFINITY;
+    for (unsigned i = 0; i < runs; i++) {
+        const double start = ingot_clock_seconds();
+        INGOT_TRY(call(context));
+        INGOT_TRY(s->backend.ops->wait(s->backend.context));
+        *seconds = fmin(*seconds, ingot_clock_seconds() - start);
+    }
+    return INGOT_OK;
+}
+
+typedef struct transfer {
+    const ingot_backend *backend;
+    void *to, *from;
+} transfer;
+
+static ingot_status copy_call(void *context) {
+    const transfer *t = context;
+    for (int i = 0; i < 8; i++) { /* so that the wait does not count */
+        INGOT_TRY(t->backend->ops->copy(t->backend->context, t->to, t->from, COPY_BYTES));
+    }
+    return INGOT_OK;
+}
+
+static ingot_status upload_call(void *context) {
+    const transfer *t = context;
+    return t->backend->ops->upload(t->backend->context, t->to, t->from, UPLOAD_BYTES);
+}
+
+/* Bytes a second that a copy on the device reads and writes together, and that come from pinned
+ * host memory. */
+static ingot_status measure_transfers(const subject *s, unsigned runs, double *memory,
+                                      double *bus) {
+    const ingot_backend_ops *ops = s->backend.ops;
+    void *context = s->backend.context;
+    transfer device = {.backend = &s->backend}, host = {.backend = &s->backend};
+    double seconds;
+    ingot_status status = INGOT_OK;
+    INGOT_GO(ops->alloc(context, &device.to, COPY_BYTES));
+    INGOT_GO(ops->alloc(context, &device.from, COPY_BYTES));
+    INGOT_GO(ops->host_alloc(context, &host.from, UPLOAD_BYTES));
+    host.to = device.from;
+    memset(host.from, 0x5a, UPLOAD_BYTES);
+    INGOT_GO(shortest(s, runs + 2, upload_call, &host, &seconds));
+    *bus = (double)UPLOAD_BYTES / seconds;
+    INGOT_GO(shortest(s, runs + 2, copy_call, &device, &seconds));
+    *memory = 8 * 2 * (double)COPY_BYTES / seconds;
+done:
+    ops->release(context, device.to);
+    ops->release(context, device.from);
+    ops->host_release(context, host.from);
+    return status;
+}
+
+static void digest_task(void *context, size_t index, unsigned worker) {
+    uint8_t digest[16];
+    (void)worker;
+    const uint8_t *bytes = (const uint8_t *)context + index * DIGEST_BYTES;
+    for (uint64_t at = 0; at < DIGEST_BYTES; at += DIGEST_PIECE) {
+        ingot_digest128(digest, bytes + at, DIGEST_PIECE);
+    }
+}
+
+/* Bytes a second of digests on four threads. */
+static ingot_status measure_digests(unsigned runs, double *rate) {
+    ingot_pool *pool = NULL;
+    void *bytes = NULL;
+    double best = INFINITY;
+    ingot_status status = INGOT_OK;
+    INGOT_GO(ingot_pool_create(&pool, DIGESTERS));
+    INGOT_GO(ingot_alloc(&bytes, DIGESTERS * DIGEST_BYTES));
+    memset(bytes, 0x5a, DIGESTERS * DIGEST_BYTES);
+    for (unsigned i = 0; i < runs + 1; i++) {
+        const double start = ingot_clock_seconds();
+        ingot_pool_run(pool, DIGESTERS, digest_task, bytes);
+        best = fmin(best, ingot_clock_seconds() - start);
+    }
+    *rate = (double)(DIGESTERS * DIGEST_BYTES) / best;
+done:
+    ingot_free(bytes);
+    ingot_pool_destroy(pool);
+    return status;
+}
+
+/* ---- figures ----------------------------------------------------------------------------------
+ */
+
+static void put(json_t *figures, const char *name, double value) {
+    (void)json_object_set_new(figures, name, ingot_json_number(value));
+}
+
+static void put_cell(json_t *figures, const char *what, uint64_t batch, uint64_t context,
+                     double value) {
+    char name[80];
+    (void)snprintf(name, sizeof name, "batch_%llu_context_%llu_%s", (unsigned long long)batch,
+                   (unsigned long long)context, what);
+    put(figures, name, value);
+}
+
+static int ascending(const void *a, const void *b) {
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* Seconds of feeding ids[count] to an empty sequence, the middle of some runs. */
+static ingot_status time_prompt(const subject *s, ingot_engine *engine, const uint32_t *ids,
+                                uint64_t count, unsigned runs, double *seconds) {
+    const ingot_engine_ops *ops = s->backend.ops->engine;
+    double times[64];
+    const unsigned most = runs < 32 ? 2 * runs + 1 : 64;
+    for (unsigned i = 0; i < most + 2; i++) { /* two to warm up */
+        ops->rewind(engine, 0);
+        INGOT_TRY(s->backend.ops->wait(s->backend.context));
+        const double start = ingot_clock_seconds();
+        INGOT_TRY(ops->feed(engine, 0, ids, count, NULL));
+        INGOT_TRY(s->backend.ops->wait(s->backend.context));
+        times[i < 2 ? 0 : i - 2] = ingot_clock_seconds() - start;
+    }
+    qsort(times, most, sizeof *times, ascending);
+    *seconds = times[most / 2];
+    return INGOT_OK;
+}
+
+/* Greedy tokens behind a context of random ids, prompt excluded. */
+static ingot_status time_tokens(json_t *figures, const subject *s, ingot_engine *engine,
+                                uint64_t batch, uint64_t context, const uint32_t *ids,
+                                unsigned runs, double memory) {
+    const ingot_engine_ops *ops = s->backend.ops->engine;
+    const ingot_engine_model *m = &s->model;
+    const uint64_t states[64] = {0};
+    uint32_t out[64];
+    double best = INFINITY;
+    for (unsigned run = 0; run < runs; run++) {
+        for (uint64_t i = 0; i < batch; i++) {
+            ops->rewind(engine, i);
+            INGOT_TRY(ops->feed(engine, i, ids + i, context, NULL));
+        }
+        INGOT_TRY(ops->sampler(engine, 0, states));
+        INGOT_TRY(ops->next(engine, 2, out)); /* the graph is made */
+        INGOT_TRY(ops->next(engine, 0, out));
+        const double start = ingot_clock_seconds();
+        for (unsigned i = 0; i < TOKENS; i++) {
+            INGOT_TRY(ops->next(engine, TOKENS - 1 - i, out));
+        }
+        best = fmin(best, ingot_clock_seconds() - start);
+    }
+    const double rate = (double)batch * TOKENS / best;
+    const double kv = 4.0 * (double)m->layers * (double)(m->kv_heads * m->head_dim) *
+                      ((double)context + TOKENS / 2.0) * (double)batch;
+    const double bound = (double)batch * memory / ((double)s->token_bytes + kv);
+    put_cell(figures, "tokens_per_second", batch, context, rate);
+    put_cell(figures, "bound", batch, context, bound);
+    put_cell(figures, "fraction", batch, context, rate / bound);
+    return INGOT_OK;
+}
+
+static ingot_status measure_batch(json_t *figures, const subject *s,
+                                  const ingot_bench_options *options, uint64_t batch,
+                                  const uint32_t *ids, double memory, ingot_error *error) {
+    const ingot_engine_ops *ops = s->backend.ops->engine;
+    const bool is_large = s->token_bytes > UINT64_C(16) << 30;
+    const bool has_long = (batch == 1 || !is_large) &&
+                          (s->has_model == false || s->described.context > LONG_CONTEXT + 300);
+    const uint64_t longest = has_long ? LONG_CONTEXT : PROMPT;
+    const ingot_engine_options made = {.sequences = batch,
+                                       .capacity = longest + TOKENS + 8,
+                                       .poll = ingot_interrupt_check,
+                                       .seed = 1};
+    ingot_engine *engine;
+    ingot_engine_load load = {0};
+    double seconds;
+    if (!ops->fits(&s->model, &made)) {
+        return ingot_error_set(error, INGOT_ERR_UNSUPPORTED, options->file, NULL, NULL,
+                               "the engine does not cover this model");
+    }
+    INGOT_TRY(ops->create(s->backend.context, &engine, &s->model, &made, &load, error));
+    ingot_status status = INGOT_OK;
+    if (batch == 1) {
+        INGOT_GO(time_prompt(s, engine, ids, PROMPT, options->runs, &seconds));
+        put(figures, "prompt_512_tokens_per_second", PROMPT / seconds);
+        if (options->file != NULL) {
+            put(figures, "load_gbps", (double)load.bytes / load.seconds * 1e-9);
+        }
+    }
+    INGOT_GO(time_tokens(figures, s, engine, batch, SHORT_CONTEXT, ids, options->runs, memory));
+    if (has_long) {
+        INGOT_GO(time_tokens(figures, s, engine, batch, LONG_CONTEXT, ids, 1, memory));
+    }
+done:
+    ops->destroy(engine);
+    return status;
+}
+
+static ingot_status measure(json_t *figures, subject *s, const ingot_bench_options *options,
+                            ingot_error *error) {
+    static const uint64_t batches[] = {1, 16};
+    uint32_t ids[LONG_CONTEXT + 64];
+    double memory, bus, digests;
+    uint64_t state = 1;
+    INGOT_TRY(ingot_arena_create(&s->arena));
+    INGOT_TRY(ingot_backend_open(&s->backend, options->device != NULL ? options->device : "auto",
+                                 options->threads, error));
+    s->has_backend = true;
+    if (s->backend.ops->engine == NULL) {
+        return ingot_error_set(error, INGOT_ERR_UNSUPPORTED, NULL, NULL, "use --device cuda",
+                               "device %s has no engine", s->backend.ops->name);
+    }
+    INGOT_TRY(open_model(s, options, error));
+    count_bytes(s);
+    for (size_t i = 0; i < sizeof ids / sizeof *ids; i++) {
+        state = state * UINT64_C(6364136223846793005) + 1442695040888963407u;
+        ids[i] = (uint32_t)((state >> 33) % s->model.vocab);
+    }
+    INGOT_TRY(measure_transfers(s, options->runs, &memory, &bus));
+    INGOT_TRY(measure_digests(options->runs, &digests));
+    (void)json_object_set_new(figures, "device", json_string(s->backend.path));
+    (void)json_object_set_new(figures, "model",
+                              json_string(options->file != NULL ? options->file : options->shape));
+    put(figures, "memory_gbps", memory * 1e-9);
+    put(figures, "bus_gbps", bus * 1e-9);
+    put(figures, "digest_4_threads_gbps", digests * 1e-9);
+    put(figures, "weight_gigabytes_per_token", (double)s->token_bytes * 1e-9);
+    for (size_t i = 0; i < sizeof batches / sizeof *batches; i++) {
+        INGOT_TRY(ingot_interrupt_check(error));
+        INGOT_TRY(measure_batch(figures, s, options, batches[i], ids, memory, error));
+    }
+    return INGOT_OK;
+}
+
+ingot_status ingot_bench_decode(json_t **out, const ingot_bench_options *options,
+                                ingot_error *error) {
+    subject s = {.has_source = false};
+    *out = json_object();
+    ingot_status status = measure(*out, &s, options, error);
+    if (status != INGOT_OK && error->status == INGOT_OK) {
+        status = ingot_error_set(error, status, options->file, NULL, NULL, "%s",
+                                 ingot_status_text(status));
+    }
+    if (s.has_backend) {
+        ingot_backend_close(&s.backend);
+    }
+    if (s.has_model) {
+        ingot_model_close(&s.described);
+    }
+    if (s.has_source) {
+        ingot_weight_source_close(&s.source);
+    }
+    ingot_arena_destroy(s.arena);
+    return status;
+}
