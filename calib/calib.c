@@ -203,9 +203,7 @@ static bool print_json(const calibration *finished, ingot_status status) {
     }
     is_good &= put(object, "error",
                    status == INGOT_OK ? json_null() : json_string(ingot_status_code(status)));
-    if (is_good) {
-        ingot_json_print(object, stdout);
-    }
+    is_good = is_good && ingot_json_print(object, stdout);
     json_decref(object);
     return is_good && fflush(stdout) == 0 && ferror(stdout) == 0;
 }

@@ -48,9 +48,10 @@ static ingot_status check_depth(const char *bytes, uint64_t size, const char *fi
     return INGOT_OK;
 }
 
-/* While jansson reads, a failed allocation does not return to it: its scanner goes on without the
- * byte that it could not keep, and later writes past the end of the string.  What it had allocated
- * by then is lost, in a process that ran out of memory. */
+/* While jansson reads or writes a text, a failed allocation does not return to it: its scanner goes
+ * on without the byte that it could not keep, and later writes past the end of the string; its
+ * writer leaves keys out.  What it had allocated by then is lost, in a process that ran out of
+ * memory. */
 static _Thread_local jmp_buf *out_of_memory;
 
 static void *json_allocate(size_t size) {
@@ -61,8 +62,13 @@ static void *json_allocate(size_t size) {
     return memory;
 }
 
-static void watch_allocations(void) {
+static void set_allocator(void) {
     json_set_alloc_funcs(json_allocate, free);
+}
+
+static void watch_allocations(void) {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    (void)pthread_once(&once, set_allocator);
 }
 
 /* *out = the value, NULL where the text is none; false when memory ran out. */
@@ -81,8 +87,7 @@ ingot_status ingot_json_parse(json_t **out, const char *bytes, uint64_t size, co
                               ingot_error *error) {
     *out = NULL;
     INGOT_TRY(check_depth(bytes, size, file, error));
-    static pthread_once_t once = PTHREAD_ONCE_INIT;
-    (void)pthread_once(&once, watch_allocations);
+    watch_allocations();
     json_error_t detail;
     if (!load(out, bytes, size, &detail)) {
         return ingot_error_set(error, INGOT_ERR_NO_MEMORY, file, NULL, NULL,
@@ -207,13 +212,32 @@ ingot_status ingot_json_check_keys(const json_t *object, const char *const *keys
     return INGOT_OK;
 }
 
-char *ingot_json_canonical(const json_t *value) {
-    return json_dumps(value, JSON_SORT_KEYS | JSON_COMPACT | JSON_ENCODE_ANY);
+/* *out = the text; untouched when memory ran out. */
+static void dump(char **out, const json_t *value, size_t flags) {
+    jmp_buf failure;
+    out_of_memory = &failure;
+    if (setjmp(failure) == 0) {
+        *out = json_dumps(value, flags);
+    }
+    out_of_memory = NULL;
 }
 
-void ingot_json_print(const json_t *value, FILE *out) {
-    (void)json_dumpf(value, out, JSON_SORT_KEYS | JSON_INDENT(1) | JSON_ENCODE_ANY);
-    (void)fputc('\n', out);
+char *ingot_json_text(const json_t *value, size_t flags) {
+    char *text = NULL;
+    watch_allocations();
+    dump(&text, value, flags);
+    return text;
+}
+
+char *ingot_json_canonical(const json_t *value) {
+    return ingot_json_text(value, JSON_SORT_KEYS | JSON_COMPACT | JSON_ENCODE_ANY);
+}
+
+bool ingot_json_print(const json_t *value, FILE *out) {
+    char *text = ingot_json_text(value, JSON_SORT_KEYS | JSON_INDENT(1) | JSON_ENCODE_ANY);
+    const bool is_printed = text != NULL && fputs(text, out) >= 0 && fputc('\n', out) != EOF;
+    free(text);
+    return is_printed;
 }
 
 json_t *ingot_json_number(double value) {

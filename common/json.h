@@ -33,11 +33,14 @@ ingot_status ingot_json_get_string(const json_t *object, const char *key, const 
 ingot_status ingot_json_check_keys(const json_t *object, const char *const *keys, size_t count,
                                    const char *file, ingot_error *error) INGOT_MUST_CHECK;
 
-/* Canonical text: keys sorted, no white space; NUL-terminated, released with free(). NULL when out
- * of memory. */
+/* Text by the flags of jansson, all of it or NULL when out of memory (json_dumps may leave out what
+ * it could not allocate); NUL-terminated, released with free(). */
+char *ingot_json_text(const json_t *value, size_t flags);
+/* Canonical: keys sorted, no white space. */
 char *ingot_json_canonical(const json_t *value);
-/* Sorted, indented by 1, newline at the end: what --json prints. */
-void ingot_json_print(const json_t *value, FILE *out);
+/* Sorted, indented by 1, newline at the end: what --json prints.  False when nothing was printed,
+ * out of memory, or not all of it. */
+bool ingot_json_print(const json_t *value, FILE *out) INGOT_MUST_CHECK;
 /* A real if finite, else null (JSON has no NaN). New reference. */
 json_t *ingot_json_number(double value);
 

@@ -332,7 +332,10 @@ static void print_json(const ingot_convert_options *o, const ingot_convert_resul
     set(object, "content_id", digest_or_null(r->content_id, r->is_written));
     set(object, "error", is_good ? json_null() : json_string(ingot_status_code(error->status)));
     set(object, "message", is_good ? json_null() : json_string(text));
-    ingot_json_print(object, stdout);
+    if (!ingot_json_print(object, stdout) || fflush(stdout) != 0) {
+        (void)fprintf(stderr, "%s: warning: the report could not be written\n",
+                      ingot_convert_spec.tool);
+    }
     json_decref(object);
 }
 

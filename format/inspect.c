@@ -446,8 +446,11 @@ static bool show(const inspect_options *wanted, const inspection *all, const ins
         if (object == NULL) {
             return false;
         }
-        ingot_json_print(object, stdout);
+        const bool is_printed = ingot_json_print(object, stdout);
         json_decref(object);
+        if (!is_printed) {
+            return false;
+        }
     } else if (status == INGOT_OK) {
         inspection_print(all, wanted->with_tensors);
         if (comparison != NULL) {

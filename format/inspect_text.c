@@ -54,7 +54,7 @@ static void print_size(const char *label, uint64_t bytes) {
  */
 
 static void print_value(const char *label, const json_t *value) {
-    char *text = json_dumps(value, JSON_ENCODE_ANY | JSON_ENSURE_ASCII | JSON_COMPACT |
+    char *text = ingot_json_text(value, JSON_ENCODE_ANY | JSON_ENSURE_ASCII | JSON_COMPACT |
                                        JSON_SORT_KEYS | JSON_REAL_PRECISION(6));
     const bool is_quoted = json_is_string(value) && text != NULL && strlen(text) >= 2;
     if (text != NULL && strlen(text) <= 160) {

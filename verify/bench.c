@@ -138,7 +138,9 @@ static void print_json(json_t *figures, const char *name, const ingot_error *err
     (void)json_object_set_new(
         object, "error", is_good ? json_null() : json_string(ingot_status_code(error->status)));
     (void)json_object_set_new(object, "message", is_good ? json_null() : json_string(text));
-    ingot_json_print(object, stdout);
+    if (!ingot_json_print(object, stdout) || fflush(stdout) != 0) {
+        (void)fprintf(stderr, "%s: warning: the report could not be written\n", bench_spec.tool);
+    }
     json_decref(object);
 }
 

@@ -94,8 +94,11 @@ static ingot_status print_report(const command *cmd, const ingot_verification *v
         if (object == NULL) {
             return INGOT_ERR_NO_MEMORY;
         }
-        ingot_json_print(object, stdout);
+        const bool is_printed = ingot_json_print(object, stdout);
         json_decref(object);
+        if (!is_printed) {
+            return ferror(stdout) == 0 ? INGOT_ERR_NO_MEMORY : INGOT_ERR_IO;
+        }
     }
     /* A report that did not reach its reader is no report. */
     return fflush(stdout) == 0 && ferror(stdout) == 0 ? INGOT_OK : INGOT_ERR_IO;

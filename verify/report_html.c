@@ -266,7 +266,7 @@ static void add_provenance(ingot_markup *markup, const ingot_verification *verif
     ingot_markup_add(markup, "</dl>\n");
     char *meta = verification->meta == NULL
                      ? NULL
-                     : json_dumps(verification->meta, JSON_SORT_KEYS | JSON_INDENT(2));
+                     : ingot_json_text(verification->meta, JSON_SORT_KEYS | JSON_INDENT(2));
     if (meta != NULL) {
         ingot_markup_add(markup, "<details><summary>Metadata of the conversion</summary><pre>");
         ingot_markup_text(markup, meta);

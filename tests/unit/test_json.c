@@ -49,6 +49,28 @@ static void test_every_allocation_fails(void) {
     }
 }
 
+/* Writing left out keys for which there was no memory, and said nothing. */
+static void test_every_allocation_of_a_text_fails(void) {
+    static const char canonical[] =
+        "{\"a key that is longer than a buffer\":{\"and one more of that kind\":null},"
+        "\"the buffer has to grow within keys\":[1,2.5,\"and within values like this one\"]}";
+    json_t *value;
+    CU_ASSERT_EQUAL_FATAL(parse(&value, canonical), INGOT_OK);
+    char *text = NULL;
+    is_every_later = false;
+    unsigned long long at = 1;
+    for (; text == NULL; at++) {
+        allocations = 0;
+        fail_at = at;
+        text = ingot_json_canonical(value);
+        fail_at = 0;
+    }
+    CU_ASSERT_STRING_EQUAL(text, canonical);
+    CU_ASSERT(at > 3);
+    free(text);
+    json_decref(value);
+}
+
 #endif
 
 static void test_refused(void) {
@@ -167,7 +189,7 @@ static void test_writing(void) {
     text = NULL;
     FILE *stream = open_memstream(&text, &size);
     CU_ASSERT_PTR_NOT_NULL_FATAL(stream);
-    ingot_json_print(object, stream);
+    CU_ASSERT(ingot_json_print(object, stream));
     CU_ASSERT_EQUAL(fclose(stream), 0);
     CU_ASSERT_STRING_EQUAL(
         text, "{\n \"a\": {\n  \"y\": true,\n  \"z\": null\n },\n \"b\": [\n  1,\n  2.5\n ]\n}\n");
@@ -210,6 +232,7 @@ int main(void) {
         {"read", test_read},
 #if !defined(__SANITIZE_ADDRESS__)
         {"every allocation fails", test_every_allocation_fails},
+        {"every allocation of a text fails", test_every_allocation_of_a_text_fails},
 #endif
         CU_TEST_INFO_NULL
     };
