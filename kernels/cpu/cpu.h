@@ -24,6 +24,23 @@ typedef struct ingot_cpu_weight_ops {
 
 #define INGOT_CPU_DOT_ROWS 4u
 
+/* Products of packed weights of 2, 4 or 8 bits, outliers left out (isa_product.c).  Activations are
+ * arranged once for all rows of the weights. */
+typedef struct ingot_cpu_product_ops {
+    /* floats that one row of x takes when arranged */
+    uint64_t (*arranged_count)(uint64_t cols, unsigned bits);
+    void (*arrange)(float *out, const float *x, uint64_t cols, unsigned bits);
+    /* sums[i * m + r] = row `row + i` . row r of x, which was arranged at arranged + r * stride;
+     * i < rows <= INGOT_CPU_PRODUCT_ROWS, r < m <= INGOT_CPU_DOT_ROWS.  The view is one that
+     * ingot_cpu_has_product says yes to. */
+    void (*rows)(float *sums, const ingot_weight_view *w, uint64_t row, unsigned rows,
+                 const float *arranged, uint64_t stride, unsigned m);
+} ingot_cpu_product_ops;
+#define INGOT_CPU_PRODUCT_ROWS         2u
+#define INGOT_CPU_PRODUCT_GROUP_VALUES 512u /* scales of a row that are widened at a time */
+/* 32/bits codes make a word, and 4, 8 or a multiple of 16 words a group. */
+bool ingot_cpu_has_product(const ingot_weight_view *w);
+
 /* Element-wise and row-wise arithmetic (isa_math.c). */
 typedef struct ingot_cpu_math_ops {
     void (*norm)(float *y, const float *x, const float *weight, const float *bias,
@@ -56,10 +73,12 @@ typedef struct ingot_cpu_math_ops {
 typedef struct ingot_cpu_isa {
     const char *name; /* "v2", "v3", "v4": x86-64 levels */
     const ingot_cpu_weight_ops *weight;
+    const ingot_cpu_product_ops *product;
     const ingot_cpu_math_ops *math;
 } ingot_cpu_isa;
 
 extern const ingot_cpu_weight_ops ingot_cpu_weight_v2, ingot_cpu_weight_v3, ingot_cpu_weight_v4;
+extern const ingot_cpu_product_ops ingot_cpu_product_v2, ingot_cpu_product_v3, ingot_cpu_product_v4;
 extern const ingot_cpu_math_ops ingot_cpu_math_v2, ingot_cpu_math_v3, ingot_cpu_math_v4;
 
 /* The best level this processor has, or the one named by INGOT_CPU_ISA; NULL when that name is

@@ -62,9 +62,13 @@ INLINE lanes lanes_set(float value) {
     return r;
 }
 
+/* Loads and stores go register by register: a copy of the whole struct would be made in smaller
+ * pieces through the stack, and reading those back at full width stalls. */
 INLINE lanes lanes_load(const float *x) {
     lanes r;
-    memcpy(&r, x, sizeof r);
+    EACH_PART(p) {
+        memcpy(&r.part[p], x + p * NATIVE, sizeof r.part[p]);
+    }
     return r;
 }
 
@@ -78,7 +82,9 @@ INLINE lanes lanes_load_tail(const float *x, uint64_t n, float fill) {
 }
 
 INLINE void lanes_store(float *y, lanes a) {
-    memcpy(y, &a, sizeof a);
+    EACH_PART(p) {
+        memcpy(y + p * NATIVE, &a.part[p], sizeof a.part[p]);
+    }
 }
 
 INLINE void lanes_store_tail(float *y, lanes a, uint64_t n) {
@@ -194,12 +200,16 @@ INLINE lanes64 lanes64_set(double value) {
 
 INLINE lanes64 lanes64_load(const double *x) {
     lanes64 r;
-    memcpy(&r, x, sizeof r);
+    EACH_PART(p) {
+        memcpy(&r.part[p], x + p * (NATIVE / 2), sizeof r.part[p]);
+    }
     return r;
 }
 
 INLINE void lanes64_store(double *y, lanes64 a) {
-    memcpy(y, &a, sizeof a);
+    EACH_PART(p) {
+        memcpy(y + p * (NATIVE / 2), &a.part[p], sizeof a.part[p]);
+    }
 }
 
 INLINE lanes64 lanes64_load_f32(const float *x) {

@@ -3,47 +3,13 @@
  *
  * The values are those of ingot_weight_row, bit for bit: code minus zero point is an exact
  * integer, and one multiplication by the scale rounds once. */
-#include "format/half.h"
-#include "kernels/cpu/isa_lanes.h"
+#include "kernels/cpu/isa_halves.h"
 
 /* ---- dense ------------------------------------------------------------------------------- */
 
-static void f16_segment(float *out, const uint16_t *in, uint64_t count) {
-    uint64_t i = 0;
-#if defined(__AVX512F__)
-    for (; i + 16 <= count; i += 16) {
-        _mm512_storeu_ps(out + i, _mm512_cvtph_ps(_mm256_loadu_si256((const void *)(in + i))));
-    }
-#elif defined(__F16C__)
-    for (; i + 8 <= count; i += 8) {
-        _mm256_storeu_ps(out + i, _mm256_cvtph_ps(_mm_loadu_si128((const void *)(in + i))));
-    }
-#endif
-    for (; i < count; i++) {
-        out[i] = ingot_f16_to_f32(in[i]);
-    }
-}
-
-static void bf16_segment(float *out, const uint16_t *in, uint64_t count) {
-    for (uint64_t i = 0; i < count; i++) {
-        out[i] = ingot_bf16_to_f32(in[i]);
-    }
-}
-
 static void dense_segment(float *out, const ingot_weight_view *w, uint64_t row, uint64_t first,
                           uint64_t count) {
-    const uint64_t at = row * w->cols + first;
-    switch (w->dtype) {
-    case INGOT_F16:
-        f16_segment(out, (const uint16_t *)w->data + at, count);
-        break;
-    case INGOT_BF16:
-        bf16_segment(out, (const uint16_t *)w->data + at, count);
-        break;
-    default:
-        memcpy(out, (const float *)w->data + at, count * sizeof(float));
-        break;
-    }
+    float_segment(out, w->data, w->dtype, row * w->cols + first, count);
 }
 
 /* ---- grouped affine ------------------------------------------------------------------------ */

@@ -3,6 +3,7 @@
  *
  * A tile of y is one task; its sums run over the column tiles in order. */
 #include "common/sizes.h"
+#include "format/half.h"
 #include "kernels/cpu/cpu.h"
 
 #include <string.h>
@@ -20,6 +21,8 @@ typedef struct linear_task {
     const ingot_weight_view *w;
     float *y;
     const float *bias, *x;
+    const float *arranged; /* x as isa->product wants it, or NULL */
+    uint64_t arranged_stride;
     uint64_t m;
     ingot_cpu_cut cut_m, cut_n, cut_k;
 } linear_task;
@@ -65,16 +68,78 @@ static void linear_tile(void *context, size_t index, unsigned worker) {
     }
 }
 
+bool ingot_cpu_has_product(const ingot_weight_view *w) {
+    if (w->kind != INGOT_GROUPED || (w->bits != 2 && w->bits != 4 && w->bits != 8)) {
+        return false;
+    }
+    const uint64_t per_word = 32 / w->bits, words = w->group / per_word;
+    return w->groups_per_row == 1 ||
+           (w->group % per_word == 0 && (words == 4 || words == 8 || words % 16 == 0));
+}
+
+/* Outliers, whose codes stand for zero (spec/quantization.md, section 5). */
+static void add_outliers(float *sums, const linear_task *t, uint64_t row) {
+    const ingot_weight_view *w = t->w;
+    for (uint64_t i = w->outlier_row_ptr[row]; i < w->outlier_row_ptr[row + 1]; i++) {
+        float value;
+        if (w->dtype == INGOT_F16) {
+            value = ingot_f16_to_f32(((const uint16_t *)w->outlier_val)[i]);
+        } else {
+            value = ((const float *)w->outlier_val)[i];
+        }
+        for (uint64_t r = 0; r < t->m; r++) {
+            sums[r] += value * t->x[r * w->cols + w->outlier_col[i]];
+        }
+    }
+}
+
+/* Uses the scratch of all workers, which products row by row leave alone. */
+static void arrange(linear_task *t) {
+    const ingot_cpu_product_ops *product = t->cpu->isa->product;
+    if (!ingot_cpu_has_product(t->w)) {
+        return;
+    }
+    t->arranged_stride = product->arranged_count(t->w->cols, t->w->bits);
+    if (t->arranged_stride > INGOT_CPU_SCRATCH_FLOATS / t->m) {
+        return;
+    }
+    float *arranged = ingot_cpu_scratch(t->cpu, 0);
+    for (uint64_t i = 0; i < t->m; i++) {
+        product->arrange(arranged + i * t->arranged_stride, t->x + i * t->w->cols, t->w->cols,
+                         t->w->bits);
+    }
+    t->arranged = arranged;
+}
+
+/* sums[rows][m], rows <= INGOT_CPU_PRODUCT_ROWS */
+static void row_sums(float *sums, const linear_task *t, uint64_t row, unsigned rows) {
+    const ingot_cpu_isa *isa = t->cpu->isa;
+    const unsigned m = (unsigned)t->m;
+    if (t->arranged != NULL) {
+        isa->product->rows(sums, t->w, row, rows, t->arranged, t->arranged_stride, m);
+    }
+    for (unsigned i = 0; i < rows; i++) {
+        if (t->arranged == NULL) {
+            memset(sums + i * m, 0, m * sizeof *sums);
+            isa->weight->row_dots(sums + i * m, t->w, row + i, t->x, t->w->cols, m);
+        } else if (t->w->outlier_count != 0) {
+            add_outliers(sums + i * m, t, row + i);
+        }
+    }
+}
+
 static void linear_rows(void *context, size_t index, unsigned worker) {
     const linear_task *t = context;
     (void)worker;
-    const uint64_t begin = ingot_cpu_cut_begin(&t->cut_n, index);
+    const uint64_t m = t->m, begin = ingot_cpu_cut_begin(&t->cut_n, index);
     const uint64_t end = begin + ingot_cpu_cut_size(&t->cut_n, index);
-    for (uint64_t row = begin; row < end; row++) {
-        float sums[INGOT_CPU_DOT_ROWS] = {0};
-        t->cpu->isa->weight->row_dots(sums, t->w, row, t->x, t->w->cols, (unsigned)t->m);
-        for (uint64_t i = 0; i < t->m; i++) {
-            t->y[i * t->w->rows + row] = sums[i] + (t->bias != NULL ? t->bias[row] : 0.0f);
+    for (uint64_t row = begin; row < end; row += INGOT_CPU_PRODUCT_ROWS) {
+        float sums[INGOT_CPU_PRODUCT_ROWS * INGOT_CPU_DOT_ROWS];
+        const unsigned rows = (unsigned)ingot_min_u64(INGOT_CPU_PRODUCT_ROWS, end - row);
+        row_sums(sums, t, row, rows);
+        for (unsigned k = 0; k < rows * m; k++) {
+            const uint64_t n = row + k / m;
+            t->y[k % m * t->w->rows + n] = sums[k] + (t->bias != NULL ? t->bias[n] : 0.0f);
         }
     }
 }
@@ -97,6 +162,7 @@ ingot_status ingot_cpu_linear(void *context, float *y, const ingot_weight_view *
         return INGOT_OK;
     }
     if (m <= INGOT_CPU_DOT_ROWS) {
+        arrange(&t);
         t.cut_n = ingot_cpu_cut_make(w->rows, ROWS_PER_TASK, 1);
         ingot_pool_run(cpu->pool, t.cut_n.count, linear_rows, &t);
         return INGOT_OK;

@@ -146,8 +146,8 @@ static void run_linear(const ingot_backend *b, const void *argument, float *out)
     b->ops->release_view(b->context, &view);
 }
 
-static void check_linear(unsigned kind, uint64_t m, uint64_t rows, uint64_t cols, bool has_bias) {
-    input_weights w = input_kind(kind, rows, cols);
+static void check_linear_of(input_weights w, uint64_t m, bool has_bias) {
+    const uint64_t rows = w.view.rows, cols = w.view.cols;
     float *x = input_floats(m * cols, 1.0), *bias = input_floats(rows, 0.5);
     double *value = doubles(m * rows), *size = doubles(m * rows);
     const linear_case c = {&w.view, has_bias ? bias : NULL, x, m};
@@ -167,6 +167,28 @@ static void check_linear(unsigned kind, uint64_t m, uint64_t rows, uint64_t cols
     free(value);
     free(size);
     input_weights_free(&w);
+}
+
+static void check_linear(unsigned kind, uint64_t m, uint64_t rows, uint64_t cols, bool has_bias) {
+    check_linear_of(input_kind(kind, rows, cols), m, has_bias);
+}
+
+/* Few rows of x: groups that are parts of a block of sixteen words, blocks, and several of them;
+ * more groups in a row than are widened at once; rows that end within a word. */
+static void test_few_rows(void) {
+    static const uint64_t groups[] = {16, 32, 64, 128, 256, 1024};
+    static const ingot_dtype dtypes[] = {INGOT_F32, INGOT_F16, INGOT_BF16};
+    for (unsigned i = 0; i < 72; i++) {
+        const unsigned bits = i % 3 == 0 ? 2 : i % 3 == 1 ? 4 : 8;
+        const uint64_t cols = i % 8 == 7 ? 8192 + input_below(1000) : 1 + input_below(1500);
+        const uint64_t drawn = i % 6 == 5 ? cols : groups[input_below(6)];
+        const uint64_t group = drawn < cols ? drawn : cols;
+        check_linear_of(input_grouped(1 + input_below(5), cols, bits, group,
+                                      i % 2 == 0 ? INGOT_ZERO_SYMMETRIC : INGOT_ZERO_STORED,
+                                      dtypes[input_below(3)], i % 4 == 3),
+                        1 + input_below(4), i % 5 == 0);
+    }
+    report_share();
 }
 
 static void test_linear(void) {
@@ -782,6 +804,7 @@ int main(void) {
         {"embed", test_embed},
         {"norm", test_norm},
         {"linear", test_linear},
+        {"linear of few rows", test_few_rows},
         {"rotary", test_rotary},
         {"attention", test_attention},
         {"activate and add", test_elements},
