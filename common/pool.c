@@ -4,7 +4,10 @@
  * takes tiles from an atomic counter until none is left and then reports itself idle.  The caller
  * works as worker 0.  The end of a run waits until every worker is idle again, so no worker can see
  * the counter of one run with the task of another.  Which worker gets which tile is not
- * deterministic; by the contract of pool.h nothing may depend on it. */
+ * deterministic; by the contract of pool.h nothing may depend on it.
+ *
+ * Decoding makes hundreds of short runs a token, and waking a thread takes as long as some of them:
+ * whoever waits looks at the shared counters for some microseconds before it sleeps. */
 #include "common/pool.h"
 
 #include "common/memory.h"
@@ -32,9 +35,11 @@ struct ingot_pool {
     pthread_mutex_t mutex; /* guards everything below but next_index */
     pthread_cond_t work_ready;
     pthread_cond_t work_done;
-    uint64_t generation;
-    unsigned busy; /* workers that have not finished this generation */
-    bool is_stopping;
+    /* Written under the mutex; read without it only to learn that waiting may end. */
+    atomic_uint_fast64_t generation;
+    atomic_uint busy; /* workers that have not finished this generation */
+    atomic_bool is_stopping;
+    unsigned looks;  /* before a thread sleeps; 0 when threads outnumber the processors */
     bool is_running; /* catches re-entrant use */
     ingot_task task;
     void *context;
@@ -53,28 +58,44 @@ static void run_tiles(ingot_pool *pool, unsigned worker) {
     }
 }
 
+/* Some 20 microseconds on current processors. */
+#define LOOKS 400u
+
+static void pause_briefly(void) {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#endif
+}
+
+static bool has_work(const ingot_pool *pool, uint64_t seen_generation) {
+    return pool->is_stopping || pool->generation != seen_generation;
+}
+
 static void *worker_main(void *argument) {
     const pool_worker *worker = argument;
     ingot_pool *pool = worker->pool;
     uint64_t seen_generation = 0;
-    (void)pthread_mutex_lock(&pool->mutex);
     for (;;) {
-        while (!pool->is_stopping && pool->generation == seen_generation) {
+        for (unsigned i = 0; i < pool->looks && !has_work(pool, seen_generation); i++) {
+            pause_briefly();
+        }
+        (void)pthread_mutex_lock(&pool->mutex);
+        while (!has_work(pool, seen_generation)) {
             (void)pthread_cond_wait(&pool->work_ready, &pool->mutex);
         }
-        if (pool->is_stopping) {
-            break;
-        }
+        const bool is_stopping = pool->is_stopping;
         seen_generation = pool->generation;
         (void)pthread_mutex_unlock(&pool->mutex);
+        if (is_stopping) {
+            return NULL;
+        }
         run_tiles(pool, worker->index);
         (void)pthread_mutex_lock(&pool->mutex);
         if (--pool->busy == 0) {
             (void)pthread_cond_signal(&pool->work_done);
         }
+        (void)pthread_mutex_unlock(&pool->mutex);
     }
-    (void)pthread_mutex_unlock(&pool->mutex);
-    return NULL;
 }
 
 static unsigned usable_cpus(void) {
@@ -129,6 +150,7 @@ ingot_status ingot_pool_create(ingot_pool **out, unsigned threads) {
     }
     pool->workers = memory;
     pool->threads = threads;
+    pool->looks = threads <= usable_cpus() ? LOOKS : 0;
     (void)pthread_mutex_init(&pool->mutex, NULL);
     (void)pthread_cond_init(&pool->work_ready, NULL);
     (void)pthread_cond_init(&pool->work_done, NULL);
@@ -184,6 +206,9 @@ void ingot_pool_run(ingot_pool *pool, size_t count, ingot_task task, void *conte
 
     run_tiles(pool, 0);
 
+    for (unsigned i = 0; i < pool->looks && pool->busy != 0; i++) {
+        pause_briefly();
+    }
     (void)pthread_mutex_lock(&pool->mutex);
     while (pool->busy != 0) {
         (void)pthread_cond_wait(&pool->work_done, &pool->mutex);
