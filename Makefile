@@ -128,7 +128,8 @@ run-tests: all $(UNIT_TESTS) $(FUZZ_REPLAYS) $(FAULT_LIBRARIES)
 	@sh tests/run.sh $(BUILD) $(if $(ONLY),'$(ONLY)')
 
 # What compares the CUDA backend with its references; skipped, loudly, without a device.
-GPU_TESTS := $(patsubst tests/unit/%.c,%,$(wildcard tests/unit/test_kernels.c tests/unit/test_cuda*.c))
+GPU_TESTS := $(patsubst tests/unit/%.c,%,$(wildcard tests/unit/test_kernels.c tests/unit/test_linear.c \
+               tests/unit/test_cuda*.c))
 test-gpu: libraries $(GPU_TESTS:%=$(BUILD)/tests/%)
 	@sh tests/run.sh $(BUILD) '^unit/($(subst $(space),|,$(GPU_TESTS)))$$'
 

@@ -195,4 +195,22 @@ static inline void device_check(device_run run, const void *c, const expected *e
     free(again);
 }
 
+/* ---- what suites share -------------------------------------------------------------------- */
+
+static inline double *doubles(uint64_t count) {
+    return calloc(count + 1, sizeof(double));
+}
+
+/* Of the tolerance of the test that just ran. */
+static inline void report_share(void) {
+    printf("largest error %.2f of the bound ", largest_share);
+    largest_share = 0;
+}
+
+/* A sum of n rounded terms in FP32, in units of roundoff relative to the sum of magnitudes: errors
+ * are of either sign and grow with the square root; a constant for what surrounds the sum. */
+static inline double sum_tolerance(uint64_t n) {
+    return 8 + sqrt((double)n);
+}
+
 #endif
