@@ -40,11 +40,20 @@ static uint64_t input_width(const ingot_model *model, ingot_input input) {
     return 0;
 }
 
+/* The linears behind these inputs write to the residual stream. */
+static bool has_residual(ingot_input input) {
+    return input == INGOT_INPUT_OUTPUT || input == INGOT_INPUT_DOWN;
+}
+
 static void release_call(ingot_batch *b, const ingot_backend *backend) {
     for (unsigned i = 0; i < INGOT_INPUT_COUNT; i++) {
         if (b->aside[i] != NULL) {
             backend->ops->release(backend->context, b->aside[i]);
             b->aside[i] = NULL;
+        }
+        if (b->aside_residual[i] != NULL) {
+            backend->ops->release(backend->context, b->aside_residual[i]);
+            b->aside_residual[i] = NULL;
         }
     }
     if (b->scratch != NULL) {
@@ -66,6 +75,10 @@ static ingot_status place_call(ingot_batch *b, const ingot_loop_job *job) {
         if (width != 0) {
             INGOT_TRY(backend->ops->alloc(backend->context, (void **)&b->aside[i],
                                           tokens * width * sizeof(float)));
+        }
+        if (width != 0 && has_residual((ingot_input)i)) {
+            INGOT_TRY(backend->ops->alloc(backend->context, (void **)&b->aside_residual[i],
+                                          tokens * job->model->hidden * sizeof(float)));
         }
     }
     return ingot_workspace_create(&b->workspace, job->model, backend, tokens, NULL);
@@ -186,10 +199,30 @@ static ingot_status take_windows(float **x, const ingot_batch *b, const ingot_st
                               : backend->ops->upload(backend->context, *x, states, bytes);
 }
 
-/* Runs a block over at most a chunk of windows; what becomes of its output: ingot_batch_use. */
+/* Passes inputs on, and ends a run that has gone as far as it is to. */
+typedef struct watch {
+    const ingot_batch_use *use;
+    bool is_done;
+} watch;
+
+/* The status that ends a run which has gone as far as it was to. */
+#define FAR_ENOUGH INGOT_ERR_USAGE
+
+static ingot_status watch_input(void *context, ingot_input input, const float *x, uint64_t m,
+                                uint64_t width) {
+    watch *w = context;
+    const ingot_batch_use *use = w->use;
+    INGOT_TRY(use->hook(use->hook_context, input, x, m, width));
+    w->is_done = use->stops && input == use->last;
+    return w->is_done ? FAR_ENOUGH : INGOT_OK;
+}
+
+/* Runs a block over at most a chunk of windows; what becomes of its output: ingot_batch_use.
+ * *at: where the states are meanwhile. */
 static ingot_status run_chunk(const ingot_batch *b, const ingot_loop_job *job,
                               const ingot_block *block, uint64_t first, uint64_t count,
-                              const ingot_batch_use *use, bool is_kept, ingot_error *error) {
+                              const ingot_batch_use *use, bool is_kept, const float **at,
+                              ingot_error *error) {
     const ingot_backend *backend = job->backend;
     const ingot_states *states = use->is_exact ? &b->exact : &b->prefix;
     const uint64_t floats = window_floats(b, job->model);
@@ -197,10 +230,12 @@ static ingot_status run_chunk(const ingot_batch *b, const ingot_loop_job *job,
     float *x;
     INGOT_TRY(ingot_interrupt_check(error));
     INGOT_TRY(take_windows(&x, b, states, job, first, count, is_kept));
+    *at = x;
+    watch w = {.use = use};
     const ingot_status status =
         ingot_block_forward(job->model, backend, block, x, count, b->length, NULL, b->workspace,
-                            use->hook, use->hook_context);
-    if (status != INGOT_OK) {
+                            use->hook != NULL ? watch_input : NULL, &w);
+    if (status != INGOT_OK && !w.is_done) {
         return ingot_error_set(error, status, ingot_checkpoint_path(job->checkpoint), NULL, NULL,
                                "block %llu could not be run: %s", (unsigned long long)block->layer,
                                ingot_status_text(status));
@@ -228,7 +263,8 @@ ingot_status ingot_batch_run(const ingot_batch *batch, const ingot_loop_job *job
         const uint64_t count = ingot_min_u64(batch->chunk, end - w);
         ingot_batch_use part = *use;
         part.output = use->output != NULL ? use->output + (w - first) * floats : NULL;
-        INGOT_TRY(run_chunk(batch, job, block, w, count, &part, is_kept, error));
+        const float *at;
+        INGOT_TRY(run_chunk(batch, job, block, w, count, &part, is_kept, &at, error));
         show_progress(batch, job, block, w + count);
     }
     return INGOT_OK;
@@ -238,35 +274,52 @@ ingot_status ingot_batch_run(const ingot_batch *batch, const ingot_loop_job *job
 
 typedef struct pair {
     const ingot_batch *batch;
-    const ingot_backend *backend;
-    ingot_pair_hook hook;
-    void *hook_context;
+    const ingot_loop_job *job;
+    const ingot_pair_use *use;
+    const float *at; /* the states at hand */
 } pair;
 
 static ingot_status keep_input(void *context, ingot_input input, const float *x, uint64_t m,
                                uint64_t width) {
     const pair *p = context;
-    return p->backend->ops->copy(p->backend->context, p->batch->aside[input], x,
-                                 m * width * sizeof *x);
+    const ingot_backend *backend = p->job->backend;
+    const uint64_t hidden = p->job->model->hidden;
+    if (p->batch->aside_residual[input] != NULL) {
+        INGOT_TRY(backend->ops->copy(backend->context, p->batch->aside_residual[input], p->at,
+                                     m * hidden * sizeof *x));
+    }
+    return backend->ops->copy(backend->context, p->batch->aside[input], x, m * width * sizeof *x);
 }
 
 static ingot_status meet_input(void *context, ingot_input input, const float *x, uint64_t m,
                                uint64_t width) {
     const pair *p = context;
-    return p->hook(p->hook_context, input, p->batch->aside[input], x, m, width);
+    const ingot_pair_inputs inputs = {
+        .exact = p->batch->aside[input],
+        .prefix = x,
+        .exact_residual = p->batch->aside_residual[input],
+        .prefix_residual = has_residual(input) ? p->at : NULL,
+    };
+    return p->use->hook(p->use->hook_context, input, &inputs, m, width);
 }
 
 ingot_status ingot_batch_run_pair(const ingot_batch *batch, const ingot_loop_job *job,
-                                  const ingot_block *block, uint64_t first, uint64_t end,
-                                  ingot_pair_hook hook, void *hook_context, ingot_error *error) {
-    pair p = {.batch = batch, .backend = job->backend, .hook = hook, .hook_context = hook_context};
-    const ingot_batch_use exact = {.hook = keep_input, .hook_context = &p, .is_exact = true};
-    const ingot_batch_use prefix = {.hook = meet_input, .hook_context = &p};
+                                  const ingot_block *exact, const ingot_block *prefix,
+                                  uint64_t first, uint64_t end, const ingot_pair_use *use,
+                                  ingot_error *error) {
+    pair p = {.batch = batch, .job = job, .use = use};
+    const ingot_batch_use keep = {.hook = keep_input,
+                                  .hook_context = &p,
+                                  .is_exact = true,
+                                  .stops = !use->advances,
+                                  .last = use->last};
+    const ingot_batch_use meet = {
+        .hook = meet_input, .hook_context = &p, .stops = true, .last = use->last};
     for (uint64_t w = first; w < end; w += batch->chunk) {
         const uint64_t count = ingot_min_u64(batch->chunk, end - w);
-        INGOT_TRY(run_chunk(batch, job, block, w, count, &exact, true, error));
-        INGOT_TRY(run_chunk(batch, job, block, w, count, &prefix, false, error));
-        show_progress(batch, job, block, w + count);
+        INGOT_TRY(run_chunk(batch, job, exact, w, count, &keep, use->advances, &p.at, error));
+        INGOT_TRY(run_chunk(batch, job, prefix, w, count, &meet, false, &p.at, error));
+        show_progress(batch, job, prefix, w + count);
     }
     return INGOT_OK;
 }

@@ -18,8 +18,10 @@ typedef struct ingot_batch {
     ingot_states prefix;      /* on the quantized prefix */
     ingot_states exact;       /* in the full-precision model */
     float *scratch;           /* [chunk][length][hidden], device */
-    float *aside[INGOT_INPUT_COUNT]; /* [chunk][length][width], device: inputs of the exact
-                                        states; NULL without these */
+    float *aside[INGOT_INPUT_COUNT];          /* [chunk][length][width], device: inputs of the exact
+                                                 states; NULL without these */
+    float *aside_residual[INGOT_INPUT_COUNT]; /* [chunk][length][hidden]: the residual stream at
+                                                 the inputs of o and down */
     ingot_workspace *workspace;
 } ingot_batch;
 
@@ -37,6 +39,8 @@ typedef struct ingot_batch_use {
     void *hook_context;
     float *output; /* not NULL: [end - first][length][hidden], device, takes the output */
     bool is_exact; /* of the exact states instead of the prefix's */
+    bool stops;    /* with a hook: the block is not run beyond input `last` */
+    ingot_input last;
 } ingot_batch_use; /* neither hook nor output: the states advance */
 
 /* Runs a block over windows first .. end-1 of one stream. */
@@ -44,17 +48,30 @@ ingot_status ingot_batch_run(const ingot_batch *batch, const ingot_loop_job *job
                              const ingot_block *block, uint64_t first, uint64_t end,
                              const ingot_batch_use *use, ingot_error *error) INGOT_MUST_CHECK;
 
-/* Receives an input in the full-precision model beside the same on the quantized prefix: device
- * memory, [m][width] both, valid during the call. */
-typedef ingot_status (*ingot_pair_hook)(void *context, ingot_input input, const float *exact,
-                                        const float *x, uint64_t m, uint64_t width);
+/* An input in the full-precision model and on the quantized prefix, [m][width] both, and the
+ * residual stream that the linears behind it add to, [m][hidden]; device memory, valid during the
+ * call. */
+typedef struct ingot_pair_inputs {
+    const float *exact, *prefix;
+    const float *exact_residual, *prefix_residual; /* for o and down; else NULL */
+} ingot_pair_inputs;
+typedef ingot_status (*ingot_pair_hook)(void *context, ingot_input input,
+                                        const ingot_pair_inputs *inputs, uint64_t m,
+                                        uint64_t width);
 
-/* Runs a block, as it is in the checkpoint, over windows first .. end-1 of both streams.  The exact
- * states advance, which makes them what the block should put out; the prefix's stay, and what the
- * block makes of them is dropped. */
+typedef struct ingot_pair_use {
+    ingot_input last; /* neither block is run beyond this input, */
+    bool advances;    /* but for the exact one when its states advance */
+    ingot_pair_hook hook;
+    void *hook_context;
+} ingot_pair_use;
+
+/* Runs exact, the block as it is in the checkpoint, over windows first .. end-1 of the exact
+ * states, which may advance and thus become what the block should put out; and prefix, the block as
+ * it is by now, over the same windows of the prefix, whose states stay. */
 ingot_status ingot_batch_run_pair(const ingot_batch *batch, const ingot_loop_job *job,
-                                  const ingot_block *block, uint64_t first, uint64_t end,
-                                  ingot_pair_hook hook, void *hook_context,
+                                  const ingot_block *exact, const ingot_block *prefix,
+                                  uint64_t first, uint64_t end, const ingot_pair_use *use,
                                   ingot_error *error) INGOT_MUST_CHECK;
 
 /* *out (device, from the arena) = exact states of windows first .. end-1: once the block has run on

@@ -3,6 +3,7 @@
 #define INGOT_CONVERT_BLOCK_H
 
 #include "convert/batch.h"
+#include "convert/correct.h"
 #include "convert/linear.h"
 
 #define INGOT_MAX_FOLDS 8
@@ -10,6 +11,9 @@
 /* Statistics of one input of the block. */
 typedef struct ingot_input_state {
     bool is_present;
+    bool is_corrected; /* its drift is made up for, */
+    bool has_residual; /* and that of the residual stream behind it */
+    bool is_collected;
     uint64_t width, tokens;
     float *plain_gram;        /* [width][width], whole, device; NULL without data */
     float *magnitude;         /* [width], mean |x|, host */
@@ -17,12 +21,14 @@ typedef struct ingot_input_state {
     float *fold;              /* [width], host: what the columns are multiplied by; NULL: none
                                  planned */
     float *device_fold;       /* the same on the device */
+    ingot_drift drift;        /* of the input without folds */
     ingot_gptq_factor factor; /* of gram, for the group size factor.group (0: not made yet) */
 } ingot_input_state;
 
 typedef struct ingot_block_state {
     uint64_t layer;
     ingot_block block;                          /* weights as the forward pass sees them */
+    ingot_block checkpoint;                     /* as the checkpoint has them */
     ingot_weight_view source[INGOT_ROLE_COUNT]; /* as the checkpoint has them, device */
     ingot_input_state input[INGOT_INPUT_COUNT];
     float *row_fold[INGOT_ROLE_COUNT];        /* [rows], host, or NULL */

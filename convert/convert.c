@@ -29,6 +29,7 @@ typedef struct session {
     ingot_file_spec *files;
     char *meta;
     ingot_ledger *ledgers;
+    ingot_steps_taken *steps;
     bool has_source, has_model, has_backend, has_text, has_windows, has_plan;
 } session;
 
@@ -185,6 +186,36 @@ static ingot_status make_plan(session *s, ingot_writer_plan *plan, ingot_layout_
     return INGOT_OK;
 }
 
+static void set(json_t *object, const char *key, json_t *value) {
+    if (json_object_set_new(object, key, value) != 0) {
+        (void)json_object_set_new(object, key, json_null());
+    }
+}
+
+/* The quantized tensors and what each step gained; NULL when out of memory. */
+static json_t *tensors_json(const session *s) {
+    json_t *list = json_array();
+    for (uint64_t i = 0; i < s->plan.count; i++) {
+        const ingot_ledger *ledger = &s->ledgers[i];
+        const ingot_steps_taken *steps = &s->steps[i];
+        if (s->plan.tensors[i].origin != INGOT_ORIGIN_QUANTIZE) {
+            continue;
+        }
+        json_t *tensor = json_object();
+        set(tensor, "name", json_string(s->plan.tensors[i].name));
+        set(tensor, "method", json_string(ingot_method_name(ledger->method)));
+        set(tensor, "bits", json_integer(s->plan.specs[i].bits));
+        set(tensor, "output_error_rtn", ingot_json_number(ledger->output_error_rtn));
+        set(tensor, "output_error", ingot_json_number(ledger->output_error));
+        set(tensor, "correction_share", ingot_json_number(steps->share));
+        set(tensor, "correction_gain", ingot_json_number(steps->gain));
+        set(tensor, "gptq", ingot_json_number(steps->gptq));
+        set(tensor, "polish", ingot_json_number(steps->polished));
+        (void)json_array_append_new(list, tensor);
+    }
+    return list;
+}
+
 static uint64_t written_bytes(const char *path, uint64_t fallback) {
     ingot_container *container = NULL;
     ingot_info info;
@@ -202,6 +233,7 @@ static ingot_status write_container(session *s, const ingot_writer_plan *plan,
     ingot_writer *writer = NULL;
     ingot_progress progress;
     INGOT_TRY(ingot_alloc_zero((void **)&s->ledgers, s->plan.count + 1, sizeof *s->ledgers));
+    INGOT_TRY(ingot_alloc_zero((void **)&s->steps, s->plan.count + 1, sizeof *s->steps));
     INGOT_TRY(ingot_writer_create(&writer, o->output, o->force, plan, s->error));
     ingot_progress_begin(&progress, "converting", "blocks", (double)s->model.layers, false);
     const ingot_loop_job job = {.checkpoint = s->checkpoint,
@@ -214,7 +246,8 @@ static ingot_status write_container(session *s, const ingot_writer_plan *plan,
                                 .writer = writer,
                                 .progress = &progress,
                                 .phase_seconds = s->result->phase_seconds,
-                                .ledgers = s->ledgers};
+                                .ledgers = s->ledgers,
+                                .steps = s->steps};
     ingot_status status = ingot_loop_run(&job, s->error);
     ingot_progress_end(&progress);
     *since = ingot_clock_seconds();
@@ -233,6 +266,7 @@ static ingot_status write_container(session *s, const ingot_writer_plan *plan,
     for (uint64_t i = 0; i < s->plan.count; i++) {
         s->result->fallbacks += s->ledgers[i].fallback != INGOT_FALLBACK_NONE;
     }
+    s->result->tensors = tensors_json(s);
     return INGOT_OK;
 }
 
@@ -261,6 +295,7 @@ static void release(session *s) {
     }
     ingot_free(s->files);
     ingot_free(s->ledgers);
+    ingot_free(s->steps);
     free(s->meta);
     ingot_stats_close(s->stats);
     if (s->has_windows) {
@@ -296,12 +331,6 @@ ingot_status ingot_convert_run(ingot_convert_result *result, ingot_convert_optio
 
 /* ---- the tool ------------------------------------------------------------------------------- */
 
-static void set(json_t *object, const char *key, json_t *value) {
-    if (json_object_set_new(object, key, value) != 0) {
-        (void)json_object_set_new(object, key, json_null());
-    }
-}
-
 static json_t *digest_or_null(const uint8_t digest[16], bool is_known) {
     char text[33];
     ingot_digest_hex(text, digest);
@@ -328,6 +357,7 @@ static void print_json(const ingot_convert_options *o, const ingot_convert_resul
     set(object, "peak_device_bytes", json_integer((json_int_t)r->peak_device_bytes));
     set(object, "bits_per_weight", ingot_json_number(r->bits_per_weight));
     set(object, "fallbacks", r->is_written ? json_integer((json_int_t)r->fallbacks) : json_null());
+    set(object, "tensors", r->tensors != NULL ? json_incref(r->tensors) : json_null());
     set(object, "root", digest_or_null(r->root, r->is_written));
     set(object, "content_id", digest_or_null(r->content_id, r->is_written));
     set(object, "error", is_good ? json_null() : json_string(ingot_status_code(error->status)));
@@ -383,6 +413,7 @@ int ingot_convert_tool(int argc, char **argv) {
     if (options.as_json) {
         print_json(&options, &result, &error);
     }
+    json_decref(result.tensors);
     if (status != INGOT_OK) {
         return ingot_cli_report(ingot_convert_spec.tool, &error);
     }

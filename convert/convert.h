@@ -28,6 +28,8 @@ typedef struct ingot_convert_result {
     uint8_t root[16], content_id[16];
     bool is_written;
     char path[4096]; /* of the container, of a set its first shard */
+    json_t *tensors; /* what became of each quantized tensor, step by step (spec/cli.md); NULL: not
+                        written; the caller's to release */
 } ingot_convert_result;
 
 /* Command-line table and its handler (context: ingot_convert_options). */

@@ -3,6 +3,11 @@
 
 #include <math.h>
 
+/* A corrected matrix whose error against the source is more than this many times that of plain
+ * rounding is not taken: a verifier, who does not know of the drift, could not tell it from a
+ * damaged one (spec/quality.md, "Bound on the weight error"). */
+#define STRAYS 3.0
+
 ingot_status ingot_linear_values(float *out, const ingot_linear_job *job, ingot_error *error) {
     uint64_t bad;
     INGOT_TRY(job->backend->ops->values(job->backend->context, out, &bad, job->source,
@@ -30,8 +35,9 @@ typedef struct work {
     const ingot_linear_job *job;
     const ingot_backend_ops *ops;
     void *context;
-    const float *w; /* folded weights */
-    double norm;    /* tr(W H W^T) of them; NaN without data */
+    const float *source; /* folded weights */
+    const float *w;      /* what is to be stored: these, or corrected for drift */
+    double norm;         /* tr(W H W^T) of that; NaN without data */
     ingot_arena *arena, *scratch;
     ingot_error *error;
 } work;
@@ -78,16 +84,36 @@ static ingot_status create(result *r, const work *k, ingot_dtype scale_dtype) {
 
 /* ---- one result ----------------------------------------------------------------------------- */
 
-/* Plain rounding of the folded weights with the outliers, if any, in their places. */
+/* Plain rounding of the folded source with the outliers, if any, in their places. */
 static ingot_status round_plainly(ingot_quantized *q, const work *k,
                                   const ingot_outliers *outliers) {
-    INGOT_TRY(k->ops->quantize_rtn(k->context, q, k->w));
-    return outliers->count == 0 ? INGOT_OK
-                                : k->ops->outliers_place(k->context, q, outliers, k->w, k->arena);
+    INGOT_TRY(k->ops->quantize_rtn(k->context, q, k->source));
+    return outliers->count == 0
+               ? INGOT_OK
+               : k->ops->outliers_place(k->context, q, outliers, k->source, k->arena);
+}
+
+static bool has_loop(ingot_method method) {
+    return method == INGOT_METHOD_GPTQ || method == INGOT_METHOD_AWQ_GPTQ;
+}
+
+/* The column loop and the polish. */
+static ingot_status loop_and_polish(const work *k, result *r, ingot_steps_taken *steps) {
+    const ingot_linear_job *job = k->job;
+    const ingot_gptq_factor *factor = job->data.factor;
+    INGOT_TRY(k->ops->quantize_gptq(k->context, &r->q, k->w, factor, k->scratch));
+    if (job->polish_rounds == 0) {
+        return INGOT_OK;
+    }
+    INGOT_TRY(quadratic(&steps->gptq, k, k->w, &r->q, job->data.gram));
+    return k->ops->quantize_polish(k->context, &r->q, k->w, job->data.gram, factor->importance,
+                                   job->polish_rounds, k->scratch);
 }
 
 /* Quantizes by the method; INGOT_METHOD_RTN with outliers keeps the plain scales. */
-static ingot_status by_method(const work *k, ingot_quantized *q, ingot_ledger *ledger) {
+static ingot_status by_method(const work *k, result *r, ingot_ledger *ledger,
+                              ingot_steps_taken *steps) {
+    ingot_quantized *q = &r->q;
     const ingot_linear_job *job = k->job;
     const ingot_gptq_factor *factor = job->data.factor;
     const float *importance = factor != NULL ? factor->importance : NULL;
@@ -96,14 +122,14 @@ static ingot_status by_method(const work *k, ingot_quantized *q, ingot_ledger *l
         INGOT_TRY(k->ops->outliers_choose(k->context, q, k->w, importance, job->outlier_count,
                                           job->outlier_dtype, k->arena, k->scratch));
     }
-    const bool is_gptq = job->method == INGOT_METHOD_GPTQ || job->method == INGOT_METHOD_AWQ_GPTQ;
+    const bool is_gptq = has_loop(job->method);
     if (job->method == INGOT_METHOD_RTN) {
         const ingot_outliers outliers = q->outliers;
         q->outliers.count = 0;
         return round_plainly(q, k, &outliers);
     }
     if (is_gptq && factor != NULL && factor->damping_step != 255) {
-        return k->ops->quantize_gptq(k->context, q, k->w, factor, k->scratch);
+        return loop_and_polish(k, r, steps);
     }
     if (is_gptq || job->method == INGOT_METHOD_AWQ) {
         ledger->fallback = factor == NULL ? INGOT_FALLBACK_NO_DATA
@@ -117,9 +143,11 @@ static ingot_status by_method(const work *k, ingot_quantized *q, ingot_ledger *l
 
 /* ---- the yardstick -------------------------------------------------------------------------- */
 
-/* Plain rounding of the unfolded weights with 16-bit scales: its errors go into the ledger. */
-static ingot_status measure_plain(result *plain, const work *k, ingot_ledger *ledger) {
-    work unfolded = *k;
+/* Plain rounding of the unfolded source with 16-bit scales: its errors go into the ledger.
+ * unfolded: the target without folds. */
+static ingot_status measure_plain(result *plain, const work *k, const float *unfolded,
+                                  ingot_ledger *ledger) {
+    work own = *k;
     ingot_linear_job job = *k->job;
     if (job.row_fold != NULL || job.column_fold != NULL) {
         const ingot_weight_view *v = job.source;
@@ -128,20 +156,21 @@ static ingot_status measure_plain(result *plain, const work *k, ingot_ledger *le
         job.data.gram = job.data.plain_gram;
         INGOT_TRY(ingot_arena_array(k->scratch, (void **)&w, v->rows * v->cols, sizeof *w));
         INGOT_TRY(ingot_linear_values(w, &job, k->error));
-        unfolded.job = &job;
-        unfolded.w = w;
-        INGOT_TRY(quadratic(&unfolded.norm, &unfolded, w, NULL, job.data.gram));
+        own.job = &job;
+        own.source = w;
+        own.w = unfolded != NULL ? unfolded : w;
+        INGOT_TRY(quadratic(&own.norm, &own, own.w, NULL, job.data.gram));
     }
     const ingot_dtype dtype = job.format.scale_dtype;
-    INGOT_TRY(create(plain, &unfolded, dtype == INGOT_F32 ? INGOT_F16 : dtype));
-    INGOT_TRY(k->ops->quantize_rtn(k->context, &plain->q, unfolded.w));
-    INGOT_TRY(measure(plain, &unfolded));
+    INGOT_TRY(create(plain, &own, dtype == INGOT_F32 ? INGOT_F16 : dtype));
+    INGOT_TRY(k->ops->quantize_rtn(k->context, &plain->q, own.source));
+    INGOT_TRY(measure(plain, &own));
     ledger->weight_error_rtn = plain->weight_error;
     ledger->output_error_rtn = plain->output_error;
     return INGOT_OK;
 }
 
-/* Replaces the result by plain rounding of the folded weights, with the same outliers and scale
+/* Replaces the result by plain rounding of the folded source, with the same outliers and scale
  * type, when that is better.  yardstick: the result of measure_plain. */
 static ingot_status guard(result *r, const work *k, ingot_ledger *ledger, const result *yardstick) {
     const ingot_linear_job *job = k->job;
@@ -163,20 +192,48 @@ static ingot_status guard(result *r, const work *k, ingot_ledger *ledger, const 
     return INGOT_OK;
 }
 
-ingot_status ingot_linear_quantize(ingot_quantized *out, ingot_ledger *ledger,
-                                   const ingot_linear_job *job, ingot_arena *arena,
-                                   ingot_arena *scratch, ingot_error *error) {
+/* ---- the target ----------------------------------------------------------------------------- */
+
+/* The target in place of the source: *unfolded before folds, k->w under them. */
+static ingot_status correct(work *k, float **unfolded, ingot_steps_taken *steps) {
+    const ingot_linear_job *job = k->job;
     const ingot_weight_view *v = job->source;
-    float *w;
-    INGOT_TRY(ingot_arena_array(scratch, (void **)&w, v->rows * v->cols, sizeof *w));
-    INGOT_TRY(ingot_linear_values(w, job, error));
-    work k = {.job = job,
-              .ops = job->backend->ops,
-              .context = job->backend->context,
-              .w = w,
-              .arena = arena,
-              .scratch = scratch,
-              .error = error};
+    const uint64_t count = v->rows * v->cols;
+    const bool is_folded = job->row_fold != NULL || job->column_fold != NULL;
+    const float *plain = k->source;
+    float *folded;
+    INGOT_TRY(ingot_arena_array(k->scratch, (void **)unfolded, count, sizeof **unfolded));
+    if (is_folded) {
+        ingot_linear_job source = *job;
+        float *w;
+        source.row_fold = source.column_fold = NULL;
+        INGOT_TRY(ingot_arena_array(k->scratch, (void **)&w, count, sizeof *w));
+        INGOT_TRY(ingot_linear_values(w, &source, k->error));
+        plain = w;
+    }
+    INGOT_TRY(ingot_correct(*unfolded, &steps->share, &steps->gain, job->data.drift,
+                            job->data.has_residual, plain, v->rows, v->cols, job->backend,
+                            k->scratch));
+    k->w = *unfolded;
+    if (!is_folded) {
+        return INGOT_OK;
+    }
+    const ingot_weight_view target = {.kind = INGOT_DENSE,
+                                      .rows = v->rows,
+                                      .cols = v->cols,
+                                      .dtype = INGOT_F32,
+                                      .data = *unfolded};
+    ingot_linear_job fold = *job;
+    fold.source = &target;
+    INGOT_TRY(ingot_arena_array(k->scratch, (void **)&folded, count, sizeof *folded));
+    INGOT_TRY(ingot_linear_values(folded, &fold, k->error));
+    k->w = folded;
+    return INGOT_OK;
+}
+
+/* ---- all of it ------------------------------------------------------------------------------ */
+
+static void begin_ledger(ingot_ledger *ledger, const ingot_linear_job *job) {
     ingot_ledger_copy(ledger);
     ledger->method = job->method;
     ledger->is_folded = job->row_fold != NULL || job->column_fold != NULL;
@@ -186,10 +243,35 @@ ingot_status ingot_linear_quantize(ingot_quantized *out, ingot_ledger *ledger,
         ledger->damping = job->data.factor->damping;
         ledger->dead_columns = job->data.factor->dead_columns;
     }
+}
+
+/* As ingot_linear_quantize; *strays: the correction took the weights too far from the source. */
+static ingot_status quantize(ingot_quantized *out, ingot_ledger *ledger, ingot_steps_taken *steps,
+                             bool *strays, const ingot_linear_job *job, ingot_arena *arena,
+                             ingot_arena *scratch, ingot_error *error) {
+    const ingot_weight_view *v = job->source;
+    float *w, *unfolded = NULL;
+    INGOT_TRY(ingot_arena_array(scratch, (void **)&w, v->rows * v->cols, sizeof *w));
+    INGOT_TRY(ingot_linear_values(w, job, error));
+    work k = {.job = job,
+              .ops = job->backend->ops,
+              .context = job->backend->context,
+              .source = w,
+              .w = w,
+              .arena = arena,
+              .scratch = scratch,
+              .error = error};
+    begin_ledger(ledger, job);
+    *steps = (ingot_steps_taken){NAN, NAN, NAN, NAN};
+    const ingot_drift *drift = job->data.drift;
+    const bool is_corrected = has_loop(job->method) && drift != NULL && drift->solved != NULL;
+    if (is_corrected) {
+        INGOT_TRY(correct(&k, &unfolded, steps));
+    }
     result chosen, plain;
-    INGOT_TRY(quadratic(&k.norm, &k, w, NULL, job->data.gram));
+    INGOT_TRY(quadratic(&k.norm, &k, k.w, NULL, job->data.gram));
     INGOT_TRY(create(&chosen, &k, job->format.scale_dtype));
-    INGOT_TRY(by_method(&k, &chosen.q, ledger));
+    INGOT_TRY(by_method(&k, &chosen, ledger, steps));
     INGOT_TRY(measure(&chosen, &k));
     const bool is_plain = job->method == INGOT_METHOD_RTN && job->outlier_count == 0 &&
                           !ledger->is_folded && job->format.scale_dtype != INGOT_F32;
@@ -197,7 +279,10 @@ ingot_status ingot_linear_quantize(ingot_quantized *out, ingot_ledger *ledger,
         ledger->weight_error_rtn = chosen.weight_error;
         ledger->output_error_rtn = chosen.output_error;
     } else {
-        INGOT_TRY(measure_plain(&plain, &k, ledger));
+        INGOT_TRY(measure_plain(&plain, &k, unfolded, ledger));
+        *strays = is_corrected && chosen.weight_error > STRAYS * plain.weight_error;
+        steps->gptq = relative(steps->gptq, plain.loss);
+        steps->polished = isnan(steps->gptq) ? (double)NAN : relative(chosen.loss, plain.loss);
         INGOT_TRY(guard(&chosen, &k, ledger, &plain));
     }
     ledger->weight_error = chosen.weight_error;
@@ -205,4 +290,17 @@ ingot_status ingot_linear_quantize(ingot_quantized *out, ingot_ledger *ledger,
     ledger->outliers = chosen.q.outliers.count;
     *out = chosen.q;
     return INGOT_OK;
+}
+
+ingot_status ingot_linear_quantize(ingot_quantized *out, ingot_ledger *ledger,
+                                   ingot_steps_taken *steps, const ingot_linear_job *job,
+                                   ingot_arena *arena, ingot_arena *scratch, ingot_error *error) {
+    bool strays = false;
+    INGOT_TRY(quantize(out, ledger, steps, &strays, job, arena, scratch, error));
+    if (!strays) {
+        return INGOT_OK;
+    }
+    ingot_linear_job plain = *job;
+    plain.data.drift = NULL;
+    return quantize(out, ledger, steps, &strays, &plain, arena, scratch, error);
 }

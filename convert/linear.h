@@ -2,7 +2,7 @@
 #ifndef INGOT_LINEAR_H
 #define INGOT_LINEAR_H
 
-#include "kernels/backend.h"
+#include "convert/correct.h"
 
 /* Calibration statistics of a matrix's input, as it is after the fold, in device memory.  Absent:
  * gram NULL. */
@@ -11,7 +11,18 @@ typedef struct ingot_linear_data {
     const float *plain_gram;         /* H before the fold (gram itself when there is none) */
     const ingot_gptq_factor *factor; /* of gram, for this group size */
     uint64_t tokens;
+    const ingot_drift *drift; /* NULL: the target is the matrix itself */
+    bool has_residual;        /* its output goes to the residual stream, whose drift is known */
 } ingot_linear_data;
+
+/* What the steps of a matrix gained; NaN where a step was not taken. */
+typedef struct ingot_steps_taken {
+    double share; /* of the correction that was made (convert/correct.h), */
+    double gain;  /* and what it gained on the judges */
+    /* Output errors relative to that of plain rounding: */
+    double gptq;     /* after the column loop, before the polish */
+    double polished; /* after the polish */
+} ingot_steps_taken;
 
 typedef struct ingot_linear_job {
     const ingot_backend *backend;
@@ -22,6 +33,7 @@ typedef struct ingot_linear_job {
     uint64_t outlier_count;
     ingot_dtype outlier_dtype;
     ingot_method method;
+    unsigned polish_rounds;
     ingot_linear_data data;
 } ingot_linear_job;
 
@@ -35,8 +47,9 @@ ingot_status ingot_linear_values(float *out, const ingot_linear_job *job,
  * stored scales (low_precision_scales) are left alone.  Both arenas give device memory; results
  * lie in arena; scratch may be reset afterwards. */
 ingot_status ingot_linear_quantize(ingot_quantized *out, ingot_ledger *ledger,
-                                   const ingot_linear_job *job, ingot_arena *arena,
-                                   ingot_arena *scratch, ingot_error *error) INGOT_MUST_CHECK;
+                                   ingot_steps_taken *steps, const ingot_linear_job *job,
+                                   ingot_arena *arena, ingot_arena *scratch,
+                                   ingot_error *error) INGOT_MUST_CHECK;
 
 /* Ledger record of a dense tensor. */
 void ingot_ledger_copy(ingot_ledger *ledger);

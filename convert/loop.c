@@ -5,7 +5,7 @@
 #include "common/memory.h"
 #include "common/sizes.h"
 #include "common/worker.h"
-#include "convert/block.h"
+#include "convert/collect.h"
 #include "convert/prefetch.h"
 #include "format/digest.h"
 
@@ -14,6 +14,9 @@
 
 #define COPY_BYTES  (8u << 20) /* of a dense tensor read at once */
 #define JUDGES_MOST 8u
+/* Matrices of the size of H that the correction of an input takes: drift, solved, fitted, H and
+ * drift of the judges, and the same of the residual stream, a factor of H. */
+#define DRIFT_SQUARES 9u
 
 const char *ingot_phase_name(ingot_phase phase) {
     static const char *const names[] = {"plan",     "read",  "collect",   "fold",
@@ -255,6 +258,7 @@ typedef struct source_pair {
 static ingot_status convert_matrix(loop *l, uint64_t index, source_pair source,
                                    ingot_input_state *input, const float *row_fold,
                                    ingot_weight_view *stored) {
+    const ingot_steps *steps = &l->job->plan->steps;
     const ingot_plan_tensor *t = &l->job->plan->tensors[index];
     const ingot_tensor_spec *spec = &l->job->plan->specs[index];
     ingot_linear_job job = {.backend = l->job->backend,
@@ -270,7 +274,8 @@ static ingot_status convert_matrix(loop *l, uint64_t index, source_pair source,
                                        .scale_dtype = spec->scale_dtype},
                             .outlier_count = spec->outlier_count,
                             .outlier_dtype = spec->dtype,
-                            .method = t->method};
+                            .method = t->method,
+                            .polish_rounds = steps->polish_rounds};
     double since = ingot_clock_seconds();
     INGOT_TRY(ingot_interrupt_check(l->error));
     INGOT_TRY(get_factor(&job.data.factor, l, input, spec->group));
@@ -278,13 +283,15 @@ static ingot_status convert_matrix(loop *l, uint64_t index, source_pair source,
         job.data.gram = input->gram;
         job.data.plain_gram = input->plain_gram;
         job.data.tokens = input->tokens;
+        job.data.drift = input->is_corrected ? &input->drift : NULL;
+        job.data.has_residual = input->has_residual;
     }
     ingot_arena_reset(l->scratch);
     ingot_quantized q;
     ingot_weight_view view, packed;
     ingot_ledger *ledger = &l->job->ledgers[index];
-    INGOT_TRY(
-        ingot_linear_quantize(&q, ledger, &job, l->tensors[l->turn].device, l->scratch, l->error));
+    INGOT_TRY(ingot_linear_quantize(&q, ledger, &l->job->steps[index], &job,
+                                    l->tensors[l->turn].device, l->scratch, l->error));
     INGOT_TRY(l->ops->quantized_pack(
         l->context, &view, &q, stored != NULL ? l->block.device : l->tensors[l->turn].device));
     ingot_digest128(ledger->source_digest, source.host->data,
@@ -330,75 +337,38 @@ static ingot_status convert_alone(loop *l, uint64_t index, ingot_input_state *in
 
 /* ---- statistics of a block ------------------------------------------------------------------ */
 
-typedef struct collector {
-    const ingot_backend *backend;
-    float *gram[INGOT_INPUT_COUNT];       /* device */
-    double *magnitude[INGOT_INPUT_COUNT]; /* device */
-    uint64_t *dropped;                    /* [INGOT_INPUT_COUNT], device */
-    uint64_t tokens[INGOT_INPUT_COUNT];
-} collector;
-
-static ingot_status collect_input(void *context, ingot_input input, const float *x, uint64_t m,
-                                  uint64_t width) {
-    collector *c = context;
-    if (c->gram[input] == NULL) {
-        return INGOT_OK;
-    }
-    c->tokens[input] += m;
-    return c->backend->ops->gram(c->backend->context, c->gram[input], c->magnitude[input],
-                                 c->dropped + input, x, m, width);
+/* Whether the statistics of an input are gathered only once what comes before it in the block is
+ * quantized.  Folds are chosen for a whole block, before. */
+static bool is_sequential(const loop *l) {
+    return l->job->plan->steps.is_sequential && !l->job->plan->has_folds;
 }
 
-static ingot_status zeroed(loop *l, ingot_arena *arena, void **out, uint64_t count, uint64_t size) {
-    INGOT_TRY(ingot_arena_array(arena, out, count, size));
-    return l->ops->zero(l->context, *out, count * size);
-}
-
-/* Completes what was gathered of one input; magnitudes are for folds alone. */
-static ingot_status take_statistics(loop *l, ingot_input_state *s, const collector *c,
-                                    ingot_input input, uint64_t dropped) {
-    s->tokens = c->tokens[input] - dropped;
-    if (c->magnitude[input] != NULL) {
-        double *sums;
-        INGOT_TRY(
-            ingot_arena_array(l->tensors[l->turn].host, (void **)&sums, s->width, sizeof *sums));
-        INGOT_TRY(
-            ingot_arena_array(l->block.host, (void **)&s->magnitude, s->width, sizeof(float)));
-        INGOT_TRY(l->ops->download(l->context, sums, c->magnitude[input], s->width * sizeof *sums));
-        for (uint64_t j = 0; j < s->width; j++) {
-            s->magnitude[j] = s->tokens != 0 ? (float)(sums[j] / (double)s->tokens) : 0.0f;
-        }
-    }
-    s->plain_gram = s->gram = c->gram[input];
-    return l->ops->gram_fold(l->context, s->gram, s->gram, NULL, s->width);
-}
-
-static ingot_status collect(loop *l, ingot_block_state *state) {
-    collector c = {.backend = l->job->backend};
-    uint64_t dropped[INGOT_INPUT_COUNT];
-    INGOT_TRY(next_tensor(l));
-    INGOT_TRY(zeroed(l, l->tensors[l->turn].device, (void **)&c.dropped, INGOT_INPUT_COUNT,
-                     sizeof *dropped));
+static ingot_status collect(loop *l, ingot_block_state *state, unsigned inputs) {
+    double since = ingot_clock_seconds();
+    unsigned last = 0;
     for (unsigned i = 0; i < INGOT_INPUT_COUNT; i++) {
-        const uint64_t n = state->input[i].width;
-        if (state->input[i].is_present) {
-            INGOT_TRY(zeroed(l, l->block.device, (void **)&c.gram[i], n, n * sizeof(float)));
-            if (l->job->plan->has_folds) {
-                INGOT_TRY(zeroed(l, l->tensors[l->turn].device, (void **)&c.magnitude[i], n,
-                                 sizeof(double)));
-            }
-        }
+        last = state->input[i].is_present ? i : last;
     }
-    const ingot_batch_use use = {.hook = collect_input, .hook_context = &c};
-    INGOT_TRY(ingot_batch_run(&l->batch, l->job, &state->block, 0,
-                              l->batch.windows - l->batch.judges, &use, l->error));
-    INGOT_TRY(l->ops->download(l->context, dropped, c.dropped, sizeof dropped));
+    INGOT_TRY(ingot_collect(state, l->job, &l->batch, inputs, (inputs & INGOT_INPUT_BIT(last)) != 0,
+                            l->block.host, l->block.device, l->scratch, l->error));
     for (unsigned i = 0; i < INGOT_INPUT_COUNT; i++) {
-        if (state->input[i].is_present) {
-            INGOT_TRY(take_statistics(l, &state->input[i], &c, (ingot_input)i, dropped[i]));
-        }
+        state->input[i].is_collected |= (inputs & INGOT_INPUT_BIT(i)) != 0;
     }
+    lap(l, INGOT_PHASE_COLLECT, &since);
     return INGOT_OK;
+}
+
+/* Advances the full-precision stream over a block of which nothing was collected. */
+static ingot_status keep_step(loop *l, const ingot_block_state *state) {
+    for (unsigned i = 0; i < INGOT_INPUT_COUNT; i++) {
+        if (state->input[i].is_present) {
+            return INGOT_OK;
+        }
+    }
+    return l->batch.exact.values == NULL
+               ? INGOT_OK
+               : ingot_batch_run(&l->batch, l->job, &state->checkpoint, 0, l->batch.windows,
+                                 &(ingot_batch_use){.is_exact = true}, l->error);
 }
 
 static ingot_status load_statistics(loop *l, ingot_block_state *state) {
@@ -471,6 +441,19 @@ static ingot_status apply_folds(loop *l, ingot_block_state *state) {
 
 /* ---- one block ------------------------------------------------------------------------------ */
 
+static bool has_drift(const loop *l) {
+    const ingot_plan *plan = l->job->plan;
+    return l->has_batch && plan->steps.corrects && plan->has_loop;
+}
+
+/* Whether a linear's output is added to the residual stream as it is. */
+static bool reaches_residual(const loop *l, ingot_role role) {
+    const char *const *norm = l->job->model->norm_suffix;
+    return l->job->plan->steps.corrects_residual &&
+           ((role == INGOT_ROLE_O && norm[INGOT_SLOT_ATTENTION_POST] == NULL) ||
+            (role == INGOT_ROLE_DOWN && norm[INGOT_SLOT_MLP_POST] == NULL));
+}
+
 static void begin_state(const loop *l, ingot_block_state *state, uint64_t layer) {
     const ingot_plan *plan = l->job->plan;
     *state = (ingot_block_state){.layer = layer};
@@ -481,8 +464,14 @@ static void begin_state(const loop *l, ingot_block_state *state, uint64_t layer)
         }
         if (t->origin == INGOT_ORIGIN_QUANTIZE && t->method != INGOT_METHOD_COPY) {
             const ingot_linear_desc *d = &l->job->model->linear[t->role];
-            state->input[d->input].is_present = true;
-            state->input[d->input].width = d->cols;
+            ingot_input_state *input = &state->input[d->input];
+            input->is_present = true;
+            input->width = d->cols;
+            if (has_drift(l) &&
+                (t->method == INGOT_METHOD_GPTQ || t->method == INGOT_METHOD_AWQ_GPTQ)) {
+                input->is_corrected = true;
+                input->has_residual = reaches_residual(l, t->role);
+            }
         }
         if (t->origin == INGOT_ORIGIN_COLUMN_FOLD || t->origin == INGOT_ORIGIN_ROW_FOLD) {
             state->is_fold_planned[t->fold] = true;
@@ -518,6 +507,7 @@ static ingot_status load_block(loop *l, ingot_block_state *state) {
                                ingot_prefetch_source(l->prefetch), l->job->backend, l->block.host,
                                l->error));
     memcpy(state->source, state->block.linear, sizeof state->source);
+    state->checkpoint = state->block;
     return INGOT_OK;
 }
 
@@ -544,6 +534,9 @@ static ingot_status convert_block_tensors(loop *l, ingot_block_state *state) {
             break;
         case INGOT_ORIGIN_QUANTIZE: {
             ingot_input_state *input = &state->input[l->job->model->linear[t->role].input];
+            if (l->has_batch && !input->is_collected) {
+                INGOT_TRY(collect(l, state, INGOT_INPUT_BIT(l->job->model->linear[t->role].input)));
+            }
             if (!l->has_batch && state->source[t->role].data == NULL) {
                 INGOT_TRY(convert_alone(l, i, input));
                 break;
@@ -569,9 +562,10 @@ static ingot_status convert_block_steps(loop *l, ingot_block_state *state) {
         INGOT_TRY(load_block(l, state));
         lap(l, INGOT_PHASE_READ, &since);
     }
-    if (l->has_batch) {
-        INGOT_TRY(collect(l, state));
-    } else if (l->job->stats != NULL && l->job->plan->needs_gram) {
+    if (l->has_batch && !is_sequential(l)) {
+        INGOT_TRY(collect(l, state, INGOT_INPUT_ALL));
+        since = ingot_clock_seconds();
+    } else if (!l->has_batch && l->job->stats != NULL && l->job->plan->needs_gram) {
         INGOT_TRY(load_statistics(l, state));
     }
     lap(l, INGOT_PHASE_COLLECT, &since);
@@ -584,6 +578,7 @@ static ingot_status convert_block_steps(loop *l, ingot_block_state *state) {
         lap(l, INGOT_PHASE_FOLD, &since);
     }
     INGOT_TRY(convert_block_tensors(l, state));
+    INGOT_TRY(keep_step(l, state));
     since = ingot_clock_seconds();
     if (l->has_batch && state->layer + 1 < l->job->model->layers) {
         INGOT_TRY(apply_folds(l, state));
@@ -622,7 +617,9 @@ static uint64_t block_bytes(const loop *l) {
         }
     }
     for (unsigned i = 0; i < INGOT_INPUT_COUNT; i++) {
-        grams += (l->job->plan->has_folds ? 3 : 2) * widest[i] * widest[i];
+        const uint64_t squares =
+            (l->job->plan->has_folds ? 3 : 2) + (has_drift(l) ? DRIFT_SQUARES : 0);
+        grams += squares * widest[i] * widest[i];
     }
     return 8 * weights + 4 * grams + 20 * largest;
 }
@@ -630,12 +627,12 @@ static uint64_t block_bytes(const loop *l) {
 static ingot_status begin_batch(loop *l) {
     const uint64_t windows = l->job->windows->count;
     uint64_t judges = 0;
-    if (l->job->plan->has_folds && windows >= 8) {
+    if ((l->job->plan->has_folds || has_drift(l)) && windows >= 8) {
         judges = ingot_min_u64(windows / 16 + 1, JUDGES_MOST);
     }
     reset(&l->block);
-    return ingot_batch_create(&l->batch, l->job, judges, false, block_bytes(l), l->block.host,
-                              l->error);
+    return ingot_batch_create(&l->batch, l->job, judges, has_drift(l), block_bytes(l),
+                              l->block.host, l->error);
 }
 
 static ingot_status convert_all(loop *l) {

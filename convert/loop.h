@@ -8,6 +8,7 @@
 #include "calib/forward.h"
 #include "calib/stats.h"
 #include "common/progress.h"
+#include "convert/linear.h"
 #include "convert/plan.h"
 
 typedef enum ingot_phase {
@@ -33,8 +34,9 @@ typedef struct ingot_loop_job {
     const ingot_stats *stats;     /* a statistics file, or NULL */
     ingot_writer *writer;
     ingot_progress *progress;
-    double *phase_seconds; /* [INGOT_PHASE_COUNT], added to */
-    ingot_ledger *ledgers; /* [plan->count], filled */
+    double *phase_seconds;    /* [INGOT_PHASE_COUNT], added to */
+    ingot_ledger *ledgers;    /* [plan->count], filled */
+    ingot_steps_taken *steps; /* [plan->count], filled for quantized tensors */
 } ingot_loop_job;
 
 /* Converts every tensor of the plan and puts it into the writer. */

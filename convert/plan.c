@@ -175,6 +175,9 @@ static ingot_status add_quantized(planner *p, uint64_t index, const char *name,
     p->plan->needs_gram =
         p->plan->needs_gram ||
         (p->has_data && tensor->class == INGOT_CLASS_LINEAR && method != INGOT_METHOD_RTN);
+    p->plan->has_loop =
+        p->plan->has_loop ||
+        (p->has_data && (method == INGOT_METHOD_GPTQ || method == INGOT_METHOD_AWQ_GPTQ));
     p->has_linear = true;
     p->has_wide_enough = p->has_wide_enough || s->group <= cols;
     const uint64_t work = rows * cols * 12 + (p->has_data ? cols * cols * 12 : 0);
@@ -477,7 +480,7 @@ ingot_status ingot_plan_create(ingot_plan *out, const ingot_checkpoint *checkpoi
                  .recipe = recipe,
                  .has_data = has_data,
                  .error = error};
-    *out = (ingot_plan){0};
+    *out = (ingot_plan){.steps = recipe->steps};
     /* every tensor, two folds for each linear, and a head */
     p.capacity = ingot_checkpoint_count(checkpoint) * 3 + 2;
     INGOT_TRY(ingot_alloc_zero((void **)&out->tensors, p.capacity, sizeof *out->tensors));

@@ -42,6 +42,8 @@ typedef struct ingot_plan {
     uint64_t count;
     bool needs_gram; /* some tensor's method uses calibration data */
     bool has_folds;
+    bool has_loop;     /* some tensor is quantized by GPTQ on calibration data */
+    ingot_steps steps; /* of the recipe */
     uint64_t quantized_weights, quantized_bytes; /* of grouped tensors */
     uint64_t source_bytes;                       /* of all tensors */
     uint64_t block_bytes;                        /* largest block in the source */

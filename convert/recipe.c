@@ -27,6 +27,10 @@ void ingot_recipe_init(ingot_recipe *recipe) {
                      .is_symmetric = true,
                      .scale = INGOT_SCALE_AUTO},
         .samples = 128,
+        .steps = {.is_sequential = true,
+                  .corrects = true,
+                  .corrects_residual = true,
+                  .polish_rounds = 3},
     };
 }
 
@@ -240,9 +244,44 @@ static ingot_status read_own(ingot_recipe *recipe, const json_t *root, const cha
     return INGOT_OK;
 }
 
+static ingot_status read_steps(ingot_steps *steps, const json_t *root, const char *file,
+                               ingot_error *error) {
+    static const char *const keys[] = {"sequential", "correction", "residual", "polish"};
+    bool *const switches[] = {&steps->is_sequential, &steps->corrects, &steps->corrects_residual};
+    const json_t *object = json_object_get(root, "steps");
+    if (object == NULL || json_is_null(object)) {
+        return INGOT_OK;
+    }
+    if (!json_is_object(object)) {
+        return ingot_error_set(error, INGOT_ERR_INPUT, file, NULL, NULL,
+                               "\"steps\" must be an object");
+    }
+    INGOT_TRY(ingot_json_check_keys(object, keys, sizeof keys / sizeof *keys, file, error));
+    for (unsigned i = 0; i < sizeof switches / sizeof *switches; i++) {
+        const json_t *value = json_object_get(object, keys[i]);
+        if (value != NULL && !json_is_boolean(value)) {
+            return ingot_error_set(error, INGOT_ERR_INPUT, file, NULL, NULL,
+                                   "\"%s\" must be true or false", keys[i]);
+        }
+        *switches[i] = value != NULL ? json_is_true(value) : *switches[i];
+    }
+    uint64_t rounds = steps->polish_rounds;
+    if (has_key(object, "polish")) {
+        INGOT_TRY(read_u64(object, "polish", &rounds, 0, 16, file, error));
+    }
+    steps->polish_rounds = (unsigned)rounds;
+    return INGOT_OK;
+}
+
+static json_t *steps_json(const ingot_steps *steps) {
+    return json_pack("{s:b, s:b, s:b, s:i}", "sequential", steps->is_sequential, "correction",
+                     steps->corrects, "residual", steps->corrects_residual, "polish",
+                     (int)steps->polish_rounds);
+}
+
 static ingot_status read_root(ingot_recipe *recipe, const json_t *root, const char *file,
                               ingot_error *error) {
-    static const char *const keys[] = {"defaults",  "tensors", "effort",  "embed_bits",
+    static const char *const keys[] = {"defaults",  "tensors", "effort",  "steps", "embed_bits",
                                        "head_bits", "samples", "seq_len", "seed"};
     static const char *const setting_keys[] = {"method",    "bits",     "group",
                                                "symmetric", "outliers", "scale_dtype"};
@@ -262,6 +301,7 @@ static ingot_status read_root(ingot_recipe *recipe, const json_t *root, const ch
         INGOT_TRY(read_setting(&recipe->defaults, defaults, file, error));
     }
     INGOT_TRY(read_own(recipe, root, file, error));
+    INGOT_TRY(read_steps(&recipe->steps, root, file, error));
     return read_rules(recipe, root, file, error);
 }
 
@@ -394,6 +434,7 @@ json_t *ingot_recipe_json(const ingot_recipe *recipe) {
     failed |= json_object_set_new(object, "tensors", rules);
     failed |= json_object_set_new(object, "defaults", setting_json(&recipe->defaults, ~0u));
     failed |= json_object_set_new(object, "effort", json_string(effort_names[recipe->effort]));
+    failed |= json_object_set_new(object, "steps", steps_json(&recipe->steps));
     failed |= json_object_set_new(object, "embed_bits", json_integer(recipe->embed_bits));
     failed |= json_object_set_new(object, "head_bits", json_integer(recipe->head_bits));
     if (failed != 0) {

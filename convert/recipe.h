@@ -53,6 +53,14 @@ typedef struct ingot_setting {
     ingot_scale_choice scale;
 } ingot_setting;
 
+/* Steps of GPTQ that can be left out, to see what each gains. */
+typedef struct ingot_steps {
+    bool is_sequential;     /* statistics of an input once what comes before it is quantized */
+    bool corrects;          /* targets make up for the drift of inputs, */
+    bool corrects_residual; /* and of the residual stream */
+    unsigned polish_rounds;
+} ingot_steps;
+
 typedef struct ingot_rule {
     char *pattern; /* shell pattern over the tensor's whole name */
     ingot_setting setting;
@@ -74,6 +82,7 @@ typedef struct ingot_recipe {
     ingot_rule *rules;
     uint64_t rule_count;
     ingot_effort effort;
+    ingot_steps steps;
     unsigned embed_bits, head_bits; /* 0: stay in the source's type */
     uint64_t samples, seq_len;      /* seq_len 0: min(2048, context) */
     uint64_t seed;

@@ -18,6 +18,7 @@
 
 #include "kernels/ingot_kernels.h"
 #include "kernels/quantize.h"
+#include "kernels/refine.h"
 
 /* One call of causal attention over `sequences` sequences of equal geometry.
  * q:   [sequences][q_len][heads][head_dim]
@@ -89,6 +90,8 @@ typedef struct ingot_backend_ops {
     /* *out = sum (a[n] - b[n])^2 in FP64, in a fixed order */
     ingot_status (*distance)(void *context, double *out, const float *a, const float *b,
                              uint64_t n);
+    /* *out = sum a[n] b[n] in FP64, in a fixed order */
+    ingot_status (*inner)(void *context, double *out, const float *a, const float *b, uint64_t n);
     /* y[n] += scale * x[n] */
     ingot_status (*add)(void *context, float *y, const float *x, float scale, uint64_t n);
 
@@ -100,6 +103,11 @@ typedef struct ingot_backend_ops {
     ingot_status (*gram)(void *context, float *gram, double *magnitude, uint64_t *dropped,
                          const float *x, uint64_t m, uint64_t n);
 
+    /* Drift of a layer's values against its inputs: out[p][n] += (a[m][p] - b[m][p])^T x[m][n],
+     * FP32.  Rows with a value that is not finite in a, b or x are left out.  b may be x. */
+    ingot_status (*drift)(void *context, float *out, const float *a, const float *b, const float *x,
+                          uint64_t m, uint64_t p, uint64_t n);
+
     /* Scores of logits[m][vocab] (host arrays out): nll[m] = log sum exp - logit[target] in nats,
      * FP64 inside; best[m] = argmax (lowest index on ties).  targets may be NULL (nll untouched).
      */
@@ -109,9 +117,10 @@ typedef struct ingot_backend_ops {
     ingot_status (*divergence)(void *context, double *kl, const float *p, const float *q,
                                uint64_t m, uint64_t vocab);
 
-    /* The functions of kernels/quantize.h of like name, on device memory: views, w, gram, folds,
-     * importance, outliers and the arrays inside *q and *factor are device memory, arenas give
-     * device memory (ingot_backend_arena_create); counts, losses, errors and *bad are host. */
+    /* The functions of kernels/quantize.h and refine.h of like name, on device memory: views, w,
+     * gram, folds, importance, outliers and the arrays inside *q and *factor are device memory,
+     * arenas give device memory (ingot_backend_arena_create); counts, losses, errors and *bad are
+     * host. */
     ingot_status (*values)(void *context, float *out, uint64_t *bad,
                            const ingot_weight_view *source, const float *row_fold,
                            const float *column_fold);
@@ -147,6 +156,14 @@ typedef struct ingot_backend_ops {
      * cpu. */
     ingot_status (*product)(void *context, const struct ingot_product *job);
     uint64_t (*product_workspace_bytes)(void *context, const struct ingot_product *job);
+
+    ingot_status (*gram_solve)(void *context, float *x, unsigned *damping_step, uint64_t rows,
+                               const float *gram, uint64_t n, ingot_arena *scratch);
+    ingot_status (*multiply_add)(void *context, float *out, float share, const float *a,
+                                 const float *b, uint64_t rows, uint64_t k, uint64_t n);
+    ingot_status (*quantize_polish)(void *context, ingot_quantized *q, const float *w,
+                                    const float *gram, const float *importance, unsigned rounds,
+                                    ingot_arena *scratch);
 
     void (*close)(void *context);
 } ingot_backend_ops;

@@ -40,6 +40,12 @@ typedef struct ingot_quantize_ops {
                      const float *feedback, uint64_t stride, uint64_t columns, const float *scale,
                      const float *zero, unsigned bits, const uint8_t *keep, float *kept,
                      ingot_dtype keep_dtype);
+    /* One pass of integer descent on a tile of rows and a block of columns (polish.c): each code in
+     * turn becomes the best one under all others.  r[columns][TILE]: (E H) of the block, which
+     * follows; gram: H of the block, row stride `stride`; keep: nonzero where nothing may change.
+     */
+    void (*descend)(uint8_t *codes, float *r, const float *gram, uint64_t stride, uint64_t columns,
+                    const float *scale, const float *zero, unsigned bits, const uint8_t *keep);
     /* out[cols] of one row: scales[g] * (codes - zeros[g]) */
     void (*row)(float *out, const uint8_t *codes, uint64_t cols, uint64_t group,
                 const float *scales, const uint8_t *zeros);

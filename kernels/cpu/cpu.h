@@ -146,6 +146,10 @@ ingot_status ingot_cpu_activate(void *context, float *gate, const float *up, ing
 ingot_status ingot_cpu_add(void *context, float *y, const float *x, float scale, uint64_t n);
 ingot_status ingot_cpu_gram(void *context, float *gram, double *magnitude, uint64_t *dropped,
                             const float *x, uint64_t m, uint64_t n);
+ingot_status ingot_cpu_drift(void *context, float *out, const float *a, const float *b,
+                             const float *x, uint64_t m, uint64_t p, uint64_t n);
+ingot_status ingot_cpu_inner(void *context, double *out, const float *a, const float *b,
+                             uint64_t n);
 ingot_status ingot_cpu_distance(void *context, double *out, const float *a, const float *b,
                                 uint64_t n);
 ingot_status ingot_cpu_score(void *context, double *nll, uint32_t *best, const float *logits,
@@ -179,6 +183,12 @@ ingot_status ingot_cpu_pack(void *context, ingot_weight_view *view, const ingot_
 ingot_status ingot_cpu_weight_error(void *context, double *error, const ingot_weight_view *source,
                                     const float *row_fold, const float *column_fold,
                                     const ingot_quantized *q, ingot_arena *scratch);
+ingot_status ingot_cpu_gram_solve(void *context, float *x, unsigned *damping_step, uint64_t rows,
+                                  const float *gram, uint64_t n, ingot_arena *scratch);
+ingot_status ingot_cpu_multiply_add(void *context, float *out, float share, const float *a,
+                                    const float *b, uint64_t rows, uint64_t k, uint64_t n);
+ingot_status ingot_cpu_polish(void *context, ingot_quantized *q, const float *w, const float *gram,
+                              const float *importance, unsigned rounds, ingot_arena *scratch);
 ingot_status ingot_cpu_quadratic_loss(void *context, double *loss, const float *w, uint64_t rows,
                                       uint64_t cols, const ingot_quantized *q, const float *gram,
                                       ingot_arena *scratch);

@@ -1,5 +1,5 @@
-/* Statistics of a layer's inputs: the lower triangle of x^T x, sums of magnitudes, and the rows
- * that had to be left out. */
+/* Statistics of a layer's inputs: the lower triangle of x^T x, sums of magnitudes, the rows that
+ * had to be left out; and drift against the inputs of the full-precision model. */
 #include "common/sizes.h"
 #include "kernels/cpu/cpu.h"
 
@@ -118,6 +118,74 @@ ingot_status ingot_cpu_gram(void *context, float *gram, double *magnitude, uint6
         if (dropped != NULL) {
             *dropped += bad;
         }
+    }
+    return INGOT_OK;
+}
+
+/* ---- drift ---------------------------------------------------------------------------------- */
+
+#define DRIFT_ROWS (INGOT_CPU_SCRATCH_FLOATS / GRAM_TILE) /* whose differences fit the scratch */
+
+typedef struct drift_task {
+    const ingot_cpu *cpu;
+    float *out;
+    const float *a, *b, *x;
+    uint64_t m, p, n;
+    ingot_cpu_cut check, down, across; /* rows looked at; rows and columns of out */
+} drift_task;
+
+static void check_pairs(void *context, size_t index, unsigned worker) {
+    const drift_task *t = context;
+    const ingot_cpu_math_ops *math = t->cpu->isa->math;
+    (void)worker;
+    const uint64_t begin = ingot_cpu_cut_begin(&t->check, index);
+    const uint64_t end = begin + ingot_cpu_cut_size(&t->check, index);
+    for (uint64_t i = begin; i < end; i++) {
+        t->cpu->flags[i] = !math->is_finite(t->a + i * t->p, t->p) ||
+                           !math->is_finite(t->b + i * t->p, t->p) ||
+                           !math->is_finite(t->x + i * t->n, t->n);
+    }
+}
+
+static void drift_tile(void *context, size_t index, unsigned worker) {
+    const drift_task *t = context;
+    float *difference = ingot_cpu_scratch(t->cpu, worker);
+    const uint64_t i = index / t->across.count, j = index % t->across.count;
+    const uint64_t i0 = ingot_cpu_cut_begin(&t->down, i), rows = ingot_cpu_cut_size(&t->down, i);
+    const uint64_t j0 = ingot_cpu_cut_begin(&t->across, j);
+    const uint64_t cols = ingot_cpu_cut_size(&t->across, j);
+    const gram_task runs = {.is_bad = t->cpu->flags, .m = t->m};
+    for (uint64_t begin = 0, end; next_run(&runs, &begin, &end); begin = end) {
+        for (uint64_t r = begin; r < end; r++) {
+            const float *a = t->a + r * t->p + i0, *b = t->b + r * t->p + i0;
+            float *d = difference + (r - begin) * rows;
+            for (uint64_t k = 0; k < rows; k++) {
+                d[k] = a[k] - b[k];
+            }
+        }
+        cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, (int)rows, (int)cols,
+                    (int)(end - begin), 1.0f, difference, (int)rows, t->x + begin * t->n + j0,
+                    (int)t->n, 1.0f, t->out + i0 * t->n + j0, (int)t->n);
+    }
+}
+
+ingot_status ingot_cpu_drift(void *context, float *out, const float *a, const float *b,
+                             const float *x, uint64_t m, uint64_t p, uint64_t n) {
+    ingot_cpu *cpu = context;
+    drift_task t = {.cpu = cpu, .out = out, .p = p, .n = n};
+    if (!ingot_cpu_fits(n) || !ingot_cpu_fits(p)) {
+        return INGOT_ERR_UNSUPPORTED;
+    }
+    t.down = ingot_cpu_cut_make(p, GRAM_TILE, 16);
+    t.across = ingot_cpu_cut_make(n, GRAM_TILE, 16);
+    for (uint64_t at = 0; at < m; at += DRIFT_ROWS) {
+        t.m = ingot_min_u64(m - at, DRIFT_ROWS);
+        t.a = a + at * p;
+        t.b = b + at * p;
+        t.x = x + at * n;
+        t.check = ingot_cpu_cut_make(t.m, CHECK_TILE, 1);
+        ingot_pool_run(cpu->pool, t.check.count, check_pairs, &t);
+        ingot_pool_run(cpu->pool, t.down.count * t.across.count, drift_tile, &t);
     }
     return INGOT_OK;
 }

@@ -371,6 +371,45 @@ static void feedback(uint8_t *out, float *e, const float *t, const float *w, con
     }
 }
 
+/* ---- polish ------------------------------------------------------------------------------- */
+
+static inline vf widen(const uint8_t *bytes) {
+    const vi wide = __builtin_convertvector(*(const vb_u *)bytes, vi);
+    return __builtin_convertvector(wide, vf);
+}
+
+static void descend(uint8_t *code, float *r, const float *gram, uint64_t stride, uint64_t columns,
+                    const float *scale, const float *zero, unsigned bits, const uint8_t *keep) {
+    const float top = (float)((1u << bits) - 1);
+    for (uint64_t j = 0; j < columns; j++) {
+        const float h = gram[j * stride + j];
+        for (unsigned v = 0; v < TILE / LANES && h > 0.0f; v++) {
+            const uint64_t at = j * TILE + v * LANES;
+            const vf s = load(scale + v * LANES), z = load(zero + v * LANES), own = load(r + at);
+            const vi is_fixed = (s == 0.0f) | (widen(keep + at) != 0.0f);
+            const vf step = pick(is_fixed, splat(1.0f), s * h);
+            const vf old = widen(code + at) - z;
+            const vf wanted = nearest(minimum(maximum(old + own / step, -z), top - z));
+            const vf change = s * (wanted - old);
+            const vi is_better = ~is_fixed & (change * (2.0f * own - change * h) > 0.0f);
+            const vf d = pick(is_better, change, (vf){0});
+            int any = 0;
+            for (unsigned lane = 0; lane < LANES; lane++) {
+                any |= is_better[lane];
+            }
+            if (any == 0) {
+                continue;
+            }
+            const vf now = pick(is_better, wanted, old) + z;
+            *(vb_u *)(code + at) = __builtin_convertvector(__builtin_convertvector(now, vi), vb);
+            for (uint64_t i = j + 1; i < columns; i++) {
+                vf_u *other = (vf_u *)(r + i * TILE + v * LANES);
+                *other -= d * gram[j * stride + i];
+            }
+        }
+    }
+}
+
 /* ---- errors ------------------------------------------------------------------------------- */
 
 static void row(float *out, const uint8_t *q, uint64_t cols, uint64_t group, const float *scales,
@@ -453,6 +492,7 @@ const ingot_quantize_ops JOIN(ingot_quantize_ops, ISA) = {
     .codes = codes,
     .search = search,
     .feedback = feedback,
+    .descend = descend,
     .row = row,
     .error_row = error_row,
     .dot = dot,

@@ -97,7 +97,9 @@ static const ingot_backend_ops cpu_ops = {
     .activate = ingot_cpu_activate,
     .add = ingot_cpu_add,
     .gram = ingot_cpu_gram,
+    .drift = ingot_cpu_drift,
     .distance = ingot_cpu_distance,
+    .inner = ingot_cpu_inner,
     .score = ingot_cpu_score,
     .divergence = ingot_cpu_divergence,
     .values = ingot_cpu_values,
@@ -113,6 +115,9 @@ static const ingot_backend_ops cpu_ops = {
     .quantized_pack = ingot_cpu_pack,
     .weight_error = ingot_cpu_weight_error,
     .quadratic_loss = ingot_cpu_quadratic_loss,
+    .gram_solve = ingot_cpu_gram_solve,
+    .multiply_add = ingot_cpu_multiply_add,
+    .quantize_polish = ingot_cpu_polish,
     .close = cpu_close,
 };
 

@@ -82,3 +82,22 @@ ingot_status ingot_cpu_quadratic_loss(void *context, double *loss, const float *
                                       ingot_arena *scratch) {
     return ingot_quadratic_loss(loss, w, rows, cols, q, gram, pool_of(context), scratch);
 }
+
+ingot_status ingot_cpu_gram_solve(void *context, float *x, unsigned *damping_step, uint64_t rows,
+                                  const float *gram, uint64_t n, ingot_arena *scratch) {
+    return ingot_gram_solve(x, damping_step, rows, gram, n, scratch, pool_of(context));
+}
+
+ingot_status ingot_cpu_multiply_add(void *context, float *out, float share, const float *a,
+                                    const float *b, uint64_t rows, uint64_t k, uint64_t n) {
+    if (!ingot_cpu_fits(k) || !ingot_cpu_fits(n)) {
+        return INGOT_ERR_UNSUPPORTED;
+    }
+    ingot_multiply_add(out, share, a, b, rows, k, n, pool_of(context));
+    return INGOT_OK;
+}
+
+ingot_status ingot_cpu_polish(void *context, ingot_quantized *q, const float *w, const float *gram,
+                              const float *importance, unsigned rounds, ingot_arena *scratch) {
+    return ingot_quantize_polish(q, w, gram, importance, rounds, scratch, pool_of(context));
+}

@@ -3,8 +3,8 @@
 
 #include "common/sizes.h"
 
-#define DISTANCE_TILE 65536u /* elements a task sums */
-#define TASK_LOGITS   65536u
+#define PAIR_TILE   65536u /* elements a task sums */
+#define TASK_LOGITS 65536u
 
 typedef struct score_task {
     const ingot_cpu *cpu;
@@ -76,37 +76,51 @@ ingot_status ingot_cpu_divergence(void *context, double *kl, const float *p, con
     return INGOT_OK;
 }
 
-typedef struct distance_task {
+typedef struct pair_task {
     const float *a, *b;
     double *sums; /* [tiles] */
+    bool is_inner;
     ingot_cpu_cut cut;
-} distance_task;
+} pair_task;
 
-static void distance_tile(void *context, size_t index, unsigned worker) {
-    const distance_task *t = context;
+static void pair_tile(void *context, size_t index, unsigned worker) {
+    const pair_task *t = context;
     (void)worker;
     const uint64_t begin = ingot_cpu_cut_begin(&t->cut, index);
     const uint64_t end = begin + ingot_cpu_cut_size(&t->cut, index);
     double sum = 0;
-    for (uint64_t i = begin; i < end; i++) {
+    for (uint64_t i = begin; i < end && t->is_inner; i++) {
+        sum += (double)t->a[i] * (double)t->b[i];
+    }
+    for (uint64_t i = begin; i < end && !t->is_inner; i++) {
         const double e = (double)t->a[i] - (double)t->b[i];
         sum += e * e;
     }
     t->sums[index] = sum;
 }
 
-ingot_status ingot_cpu_distance(void *context, double *out, const float *a, const float *b,
-                                uint64_t n) {
-    const ingot_cpu *cpu = context;
+static ingot_status sum_pairs(const ingot_cpu *cpu, double *out, const float *a, const float *b,
+                              uint64_t n, bool is_inner) {
     void *memory;
-    distance_task t = {.a = a, .b = b, .cut = ingot_cpu_cut_make(n, DISTANCE_TILE, 1)};
+    pair_task t = {
+        .a = a, .b = b, .is_inner = is_inner, .cut = ingot_cpu_cut_make(n, PAIR_TILE, 1)};
     *out = 0;
     INGOT_TRY(ingot_alloc_zero(&memory, t.cut.count, sizeof(double)));
     t.sums = memory;
-    ingot_pool_run(cpu->pool, t.cut.count, distance_tile, &t);
+    ingot_pool_run(cpu->pool, t.cut.count, pair_tile, &t);
     for (uint64_t i = 0; i < t.cut.count; i++) {
         *out += t.sums[i];
     }
     ingot_free(memory);
     return INGOT_OK;
+}
+
+ingot_status ingot_cpu_distance(void *context, double *out, const float *a, const float *b,
+                                uint64_t n) {
+    return sum_pairs(context, out, a, b, n, false);
+}
+
+ingot_status ingot_cpu_inner(void *context, double *out, const float *a, const float *b,
+                             uint64_t n) {
+    return sum_pairs(context, out, a, b, n, true);
 }

@@ -72,6 +72,12 @@ static inline ingot_status ingot_cublas_status(cublasStatus_t error) {
                                                  : INGOT_ERR_DEVICE;
 }
 
+static inline ingot_status ingot_cuda_solver_status(cusolverStatus_t error) {
+    return error == CUSOLVER_STATUS_SUCCESS        ? INGOT_OK
+           : error == CUSOLVER_STATUS_ALLOC_FAILED ? INGOT_ERR_NO_MEMORY
+                                                   : INGOT_ERR_DEVICE;
+}
+
 /* The status of the launch just made. */
 static inline ingot_status ingot_cuda_launched(void) {
     return ingot_cuda_status(cudaGetLastError());

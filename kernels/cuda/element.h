@@ -34,6 +34,24 @@ __device__ static inline float rounded_to(float x, ingot_dtype dtype) {
                                  : x;
 }
 
+/* kernels/quantize.h, ingot_scale_store */
+__device__ static inline float cuda_scale_store(float scale, ingot_dtype dtype) {
+    const float smallest = dtype == INGOT_F16 ? 0x1p-24f : 0x1p-100f;
+    const float largest = dtype == INGOT_F16 ? 0x1p15f : 0x1p100f;
+    const float stored = rounded_to(scale, dtype);
+    if (!(fabsf(stored) >= smallest)) {
+        return 0.0f;
+    }
+    return fabsf(stored) <= largest ? stored : copysignf(largest, scale);
+}
+
+/* x to the 11 bits of TF32, to nearest: tensor cores may cut the rest off, and if they did so to E
+ * and H alike every loss would be too small by 1e-3. */
+__device__ static inline float rounded_to_tf32(float x) {
+    const unsigned bits = (__float_as_uint(x) + 0x1000u) & 0xffffe000u;
+    return isfinite(x) ? __uint_as_float(bits) : x;
+}
+
 /* Thread blocks of a grid-stride loop over `count` elements: enough to fill the device. */
 static inline unsigned cuda_blocks(const ingot_cuda *cuda, uint64_t count, unsigned threads) {
     const uint64_t wanted = ingot_max_u64(1, ingot_ceil_div(count, threads));

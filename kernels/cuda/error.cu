@@ -140,13 +140,6 @@ ingot_status cuda_weight_error(void *context, double *error, const ingot_weight_
 /* ---- under H ----------------------------------------------------------------------------------
  */
 
-/* x to the 11 bits of TF32, to nearest: tensor cores may cut the rest off, and if they did so to E
- * and H alike every loss would be too small by 1e-3. */
-__device__ static float rounded_to_tf32(float x) {
-    const unsigned bits = (__float_as_uint(x) + 0x1000u) & 0xffffe000u;
-    return isfinite(x) ? __uint_as_float(bits) : x;
-}
-
 /* e = w - e, or w where nothing is stored, in TF32 */
 __global__ static void difference_kernel(float *e, const float *w, bool is_stored, uint64_t count) {
     const uint64_t step = (uint64_t)gridDim.x * blockDim.x;

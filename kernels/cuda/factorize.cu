@@ -51,47 +51,33 @@ __global__ static void feedback_kernel(float *feedback, const T *l, uint64_t n) 
     }
 }
 
-static ingot_status solver_status(cusolverStatus_t error) {
-    return error == CUSOLVER_STATUS_SUCCESS        ? INGOT_OK
-           : error == CUSOLVER_STATUS_ALLOC_FAILED ? INGOT_ERR_NO_MEMORY
-                                                   : INGOT_ERR_DEVICE;
-}
-
 /* Row-major lower is column-major upper: U^T U = L L^T. */
 static ingot_status potrf(const ingot_cuda *cuda, float *l, int n, int *info) {
     ingot_cuda_buffer work(cuda);
     int size = 0;
-    INGOT_TRY(solver_status(
+    INGOT_TRY(ingot_cuda_solver_status(
         cusolverDnSpotrf_bufferSize(cuda->solver, CUBLAS_FILL_MODE_UPPER, n, l, n, &size)));
     INGOT_TRY(work.alloc((uint64_t)size, sizeof(float)));
-    return solver_status(cusolverDnSpotrf(cuda->solver, CUBLAS_FILL_MODE_UPPER, n, l, n,
-                                          work.as<float>(), size, info));
+    return ingot_cuda_solver_status(cusolverDnSpotrf(cuda->solver, CUBLAS_FILL_MODE_UPPER, n, l, n,
+                                                     work.as<float>(), size, info));
 }
 
 static ingot_status potrf(const ingot_cuda *cuda, double *l, int n, int *info) {
     ingot_cuda_buffer work(cuda);
     int size = 0;
-    INGOT_TRY(solver_status(
+    INGOT_TRY(ingot_cuda_solver_status(
         cusolverDnDpotrf_bufferSize(cuda->solver, CUBLAS_FILL_MODE_UPPER, n, l, n, &size)));
     INGOT_TRY(work.alloc((uint64_t)size, sizeof(double)));
-    return solver_status(cusolverDnDpotrf(cuda->solver, CUBLAS_FILL_MODE_UPPER, n, l, n,
-                                          work.as<double>(), size, info));
+    return ingot_cuda_solver_status(cusolverDnDpotrf(cuda->solver, CUBLAS_FILL_MODE_UPPER, n, l, n,
+                                                     work.as<double>(), size, info));
 }
 
-/* One rung of the ladder: *is_done, and then the feedback is in place. */
 template <typename T>
-static ingot_status try_damping(bool *is_done, const ingot_cuda *cuda, ingot_gptq_factor *out,
-                                const float *gram, double mean) {
-    const uint64_t n = out->cols;
-    ingot_cuda_buffer lower(cuda), flags(cuda);
-    INGOT_TRY(lower.alloc(n, n * sizeof(T)));
+static ingot_status cholesky(bool *is_done, const ingot_cuda *cuda, T *l, uint64_t n) {
+    ingot_cuda_buffer flags(cuda);
     INGOT_TRY(flags.alloc(2, sizeof(int)));
-    T *l = lower.as<T>();
     int *info = flags.as<int>(), found[2];
-    const dim3 grid((unsigned)ingot_min_u64(ingot_ceil_div(n, THREADS), 64), (unsigned)n);
     INGOT_TRY(ingot_cuda_status(cudaMemsetAsync(info, 0, 2 * sizeof *info, cuda->stream)));
-    reverse_kernel<<<grid, THREADS, 0, cuda->stream>>>(l, gram, out->order, n, mean, out->damping);
-    INGOT_TRY(ingot_cuda_launched());
     INGOT_TRY(potrf(cuda, l, (int)n, info));
     diagonal_check_kernel<<<(unsigned)ingot_ceil_div(n, THREADS), THREADS, 0, cuda->stream>>>(
         info + 1, l, n);
@@ -100,6 +86,29 @@ static ingot_status try_damping(bool *is_done, const ingot_cuda *cuda, ingot_gpt
         cudaMemcpyAsync(found, info, sizeof found, cudaMemcpyDeviceToHost, cuda->stream)));
     INGOT_TRY(ingot_cuda_status(cudaStreamSynchronize(cuda->stream)));
     *is_done = found[0] == 0 && found[1] == 0;
+    return INGOT_OK;
+}
+
+ingot_status cuda_cholesky(bool *is_done, const ingot_cuda *cuda, float *l, uint64_t n) {
+    return cholesky(is_done, cuda, l, n);
+}
+
+ingot_status cuda_cholesky(bool *is_done, const ingot_cuda *cuda, double *l, uint64_t n) {
+    return cholesky(is_done, cuda, l, n);
+}
+
+/* One rung of the ladder: *is_done, and then the feedback is in place. */
+template <typename T>
+static ingot_status try_damping(bool *is_done, const ingot_cuda *cuda, ingot_gptq_factor *out,
+                                const float *gram, double mean) {
+    const uint64_t n = out->cols;
+    ingot_cuda_buffer lower(cuda);
+    INGOT_TRY(lower.alloc(n, n * sizeof(T)));
+    T *l = lower.as<T>();
+    const dim3 grid((unsigned)ingot_min_u64(ingot_ceil_div(n, THREADS), 64), (unsigned)n);
+    reverse_kernel<<<grid, THREADS, 0, cuda->stream>>>(l, gram, out->order, n, mean, out->damping);
+    INGOT_TRY(ingot_cuda_launched());
+    INGOT_TRY(cuda_cholesky(is_done, cuda, l, n));
     if (*is_done) {
         feedback_kernel<<<grid, THREADS, 0, cuda->stream>>>(out->feedback, l, n);
     }

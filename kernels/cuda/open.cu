@@ -306,7 +306,9 @@ static const ingot_backend_ops *operations(void) {
     ops.activate = cuda_activate;
     ops.add = cuda_add;
     ops.gram = cuda_gram;
+    ops.drift = cuda_drift;
     ops.distance = cuda_distance;
+    ops.inner = cuda_inner;
     ops.score = cuda_score;
     ops.divergence = cuda_divergence;
     ops.values = cuda_values;
@@ -322,6 +324,9 @@ static const ingot_backend_ops *operations(void) {
     ops.quantized_pack = cuda_quantized_pack;
     ops.weight_error = cuda_weight_error;
     ops.quadratic_loss = cuda_quadratic_loss;
+    ops.gram_solve = cuda_gram_solve;
+    ops.multiply_add = cuda_multiply_add;
+    ops.quantize_polish = cuda_polish;
     ops.product = cuda_product;
     ops.product_workspace_bytes = cuda_product_workspace_bytes;
     ops.close = cuda_close;

@@ -31,6 +31,23 @@ ingot_status cuda_search(void *context, ingot_quantized *q, const float *w, cons
 ingot_status cuda_factorize(void *context, ingot_gptq_factor *out, const float *gram, uint64_t cols,
                             uint64_t group, ingot_arena *arena, ingot_arena *scratch);
 
+/* Row-major lower triangle l of H becomes its factor, H = L L^T; false when H is not positive
+ * definite.  Waits for the device. */
+ingot_status cuda_cholesky(bool *is_done, const ingot_cuda *cuda, float *l, uint64_t n);
+ingot_status cuda_cholesky(bool *is_done, const ingot_cuda *cuda, double *l, uint64_t n);
+
+/* refine.cu */
+ingot_status cuda_drift(void *context, float *out, const float *a, const float *b, const float *x,
+                        uint64_t m, uint64_t p, uint64_t n);
+ingot_status cuda_multiply_add(void *context, float *out, float share, const float *a,
+                               const float *b, uint64_t rows, uint64_t k, uint64_t n);
+ingot_status cuda_gram_solve(void *context, float *x, unsigned *damping_step, uint64_t rows,
+                             const float *gram, uint64_t n, ingot_arena *scratch);
+
+/* polish.cu */
+ingot_status cuda_polish(void *context, ingot_quantized *q, const float *w, const float *gram,
+                         const float *importance, unsigned rounds, ingot_arena *scratch);
+
 /* gptq.cu */
 ingot_status cuda_gptq(void *context, ingot_quantized *q, const float *w,
                        const ingot_gptq_factor *factor, ingot_arena *scratch);

@@ -2,9 +2,9 @@
  * shape. */
 #include "kernels/cuda/forward.h"
 
-#define DISTANCE_RUN 65536u /* elements a thread block sums */
-#define THREADS      512
-#define WARPS        (THREADS / 32)
+#define PAIR_RUN 65536u /* elements a thread block sums */
+#define THREADS  512
+#define WARPS    (THREADS / 32)
 
 /* ---- reductions of a block --------------------------------------------------------------------
  */
@@ -189,16 +189,17 @@ ingot_status cuda_divergence(void *context, double *kl, const float *p, const fl
     return fetch(cuda, kl, values.as<double>(), m * sizeof *kl);
 }
 
-/* sums[block] of a run of DISTANCE_RUN elements each */
-__global__ __launch_bounds__(THREADS) static void distance_kernel(double *sums, const float *a,
-                                                                  const float *b, uint64_t n) {
+/* sums[block] of a run of PAIR_RUN elements each: of products, or of squared differences */
+template <bool IS_INNER>
+__global__ __launch_bounds__(THREADS) static void pair_kernel(double *sums, const float *a,
+                                                              const float *b, uint64_t n) {
     __shared__ double shared[THREADS];
-    const uint64_t begin = (uint64_t)blockIdx.x * DISTANCE_RUN;
-    const uint64_t end = begin + DISTANCE_RUN < n ? begin + DISTANCE_RUN : n;
+    const uint64_t begin = (uint64_t)blockIdx.x * PAIR_RUN;
+    const uint64_t end = begin + PAIR_RUN < n ? begin + PAIR_RUN : n;
     double sum = 0;
     for (uint64_t i = begin + threadIdx.x; i < end; i += THREADS) {
         const double e = (double)a[i] - (double)b[i];
-        sum += e * e;
+        sum += IS_INNER ? (double)a[i] * (double)b[i] : e * e;
     }
     shared[threadIdx.x] = sum;
     __syncthreads();
@@ -213,9 +214,9 @@ __global__ __launch_bounds__(THREADS) static void distance_kernel(double *sums, 
     }
 }
 
-ingot_status cuda_distance(void *context, double *out, const float *a, const float *b, uint64_t n) {
-    const ingot_cuda *cuda = ingot_cuda_of(context);
-    const uint64_t runs = ingot_ceil_div(n, DISTANCE_RUN);
+static ingot_status sum_pairs(const ingot_cuda *cuda, double *out, const float *a, const float *b,
+                              uint64_t n, bool is_inner) {
+    const uint64_t runs = ingot_ceil_div(n, PAIR_RUN);
     void *memory;
     *out = 0;
     if (n == 0) {
@@ -226,7 +227,12 @@ ingot_status cuda_distance(void *context, double *out, const float *a, const flo
     }
     ingot_cuda_buffer sums(cuda);
     INGOT_TRY(sums.alloc(runs, sizeof(double)));
-    distance_kernel<<<(unsigned)runs, THREADS, 0, cuda->stream>>>(sums.as<double>(), a, b, n);
+    if (is_inner) {
+        pair_kernel<true><<<(unsigned)runs, THREADS, 0, cuda->stream>>>(sums.as<double>(), a, b, n);
+    } else {
+        pair_kernel<false>
+            <<<(unsigned)runs, THREADS, 0, cuda->stream>>>(sums.as<double>(), a, b, n);
+    }
     INGOT_TRY(ingot_cuda_launched());
     INGOT_TRY(ingot_alloc(&memory, runs * sizeof(double)));
     double *host = static_cast<double *>(memory);
@@ -236,4 +242,12 @@ ingot_status cuda_distance(void *context, double *out, const float *a, const flo
     }
     ingot_free(memory);
     return status;
+}
+
+ingot_status cuda_distance(void *context, double *out, const float *a, const float *b, uint64_t n) {
+    return sum_pairs(ingot_cuda_of(context), out, a, b, n, false);
+}
+
+ingot_status cuda_inner(void *context, double *out, const float *a, const float *b, uint64_t n) {
+    return sum_pairs(ingot_cuda_of(context), out, a, b, n, true);
 }

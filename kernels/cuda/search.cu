@@ -18,17 +18,6 @@
 #define REFITS       4   /* rounds of refinement, at most */
 #define CHAIN_LANES  4   /* lanes that refine one candidate */
 
-/* kernels/quantize.h, ingot_scale_store */
-__device__ static float scale_store(float scale, ingot_dtype dtype) {
-    const float smallest = dtype == INGOT_F16 ? 0x1p-24f : 0x1p-100f;
-    const float largest = dtype == INGOT_F16 ? 0x1p15f : 0x1p100f;
-    const float stored = rounded_to(scale, dtype);
-    if (!(fabsf(stored) >= smallest)) {
-        return 0.0f;
-    }
-    return fabsf(stored) <= largest ? stored : copysignf(largest, scale);
-}
-
 /* To nearest, ties to even; |x| < 2^22. */
 __device__ static inline float nearest(float x) {
     const float magic = 12582912.0f;
@@ -295,7 +284,7 @@ __device__ static choice refine(weighted *piece, const group_view &g, const grou
     if (chain == KEPT) {
         const float largest = fmaxf(-r.low, r.high);
         scale = IS_FREE ? (r.high - r.low) / (float)top : largest / (float)(half - 1);
-        const float stored = scale_store(scale, dtype);
+        const float stored = cuda_scale_store(scale, dtype);
         if (IS_FREE && stored != 0.0f) {
             zero = (unsigned)fminf(rintf(-r.low / stored), (float)top);
         } else {
@@ -304,7 +293,7 @@ __device__ static choice refine(weighted *piece, const group_view &g, const grou
         is_active = stored != 0.0f;
     }
     for (int round = 0; round < REFITS; round++) {
-        const float stored = is_active ? scale_store(scale, dtype) : 0.0f;
+        const float stored = is_active ? cuda_scale_store(scale, dtype) : 0.0f;
         is_active = is_active && stored != 0.0f;
         if (__all_sync(0xffffffffu, !is_active)) {
             break;
@@ -333,7 +322,7 @@ __device__ static choice refine(weighted *piece, const group_view &g, const grou
         const double wc = f.wc + shift * r.product;
         is_active = cc > 0 && chain != KEPT;
         scale = cc > 0 ? (float)(wc / cc) : 0.0f;
-        is_active = is_active && !(zero == old_zero && scale_store(scale, dtype) == stored);
+        is_active = is_active && !(zero == old_zero && cuda_scale_store(scale, dtype) == stored);
     }
     return best;
 }
@@ -432,12 +421,12 @@ __global__ __launch_bounds__(WARPS * 32) void rtn_kernel(const cuda_search_job j
     unsigned zero = half;
     float scale;
     if (is_free) {
-        scale = scale_store(__fdiv_rn(high - low, (float)top), job.scale_dtype);
+        scale = cuda_scale_store(__fdiv_rn(high - low, (float)top), job.scale_dtype);
         if (scale != 0.0f) {
             zero = (unsigned)fminf(rintf(__fdiv_rn(-low, scale)), (float)top);
         }
     } else {
-        scale = scale_store(__fdiv_rn(fmaxf(-low, high), (float)(half - 1)), job.scale_dtype);
+        scale = cuda_scale_store(__fdiv_rn(fmaxf(-low, high), (float)(half - 1)), job.scale_dtype);
     }
     if (lane == 0) {
         job.scales[row * job.scale_stride + index] = scale;

@@ -35,23 +35,37 @@ static void advance(const tiny_model *t, uint64_t layer, states_of x, inputs_of 
 typedef struct expectation {
     const ingot_backend *backend;
     inputs_of exact, prefix;
-    uint64_t first; /* token of the first window */
+    states_of *exact_states, *prefix_states; /* before the block */
+    uint64_t hidden;
     uint64_t seen[INGOT_INPUT_COUNT];
 } expectation;
 
-static ingot_status compare_pair(void *context, ingot_input input, const float *exact,
-                                 const float *x, uint64_t m, uint64_t width) {
+static ingot_status compare_pair(void *context, ingot_input input, const ingot_pair_inputs *in,
+                                 uint64_t m, uint64_t width) {
     expectation *e = context;
+    const float *exact = in->exact, *x = in->prefix;
     const ingot_backend_ops *ops = e->backend->ops;
     float *row = calloc(width, sizeof *row);
-    CU_ASSERT_FATAL(m <= CHUNK * LENGTH && e->first + e->seen[input] + m <= TOKENS);
+    CU_ASSERT_FATAL(m <= CHUNK * LENGTH && e->seen[input] + m <= TOKENS);
     for (uint64_t i = 0; i < m; i++) {
-        const uint64_t token = e->first + e->seen[input]++;
+        const uint64_t token = e->seen[input]++;
         CU_ASSERT(ops->download(e->backend->context, row, exact + i * width, width * 4) == 0);
         check(row, e->exact[token][input], width);
         CU_ASSERT(ops->download(e->backend->context, row, x + i * width, width * 4) == 0);
         check(row, e->prefix[token][input], width);
+        if (input == INGOT_INPUT_OUTPUT) { /* the residual stream is still the block's input */
+            const uint64_t n = e->hidden;
+            CU_ASSERT_FATAL(n <= width);
+            CU_ASSERT(ops->download(e->backend->context, row, in->exact_residual + i * n, n * 4) ==
+                      0);
+            check(row, (*e->exact_states)[token], n);
+            CU_ASSERT(ops->download(e->backend->context, row, in->prefix_residual + i * n, n * 4) ==
+                      0);
+            check(row, (*e->prefix_states)[token], n);
+        }
     }
+    CU_ASSERT((in->exact_residual != NULL) ==
+              (input == INGOT_INPUT_OUTPUT || input == INGOT_INPUT_DOWN));
     free(row);
     return INGOT_OK;
 }
@@ -121,14 +135,24 @@ static void streams_on(const ingot_backend *b) {
     *e = (expectation){.backend = b};
     for (uint64_t layer = 0; layer < 2; layer++) {
         const ingot_block *block = &model.block[layer];
-        states_of *kept = calloc(1, sizeof *kept);
+        states_of *kept = calloc(1, sizeof *kept), *before = calloc(1, sizeof *before);
         memcpy(kept, prefix, sizeof *kept);
+        memcpy(before, exact, sizeof *before);
         advance(model.tiny, layer, *exact, e->exact);
         advance(model.tiny, layer, *kept, e->prefix); /* whose outputs are dropped */
-        e->first = 0;
+        e->exact_states = before;
+        e->prefix_states = prefix;
+        e->hidden = hidden;
+        /* as far as the attention's output: nothing advances */
         memset(e->seen, 0, sizeof e->seen);
-        CU_ASSERT(ingot_batch_run_pair(&batch, &job, block, 0, WINDOWS - 1, compare_pair, e,
-                                       NULL) == INGOT_OK);
+        ingot_pair_use use = {.last = INGOT_INPUT_OUTPUT, .hook = compare_pair, .hook_context = e};
+        CU_ASSERT(ingot_batch_run_pair(&batch, &job, block, block, 0, WINDOWS, &use, NULL) == 0);
+        CU_ASSERT(e->seen[INGOT_INPUT_OUTPUT] == TOKENS && e->seen[INGOT_INPUT_MLP] == 0);
+        memset(e->seen, 0, sizeof e->seen);
+        use.last = INGOT_INPUT_DOWN;
+        use.advances = true;
+        CU_ASSERT(ingot_batch_run_pair(&batch, &job, block, block, 0, WINDOWS - 1, &use, NULL) ==
+                  INGOT_OK);
         for (unsigned i = 0; i < INGOT_INPUT_COUNT; i++) {
             CU_ASSERT(e->seen[i] == TOKENS - LENGTH);
         }
@@ -147,6 +171,7 @@ static void streams_on(const ingot_backend *b) {
                                   &(ingot_batch_use){0}, NULL) == INGOT_OK);
         check_states(b, batch.prefix.values, *prefix, 0, WINDOWS, hidden);
         free(kept);
+        free(before);
     }
     ingot_batch_destroy(&batch, b);
     unload(&model, b);

@@ -1,0 +1,214 @@
+/* Statistics of a block's inputs (convert/collect.h). */
+#include "convert/collect.h"
+
+/* What is summed over one set of windows. */
+typedef struct sums {
+    float *gram[INGOT_INPUT_COUNT]; /* device; NULL: not wanted */
+    double *magnitude[INGOT_INPUT_COUNT];
+    float *drift[INGOT_INPUT_COUNT], *residual[INGOT_INPUT_COUNT];
+    uint64_t tokens[INGOT_INPUT_COUNT];
+} sums;
+
+typedef struct collector {
+    ingot_block_state *state;
+    const ingot_loop_job *job;
+    const ingot_backend_ops *ops;
+    void *context;
+    const ingot_batch *batch;
+    unsigned inputs;
+    ingot_arena *host, *device, *scratch;
+    sums fitted, judged; /* statistics; held out */
+    sums *now;
+    uint64_t *dropped; /* [INGOT_INPUT_COUNT], device */
+    ingot_error *error;
+} collector;
+
+static ingot_status collect_input(void *context, ingot_input input, const float *x, uint64_t m,
+                                  uint64_t width) {
+    collector *c = context;
+    sums *s = c->now;
+    if (s->gram[input] == NULL) {
+        return INGOT_OK;
+    }
+    s->tokens[input] += m;
+    return c->ops->gram(c->context, s->gram[input], s->magnitude[input], c->dropped + input, x, m,
+                        width);
+}
+
+static ingot_status collect_pair(void *context, ingot_input input, const ingot_pair_inputs *in,
+                                 uint64_t m, uint64_t width) {
+    collector *c = context;
+    const sums *s = c->now;
+    INGOT_TRY(collect_input(context, input, in->prefix, m, width));
+    if (s->drift[input] != NULL) {
+        INGOT_TRY(c->ops->drift(c->context, s->drift[input], in->exact, in->prefix, in->prefix, m,
+                                width, width));
+    }
+    return s->residual[input] == NULL
+               ? INGOT_OK
+               : c->ops->drift(c->context, s->residual[input], in->exact_residual,
+                               in->prefix_residual, in->prefix, m, c->job->model->hidden, width);
+}
+
+static ingot_status zeroed(const collector *c, ingot_arena *arena, void **out, uint64_t count,
+                           uint64_t size) {
+    INGOT_TRY(ingot_arena_array(arena, out, count, size));
+    return c->ops->zero(c->context, *out, count * size);
+}
+
+static ingot_status place_sums(const collector *c, sums *s) {
+    const ingot_plan *plan = c->job->plan;
+    for (unsigned i = 0; i < INGOT_INPUT_COUNT; i++) {
+        const ingot_input_state *input = &c->state->input[i];
+        const uint64_t n = input->width;
+        if (!input->is_present || (c->inputs & INGOT_INPUT_BIT(i)) == 0) {
+            continue;
+        }
+        INGOT_TRY(zeroed(c, c->device, (void **)&s->gram[i], n, n * sizeof(float)));
+        if (plan->has_folds && s == &c->fitted) {
+            INGOT_TRY(zeroed(c, c->scratch, (void **)&s->magnitude[i], n, sizeof(double)));
+        }
+        if (input->is_corrected) {
+            INGOT_TRY(zeroed(c, c->device, (void **)&s->drift[i], n, n * sizeof(float)));
+        }
+        if (input->has_residual) {
+            INGOT_TRY(zeroed(c, c->device, (void **)&s->residual[i], c->job->model->hidden,
+                             n * sizeof(float)));
+        }
+    }
+    return INGOT_OK;
+}
+
+static ingot_status run(collector *c, uint64_t first, uint64_t end, bool is_last) {
+    unsigned last = 0;
+    for (unsigned i = 0; i < INGOT_INPUT_COUNT; i++) {
+        last = c->now->gram[i] != NULL ? i : last;
+    }
+    if (c->batch->exact.values != NULL) {
+        const ingot_pair_use use = {.last = (ingot_input)last,
+                                    .advances = is_last,
+                                    .hook = collect_pair,
+                                    .hook_context = c};
+        return ingot_batch_run_pair(c->batch, c->job, &c->state->checkpoint, &c->state->block,
+                                    first, end, &use, c->error);
+    }
+    const ingot_batch_use use = {
+        .hook = collect_input, .hook_context = c, .stops = true, .last = (ingot_input)last};
+    return ingot_batch_run(c->batch, c->job, &c->state->block, first, end, &use, c->error);
+}
+
+/* ---- what follows from the sums ------------------------------------------------------------- */
+
+static ingot_status take_magnitude(const collector *c, ingot_input_state *s, unsigned input) {
+    double *total;
+    if (c->fitted.magnitude[input] == NULL) {
+        return INGOT_OK;
+    }
+    INGOT_TRY(ingot_arena_array(c->host, (void **)&total, s->width, sizeof *total));
+    INGOT_TRY(ingot_arena_array(c->host, (void **)&s->magnitude, s->width, sizeof(float)));
+    INGOT_TRY(
+        c->ops->download(c->context, total, c->fitted.magnitude[input], s->width * sizeof *total));
+    for (uint64_t j = 0; j < s->width; j++) {
+        s->magnitude[j] = s->tokens != 0 ? (float)(total[j] / (double)s->tokens) : 0.0f;
+    }
+    return INGOT_OK;
+}
+
+/* *out = x H^-1 in memory of the block; *solves: a damping was found. */
+static ingot_status solve(const collector *c, const float **out, bool *solves, const float *x,
+                          uint64_t rows, const float *gram, uint64_t n) {
+    float *copy;
+    unsigned step;
+    INGOT_TRY(ingot_arena_array(c->device, (void **)&copy, rows, n * sizeof *copy));
+    INGOT_TRY(c->ops->copy(c->context, copy, x, rows * n * sizeof *copy));
+    ingot_arena_reset(c->scratch);
+    INGOT_TRY(c->ops->gram_solve(c->context, copy, &step, rows, gram, n, c->scratch));
+    *solves = *solves && step != 255;
+    *out = copy;
+    return INGOT_OK;
+}
+
+/* Corrections fitted without the judges, then H and drift of all windows and the corrections of
+ * these.  Where no damping makes H positive definite there is no correction. */
+static ingot_status take_drift(const collector *c, ingot_input_state *s, unsigned input) {
+    const uint64_t n = s->width, hidden = c->job->model->hidden;
+    float *drift = c->fitted.drift[input], *residual = c->fitted.residual[input];
+    const float *judge_gram = c->judged.gram[input];
+    ingot_drift *d = &s->drift;
+    bool solves = true;
+    *d = (ingot_drift){0};
+    if (judge_gram != NULL) {
+        d->judge_gram = judge_gram;
+        d->judge_drift = c->judged.drift[input];
+        d->judge_residual = c->judged.residual[input];
+        INGOT_TRY(solve(c, &d->fitted, &solves, drift, n, s->gram, n));
+        if (residual != NULL) {
+            INGOT_TRY(solve(c, &d->fitted_residual, &solves, residual, hidden, s->gram, n));
+            INGOT_TRY(c->ops->add(c->context, residual, d->judge_residual, 1.0f, hidden * n));
+        }
+        INGOT_TRY(c->ops->add(c->context, s->gram, judge_gram, 1.0f, n * n));
+        INGOT_TRY(c->ops->add(c->context, drift, d->judge_drift, 1.0f, n * n));
+    }
+    INGOT_TRY(solve(c, &d->solved, &solves, drift, n, s->gram, n));
+    if (residual != NULL) {
+        INGOT_TRY(solve(c, &d->residual, &solves, residual, hidden, s->gram, n));
+    }
+    if (!solves) {
+        *d = (ingot_drift){0};
+    }
+    return INGOT_OK;
+}
+
+static ingot_status take_statistics(const collector *c, unsigned input) {
+    ingot_input_state *s = &c->state->input[input];
+    const uint64_t n = s->width;
+    s->plain_gram = s->gram = c->fitted.gram[input];
+    INGOT_TRY(c->ops->gram_fold(c->context, s->gram, s->gram, NULL, n));
+    if (c->judged.gram[input] != NULL) {
+        INGOT_TRY(
+            c->ops->gram_fold(c->context, c->judged.gram[input], c->judged.gram[input], NULL, n));
+    }
+    return c->fitted.drift[input] != NULL ? take_drift(c, s, input) : INGOT_OK;
+}
+
+ingot_status ingot_collect(ingot_block_state *state, const ingot_loop_job *job,
+                           const ingot_batch *batch, unsigned inputs, bool is_last,
+                           ingot_arena *host, ingot_arena *device, ingot_arena *scratch,
+                           ingot_error *error) {
+    collector c = {.state = state,
+                   .job = job,
+                   .ops = job->backend->ops,
+                   .context = job->backend->context,
+                   .batch = batch,
+                   .inputs = inputs,
+                   .host = host,
+                   .device = device,
+                   .scratch = scratch,
+                   .error = error};
+    uint64_t dropped[INGOT_INPUT_COUNT];
+    const uint64_t judges = batch->judges, fitted = batch->windows - judges;
+    const bool has_judges = judges != 0 && batch->exact.values != NULL;
+    ingot_arena_reset(scratch);
+    INGOT_TRY(zeroed(&c, device, (void **)&c.dropped, INGOT_INPUT_COUNT, sizeof *dropped));
+    INGOT_TRY(place_sums(&c, &c.fitted));
+    c.now = &c.fitted;
+    INGOT_TRY(run(&c, 0, fitted, is_last));
+    if (has_judges) {
+        INGOT_TRY(place_sums(&c, &c.judged));
+        c.now = &c.judged;
+        INGOT_TRY(run(&c, fitted, batch->windows, is_last));
+    }
+    INGOT_TRY(c.ops->download(c.context, dropped, c.dropped, sizeof dropped));
+    for (unsigned i = 0; i < INGOT_INPUT_COUNT; i++) {
+        if (c.fitted.gram[i] != NULL) { /* while scratch holds the magnitudes */
+            state->input[i].tokens = c.fitted.tokens[i] + c.judged.tokens[i] - dropped[i];
+            INGOT_TRY(take_magnitude(&c, &state->input[i], i));
+        }
+    }
+    for (unsigned i = 0; i < INGOT_INPUT_COUNT; i++) {
+        if (c.fitted.gram[i] != NULL) {
+            INGOT_TRY(take_statistics(&c, i));
+        }
+    }
+    return INGOT_OK;
+}

@@ -1,0 +1,22 @@
+/* Statistics of a block's inputs on the calibration batch: H, magnitudes for folds, and the drift
+ * against the full-precision model. */
+#ifndef INGOT_COLLECT_H
+#define INGOT_COLLECT_H
+
+#include "convert/block.h"
+
+/* Inputs as bits of a mask. */
+#define INGOT_INPUT_BIT(input) (1u << (unsigned)(input))
+#define INGOT_INPUT_ALL        ((1u << INGOT_INPUT_COUNT) - 1)
+
+/* Gathers what is planned of the inputs in the mask that are present: runs the block on the prefix
+ * as far as the last of them, with the weights that state->block has now, and the block of the
+ * checkpoint on the full-precision stream where that is kept, which advances when is_last.  Fills
+ * tokens, magnitude (with folds), plain_gram, gram and drift of these inputs; they lie in host and
+ * device (arenas of the block).  scratch (device) is reset. */
+ingot_status ingot_collect(ingot_block_state *state, const ingot_loop_job *job,
+                           const ingot_batch *batch, unsigned inputs, bool is_last,
+                           ingot_arena *host, ingot_arena *device, ingot_arena *scratch,
+                           ingot_error *error) INGOT_MUST_CHECK;
+
+#endif

@@ -1,0 +1,197 @@
+/* Targets that make up for drift, on the device (kernels/refine.h): the drift of inputs, solving
+ * with H, and products.
+ *
+ * Drift and products run on tensor cores in TF32: both are corrections, small beside what they
+ * correct, and their own rounding of 2^-11 is small beside them.  The difference of the two streams
+ * is taken in FP32 before it is rounded. */
+#include "kernels/cuda/element.h"
+#include "kernels/cuda/forward.h"
+#include "kernels/cuda/quantize.h"
+
+extern "C" {
+#include "kernels/quantize_internal.h"
+}
+
+#include <cmath>
+
+#define THREADS      256
+#define PIECE_FLOATS (UINT64_C(64) << 20) /* of scratch: rows are taken in pieces of this size */
+
+/* ---- drift ------------------------------------------------------------------------------------
+ */
+
+/* difference[row][p] = a - b and inputs[row][n] = x, in TF32; zero where the row has a value that
+ * is not finite.  One thread block a row. */
+__global__ __launch_bounds__(THREADS) static void drift_rows_kernel(
+    float *difference, float *inputs, const float *__restrict__ a, const float *__restrict__ b,
+    const float *__restrict__ x, uint64_t rows, uint64_t p, uint64_t n) {
+    for (uint64_t row = blockIdx.x; row < rows; row += gridDim.x) {
+        bool is_bad = false;
+        for (uint64_t i = threadIdx.x; i < p; i += THREADS) {
+            is_bad = is_bad || !isfinite(a[row * p + i]) || !isfinite(b[row * p + i]);
+        }
+        for (uint64_t i = threadIdx.x; i < n; i += THREADS) {
+            is_bad = is_bad || !isfinite(x[row * n + i]);
+        }
+        is_bad = __syncthreads_or(is_bad) != 0;
+        for (uint64_t i = threadIdx.x; i < p; i += THREADS) {
+            const float d = a[row * p + i] - b[row * p + i];
+            difference[row * p + i] = is_bad ? 0.0f : rounded_to_tf32(d);
+        }
+        for (uint64_t i = threadIdx.x; i < n; i += THREADS) {
+            inputs[row * n + i] = is_bad ? 0.0f : rounded_to_tf32(x[row * n + i]);
+        }
+    }
+}
+
+ingot_status cuda_drift(void *context, float *out, const float *a, const float *b, const float *x,
+                        uint64_t m, uint64_t p, uint64_t n) {
+    ingot_cuda *cuda = ingot_cuda_of(context);
+    const float one = 1.0f;
+    if (m == 0 || p == 0 || n == 0) {
+        return INGOT_OK;
+    }
+    if (p > INT32_MAX || n > INT32_MAX) {
+        return INGOT_ERR_UNSUPPORTED;
+    }
+    const uint64_t step = ingot_min_u64(m, ingot_max_u64(1, PIECE_FLOATS / (p + n)));
+    ingot_cuda_buffer difference(cuda), inputs(cuda);
+    INGOT_TRY(difference.alloc(step * p, sizeof(float)));
+    INGOT_TRY(inputs.alloc(step * n, sizeof(float)));
+    cuda_written(cuda, out, p * n * sizeof *out);
+    for (uint64_t first = 0; first < m; first += step) {
+        const uint64_t rows = ingot_min_u64(step, m - first);
+        drift_rows_kernel<<<cuda_blocks(cuda, rows * THREADS, THREADS), THREADS, 0, cuda->stream>>>(
+            difference.as<float>(), inputs.as<float>(), a + first * p, b + first * p, x + first * n,
+            rows, p, n);
+        INGOT_TRY(ingot_cuda_launched());
+        /* row-major D^T X is column-major X^T D */
+        INGOT_TRY(ingot_cublas_status(cublasGemmEx(
+            cuda->blas, CUBLAS_OP_N, CUBLAS_OP_T, (int)n, (int)p, (int)rows, &one,
+            inputs.as<float>(), CUDA_R_32F, (int)n, difference.as<float>(), CUDA_R_32F, (int)p,
+            &one, out, CUDA_R_32F, (int)n, CUBLAS_COMPUTE_32F_FAST_TF32, CUBLAS_GEMM_DEFAULT)));
+    }
+    return INGOT_OK;
+}
+
+/* ---- products ---------------------------------------------------------------------------------
+ */
+
+ingot_status cuda_multiply_add(void *context, float *out, float share, const float *a,
+                               const float *b, uint64_t rows, uint64_t k, uint64_t n) {
+    ingot_cuda *cuda = ingot_cuda_of(context);
+    const float one = 1.0f;
+    if (rows > INT32_MAX || k > INT32_MAX || n > INT32_MAX) {
+        return INGOT_ERR_UNSUPPORTED;
+    }
+    if (rows == 0 || k == 0 || n == 0) {
+        return INGOT_OK;
+    }
+    cuda_written(cuda, out, rows * n * sizeof *out);
+    return ingot_cublas_status(cublasGemmEx(cuda->blas, CUBLAS_OP_N, CUBLAS_OP_N, (int)n, (int)rows,
+                                            (int)k, &share, b, CUDA_R_32F, (int)n, a, CUDA_R_32F,
+                                            (int)k, &one, out, CUDA_R_32F, (int)n,
+                                            CUBLAS_COMPUTE_32F_FAST_TF32, CUBLAS_GEMM_DEFAULT));
+}
+
+/* ---- solving ----------------------------------------------------------------------------------
+ */
+
+/* Lower triangle (row-major) of the damped H. */
+template <typename T>
+__global__ static void damped_kernel(T *l, const float *gram, uint64_t n, double mean,
+                                     double damping) {
+    const uint64_t i = blockIdx.y;
+    for (uint64_t j = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; j <= i;
+         j += (uint64_t)gridDim.x * blockDim.x) {
+        double value = (double)gram[i * n + j];
+        if (i == j) {
+            value = (value > 0 ? value : mean) + damping * mean;
+        }
+        l[i * n + j] = (T)value;
+    }
+}
+
+template <typename A, typename B>
+__global__ static void convert_kernel(A *out, const B *in, uint64_t count) {
+    const uint64_t step = (uint64_t)gridDim.x * blockDim.x;
+    for (uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += step) {
+        out[i] = (A)in[i];
+    }
+}
+
+/* Row-major X H^-1 is column-major H^-1 X^T; the lower triangle is column-major upper. */
+static ingot_status substitute(const ingot_cuda *cuda, float *x, const float *l, uint64_t rows,
+                               uint64_t n, int *info) {
+    return ingot_cuda_solver_status(cusolverDnSpotrs(cuda->solver, CUBLAS_FILL_MODE_UPPER, (int)n,
+                                                     (int)rows, l, (int)n, x, (int)n, info));
+}
+
+static ingot_status substitute(const ingot_cuda *cuda, float *x, const double *l, uint64_t rows,
+                               uint64_t n, int *info) {
+    const unsigned blocks = cuda_blocks(cuda, rows * n, THREADS);
+    ingot_cuda_buffer wide(cuda);
+    INGOT_TRY(wide.alloc(rows * n, sizeof(double)));
+    convert_kernel<<<blocks, THREADS, 0, cuda->stream>>>(wide.as<double>(), x, rows * n);
+    INGOT_TRY(ingot_cuda_launched());
+    INGOT_TRY(ingot_cuda_solver_status(cusolverDnDpotrs(cuda->solver, CUBLAS_FILL_MODE_UPPER,
+                                                        (int)n, (int)rows, l, (int)n,
+                                                        wide.as<double>(), (int)n, info)));
+    convert_kernel<<<blocks, THREADS, 0, cuda->stream>>>(x, wide.as<double>(), rows * n);
+    return ingot_cuda_launched();
+}
+
+template <typename T>
+static ingot_status try_solve(bool *is_done, const ingot_cuda *cuda, float *x, uint64_t rows,
+                              const float *gram, uint64_t n, double mean, double damping) {
+    ingot_cuda_buffer lower(cuda), info(cuda);
+    INGOT_TRY(lower.alloc(n, n * sizeof(T)));
+    INGOT_TRY(info.alloc(1, sizeof(int)));
+    const dim3 grid((unsigned)ingot_min_u64(ingot_ceil_div(n, THREADS), 64), (unsigned)n);
+    damped_kernel<<<grid, THREADS, 0, cuda->stream>>>(lower.as<T>(), gram, n, mean, damping);
+    INGOT_TRY(ingot_cuda_launched());
+    INGOT_TRY(cuda_cholesky(is_done, cuda, lower.as<T>(), n));
+    return *is_done ? substitute(cuda, x, lower.as<T>(), rows, n, info.as<int>()) : INGOT_OK;
+}
+
+static ingot_status solve(ingot_cuda *cuda, float *x, unsigned *damping_step, uint64_t rows,
+                          const float *gram, uint64_t n, float *diagonal) {
+    ingot_cuda_buffer on_device(cuda);
+    uint32_t dead;
+    INGOT_TRY(on_device.alloc(n, sizeof(float)));
+    INGOT_TRY(cuda_gram_diagonal(cuda, on_device.as<float>(), gram, n));
+    INGOT_TRY(ingot_cuda_status(cudaMemcpyAsync(diagonal, on_device.as<float>(), n * sizeof(float),
+                                                cudaMemcpyDeviceToHost, cuda->stream)));
+    INGOT_TRY(ingot_cuda_status(cudaStreamSynchronize(cuda->stream)));
+    const double mean = ingot_gptq_mean(diagonal, n, &dead);
+    bool is_done = false;
+    for (unsigned step = 0; std::isfinite(mean) && !is_done && step < INGOT_DAMPING_STEPS; step++) {
+        const double damping = ingot_gptq_dampings[step];
+        INGOT_TRY(step + 1 < INGOT_DAMPING_STEPS
+                      ? try_solve<float>(&is_done, cuda, x, rows, gram, n, mean, damping)
+                      : try_solve<double>(&is_done, cuda, x, rows, gram, n, mean, damping));
+        *damping_step = is_done ? step : 255;
+    }
+    return is_done ? INGOT_OK
+                   : ingot_cuda_status(cudaMemsetAsync(x, 0, rows * n * sizeof *x, cuda->stream));
+}
+
+ingot_status cuda_gram_solve(void *context, float *x, unsigned *damping_step, uint64_t rows,
+                             const float *gram, uint64_t n, ingot_arena *scratch) {
+    ingot_cuda *cuda = ingot_cuda_of(context);
+    (void)scratch;
+    *damping_step = 255;
+    if (n > 46340 || rows > INT32_MAX) { /* n^2 must fit the solver's integer */
+        return INGOT_ERR_UNSUPPORTED;
+    }
+    if (rows == 0 || n == 0) {
+        return INGOT_OK;
+    }
+    cuda_written(cuda, x, rows * n * sizeof *x);
+    void *memory;
+    INGOT_TRY(ingot_alloc(&memory, n * sizeof(float)));
+    const ingot_status status =
+        solve(cuda, x, damping_step, rows, gram, n, static_cast<float *>(memory));
+    ingot_free(memory);
+    return status;
+}
