@@ -52,6 +52,10 @@ static void test_bad_recipes(void) {
         {"{\"tensors\":[{\"pattern\":\"*\",\"colour\":4}]}", "colour"},
         {"{\"effort\":\"huge\"}", "huge"},
         {"{\"samples\":0}", "samples"},
+        {"{\"steps\":[]}", "steps"},
+        {"{\"steps\":{\"polsh\":1}}", "polsh"},
+        {"{\"steps\":{\"polish\":17}}", "polish"},
+        {"{\"steps\":{\"correction\":1}}", "correction"},
         {"{\"embed_bits\":1}", "embed_bits"},
         {"{", "recipe.json"},
     };
@@ -68,6 +72,26 @@ static void test_bad_recipes(void) {
         CU_ASSERT(strstr(text, texts[i][1]) != NULL);
         ingot_recipe_free(&recipe);
     }
+}
+
+/* Steps: all by default, each to be left out, and recorded. */
+static void test_steps(void) {
+    ingot_recipe recipe;
+    ingot_error error = {0};
+    ingot_recipe_init(&recipe);
+    CU_ASSERT(recipe.steps.is_sequential && recipe.steps.corrects &&
+              recipe.steps.corrects_residual && recipe.steps.polish_rounds == 3);
+    CU_ASSERT(parse(&recipe, "{\"steps\":{\"polish\":0,\"residual\":false}}", &error) == INGOT_OK);
+    CU_ASSERT(recipe.steps.is_sequential && recipe.steps.corrects &&
+              !recipe.steps.corrects_residual && recipe.steps.polish_rounds == 0);
+    json_t *json = ingot_recipe_json(&recipe);
+    char *text = ingot_json_canonical(json);
+    CU_ASSERT_FATAL(text != NULL);
+    CU_ASSERT(strstr(text, "\"steps\":{\"correction\":true,\"polish\":0,\"residual\":false,"
+                           "\"sequential\":true}") != NULL);
+    free(text);
+    json_decref(json);
+    ingot_recipe_free(&recipe);
 }
 
 static void test_contradictions(void) {
@@ -203,6 +227,7 @@ static void test_plan_folds(void) {
 int main(void) {
     const CU_TestInfo tests[] = {
         {"precedence", test_precedence},
+        {"steps", test_steps},
         {"bad recipes", test_bad_recipes},
         {"contradictions", test_contradictions},
         {"plan", test_plan},
