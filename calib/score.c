@@ -1,7 +1,7 @@
-/* Scoring: perplexity and KL divergence by streaming.  A batch of windows goes through the model
- * one block at a time, candidate and source in step; then the head is applied to chunks of rows, so
- * that logits[rows][vocab] stay small.  Per-position results are kept and summed in order at the
- * end.  Protocol: architecture.md section 5. */
+/* Scoring: likelihoods, perplexity and KL divergence by streaming.  A batch of sequences goes
+ * through the model one block at a time, candidate and source in step; then the head is applied to
+ * chunks of rows, so that logits[rows][vocab] stay small.  Per-position results are kept and summed
+ * in order at the end.  Protocol: architecture.md section 5. */
 #include "calib/score.h"
 
 #include "common/files.h"
@@ -18,24 +18,32 @@
 typedef struct side {
     const ingot_weight_source *source;
     ingot_arena *arena;
-    float *hidden;  /* [batch * length][hidden], device */
+    float *hidden;  /* [batch_tokens][hidden], device */
     float *logits;  /* [rows][vocab], device */
     uint32_t *best; /* [rows] */
-    double *nll;    /* [positions] */
+    double *nll;    /* [positions], the caller's */
 } side;
+
+/* A run of sequences that is scored at once. */
+typedef struct batch {
+    uint64_t first, count; /* sequences */
+    const uint32_t *ids;   /* of the first */
+    uint64_t tokens;       /* of all */
+    uint64_t position;     /* of the first token that is scored */
+} batch;
 
 typedef struct scorer {
     const ingot_model *model;
     const ingot_backend *backend;
-    const ingot_windows *windows;
+    const ingot_sequences *sequences;
     ingot_workspace *work;
     side sides[2]; /* candidate, source */
     unsigned side_count;
-    uint64_t batch;  /* windows per batch */
-    uint64_t rows;   /* per chunk of logits */
-    float *scratch;  /* [rows][hidden], device */
-    double *kld;     /* [positions] */
-    uint64_t agreed; /* positions with the same argmax */
+    uint64_t batch_tokens; /* at most, of one batch */
+    uint64_t rows;         /* per chunk of logits */
+    float *scratch;        /* [rows][hidden], device */
+    double *kld;           /* [positions], the caller's; NULL: not asked for */
+    uint64_t agreed;       /* positions with the same argmax, with kld */
     ingot_progress *progress;
     ingot_error *error;
 } scorer;
@@ -56,23 +64,21 @@ static ingot_status device_floats(const scorer *s, float **out, uint64_t rows, u
     return INGOT_OK;
 }
 
-static ingot_status host_array(const scorer *s, void **out, uint64_t count, uint64_t size) {
+static ingot_status host_array(ingot_error *error, void **out, uint64_t count, uint64_t size) {
     const ingot_status status = ingot_alloc_zero(out, count, size);
     return status == INGOT_OK ? status
-                              : ingot_error_set(s->error, status, NULL, NULL, NULL,
+                              : ingot_error_set(error, status, NULL, NULL, NULL,
                                                 "no memory for the scores of %llu positions",
                                                 (unsigned long long)count);
 }
 
-static ingot_status open_side(scorer *s, side *one, uint64_t positions) {
+static ingot_status open_side(scorer *s, side *one) {
     void *memory;
     INGOT_TRY(ingot_arena_create(&one->arena));
-    INGOT_TRY(device_floats(s, &one->hidden, s->batch * s->windows->length, s->model->hidden));
+    INGOT_TRY(device_floats(s, &one->hidden, s->batch_tokens, s->model->hidden));
     INGOT_TRY(device_floats(s, &one->logits, s->rows, s->model->vocab));
-    INGOT_TRY(host_array(s, &memory, s->rows, sizeof(uint32_t)));
+    INGOT_TRY(host_array(s->error, &memory, s->rows, sizeof(uint32_t)));
     one->best = memory;
-    INGOT_TRY(host_array(s, &memory, positions, sizeof(double)));
-    one->nll = memory;
     return INGOT_OK;
 }
 
@@ -89,10 +95,8 @@ static void close_scorer(scorer *s) {
         release(s, one->logits);
         ingot_arena_destroy(one->arena);
         ingot_free(one->best);
-        ingot_free(one->nll);
     }
     release(s, s->scratch);
-    ingot_free(s->kld);
     ingot_workspace_destroy(s->work);
 }
 
@@ -106,41 +110,49 @@ static ingot_status explain(const scorer *s, const side *one, ingot_status statu
                            ingot_status_text(status));
 }
 
-static ingot_status embed_batch(scorer *s, side *one, uint64_t first, uint64_t count) {
+static ingot_status embed_batch(scorer *s, side *one, const batch *part) {
     ingot_ends ends;
-    const uint64_t length = s->windows->length;
     ingot_arena_reset(one->arena);
     INGOT_TRY(ingot_ends_load_part(&ends, INGOT_ENDS_EMBED, s->model, one->source, s->backend,
                                    one->arena, s->error));
-    const ingot_status status = ingot_ends_embed(&ends, s->model, s->backend, one->hidden,
-                                                 s->windows->ids + first * length, count * length);
+    const ingot_status status =
+        ingot_ends_embed(&ends, s->model, s->backend, one->hidden, part->ids, part->tokens);
     ingot_ends_release(&ends, s->backend);
     return explain(s, one, status, "the embedding");
 }
 
-static ingot_status block_batch(scorer *s, side *one, uint64_t layer, uint64_t count) {
+/* Neighbours of the same length go through the block together. */
+static ingot_status block_batch(scorer *s, side *one, uint64_t layer, const batch *part) {
+    const ingot_sequence *item = s->sequences->items + part->first;
     ingot_block block;
+    float *x = one->hidden;
     ingot_arena_reset(one->arena);
     INGOT_TRY(
         ingot_block_load(&block, s->model, layer, one->source, s->backend, one->arena, s->error));
-    const ingot_status status = ingot_block_forward_batch(
-        s->model, s->backend, &block, one->hidden, count, s->windows->length, s->work, NULL, NULL);
+    ingot_status status = INGOT_OK;
+    for (uint64_t i = 0, run; i < part->count && status == INGOT_OK; i += run) {
+        const uint64_t length = item[i].length;
+        for (run = 1; i + run < part->count && item[i + run].length == length;) {
+            run++;
+        }
+        status = ingot_block_forward_batch(s->model, s->backend, &block, x, run, length, s->work,
+                                           NULL, NULL);
+        x += run * length * s->model->hidden;
+    }
     ingot_block_release(&block, s->backend);
     return explain(s, one, status, "a block of the model");
 }
 
-/* Scores m positions from row `row` of window `window` of the batch, whose first is `first`. */
-static ingot_status score_rows(scorer *s, const ingot_ends *ends, uint64_t first, uint64_t window,
-                               uint64_t row, uint64_t m) {
+/* Scores targets[m], the tokens after rows [row, row + m) of the batch; they are the positions from
+ * `position` on. */
+static ingot_status score_rows(scorer *s, const ingot_ends *ends, uint64_t row, uint64_t position,
+                               const uint32_t *targets, uint64_t m) {
     const ingot_model *model = s->model;
-    const uint64_t length = s->windows->length;
-    const uint64_t position = (first + window) * (length - 1) + row;
-    const uint32_t *targets = s->windows->ids + (first + window) * length + row + 1;
     const ingot_backend_ops *ops = s->backend->ops;
     void *context = s->backend->context;
     for (unsigned i = 0; i < s->side_count; i++) {
         side *one = &s->sides[i];
-        const float *x = one->hidden + (window * length + row) * model->hidden;
+        const float *x = one->hidden + row * model->hidden;
         ingot_status status =
             ingot_ends_logits(&ends[i], model, s->backend, one->logits, x, s->scratch, m);
         if (status == INGOT_OK) {
@@ -152,13 +164,12 @@ static ingot_status score_rows(scorer *s, const ingot_ends *ends, uint64_t first
             if (!isfinite(one->nll[position + k])) {
                 return ingot_error_set(s->error, INGOT_ERR_NUMERIC, one->source->path, NULL,
                                        "look for NaN or infinite weights",
-                                       "the likelihood of token %llu of window %llu is not finite",
-                                       (unsigned long long)(row + k + 1),
-                                       (unsigned long long)(first + window));
+                                       "the likelihood of scored token %llu is not finite",
+                                       (unsigned long long)(position + k));
             }
         }
     }
-    if (s->side_count < 2) {
+    if (s->kld == NULL) {
         return INGOT_OK;
     }
     for (uint64_t k = 0; k < m; k++) {
@@ -170,7 +181,7 @@ static ingot_status score_rows(scorer *s, const ingot_ends *ends, uint64_t first
                    "the divergence");
 }
 
-static ingot_status head_batch(scorer *s, uint64_t first, uint64_t count) {
+static ingot_status head_batch(scorer *s, const batch *part) {
     ingot_ends ends[2];
     memset(ends, 0, sizeof ends);
     ingot_status status = INGOT_OK;
@@ -180,12 +191,18 @@ static ingot_status head_batch(scorer *s, uint64_t first, uint64_t count) {
         INGOT_GO(ingot_ends_load_part(&ends[i], INGOT_ENDS_HEAD, s->model, one->source, s->backend,
                                       one->arena, s->error));
     }
-    const uint64_t scored = s->windows->length - 1;
-    for (uint64_t w = 0; w < count; w++) {
+    uint64_t start = 0, position = part->position; /* of the sequence, of its first scored token */
+    for (uint64_t i = 0; i < part->count; i++) {
+        const ingot_sequence *item = &s->sequences->items[part->first + i];
+        const uint64_t scored = item->length - item->first;
         INGOT_GO(ingot_interrupt_check(s->error));
-        for (uint64_t row = 0; row < scored; row += s->rows) {
-            INGOT_GO(score_rows(s, ends, first, w, row, ingot_min_u64(s->rows, scored - row)));
+        for (uint64_t k = 0; k < scored; k += s->rows) {
+            const uint64_t target = start + item->first + k;
+            INGOT_GO(score_rows(s, ends, target - 1, position + k, part->ids + target,
+                                ingot_min_u64(s->rows, scored - k)));
         }
+        start += item->length;
+        position += scored;
     }
 done:
     for (unsigned i = 0; i < s->side_count; i++) {
@@ -194,26 +211,112 @@ done:
     return status;
 }
 
-static ingot_status run_batch(scorer *s, uint64_t first, uint64_t count) {
+static ingot_status run_batch(scorer *s, const batch *part) {
     for (unsigned i = 0; i < s->side_count; i++) {
-        INGOT_TRY(embed_batch(s, &s->sides[i], first, count));
+        INGOT_TRY(embed_batch(s, &s->sides[i], part));
     }
     for (uint64_t layer = 0; layer < s->model->layers; layer++) {
         for (unsigned i = 0; i < s->side_count; i++) {
             INGOT_TRY(ingot_interrupt_check(s->error));
-            INGOT_TRY(block_batch(s, &s->sides[i], layer, count));
+            INGOT_TRY(block_batch(s, &s->sides[i], layer, part));
         }
         if (s->progress != NULL) {
             /* The head counts as one more layer. */
             const double share = (double)(layer + 1) / (double)(s->model->layers + 1);
-            ingot_progress_update(s->progress, (double)first + share * (double)count);
+            ingot_progress_update(s->progress, (double)part->first + share * (double)part->count);
         }
     }
-    INGOT_TRY(head_batch(s, first, count));
+    INGOT_TRY(head_batch(s, part));
     if (s->progress != NULL) {
-        ingot_progress_update(s->progress, (double)(first + count));
+        ingot_progress_update(s->progress, (double)(part->first + part->count));
     }
     return INGOT_OK;
+}
+
+/* The sequences after `part` that fit in one batch. */
+static batch next_batch(const scorer *s, batch part) {
+    const ingot_sequence *items = s->sequences->items;
+    for (uint64_t i = 0; i < part.count; i++) {
+        part.position += items[part.first + i].length - items[part.first + i].first;
+    }
+    part = (batch){part.first + part.count, 0, part.ids + part.tokens, 0, part.position};
+    while (part.first + part.count < s->sequences->count &&
+           part.tokens + items[part.first + part.count].length <= s->batch_tokens) {
+        part.tokens += items[part.first + part.count++].length;
+    }
+    return part;
+}
+
+/* Sizes of everything from the longest sequence and batch_bytes. */
+static ingot_status open_scorer(scorer *s, uint64_t longest, uint64_t tokens,
+                                uint64_t batch_bytes) {
+    const uint64_t token_bytes = s->model->hidden * sizeof(float) * s->side_count;
+    batch_bytes = batch_bytes == 0 ? DEFAULT_BATCH_BYTES : batch_bytes;
+    s->batch_tokens = ingot_max_u64(longest, ingot_min_u64(tokens, batch_bytes / token_bytes));
+    s->rows = LOGITS_BYTES / (s->model->vocab * sizeof(float));
+    s->rows = ingot_max_u64(1, ingot_min_u64(s->rows, longest - 1));
+    for (unsigned i = 0; i < s->side_count; i++) {
+        INGOT_TRY(open_side(s, &s->sides[i]));
+    }
+    INGOT_TRY(device_floats(s, &s->scratch, s->rows, s->model->hidden));
+    /* No more than a batch holds, and never less than one sequence. */
+    const uint64_t call_tokens = ingot_min_u64(s->batch_tokens, s->backend->batch_tokens);
+    return ingot_workspace_create(&s->work, s->model, s->backend,
+                                  ingot_max_u64(longest, call_tokens), s->error);
+}
+
+/* Fills nll of both sides and, if s->kld is set, kld and agreed. */
+static ingot_status run_scorer(scorer *s, uint64_t batch_bytes, ingot_error *error) {
+    const ingot_sequences *sequences = s->sequences;
+    uint64_t longest = 0, tokens = 0;
+    ingot_error local;
+    memset(&local, 0, sizeof local);
+    s->error = &local;
+    ingot_status status = INGOT_OK;
+    for (uint64_t i = 0; i < sequences->count; i++) {
+        const ingot_sequence *item = &sequences->items[i];
+        if (item->first == 0 || item->first >= item->length) {
+            status =
+                ingot_error_set(&local, INGOT_ERR_USAGE, NULL, NULL, "use a longer one",
+                                "a sequence of %llu tokens cannot be scored from token %llu",
+                                (unsigned long long)item->length, (unsigned long long)item->first);
+            goto done;
+        }
+        longest = ingot_max_u64(longest, item->length);
+        tokens += item->length;
+    }
+    INGOT_GO(open_scorer(s, longest, tokens, batch_bytes));
+    for (batch part = next_batch(s, (batch){.ids = sequences->ids}); part.count != 0;
+         part = next_batch(s, part)) {
+        INGOT_GO(run_batch(s, &part));
+    }
+done:
+    close_scorer(s);
+    if (status != INGOT_OK && local.status != status) {
+        ingot_error_set(&local, status, s->sides[0].source->path, NULL, NULL, "scoring failed: %s",
+                        ingot_status_text(status));
+    }
+    if (status != INGOT_OK && error != NULL) {
+        *error = local;
+    }
+    return status;
+}
+
+ingot_status ingot_score_sequences(double *nll, double *source_nll, const ingot_model *model,
+                                   const ingot_weight_source *candidate,
+                                   const ingot_weight_source *source,
+                                   const ingot_sequences *sequences, const ingot_backend *backend,
+                                   uint64_t batch_bytes, ingot_progress *progress,
+                                   ingot_error *error) {
+    scorer s = {
+        .model = model,
+        .backend = backend,
+        .sequences = sequences,
+        .sides = {{.source = candidate, .nll = nll}, {.source = source, .nll = source_nll}},
+        .side_count = source == NULL ? 1 : 2,
+        .progress = progress,
+    };
+    return run_scorer(&s, batch_bytes, error);
 }
 
 static double sum(const double *values, uint64_t count) {
@@ -230,7 +333,7 @@ static int compare_doubles(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-static void summarize(ingot_score *out, scorer *s, uint64_t positions) {
+static void summarize(ingot_score *out, const scorer *s, uint64_t positions) {
     const double n = (double)positions;
     out->positions = positions;
     out->perplexity = exp(sum(s->sides[0].nll, positions) / n);
@@ -246,28 +349,6 @@ static void summarize(ingot_score *out, scorer *s, uint64_t positions) {
     out->kld_p99 = s->kld[ingot_ceil_div(positions * 99, 100) - 1];
 }
 
-static ingot_status open_scorer(scorer *s, uint64_t positions, uint64_t batch_bytes) {
-    const uint64_t length = s->windows->length;
-    const uint64_t window_bytes = length * s->model->hidden * sizeof(float) * s->side_count;
-    batch_bytes = batch_bytes == 0 ? DEFAULT_BATCH_BYTES : batch_bytes;
-    s->batch = ingot_max_u64(1, ingot_min_u64(s->windows->count, batch_bytes / window_bytes));
-    s->rows = LOGITS_BYTES / (s->model->vocab * sizeof(float));
-    s->rows = ingot_max_u64(1, ingot_min_u64(s->rows, length - 1));
-    for (unsigned i = 0; i < s->side_count; i++) {
-        INGOT_TRY(open_side(s, &s->sides[i], positions));
-    }
-    INGOT_TRY(device_floats(s, &s->scratch, s->rows, s->model->hidden));
-    if (s->side_count == 2) {
-        void *memory;
-        INGOT_TRY(host_array(s, &memory, positions, sizeof(double)));
-        s->kld = memory;
-    }
-    /* No more than a batch holds, and never less than one window. */
-    const uint64_t call_windows = ingot_min_u64(s->batch, s->backend->batch_tokens / length);
-    return ingot_workspace_create(&s->work, s->model, s->backend,
-                                  ingot_max_u64(1, call_windows) * length, s->error);
-}
-
 ingot_status ingot_score_run(ingot_score *out, const ingot_model *model,
                              const ingot_weight_source *candidate,
                              const ingot_weight_source *source, const ingot_windows *windows,
@@ -281,31 +362,35 @@ ingot_status ingot_score_run(ingot_score *out, const ingot_model *model,
                                "windows of %llu tokens cannot be scored",
                                (unsigned long long)windows->length);
     }
-    ingot_error local;
-    memset(&local, 0, sizeof local);
+    const unsigned side_count = source == NULL ? 1 : 2;
+    void *items = NULL, *nll[2] = {NULL, NULL}, *kld = NULL;
+    ingot_status status;
+    INGOT_GO(host_array(error, &items, windows->count, sizeof(ingot_sequence)));
+    for (unsigned i = 0; i < side_count; i++) {
+        INGOT_GO(host_array(error, &nll[i], positions, sizeof(double)));
+    }
+    if (source != NULL) {
+        INGOT_GO(host_array(error, &kld, positions, sizeof(double)));
+    }
+    for (uint64_t i = 0; i < windows->count; i++) {
+        ((ingot_sequence *)items)[i] = (ingot_sequence){windows->length, 1};
+    }
+    const ingot_sequences sequences = {windows->ids, items, windows->count};
     scorer s = {
         .model = model,
         .backend = backend,
-        .windows = windows,
-        .sides = {{.source = candidate}, {.source = source}},
-        .side_count = source == NULL ? 1 : 2,
+        .sequences = &sequences,
+        .sides = {{.source = candidate, .nll = nll[0]}, {.source = source, .nll = nll[1]}},
+        .side_count = side_count,
+        .kld = kld,
         .progress = progress,
-        .error = &local,
     };
-    ingot_status status = INGOT_OK;
-    INGOT_GO(open_scorer(&s, positions, batch_bytes));
-    for (uint64_t first = 0; first < windows->count; first += s.batch) {
-        INGOT_GO(run_batch(&s, first, ingot_min_u64(s.batch, windows->count - first)));
-    }
+    INGOT_GO(run_scorer(&s, batch_bytes, error));
     summarize(out, &s, positions);
 done:
-    close_scorer(&s);
-    if (status != INGOT_OK && local.status != status) {
-        ingot_error_set(&local, status, candidate->path, NULL, NULL, "scoring failed: %s",
-                        ingot_status_text(status));
-    }
-    if (status != INGOT_OK && error != NULL) {
-        *error = local;
-    }
+    ingot_free(items);
+    ingot_free(nll[0]);
+    ingot_free(nll[1]);
+    ingot_free(kld);
     return status;
 }

@@ -1,5 +1,5 @@
-/* Perplexity and KL divergence of a model on windows of text, block by block, so that only one
- * block of weights and a bounded batch of hidden states are in memory.
+/* Likelihoods, perplexity and KL divergence of a model on windows of text, block by block, so that
+ * only one block of weights and a bounded batch of hidden states are in memory.
  *
  * Protocol (architecture.md section 5): in each window tokens 1..L-1 are scored given those before
  * them.  Sums run over positions in order, in FP64: the figures do not depend on batch_bytes or on
@@ -21,6 +21,28 @@ typedef struct ingot_score {
     double kld_mean, kld_p99;
     double top1; /* fraction of positions with the same argmax; NaN without one */
 } ingot_score;
+
+/* Sequences of tokens, one after the other, of which the tokens from `first` on are scored given
+ * all before them. */
+typedef struct ingot_sequence {
+    uint64_t length, first; /* 1 <= first < length */
+} ingot_sequence;
+typedef struct ingot_sequences {
+    const uint32_t *ids; /* [sum of lengths] */
+    const ingot_sequence *items;
+    uint64_t count;
+} ingot_sequences;
+
+/* nll[sum of length - first] = negative log-likelihoods in nats of the scored tokens, in order, by
+ * `candidate`; source_nll the same by `source` (both NULL: none).  Neighbours of equal length are
+ * run together: sort by length.  batch_bytes, progress (which counts sequences) and errors as
+ * below. */
+ingot_status ingot_score_sequences(double *nll, double *source_nll, const ingot_model *model,
+                                   const ingot_weight_source *candidate,
+                                   const ingot_weight_source *source,
+                                   const ingot_sequences *sequences, const ingot_backend *backend,
+                                   uint64_t batch_bytes, ingot_progress *progress,
+                                   ingot_error *error) INGOT_MUST_CHECK;
 
 /* Scores `candidate`; `source` may be NULL.  Both are models of the same description.
  * batch_bytes bounds the hidden states kept at once (0: 512 MiB; one window at least).  progress

@@ -38,10 +38,11 @@ say "4. The same with GPTQ and searched scales, calibrated on $model/calibration
 "$bin/ingot-convert" "$model" -o "$out/gptq.ingot" --text "$model/calibration.txt" --force
 
 say "5. Is it whole, does it come from that checkpoint, and what did it lose on other text?"
+head -n 100 "$model/tasks.jsonl" >"$out/tasks.jsonl"
 "$bin/ingot-verify" "$out/rtn.ingot" --source "$model" --text "$model/evaluation.txt" \
-    --json >"$out/rtn.json"
+    --tasks "$out/tasks.jsonl" --json >"$out/rtn.json"
 "$bin/ingot-verify" "$out/gptq.ingot" --source "$model" --text "$model/evaluation.txt" \
-    --json --html "$out/report.html" >"$out/gptq.json"
+    --tasks "$out/tasks.jsonl" --json --html "$out/report.html" >"$out/gptq.json"
 "$bin/ingot-verify" "$out/gptq.ingot" --source "$model"
 
 say "6. Both beside the source"
@@ -55,7 +56,10 @@ awk -v source="$(size "$model/model.safetensors")" \
     -v kld_rtn="$(figure "$out/rtn.json" kld_mean)" \
     -v kld_gptq="$(figure "$out/gptq.json" kld_mean)" \
     -v top_rtn="$(figure "$out/rtn.json" top1)" \
-    -v top_gptq="$(figure "$out/gptq.json" top1)" 'BEGIN {
+    -v top_gptq="$(figure "$out/gptq.json" top1)" \
+    -v right="$(figure "$out/gptq.json" source_accuracy)" \
+    -v right_rtn="$(figure "$out/rtn.json" accuracy)" \
+    -v right_gptq="$(figure "$out/gptq.json" accuracy)" 'BEGIN {
     row = "%-28s %12s %15s %12s\n"
     printf row, "", "source", "plain rounding", "GPTQ"
     printf row, "bytes", source, bytes_rtn, bytes_gptq
@@ -63,6 +67,8 @@ awk -v source="$(size "$model/model.safetensors")" \
     printf "%-28s %12.4f %15.4f %12.4f\n", "perplexity", ppl, ppl_rtn, ppl_gptq
     printf "%-28s %12s %15.5f %12.5f\n", "mean KL divergence, nats", "-", kld_rtn, kld_gptq
     printf "%-28s %12s %13.2f %% %10.2f %%\n", "same top token", "-", 100 * top_rtn, 100 * top_gptq
+    printf "%-28s %10.1f %% %13.1f %% %10.1f %%\n", "right of 100 questions", 100 * right,
+        100 * right_rtn, 100 * right_gptq
     printf "\nGPTQ removes %.0f %% of the perplexity that plain rounding loses.\n",
         100 * (ppl_rtn - ppl_gptq) / (ppl_rtn - ppl)
     print "The embedding stays F16: in a model this small it is half of the file."

@@ -16,11 +16,17 @@ static const ingot_cli_option options_table[] = {
      "repeated: texts are concatenated."},
     {"seq-len", 0, "N", "Tokens per window; default min(2048, context of the model)."},
     {"windows", 0, "N", "Score the first N windows; default all."},
+    {"tasks", 0, "FILE",
+     "Accuracy on multiple-choice items, one {\"context\", \"choices\", \"answer\"} a line; with "
+     "--source beside the source's."},
     {"max-ppl-ratio", 0, "R",
      "Gate: exit 1 when the perplexity is more than R times the source's. Needs --source and "
      "--text."},
     {"max-kld", 0, "K",
      "Gate: exit 1 when the mean KL divergence is over K nats. Needs --source and --text."},
+    {"max-accuracy-drop", 0, "X",
+     "Gate: exit 1 when the source answers more than this fraction of the items better. Needs "
+     "--source and --tasks."},
     {"device", 0, "D", "auto, cpu, cuda or cuda:N; default auto."},
     {"threads", 0, "N", "Threads; default one per usable processor."},
     {"json", 0, NULL, "Print one JSON object instead of the report."},
@@ -34,7 +40,7 @@ static const ingot_cli_spec command_spec = {
     .description =
         "Checks that every byte of the container is accounted for. With --source also that it "
         "was made from that checkpoint and lost no more than its ledger says; with --text how "
-        "well it predicts a text.\n\n"
+        "well it predicts a text, with --tasks how many questions it answers.\n\n"
         "Exit codes: 0 the container is valid and all gates are met; 1 it is corrupt, not from "
         "that source, or over a gate; 2 the check could not run.",
     .options = options_table,
@@ -71,6 +77,10 @@ static ingot_status set_option(void *context, const char *name, const char *valu
         return ingot_cli_parse_u64(&options->windows, name, value, 1, UINT32_MAX, error);
     } else if (strcmp(name, "max-ppl-ratio") == 0) {
         return ingot_cli_parse_double(&options->max_ppl_ratio, name, value, 0, 1e9, error);
+    } else if (strcmp(name, "tasks") == 0) {
+        options->tasks_path = value;
+    } else if (strcmp(name, "max-accuracy-drop") == 0) {
+        return ingot_cli_parse_double(&options->max_accuracy_drop, name, value, 0, 1, error);
     } else if (strcmp(name, "max-kld") == 0) {
         return ingot_cli_parse_double(&options->max_kld, name, value, 0, 1e9, error);
     } else if (strcmp(name, "device") == 0) {
@@ -133,6 +143,8 @@ static ingot_status check_page(const command *cmd, ingot_error *error) {
     for (uint64_t i = 0; i < options->text_count; i++) {
         is_input = is_input || ingot_path_same(page, options->text_paths[i]);
     }
+    is_input =
+        is_input || (options->tasks_path != NULL && ingot_path_same(page, options->tasks_path));
     if (is_input) {
         return ingot_error_set(error, INGOT_ERR_USAGE, page, NULL, "name another file for --html",
                                "the page would replace an input or a container");
@@ -171,7 +183,9 @@ static int run(command *cmd) {
 
 int ingot_verify_command(int argc, char **argv) {
     ingot_error error = {0};
-    command cmd = {.options = {.max_ppl_ratio = NAN, .max_kld = NAN, .device = "auto"}};
+    command cmd = {
+        .options = {
+            .max_ppl_ratio = NAN, .max_kld = NAN, .max_accuracy_drop = NAN, .device = "auto"}};
     void *texts;
     if (ingot_alloc_zero(&texts, (uint64_t)argc + 1, sizeof *cmd.texts) != INGOT_OK) {
         (void)ingot_error_set(&error, INGOT_ERR_NO_MEMORY, NULL, NULL, NULL, "out of memory");

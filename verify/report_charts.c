@@ -323,3 +323,21 @@ void ingot_chart_score(ingot_markup *markup, const ingot_verification *verificat
     draw_bar(markup, "bar rest", "99th percentile", score->kld_p99, scale, 62);
     ingot_svg_end(markup);
 }
+
+/* ---- tasks ----------------------------------------------------------------------------------- */
+
+void ingot_chart_tasks(ingot_markup *markup, const ingot_verification *verification) {
+    const ingot_task_score *score = &verification->task_score;
+    const bool has_source = !isnan(score->source_accuracy);
+    const double scale = 3.9; /* pixels per percent */
+    ingot_svg_begin(markup, 400, has_source ? 100 : 52, "accuracy");
+    draw_bar(markup, "bar stored", "accuracy of the container, %", 100 * score->accuracy, scale,
+             14);
+    if (has_source) {
+        draw_gate(markup, 100 * (score->source_accuracy - verification->options.max_accuracy_drop),
+                  scale);
+        draw_bar(markup, "bar rest", "accuracy of the source, %", 100 * score->source_accuracy,
+                 scale, 62);
+    }
+    ingot_svg_end(markup);
+}

@@ -14,5 +14,7 @@ void ingot_chart_sizes(ingot_markup *markup, const ingot_verification *verificat
 /* Perplexity of container and source, and the divergence between them, with their gates; nothing
  * without a score. */
 void ingot_chart_score(ingot_markup *markup, const ingot_verification *verification);
+/* Accuracy of container and source on the items, with the gate. */
+void ingot_chart_tasks(ingot_markup *markup, const ingot_verification *verification);
 
 #endif

@@ -121,6 +121,10 @@ static void add_tiles(ingot_markup *markup, const ingot_verification *verificati
         (void)snprintf(text, sizeof text, "%.2f %%", 100 * score->top1);
         add_tile(markup, "same top token", text);
     }
+    if (!isnan(verification->task_score.accuracy)) {
+        (void)snprintf(text, sizeof text, "%.2f %%", 100 * verification->task_score.accuracy);
+        add_tile(markup, "of the items answered", text);
+    }
     ingot_markup_add(markup, "</div>\n");
 }
 
@@ -186,6 +190,39 @@ static void add_score(ingot_markup *markup, const ingot_verification *verificati
     }
     if (!isnan(options->max_kld)) {
         (void)snprintf(text, sizeof text, "mean KL at most %g", options->max_kld);
+        add_row(markup, "gate", text);
+    }
+    add_row(markup, "backend", verification->backend);
+    ingot_markup_add(markup, "</dl></section>\n</div>\n");
+}
+
+static void add_tasks(ingot_markup *markup, const ingot_verification *verification) {
+    const ingot_task_score *score = &verification->task_score;
+    char text[160];
+    if (score->answers == NULL) {
+        return;
+    }
+    ingot_markup_add(markup,
+                     "<div class=\"pair\">\n<section class=\"card\"><h2>Task accuracy</h2>\n");
+    ingot_chart_tasks(markup, verification);
+    ingot_markup_add(markup, "</section>\n<section class=\"card\"><h2>On these items</h2>\n<dl>\n");
+    if (!isnan(score->drop)) {
+        (void)snprintf(text, sizeof text, "%+.2f points, 95 %% interval %+.2f to %+.2f",
+                       100 * score->drop, 100 * score->drop_low, 100 * score->drop_high);
+        add_row(markup, "accuracy lost", text);
+        (void)snprintf(text, sizeof text,
+                       "%" PRIu64 " from right to wrong, %" PRIu64 " from wrong to right, %" PRIu64
+                       " another choice in all",
+                       score->lost, score->gained, score->changed);
+        add_row(markup, "answers that changed", text);
+    }
+    add_row(markup, "items", verification->options.tasks_path);
+    (void)snprintf(text, sizeof text, "%" PRIu64 " items, %" PRIu64 " choices", score->items,
+                   verification->tasks.choices);
+    add_row(markup, "scored", text);
+    if (!isnan(verification->options.max_accuracy_drop)) {
+        (void)snprintf(text, sizeof text, "accuracy lower by at most %g points",
+                       100 * verification->options.max_accuracy_drop);
         add_row(markup, "gate", text);
     }
     add_row(markup, "backend", verification->backend);
@@ -305,6 +342,7 @@ ingot_status ingot_verify_report_html(const ingot_verification *verification, co
     add_verdict(&markup, verification);
     add_tiles(&markup, verification);
     add_score(&markup, verification);
+    add_tasks(&markup, verification);
     add_charts(&markup, verification);
     add_ledger(&markup, verification);
     add_provenance(&markup, verification);

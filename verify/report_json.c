@@ -236,12 +236,57 @@ static void add_text(json_t *root, const ingot_verification *verification) {
     (void)json_object_set_new(root, "backend", text_or_null(verification->backend));
 }
 
+/* Items that the two models answer differently. */
+static json_t *changes_array(const ingot_verification *verification) {
+    const ingot_task_score *score = &verification->task_score;
+    json_t *changes = json_array();
+    for (uint64_t i = 0; i < score->items; i++) {
+        const ingot_task_answer *answer = &score->answers[i];
+        if (answer->candidate == answer->source) {
+            continue;
+        }
+        json_t *object = json_object();
+        (void)json_object_set_new(object, "line",
+                                  json_integer((json_int_t)verification->tasks.items[i].line));
+        (void)json_object_set_new(object, "answer",
+                                  json_integer((json_int_t)verification->tasks.items[i].answer));
+        (void)json_object_set_new(object, "choice", json_integer(answer->candidate));
+        (void)json_object_set_new(object, "source_choice", json_integer(answer->source));
+        (void)json_array_append_new(changes, object);
+    }
+    return changes;
+}
+
+static void add_tasks(json_t *root, const ingot_verification *verification) {
+    const ingot_verify_options *options = &verification->options;
+    const ingot_task_score *score = &verification->task_score;
+    const bool is_scored = score->answers != NULL;
+    const bool has_source = is_scored && !isnan(score->drop);
+    (void)json_object_set_new(root, "tasks", text_or_null(options->tasks_path));
+    (void)json_object_set_new(
+        root, "tasks_digest",
+        digest_or_null(verification->tasks.digest, verification->tasks.count != 0));
+    (void)json_object_set_new(root, "task_items", count_or_null(score->items, is_scored));
+    (void)json_object_set_new(root, "accuracy", ingot_json_number(score->accuracy));
+    (void)json_object_set_new(root, "source_accuracy", ingot_json_number(score->source_accuracy));
+    (void)json_object_set_new(root, "accuracy_drop", ingot_json_number(score->drop));
+    (void)json_object_set_new(root, "accuracy_drop_low", ingot_json_number(score->drop_low));
+    (void)json_object_set_new(root, "accuracy_drop_high", ingot_json_number(score->drop_high));
+    (void)json_object_set_new(root, "answers_lost", count_or_null(score->lost, has_source));
+    (void)json_object_set_new(root, "answers_gained", count_or_null(score->gained, has_source));
+    (void)json_object_set_new(root, "answers_changed",
+                              has_source ? changes_array(verification) : json_null());
+    (void)json_object_set_new(root, "max_accuracy_drop",
+                              ingot_json_number(options->max_accuracy_drop));
+}
+
 static void add_seconds(json_t *root, const ingot_verification *verification) {
     json_t *seconds = json_object();
     (void)json_object_set_new(seconds, "open", ingot_json_number(verification->open_seconds));
     (void)json_object_set_new(seconds, "full", ingot_json_number(verification->full_seconds));
     (void)json_object_set_new(seconds, "source", ingot_json_number(verification->source_seconds));
     (void)json_object_set_new(seconds, "text", ingot_json_number(verification->text_seconds));
+    (void)json_object_set_new(seconds, "tasks", ingot_json_number(verification->tasks_seconds));
     (void)json_object_set_new(root, "seconds", seconds);
 }
 
@@ -262,6 +307,7 @@ json_t *ingot_verify_report_json(const ingot_verification *verification) {
     add_container(root, verification);
     add_source(root, verification);
     add_text(root, verification);
+    add_tasks(root, verification);
     add_seconds(root, verification);
     (void)json_object_set_new(root, "kinds", is_open ? kinds_object(verification) : json_null());
     (void)json_object_set_new(root, "tensors", tensors);

@@ -176,6 +176,28 @@ static void report_score(const ingot_verification *verification, FILE *out) {
     }
 }
 
+static void report_tasks(const ingot_verification *verification, FILE *out) {
+    const ingot_task_score *score = &verification->task_score;
+    if (score->answers == NULL) {
+        return;
+    }
+    (void)fprintf(out, "\naccuracy    %.2f %% of %" PRIu64 " items", 100 * score->accuracy,
+                  score->items);
+    if (!isnan(score->drop)) {
+        (void)fprintf(out, "; source %.2f %%, drop %+.2f points (95 %% interval %+.2f to %+.2f)",
+                      100 * score->source_accuracy, 100 * score->drop, 100 * score->drop_low,
+                      100 * score->drop_high);
+    }
+    (void)fprintf(out, "\n            ");
+    if (!isnan(score->drop)) {
+        (void)fprintf(out,
+                      "%" PRIu64 " answers lost, %" PRIu64 " gained, %" PRIu64 " other than the "
+                      "source's; ",
+                      score->lost, score->gained, score->changed);
+    }
+    (void)fprintf(out, "%.1f s on %s\n", verification->tasks_seconds, verification->backend);
+}
+
 static void report_gates(const ingot_verification *verification, FILE *out) {
     const ingot_verify_options *options = &verification->options;
     if (verification->gates_passed == INGOT_VERDICT_NONE) {
@@ -187,8 +209,13 @@ static void report_gates(const ingot_verification *verification, FILE *out) {
                       verification->score.ppl_ratio <= options->max_ppl_ratio ? "met" : "NOT MET");
     }
     if (!isnan(options->max_kld)) {
-        (void)fprintf(out, "mean KL <= %g: %s", options->max_kld,
+        (void)fprintf(out, "mean KL <= %g: %s  ", options->max_kld,
                       verification->score.kld_mean <= options->max_kld ? "met" : "NOT MET");
+    }
+    if (!isnan(options->max_accuracy_drop)) {
+        (void)fprintf(out, "accuracy drop <= %g: %s", options->max_accuracy_drop,
+                      verification->task_score.drop <= options->max_accuracy_drop ? "met"
+                                                                                  : "NOT MET");
     }
     (void)fprintf(out, "\n");
 }
@@ -214,6 +241,7 @@ void ingot_verify_report_text(const ingot_verification *verification, FILE *out)
         report_kinds(verification, out);
         report_worst(verification, out);
         report_score(verification, out);
+        report_tasks(verification, out);
         report_gates(verification, out);
         (void)fprintf(out, "\n");
     }

@@ -7,6 +7,7 @@
 #include "verify/source_check.h"
 #include "verify/source_folds.h"
 
+#include <inttypes.h>
 #include <math.h>
 #include <string.h>
 
@@ -38,6 +39,14 @@ ingot_status ingot_verify_check_options(const ingot_verify_options *options, ing
                                "%s compares with the source",
                                has_ratio ? "--max-ppl-ratio" : "--max-kld");
     }
+    const bool has_drop = !isnan(options->max_accuracy_drop);
+    if (has_drop && (options->tasks_path == NULL || options->source_path == NULL)) {
+        const bool is_source = options->tasks_path != NULL;
+        return ingot_error_set(error, INGOT_ERR_USAGE, NULL, NULL,
+                               is_source ? "add --source MODEL_DIR" : "add --tasks FILE",
+                               "--max-accuracy-drop %s",
+                               is_source ? "compares with the source" : "needs items to answer");
+    }
     if ((options->seq_len != 0 || options->windows != 0) && options->text_count == 0) {
         return ingot_error_set(error, INGOT_ERR_USAGE, NULL, NULL, "add --text FILE",
                                "%s says how to cut a text, but there is none",
@@ -47,7 +56,8 @@ ingot_status ingot_verify_check_options(const ingot_verify_options *options, ing
 }
 
 /* Inputs that a later stage needs must be there before an hour of work is spent on earlier ones. */
-static ingot_status check_inputs(const ingot_verify_options *options, ingot_error *error) {
+static ingot_status check_inputs(ingot_verification *verification, ingot_error *error) {
+    const ingot_verify_options *options = &verification->options;
     for (uint64_t i = 0; i < options->text_count; i++) {
         ingot_file *file = NULL;
         INGOT_TRY(ingot_file_open(&file, options->text_paths[i], error));
@@ -58,7 +68,9 @@ static ingot_status check_inputs(const ingot_verify_options *options, ingot_erro
                                "--source takes the folder that config.json lies in",
                                "no such folder");
     }
-    return INGOT_OK;
+    return options->tasks_path == NULL
+               ? INGOT_OK
+               : ingot_tasks_read(&verification->tasks, options->tasks_path, error);
 }
 
 /* ---- what the container holds --------------------------------------------------------------- */
@@ -213,23 +225,66 @@ static ingot_status stage_source(ingot_verification *verification,
     return status;
 }
 
-/* The texts as evaluation windows. */
-static ingot_status load_windows(ingot_verification *verification, ingot_windows *windows,
-                                 ingot_error *error) {
+/* What the stages that run the model need. */
+typedef struct model_run {
+    ingot_weight_source candidate, source;
+    bool has_source;
+    ingot_model model;
+    ingot_tokenizer *tokenizer;
+    ingot_backend backend;
+} model_run;
+
+static const ingot_weight_source *run_source(const model_run *run) {
+    return run->has_source ? &run->source : NULL;
+}
+
+static void close_run(model_run *run) {
+    if (run->backend.ops != NULL) {
+        ingot_backend_close(&run->backend);
+    }
+    ingot_tokenizer_destroy(run->tokenizer);
+    ingot_model_close(&run->model);
+}
+
+static ingot_status open_run(model_run *run, ingot_verification *verification,
+                             const ingot_checkpoint *checkpoint, ingot_error *error) {
     const ingot_verify_options *options = &verification->options;
-    const ingot_model *model = &verification->model;
-    ingot_tokenizer *tokenizer = NULL;
-    ingot_text text = {0};
     uint64_t size;
+    ingot_weight_source_from_container(&run->candidate, verification->container,
+                                       !verification->is_full);
+    run->has_source = checkpoint != NULL;
+    if (run->has_source) {
+        ingot_weight_source_from_checkpoint(&run->source, checkpoint);
+    }
+    INGOT_TRY(ingot_model_open(&run->model, &run->candidate, error));
     const char *bytes = ingot_file_entry(verification->container, "tokenizer.json", &size);
     if (bytes == NULL) {
         return ingot_error_set(error, INGOT_ERR_UNSUPPORTED, options->path, NULL,
                                "convert a checkpoint that has one",
-                               "the container holds no tokenizer.json, which --text needs");
+                               "the container holds no tokenizer.json, which %s needs",
+                               options->text_count != 0 ? "--text" : "--tasks");
     }
-    ingot_status status = ingot_tokenizer_create(&tokenizer, bytes, size, options->path, error);
-    INGOT_GO(status);
-    INGOT_GO(ingot_text_load(&text, options->text_paths, options->text_count, tokenizer,
+    INGOT_TRY(ingot_tokenizer_create(&run->tokenizer, bytes, size, options->path, error));
+    if (ingot_tokenizer_vocab(run->tokenizer) > run->model.vocab) {
+        return ingot_error_set(error, INGOT_ERR_INPUT, options->path, "tokenizer.json",
+                               "convert a checkpoint whose tokenizer belongs to it",
+                               "the tokenizer is larger than the embedding: %" PRIu64
+                               " ids, %" PRIu64 " rows",
+                               ingot_tokenizer_vocab(run->tokenizer), run->model.vocab);
+    }
+    INGOT_TRY(ingot_backend_open(&run->backend, options->device, options->threads, error));
+    (void)snprintf(verification->backend, sizeof verification->backend, "%s", run->backend.path);
+    return INGOT_OK;
+}
+
+/* The texts as evaluation windows. */
+static ingot_status load_windows(ingot_verification *verification, const model_run *run,
+                                 ingot_windows *windows, ingot_error *error) {
+    const ingot_verify_options *options = &verification->options;
+    const ingot_model *model = &run->model;
+    ingot_text text = {0};
+    ingot_status status = INGOT_OK;
+    INGOT_GO(ingot_text_load(&text, options->text_paths, options->text_count, run->tokenizer,
                              model->vocab, error));
     memcpy(verification->text_digest, text.digest, sizeof text.digest);
     verification->text_bytes = text.bytes;
@@ -241,48 +296,64 @@ static ingot_status load_windows(ingot_verification *verification, ingot_windows
     verification->window_count = windows->count;
 done:
     ingot_text_free(&text);
-    ingot_tokenizer_destroy(tokenizer);
     return status;
 }
 
-static ingot_status stage_text(ingot_verification *verification, const ingot_checkpoint *checkpoint,
+static ingot_status stage_text(ingot_verification *verification, const model_run *run,
                                ingot_error *error) {
-    const ingot_verify_options *options = &verification->options;
-    ingot_weight_source candidate = {0}, source = {0};
     ingot_windows windows = {0};
-    ingot_backend backend = {0};
-    ingot_model model = {0};
     ingot_progress progress;
     const double start = ingot_clock_seconds();
-    ingot_weight_source_from_container(&candidate, verification->container, !verification->is_full);
-    if (checkpoint != NULL) {
-        ingot_weight_source_from_checkpoint(&source, checkpoint);
-    }
-    ingot_status status = ingot_model_open(&model, &candidate, error);
-    INGOT_GO(status);
-    INGOT_GO(load_windows(verification, &windows, error));
-    INGOT_GO(ingot_backend_open(&backend, options->device, options->threads, error));
-    (void)snprintf(verification->backend, sizeof verification->backend, "%s", backend.path);
-    ingot_progress_begin(&progress, checkpoint != NULL ? "scoring, beside the source" : "scoring",
-                         "windows", (double)windows.count, options->is_silent);
-    status = ingot_score_run(&verification->score, &model, &candidate,
-                             checkpoint != NULL ? &source : NULL, &windows, &backend, 0, &progress,
-                             error);
+    INGOT_TRY(load_windows(verification, run, &windows, error));
+    ingot_progress_begin(&progress, run->has_source ? "scoring, beside the source" : "scoring",
+                         "windows", (double)windows.count, verification->options.is_silent);
+    const ingot_status status =
+        ingot_score_run(&verification->score, &run->model, &run->candidate, run_source(run),
+                        &windows, &run->backend, 0, &progress, error);
     ingot_progress_end(&progress);
-done:
-    if (backend.ops != NULL) {
-        ingot_backend_close(&backend);
-    }
     ingot_windows_free(&windows);
-    ingot_model_close(&model);
     verification->text_seconds = ingot_clock_seconds() - start;
+    return status;
+}
+
+static ingot_status stage_tasks(ingot_verification *verification, const model_run *run,
+                                ingot_error *error) {
+    ingot_progress progress;
+    const double start = ingot_clock_seconds();
+    ingot_progress_begin(&progress, run->has_source ? "answering, beside the source" : "answering",
+                         "choices", (double)verification->tasks.choices,
+                         verification->options.is_silent);
+    const ingot_status status = ingot_tasks_score(
+        &verification->task_score, &verification->tasks, verification->options.tasks_path,
+        run->tokenizer, run->model.context, &run->model, &run->candidate, run_source(run),
+        &run->backend, 0, &progress, error);
+    ingot_progress_end(&progress);
+    verification->tasks_seconds = ingot_clock_seconds() - start;
+    return status;
+}
+
+/* The stages that run the model, on whatever was asked for. */
+static ingot_status run_model(ingot_verification *verification, const ingot_checkpoint *checkpoint,
+                              ingot_error *error) {
+    const ingot_verify_options *options = &verification->options;
+    model_run run = {0};
+    ingot_status status = open_run(&run, verification, checkpoint, error);
+    if (status == INGOT_OK && options->text_count != 0) {
+        status = stage_text(verification, &run, error);
+    }
+    if (status == INGOT_OK && options->tasks_path != NULL) {
+        status = stage_tasks(verification, &run, error);
+    }
+    close_run(&run);
     return status;
 }
 
 ingot_status ingot_verify_gates(ingot_verification *verification) {
     const ingot_verify_options *options = &verification->options;
     const ingot_score *score = &verification->score;
-    if (isnan(options->max_ppl_ratio) && isnan(options->max_kld)) {
+    const double drop = verification->task_score.drop;
+    if (isnan(options->max_ppl_ratio) && isnan(options->max_kld) &&
+        isnan(options->max_accuracy_drop)) {
         return INGOT_OK; /* no gate: gates_passed stays NONE */
     }
     verification->gates_passed = INGOT_VERDICT_NO;
@@ -299,6 +370,12 @@ ingot_status ingot_verify_gates(ingot_verification *verification) {
                                "mean KL divergence is %.6g nats, over the gate of %.6g",
                                score->kld_mean, options->max_kld);
     }
+    if (!isnan(options->max_accuracy_drop) && !(drop <= options->max_accuracy_drop)) {
+        return ingot_error_set(&verification->error, INGOT_FAIL_GATE, options->path, NULL,
+                               "use more bits, a smaller group or calibration data",
+                               "accuracy is %.6g lower than the source's, over the gate of %.6g",
+                               drop, options->max_accuracy_drop);
+    }
     verification->gates_passed = INGOT_VERDICT_YES;
     return INGOT_OK;
 }
@@ -314,6 +391,8 @@ void ingot_verification_init(ingot_verification *out, const ingot_verify_options
                                           .kld_mean = NAN,
                                           .kld_p99 = NAN,
                                           .top1 = NAN}};
+    ingot_task_score_init(&out->task_score);
+    out->tasks_seconds = NAN;
     out->open_seconds = out->full_seconds = out->source_seconds = out->text_seconds = NAN;
 }
 
@@ -342,7 +421,7 @@ ingot_status ingot_verify_run(ingot_verification *out, const ingot_verify_option
     ingot_error *error = &out->error;
     ingot_status status = ingot_verify_check_options(options, error);
     INGOT_GO(status);
-    INGOT_GO(check_inputs(options, error));
+    INGOT_GO(check_inputs(out, error));
     INGOT_GO(ingot_pool_create(&pool, options->threads));
     status = run_integrity(out, ingot_pool_threads(pool), error);
     if (status == INGOT_OK && options->source_path != NULL) {
@@ -351,8 +430,8 @@ ingot_status ingot_verify_run(ingot_verification *out, const ingot_verify_option
     }
     judge(out, status);
     INGOT_GO(status);
-    if (options->text_count != 0) {
-        status = stage_text(out, checkpoint, error);
+    if (options->text_count != 0 || options->tasks_path != NULL) {
+        status = run_model(out, checkpoint, error);
         if (ingot_status_exit_code(status) == 1) {
             judge(out, status); /* --quick: weights are checked as they are loaded */
         }
@@ -374,6 +453,8 @@ void ingot_verification_close(ingot_verification *verification) {
         ingot_model_close(&verification->model);
     }
     ingot_free(verification->tensors);
+    ingot_tasks_free(&verification->tasks);
+    ingot_task_score_free(&verification->task_score);
     json_decref(verification->meta);
     ingot_close(verification->container);
     *verification = (ingot_verification){0};

@@ -1,18 +1,20 @@
 /* Is this container right?  Integrity, recomputation against the source checkpoint, perplexity and
- * divergence, gates, and the reports of all that (spec/cli.md, "ingot-verify").
+ * divergence, task accuracy, gates, and the reports of all that (spec/cli.md, "ingot-verify").
  *
  * A verification goes through stages and stops at the first that fails:
  *   open     structure and metadata digests (ingot_open)
  *   full     every byte of the file is accounted for (ingot_check_full); left out with --quick
  *   source   every tensor recomputed from the checkpoint (verify/source_check.h)
  *   text     perplexity, and divergence from the source (calib/score.h)
- *   gates    limits on what the text stage found
+ *   tasks    accuracy on multiple-choice items, beside the source's (calib/tasks.h)
+ *   gates    limits on what the text and tasks stages found
  * What was not reached is NaN, INGOT_VERDICT_NONE or an empty text. */
 #ifndef INGOT_VERIFY_H
 #define INGOT_VERIFY_H
 
 #include "calib/model.h"
 #include "calib/score.h"
+#include "calib/tasks.h"
 
 #include <jansson.h>
 #include <stdio.h>
@@ -22,10 +24,12 @@ typedef struct ingot_verify_options {
     const char *source_path; /* checkpoint folder or NULL */
     const char **text_paths; /* [text_count] */
     uint64_t text_count;
-    uint64_t seq_len;     /* tokens per window; 0: min(2048, context) */
-    uint64_t windows;     /* 0: all */
-    double max_ppl_ratio; /* NaN: no gate */
-    double max_kld;       /* nats, mean; NaN: no gate */
+    uint64_t seq_len;         /* tokens per window; 0: min(2048, context) */
+    uint64_t windows;         /* 0: all */
+    double max_ppl_ratio;     /* NaN: no gate */
+    double max_kld;           /* nats, mean; NaN: no gate */
+    const char *tasks_path;   /* items of calib/tasks.h, or NULL */
+    double max_accuracy_drop; /* fraction; NaN: no gate */
     const char *device;
     unsigned threads; /* 0: one per usable CPU */
     bool is_quick;
@@ -99,8 +103,10 @@ typedef struct ingot_verification {
     uint8_t text_digest[16];
     uint64_t text_bytes, text_tokens, window_count, window_length;
     ingot_score score;
+    ingot_tasks tasks;
+    ingot_task_score task_score;
     char backend[64];
-    double open_seconds, full_seconds, source_seconds, text_seconds;
+    double open_seconds, full_seconds, source_seconds, text_seconds, tasks_seconds;
 } ingot_verification;
 
 /* Everything but the reports.  Returns the status also left in out->error.status; *out is filled in

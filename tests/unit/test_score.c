@@ -195,6 +195,51 @@ static void test_large_vocabulary(void) {
     tiny_destroy(t);
 }
 
+/* Sequences of many lengths, scored from somewhere on, token by token. */
+static void test_sequences(void) {
+    tiny_model *source = tiny_create(TINY_TIED, seed + 5);
+    tiny_model *candidate = tiny_create(TINY_TIED, seed + 5);
+    disturb(candidate);
+    static const ingot_sequence items[] = {{31, 30}, {31, 1}, {31, 7}, {12, 11},
+                                           {40, 3},  {2, 1},  {2, 1},  {9, 4}};
+    const uint64_t count = sizeof items / sizeof *items, vocab = source->model.vocab;
+    ingot_windows windows = random_windows(source, 1, 200);
+    const ingot_sequences sequences = {windows.ids, items, count};
+    double nll[2][200], *logits = malloc(40 * vocab * sizeof *logits);
+    static const uint64_t batches[] = {0, 1, 45 * 24 * 2 * sizeof(float)};
+    for (int b = 0; b < 3; b++) {
+        ingot_error error;
+        CU_ASSERT_EQUAL_FATAL(ingot_score_sequences(nll[0], nll[1], &source->model,
+                                                    &candidate->source, &source->source, &sequences,
+                                                    &backend, batches[b], NULL, &error),
+                              INGOT_OK);
+        for (int side = 0; side < 2; side++) {
+            const uint32_t *ids = windows.ids;
+            const double *got = nll[side];
+            for (uint64_t i = 0; i < count; i++) {
+                tiny_ref_logits(side == 0 ? candidate : source, ids, items[i].length, logits);
+                for (uint64_t k = items[i].first; k < items[i].length; k++, got++) {
+                    log_softmax(logits + (k - 1) * vocab, vocab);
+                    CU_ASSERT_DOUBLE_EQUAL(*got, -logits[(k - 1) * vocab + ids[k]], 1e-4);
+                }
+                ids += items[i].length;
+            }
+        }
+    }
+    static const ingot_sequence bad[] = {{5, 0}, {5, 5}};
+    for (int i = 0; i < 2; i++) {
+        const ingot_sequences wrong = {windows.ids, &bad[i], 1};
+        ingot_error error;
+        CU_ASSERT_EQUAL(ingot_score_sequences(nll[0], NULL, &source->model, &candidate->source,
+                                              NULL, &wrong, &backend, 0, NULL, &error),
+                        INGOT_ERR_USAGE);
+    }
+    free(logits);
+    free(windows.ids);
+    tiny_destroy(source);
+    tiny_destroy(candidate);
+}
+
 static void test_refusals(void) {
     tiny_model *t = tiny_create(0, seed + 3);
     ingot_windows windows = random_windows(t, 2, 8);
@@ -231,6 +276,7 @@ int main(void) {
         {"a model against itself, and alone", test_same_model},
         {"the same bits for any thread count, the same figures for any batch", test_batches},
         {"a vocabulary of 400000", test_large_vocabulary},
+        {"sequences of many lengths against FP64", test_sequences},
         {"short windows, NaN weights, bad ids, missing tensors", test_refusals},
         CU_TEST_INFO_NULL,
     };
