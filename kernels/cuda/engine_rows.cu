@@ -234,7 +234,8 @@ __global__ __launch_bounds__(THREADS) static void engine_activate_kernel(const a
         alignas(16) __half gate[8], up[8];
         *reinterpret_cast<uint4 *>(gate) = *reinterpret_cast<const uint4 *>(job.gate + i);
         *reinterpret_cast<uint4 *>(up) = *reinterpret_cast<const uint4 *>(job.up + i);
-        const unsigned d = (unsigned)(i % job.n);
+        const bool has_bias = job.gate_bias != nullptr || job.up_bias != nullptr;
+        const unsigned d = has_bias ? (unsigned)(i % job.n) : 0;
 #pragma unroll
         for (unsigned j = 0; j < 8; j++) {
             float g = __half2float(gate[j]), u = __half2float(up[j]);
@@ -297,23 +298,23 @@ typedef struct unpack_job {
     float factor;
 } unpack_job;
 
-/* w.cols is a multiple of 8. */
+/* A block per row; w.cols is a multiple of 8. */
 template <int KIND>
 __global__ __launch_bounds__(THREADS) static void engine_unpack_kernel(const unpack_job job) {
     engine_chain();
-    const uint64_t wide = job.w.cols / 8, step = (uint64_t)gridDim.x * THREADS;
-    for (uint64_t i = (uint64_t)blockIdx.x * THREADS + threadIdx.x; i < job.rows * wide;
-         i += step) {
-        const uint64_t row = i / wide, col = i % wide * 8;
-        float v[8];
-        alignas(16) __half values[8];
-        cuda_load_weights<KIND>(v, job.w, job.first + row, col);
+    for (uint64_t row = blockIdx.x; row < job.rows; row += gridDim.x) {
+        __half *out = job.out + row * job.w.cols;
+#pragma unroll 2
+        for (uint64_t col = threadIdx.x * 8; col < job.w.cols; col += THREADS * 8) {
+            float v[8];
+            alignas(16) __half values[8];
+            cuda_load_weights<KIND>(v, job.w, job.first + row, col);
 #pragma unroll
-        for (int j = 0; j < 8; j++) {
-            values[j] = __float2half_rn(v[j] * job.factor);
+            for (int j = 0; j < 8; j++) {
+                values[j] = __float2half_rn(v[j] * job.factor);
+            }
+            *reinterpret_cast<uint4 *>(out + col) = *reinterpret_cast<const uint4 *>(values);
         }
-        *reinterpret_cast<uint4 *>(job.out + row * job.w.cols + col) =
-            *reinterpret_cast<const uint4 *>(values);
     }
 }
 
@@ -333,8 +334,9 @@ __global__ __launch_bounds__(THREADS) static void engine_outliers_kernel(const u
 
 template <int KIND>
 static ingot_status launch_unpack(const ingot_engine *e, const unpack_job &job) {
-    INGOT_TRY(engine_launch(e, engine_unpack_kernel<KIND>, spread(e, job.rows * (job.w.cols / 8)),
-                            job, true));
+    const uint64_t blocks = ingot_min_u64(job.rows, 64u * (uint64_t)e->cuda->multiprocessors);
+    const engine_shape rows = {dim3((unsigned)blocks), THREADS};
+    INGOT_TRY(engine_launch(e, engine_unpack_kernel<KIND>, rows, job, true));
     if (KIND > CUDA_WEIGHTS_GROUPED && job.w.outlier_count != 0) {
         const engine_shape shape = {dim3((unsigned)ingot_ceil_div(job.rows * 32, THREADS)),
                                     THREADS};
