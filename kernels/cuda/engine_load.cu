@@ -20,9 +20,9 @@ extern "C" {
 
 #define THREADS     256
 #define ALIGNMENT   UINT64_C(256)
-#define PIECE_BYTES (UINT64_C(4) << 20)
-#define BATCH       256u /* pieces between two looks at options->poll */
-#define BUFFERS     2u   /* of a thread */
+#define PIECE_BYTES (UINT64_C(1) << 20)
+#define BATCH       1024u /* pieces between two looks at options->poll */
+#define BUFFERS     2u    /* of a thread */
 
 /* What fills a stretch of device memory. */
 typedef struct filling {

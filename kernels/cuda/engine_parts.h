@@ -24,12 +24,12 @@ extern "C" {
 #define ENGINE_SEQUENCES    64u
 #define ENGINE_ROWS         512u /* of one pass */
 #define ENGINE_PRODUCT_ROWS 64u
-#define ENGINE_PIECE_BYTES  (UINT64_C(64) << 20) /* of a matrix in binary16 at once */
-#define ENGINE_HEAD_DIM     128u                 /* most */
-#define ENGINE_TILE         16u                  /* rows of queries that share keys in one tile */
-#define ENGINE_SPLITS       32u                  /* most parts of a context */
-#define ENGINE_RING         64u                  /* tokens on their way to the host, per sequence */
-#define ENGINE_BLOCKS       128u                 /* of the search over one row of logits, most */
+#define ENGINE_PIECE_BYTES  (UINT64_C(160) << 20) /* of a matrix in binary16 at once */
+#define ENGINE_HEAD_DIM     128u                  /* most */
+#define ENGINE_TILE         16u                   /* rows of queries that share keys in one tile */
+#define ENGINE_SPLITS       32u                   /* most parts of a context */
+#define ENGINE_RING         64u  /* tokens on their way to the host, per sequence */
+#define ENGINE_BLOCKS       128u /* of the search over one row of logits, most */
 
 typedef struct engine_linear {
     ingot_weight_view w; /* device */

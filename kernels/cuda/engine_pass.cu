@@ -1,6 +1,5 @@
 /* One pass of the engine, as launches.  Few rows read packed weights: five kernels or so a block.
- * Many rows of a prompt go through cuBLAS on pieces of a matrix in binary16, small enough that the
- * copies stay in the cache between the two. */
+ * Many rows of a prompt go through cuBLAS on pieces of a matrix in binary16. */
 #include "kernels/cuda/engine_parts.h"
 #include "kernels/cuda/weights.h"
 
