@@ -21,6 +21,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -101,7 +102,9 @@ ingot_status ingot_file_open(ingot_file **out, const char *path, ingot_error *er
     if (file->descriptor < 0) {
         const bool is_missing = errno == ENOENT || errno == ENOTDIR;
         status = ingot_error_set(error, is_missing ? INGOT_ERR_NOT_FOUND : INGOT_ERR_IO, path, NULL,
-                                 is_missing ? "check the path" : "check its permissions",
+                                 is_missing        ? "check the path"
+                                 : errno == EMFILE ? "raise the limit of open files (ulimit -n)"
+                                                   : "check its permissions",
                                  "cannot open: %s", strerror(errno));
         goto done;
     }
@@ -244,6 +247,15 @@ ingot_status ingot_path_join(char *out, size_t size, const char *folder, const c
     }
     memcpy(out + length, name, name_length + 1);
     return INGOT_OK;
+}
+
+bool ingot_files_allow(uint64_t count) {
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= count) {
+        return true;
+    }
+    limit.rlim_cur = limit.rlim_max < count ? limit.rlim_max : count;
+    return setrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur >= count;
 }
 
 /* ---- outputs ------------------------------------------------------------------------------- */

@@ -28,6 +28,9 @@ ingot_status ingot_file_read_at(const ingot_file *file, void *buffer, uint64_t s
 ingot_status ingot_file_read_all(const char *path, uint64_t limit_bytes, char **bytes,
                                  uint64_t *size, ingot_error *error) INGOT_MUST_CHECK;
 
+/* Raises the limit of open files to `count` where it is lower; false where that is not allowed. */
+bool ingot_files_allow(uint64_t count);
+
 bool ingot_path_is_directory(const char *path);
 bool ingot_path_exists(const char *path);
 /* True when both paths name the same existing file (device and inode). */

@@ -62,7 +62,10 @@ static ingot_status open_file(shard *part, uint64_t *size, ingot_error *error) {
     if (part->fd < 0) {
         const bool is_missing = errno == ENOENT || errno == ENOTDIR;
         return ingot_error_set(error, is_missing ? INGOT_ERR_NOT_FOUND : INGOT_ERR_IO, part->path,
-                               NULL, is_missing ? "check the path" : "check its permissions",
+                               NULL,
+                               is_missing        ? "check the path"
+                               : errno == EMFILE ? "raise the limit of open files (ulimit -n)"
+                                                 : "check its permissions",
                                "cannot be opened: %s", strerror(errno));
     }
     if (fstat(part->fd, &info) != 0) {
@@ -610,10 +613,10 @@ static ingot_status open_set(ingot_container *container, const char *path, ingot
         container->shard_count = super.shard_count;
         char *first = shard_path_sibling(path, 0, super.shard_count);
         if (first == NULL || access(first, F_OK) != 0) {
-            const ingot_status status = ingot_error_set(
-                error, INGOT_BAD_SHARD_MISSING, first != NULL ? first : path, NULL,
-                "put all shards of the set into one folder under their own names",
-                "the first shard of the set is missing");
+            const ingot_status status =
+                ingot_error_set(error, INGOT_BAD_SHARD_MISSING, first != NULL ? first : path, NULL,
+                                "put all shards of the set into one folder under their own names",
+                                "the first shard of the set is missing");
             free(first);
             return status;
         }

@@ -418,6 +418,15 @@ ingot_status ingot_writer_create(ingot_writer **out, const char *path, bool forc
     *out = NULL;
     INGOT_TRY(lay_out(&writer, plan, error));
     writer->is_forced = force;
+    /* Every shard is open twice when the set is read back, beside the shards of the source: better
+     * to know that before hours of work. */
+    if (writer->shard_count > 1 && !ingot_files_allow(2 * (uint64_t)writer->shard_count + 64)) {
+        status = ingot_error_set(error, INGOT_ERR_USAGE, path, NULL,
+                                 "raise --shard-size or the limit of open files (ulimit -n)",
+                                 "a set of %u shards needs more open files than are allowed",
+                                 writer->shard_count);
+        goto done;
+    }
     if (plan->is_compressed) {
         writer->compressed = malloc(ZSTD_compressBound(CHUNK_BYTES));
         if (writer->compressed == NULL) {

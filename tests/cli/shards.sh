@@ -77,6 +77,16 @@ expect_error "$first"
 mv kept "$first"
 whole "$first"
 
+# The limit of open files is known before the work, not after it, and raised where that is allowed.
+expect_exit 2 sh -c 'ulimit -n 68 && exec ingot-convert "$@"' sh "$MODEL" -o many.ingot --method rtn \
+    --shard-size 700K
+expect_error "open files"
+grep -q '^block' err && fail "the error came after the work"
+expect_no_files many
+(ulimit -S -n 24 && ingot-convert "$MODEL" -o many.ingot --method rtn --shard-size 100K >out 2>err) ||
+    { cat err >&2; fail "the limit was not raised"; }
+whole "$(ls many-00002-of-*.ingot)"
+
 # An existing set is not touched without --force, and replaced as a whole with it.
 expect_exit 2 ingot-convert "$MODEL" -o set.ingot --method rtn --shard-size 700K
 expect_error exists
