@@ -48,6 +48,7 @@ struct ingot_writer {
     bool is_forced;      /* existing files are replaced */
     place *places;       /* by plan index */
     uint8_t *compressed; /* ZSTD_compressBound(CHUNK_BYTES), compressed files only */
+    ZSTD_CCtx *zstd;     /* likewise */
 };
 
 static ingot_status out_of_memory(ingot_error *error) {
@@ -261,6 +262,7 @@ static void destroy(ingot_writer *writer) {
     free(writer->shards);
     free(writer->places);
     free(writer->compressed);
+    (void)ZSTD_freeCCtx(writer->zstd);
     free(writer);
 }
 
@@ -429,7 +431,8 @@ ingot_status ingot_writer_create(ingot_writer **out, const char *path, bool forc
     }
     if (plan->is_compressed) {
         writer->compressed = malloc(ZSTD_compressBound(CHUNK_BYTES));
-        if (writer->compressed == NULL) {
+        writer->zstd = ZSTD_createCCtx();
+        if (writer->compressed == NULL || writer->zstd == NULL) {
             status = out_of_memory(error);
             goto done;
         }
@@ -465,9 +468,13 @@ static ingot_status write_chunk(ingot_writer *writer, writer_shard *part, uint64
         return ingot_output_write_at(part->output, bytes, length, part->data_offset + part_offset,
                                      error);
     }
-    size_t stored = ZSTD_compress(writer->compressed, ZSTD_compressBound(CHUNK_BYTES), bytes,
-                                  (size_t)length, ZSTD_LEVEL);
-    const bool is_smaller = ZSTD_isError(stored) == 0 && stored < length;
+    size_t stored =
+        ZSTD_compressCCtx(writer->zstd, writer->compressed, ZSTD_compressBound(CHUNK_BYTES), bytes,
+                          (size_t)length, ZSTD_LEVEL);
+    if (ZSTD_isError(stored) != 0) { /* there is room for every result: only memory can be short */
+        return out_of_memory(error);
+    }
+    const bool is_smaller = stored < length;
     if (!is_smaller) {
         stored = (size_t)length;
     }
