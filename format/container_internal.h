@@ -81,10 +81,11 @@ typedef struct stored_chunk {
     uint64_t digest;
 } stored_chunk;
 
-/* One file of the set, decoded and checked at the open level. */
+/* One file of the set, decoded and checked at the open level.  All it points to lies in the block
+ * of its container. */
 typedef struct shard {
-    char *path;
-    int fd;
+    const char *path;
+    int fd;         /* -1: not open */
     uint8_t *front; /* every byte before DATA */
     superblock super;
     section *sections;
@@ -94,7 +95,8 @@ typedef struct shard {
     uint64_t names_size, chunk_count;
     const char *meta;
     uint64_t meta_size;
-    char *name_store; /* NUL-terminated copies of all names */
+    char *name_store;      /* NUL-terminated copies of all names */
+    uint64_t *chunk_order; /* chunks by their place in a compressed file; else NULL */
     uint64_t data_offset, data_stored_size, data_size;
 } shard;
 
@@ -104,6 +106,7 @@ typedef struct file_entry {
     uint64_t size;
 } file_entry;
 
+/* The first piece of the one block that holds everything of an open container. */
 struct ingot_container {
     shard *shards;
     uint32_t shard_count;
@@ -139,13 +142,43 @@ bool file_name_is_legal(const char *name, uint64_t length);
 uint64_t outlier_col_offset(const ingot_tensor *tensor);
 uint64_t outlier_val_offset(const ingot_tensor *tensor);
 
-/* "X.ingot" -> "X-00001-of-0000N.ingot" (malloc'd, NULL when out of memory); and back: recognises a
- * shard's path, returns the path of another index. */
+/* "X.ingot" -> "X-00001-of-0000N.ingot" (malloc'd, NULL when out of memory). */
 char *shard_path_make(const char *path, uint32_t index, uint32_t count);
-char *shard_path_sibling(const char *path, uint32_t index, uint32_t count);
+#define NO_PLACE UINT32_MAX
+/* The index that the name of one of `count` shards stands for, NO_PLACE where it is none. */
+uint32_t shard_path_place(const char *path, uint32_t count);
+/* out[strlen(path) + 1] = the path of shard `index` beside that of another. */
+void shard_path_sibling(char *out, const char *path, uint32_t index);
 
 /* The content id over decoded shards (spec/container.md, "Content id"). */
-ingot_status content_id_compute(uint8_t id[16], const shard *shards, uint32_t count);
+void content_id_compute(uint8_t id[16], const shard *shards, uint32_t count);
+
+/* ---- container_open.c: one file ------------------------------------------------------------ */
+
+/* The memory of an open container: one block, handed out from its front.  With start NULL nothing
+ * is, and `used` becomes the size the block must have.  Sizes come from section tables that were
+ * checked, so that their sum cannot overflow. */
+typedef struct block {
+    uint8_t *start; /* zeroed, [size] */
+    uint64_t size, used;
+} block;
+/* NULL where the block is too small, or none. */
+void *block_take(block *memory, uint64_t bytes);
+static inline bool block_is_enough(const block *memory) {
+    return memory->start != NULL && memory->used <= memory->size;
+}
+
+/* Steps 1 to 13: opens the file and checks superblock, trailer and section table.  part->path and
+ * part->sections are borrowed; part->fd is the caller's to close, error or not. */
+ingot_status shard_open_table(shard *part, const char *path, section sections[MAX_SECTIONS],
+                              ingot_error *error);
+/* Takes what the remaining steps need; where the block is enough, path and sections move there. */
+void shard_take_memory(shard *part, block *memory);
+/* Steps 14 to 22. */
+ingot_status shard_open_rest(shard *part, block *memory, ingot_error *error);
+/* Sets and returns an error of this file; reason NULL: the text of the code. */
+ingot_status shard_error(ingot_error *error, ingot_status code, const shard *part,
+                         const char *tensor, const char *remedy, const char *reason);
 
 /* ---- container_read.c --------------------------------------------------------------------- */
 

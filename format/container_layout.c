@@ -8,6 +8,9 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+
+/* The state of a digest is an object here, whose size only the header's own code can know. */
+#define XXH_INLINE_ALL
 #include <xxhash.h>
 
 const uint8_t ingot_container_magic[8] = {0x89, 'I', 'G', 'T', 0x0d, 0x0a, 0x1a, 0x0a};
@@ -394,7 +397,8 @@ static uint32_t five_digits(const char *text) {
     return value;
 }
 
-char *shard_path_sibling(const char *path, uint32_t index, uint32_t count) {
+/* The mark within a shard's path, NULL where there is none. */
+static const char *find_mark(const char *path) {
     const char *slash = strrchr(path, '/');
     const char *dot = strrchr(path, '.');
     if (dot == NULL || (slash != NULL && dot < slash)) {
@@ -415,18 +419,25 @@ char *shard_path_sibling(const char *path, uint32_t index, uint32_t count) {
         return NULL;
     }
     const char *mark = dot - SHARD_MARK;
-    const uint32_t found_index = five_digits(mark + 1), found_count = five_digits(mark + 10);
-    if (mark[0] != '-' || memcmp(mark + 6, "-of-", 4) != 0 || found_count != count ||
-        found_index < 1 || found_index > count) {
-        return NULL;
+    return mark[0] == '-' && memcmp(mark + 6, "-of-", 4) == 0 ? mark : NULL;
+}
+
+uint32_t shard_path_place(const char *path, uint32_t count) {
+    const char *mark = find_mark(path);
+    if (mark == NULL || five_digits(mark + 10) != count) {
+        return NO_PLACE;
     }
-    const size_t size = strlen(path) + 1;
-    char *out = malloc(size);
-    if (out != NULL) {
-        (void)snprintf(out, size, "%.*s-%05u-of-%05u%s", (int)(mark - path), path, index + 1, count,
-                       dot);
+    const uint32_t number = five_digits(mark + 1);
+    return number >= 1 && number <= count ? number - 1 : NO_PLACE;
+}
+
+void shard_path_sibling(char *out, const char *path, uint32_t index) {
+    memcpy(out, path, strlen(path) + 1);
+    char *digits = out + (find_mark(path) - path) + 1;
+    uint32_t number = index + 1;
+    for (unsigned i = 5; i-- > 0; number /= 10) {
+        digits[i] = (char)('0' + number % 10);
     }
-    return out;
 }
 
 /* ---- content id --------------------------------------------------------------------------- */
@@ -443,31 +454,26 @@ static void content_record(uint8_t bytes[RECORD_BYTES], const shard *part, uint6
     }
 }
 
-ingot_status content_id_compute(uint8_t id[16], const shard *shards, uint32_t count) {
-    XXH3_state_t *state = XXH3_createState();
-    if (state == NULL) {
-        return INGOT_ERR_NO_MEMORY;
-    }
-    (void)XXH3_128bits_reset(state);
+void content_id_compute(uint8_t id[16], const shard *shards, uint32_t count) {
+    XXH3_state_t state;
+    (void)XXH3_128bits_reset(&state);
     for (uint32_t s = 0; s < count; s++) {
         for (uint64_t i = 0; i < shards[s].tensor_count; i++) {
             uint8_t bytes[RECORD_BYTES];
             content_record(bytes, &shards[s], i);
-            (void)XXH3_128bits_update(state, bytes, RECORD_BYTES);
+            (void)XXH3_128bits_update(&state, bytes, RECORD_BYTES);
         }
     }
     for (uint32_t s = 0; s < count; s++) {
         for (uint64_t i = 0; i < shards[s].tensor_count; i++) {
             const char *name = shards[s].tensors[i].name;
-            (void)XXH3_128bits_update(state, name, strlen(name));
+            (void)XXH3_128bits_update(&state, name, strlen(name));
         }
     }
     for (uint32_t s = 0; s < count; s++) {
-        (void)XXH3_128bits_update(state, shards[s].chunks, (size_t)(shards[s].chunk_count * 8));
+        (void)XXH3_128bits_update(&state, shards[s].chunks, (size_t)(shards[s].chunk_count * 8));
     }
-    const XXH128_hash_t hash = XXH3_128bits_digest(state);
-    XXH3_freeState(state);
+    const XXH128_hash_t hash = XXH3_128bits_digest(&state);
     store_le(id, hash.low64, 8);
     store_le(id + 8, hash.high64, 8);
-    return INGOT_OK;
 }

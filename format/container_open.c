@@ -1,24 +1,23 @@
-/* Opening a container: the numbered reader algorithm of spec/container.md up to, not including,
- * DATA.  Rules are checked in the order of their codes, so that every reader reports the same
- * first error.
+/* Opening one file of a container: steps 1 to 22 of the reader algorithm of spec/container.md.
+ * Rules are checked in the order of their codes, so that every reader reports the same first error.
+ * The steps up to the section table need no memory; what the others need follows from the table and
+ * comes out of the one block of the container (container_set.c).
  *
  * Invariants once a shard is open: every size was recomputed from the shape; parts and chunks lie
- * at their canonical offsets inside DATA; names are legal, unique and NUL-terminated; no allocation
- * was larger than the file. */
+ * at their canonical offsets inside DATA; names are legal, unique and NUL-terminated. */
 #include "format/container_internal.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include <xxhash.h>
 
 #define TRANSFER "copy or download the file again"
 
-static ingot_status bad(ingot_error *error, ingot_status code, const shard *part,
-                        const char *tensor, const char *remedy, const char *reason) {
+ingot_status shard_error(ingot_error *error, ingot_status code, const shard *part,
+                         const char *tensor, const char *remedy, const char *reason) {
     return ingot_error_set(error, code, part->path, tensor, remedy, "%s",
                            reason != NULL ? reason : ingot_status_text(code));
 }
@@ -84,27 +83,27 @@ static ingot_status check_superblock(shard *part, uint64_t size, ingot_error *er
     uint8_t bytes[SUPERBLOCK_BYTES] = {0};
     superblock *super = &part->super;
     if (size < SUPERBLOCK_BYTES + TRAILER_BYTES) {
-        return bad(error, INGOT_BAD_TOO_SHORT, part, NULL, TRANSFER, NULL);
+        return shard_error(error, INGOT_BAD_TOO_SHORT, part, NULL, TRANSFER, NULL);
     }
     INGOT_TRY(shard_read_at(part, bytes, SUPERBLOCK_BYTES, 0, error));
     if (memcmp(bytes, ingot_container_magic, 8) != 0) {
-        return bad(error, INGOT_BAD_MAGIC, part, NULL, "is this an Ingot container?", NULL);
+        return shard_error(error, INGOT_BAD_MAGIC, part, NULL, "is this an Ingot container?", NULL);
     }
     if (load_le(bytes + 120, 8) != XXH3_64bits(bytes, 120)) {
-        return bad(error, INGOT_BAD_SUPERBLOCK_DIGEST, part, NULL, TRANSFER, NULL);
+        return shard_error(error, INGOT_BAD_SUPERBLOCK_DIGEST, part, NULL, TRANSFER, NULL);
     }
     superblock_decode(super, bytes);
     if (super->major != 1) {
-        return bad(error, INGOT_BAD_VERSION, part, NULL, "use a newer Ingot", NULL);
+        return shard_error(error, INGOT_BAD_VERSION, part, NULL, "use a newer Ingot", NULL);
     }
     if ((super->incompat & ~KNOWN_INCOMPAT) != 0) {
-        return bad(error, INGOT_BAD_INCOMPAT, part, NULL, "use a newer Ingot", NULL);
+        return shard_error(error, INGOT_BAD_INCOMPAT, part, NULL, "use a newer Ingot", NULL);
     }
     if (load_le(bytes + 12, 4) != SUPERBLOCK_BYTES || super->table_offset != SUPERBLOCK_BYTES ||
         super->section_count > MAX_SECTIONS || super->profile > 2 || super->shard_count < 1 ||
         super->shard_count > MAX_SHARDS || super->shard_index >= super->shard_count ||
         super->file_size > MAX_FILE_BYTES || !is_zero(bytes + 104, 16)) {
-        return bad(error, INGOT_BAD_SUPERBLOCK, part, NULL, TRANSFER, NULL);
+        return shard_error(error, INGOT_BAD_SUPERBLOCK, part, NULL, TRANSFER, NULL);
     }
     if (super->file_size != size) {
         return ingot_error_set(error, INGOT_BAD_FILE_SIZE, part->path, NULL, TRANSFER,
@@ -115,7 +114,7 @@ static ingot_status check_superblock(shard *part, uint64_t size, ingot_error *er
     INGOT_TRY(shard_read_at(part, trailer, TRAILER_BYTES, size - TRAILER_BYTES, error));
     if (memcmp(trailer, super->root, 16) != 0 || load_le(trailer + 16, 8) != size ||
         memcmp(trailer + 24, ingot_container_end, 8) != 0) {
-        return bad(error, INGOT_BAD_TRAILER, part, NULL, TRANSFER, NULL);
+        return shard_error(error, INGOT_BAD_TRAILER, part, NULL, TRANSFER, NULL);
     }
     return INGOT_OK;
 }
@@ -125,17 +124,13 @@ static ingot_status read_section_table(shard *part, ingot_error *error) {
     const uint64_t bytes = (uint64_t)count * SECTION_BYTES;
     uint8_t table[MAX_SECTIONS * SECTION_BYTES];
     if (SUPERBLOCK_BYTES + bytes + TRAILER_BYTES > part->super.file_size) {
-        return bad(error, INGOT_BAD_TABLE, part, NULL, TRANSFER, NULL);
+        return shard_error(error, INGOT_BAD_TABLE, part, NULL, TRANSFER, NULL);
     }
     INGOT_TRY(shard_read_at(part, table, bytes, SUPERBLOCK_BYTES, error));
     uint8_t root[16];
     digest_of(root, table, bytes);
     if (memcmp(root, part->super.root, 16) != 0) {
-        return bad(error, INGOT_BAD_ROOT, part, NULL, TRANSFER, NULL);
-    }
-    part->sections = calloc(count + 1, sizeof *part->sections);
-    if (part->sections == NULL) {
-        return ingot_error_set(error, INGOT_ERR_NO_MEMORY, part->path, NULL, NULL, "out of memory");
+        return shard_error(error, INGOT_BAD_ROOT, part, NULL, TRANSFER, NULL);
     }
     for (uint32_t i = 0; i < count; i++) {
         section_decode(&part->sections[i], table + i * SECTION_BYTES);
@@ -183,7 +178,8 @@ static ingot_status check_section_order(const shard *part, ingot_error *error) {
                              seen[4] && seen[5] && seen[6] && (seen[8] == 1) == has_roots &&
                              (seen[9] == 1) == is_compressed && seen[10] &&
                              part->sections[count - 1].fourcc == FOURCC_DATA;
-    return is_complete ? INGOT_OK : bad(error, INGOT_BAD_SECTION_ORDER, part, NULL, TRANSFER, NULL);
+    return is_complete ? INGOT_OK
+                       : shard_error(error, INGOT_BAD_SECTION_ORDER, part, NULL, TRANSFER, NULL);
 }
 
 static ingot_status check_section_bounds(shard *part, ingot_error *error) {
@@ -203,7 +199,7 @@ static ingot_status check_section_bounds(shard *part, ingot_error *error) {
     }
     uint64_t file_end;
     if (!ingot_size_align(&file_end, at, 8) || file_end != limit) {
-        return bad(error, INGOT_BAD_SECTION_BOUNDS, part, NULL, TRANSFER, NULL);
+        return shard_error(error, INGOT_BAD_SECTION_BOUNDS, part, NULL, TRANSFER, NULL);
     }
     part->data_offset = part->sections[count - 1].offset;
     part->data_stored_size = part->sections[count - 1].size;
@@ -227,6 +223,7 @@ static ingot_status check_section_sizes(shard *part, ingot_error *error) {
     const section *map = find_section(part, FOURCC_ZMAP);
     part->tensor_count = tensors / RECORD_BYTES;
     part->chunk_count = chunks / 8;
+    part->names_size = find_section(part, FOURCC_NAME)->size;
     const bool is_legal =
         tensors % RECORD_BYTES == 0 && part->tensor_count <= MAX_TENSORS &&
         find_section(part, FOURCC_TSRT)->size == part->tensor_count * 4 &&
@@ -246,15 +243,12 @@ static ingot_status check_section_sizes(shard *part, ingot_error *error) {
             return bad_section(error, INGOT_BAD_SECTION_SIZE, part, record);
         }
     }
-    return is_legal ? INGOT_OK : bad(error, INGOT_BAD_SECTION_SIZE, part, NULL, TRANSFER, NULL);
+    return is_legal ? INGOT_OK
+                    : shard_error(error, INGOT_BAD_SECTION_SIZE, part, NULL, TRANSFER, NULL);
 }
 
 static ingot_status read_front(shard *part, ingot_error *error) {
     const uint32_t count = part->super.section_count;
-    part->front = malloc((size_t)part->data_offset + 1);
-    if (part->front == NULL) {
-        return ingot_error_set(error, INGOT_ERR_NO_MEMORY, part->path, NULL, NULL, "out of memory");
-    }
     INGOT_TRY(shard_read_at(part, part->front, part->data_offset, 0, error));
     for (uint32_t i = 0; i + 1 < count; i++) {
         uint8_t digest[16];
@@ -278,12 +272,11 @@ static ingot_status read_front(shard *part, ingot_error *error) {
     uint8_t tail[8] = {0};
     INGOT_TRY(shard_read_at(part, tail, part->super.file_size - TRAILER_BYTES - at, at, error));
     if (!is_zero(tail, sizeof tail)) {
-        return bad(error, INGOT_BAD_GAP, part, NULL, TRANSFER, NULL);
+        return shard_error(error, INGOT_BAD_GAP, part, NULL, TRANSFER, NULL);
     }
     part->records = part->front + find_section(part, FOURCC_TIDX)->offset;
     part->sorted = part->front + find_section(part, FOURCC_TSRT)->offset;
     part->names = part->front + find_section(part, FOURCC_NAME)->offset;
-    part->names_size = find_section(part, FOURCC_NAME)->size;
     part->chunks = part->front + find_section(part, FOURCC_CHNK)->offset;
     part->ledger = part->front + find_section(part, FOURCC_LEDG)->offset;
     part->meta = (const char *)part->front + find_section(part, FOURCC_META)->offset;
@@ -298,11 +291,6 @@ static ingot_status read_front(shard *part, ingot_error *error) {
 /* ---- names and tensor records -------------------------------------------------------------- */
 
 static ingot_status read_names(shard *part, ingot_error *error) {
-    part->tensors = calloc(part->tensor_count + 1, sizeof *part->tensors);
-    part->name_store = malloc((size_t)(part->names_size + part->tensor_count + MAX_SECTIONS));
-    if (part->tensors == NULL || part->name_store == NULL) {
-        return ingot_error_set(error, INGOT_ERR_NO_MEMORY, part->path, NULL, NULL, "out of memory");
-    }
     char *store = part->name_store;
     uint64_t at = 0;
     for (uint64_t i = 0; i < part->tensor_count; i++) {
@@ -310,7 +298,7 @@ static ingot_status read_names(shard *part, ingot_error *error) {
         const uint64_t length = load_le(bytes + 4, 2);
         if (load_le(bytes, 4) != at || length > part->names_size - at ||
             !tensor_name_is_legal((const char *)part->names + at, length)) {
-            return bad(error, INGOT_BAD_NAME, part, NULL, TRANSFER, NULL);
+            return shard_error(error, INGOT_BAD_NAME, part, NULL, TRANSFER, NULL);
         }
         memcpy(store, part->names + at, (size_t)length);
         store[length] = '\0';
@@ -327,19 +315,19 @@ static ingot_status read_names(shard *part, ingot_error *error) {
         const uint64_t length = record->aux >> 32;
         if ((record->aux & UINT32_MAX) != at || length > part->names_size - at ||
             !file_name_is_legal((const char *)part->names + at, length)) {
-            return bad(error, INGOT_BAD_NAME, part, NULL, TRANSFER, NULL);
+            return shard_error(error, INGOT_BAD_NAME, part, NULL, TRANSFER, NULL);
         }
         memcpy(store, part->names + at, (size_t)length);
         store[length] = '\0';
         if (previous != NULL && strcmp(previous, store) >= 0) {
-            return bad(error, INGOT_BAD_NAME, part, NULL, TRANSFER, NULL);
+            return shard_error(error, INGOT_BAD_NAME, part, NULL, TRANSFER, NULL);
         }
         previous = store;
         store += length + 1;
         at += length;
     }
     return at == part->names_size ? INGOT_OK
-                                  : bad(error, INGOT_BAD_NAME, part, NULL, TRANSFER, NULL);
+                                  : shard_error(error, INGOT_BAD_NAME, part, NULL, TRANSFER, NULL);
 }
 
 static ingot_status decode_record(shard *part, uint64_t index, ingot_error *error) {
@@ -364,8 +352,9 @@ static ingot_status decode_record(shard *part, uint64_t index, ingot_error *erro
     if (reason == NULL && !is_zero(bytes + 128, 32)) {
         reason = "reserved bytes of the record are not zero";
     }
-    return reason == NULL ? INGOT_OK
-                          : bad(error, INGOT_BAD_RECORD, part, tensor->name, TRANSFER, reason);
+    return reason == NULL
+               ? INGOT_OK
+               : shard_error(error, INGOT_BAD_RECORD, part, tensor->name, TRANSFER, reason);
 }
 
 static ingot_status check_geometry(shard *part, ingot_error *error) {
@@ -386,12 +375,12 @@ static ingot_status check_geometry(shard *part, ingot_error *error) {
                            load_le(bytes + 72 + 16 * p, 8) == tensor->part_bytes[p];
         }
         if (!is_canonical) {
-            return bad(error, INGOT_BAD_GEOMETRY, part, tensor->name, TRANSFER, NULL);
+            return shard_error(error, INGOT_BAD_GEOMETRY, part, tensor->name, TRANSFER, NULL);
         }
     }
     return data == part->data_size && chunk == part->chunk_count
                ? INGOT_OK
-               : bad(error, INGOT_BAD_GEOMETRY, part, NULL, TRANSFER, NULL);
+               : shard_error(error, INGOT_BAD_GEOMETRY, part, NULL, TRANSFER, NULL);
 }
 
 static ingot_status check_aliases(shard *part, ingot_error *error) {
@@ -402,14 +391,14 @@ static ingot_status check_aliases(shard *part, ingot_error *error) {
         }
         if (tensor->alias_of >= part->tensor_count ||
             part->tensors[tensor->alias_of].kind == INGOT_ALIAS) {
-            return bad(error, INGOT_BAD_ALIAS, part, tensor->name, TRANSFER, NULL);
+            return shard_error(error, INGOT_BAD_ALIAS, part, tensor->name, TRANSFER, NULL);
         }
         const ingot_tensor *target = &part->tensors[tensor->alias_of];
         if (tensor->rank != target->rank || tensor->dtype != target->dtype ||
             memcmp(tensor->dim, target->dim, sizeof tensor->dim) != 0 ||
             tensor->bits != target->bits || tensor->group != target->group ||
             tensor->scale_dtype != target->scale_dtype || tensor->zero_mode != target->zero_mode) {
-            return bad(error, INGOT_BAD_ALIAS, part, tensor->name, TRANSFER, NULL);
+            return shard_error(error, INGOT_BAD_ALIAS, part, tensor->name, TRANSFER, NULL);
         }
         tensor->groups_per_row = target->groups_per_row;
         tensor->row_stride_bytes = target->row_stride_bytes;
@@ -424,7 +413,7 @@ static ingot_status check_sorted(const shard *part, ingot_error *error) {
         const uint64_t index = load_le(part->sorted + 4 * i, 4);
         if (index >= part->tensor_count ||
             (previous != NULL && strcmp(previous, part->tensors[index].name) >= 0)) {
-            return bad(error, INGOT_BAD_SORT, part, NULL, TRANSFER, NULL);
+            return shard_error(error, INGOT_BAD_SORT, part, NULL, TRANSFER, NULL);
         }
         previous = part->tensors[index].name;
     }
@@ -434,57 +423,115 @@ static ingot_status check_sorted(const shard *part, ingot_error *error) {
 static ingot_status check_ledger(const shard *part, ingot_error *error) {
     for (uint64_t i = 0; i < part->tensor_count; i++) {
         if (!ledger_is_legal(part->ledger + i * LEDGER_BYTES)) {
-            return bad(error, INGOT_BAD_LEDGER, part, part->tensors[i].name, TRANSFER, NULL);
+            return shard_error(error, INGOT_BAD_LEDGER, part, part->tensors[i].name, TRANSFER,
+                               NULL);
         }
     }
     return INGOT_OK;
 }
 
-/* Every chunk has a place of its own and together they fill the stored DATA exactly. */
-static int compare_offsets(const void *a, const void *b) {
-    const uint64_t left = load_le((const uint8_t *)a, 8);
-    const uint64_t right = load_le((const uint8_t *)b, 8);
-    return left < right ? -1 : left > right;
+/* ---- the map of a compressed file ------------------------------------------------------------ */
+
+static uint64_t stored_offset(const shard *part, uint64_t chunk) {
+    return load_le(part->zmap + chunk * ZMAP_BYTES, 8);
 }
 
+/* Restores the heap (greatest offset first) below `root`. */
+static void sift_down(const shard *part, uint64_t *chunks, uint64_t root, uint64_t count) {
+    for (uint64_t child = 2 * root + 1; child < count; child = 2 * root + 1) {
+        if (child + 1 < count &&
+            stored_offset(part, chunks[child]) < stored_offset(part, chunks[child + 1])) {
+            child++;
+        }
+        if (stored_offset(part, chunks[root]) >= stored_offset(part, chunks[child])) {
+            return;
+        }
+        const uint64_t moved = chunks[root];
+        chunks[root] = chunks[child];
+        chunks[child] = moved;
+        root = child;
+    }
+}
+
+/* Chunks in the order of their places in the file: in place and within n log n, which qsort does
+ * not promise. */
+static void sort_chunks(const shard *part) {
+    uint64_t *chunks = part->chunk_order;
+    const uint64_t count = part->chunk_count;
+    bool is_sorted = true;
+    for (uint64_t i = 0; i < count; i++) {
+        chunks[i] = i;
+        is_sorted = is_sorted && (i == 0 || stored_offset(part, i - 1) < stored_offset(part, i));
+    }
+    for (uint64_t root = is_sorted ? 0 : count / 2; root-- > 0;) {
+        sift_down(part, chunks, root, count);
+    }
+    for (uint64_t left = is_sorted ? 0 : count; left-- > 1;) {
+        const uint64_t greatest = chunks[0];
+        chunks[0] = chunks[left];
+        chunks[left] = greatest;
+        sift_down(part, chunks, 0, left);
+    }
+}
+
+/* Every chunk has a place of its own and together they fill the stored DATA exactly. */
 static ingot_status check_zmap(const shard *part, ingot_error *error) {
     if (part->zmap == NULL) {
         return INGOT_OK;
     }
-    uint8_t *map = malloc((size_t)(part->chunk_count * ZMAP_BYTES) + 1);
-    if (map == NULL) {
-        return ingot_error_set(error, INGOT_ERR_NO_MEMORY, part->path, NULL, NULL, "out of memory");
-    }
-    memcpy(map, part->zmap, (size_t)(part->chunk_count * ZMAP_BYTES));
-    qsort(map, (size_t)part->chunk_count, ZMAP_BYTES, compare_offsets);
+    sort_chunks(part);
     uint64_t at = 0;
     bool is_exact = true;
     for (uint64_t i = 0; i < part->chunk_count && is_exact; i++) {
-        const uint8_t *entry = map + i * ZMAP_BYTES;
+        const uint8_t *entry = part->zmap + part->chunk_order[i] * ZMAP_BYTES;
         const uint64_t length = load_le(entry + 8, 4);
         is_exact = load_le(entry, 8) == at && length > 0 && length <= CHUNK_BYTES &&
                    load_le(entry + 12, 4) <= 1;
         at += length;
     }
-    free(map);
     return is_exact && at == part->data_stored_size
                ? INGOT_OK
-               : bad(error, INGOT_BAD_ZMAP, part, NULL, TRANSFER, NULL);
+               : shard_error(error, INGOT_BAD_ZMAP, part, NULL, TRANSFER, NULL);
 }
 
-static ingot_status open_shard(shard *part, const char *path, ingot_error *error) {
+/* ---- both halves ------------------------------------------------------------------------------
+ */
+
+ingot_status shard_open_table(shard *part, const char *path, section sections[MAX_SECTIONS],
+                              ingot_error *error) {
     uint64_t size = 0;
-    part->fd = -1;
-    part->path = strdup(path);
-    if (part->path == NULL) {
-        return ingot_error_set(error, INGOT_ERR_NO_MEMORY, path, NULL, NULL, "out of memory");
-    }
+    *part = (shard){.fd = -1, .path = path, .sections = sections};
     INGOT_TRY(open_file(part, &size, error));
     INGOT_TRY(check_superblock(part, size, error));
     INGOT_TRY(read_section_table(part, error));
     INGOT_TRY(check_section_order(part, error));
     INGOT_TRY(check_section_bounds(part, error));
-    INGOT_TRY(check_section_sizes(part, error));
+    return check_section_sizes(part, error);
+}
+
+void shard_take_memory(shard *part, block *memory) {
+    const uint32_t sections = part->super.section_count;
+    const bool has_map = find_section(part, FOURCC_ZMAP) != NULL;
+    const size_t path_size = strlen(part->path) + 1;
+    char *path = block_take(memory, path_size);
+    section *table = block_take(memory, sections * sizeof *table);
+    part->front = block_take(memory, part->data_offset);
+    part->tensors = block_take(memory, part->tensor_count * sizeof *part->tensors);
+    part->name_store = block_take(memory, part->names_size + part->tensor_count + sections);
+    part->chunk_order =
+        has_map ? block_take(memory, part->chunk_count * sizeof *part->chunk_order) : NULL;
+    if (block_is_enough(memory)) {
+        part->path = memcpy(path, part->path, path_size);
+        part->sections = memcpy(table, part->sections, sections * sizeof *table);
+    }
+}
+
+ingot_status shard_open_rest(shard *part, block *memory, ingot_error *error) {
+    shard_take_memory(part, memory);
+    if (!block_is_enough(memory)) {
+        return ingot_error_set(error, INGOT_ERR_IO, part->path, NULL, "try again",
+                               "the file changed while it was opened");
+    }
     INGOT_TRY(read_front(part, error));
     INGOT_TRY(read_names(part, error));
     INGOT_TRY(check_geometry(part, error));
@@ -492,198 +539,4 @@ static ingot_status open_shard(shard *part, const char *path, ingot_error *error
     INGOT_TRY(check_sorted(part, error));
     INGOT_TRY(check_ledger(part, error));
     return check_zmap(part, error);
-}
-
-static void close_shard(shard *part) {
-    if (part->fd >= 0) {
-        (void)close(part->fd);
-    }
-    free(part->path);
-    free(part->front);
-    free(part->sections);
-    free(part->tensors);
-    free(part->name_store);
-}
-
-/* ---- the set -------------------------------------------------------------------------------- */
-
-static ingot_status open_siblings(ingot_container *container, const char *path,
-                                  ingot_error *error) {
-    const shard *first = &container->shards[0];
-    const uint32_t count = container->shard_count;
-    for (uint32_t i = 1; i < count; i++) {
-        shard *part = &container->shards[i];
-        char *sibling = shard_path_sibling(path, i, count);
-        if (sibling == NULL || access(sibling, F_OK) != 0) {
-            const ingot_status status = ingot_error_set(
-                error, INGOT_BAD_SHARD_MISSING, sibling != NULL ? sibling : path, NULL,
-                "put all shards of the set into one folder under their own names",
-                "shard %u of %u is missing", i + 1, count);
-            free(sibling);
-            return status;
-        }
-        const ingot_status status = open_shard(part, sibling, error);
-        free(sibling);
-        INGOT_TRY(status);
-        if (part->super.shard_index != i || part->super.shard_count != count ||
-            part->super.profile != first->super.profile ||
-            memcmp(part->super.set_id, first->super.set_id, 16) != 0 ||
-            part->meta_size != first->meta_size ||
-            memcmp(part->meta, first->meta, (size_t)first->meta_size) != 0 ||
-            memcmp(part->super.root, first->shard_roots + (i - 1) * 16, 16) != 0) {
-            return bad(error, INGOT_BAD_SHARD, part, NULL, "do not mix shards of different sets",
-                       NULL);
-        }
-    }
-    return INGOT_OK;
-}
-
-static int compare_names(const void *a, const void *b, void *context) {
-    const ingot_container *container = context;
-    return strcmp(ingot_tensor_at(container, *(const uint32_t *)a)->name,
-                  ingot_tensor_at(container, *(const uint32_t *)b)->name);
-}
-
-/* Within a shard its own index proves that names are unique; over the set a common index does. */
-static ingot_status merge_index(ingot_container *container, ingot_error *error) {
-    const uint64_t count = container->tensor_count;
-    if (container->shard_count == 1) {
-        return INGOT_OK;
-    }
-    container->sorted = malloc((size_t)(count + 1) * sizeof *container->sorted);
-    if (container->sorted == NULL) {
-        return ingot_error_set(error, INGOT_ERR_NO_MEMORY, container->shards[0].path, NULL, NULL,
-                               "out of memory");
-    }
-    for (uint32_t i = 0; i < count; i++) {
-        container->sorted[i] = i;
-    }
-    qsort_r(container->sorted, (size_t)count, sizeof *container->sorted, compare_names, container);
-    for (uint64_t i = 1; i < count; i++) {
-        const uint32_t *pair = container->sorted + i - 1;
-        if (compare_names(pair, pair + 1, container) == 0) {
-            const shard *part = shard_of_tensor(container, ingot_max_u64(pair[0], pair[1]));
-            return bad(error, INGOT_BAD_SHARD, part, ingot_tensor_at(container, pair[0])->name,
-                       TRANSFER, "a tensor stands in two shards");
-        }
-    }
-    return INGOT_OK;
-}
-
-static ingot_status collect_files(ingot_container *container, ingot_error *error) {
-    const shard *part = &container->shards[0];
-    const char *name = part->name_store;
-    for (uint64_t i = 0; i < part->tensor_count; i++) {
-        name += strlen(name) + 1;
-    }
-    container->files = calloc(MAX_SECTIONS, sizeof *container->files);
-    if (container->files == NULL) {
-        return ingot_error_set(error, INGOT_ERR_NO_MEMORY, part->path, NULL, NULL, "out of memory");
-    }
-    for (uint32_t i = 0; i < part->super.section_count; i++) {
-        const section *record = &part->sections[i];
-        if (record->fourcc == FOURCC_FILE) {
-            container->files[container->file_count++] =
-                (file_entry){name, part->front + record->offset, record->size};
-            name += strlen(name) + 1;
-        }
-    }
-    return INGOT_OK;
-}
-
-static ingot_status open_set(ingot_container *container, const char *path, ingot_error *error) {
-    container->shards = calloc(1, sizeof *container->shards);
-    if (container->shards == NULL) {
-        return ingot_error_set(error, INGOT_ERR_NO_MEMORY, path, NULL, NULL, "out of memory");
-    }
-    container->shard_count = 1;
-    INGOT_TRY(open_shard(&container->shards[0], path, error));
-    const superblock super = container->shards[0].super;
-    if (super.shard_count > 1) {
-        close_shard(&container->shards[0]);
-        free(container->shards);
-        container->shard_count = 0;
-        container->shards = calloc(super.shard_count, sizeof *container->shards);
-        if (container->shards == NULL) {
-            return ingot_error_set(error, INGOT_ERR_NO_MEMORY, path, NULL, NULL, "out of memory");
-        }
-        for (uint32_t i = 0; i < super.shard_count; i++) {
-            container->shards[i].fd = -1;
-        }
-        container->shard_count = super.shard_count;
-        char *first = shard_path_sibling(path, 0, super.shard_count);
-        if (first == NULL || access(first, F_OK) != 0) {
-            const ingot_status status =
-                ingot_error_set(error, INGOT_BAD_SHARD_MISSING, first != NULL ? first : path, NULL,
-                                "put all shards of the set into one folder under their own names",
-                                "the first shard of the set is missing");
-            free(first);
-            return status;
-        }
-        const ingot_status status = open_shard(&container->shards[0], first, error);
-        free(first);
-        INGOT_TRY(status);
-        if (container->shards[0].super.shard_index != 0 ||
-            container->shards[0].super.shard_count != super.shard_count) {
-            return bad(error, INGOT_BAD_SHARD, &container->shards[0], NULL,
-                       "do not mix shards of different sets", NULL);
-        }
-        INGOT_TRY(open_siblings(container, path, error));
-    }
-    for (uint32_t i = 0; i < container->shard_count; i++) {
-        container->shards[i].first_tensor = container->tensor_count;
-        container->tensor_count += container->shards[i].tensor_count;
-        for (uint64_t t = 0; t < container->shards[i].tensor_count; t++) {
-            /* From here on targets are counted over the whole set. */
-            if (container->shards[i].tensors[t].kind == INGOT_ALIAS) {
-                container->shards[i].tensors[t].alias_of += container->shards[i].first_tensor;
-            }
-        }
-    }
-    if (container->tensor_count > MAX_TENSORS) {
-        return bad(error, INGOT_BAD_SHARD, &container->shards[0], NULL, TRANSFER,
-                   "the set holds more tensors than the format allows");
-    }
-    INGOT_TRY(merge_index(container, error));
-    INGOT_TRY(collect_files(container, error));
-    return content_id_compute(container->content_id, container->shards, container->shard_count);
-}
-
-ingot_status ingot_open(ingot_container **out, const char *path, ingot_error *error) {
-    *out = NULL;
-    ingot_container *container = calloc(1, sizeof *container);
-    if (container == NULL) {
-        return ingot_error_set(error, INGOT_ERR_NO_MEMORY, path, NULL, NULL, "out of memory");
-    }
-    const ingot_status status = open_set(container, path, error);
-    if (status != INGOT_OK) {
-        ingot_close(container);
-        return status;
-    }
-    *out = container;
-    return INGOT_OK;
-}
-
-void ingot_close(ingot_container *container) {
-    if (container == NULL) {
-        return;
-    }
-    for (uint32_t i = 0; i < container->shard_count; i++) {
-        close_shard(&container->shards[i]);
-    }
-    free(container->shards);
-    free(container->files);
-    free(container->sorted);
-    free(container);
-}
-
-bool ingot_is_container(const char *path) {
-    uint8_t bytes[8];
-    const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-    if (fd < 0) {
-        return false;
-    }
-    const ssize_t got = pread(fd, bytes, sizeof bytes, 0);
-    (void)close(fd);
-    return got == (ssize_t)sizeof bytes && memcmp(bytes, ingot_container_magic, 8) == 0;
 }

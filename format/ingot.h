@@ -155,7 +155,8 @@ typedef struct ingot_ledger {
 typedef struct ingot_container ingot_container;
 
 /* Opens a container (for a sharded set: any shard of it; the siblings are found beside it) and
- * checks everything but DATA.  *out is released with ingot_close.  Errors: INGOT_ERR_NOT_FOUND,
+ * checks everything but DATA.  One block of memory is allocated, of the size that checked section
+ * tables ask for.  *out is released with ingot_close.  Errors: INGOT_ERR_NOT_FOUND,
  * INGOT_ERR_IO, INGOT_ERR_NO_MEMORY, INGOT_ERR_UNSUPPORTED and the INGOT_BAD_* codes. */
 ingot_status ingot_open(ingot_container **out, const char *path,
                         ingot_error *error) INGOT_MUST_CHECK;

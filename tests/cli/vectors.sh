@@ -12,3 +12,5 @@ VECTORS=$INGOT_ROOT/spec/vectors
 expect_exit 0 ingot-verify "$VECTORS/valid/mixed.ingot"
 expect_exit 1 ingot-verify "$VECTORS/invalid/root.ingot"
 grep -q 'E_ROOT\|root' err || fail "the error does not name the rule"
+expect_exit 1 ingot-verify "$VECTORS/valid/meta-no-json.ingot" --json
+grep -q '"E_META"' out || fail "META that is no JSON"

@@ -78,6 +78,8 @@ def valid():
     out.append(("folds", [File([grouped("q", [2, 16], 4, 0, 0, F16, 171), fold,
                                 grouped("k", [2, 16], 4, 0, 0, F16, 172), alias("k#fold", fold, 1),
                                 dense("q#rowfold", [2], F32, 173, AUXILIARY)])]))
+    # Readers hand META out as bytes; ingot-verify says E_META.
+    out.append(("meta-no-json", [File([dense("a", [2], F16, 162)], meta=b"no JSON")]))
     statistics = File([dense("0/gram", [3], F32, 180), dense("0/counts", [2], I32, 181)])
     statistics.profile = 1
     out.append(("statistics", [statistics]))
@@ -230,6 +232,7 @@ def invalid():
     field("alias-shape", "E_ALIAS", "TIDX", 320 + 8, u64(4))
     field("sort", "E_SORT", "TSRT", 0, u32(1) + u32(0))
     field("sort-range", "E_SORT", "TSRT", 16, u32(5))
+    field("equal-names", "E_SORT", "NAME", 33, b"b")
     field("method", "E_LEDGER", "LEDG", 0, b"\6")
     field("ledger-number", "E_LEDGER", "LEDG", 32, struct.pack("<d", -1.0))
     field("ledger-nan", "E_LEDGER", "LEDG", 40, u64(0x7FF8000000000001))
@@ -244,10 +247,21 @@ def invalid():
     e.flip(first)
     e.put(e.where("ZMAP")[0] + 24 + 16, xxh64(bytes(e.raw[first:first + length])))
     add("frame-magic", "E_COMPRESSION", e.repair())
+    # Two chunks of codec 0 with the border between them moved: ZMAP covers DATA, the lengths are wrong.
+    e = Edit(dict(valid())["zstd-stored"][0].build())
+    data_at, first = e.where("DATA")[0], e.where("ZMAP")[0]
+    (at, length, codec), (then, rest, second) = (struct.unpack_from("<QII", e.raw, first + 24 * i)
+                                                 for i in (0, 1))
+    assert codec == second == 0 and then == at + length
+    for i, (start, size) in enumerate([(at, length - 1), (then - 1, rest + 1)]):
+        digest = xxh64(bytes(e.raw[data_at + start:data_at + start + size]))
+        e.put(first + 24 * i, struct.pack("<QII", start, size, 0) + digest)
+    add("stored-short", "E_COMPRESSION", e.repair())
     add("chunk-digest", "E_CHUNK_DIGEST", edited().flip(edited().where("DATA")[0]))
     data("code-padding", "E_CODE_PADDING", asymmetric, 0, 0, 13, b"\x80")
     data("scale-nan", "E_SCALE", asymmetric, 0, 1, 0, b"\0\x7e")
     data("scale-large", "E_SCALE", asymmetric, 0, 1, 2, b"\1\x78")
+    data("scale-small", "E_SCALE", dict(valid())["scales-BF16"][0].build(), 0, 1, 0, b"\0\x0d")
     data("zero-point", "E_ZERO_POINT", asymmetric, 0, 2, 4, b"\x08")
     data("row-pointer-first", "E_OUTLIER", kept, 0, 3, 0, u64(1))
     data("row-pointer-falls", "E_OUTLIER", kept, 0, 3, 16, u64(2))
