@@ -36,6 +36,8 @@ typedef struct ingot_attention {
 
 struct ingot_product;
 typedef struct ingot_engine_ops ingot_engine_ops; /* kernels/engine.h */
+struct ingot_measured;
+struct ingot_measure_shape;
 
 typedef struct ingot_backend_ops {
     const char *name;               /* "cpu", "cuda" */
@@ -164,6 +166,12 @@ typedef struct ingot_backend_ops {
     ingot_status (*quantize_polish)(void *context, ingot_quantized *q, const float *w,
                                     const float *gram, const float *importance, unsigned rounds,
                                     ingot_arena *scratch);
+
+    /* For ingot-bench (kernels/measure.h); NULL on the cpu.  What the memory delivers, and a
+     * product of random weights that depend on the seed: out->error says whether it was right. */
+    ingot_status (*measure_read)(void *context, double *bytes_per_second);
+    ingot_status (*measure_product)(void *context, struct ingot_measured *out,
+                                    const struct ingot_measure_shape *shape, uint64_t seed);
 
     void (*close)(void *context);
 } ingot_backend_ops;

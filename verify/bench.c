@@ -34,20 +34,21 @@ static const measurement measurements[] = {
     {"verify", ingot_bench_verify, print_figures, 2},
     {"convert", ingot_bench_convert, ingot_bench_convert_print, 2},
     {"decode", ingot_bench_decode, print_figures, 0},
+    {"kernels", ingot_bench_kernels, ingot_bench_kernels_print, 0},
 };
 
 static const ingot_cli_option options_table[] = {
     {"file", 0, "FILE.ingot", "Measure this container (default: one that is generated)."},
     {"size", 0, "BYTES", "Size of the generated container; suffixes K, M, G (default 1G)."},
     {"folder", 0, "DIR", "Where it is generated, and removed again (default: the current one)."},
-    {"threads", 0, "N", "Threads (default 2; decode: one per CPU)."},
+    {"threads", 0, "N", "Threads (default 2; decode, kernels: one per CPU)."},
     {"runs", 0, "N", "Repetitions; the fastest counts (default 3). A conversion runs once."},
     {"model", 0, "MODEL_DIR", "convert: the checkpoint."},
     {"text", 0, "FILE", "convert: calibration text."},
     {"methods", 0, "LIST", "convert: methods, separated by commas (default gptq,awq+gptq,rtn)."},
     {"samples", 0, "N", "convert: calibration windows (default 128)."},
     {"seq-len", 0, "N", "convert: tokens per window (default: 2048 or the model's context)."},
-    {"device", 0, "D", "convert, decode: auto (default), cpu, cuda or cuda:N."},
+    {"device", 0, "D", "convert, decode, kernels: auto (default), cpu, cuda or cuda:N."},
     {"shape", 0, "NAME",
      "decode: shapes of the generated model: llama-3.1-8b (default), llama-3.1-70b or tiny."},
     {"json", 0, NULL, "Print one JSON object on stdout, also on failure."},
@@ -56,7 +57,7 @@ static const ingot_cli_option options_table[] = {
 static const ingot_cli_spec bench_spec = {
     .tool = "ingot-bench",
     .summary = "measure this machine, each figure beside its limit",
-    .positional = "verify|convert|decode",
+    .positional = "verify|convert|decode|kernels",
     .description =
         "verify: the speed of the full check of a container, from the disk and from the page "
         "cache, beside the speed at which the same bytes are read from disk, cache and memory, "
@@ -72,6 +73,10 @@ static const ingot_cli_spec bench_spec = {
         "prompt of 512, for a container or for random weights (4 bits, groups of 128) made on the "
         "device; beside the speed at which its memory could deliver weights, keys and values.  For "
         "a container also how fast it is loaded, beside the bus and digests on four threads.\n\n"
+        "kernels: the time of products with packed random weights of the shapes of 8B and 70B "
+        "models, beside the time in which the device reads those bytes and beside cuBLAS with "
+        "BF16 weights; the results are compared with FP64 in the same run, and a wrong one is a "
+        "failure.\n\n"
         "The page cache is asked to drop the file before it is read from the disk (posix_fadvise); "
         "whether the "
         "storage below has a cache of its own cannot be seen from here.",
@@ -80,7 +85,9 @@ static const ingot_cli_spec bench_spec = {
     .examples = "ingot-bench verify --json\n"
                 "    a generated container of 1 GiB, two threads\n"
                 "ingot-bench convert --model model --text notes.txt --folder /fast --threads 16\n"
-                "    three methods, from the page cache and from the disk\n",
+                "    three methods, from the page cache and from the disk\n"
+                "ingot-bench kernels --device cuda\n"
+                "    the kernels of the decoder on the first GPU\n",
 };
 
 typedef struct command {
@@ -181,10 +188,11 @@ int ingot_bench_tool(int argc, char **argv) {
     if (found != NULL && cmd.options.threads == 0) {
         cmd.options.threads = found->threads;
     }
-    const ingot_status status = found != NULL ? found->run(&figures, &cmd.options, &error)
-                                              : ingot_error_set(&error, INGOT_ERR_USAGE, NULL, NULL,
-                                                                "use verify, convert or decode",
-                                                                "unknown measurement \"%s\"", name);
+    const ingot_status status = found != NULL
+                                    ? found->run(&figures, &cmd.options, &error)
+                                    : ingot_error_set(&error, INGOT_ERR_USAGE, NULL, NULL,
+                                                      "use verify, convert, decode or kernels",
+                                                      "unknown measurement \"%s\"", name);
     if (cmd.as_json) {
         print_json(figures, name, &error);
     } else if (status == INGOT_OK) {

@@ -35,6 +35,12 @@ ingot_status ingot_bench_verify(json_t **out, const ingot_bench_options *options
 ingot_status ingot_bench_decode(json_t **out, const ingot_bench_options *options,
                                 ingot_error *error) INGOT_MUST_CHECK;
 
+/* Products of packed weights beside what the memory delivers and beside cuBLAS, each compared with
+ * FP64 in the same run; INGOT_ERR_INTERNAL when one is wrong. */
+ingot_status ingot_bench_kernels(json_t **out, const ingot_bench_options *options,
+                                 ingot_error *error) INGOT_MUST_CHECK;
+void ingot_bench_kernels_print(const json_t *figures);
+
 int ingot_bench_tool(int argc, char **argv);
 
 #endif

@@ -23,6 +23,8 @@ extern "C" {
 #include <cuda_runtime.h>
 #include <cusolverDn.h>
 
+#define CUDA_BLAS_BYTES (UINT64_C(32) << 20) /* workspace; what cuBLAS asks for on Hopper */
+
 /* What a conversion to binary16 met. */
 typedef struct ingot_cuda_range {
     unsigned largest;     /* bits of the largest finite magnitude: they order like the values */
@@ -41,6 +43,8 @@ typedef struct ingot_cuda_scalars {
 typedef struct ingot_cuda {
     int device;
     int multiprocessors;
+    int shared_bytes; /* of shared memory that a block can have */
+    bool is_hopper;   /* or later: clusters of blocks, programmatic dependent launches */
     cudaStream_t stream;
     cudaMemPool_t memory;
     cublasHandle_t blas;       /* bound to the stream; scalars come from the host */

@@ -39,6 +39,11 @@ ingot_status cuda_score(void *context, double *nll, uint32_t *best, const float 
 ingot_status cuda_divergence(void *context, double *kl, const float *p, const float *q, uint64_t m,
                              uint64_t vocab);
 
+/* measure.cu */
+ingot_status cuda_measure_read(void *context, double *bytes_per_second);
+ingot_status cuda_measure_product(void *context, struct ingot_measured *out,
+                                  const struct ingot_measure_shape *shape, uint64_t seed);
+
 /* Rows of x from which a product is worth an unpacked copy of the weights and a call of cuBLAS. */
 #define CUDA_PRODUCT_ROWS 16
 

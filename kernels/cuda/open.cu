@@ -12,7 +12,7 @@ extern "C" {
 #include <cstring>
 
 #define LEAST_MAJOR     8                    /* of compute capability: Ampere */
-#define WORKSPACE_BYTES (UINT64_C(32) << 20) /* what cuBLAS asks for on Hopper */
+
 #define BATCH_TOKENS    16384u /* of one forward call: a GEMM of 16384 x 4096 x 4096 takes 0.8 ms */
 
 /* ---- memory -----------------------------------------------------------------------------------
@@ -247,9 +247,9 @@ static void cuda_close(void *context) {
 static ingot_status open_blas(ingot_cuda *cuda) {
     INGOT_TRY(ingot_cublas_status(cublasCreate(&cuda->blas)));
     INGOT_TRY(ingot_cublas_status(cublasSetStream(cuda->blas, cuda->stream)));
-    INGOT_TRY(cuda_alloc(cuda, &cuda->workspace, WORKSPACE_BYTES));
+    INGOT_TRY(cuda_alloc(cuda, &cuda->workspace, CUDA_BLAS_BYTES));
     INGOT_TRY(
-        ingot_cublas_status(cublasSetWorkspace(cuda->blas, cuda->workspace, WORKSPACE_BYTES)));
+        ingot_cublas_status(cublasSetWorkspace(cuda->blas, cuda->workspace, CUDA_BLAS_BYTES)));
     return ingot_cublas_status(cublasSetMathMode(
         cuda->blas,
         (cublasMath_t)(CUBLAS_DEFAULT_MATH | CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION)));
@@ -263,6 +263,12 @@ static ingot_status fill(ingot_cuda *cuda, int ordinal, unsigned threads) {
     INGOT_TRY(ingot_cuda_status(cudaSetDevice(ordinal)));
     INGOT_TRY(ingot_cuda_status(
         cudaDeviceGetAttribute(&cuda->multiprocessors, cudaDevAttrMultiProcessorCount, ordinal)));
+    int major;
+    INGOT_TRY(ingot_cuda_status(
+        cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, ordinal)));
+    cuda->is_hopper = major >= 9;
+    INGOT_TRY(ingot_cuda_status(cudaDeviceGetAttribute(
+        &cuda->shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, ordinal)));
     INGOT_TRY(ingot_cuda_status(cudaStreamCreateWithFlags(&cuda->stream, cudaStreamNonBlocking)));
     INGOT_TRY(ingot_cuda_status(cudaDeviceGetDefaultMemPool(&cuda->memory, ordinal)));
     uint64_t keep = UINT64_MAX; /* what is released stays ours for the next block */
@@ -329,6 +335,8 @@ static const ingot_backend_ops *operations(void) {
     ops.quantize_polish = cuda_polish;
     ops.product = cuda_product;
     ops.product_workspace_bytes = cuda_product_workspace_bytes;
+    ops.measure_read = cuda_measure_read;
+    ops.measure_product = cuda_measure_product;
     ops.close = cuda_close;
     return &ops;
 }

@@ -8,13 +8,25 @@ extern "C" {
 #include "kernels/cuda/product.h"
 }
 
-/* What kernels take of a product: after the preparation of x, all pointers on the device. */
+/* Where x comes from. */
+typedef struct product_source {
+    const void *x; /* [m][stride] */
+    ingot_dtype dtype;
+    uint64_t cols, stride;                /* elements */
+    const float *norm_weight, *norm_bias; /* NULL: no norm, no bias */
+    ingot_norm_kind norm_kind;
+    float norm_eps;
+} product_source;
+
+/* What the kernels that multiply take of a product; all pointers are on the device. */
 typedef struct product_task {
     ingot_weight_view w[2]; /* W, U */
     const float *bias[2];
     const float *addend[2]; /* [m][rows] FP32: what outliers give; NULL: none */
-    const void *x;          /* [m][x_stride] in 16 bits */
+    const void *x;          /* [m][x_stride] in 16 bits, 16-byte aligned */
     uint64_t x_stride;      /* elements; a multiple of 8, what lies behind the columns is zero */
+    unsigned x_order; /* columns stand in the order of codes of that many bits (product_unpack.h),
+                         rows are whole steps long; 0: in their own */
     const void *residual;
     void *y;
     ingot_dtype y_dtype;
@@ -22,6 +34,43 @@ typedef struct product_task {
     bool has_up;
     uint64_t m;
 } product_task;
+
+/* What goes along with a task. */
+typedef struct product_context {
+    ingot_cuda *cuda;
+    cudaStream_t stream;
+    ingot_dtype dtype;  /* of x in 16 bits */
+    bool is_chained;    /* the next launch may start before the kernel in front of it is done */
+    uint8_t *workspace; /* what is left of it */
+} product_context;
+
+/* The kernels.  Each launches the whole task; `can` says for which it is meant. */
+bool product_few_can(const ingot_cuda *cuda, const ingot_weight_view *w, uint64_t m);
+ingot_status product_few(const product_context *context, const product_task &task,
+                         const product_source &source);
+bool product_block_can(const ingot_weight_view *w, uint64_t m);
+ingot_status product_block(const product_context *context, const product_task &task);
+ingot_status product_plain(const product_context *context, const product_task &task);
+/* By way of weights in 16 bits and cuBLAS; the workspace it needs beyond that of x. */
+uint64_t product_gemm_workspace_bytes(const product_task &task);
+ingot_status product_gemm(const product_context *context, const product_task &task);
+
+/* Chunks of 32 columns in a group as a power of two, or 31 when a row is one group; -1 when it is
+ * neither. */
+static inline int product_group_shift(const ingot_weight_view *w) {
+    if (w->group >= w->cols) {
+        return 31;
+    }
+    int shift = 0;
+    while (shift < 27 && (UINT64_C(32) << shift) < w->group) {
+        shift++;
+    }
+    return (UINT64_C(32) << shift) == w->group ? shift : -1;
+}
+
+static inline uint64_t product_aligned(uint64_t bytes) {
+    return (bytes + 255) / 256 * 256;
+}
 
 /* Waits until the kernels before this one in the stream are done; in every kernel, in every thread
  * that reads or writes what others share. */
@@ -86,21 +135,62 @@ __device__ static inline void product_store(const product_task &task, uint64_t i
     }
 }
 
-/* Launches `kernel` in a stream; chained: see ingot_product. */
+/* Eight columns of a row of x from column 8 block, which is less than the number of columns. */
+__device__ static inline void product_read_eight(float (&v)[8], const product_source &source,
+                                                 uint64_t row, uint64_t block) {
+    const uint64_t at = row * source.stride + block * 8;
+    if (source.dtype == INGOT_F32) {
+        const float4 *from =
+            reinterpret_cast<const float4 *>(static_cast<const float *>(source.x) + at);
+        const float4 low = from[0], high = from[1];
+        v[0] = low.x, v[1] = low.y, v[2] = low.z, v[3] = low.w;
+        v[4] = high.x, v[5] = high.y, v[6] = high.z, v[7] = high.w;
+        return;
+    }
+    const uint4 words =
+        *reinterpret_cast<const uint4 *>(static_cast<const unsigned short *>(source.x) + at);
+    const unsigned pairs[4] = {words.x, words.y, words.z, words.w};
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        const unsigned pair = pairs[i];
+        if (source.dtype == INGOT_BF16) {
+            v[2 * i] = __uint_as_float(pair << 16);
+            v[2 * i + 1] = __uint_as_float(pair & 0xffff0000u);
+        } else {
+            v[2 * i] = __half2float(__ushort_as_half((unsigned short)pair));
+            v[2 * i + 1] = __half2float(__ushort_as_half((unsigned short)(pair >> 16)));
+        }
+    }
+}
+
+/* Launches `kernel`; chained: see ingot_product. */
 template <typename... Parameters, typename... Arguments>
 static inline ingot_status
-product_launch(void (*kernel)(Parameters...), dim3 grid, unsigned threads, unsigned shared_bytes,
-               cudaStream_t stream, bool is_chained, Arguments... arguments) {
-    cudaLaunchAttribute attribute = {};
-    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attribute.val.programmaticStreamSerializationAllowed = 1;
+product_launch(const product_context *context, void (*kernel)(Parameters...), dim3 grid,
+               unsigned threads, unsigned shared_bytes, unsigned cluster, Arguments... arguments) {
+    cudaLaunchAttribute attribute[2] = {};
+    unsigned count = 0;
+    if (context->is_chained && context->cuda->is_hopper) {
+        attribute[count].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+        attribute[count++].val.programmaticStreamSerializationAllowed = 1;
+    }
+    if (cluster > 1) {
+        attribute[count].id = cudaLaunchAttributeClusterDimension;
+        attribute[count].val.clusterDim.x = cluster;
+        attribute[count].val.clusterDim.y = 1;
+        attribute[count++].val.clusterDim.z = 1;
+    }
+    if (shared_bytes > 48 * 1024) {
+        INGOT_TRY(ingot_cuda_status(cudaFuncSetAttribute(
+            kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared_bytes)));
+    }
     cudaLaunchConfig_t config = {};
     config.gridDim = grid;
     config.blockDim = dim3(threads);
     config.dynamicSmemBytes = shared_bytes;
-    config.stream = stream;
-    config.attrs = &attribute;
-    config.numAttrs = is_chained ? 1 : 0;
+    config.stream = context->stream;
+    config.attrs = attribute;
+    config.numAttrs = count;
     return ingot_cuda_status(cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...));
 }
 

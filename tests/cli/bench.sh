@@ -49,3 +49,13 @@ for wrong in "" "--model $MODEL" "--model none" "--model $MODEL --methods rtn,ba
     expect_error ":"
 done
 [ -z "$(ls ./*bench* 2>/dev/null)" ] || fail "left behind after errors: $(ls)"
+
+# Products, on the processor: right, and beside what its memory delivers.
+expect_exit 0 ingot-bench kernels --device cpu --runs 1 --json
+for key in read_gbps limit_us us of_read error; do
+    grep -qE "\"$key\": [0-9.e+-]*[1-9]" out || fail "no $key: $(cat out)"
+done
+expect_exit 0 ingot-bench kernels --device cpu --runs 1
+grep -q '4096 x 4096' out || fail "no table: $(cat out)"
+expect_exit 2 ingot-bench kernels --device banana
+expect_error banana

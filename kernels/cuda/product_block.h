@@ -1,0 +1,230 @@
+/* Internal to kernels/cuda: up to 64 rows of x with a matrix of packed weights, on tensor cores.
+ *
+ * A block of eight warps takes 128 rows of W (64 of W and the same 64 of U, where there is one), a
+ * warp 16 of them, and COLUMNS times eight rows of x; all warps share the x of a step of 128
+ * columns in shared memory, copied there a few steps ahead.  It comes in the order of the codes
+ * (product_order), which whoever wrote it has put it in.  Weights go from memory to registers DEPTH
+ * steps ahead, the first of them before the kernel waits for its predecessor.
+ *
+ * Where there are few rows of W, the blocks of a cluster share the columns, and add up their sums
+ * through each other's shared memory, in the order of the columns.
+ *
+ * SUBS 1: groups of 128 or more.  SUBS 4: groups of 32 or more; the lanes of a row then read 8
+ * columns of each of four parts of the step, so that every part is summed by itself. */
+#ifndef INGOT_CUDA_PRODUCT_BLOCK_H
+#define INGOT_CUDA_PRODUCT_BLOCK_H
+
+#include "kernels/cuda/product_load.h"
+
+#include <cooperative_groups.h>
+
+#define BLOCK_WARPS   8
+#define BLOCK_THREADS (BLOCK_WARPS * 32)
+#define BLOCK_ROWS    (BLOCK_WARPS * 16)
+#define BLOCK_PITCH                                                                                \
+    (BLOCK_ROWS + 4) /* of sums in shared memory: columns two apart, other banks                   \
+                      */
+
+typedef struct block_job {
+    product_task task;
+    unsigned steps;       /* of a row of W */
+    unsigned own_steps;   /* of a block; the last of a cluster may have fewer */
+    unsigned group_shift; /* log2 of the chunks of 32 in a group */
+} block_job;
+
+#define BLOCK_STAGES 4 /* steps of x in shared memory */
+
+template <int COLUMNS> constexpr unsigned block_x_bytes = COLUMNS * 8 * PRODUCT_STEP_BYTES;
+template <int COLUMNS> static inline unsigned block_shared_bytes(void) {
+    const unsigned sums = COLUMNS * 8 * BLOCK_PITCH * (unsigned)sizeof(float);
+    const unsigned x = BLOCK_STAGES * block_x_bytes<COLUMNS>;
+    return sums > x ? sums : x;
+}
+
+/* Starts the copy of a step of x: 16 pieces of eight columns a row; rows behind m become zero. */
+template <int COLUMNS>
+__device__ static inline void block_fetch_x(uint8_t *stage, const uint8_t *x, unsigned row_bytes,
+                                            unsigned m, unsigned step) {
+    constexpr unsigned PIECES = COLUMNS * 8 * 16;
+#pragma unroll
+    for (unsigned i = 0; i < PIECES; i += BLOCK_THREADS) {
+        const unsigned at = threadIdx.x + i, row = at / 16, block = at % 16;
+        if (PIECES % BLOCK_THREADS == 0 || at < PIECES) {
+            const uint8_t *from =
+                x + (uint64_t)min(row, m - 1) * row_bytes + step * 256 + block * 16;
+            const unsigned to = (unsigned)__cvta_generic_to_shared(
+                stage + row * PRODUCT_STEP_BYTES + block / 4 * PRODUCT_CHUNK_BYTES +
+                block % 4 * 16);
+            asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
+                         "r"(row < m ? 16 : 0));
+        }
+    }
+    asm volatile("cp.async.commit_group;");
+}
+
+/* totals += the products of a step. */
+template <int BITS, typename T, product_mode MODE, int COLUMNS, int SUBS>
+__device__ static inline void
+block_add(float (&totals)[COLUMNS][4], const product_chunk<BITS, SUBS> &chunk,
+          product_zero<BITS, T> (&zero)[2][SUBS], const product_matrix &w, const uint8_t *x) {
+    unsigned pair[2][16];
+    float scale[2][SUBS], sums[COLUMNS][4] = {};
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+#pragma unroll
+        for (int s = 0; s < SUBS; s++) {
+            if (MODE == PRODUCT_GENERAL && w.zeros != nullptr) {
+                zero[h][s].set(chunk.zero[h][s]);
+            }
+            scale[h][s] = product_scale<MODE>(chunk.scale[h][s], w);
+        }
+        product_unpack<BITS, T, SUBS>(pair[h], chunk.code[h], zero[h]);
+    }
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+#pragma unroll
+        for (int c = 0; c < COLUMNS; c++) {
+            const unsigned part = SUBS == 1 ? 16 * i : PRODUCT_CHUNK_BYTES * i;
+            const uint4 b = *reinterpret_cast<const uint4 *>(x + c * 8 * PRODUCT_STEP_BYTES + part);
+            product_mma<T>(sums[c], pair[0][4 * i], pair[1][4 * i], pair[0][4 * i + 1],
+                           pair[1][4 * i + 1], b.x, b.y);
+            product_mma<T>(sums[c], pair[0][4 * i + 2], pair[1][4 * i + 2], pair[0][4 * i + 3],
+                           pair[1][4 * i + 3], b.z, b.w);
+            if (SUBS == 4 || i == 3) {
+#pragma unroll
+                for (int k = 0; k < 4; k++) {
+                    totals[c][k] = fmaf(scale[k / 2][i % SUBS], sums[c][k], totals[c][k]);
+                    sums[c][k] = 0.0f;
+                }
+            }
+        }
+    }
+}
+
+/* Sums of all warps to shared memory, then across the cluster, then to y. */
+template <int COLUMNS>
+__device__ static void block_finish(float *shared, const float (&totals)[COLUMNS][4],
+                                    const product_task &task) {
+    const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+#pragma unroll
+    for (int c = 0; c < COLUMNS; c++) {
+#pragma unroll
+        for (int k = 0; k < 4; k++) {
+            const unsigned column = c * 8 + lane % 4 * 2 + k % 2;
+            shared[column * BLOCK_PITCH + warp * 16 + lane / 4 + k / 2 * 8] = totals[c][k];
+        }
+    }
+    const unsigned rows = task.has_up ? BLOCK_ROWS / 2 : BLOCK_ROWS;
+    const uint64_t first = (uint64_t)blockIdx.y * rows;
+#if __CUDA_ARCH__ >= 900
+    const cooperative_groups::cluster_group cluster = cooperative_groups::this_cluster();
+    const unsigned blocks = cluster.num_blocks(), rank = cluster.block_rank();
+    cluster.sync();
+#else
+    const unsigned blocks = 1, rank = 0;
+    __syncthreads();
+#endif
+    for (unsigned at = rank * BLOCK_THREADS + threadIdx.x; at < (unsigned)task.m * rows;
+         at += blocks * BLOCK_THREADS) {
+        const unsigned row = at % rows, column = at / rows;
+        float sum = 0.0f, up = 0.0f;
+        for (unsigned i = 0; i < blocks; i++) {
+#if __CUDA_ARCH__ >= 900
+            const float *other = cluster.map_shared_rank(shared, i) + column * BLOCK_PITCH;
+#else
+            const float *other = shared + column * BLOCK_PITCH;
+#endif
+            sum += other[row];
+            up += task.has_up ? other[BLOCK_ROWS / 2 + row] : 0.0f;
+        }
+        if (first + row < task.w[0].rows) {
+            product_store(task, column, first + row, sum, up);
+        }
+    }
+#if __CUDA_ARCH__ >= 900
+    cluster.sync(); /* nobody leaves while others read its memory */
+#endif
+}
+
+template <int BITS, typename T, product_mode MODE, int COLUMNS, int SUBS, int DEPTH, int BLOCKS>
+__global__
+__launch_bounds__(BLOCK_THREADS,
+                  BLOCKS) static void product_block_kernel(const __grid_constant__ block_job job) {
+    extern __shared__ __align__(16) uint8_t block_shared[];
+    const product_task &task = job.task;
+    const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32, quarter = lane % 4;
+    const bool is_up = task.has_up && warp >= BLOCK_WARPS / 2;
+    const product_matrix w = product_matrix_of(task, is_up, job.group_shift);
+    const unsigned first_step = min(blockIdx.x * job.own_steps, job.steps);
+    const unsigned count = min(job.own_steps, job.steps - first_step);
+    const unsigned row = task.has_up ? blockIdx.y * (BLOCK_ROWS / 2) + warp % (BLOCK_WARPS / 2) * 16
+                                     : blockIdx.y * BLOCK_ROWS + warp * 16;
+
+    product_let_next_start();
+    product_rows<MODE> rows;
+    rows.find(w, row + lane / 4);
+    product_chunk<BITS, SUBS> chunk[DEPTH];
+    auto load = [&](product_chunk<BITS, SUBS> *out, unsigned i) {
+        if (i < count) {
+            if constexpr (SUBS == 1) {
+                product_load_chunk<BITS, MODE>(out, w, rows, (first_step + i) * 4 + quarter);
+            } else {
+                product_load_parts<BITS, MODE>(out, w, rows, first_step + i, quarter);
+            }
+        }
+    };
+#pragma unroll
+    for (int i = 0; i < DEPTH; i++) {
+        load(&chunk[i], i);
+    }
+    product_wait();
+    const uint8_t *x = static_cast<const uint8_t *>(task.x);
+    const unsigned row_bytes = (unsigned)task.x_stride * 2, m = (unsigned)task.m;
+    auto fetch = [&](unsigned i) {
+        if (i < count) {
+            block_fetch_x<COLUMNS>(block_shared + i % BLOCK_STAGES * block_x_bytes<COLUMNS>, x,
+                                   row_bytes, m, first_step + i);
+        } else {
+            asm volatile("cp.async.commit_group;");
+        }
+    };
+#pragma unroll
+    for (unsigned i = 0; i < BLOCK_STAGES - 1; i++) {
+        fetch(i);
+    }
+
+    product_zero<BITS, T> zero[2][SUBS];
+#pragma unroll
+    for (int s = 0; s < SUBS; s++) {
+        zero[0][s].set(1u << (BITS - 1));
+        zero[1][s].set(1u << (BITS - 1));
+    }
+    float totals[COLUMNS][4] = {};
+    const unsigned x_at =
+        lane / 4 * PRODUCT_STEP_BYTES + quarter * (SUBS == 1 ? PRODUCT_CHUNK_BYTES : 16);
+#pragma unroll 1
+    for (unsigned first = 0; first < count; first += DEPTH) {
+#pragma unroll
+        for (int i = 0; i < DEPTH; i++) {
+            const unsigned step = first + i;
+            if (step < count) {
+                asm volatile("cp.async.wait_group %0;" ::"n"(BLOCK_STAGES - 2));
+                __syncthreads(); /* x of this step is there, that of the last one is used up */
+                fetch(step + BLOCK_STAGES - 1);
+                block_add<BITS, T, MODE, COLUMNS, SUBS>(
+                    totals, chunk[i], zero, w,
+                    block_shared + step % BLOCK_STAGES * block_x_bytes<COLUMNS> + x_at);
+            }
+        }
+        /* All at once: a wait for one of several loads is a wait for all of them. */
+#pragma unroll
+        for (int i = 0; i < DEPTH; i++) {
+            load(&chunk[i], first + DEPTH + i);
+        }
+    }
+    asm volatile("cp.async.wait_all;");
+    __syncthreads();
+    block_finish<COLUMNS>(reinterpret_cast<float *>(block_shared), totals, task);
+}
+
+#endif

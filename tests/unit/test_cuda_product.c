@@ -1,0 +1,391 @@
+/* Products of the decoder on CUDA (kernels/cuda/product.h) against FP64: every width, group, zero
+ * mode and dtype, odd shapes, one to many rows, outliers, norms, and everything behind the sums.
+ * Results lie between guards in poisoned memory.  Skipped, loudly, where there is no device. */
+#include "backend_devices.h"
+#include "backend_inputs.h"
+#include "backend_reference.h"
+#include "kernels/cuda/product.h"
+#include "suite.h"
+
+static ingot_backend cuda;
+
+#define REQUIRE_OK(call) CU_ASSERT_FATAL((call) == INGOT_OK)
+
+typedef struct product_case {
+    uint64_t rows, cols, m, group;
+    unsigned bits; /* 0: dense, BF16 */
+    ingot_zero_mode zero_mode;
+    ingot_dtype scale_dtype, dtype, x_dtype, y_dtype;
+    bool has_outliers, has_up, has_bias, has_residual, has_activation, has_norm, is_chained;
+    ingot_activation activation;
+    ingot_norm_kind norm_kind;
+    float x_scale;
+} product_case;
+
+static void describe(const product_case *c) {
+    printf("\n    %llux%llu m %llu bits %u group %llu zeros %d scales %s, %s from %s to "
+           "%s,%s%s%s%s%s%s "
+           "norm %d activation %d",
+           (unsigned long long)c->rows, (unsigned long long)c->cols, (unsigned long long)c->m,
+           c->bits, (unsigned long long)c->group, (int)c->zero_mode,
+           ingot_dtype_name(c->scale_dtype), ingot_dtype_name(c->dtype),
+           ingot_dtype_name(c->x_dtype), ingot_dtype_name(c->y_dtype),
+           c->has_outliers ? " outliers" : "", c->has_up ? " up" : "", c->has_bias ? " bias" : "",
+           c->has_residual ? " residual" : "", c->has_activation ? " act" : "",
+           c->has_norm ? " norm" : "", (int)c->norm_kind, (int)c->activation);
+}
+
+/* ---- the reference -----------------------------------------------------------------------------
+ */
+
+/* Values as a dtype holds them, and the bytes. */
+typedef struct encoded {
+    float *value;
+    void *bytes;
+    uint64_t size;
+} encoded;
+
+static encoded encode(float *from, uint64_t count, ingot_dtype dtype) {
+    encoded e = {from, NULL, count * ingot_dtype_bytes(dtype)};
+    e.bytes = malloc(e.size + 1);
+    ingot_convert_from_f32(e.bytes, dtype, from, count);
+    ingot_convert_to_f32(e.value, e.bytes, dtype, count);
+    return e;
+}
+
+static void encoded_free(encoded *e) {
+    free(e->value);
+    free(e->bytes);
+}
+
+static double roundoff(ingot_dtype dtype) {
+    return dtype == INGOT_F16 ? 0x1p-11 : dtype == INGOT_BF16 ? 0x1p-8 : 0x1p-24;
+}
+
+/* Whether weights may be rounded to 16 bits as well (product.h). */
+static bool is_by_copy(const product_case *c) {
+    const bool is_packed =
+        c->bits != 0 && c->cols % 32 == 0 &&
+        (c->group >= c->cols || c->group == 32 || c->group == 64 || c->group == 128);
+    const bool is_small = c->group < 128 && c->group < c->cols && c->bits != 4 && c->bits != 8;
+    return c->m > 64 || (c->m > 8 && (!is_packed || is_small));
+}
+
+typedef struct inputs {
+    input_weights w[2];
+    encoded x, residual;
+    float *bias[2], *norm_weight, *norm_bias;
+} inputs;
+
+/* norm(x) rounded to dtype as floats, and what the rounding of a norm may differ by, relative. */
+static float *rounded_input(const product_case *c, const inputs *in, double *lost) {
+    const uint64_t count = c->m * c->cols;
+    float *x = malloc(count * sizeof *x);
+    double *value = malloc(count * sizeof *value), *size = malloc(count * sizeof *size);
+    *lost = c->has_norm ? 2 * roundoff(c->dtype) : 0.0;
+    memcpy(x, in->x.value, count * sizeof *x);
+    if (c->has_norm) {
+        ref_norm(value, size, x, in->norm_weight, in->norm_bias, c->norm_kind, 1e-5f, c->m,
+                 c->cols);
+        for (uint64_t i = 0; i < count; i++) {
+            x[i] = (float)value[i];
+        }
+    }
+    for (uint64_t i = 0; i < count; i++) {
+        x[i] = ingot_round_to_dtype(x[i], c->dtype);
+    }
+    free(value);
+    free(size);
+    return x;
+}
+
+/* value[i], and bound[i] of the error. */
+static void reference(const product_case *c, const inputs *in, double *value, double *bound) {
+    double lost;
+    float *x = rounded_input(c, in, &lost);
+    const uint64_t count = c->m * c->rows;
+    double *sum[2], *error[2];
+    const double relative = 0x1p-20 + lost + (is_by_copy(c) ? 1.01 * roundoff(c->dtype) : 0.0);
+    for (int side = 0; side < (c->has_up ? 2 : 1); side++) {
+        sum[side] = calloc(count, sizeof(double));
+        error[side] = calloc(count, sizeof(double));
+        ref_linear(sum[side], error[side], &in->w[side].view, in->bias[side], x, c->m);
+        for (uint64_t i = 0; i < count; i++) {
+            error[side][i] *= relative;
+        }
+    }
+    for (uint64_t i = 0; i < count; i++) {
+        double condition, v = sum[0][i], e = error[0][i];
+        if (c->has_activation) {
+            v = ref_activation(sum[0][i], c->activation, &condition);
+            e = 1.2 * e + 0x1p-20 * fabs(v) * (1 + condition);
+        }
+        if (c->has_up) {
+            e = e * (fabs(sum[1][i]) + error[1][i]) + fabs(v) * error[1][i];
+            v *= sum[1][i];
+        }
+        v += c->has_residual ? (double)in->residual.value[i] : 0.0;
+        value[i] = v;
+        bound[i] = e + (fabs(v) + e) * 1.01 * roundoff(c->y_dtype) + 0x1p-23 * fabs(v) +
+                   (c->y_dtype == INGOT_F16 ? 0x1p-25 : 1e-37);
+    }
+    for (int side = 0; side < (c->has_up ? 2 : 1); side++) {
+        free(sum[side]);
+        free(error[side]);
+    }
+    free(x);
+}
+
+/* ---- a case ------------------------------------------------------------------------------------
+ */
+
+static inputs make_inputs(const product_case *c) {
+    inputs in = {0};
+    for (int side = 0; side < (c->has_up ? 2 : 1); side++) {
+        in.w[side] = c->bits == 0 ? input_dense(c->rows, c->cols, INGOT_BF16)
+                                  : input_grouped(c->rows, c->cols, c->bits, c->group, c->zero_mode,
+                                                  c->scale_dtype, c->has_outliers);
+        in.bias[side] = c->has_bias ? input_floats(c->rows, 0.3) : NULL;
+    }
+    in.x = encode(input_floats(c->m * c->cols, (double)c->x_scale), c->m * c->cols, c->x_dtype);
+    if (c->has_residual) {
+        in.residual = encode(input_floats(c->m * c->rows, 1.0), c->m * c->rows, c->y_dtype);
+    }
+    if (c->has_norm) {
+        in.norm_weight = input_floats(c->cols, 1.0);
+        in.norm_bias = c->norm_kind == INGOT_NORM_LAYER ? input_floats(c->cols, 0.5) : NULL;
+    }
+    return in;
+}
+
+static void free_inputs(inputs *in) {
+    for (int side = 0; side < 2; side++) {
+        input_weights_free(&in->w[side]);
+        free(in->bias[side]);
+    }
+    encoded_free(&in->x);
+    encoded_free(&in->residual);
+    free(in->norm_weight);
+    free(in->norm_bias);
+}
+
+/* Runs the product `times` times over the same y (without a residual they are all the same). */
+static float *run(const product_case *c, const inputs *in, unsigned times) {
+    ingot_weight_view view[2];
+    float *bias[2];
+    const uint64_t count = c->m * c->rows;
+    for (int side = 0; side < (c->has_up ? 2 : 1); side++) {
+        REQUIRE_OK(cuda.ops->upload_view(cuda.context, &view[side], &in->w[side].view));
+        bias[side] = device_put_floats(&cuda, in->bias[side], c->rows);
+    }
+    void *x = device_put(&cuda, in->x.bytes, in->x.size);
+    const uint64_t y_bytes = count * ingot_dtype_bytes(c->y_dtype);
+    void *y = device_put(&cuda, in->residual.bytes, y_bytes); /* in place */
+    float *norm_weight = device_put_floats(&cuda, in->norm_weight, c->cols);
+    float *norm_bias = device_put_floats(&cuda, in->norm_bias, c->cols);
+    ingot_product job = {
+        .is_chained = c->is_chained,
+        .m = c->m,
+        .w = &view[0],
+        .bias = bias[0],
+        .up = c->has_up ? &view[1] : NULL,
+        .up_bias = c->has_up ? bias[1] : NULL,
+        .has_activation = c->has_activation,
+        .activation = c->activation,
+        .x = x,
+        .x_dtype = c->x_dtype,
+        .dtype = c->dtype,
+        .norm_weight = norm_weight,
+        .norm_bias = norm_bias,
+        .norm_kind = c->norm_kind,
+        .norm_eps = 1e-5f,
+        .residual = c->has_residual ? y : NULL,
+        .y = y,
+        .y_dtype = c->y_dtype,
+    };
+    const uint64_t workspace_bytes = cuda.ops->product_workspace_bytes(cuda.context, &job);
+    job.workspace = device_put(&cuda, NULL, workspace_bytes);
+    for (unsigned i = 0; i < times; i++) {
+        REQUIRE_OK(cuda.ops->product(cuda.context, &job));
+    }
+    void *bytes = malloc(y_bytes + 1);
+    float *got = malloc(count * sizeof *got);
+    device_take(&cuda, bytes, y, y_bytes);
+    device_take(&cuda, NULL, job.workspace, workspace_bytes);
+    ingot_convert_to_f32(got, bytes, c->y_dtype, count);
+    free(bytes);
+    device_release(&cuda, x);
+    device_release(&cuda, norm_weight);
+    device_release(&cuda, norm_bias);
+    for (int side = 0; side < (c->has_up ? 2 : 1); side++) {
+        cuda.ops->release_view(cuda.context, &view[side]);
+        device_release(&cuda, bias[side]);
+    }
+    return got;
+}
+
+static void check(const product_case *c) {
+    inputs in = make_inputs(c);
+    const uint64_t count = c->m * c->rows;
+    double *value = malloc(count * sizeof *value), *bound = malloc(count * sizeof *bound);
+    reference(c, &in, value, bound);
+    float *got = run(c, &in, 1), *again = run(c, &in, c->has_residual ? 1 : 3);
+    unsigned wrong = 0;
+    for (uint64_t i = 0; i < count; i++) {
+        const double error = fabs((double)got[i] - value[i]);
+        if (!(error <= bound[i]) && wrong++ == 0) {
+            describe(c);
+            printf(": element %llu is %.9g, not %.9g (bound %.3g)", (unsigned long long)i,
+                   (double)got[i], value[i], bound[i]);
+        }
+    }
+    if (wrong != 0) {
+        printf(": %u of %llu are wrong", wrong, (unsigned long long)count);
+    }
+    CU_ASSERT(wrong == 0);
+    CU_ASSERT(memcmp(got, again, count * sizeof *got) == 0);
+    free(value);
+    free(bound);
+    free(got);
+    free(again);
+    free_inputs(&in);
+}
+
+/* ---- cases -------------------------------------------------------------------------------------
+ */
+
+static const uint64_t row_counts[] = {1, 2, 3, 8, 9, 16, 17, 31, 33, 64};
+#define ROW_COUNTS (sizeof row_counts / sizeof row_counts[0])
+
+static uint64_t pick(const uint64_t *from, unsigned count) {
+    return from[input_below(count)];
+}
+
+/* Everything that is not given is drawn. */
+static product_case draw(unsigned bits, uint64_t group, uint64_t m) {
+    static const uint64_t rows[] = {1, 7, 16, 17, 40, 64, 100, 130};
+    static const uint64_t cols[] = {1, 8, 31, 40, 96, 128, 160, 200, 264, 512, 1000, 1032};
+    static const ingot_dtype dtypes[] = {INGOT_F16, INGOT_BF16, INGOT_F32};
+    product_case c = {.rows = pick(rows, 8),
+                      .cols = pick(cols, 12),
+                      .m = m,
+                      .bits = bits,
+                      .zero_mode = input_below(2) ? INGOT_ZERO_STORED : INGOT_ZERO_SYMMETRIC,
+                      .scale_dtype = dtypes[input_below(3)],
+                      .dtype = dtypes[input_below(2)],
+                      .x_dtype = dtypes[input_below(3)],
+                      .y_dtype = dtypes[input_below(3)],
+                      .has_outliers = bits != 0 && input_below(4) == 0,
+                      .has_up = input_below(4) == 0,
+                      .has_bias = input_below(3) == 0,
+                      .has_residual = input_below(3) == 0,
+                      .has_norm = input_below(3) == 0,
+                      .is_chained = input_below(2) == 0,
+                      .activation = (ingot_activation)input_below(4),
+                      .norm_kind = (ingot_norm_kind)input_below(3),
+                      .x_scale = 1.0f};
+    c.has_activation = c.has_up || input_below(5) == 0;
+    c.group = group == 0 || group > c.cols ? c.cols : group;
+    return c;
+}
+
+static void test_widths(void) {
+    static const uint64_t groups[] = {32, 64, 128, 256, 0};
+    for (unsigned bits = 2; bits <= 8; bits++) {
+        for (unsigned g = 0; g < 5; g++) {
+            for (unsigned i = 0; i < ROW_COUNTS; i += 1 + (unsigned)input_below(2)) {
+                const product_case c = draw(bits, groups[g], row_counts[i]);
+                check(&c);
+            }
+        }
+    }
+}
+
+/* Groups without a kernel, dense weights, and more rows than kernels take. */
+static void test_other_weights(void) {
+    static const uint64_t groups[] = {8, 24, 40, 96, 136};
+    static const uint64_t more[] = {1, 2, 5, 8, 9, 40};
+    for (unsigned i = 0; i < 12; i++) {
+        const product_case c = draw(2 + (unsigned)input_below(7), groups[i % 5], pick(more, 6));
+        check(&c);
+        const product_case dense = draw(0, 0, pick(more, 6));
+        check(&dense);
+    }
+    for (unsigned bits = 0; bits <= 8; bits += bits == 0 ? 2 : 1) {
+        const product_case c = draw(bits, 128, 65 + input_below(30));
+        check(&c);
+    }
+}
+
+/* Long rows: more steps than are fetched ahead, clusters.  Many rows: more tiles than blocks. */
+static void test_large(void) {
+    static const uint64_t m[] = {1, 2, 16, 64};
+    for (unsigned i = 0; i < 4; i++) {
+        for (unsigned bits = 3; bits <= 8; bits += bits == 4 ? 4 : 1) {
+            product_case c = draw(bits, 0, m[i]);
+            c.rows = i < 2 && bits == 4 ? 4300 : 100 + input_below(100);
+            c.cols = i < 2 && bits == 4 ? 512 : 4096 + 32 * input_below(10);
+            c.group = i % 2 == 0 ? 128 : 64;
+            check(&c);
+        }
+    }
+}
+
+/* Each part behind and before the sums by itself, where a mistake cannot hide behind another. */
+static void test_parts(void) {
+    static const uint64_t m[] = {1, 2, 5, 20, 70};
+    for (unsigned i = 0; i < 5; i++) {
+        product_case plain = {.rows = 50,
+                              .cols = 264,
+                              .m = m[i],
+                              .bits = 4,
+                              .group = 128,
+                              .zero_mode = INGOT_ZERO_SYMMETRIC,
+                              .scale_dtype = INGOT_F16,
+                              .dtype = INGOT_F16,
+                              .x_dtype = INGOT_F16,
+                              .y_dtype = INGOT_F32,
+                              .x_scale = 1.0f};
+        check(&plain);
+        product_case c = plain;
+        c.has_bias = true;
+        check(&c);
+        c = plain, c.has_residual = true;
+        check(&c);
+        c = plain, c.has_outliers = true;
+        check(&c);
+        for (int kind = 0; kind < 4; kind++) {
+            c = plain, c.has_activation = true, c.activation = (ingot_activation)kind;
+            check(&c);
+            c.has_up = true;
+            check(&c);
+        }
+        for (int kind = 0; kind < 3; kind++) {
+            c = plain, c.has_norm = true, c.norm_kind = (ingot_norm_kind)kind;
+            c.x_dtype = INGOT_F32;
+            check(&c);
+        }
+        c = plain, c.dtype = INGOT_BF16, c.x_dtype = INGOT_F32;
+        c.x_scale = 1e6f; /* beyond binary16 */
+        check(&c);
+    }
+}
+
+int main(void) {
+    ingot_error error;
+    input_start("cuda product");
+    if (ingot_backend_open(&cuda, "cuda", 0, &error) != INGOT_OK) {
+        printf("SKIP: no CUDA device: %s\n", error.reason);
+        return 77;
+    }
+    const CU_TestInfo tests[] = {
+        {"parts by themselves", test_parts},
+        {"widths and groups", test_widths},
+        {"other weights", test_other_weights},
+        {"large", test_large},
+        CU_TEST_INFO_NULL,
+    };
+    const int result = suite_run("cuda product", tests);
+    ingot_backend_close(&cuda);
+    return result;
+}

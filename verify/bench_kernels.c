@@ -1,0 +1,324 @@
+/* ingot-bench kernels: products of packed weights, each beside its limit.  The limit of a product
+ * is the time in which the memory of the same device, measured in the same run, delivers its
+ * weights. */
+#include "verify/bench.h"
+
+#include "common/files.h"
+#include "common/memory.h"
+#include "kernels/backend.h"
+#include "kernels/measure.h"
+
+#include <math.h>
+#include <string.h>
+#include <time.h>
+
+#define MOST_ERROR 1e-3 /* of a product, relative to FP64 */
+
+typedef struct layer_shape {
+    uint64_t rows, cols;
+} layer_shape;
+
+/* Of Llama-3.1-8B and 70B: attention, gate and up, down, head. */
+static const layer_shape all_shapes[] = {
+    {4096, 4096},   {6144, 4096},  {4096, 14336}, {28672, 4096},
+    {128256, 4096}, {10240, 8192}, {57344, 8192}, {8192, 28672},
+};
+#define ALL_SHAPES (sizeof all_shapes / sizeof all_shapes[0])
+
+/* What is measured of which shapes. */
+typedef struct series {
+    unsigned bits;
+    uint64_t group, m;
+    bool has_zeros;
+    ingot_dtype dtype;
+    unsigned first, count; /* of all_shapes */
+} series;
+
+static const series all_series[] = {
+    {4, 128, 1, false, INGOT_F16, 0, ALL_SHAPES},
+    {4, 128, 16, false, INGOT_F16, 0, ALL_SHAPES},
+    {4, 128, 64, false, INGOT_F16, 0, ALL_SHAPES},
+    {8, 128, 1, false, INGOT_F16, 0, ALL_SHAPES},
+    {3, 128, 1, false, INGOT_F16, 0, ALL_SHAPES},
+    {4, 128, 1, false, INGOT_BF16, 0, 4},
+    {4, 128, 1, true, INGOT_F16, 3, 1},
+    {4, 32, 1, false, INGOT_F16, 3, 1},
+    {4, 64, 1, true, INGOT_F16, 3, 1},
+    {2, 64, 1, true, INGOT_F16, 3, 1},
+    {5, 128, 1, false, INGOT_F16, 3, 1},
+    {6, 128, 1, false, INGOT_F16, 3, 1},
+    {4, 128, 2, false, INGOT_F16, 3, 1},
+    {4, 128, 4, false, INGOT_F16, 3, 1},
+    {4, 128, 8, false, INGOT_F16, 3, 1},
+    {4, 128, 32, false, INGOT_F16, 3, 1},
+    {4, 128, 128, false, INGOT_F16, 3, 1},
+    {4, 128, 512, false, INGOT_F16, 3, 1},
+    {4, 128, 2048, false, INGOT_F16, 3, 1},
+};
+#define ALL_SERIES (sizeof all_series / sizeof all_series[0])
+
+static json_t *product_figures(const ingot_measure_shape *shape, const ingot_measured *measured,
+                               double read) {
+    json_t *object = json_object();
+    const double limit_us = (double)measured->bytes / read * 1e6;
+    (void)json_object_set_new(object, "rows", json_integer((json_int_t)shape->rows));
+    (void)json_object_set_new(object, "cols", json_integer((json_int_t)shape->cols));
+    (void)json_object_set_new(object, "m", json_integer((json_int_t)shape->m));
+    (void)json_object_set_new(object, "bits", json_integer((json_int_t)shape->bits));
+    (void)json_object_set_new(object, "group", json_integer((json_int_t)shape->group));
+    (void)json_object_set_new(object, "stored_zeros", json_boolean(shape->has_zeros));
+    (void)json_object_set_new(object, "activations", json_string(ingot_dtype_name(shape->dtype)));
+    (void)json_object_set_new(object, "us", ingot_json_number(measured->median_us));
+    (void)json_object_set_new(object, "us_p10", ingot_json_number(measured->low_us));
+    (void)json_object_set_new(object, "us_p90", ingot_json_number(measured->high_us));
+    (void)json_object_set_new(object, "limit_us", ingot_json_number(limit_us));
+    (void)json_object_set_new(object, "of_read", ingot_json_number(limit_us / measured->median_us));
+    (void)json_object_set_new(object, "cublas_bf16_us",
+                              measured->cublas_us > 0 ? ingot_json_number(measured->cublas_us)
+                                                      : json_null());
+    (void)json_object_set_new(object, "error", ingot_json_number(measured->error));
+    return object;
+}
+
+/* INGOT_ERR_INTERNAL when a product was wrong. */
+static ingot_status add_product(json_t *products, const ingot_measure_shape *shape,
+                                const ingot_measured *measured, double read, ingot_error *error) {
+    (void)json_array_append_new(products, product_figures(shape, measured, read));
+    if (measured->error <= MOST_ERROR) {
+        return INGOT_OK;
+    }
+    return ingot_error_set(error, INGOT_ERR_INTERNAL, NULL, NULL, NULL,
+                           "the product of %llu x %llu, %u bits, m %llu is wrong by %.3g",
+                           (unsigned long long)shape->rows, (unsigned long long)shape->cols,
+                           shape->bits, (unsigned long long)shape->m, measured->error);
+}
+
+/* ---- a device of its own -----------------------------------------------------------------------
+ */
+
+static ingot_status measure_device(const ingot_backend *backend, json_t *figures, json_t *products,
+                                   ingot_error *error) {
+    double read = 0;
+    const uint64_t seed = (uint64_t)time(NULL) << 20;
+    ingot_status status = backend->ops->measure_read(backend->context, &read);
+    (void)json_object_set_new(figures, "read_gbps", ingot_json_number(read * 1e-9));
+    for (unsigned s = 0; s < ALL_SERIES && status == INGOT_OK; s++) {
+        const series *one = &all_series[s];
+        for (unsigned i = one->first; i < one->first + one->count && status == INGOT_OK; i++) {
+            const ingot_measure_shape shape = {.rows = all_shapes[i].rows,
+                                               .cols = all_shapes[i].cols,
+                                               .m = one->m,
+                                               .group = one->group,
+                                               .bits = one->bits,
+                                               .has_zeros = one->has_zeros,
+                                               .dtype = one->dtype};
+            ingot_measured measured;
+            INGOT_TRY(ingot_interrupt_check(error));
+            status = backend->ops->measure_product(backend->context, &measured, &shape,
+                                                   seed + s * 100 + i);
+            if (status == INGOT_OK) {
+                INGOT_TRY(add_product(products, &shape, &measured, read, error));
+            }
+        }
+    }
+    return status == INGOT_OK ? status
+                              : ingot_error_set(error, status, NULL, NULL, NULL,
+                                                "the device failed: %s", ingot_status_text(status));
+}
+
+/* ---- the cpu -----------------------------------------------------------------------------------
+ */
+
+#define MOST_RUNS  1000u /* of --runs */
+#define CPU_SHAPES 2u    /* of all_shapes: without packed kernels the larger ones take seconds */
+#define READ_BYTES (UINT64_C(256) << 20) /* several times any cache */
+#define PIECE      (UINT64_C(1) << 20)
+
+static double now_us(void) {
+    struct timespec t;
+    (void)clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec * 1e6 + (double)t.tv_nsec * 1e-3;
+}
+
+typedef struct reading {
+    const uint64_t *memory;
+    uint64_t sum[READ_BYTES / PIECE];
+} reading;
+
+static void read_piece(void *context, size_t index, unsigned worker) {
+    reading *r = context;
+    const uint64_t *at = r->memory + index * (PIECE / 8);
+    uint64_t sum = 0;
+    (void)worker;
+    for (uint64_t i = 0; i < PIECE / 8; i++) {
+        sum += at[i];
+    }
+    r->sum[index] = sum;
+}
+
+static void fill_random(void *memory, uint64_t bytes, uint64_t seed) {
+    uint64_t *words = memory;
+    for (uint64_t i = 0; i < bytes / 8; i++) {
+        seed = seed * UINT64_C(6364136223846793005) + 1442695040888963407u;
+        words[i] = seed ^ seed >> 29;
+    }
+}
+
+/* The sum of squares of the error and of the size of y[rows] in FP64, relative. */
+static double error_of(const ingot_weight_view *w, const float *x, const float *y, float *row) {
+    double off = 0, size = 0;
+    for (uint64_t r = 0; r < w->rows; r++) {
+        double sum = 0;
+        ingot_weight_row(row, w, r, w->cols);
+        for (uint64_t k = 0; k < w->cols; k++) {
+            sum += (double)row[k] * (double)x[k];
+        }
+        off += ((double)y[r] - sum) * ((double)y[r] - sum);
+        size += sum * sum;
+    }
+    return sqrt(off / size);
+}
+
+/* A row of x with weights that lie `copies` times in memory, each run with the next. */
+static ingot_status measure_cpu_product(const ingot_backend *backend, ingot_measured *out,
+                                        const ingot_measure_shape *shape, uint8_t *memory,
+                                        unsigned runs) {
+    ingot_weight_view w = {.kind = INGOT_GROUPED,
+                           .rows = shape->rows,
+                           .cols = shape->cols,
+                           .dtype = INGOT_F16,
+                           .bits = shape->bits,
+                           .scale_dtype = INGOT_F16,
+                           .group = shape->group,
+                           .groups_per_row = shape->cols / shape->group,
+                           .row_stride_bytes = shape->cols * shape->bits / 8};
+    const uint64_t code_bytes = w.rows * w.row_stride_bytes;
+    const uint64_t copies = READ_BYTES / code_bytes;
+    ingot_status status = INGOT_OK;
+    uint16_t *scales = NULL;
+    float *x = NULL, *y = NULL, *row = NULL;
+    double times[MOST_RUNS];
+    INGOT_GO(ingot_alloc((void **)&scales, w.rows * w.groups_per_row * 2));
+    INGOT_GO(ingot_alloc((void **)&x, w.cols * sizeof *x));
+    INGOT_GO(ingot_alloc((void **)&y, w.rows * sizeof *y));
+    INGOT_GO(ingot_alloc((void **)&row, w.cols * sizeof *row));
+    for (uint64_t i = 0; i < w.rows * w.groups_per_row; i++) {
+        scales[i] = (uint16_t)(0x2000 + i * 77 % 1024);
+    }
+    for (uint64_t i = 0; i < w.cols; i++) {
+        x[i] = (float)(i * 7919 % 2001) * 1e-3f - 1.0f;
+    }
+    w.scales = scales;
+    for (unsigned run = 0; run < runs; run++) {
+        w.codes = memory + run % copies * code_bytes;
+        memset(y, 0xff, w.rows * sizeof *y);
+        const double begin = now_us();
+        INGOT_GO(backend->ops->linear(backend->context, y, &w, NULL, x, 1));
+        double took = now_us() - begin;
+        for (unsigned i = 0; i < run; i++) { /* kept in order */
+            if (times[i] > took) {
+                const double other = times[i];
+                times[i] = took;
+                took = other;
+            }
+        }
+        times[run] = took;
+    }
+    *out = (ingot_measured){.median_us = times[runs / 2],
+                            .low_us = times[0],
+                            .high_us = times[runs - 1],
+                            .bytes = code_bytes + w.rows * w.groups_per_row * 2,
+                            .error = error_of(&w, x, y, row)};
+done:
+    ingot_free(scales);
+    ingot_free(x);
+    ingot_free(y);
+    ingot_free(row);
+    return status;
+}
+
+static ingot_status measure_cpu(const ingot_backend *backend, json_t *figures, json_t *products,
+                                unsigned runs, ingot_error *error) {
+    static const unsigned widths[] = {4, 8, 3};
+    static reading r;
+    uint8_t *memory = NULL;
+    double best = 0;
+    ingot_status status = ingot_alloc((void **)&memory, READ_BYTES);
+    if (status != INGOT_OK) {
+        return ingot_error_set(error, status, NULL, NULL, NULL, "out of memory");
+    }
+    fill_random(memory, READ_BYTES, (uint64_t)time(NULL));
+    r.memory = (const uint64_t *)(const void *)memory;
+    for (unsigned i = 0; i < runs; i++) {
+        const double begin = now_us();
+        ingot_pool_run(backend->pool, READ_BYTES / PIECE, read_piece, &r);
+        best = fmax(best, (double)READ_BYTES / (now_us() - begin) * 1e6);
+    }
+    (void)json_object_set_new(figures, "read_gbps", ingot_json_number(best * 1e-9));
+    for (unsigned b = 0; b < 3; b++) {
+        for (unsigned i = 0; i < CPU_SHAPES; i++) {
+            const ingot_measure_shape shape = {.rows = all_shapes[i].rows,
+                                               .cols = all_shapes[i].cols,
+                                               .m = 1,
+                                               .group = 128,
+                                               .bits = widths[b],
+                                               .dtype = INGOT_F32};
+            ingot_measured measured;
+            INGOT_GO(ingot_interrupt_check(error));
+            INGOT_GO(measure_cpu_product(backend, &measured, &shape, memory, runs));
+            INGOT_GO(add_product(products, &shape, &measured, best, error));
+        }
+    }
+done:
+    ingot_free(memory);
+    return status;
+}
+
+/* ---- the measurement ---------------------------------------------------------------------------
+ */
+
+ingot_status ingot_bench_kernels(json_t **out, const ingot_bench_options *options,
+                                 ingot_error *error) {
+    ingot_backend backend;
+    const char *device = options->device != NULL ? options->device : "auto";
+    INGOT_TRY(ingot_backend_open(&backend, device, options->threads, error));
+    json_t *figures = json_object(), *products = json_array();
+    (void)json_object_set_new(figures, "device", json_string(backend.path));
+    (void)json_object_set_new(figures, "threads",
+                              json_integer((json_int_t)ingot_pool_threads(backend.pool)));
+    (void)json_object_set_new(figures, "products", products);
+    const ingot_status status =
+        backend.ops->measure_product != NULL
+            ? measure_device(&backend, figures, products, error)
+            : measure_cpu(&backend, figures, products, options->runs, error);
+    ingot_backend_close(&backend);
+    *out = figures;
+    return status;
+}
+
+static double number_of(const json_t *object, const char *key) {
+    return json_number_value(json_object_get(object, key));
+}
+
+void ingot_bench_kernels_print(const json_t *figures) {
+    size_t index;
+    json_t *p;
+    printf("%s: reads %.1f GB/s\n", json_string_value(json_object_get(figures, "device")),
+           number_of(figures, "read_gbps"));
+    printf("%14s %5s %5s %4s %5s %5s %10s %10s %8s %10s %9s\n", "N x K", "M", "bits", "g", "zeros",
+           "x", "us", "limit us", "of read", "cuBLAS us", "error");
+    json_array_foreach(json_object_get(figures, "products"), index, p) {
+        char shape[48], cublas[24] = "-";
+        (void)snprintf(shape, sizeof shape, "%.0f x %.0f", number_of(p, "rows"),
+                       number_of(p, "cols"));
+        if (json_is_number(json_object_get(p, "cublas_bf16_us"))) {
+            (void)snprintf(cublas, sizeof cublas, "%.2f", number_of(p, "cublas_bf16_us"));
+        }
+        printf("%14s %5.0f %5.0f %4.0f %5s %5s %10.2f %10.2f %7.1f%% %10s %9.1e\n", shape,
+               number_of(p, "m"), number_of(p, "bits"), number_of(p, "group"),
+               json_is_true(json_object_get(p, "stored_zeros")) ? "yes" : "no",
+               json_string_value(json_object_get(p, "activations")), number_of(p, "us"),
+               number_of(p, "limit_us"), 100 * number_of(p, "of_read"), cublas,
+               number_of(p, "error"));
+    }
+}
