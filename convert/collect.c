@@ -137,18 +137,16 @@ static ingot_status take_drift(const collector *c, ingot_input_state *s, unsigne
     ingot_drift *d = &s->drift;
     bool solves = true;
     *d = (ingot_drift){0};
-    if (judge_gram != NULL) {
-        d->judge_gram = judge_gram;
-        d->judge_drift = c->judged.drift[input];
-        d->judge_residual = c->judged.residual[input];
-        INGOT_TRY(solve(c, &d->fitted, &solves, drift, n, s->gram, n));
-        if (residual != NULL) {
-            INGOT_TRY(solve(c, &d->fitted_residual, &solves, residual, hidden, s->gram, n));
-            INGOT_TRY(c->ops->add(c->context, residual, d->judge_residual, 1.0f, hidden * n));
-        }
-        INGOT_TRY(c->ops->add(c->context, s->gram, judge_gram, 1.0f, n * n));
-        INGOT_TRY(c->ops->add(c->context, drift, d->judge_drift, 1.0f, n * n));
+    d->judge_gram = judge_gram;
+    d->judge_drift = c->judged.drift[input];
+    d->judge_residual = c->judged.residual[input];
+    INGOT_TRY(solve(c, &d->fitted, &solves, drift, n, s->gram, n));
+    if (residual != NULL) {
+        INGOT_TRY(solve(c, &d->fitted_residual, &solves, residual, hidden, s->gram, n));
+        INGOT_TRY(c->ops->add(c->context, residual, d->judge_residual, 1.0f, hidden * n));
     }
+    INGOT_TRY(c->ops->add(c->context, s->gram, judge_gram, 1.0f, n * n));
+    INGOT_TRY(c->ops->add(c->context, drift, d->judge_drift, 1.0f, n * n));
     INGOT_TRY(solve(c, &d->solved, &solves, drift, n, s->gram, n));
     if (residual != NULL) {
         INGOT_TRY(solve(c, &d->residual, &solves, residual, hidden, s->gram, n));

@@ -45,11 +45,7 @@ ingot_status ingot_correct(float *target, double *share, double *gain, const ing
                            const ingot_backend *backend, ingot_arena *scratch) {
     const ingot_backend_ops *ops = backend->ops;
     const uint64_t bytes = rows * n * sizeof *target;
-    *share = INGOT_CORRECTION_UNJUDGED;
-    *gain = 0;
-    if (drift->judge_gram != NULL) {
-        INGOT_TRY(judge(share, gain, drift, has_residual, w, rows, n, backend, scratch));
-    }
+    INGOT_TRY(judge(share, gain, drift, has_residual, w, rows, n, backend, scratch));
     INGOT_TRY(ops->copy(backend->context, target, w, bytes));
     if (*share == 0) {
         return INGOT_OK;

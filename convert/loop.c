@@ -441,9 +441,13 @@ static ingot_status apply_folds(loop *l, ingot_block_state *state) {
 
 /* ---- one block ------------------------------------------------------------------------------ */
 
+/* Windows from which on some are held out: without judges nothing is corrected. */
+#define JUDGED_FROM 8u
+
 static bool has_drift(const loop *l) {
     const ingot_plan *plan = l->job->plan;
-    return l->has_batch && plan->steps.corrects && plan->has_loop;
+    return l->has_batch && l->job->windows->count >= JUDGED_FROM && plan->steps.corrects &&
+           plan->has_loop;
 }
 
 /* Whether a linear's output is added to the residual stream as it is. */
@@ -627,7 +631,7 @@ static uint64_t block_bytes(const loop *l) {
 static ingot_status begin_batch(loop *l) {
     const uint64_t windows = l->job->windows->count;
     uint64_t judges = 0;
-    if ((l->job->plan->has_folds || has_drift(l)) && windows >= 8) {
+    if ((l->job->plan->has_folds || has_drift(l)) && windows >= JUDGED_FROM) {
         judges = ingot_min_u64(windows / 16 + 1, JUDGES_MOST);
     }
     reset(&l->block);
