@@ -4,6 +4,7 @@
 #include "common/files.h"
 #include "common/memory.h"
 #include "convert/meta.h"
+#include "convert/widths.h"
 #include "format/digest.h"
 
 #include <math.h>
@@ -30,10 +31,49 @@ typedef struct session {
     char *meta;
     ingot_ledger *ledgers;
     ingot_steps_taken *steps;
+    char table[4096]; /* path of the sensitivity table; empty: not kept */
     bool has_source, has_model, has_backend, has_text, has_windows, has_plan;
 } session;
 
 /* ---- before any work ------------------------------------------------------------------------ */
+
+/* What the target of bits per weight needs and excludes. */
+static ingot_status check_target(const session *s) {
+    const ingot_convert_options *o = s->options;
+    if (o->recipe.target_bpw == 0) {
+        return o->sensitivity == NULL
+                   ? INGOT_OK
+                   : ingot_error_set(s->error, INGOT_ERR_USAGE, NULL, NULL, "give --target-bpw X",
+                                     "--sensitivity is for a target of bits per weight");
+    }
+    if (o->text_count == 0) {
+        return ingot_error_set(s->error, INGOT_ERR_USAGE, NULL, NULL, "give --text FILE",
+                               "a target of bits per weight needs text to measure on");
+    }
+    if (o->sensitivity != NULL && o->output != NULL && strcmp(o->sensitivity, o->output) == 0) {
+        return ingot_error_set(s->error, INGOT_ERR_USAGE, o->output, NULL, "name another file",
+                               "the sensitivity table is the output");
+    }
+    return INGOT_OK;
+}
+
+/* --sensitivity, or the output's name with .sens in place of .ingot. */
+static ingot_status name_table(session *s) {
+    const ingot_convert_options *o = s->options;
+    int length = 0;
+    if (o->sensitivity != NULL) {
+        length = snprintf(s->table, sizeof s->table, "%s", o->sensitivity);
+    } else if (o->output != NULL) {
+        const size_t whole = strlen(o->output), ending = strlen(".ingot");
+        const bool has_ending = whole > ending && strcmp(o->output + whole - ending, ".ingot") == 0;
+        length = snprintf(s->table, sizeof s->table, "%.*s.sens",
+                          (int)(has_ending ? whole - ending : whole), o->output);
+    }
+    return length < (int)sizeof s->table
+               ? INGOT_OK
+               : ingot_error_set(s->error, INGOT_ERR_USAGE, NULL, NULL, NULL,
+                                 "the path of the sensitivity table is too long");
+}
 
 static ingot_status check_options(const session *s) {
     const ingot_convert_options *o = s->options;
@@ -50,6 +90,7 @@ static ingot_status check_options(const session *s) {
                                "name a file, such as OUT.ingot", "the output is a folder");
     }
     const bool has_data = o->stats != NULL || o->text_count != 0;
+    INGOT_TRY(check_target(s));
     INGOT_TRY(ingot_recipe_check(&o->recipe, has_data, s->error));
     ingot_recipe_settle(&s->options->recipe, has_data);
     return INGOT_OK;
@@ -154,6 +195,19 @@ static ingot_status collect_files(session *s, uint64_t *count) {
     return INGOT_OK;
 }
 
+static ingot_status choose_widths(session *s) {
+    INGOT_TRY(name_table(s));
+    const ingot_widths_job job = {.checkpoint = s->checkpoint,
+                                  .source = &s->source,
+                                  .model = &s->model,
+                                  .backend = &s->backend,
+                                  .recipe = &s->options->recipe,
+                                  .text = &s->text,
+                                  .windows = &s->windows,
+                                  .table = s->table[0] != 0 ? s->table : NULL};
+    return ingot_widths_choose(&s->plan, &job, s->error);
+}
+
 static ingot_status make_plan(session *s, ingot_writer_plan *plan, ingot_layout_info *layout) {
     ingot_convert_options *o = s->options;
     const bool has_data = s->stats != NULL || s->has_windows;
@@ -161,6 +215,9 @@ static ingot_status make_plan(session *s, ingot_writer_plan *plan, ingot_layout_
     INGOT_TRY(ingot_plan_create(&s->plan, s->checkpoint, &s->model, &o->recipe, has_data, tokens,
                                 s->error));
     s->has_plan = true;
+    if (o->recipe.target_bpw != 0) {
+        INGOT_TRY(choose_widths(s));
+    }
     const ingot_meta_job meta = {.checkpoint = s->checkpoint,
                                  .model = &s->model,
                                  .backend = &s->backend,

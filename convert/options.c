@@ -15,7 +15,11 @@ static const ingot_cli_option options[] = {
     {"sym", 0, NULL, "Symmetric codes (default)."},
     {"asym", 0, NULL, "Codes with a stored zero point per group."},
     {"outliers", 0, "FRACTION", "Keep this fraction of the weights as sparse F16 values."},
-    {"target-bpw", 0, "X", "Allocate bits to reach this average. Not part of this version."},
+    {"target-bpw", 0, "X",
+     "Choose each matrix's bits by its measured sensitivity, for X (2..8) bits per weight in all, "
+     "scales included; needs --text."},
+    {"sensitivity", 0, "FILE.sens",
+     "Where --target-bpw keeps what it measured, for other targets (default: OUT.sens)."},
     {"head-bits", 0, "B", "Quantize the output head to B bits (default: source type)."},
     {"embed-bits", 0, "B", "Quantize the embedding to B bits (default: source type)."},
     {"recipe", 0, "FILE.json", "Defaults and per-tensor rules (spec/recipe.md)."},
@@ -94,6 +98,9 @@ static ingot_status recipe_option(ingot_recipe *r, bool *is_known, const char *n
     } else if (strcmp(name, "outliers") == 0) {
         d->given |= INGOT_GIVEN_OUTLIERS;
         INGOT_TRY(ingot_cli_parse_double(&d->outliers, name, value, 0, 0.5, error));
+    } else if (strcmp(name, "target-bpw") == 0) {
+        r->given |= INGOT_GIVEN_TARGET;
+        INGOT_TRY(ingot_cli_parse_double(&r->target_bpw, name, value, 2, 8, error));
     } else if (strcmp(name, "head-bits") == 0) {
         INGOT_TRY(parse_u64(&number, &r->given, INGOT_GIVEN_HEAD, name, value, 2, 8, error));
         r->head_bits = (unsigned)number;
@@ -130,6 +137,8 @@ static ingot_status run_option(ingot_convert_options *o, const char *name, const
         o->texts[o->text_count++] = value;
     } else if (strcmp(name, "stats") == 0) {
         o->stats = value;
+    } else if (strcmp(name, "sensitivity") == 0) {
+        o->sensitivity = value;
     } else if (strcmp(name, "device") == 0) {
         o->device = value;
     } else if (strcmp(name, "threads") == 0) {

@@ -62,6 +62,25 @@ done:
     return status;
 }
 
+static ingot_status choose_scale(ingot_dtype *out, const planner *p, uint64_t index,
+                                 const ingot_setting *s, uint64_t rows, uint64_t cols,
+                                 uint64_t group) {
+    switch (s->scale) {
+    case INGOT_SCALE_AUTO:
+        return survey_scale(out, p, index, s, rows, cols, group);
+    case INGOT_SCALE_F16:
+        *out = INGOT_F16;
+        break;
+    case INGOT_SCALE_BF16:
+        *out = INGOT_BF16;
+        break;
+    case INGOT_SCALE_F32:
+        *out = INGOT_F32;
+        break;
+    }
+    return INGOT_OK;
+}
+
 /* ---- adding tensors ------------------------------------------------------------------------- */
 
 static ingot_status add(const planner *p, const char *name, const ingot_plan_tensor *tensor,
@@ -149,29 +168,15 @@ static ingot_status add_quantized(planner *p, uint64_t index, const char *name,
                                   s->is_symmetric ? INGOT_ZERO_SYMMETRIC : INGOT_ZERO_STORED,
                               .group = group};
     spec.outlier_count = (uint64_t)floor(s->outliers * (double)rows * (double)cols);
-    switch (s->scale) {
-    case INGOT_SCALE_AUTO:
-        INGOT_TRY(survey_scale(&spec.scale_dtype, p, index, s, rows, cols, group));
-        break;
-    case INGOT_SCALE_F16:
-        break;
-    case INGOT_SCALE_BF16:
-        spec.scale_dtype = INGOT_BF16;
-        break;
-    case INGOT_SCALE_F32:
-        spec.scale_dtype = INGOT_F32;
-        break;
-    }
+    INGOT_TRY(choose_scale(&spec.scale_dtype, p, index, s, rows, cols, group));
     tensor->origin = INGOT_ORIGIN_QUANTIZE;
     tensor->method = method;
-    ingot_tensor geometry;
     ingot_tensor_spec named = spec;
+    uint64_t bytes;
     named.name = name;
-    INGOT_TRY(ingot_tensor_geometry(&geometry, &named, p->error));
+    INGOT_TRY(ingot_plan_stored_bytes(&bytes, &named, p->error));
     p->plan->quantized_weights += rows * cols;
-    for (unsigned i = 0; i < INGOT_PART_COUNT; i++) {
-        p->plan->quantized_bytes += geometry.part_bytes[i];
-    }
+    p->plan->quantized_bytes += bytes;
     p->plan->needs_gram =
         p->plan->needs_gram ||
         (p->has_data && tensor->class == INGOT_CLASS_LINEAR && method != INGOT_METHOD_RTN);
@@ -290,7 +295,8 @@ static ingot_status plan_linear(planner *p, uint64_t index, uint64_t layer, ingo
                            .layer = layer,
                            .role = role,
                            .origin = INGOT_ORIGIN_COPY,
-                           .reason = is_named ? "recipe rule" : "linear of a block"};
+                           .reason = is_named ? "recipe rule" : "linear of a block",
+                           .is_width_stated = (s.given & INGOT_GIVEN_BITS) != 0};
     const ingot_method method = planned_method(p, s.method, true);
     if (method == INGOT_METHOD_COPY) {
         t.reason = "kept by the recipe";
@@ -370,7 +376,8 @@ static ingot_status plan_end(planner *p, const char *name, const char *source_na
     ingot_plan_tensor t = {.class = class,
                            .layer = INGOT_PLAN_NONE,
                            .origin = INGOT_ORIGIN_COPY,
-                           .reason = "stays in its source type"};
+                           .reason = "stays in its source type",
+                           .is_width_stated = true};
     if (ingot_checkpoint_find(p->checkpoint, source_name, &index) == NULL) {
         return ingot_error_set(p->error, INGOT_ERR_INPUT, ingot_checkpoint_path(p->checkpoint),
                                source_name, NULL, "the checkpoint lacks this tensor");
@@ -500,6 +507,37 @@ done:
         ingot_plan_free(out);
     }
     return status;
+}
+
+ingot_status ingot_plan_stored_bytes(uint64_t *out, const ingot_tensor_spec *spec,
+                                     ingot_error *error) {
+    ingot_tensor geometry;
+    *out = 0;
+    INGOT_TRY(ingot_tensor_geometry(&geometry, spec, error));
+    for (unsigned i = 0; i < INGOT_PART_COUNT; i++) {
+        *out += geometry.part_bytes[i];
+    }
+    return INGOT_OK;
+}
+
+ingot_status ingot_plan_set_bits(ingot_plan *plan, uint64_t index, unsigned bits, const char *note,
+                                 const ingot_checkpoint *checkpoint, const ingot_recipe *recipe,
+                                 ingot_error *error) {
+    const planner p = {.plan = plan, .checkpoint = checkpoint, .recipe = recipe, .error = error};
+    ingot_plan_tensor *t = &plan->tensors[index];
+    ingot_tensor_spec *spec = &plan->specs[index];
+    bool is_named;
+    uint64_t before, after;
+    ingot_setting s = ingot_recipe_setting(recipe, t->name, &is_named);
+    s.bits = bits;
+    INGOT_TRY(ingot_plan_stored_bytes(&before, spec, error));
+    spec->bits = bits;
+    INGOT_TRY(choose_scale(&spec->scale_dtype, &p, t->source_index, &s, spec->dim[0], spec->dim[1],
+                           spec->group));
+    INGOT_TRY(ingot_plan_stored_bytes(&after, spec, error));
+    plan->quantized_bytes = plan->quantized_bytes - before + after;
+    snprintf(t->note, sizeof t->note, "%s", note);
+    return INGOT_OK;
 }
 
 void ingot_plan_free(ingot_plan *plan) {

@@ -11,7 +11,8 @@
 #include "format/container_write.h"
 #include "kernels/quantize.h"
 
-#define INGOT_PLAN_NONE UINT64_MAX
+#define INGOT_PLAN_NONE      UINT64_MAX
+#define INGOT_PLAN_NOTE_SIZE 48
 
 /* Where the values of a planned tensor come from. */
 typedef enum ingot_origin {
@@ -28,12 +29,14 @@ typedef struct ingot_plan_tensor {
     uint64_t source_index; /* in the checkpoint; INGOT_PLAN_NONE: not there */
     ingot_origin origin;
     ingot_tensor_class class;
-    uint64_t layer;       /* INGOT_PLAN_NONE outside the blocks */
-    ingot_role role;      /* linears, biases and folds of linears */
-    ingot_norm_slot slot; /* norms of blocks */
-    unsigned fold;        /* origin COLUMN_FOLD, ROW_FOLD: index in model->fold */
-    ingot_method method;  /* what is planned; the ledger says what was done */
-    const char *reason;   /* why, in a few words; static */
+    uint64_t layer;                  /* INGOT_PLAN_NONE outside the blocks */
+    ingot_role role;                 /* linears, biases and folds of linears */
+    ingot_norm_slot slot;            /* norms of blocks */
+    unsigned fold;                   /* origin COLUMN_FOLD, ROW_FOLD: index in model->fold */
+    ingot_method method;             /* what is planned; the ledger says what was done */
+    const char *reason;              /* why, in a few words; static */
+    bool is_width_stated;            /* by an option or a rule; else a target may choose it */
+    char note[INGOT_PLAN_NOTE_SIZE]; /* what the width was chosen by; empty: nothing */
 } ingot_plan_tensor;
 
 typedef struct ingot_plan {
@@ -51,6 +54,8 @@ typedef struct ingot_plan {
     uint64_t gram_file_bytes;                    /* H of all blocks as packed triangles */
     uint64_t state_bytes;                        /* hidden states of the calibration batch */
     uint64_t work_bytes;                         /* largest scratch of one linear */
+    double target_bpw;                           /* 0: widths are stated */
+    double expected_kl; /* with a target: sum of the chosen widths' sensitivities */
 } ingot_plan;
 
 /* tokens: of the calibration batch (0 without data).  Samples rows of the tensors to be quantized
@@ -59,6 +64,16 @@ ingot_status ingot_plan_create(ingot_plan *out, const ingot_checkpoint *checkpoi
                                const ingot_model *model, const ingot_recipe *recipe, bool has_data,
                                uint64_t tokens, ingot_error *error) INGOT_MUST_CHECK;
 void ingot_plan_free(ingot_plan *plan);
+
+/* *out = what ingot_plan.quantized_bytes counts of a grouped tensor: codes with the padding of
+ * rows, scales, zeros, outliers. */
+ingot_status ingot_plan_stored_bytes(uint64_t *out, const ingot_tensor_spec *spec,
+                                     ingot_error *error) INGOT_MUST_CHECK;
+/* Changes the width of a tensor that is to be quantized, with all that follows from it (sizes, the
+ * dtype of its scales); note: why. */
+ingot_status ingot_plan_set_bits(ingot_plan *plan, uint64_t index, unsigned bits, const char *note,
+                                 const ingot_checkpoint *checkpoint, const ingot_recipe *recipe,
+                                 ingot_error *error) INGOT_MUST_CHECK;
 
 /* Index of a tensor by name, or INGOT_PLAN_NONE. */
 uint64_t ingot_plan_find(const ingot_plan *plan, const char *name);

@@ -38,7 +38,7 @@ static void print_tensor(const ingot_plan_tensor *t, const ingot_tensor_spec *sp
         (void)fprintf(out, "%s", ingot_dtype_name(spec->dtype));
         break;
     }
-    (void)fprintf(out, "  (%s)\n", t->reason);
+    (void)fprintf(out, "  (%s%s%s)\n", t->reason, t->note[0] != 0 ? ": " : "", t->note);
 }
 
 /* One line per way of storing. */
@@ -69,10 +69,30 @@ static void print_summary(const ingot_plan *plan, FILE *out) {
     }
 }
 
+/* How many matrices got which width. */
+static void print_widths(const ingot_plan *plan, FILE *out) {
+    uint64_t count[9] = {0};
+    for (uint64_t i = 0; i < plan->count; i++) {
+        if (plan->specs[i].kind == INGOT_GROUPED && !plan->tensors[i].is_width_stated) {
+            count[plan->specs[i].bits]++;
+        }
+    }
+    (void)fprintf(out, "plan: target %.3f bits per weight:", plan->target_bpw);
+    for (unsigned bits = 2; bits <= 8; bits++) {
+        if (count[bits] != 0) {
+            (void)fprintf(out, " %llu of %u bits,", (unsigned long long)count[bits], bits);
+        }
+    }
+    (void)fprintf(out, " sum of their KL %.3g\n", plan->expected_kl);
+}
+
 void ingot_plan_print(const ingot_plan *plan, const ingot_layout_info *layout, bool is_long,
                       FILE *out) {
     char before[32], after[32], memory[32], gram[32], file[32];
     print_summary(plan, out);
+    if (plan->target_bpw != 0) {
+        print_widths(plan, out);
+    }
     for (uint64_t i = 0; is_long && i < plan->count; i++) {
         print_tensor(&plan->tensors[i], &plan->specs[i], out);
     }

@@ -227,6 +227,14 @@ static ingot_status read_own(ingot_recipe *recipe, const json_t *root, const cha
         INGOT_TRY(read_u64(root, "head_bits", &head, 2, 8, file, error));
         recipe->given |= INGOT_GIVEN_HEAD;
     }
+    if (has_key(root, "target_bpw") && !(recipe->given & INGOT_GIVEN_TARGET)) {
+        INGOT_TRY(ingot_json_get_double(root, "target_bpw", &recipe->target_bpw, file, error));
+        if (!(recipe->target_bpw >= 2 && recipe->target_bpw <= 8)) {
+            return ingot_error_set(error, INGOT_ERR_INPUT, file, NULL, NULL,
+                                   "\"target_bpw\" must lie between 2 and 8");
+        }
+        recipe->given |= INGOT_GIVEN_TARGET;
+    }
     recipe->embed_bits = (unsigned)embed;
     recipe->head_bits = (unsigned)head;
     if (has_key(root, "samples") && !(recipe->given & INGOT_GIVEN_SAMPLES)) {
@@ -282,7 +290,7 @@ static json_t *steps_json(const ingot_steps *steps) {
 static ingot_status read_root(ingot_recipe *recipe, const json_t *root, const char *file,
                               ingot_error *error) {
     static const char *const keys[] = {"defaults",  "tensors", "effort",  "steps", "embed_bits",
-                                       "head_bits", "samples", "seq_len", "seed"};
+                                       "head_bits", "samples", "seq_len", "seed",  "target_bpw"};
     static const char *const setting_keys[] = {"method",    "bits",     "group",
                                                "symmetric", "outliers", "scale_dtype"};
     if (!json_is_object(root)) {
@@ -371,6 +379,12 @@ ingot_status ingot_recipe_check(const ingot_recipe *recipe, bool has_data, ingot
                                "scales",
                                choice_names[d->method]);
     }
+    if (recipe->target_bpw != 0 && (d->given & INGOT_GIVEN_BITS)) {
+        return ingot_error_set(error, INGOT_ERR_USAGE, NULL, NULL,
+                               "leave one of them out; a recipe's rule may state the bits of "
+                               "single tensors",
+                               "bits for all tensors contradict a target of bits per weight");
+    }
     ingot_choice needy = needs_data(d->method) ? d->method : INGOT_CHOICE_DEFAULT;
     for (uint64_t i = 0; i < recipe->rule_count; i++) {
         const ingot_setting *r = &recipe->rules[i].setting;
@@ -437,6 +451,9 @@ json_t *ingot_recipe_json(const ingot_recipe *recipe) {
     failed |= json_object_set_new(object, "steps", steps_json(&recipe->steps));
     failed |= json_object_set_new(object, "embed_bits", json_integer(recipe->embed_bits));
     failed |= json_object_set_new(object, "head_bits", json_integer(recipe->head_bits));
+    if (recipe->target_bpw != 0) {
+        failed |= set_decimal(object, "target_bpw", recipe->target_bpw);
+    }
     if (failed != 0) {
         json_decref(object);
         return NULL;

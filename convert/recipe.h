@@ -73,7 +73,8 @@ enum {
     INGOT_GIVEN_HEAD = 4,
     INGOT_GIVEN_SAMPLES = 8,
     INGOT_GIVEN_LENGTH = 16,
-    INGOT_GIVEN_SEED = 32
+    INGOT_GIVEN_SEED = 32,
+    INGOT_GIVEN_TARGET = 64
 };
 
 typedef struct ingot_recipe {
@@ -84,6 +85,7 @@ typedef struct ingot_recipe {
     ingot_effort effort;
     ingot_steps steps;
     unsigned embed_bits, head_bits; /* 0: stay in the source's type */
+    double target_bpw;              /* widths by sensitivity; 0: as stated */
     uint64_t samples, seq_len;      /* seq_len 0: min(2048, context) */
     uint64_t seed;
 } ingot_recipe;

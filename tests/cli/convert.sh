@@ -96,7 +96,6 @@ done <<EOF
 --effort best
 --resume
 --devices 0,1
---target-bpw 4.5
 --bits 9
 --bits 1
 --group 48
