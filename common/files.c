@@ -30,6 +30,7 @@
 #define CREATE_ATTEMPTS 16
 /* Linux moves at most 2 GiB - 4 KiB per call; smaller pieces also bound the wait for a signal. */
 #define TRANSFER_BYTES_MAX (UINT64_C(1) << 30)
+#define EARLY_FLUSH_BYTES  (1u << 20)
 
 /* ---- fault injection ----------------------------------------------------------------------- */
 
@@ -454,6 +455,11 @@ ingot_status ingot_output_write_at(ingot_output *output, const void *bytes, uint
             return output_error(output, count < 0 ? errno : ENOSPC, "cannot write", error);
         }
         done += (uint64_t)count;
+    }
+    if (size >=
+        EARLY_FLUSH_BYTES) { /* the disk starts now, beside the work, not at the last sync */
+        (void)sync_file_range(output->descriptor, (off_t)offset, (off_t)size,
+                              SYNC_FILE_RANGE_WRITE);
     }
     return INGOT_OK;
 }

@@ -236,9 +236,11 @@ static ingot_status run_chunk(const ingot_batch *b, const ingot_loop_job *job,
         ingot_block_forward(job->model, backend, block, x, count, b->length, NULL, b->workspace,
                             use->hook != NULL ? watch_input : NULL, &w);
     if (status != INGOT_OK && !w.is_done) {
-        return ingot_error_set(error, status, ingot_checkpoint_path(job->checkpoint), NULL, NULL,
-                               "block %llu could not be run: %s", (unsigned long long)block->layer,
-                               ingot_status_text(status));
+        return ingot_error_set(
+            error, status, ingot_checkpoint_path(job->checkpoint), NULL,
+            status == INGOT_ERR_NO_MEMORY ? "use fewer --samples or a shorter --seq-len" : NULL,
+            "block %llu could not be run: %s", (unsigned long long)block->layer,
+            ingot_status_text(status));
     }
     if (use->output != NULL) {
         return backend->ops->copy(backend->context, use->output, x, bytes);

@@ -36,6 +36,9 @@ typedef struct ingot_block_state {
     float *norm_fold[INGOT_SLOT_COUNT];       /* [width], host: what the norm is divided by, or
                                                  NULL */
     bool is_fold_planned[INGOT_MAX_FOLDS];
+    unsigned owner[INGOT_ROLE_COUNT];            /* the device (rank) that quantizes it */
+    bool is_passed[INGOT_ROLE_COUNT];            /* its owner has begun, or will not */
+    ingot_weight_view fetched[INGOT_ROLE_COUNT]; /* what others quantized, on this device */
 } ingot_block_state;
 
 /* AWQ (arXiv 2306.00978): chooses the folds of a block and fills input[].fold, row_fold and

@@ -12,6 +12,7 @@ typedef struct sums {
 typedef struct collector {
     ingot_block_state *state;
     const ingot_loop_job *job;
+    const ingot_rank *rank;
     const ingot_backend_ops *ops;
     void *context;
     const ingot_batch *batch;
@@ -108,6 +109,7 @@ static ingot_status take_magnitude(const collector *c, ingot_input_state *s, uns
     INGOT_TRY(ingot_arena_array(c->host, (void **)&s->magnitude, s->width, sizeof(float)));
     INGOT_TRY(
         c->ops->download(c->context, total, c->fitted.magnitude[input], s->width * sizeof *total));
+    INGOT_TRY(ingot_team_sum_host(c->rank, total, s->width));
     for (uint64_t j = 0; j < s->width; j++) {
         s->magnitude[j] = s->tokens != 0 ? (float)(total[j] / (double)s->tokens) : 0.0f;
     }
@@ -157,9 +159,23 @@ static ingot_status take_drift(const collector *c, ingot_input_state *s, unsigne
     return INGOT_OK;
 }
 
+/* Over the windows of all devices; the judges are the same on every one. */
+static ingot_status sum_over_devices(const collector *c, unsigned input, uint64_t n) {
+    const uint64_t hidden = c->job->model->hidden;
+    ingot_arena_reset(c->scratch);
+    INGOT_TRY(ingot_team_sum(c->rank, c->fitted.gram[input], n * n, c->scratch));
+    if (c->fitted.drift[input] != NULL) {
+        INGOT_TRY(ingot_team_sum(c->rank, c->fitted.drift[input], n * n, c->scratch));
+    }
+    return c->fitted.residual[input] == NULL
+               ? INGOT_OK
+               : ingot_team_sum(c->rank, c->fitted.residual[input], hidden * n, c->scratch);
+}
+
 static ingot_status take_statistics(const collector *c, unsigned input) {
     ingot_input_state *s = &c->state->input[input];
     const uint64_t n = s->width;
+    INGOT_TRY(sum_over_devices(c, input, n));
     s->plain_gram = s->gram = c->fitted.gram[input];
     INGOT_TRY(c->ops->gram_fold(c->context, s->gram, s->gram, NULL, n));
     if (c->judged.gram[input] != NULL) {
@@ -170,11 +186,12 @@ static ingot_status take_statistics(const collector *c, unsigned input) {
 }
 
 ingot_status ingot_collect(ingot_block_state *state, const ingot_loop_job *job,
-                           const ingot_batch *batch, unsigned inputs, bool is_last,
-                           ingot_arena *host, ingot_arena *device, ingot_arena *scratch,
-                           ingot_error *error) {
+                           const ingot_rank *rank, const ingot_batch *batch, unsigned inputs,
+                           bool is_last, ingot_arena *host, ingot_arena *device,
+                           ingot_arena *scratch, ingot_error *error) {
     collector c = {.state = state,
                    .job = job,
+                   .rank = rank,
                    .ops = job->backend->ops,
                    .context = job->backend->context,
                    .batch = batch,
@@ -184,6 +201,7 @@ ingot_status ingot_collect(ingot_block_state *state, const ingot_loop_job *job,
                    .scratch = scratch,
                    .error = error};
     uint64_t dropped[INGOT_INPUT_COUNT];
+    double tokens[INGOT_INPUT_COUNT];
     const uint64_t judges = batch->judges, fitted = batch->windows - judges;
     const bool has_judges = judges != 0 && batch->exact.values != NULL;
     ingot_arena_reset(scratch);
@@ -191,6 +209,12 @@ ingot_status ingot_collect(ingot_block_state *state, const ingot_loop_job *job,
     INGOT_TRY(place_sums(&c, &c.fitted));
     c.now = &c.fitted;
     INGOT_TRY(run(&c, 0, fitted, is_last));
+    INGOT_TRY(c.ops->download(c.context, dropped, c.dropped, sizeof dropped));
+    for (unsigned i = 0; i < INGOT_INPUT_COUNT; i++) {
+        tokens[i] = (double)(c.fitted.tokens[i] - dropped[i]);
+    }
+    INGOT_TRY(ingot_team_sum_host(rank, tokens, INGOT_INPUT_COUNT));
+    INGOT_TRY(c.ops->zero(c.context, c.dropped, sizeof dropped));
     if (has_judges) {
         INGOT_TRY(place_sums(&c, &c.judged));
         c.now = &c.judged;
@@ -199,7 +223,7 @@ ingot_status ingot_collect(ingot_block_state *state, const ingot_loop_job *job,
     INGOT_TRY(c.ops->download(c.context, dropped, c.dropped, sizeof dropped));
     for (unsigned i = 0; i < INGOT_INPUT_COUNT; i++) {
         if (c.fitted.gram[i] != NULL) { /* while scratch holds the magnitudes */
-            state->input[i].tokens = c.fitted.tokens[i] + c.judged.tokens[i] - dropped[i];
+            state->input[i].tokens = (uint64_t)tokens[i] + c.judged.tokens[i] - dropped[i];
             INGOT_TRY(take_magnitude(&c, &state->input[i], i));
         }
     }

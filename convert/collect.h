@@ -4,6 +4,7 @@
 #define INGOT_COLLECT_H
 
 #include "convert/block.h"
+#include "convert/team.h"
 
 /* Inputs as bits of a mask. */
 #define INGOT_INPUT_BIT(input) (1u << (unsigned)(input))
@@ -15,8 +16,8 @@
  * tokens, magnitude (with folds), plain_gram, gram and drift of these inputs; they lie in host and
  * device (arenas of the block).  scratch (device) is reset. */
 ingot_status ingot_collect(ingot_block_state *state, const ingot_loop_job *job,
-                           const ingot_batch *batch, unsigned inputs, bool is_last,
-                           ingot_arena *host, ingot_arena *device, ingot_arena *scratch,
-                           ingot_error *error) INGOT_MUST_CHECK;
+                           const ingot_rank *rank, const ingot_batch *batch, unsigned inputs,
+                           bool is_last, ingot_arena *host, ingot_arena *device,
+                           ingot_arena *scratch, ingot_error *error) INGOT_MUST_CHECK;
 
 #endif

@@ -3,7 +3,9 @@
 
 #include "common/files.h"
 #include "common/memory.h"
+#include "common/sizes.h"
 #include "convert/meta.h"
+#include "convert/team.h"
 #include "convert/widths.h"
 #include "format/digest.h"
 
@@ -22,6 +24,8 @@ typedef struct session {
     ingot_weight_source source;
     ingot_model model;
     ingot_backend backend;
+    ingot_backend others[INGOT_MAX_DEVICES];
+    unsigned other_count;
     ingot_tokenizer *tokenizer;
     ingot_text text;
     ingot_windows windows;
@@ -120,6 +124,48 @@ static ingot_status check_output(const session *s) {
     return INGOT_OK;
 }
 
+static ingot_status open_device(ingot_backend *out, const session *s, const char *name) {
+    char device[64];
+    const bool is_number = name[0] >= '0' && name[0] <= '9';
+    (void)snprintf(device, sizeof device, "%s%s", is_number ? "cuda:" : "", name);
+    return ingot_backend_open(out, device, s->options->threads, s->error);
+}
+
+/* The device, or the list of them; what they compute depends on how many they are. */
+static ingot_status open_devices(session *s) {
+    const ingot_convert_options *o = s->options;
+    char list[256], *rest = list, path[sizeof s->backend.path];
+    const char *name;
+    (void)snprintf(list, sizeof list, "%s",
+                   o->devices != NULL  ? o->devices
+                   : o->device != NULL ? o->device
+                                       : "auto");
+    if (o->devices != NULL && (o->device != NULL || strlen(o->devices) >= sizeof list)) {
+        return ingot_error_set(s->error, INGOT_ERR_USAGE, NULL, NULL, "give one of them",
+                               "--device and --devices exclude each other");
+    }
+    while ((name = strsep(&rest, ",")) != NULL) {
+        if (s->other_count + 1 == INGOT_MAX_DEVICES) {
+            return ingot_error_set(s->error, INGOT_ERR_USAGE, NULL, NULL, NULL,
+                                   "more than %u devices", INGOT_MAX_DEVICES);
+        }
+        ingot_backend *backend = s->has_backend ? &s->others[s->other_count] : &s->backend;
+        INGOT_TRY(open_device(backend, s, name));
+        s->other_count += s->has_backend;
+        s->has_backend = true;
+        if (strcmp(backend->path, s->backend.path) != 0) {
+            return ingot_error_set(s->error, INGOT_ERR_USAGE, NULL, NULL,
+                                   "give devices of one model", "devices differ: %s and %s",
+                                   s->backend.path, backend->path);
+        }
+    }
+    if (s->other_count != 0) {
+        (void)snprintf(path, sizeof path, "%.48s x%u", s->backend.path, s->other_count + 1);
+        memcpy(s->backend.path, path, sizeof path);
+    }
+    return INGOT_OK;
+}
+
 static ingot_status open_inputs(session *s) {
     ingot_convert_options *o = s->options;
     if (o->recipe_path != NULL) {
@@ -132,10 +178,7 @@ static ingot_status open_inputs(session *s) {
     s->has_source = true;
     INGOT_TRY(ingot_model_open(&s->model, &s->source, s->error));
     s->has_model = true;
-    INGOT_TRY(ingot_backend_open(&s->backend, o->device != NULL ? o->device : "auto", o->threads,
-                                 s->error));
-    s->has_backend = true;
-    return INGOT_OK;
+    return open_devices(s);
 }
 
 /* ---- calibration data ----------------------------------------------------------------------- */
@@ -297,6 +340,8 @@ static ingot_status write_container(session *s, const ingot_writer_plan *plan,
                                 .source = &s->source,
                                 .model = &s->model,
                                 .backend = &s->backend,
+                                .others = s->others,
+                                .other_count = s->other_count,
                                 .plan = &s->plan,
                                 .windows = s->has_windows ? &s->windows : NULL,
                                 .stats = s->stats,
@@ -364,6 +409,12 @@ static void release(session *s) {
     ingot_tokenizer_destroy(s->tokenizer);
     if (s->has_backend) {
         s->result->peak_device_bytes = s->backend.ops->peak_bytes(s->backend.context);
+        for (unsigned i = 0; i < s->other_count; i++) {
+            const ingot_backend *other = &s->others[i];
+            s->result->peak_device_bytes =
+                ingot_max_u64(s->result->peak_device_bytes, other->ops->peak_bytes(other->context));
+            ingot_backend_close(&s->others[i]);
+        }
         ingot_backend_close(&s->backend);
     }
     if (s->has_model) {

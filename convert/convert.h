@@ -9,7 +9,7 @@
 #define INGOT_MAX_TEXTS 64
 
 typedef struct ingot_convert_options {
-    const char *model_dir, *output, *recipe_path, *stats, *sensitivity, *device;
+    const char *model_dir, *output, *recipe_path, *stats, *sensitivity, *device, *devices;
     const char *texts[INGOT_MAX_TEXTS];
     uint64_t text_count;
     unsigned threads;

@@ -7,6 +7,7 @@
 #include "common/worker.h"
 #include "convert/collect.h"
 #include "convert/prefetch.h"
+#include "convert/team_run.h"
 #include "format/digest.h"
 
 #include <math.h>
@@ -38,6 +39,8 @@ typedef struct memory {
 /* What the functions below share. */
 typedef struct loop {
     const ingot_loop_job *job;
+    ingot_rank rank; /* of this device in the team */
+    uint64_t judges; /* windows at the end that are held out of the statistics */
     const ingot_backend_ops *ops;
     void *context;
     memory block;         /* lifetime: a block */
@@ -60,6 +63,11 @@ typedef struct loop {
     bool has_batch;
     ingot_error *error;
 } loop;
+
+/* Of several devices one writes what all have made. */
+static bool is_writer(const loop *l) {
+    return l->rank.number == 0;
+}
 
 static void reset(const memory *m) {
     ingot_arena_reset(m->host);
@@ -296,10 +304,17 @@ static ingot_status convert_matrix(loop *l, uint64_t index, source_pair source,
         l->context, &view, &q, stored != NULL ? l->block.device : l->tensors[l->turn].device));
     ingot_digest128(ledger->source_digest, source.host->data,
                     source.host->rows * source.host->cols * ingot_dtype_bytes(source.host->dtype));
-    INGOT_TRY(l->ops->download_view(l->context, &packed, &view, l->tensors[l->turn].host));
+    /* other devices read it until the end of the block */
+    INGOT_TRY(l->ops->download_view(l->context, &packed, &view,
+                                    l->rank.size > 1 ? l->block.host : l->tensors[l->turn].host));
     ledger->low_precision_scales = (uint32_t)ingot_view_low_precision(&packed);
     lap(l, INGOT_PHASE_QUANTIZE, &since);
-    INGOT_TRY(put_behind(l, index, &packed, ledger));
+    if (stored != NULL) {
+        ingot_team_show(&l->rank, t->role, &packed);
+    }
+    if (is_writer(l)) {
+        INGOT_TRY(put_behind(l, index, &packed, ledger));
+    }
     if (stored != NULL) {
         *stored = view;
     }
@@ -335,6 +350,29 @@ static ingot_status convert_alone(loop *l, uint64_t index, ingot_input_state *in
     return status;
 }
 
+/* ---- several devices ------------------------------------------------------------------------ */
+
+/* Takes over the matrices of a block that other devices have quantized since the last time. */
+static ingot_status exchange(loop *l, ingot_block_state *state) {
+    const ingot_plan *plan = l->job->plan;
+    INGOT_TRY(ingot_team_meet(&l->rank));
+    for (uint64_t i = 0; l->rank.size > 1 && i < plan->count; i++) {
+        const ingot_plan_tensor *t = &plan->tensors[i];
+        if (t->layer != state->layer || t->origin != INGOT_ORIGIN_QUANTIZE ||
+            state->owner[t->role] == l->rank.number || !state->is_passed[t->role] ||
+            state->fetched[t->role].rows != 0) {
+            continue;
+        }
+        const ingot_weight_view *view = ingot_team_shown(&l->rank, t->role);
+        INGOT_TRY(l->ops->upload_view(l->context, &state->fetched[t->role], view));
+        state->block.linear[t->role] = state->fetched[t->role];
+        if (is_writer(l)) {
+            INGOT_TRY(put_behind(l, i, view, &l->job->ledgers[i]));
+        }
+    }
+    return INGOT_OK;
+}
+
 /* ---- statistics of a block ------------------------------------------------------------------ */
 
 /* Whether the statistics of an input are gathered only once what comes before it in the block is
@@ -349,8 +387,10 @@ static ingot_status collect(loop *l, ingot_block_state *state, unsigned inputs) 
     for (unsigned i = 0; i < INGOT_INPUT_COUNT; i++) {
         last = state->input[i].is_present ? i : last;
     }
-    INGOT_TRY(ingot_collect(state, l->job, &l->batch, inputs, (inputs & INGOT_INPUT_BIT(last)) != 0,
-                            l->block.host, l->block.device, l->scratch, l->error));
+    INGOT_TRY(exchange(l, state)); /* it runs what comes before these inputs */
+    INGOT_TRY(ingot_collect(state, l->job, &l->rank, &l->batch, inputs,
+                            (inputs & INGOT_INPUT_BIT(last)) != 0, l->block.host, l->block.device,
+                            l->scratch, l->error));
     for (unsigned i = 0; i < INGOT_INPUT_COUNT; i++) {
         state->input[i].is_collected |= (inputs & INGOT_INPUT_BIT(i)) != 0;
     }
@@ -444,10 +484,15 @@ static ingot_status apply_folds(loop *l, ingot_block_state *state) {
 /* Windows from which on some are held out: without judges nothing is corrected. */
 #define JUDGED_FROM 8u
 
+/* Whether matrices make up for the drift of their inputs. */
+static bool corrects(const ingot_loop_job *job) {
+    const ingot_plan *plan = job->plan;
+    return job->windows != NULL && job->windows->count >= JUDGED_FROM && plan->needs_gram &&
+           plan->steps.corrects && plan->has_loop;
+}
+
 static bool has_drift(const loop *l) {
-    const ingot_plan *plan = l->job->plan;
-    return l->has_batch && l->job->windows->count >= JUDGED_FROM && plan->steps.corrects &&
-           plan->has_loop;
+    return corrects(l->job);
 }
 
 /* Whether a linear's output is added to the residual stream as it is. */
@@ -525,14 +570,14 @@ static ingot_status convert_block_tensors(loop *l, ingot_block_state *state) {
         }
         switch (t->origin) {
         case INGOT_ORIGIN_COPY:
-            INGOT_TRY(copy_dense(l, i));
+            INGOT_TRY(is_writer(l) ? copy_dense(l, i) : INGOT_OK);
             break;
         case INGOT_ORIGIN_FOLDED:
-            INGOT_TRY(write_folded(l, i, state));
+            INGOT_TRY(is_writer(l) ? write_folded(l, i, state) : INGOT_OK);
             break;
         case INGOT_ORIGIN_COLUMN_FOLD:
         case INGOT_ORIGIN_ROW_FOLD:
-            INGOT_TRY(write_fold(l, i, state));
+            INGOT_TRY(is_writer(l) ? write_fold(l, i, state) : INGOT_OK);
             break;
         case INGOT_ORIGIN_ALIAS:
             break;
@@ -545,6 +590,10 @@ static ingot_status convert_block_tensors(loop *l, ingot_block_state *state) {
                 INGOT_TRY(convert_alone(l, i, input));
                 break;
             }
+            state->is_passed[t->role] = true;
+            if (state->owner[t->role] != l->rank.number) {
+                break;
+            }
             INGOT_TRY(next_tensor(l));
             const source_pair pair = {.host = &state->block.host.linear[t->role],
                                       .device = &state->source[t->role]};
@@ -555,6 +604,18 @@ static ingot_status convert_block_tensors(loop *l, ingot_block_state *state) {
         }
     }
     return INGOT_OK;
+}
+
+/* Who quantizes what of a block. */
+static void share_out(const loop *l, ingot_block_state *state) {
+    bool is_present[INGOT_ROLE_COUNT] = {false};
+    for (uint64_t i = 0; i < l->job->plan->count; i++) {
+        const ingot_plan_tensor *t = &l->job->plan->tensors[i];
+        if (t->layer == state->layer && t->origin == INGOT_ORIGIN_QUANTIZE) {
+            is_present[t->role] = true;
+        }
+    }
+    ingot_team_share(state->owner, &l->rank, l->job->model, is_present, is_sequential(l));
 }
 
 static ingot_status convert_block_steps(loop *l, ingot_block_state *state) {
@@ -581,25 +642,35 @@ static ingot_status convert_block_steps(loop *l, ingot_block_state *state) {
         }
         lap(l, INGOT_PHASE_FOLD, &since);
     }
+    share_out(l, state);
     INGOT_TRY(convert_block_tensors(l, state));
     INGOT_TRY(keep_step(l, state));
     since = ingot_clock_seconds();
+    INGOT_TRY(exchange(l, state));
+    lap(l, INGOT_PHASE_QUANTIZE, &since);
     if (l->has_batch && state->layer + 1 < l->job->model->layers) {
         INGOT_TRY(apply_folds(l, state));
         INGOT_TRY(ingot_batch_run(&l->batch, l->job, &state->block, 0, l->batch.windows,
                                   &(ingot_batch_use){0}, l->error));
         lap(l, INGOT_PHASE_PROPAGATE, &since);
     }
-    report_block(l, state, ingot_clock_seconds() - start);
+    if (is_writer(l)) {
+        report_block(l, state, ingot_clock_seconds() - start);
+    }
     return INGOT_OK;
 }
 
 static ingot_status convert_block(loop *l, uint64_t layer) {
     ingot_block_state state;
-    INGOT_TRY(settle(l)); /* what is on its way may lie in the block's memory */
+    /* what is on its way, or looked at by other devices, may lie in the block's memory */
+    INGOT_TRY(settle(l));
+    INGOT_TRY(ingot_team_meet(&l->rank));
     reset(&l->block);
     begin_state(l, &state, layer);
     const ingot_status status = convert_block_steps(l, &state);
+    for (unsigned role = 0; role < INGOT_ROLE_COUNT; role++) {
+        l->ops->release_view(l->context, &state.fetched[role]);
+    }
     ingot_block_release(&state.block, l->job->backend);
     return status;
 }
@@ -628,14 +699,16 @@ static uint64_t block_bytes(const loop *l) {
     return 8 * weights + 4 * grams + 20 * largest;
 }
 
+/* Windows that are held out of the statistics. */
+static uint64_t count_judges(const ingot_loop_job *job) {
+    const uint64_t windows = job->windows != NULL ? job->windows->count : 0;
+    const bool are_wanted = job->plan->has_folds || corrects(job);
+    return are_wanted && windows >= JUDGED_FROM ? ingot_min_u64(windows / 16 + 1, JUDGES_MOST) : 0;
+}
+
 static ingot_status begin_batch(loop *l) {
-    const uint64_t windows = l->job->windows->count;
-    uint64_t judges = 0;
-    if ((l->job->plan->has_folds || has_drift(l)) && windows >= JUDGED_FROM) {
-        judges = ingot_min_u64(windows / 16 + 1, JUDGES_MOST);
-    }
     reset(&l->block);
-    return ingot_batch_create(&l->batch, l->job, judges, has_drift(l), block_bytes(l),
+    return ingot_batch_create(&l->batch, l->job, l->judges, has_drift(l), block_bytes(l),
                               l->block.host, l->error);
 }
 
@@ -654,6 +727,8 @@ static ingot_status convert_all(loop *l) {
                 INGOT_TRY(convert_block(l, next_layer++));
                 ingot_progress_update(l->job->progress, (double)next_layer);
             }
+        } else if (!is_writer(l)) {
+            continue;
         } else if (t->origin == INGOT_ORIGIN_QUANTIZE) {
             INGOT_TRY(convert_alone(l, i, NULL));
         } else if (t->origin != INGOT_ORIGIN_ALIAS) {
@@ -673,8 +748,12 @@ static void close_memory(memory *m) {
     ingot_arena_destroy(m->device);
 }
 
-ingot_status ingot_loop_run(const ingot_loop_job *job, ingot_error *error) {
+/* One device's part of a conversion; all of it where there is one device. */
+static ingot_status run_rank(const ingot_loop_job *job, const ingot_rank *rank, uint64_t judges,
+                             ingot_error *error) {
     loop l = {.job = job,
+              .rank = *rank,
+              .judges = judges,
               .ops = job->backend->ops,
               .context = job->backend->context,
               .has_batch = job->windows != NULL && job->plan->needs_gram,
@@ -688,7 +767,11 @@ ingot_status ingot_loop_run(const ingot_loop_job *job, ingot_error *error) {
     INGOT_GO(ingot_prefetch_create(&l.prefetch, job));
     INGOT_GO(convert_all(&l));
     INGOT_GO(settle(&l));
+    INGOT_GO(ingot_team_meet(rank)); /* nobody's memory goes before it was written */
 done:
+    if (status != INGOT_OK) {
+        ingot_team_leave(rank);
+    }
     ingot_worker_destroy(l.writing); /* first: it may be using what goes next */
     ingot_prefetch_destroy(l.prefetch);
     ingot_batch_destroy(&l.batch, job->backend);
@@ -700,4 +783,13 @@ done:
                ? ingot_error_set(error, status, NULL, NULL,
                                  "use fewer --samples or a shorter --seq-len", "out of memory")
                : status;
+}
+
+ingot_status ingot_loop_run(const ingot_loop_job *job, ingot_error *error) {
+    const bool has_batch = job->windows != NULL && job->plan->needs_gram;
+    const uint64_t shared = has_batch ? job->windows->count - count_judges(job) : 1;
+    const unsigned size = (unsigned)ingot_min_u64(shared, job->other_count + 1);
+    const ingot_rank alone = {.size = 1, .backend = job->backend};
+    return size > 1 ? ingot_team_run(job, size, count_judges(job), run_rank, error)
+                    : run_rank(job, &alone, count_judges(job), error);
 }

@@ -29,6 +29,8 @@ typedef struct ingot_loop_job {
     const ingot_weight_source *source; /* over the checkpoint */
     const ingot_model *model;
     const ingot_backend *backend;
+    const ingot_backend *others; /* [other_count]: further devices, each like the first */
+    unsigned other_count;
     const ingot_plan *plan;
     const ingot_windows *windows; /* calibration batch, or NULL */
     const ingot_stats *stats;     /* a statistics file, or NULL */

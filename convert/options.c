@@ -29,7 +29,9 @@ static const ingot_cli_option options[] = {
     {"seq-len", 0, "N", "Tokens per window (default: 2048 or the model's context)."},
     {"seed", 0, "N", "Recorded in the container (default 0)."},
     {"device", 0, "D", "auto (default), cpu, cuda or cuda:N."},
-    {"devices", 0, "LIST", "Several devices. Not part of this version."},
+    {"devices", 0, "LIST",
+     "Several devices, numbers of GPUs or names as for --device: 0,1. They share the calibration "
+     "windows and the linears of a block."},
     {"threads", 0, "N", "CPU threads (default: all usable). Never changes the result."},
     {"dry-run", 0, NULL, "Print the plan, its sizes and memory, and stop."},
     {"resume", 0, NULL, "Continue an interrupted conversion. Not part of this version."},
@@ -141,6 +143,8 @@ static ingot_status run_option(ingot_convert_options *o, const char *name, const
         o->sensitivity = value;
     } else if (strcmp(name, "device") == 0) {
         o->device = value;
+    } else if (strcmp(name, "devices") == 0) {
+        o->devices = value;
     } else if (strcmp(name, "threads") == 0) {
         INGOT_TRY(ingot_cli_parse_u64(&number, name, value, 1, 256, error));
         o->threads = (unsigned)number;

@@ -49,6 +49,10 @@ typedef struct ingot_backend_ops {
     ingot_status (*upload)(void *context, void *device, const void *host, uint64_t bytes);
     ingot_status (*download)(void *context, void *host, const void *device, uint64_t bytes);
     ingot_status (*copy)(void *context, void *to, const void *from, uint64_t bytes); /* device */
+    /* to = what lies in device memory of another context of the same backend, which has been waited
+     * for */
+    ingot_status (*fetch)(void *context, void *to, void *from_context, const void *from,
+                          uint64_t bytes);
     ingot_status (*zero)(void *context, void *device, uint64_t bytes);
     /* host memory that copies to and from the device at full speed (pinned) */
     ingot_status (*host_alloc)(void *context, void **out, uint64_t bytes);

@@ -33,6 +33,12 @@ static ingot_status cpu_zero(void *context, void *memory, uint64_t bytes) {
     return INGOT_OK;
 }
 
+static ingot_status cpu_fetch(void *context, void *to, void *from_context, const void *from,
+                              uint64_t bytes) {
+    (void)from_context;
+    return cpu_copy(context, to, from, bytes);
+}
+
 static ingot_status cpu_wait(void *context) {
     (void)context;
     return INGOT_OK;
@@ -81,6 +87,7 @@ static const ingot_backend_ops cpu_ops = {
     .upload = cpu_copy,
     .download = cpu_copy,
     .copy = cpu_copy,
+    .fetch = cpu_fetch,
     .zero = cpu_zero,
     .host_alloc = cpu_alloc,
     .host_release = cpu_release,

@@ -45,6 +45,7 @@ typedef struct ingot_cuda {
     int multiprocessors;
     int shared_bytes; /* of shared memory that a block can have */
     bool is_hopper;   /* or later: clusters of blocks, programmatic dependent launches */
+    uint64_t peers; /* a bit for each other device whose memory was asked for */
     cudaStream_t stream;
     cudaMemPool_t memory;
     cublasHandle_t blas;       /* bound to the stream; scalars come from the host */

@@ -8,7 +8,9 @@ extern "C" {
 #include "kernels/cuda/product.h"
 }
 
+#include <atomic>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 
 #define LEAST_MAJOR     8                    /* of compute capability: Ampere */
@@ -18,8 +20,25 @@ extern "C" {
 /* ---- memory -----------------------------------------------------------------------------------
  */
 
+/* Fault injection for tests (INGOT_TEST_FAIL_DEVICE_ALLOC): allocations until one fails; 0: none.
+ */
+static std::atomic<uint64_t> allocations_left;
+
+static void set_fault(void) {
+    const char *value = getenv("INGOT_TEST_FAIL_DEVICE_ALLOC");
+    allocations_left = value != nullptr ? strtoull(value, nullptr, 10) : 0;
+}
+
+static bool is_fault_due(void) {
+    return allocations_left != 0 && --allocations_left == 0;
+}
+
 static ingot_status cuda_alloc(void *context, void **out, uint64_t bytes) {
     const ingot_cuda *cuda = ingot_cuda_of(context);
+    if (is_fault_due()) {
+        *out = nullptr;
+        return INGOT_ERR_NO_MEMORY;
+    }
     const cudaError_t error = cudaMallocAsync(out, bytes != 0 ? bytes : 1, cuda->stream);
     if (error != cudaSuccess) {
         *out = nullptr;
@@ -65,6 +84,36 @@ static ingot_status cuda_copy(void *context, void *to, const void *from, uint64_
     return to == from || bytes == 0 ? INGOT_OK
                                     : ingot_cuda_status(cudaMemcpyAsync(
                                           to, from, bytes, cudaMemcpyDeviceToDevice, cuda->stream));
+}
+
+/* Lets this device read the memory of another where it can reach it; where not, the driver takes
+ * copies through the host. */
+static void open_peer(ingot_cuda *cuda, const ingot_cuda *other) {
+    int can_reach = 0;
+    (void)cudaDeviceCanAccessPeer(&can_reach, cuda->device, other->device);
+    if (can_reach != 0) {
+        cudaMemAccessDesc access = {};
+        access.location.type = cudaMemLocationTypeDevice;
+        access.location.id = cuda->device;
+        access.flags = cudaMemAccessFlagsProtReadWrite;
+        (void)cudaMemPoolSetAccess(other->memory, &access, 1);
+    }
+    (void)cudaGetLastError();
+}
+
+static ingot_status cuda_fetch(void *context, void *to, void *from_context, const void *from,
+                               uint64_t bytes) {
+    const ingot_cuda *other = static_cast<const ingot_cuda *>(from_context);
+    ingot_cuda *cuda = ingot_cuda_of(context);
+    const uint64_t peer = UINT64_C(1) << (other->device % 64);
+    if (other->device != cuda->device && (cuda->peers & peer) == 0) {
+        cuda->peers |= peer;
+        open_peer(cuda, other);
+    }
+    cuda_written(cuda, to, bytes);
+    return bytes == 0 ? INGOT_OK
+                      : ingot_cuda_status(cudaMemcpyPeerAsync(to, cuda->device, from, other->device,
+                                                              bytes, cuda->stream));
 }
 
 static ingot_status cuda_zero(void *context, void *device, uint64_t bytes) {
@@ -248,6 +297,8 @@ static ingot_status open_blas(ingot_cuda *cuda) {
     INGOT_TRY(ingot_cublas_status(cublasCreate(&cuda->blas)));
     INGOT_TRY(ingot_cublas_status(cublasSetStream(cuda->blas, cuda->stream)));
     INGOT_TRY(cuda_alloc(cuda, &cuda->workspace, CUDA_BLAS_BYTES));
+    /* initcheck of compute-sanitizer does not see the asynchronous stores of cuBLAS's kernels */
+    INGOT_TRY(cuda_zero(cuda, cuda->workspace, CUDA_BLAS_BYTES));
     INGOT_TRY(
         ingot_cublas_status(cublasSetWorkspace(cuda->blas, cuda->workspace, CUDA_BLAS_BYTES)));
     return ingot_cublas_status(cublasSetMathMode(
@@ -296,6 +347,7 @@ static const ingot_backend_ops *operations(void) {
     ops.upload = cuda_upload;
     ops.download = cuda_download;
     ops.copy = cuda_copy;
+    ops.fetch = cuda_fetch;
     ops.zero = cuda_zero;
     ops.host_alloc = cuda_host_alloc;
     ops.host_release = cuda_host_release;
@@ -381,6 +433,7 @@ ingot_cuda_open(ingot_backend *out, int ordinal, unsigned threads, ingot_error *
     ingot_cuda *cuda = static_cast<ingot_cuda *>(memory);
     if (status == INGOT_OK) {
         status = fill(cuda, ordinal, threads);
+        set_fault(); /* from here on: what opening takes is not counted */
     }
     if (status != INGOT_OK) {
         const cudaError_t last = cudaGetLastError();

@@ -95,7 +95,7 @@ done <<EOF
 --method rtn --effort fast
 --effort best
 --resume
---devices 0,1
+--devices 998,999
 --bits 9
 --bits 1
 --group 48
