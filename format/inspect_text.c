@@ -55,7 +55,7 @@ static void print_size(const char *label, uint64_t bytes) {
 
 static void print_value(const char *label, const json_t *value) {
     char *text = ingot_json_text(value, JSON_ENCODE_ANY | JSON_ENSURE_ASCII | JSON_COMPACT |
-                                       JSON_SORT_KEYS | JSON_REAL_PRECISION(6));
+                                            JSON_SORT_KEYS | JSON_REAL_PRECISION(6));
     const bool is_quoted = json_is_string(value) && text != NULL && strlen(text) >= 2;
     if (text != NULL && strlen(text) <= 160) {
         const int length = (int)strlen(text);
@@ -309,6 +309,48 @@ static void print_difference(const inspect_difference *entry) {
     printf("\n");
 }
 
+/* hint: where it is in a container of the same model. */
+static const inspect_role *find_role(const inspection *all, const char *name, uint64_t hint) {
+    if (hint < all->role_count && strcmp(all->roles[hint].name, name) == 0) {
+        return &all->roles[hint];
+    }
+    for (uint64_t i = 0; i < all->role_count; i++) {
+        if (strcmp(all->roles[i].name, name) == 0) {
+            return &all->roles[i];
+        }
+    }
+    return NULL;
+}
+
+/* The roles that both have and one of them quantizes, side by side. */
+static void print_role_pairs(const inspection *a, const inspection *b) {
+    bool has_header = false;
+    int width = 4;
+    for (uint64_t i = 0; i < a->role_count; i++) {
+        width = longer(width, a->roles[i].name);
+    }
+    for (uint64_t i = 0; i < a->role_count; i++) {
+        const inspect_role *left = &a->roles[i], *right = find_role(b, left->name, i);
+        char storage[2][320];
+        char cell[4][16];
+        if (right == NULL || (isnan(left->weight_error) && isnan(right->weight_error))) {
+            continue;
+        }
+        if (!has_header) {
+            printf("\n%-*s  %-12s | %-12s  %8s | %8s  %8s | %8s\n", width, "Role", "stored as",
+                   "second", "error", "second", "output", "second");
+            has_header = true;
+        }
+        printf("%-*s  %-12s | %-12s  %8s | %8s  %8s | %8s\n", width, left->name,
+               role_storage(storage[0], left), role_storage(storage[1], right),
+               figure(cell[0], left->weight_error), figure(cell[1], right->weight_error),
+               figure(cell[2], left->output_error), figure(cell[3], right->output_error));
+    }
+    if (has_header) {
+        printf("\n");
+    }
+}
+
 void inspection_print_comparison(const inspection *a, const inspection *b,
                                  const inspect_comparison *comparison) {
     printf("\nCompared with %s\n", b->path);
@@ -324,6 +366,7 @@ void inspection_print_comparison(const inspection *a, const inspection *b,
            " only in the first, %" PRIu64 " only in the second\n",
            "tensors", comparison->equal, comparison->different, comparison->only_a,
            comparison->only_b);
+    print_role_pairs(a, b);
     for (uint64_t i = 0; i < comparison->count; i++) {
         print_difference(&comparison->entries[i]);
     }
