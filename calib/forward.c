@@ -2,8 +2,7 @@
  * exist and where, biases, q/k norms, rotary, grouped heads, windows and gating are data.  All
  * arithmetic goes through backend operations on device memory; the residual stream is FP32.
  * Not here: running a whole model over text (calib/score.c, calib/stats.c, calib/decode.c). */
-#include "calib/forward.h"
-
+#include "calib/forward_internal.h"
 #include "common/sizes.h"
 #include "format/half.h"
 
@@ -243,45 +242,49 @@ void ingot_kv_cache_destroy(ingot_kv_cache *cache, const ingot_model *model,
     memset(cache, 0, sizeof *cache);
 }
 
-struct ingot_workspace {
-    const ingot_backend *backend;
-    uint64_t max_tokens;
-    union {
-        struct {
-            float *normed;    /* [max_tokens][hidden] */
-            float *output;    /* [max_tokens][hidden], what a half of the block adds */
-            float *q;         /* [max_tokens][heads * head_dim] */
-            float *context;   /* [max_tokens][heads * head_dim], the attention's output */
-            float *k, *v;     /* [max_tokens][kv_heads * head_dim], without a cache */
-            float *gate, *up; /* [max_tokens][ffn]; gate only in gated models */
-        };
-        float *buffer[8];
-    };
-};
+static uint64_t width_if(bool is_needed, uint64_t width) {
+    return is_needed ? width : 0;
+}
 
-ingot_status ingot_workspace_create(ingot_workspace **out, const ingot_model *model,
-                                    const ingot_backend *backend, uint64_t max_tokens,
-                                    ingot_error *error) {
+/* Floats a token of every buffer of a workspace; 0: not needed. */
+static void buffer_widths(uint64_t *widths, const ingot_model *model, bool is_kept) {
+    const uint64_t hidden = model->hidden, q = model->heads * model->head_dim;
+    const uint64_t kv = model->kv_heads * model->head_dim;
+    const char *const *norm = model->norm_suffix;
+    const uint64_t wanted[INGOT_WORKSPACE_BUFFERS] = {
+        hidden,
+        hidden,
+        q,
+        q,
+        kv,
+        kv,
+        width_if(model->linear[INGOT_ROLE_GATE].is_present, model->ffn),
+        model->ffn,
+        width_if(is_kept, hidden),
+        width_if(is_kept, model->ffn),
+        width_if(is_kept, hidden),
+        width_if(is_kept && norm[INGOT_SLOT_Q] != NULL, q),
+        width_if(is_kept && norm[INGOT_SLOT_K] != NULL, kv),
+        width_if(is_kept && norm[INGOT_SLOT_ATTENTION_POST] != NULL, hidden),
+        width_if(is_kept && norm[INGOT_SLOT_MLP_POST] != NULL, hidden),
+    };
+    memcpy(widths, wanted, sizeof wanted);
+}
+
+ingot_status ingot_workspace_open(ingot_workspace **out, const ingot_model *model,
+                                  const ingot_backend *backend, uint64_t max_tokens, bool is_kept,
+                                  ingot_error *error) {
     *out = NULL;
     void *memory;
     INGOT_TRY(ingot_alloc_zero(&memory, 1, sizeof(ingot_workspace)));
     ingot_workspace *w = memory;
     w->backend = backend;
     w->max_tokens = max_tokens;
-    const uint64_t q_width = model->heads * model->head_dim;
-    const uint64_t kv_width = model->kv_heads * model->head_dim;
-    const uint64_t widths[8] = {
-        model->hidden,
-        model->hidden,
-        q_width,
-        q_width,
-        kv_width,
-        kv_width,
-        model->linear[INGOT_ROLE_GATE].is_present ? model->ffn : 0,
-        model->ffn,
-    };
+    w->is_kept = is_kept;
+    uint64_t widths[INGOT_WORKSPACE_BUFFERS];
+    buffer_widths(widths, model, is_kept);
     ingot_status status = INGOT_OK;
-    for (int i = 0; i < 8 && status == INGOT_OK; i++) {
+    for (int i = 0; i < INGOT_WORKSPACE_BUFFERS && status == INGOT_OK; i++) {
         if (widths[i] != 0) {
             status = alloc_floats(&w->buffer[i], backend, max_tokens, widths[i], 1, error);
         }
@@ -294,11 +297,17 @@ ingot_status ingot_workspace_create(ingot_workspace **out, const ingot_model *mo
     return INGOT_OK;
 }
 
+ingot_status ingot_workspace_create(ingot_workspace **out, const ingot_model *model,
+                                    const ingot_backend *backend, uint64_t max_tokens,
+                                    ingot_error *error) {
+    return ingot_workspace_open(out, model, backend, max_tokens, false, error);
+}
+
 void ingot_workspace_destroy(ingot_workspace *workspace) {
     if (workspace == NULL) {
         return;
     }
-    release_all(workspace->buffer, 8, workspace->backend);
+    release_all(workspace->buffer, INGOT_WORKSPACE_BUFFERS, workspace->backend);
     ingot_free(workspace);
 }
 
@@ -332,14 +341,21 @@ static ingot_status call_hook(const pass *p, ingot_input input, const float *x, 
     return p->hook == NULL ? INGOT_OK : p->hook(p->hook_context, input, x, p->tokens, width);
 }
 
+/* Puts x[m][width] aside where the workspace has a buffer for it. */
+static ingot_status keep(const pass *p, float *to, const float *x, uint64_t m, uint64_t width) {
+    return to == NULL ? INGOT_OK : p->ops->copy(p->context, to, x, m * width * sizeof *x);
+}
+
 /* *input = the normed residual stream, or the stream itself in models without a norm there. */
 static ingot_status norm_input(const pass *p, ingot_norm_slot slot, float *x, const float **input) {
-    *input = x;
-    if (p->block->norm[slot] == NULL) {
-        return INGOT_OK;
+    const ingot_workspace *w = p->work;
+    float *own = slot == INGOT_SLOT_MLP && w->is_kept ? w->mlp_normed : w->normed;
+    if (p->block->norm[slot] != NULL) {
+        *input = own;
+        return run_norm(p, slot, own, x, p->tokens, p->model->hidden);
     }
-    *input = p->work->normed;
-    return run_norm(p, slot, p->work->normed, x, p->tokens, p->model->hidden);
+    *input = w->is_kept ? own : x;
+    return w->is_kept ? keep(p, own, x, p->tokens, p->model->hidden) : INGOT_OK;
 }
 
 /* Norm over every head and rotation, in place, of m tokens. */
@@ -347,6 +363,8 @@ static ingot_status shape_heads(const pass *p, ingot_norm_slot slot, float *x, u
                                 uint64_t heads) {
     const ingot_model *model = p->model;
     if (p->block->norm[slot] != NULL) {
+        float *raw = slot == INGOT_SLOT_Q ? p->work->q_raw : p->work->k_raw;
+        INGOT_TRY(keep(p, raw, x, m * heads, model->head_dim));
         INGOT_TRY(run_norm(p, slot, x, x, m * heads, model->head_dim));
     }
     if (model->rotary_dim == 0) {
@@ -414,10 +432,12 @@ static ingot_status attention_half(const pass *p, float *x) {
     INGOT_TRY(call_hook(p, INGOT_INPUT_OUTPUT, w->context, model->heads * model->head_dim));
     INGOT_TRY(run_linear(p, INGOT_ROLE_O, w->output, w->context, p->tokens));
     if (p->block->norm[INGOT_SLOT_ATTENTION_POST] != NULL) {
+        INGOT_TRY(keep(p, w->attention_output, w->output, p->tokens, model->hidden));
         INGOT_TRY(
             run_norm(p, INGOT_SLOT_ATTENTION_POST, w->output, w->output, p->tokens, model->hidden));
     }
-    return p->ops->add(p->context, x, w->output, 1.0f, p->tokens * model->hidden);
+    INGOT_TRY(p->ops->add(p->context, x, w->output, 1.0f, p->tokens * model->hidden));
+    return keep(p, w->middle, x, p->tokens, model->hidden);
 }
 
 /* x += post(down(act(gate(norm(x))) * up(norm(x)))), or down(act(up(...))) without a gate */
@@ -434,11 +454,16 @@ static ingot_status mlp_half(const pass *p, float *x) {
         inner = w->gate;
         INGOT_TRY(run_linear(p, INGOT_ROLE_GATE, w->gate, input, p->tokens));
     }
+    if (w->is_kept) {
+        INGOT_TRY(keep(p, w->inner, inner, p->tokens, model->ffn));
+        inner = w->inner;
+    }
     INGOT_TRY(p->ops->activate(p->context, inner, is_gated ? w->up : NULL, model->activation,
                                p->tokens * model->ffn));
     INGOT_TRY(call_hook(p, INGOT_INPUT_DOWN, inner, model->ffn));
     INGOT_TRY(run_linear(p, INGOT_ROLE_DOWN, w->output, inner, p->tokens));
     if (p->block->norm[INGOT_SLOT_MLP_POST] != NULL) {
+        INGOT_TRY(keep(p, w->mlp_output, w->output, p->tokens, model->hidden));
         INGOT_TRY(run_norm(p, INGOT_SLOT_MLP_POST, w->output, w->output, p->tokens, model->hidden));
     }
     return p->ops->add(p->context, x, w->output, 1.0f, p->tokens * model->hidden);

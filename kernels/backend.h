@@ -101,6 +101,29 @@ typedef struct ingot_backend_ops {
     /* y[n] += scale * x[n] */
     ingot_status (*add)(void *context, float *y, const float *x, float scale, uint64_t n);
 
+    /* Gradients.  dX is the derivative of a loss by X, in X's shape.
+     *
+     * dx[m][n] = of norm's input x[m][n] from dy[m][n]; dx may be dy */
+    ingot_status (*norm_backward)(void *context, float *dx, const float *dy, const float *x,
+                                  const float *weight, ingot_norm_kind kind, float eps, uint64_t m,
+                                  uint64_t n);
+    /* dx[m][w->cols] = dy[m][w->rows] W, or += with adds; dx does not overlap dy */
+    ingot_status (*linear_backward)(void *context, float *dx, const ingot_weight_view *w,
+                                    const float *dy, bool adds, uint64_t m);
+    /* dw[rows][cols] += dy[m][rows]^T x[m][cols] */
+    ingot_status (*weight_backward)(void *context, float *dw, const float *dy, const float *x,
+                                    uint64_t m, uint64_t rows, uint64_t cols);
+    /* In place: gate[n] and up[n], the inputs of activate, become their gradients, d[n] being that
+     * of its result; up may be NULL */
+    ingot_status (*activate_backward)(void *context, float *gate, float *up, const float *d,
+                                      ingot_activation kind, uint64_t n);
+    /* Gradients of attention's q, k and v from dout and what attention read and wrote; whole
+     * sequences alone (q_len = kv_len = kv_stride, else INGOT_ERR_USAGE). */
+    ingot_status (*attention_backward)(void *context, float *dq, float *dk, float *dv,
+                                       const float *dout, const float *q, const float *k,
+                                       const float *v, const float *out,
+                                       const ingot_attention *shape);
+
     /* Statistics of a layer's input x[m][n]:
      * gram[n][n] += x^T x, lower triangle (row i, columns 0..i), FP32; what stands above the
      * diagonal is undefined afterwards;
@@ -142,6 +165,11 @@ typedef struct ingot_backend_ops {
                                     const float *importance, ingot_arena *scratch);
     ingot_status (*quantize_gptq)(void *context, ingot_quantized *q, const float *w,
                                   const ingot_gptq_factor *factor, ingot_arena *scratch);
+    ingot_status (*tuning_begin)(void *context, const ingot_tuning *t, const ingot_quantized *q,
+                                 const float *w);
+    ingot_status (*tuning_round)(void *context, ingot_quantized *q, const ingot_tuning *t);
+    ingot_status (*tuning_step)(void *context, const ingot_tuning *t, const ingot_quantized *q,
+                                const float *gradient, float rate, float gain_rate);
     ingot_status (*outliers_choose)(void *context, ingot_quantized *q, const float *w,
                                     const float *importance, uint64_t count, ingot_dtype dtype,
                                     ingot_arena *arena, ingot_arena *scratch);

@@ -144,6 +144,28 @@ ingot_status ingot_quantize_gptq(ingot_quantized *q, const float *w,
                                  const ingot_gptq_factor *factor, ingot_arena *scratch,
                                  ingot_pool *pool) INGOT_MUST_CHECK;
 
+/* ---- tuning ------------------------------------------------------------------------------ */
+
+/* Codes and scales on the way of a gradient descent: position[rows][cols] in units of codes, whose
+ * rounding is the code, and gain[rows][groups], whose product with start_scale[rows][groups] is the
+ * scale before it is stored.  A position of -infinity marks an outlier, whose code stays z. */
+typedef struct ingot_tuning {
+    float *position, *gain, *start_scale;
+} ingot_tuning;
+
+/* position = code + what w[rows][cols] / scale lacks of it, at most 0.49 of a step, so that the
+ * rounding is the code of q; gain = 1, start_scale = the scales of q. */
+void ingot_tuning_begin(const ingot_tuning *t, const ingot_quantized *q, const float *w,
+                        ingot_pool *pool);
+/* Codes (position rounded, ties to even, within the range of the format) and stored scales of q. */
+void ingot_tuning_round(ingot_quantized *q, const ingot_tuning *t, ingot_pool *pool);
+/* One step of signed descent along gradient[rows][cols], that of the stored weights, taken straight
+ * through the rounding: position -= rate sign, gain -= gain_rate sign of its group's sum.
+ * Positions stay within half a step of the range of codes, gains within 1/2 .. 2.  q: as
+ * ingot_tuning_round left it. */
+void ingot_tuning_step(const ingot_tuning *t, const ingot_quantized *q, const float *gradient,
+                       float rate, float gain_rate, ingot_pool *pool);
+
 /* ---- errors ----------------------------------------------------------------------------- */
 
 /* The data-free relative error ||W F - W'||_F / ||W F||_F of a stored matrix, where

@@ -70,16 +70,30 @@ typedef struct ingot_cpu_math_ops {
     void (*exp_f64)(double *y, const double *x, uint64_t n);
 } ingot_cpu_math_ops;
 
+/* Gradients, row by row (isa_backward.c). */
+typedef struct ingot_cpu_backward_ops {
+    void (*norm)(float *dx, const float *dy, const float *x, const float *weight,
+                 ingot_norm_kind kind, float eps, uint64_t n);
+    void (*activate)(float *gate, float *up, const float *d, ingot_activation kind, uint64_t n);
+    /* One row of attention: score[n] = q . k becomes the weight of the softmax whose logarithm of
+     * the sum is log_sum, slope[n] = dout . v the gradient of the score, delta being dout . out. */
+    void (*softmax)(float *score, float *slope, uint64_t n, float scale, float softcap,
+                    float log_sum, float delta);
+} ingot_cpu_backward_ops;
+
 typedef struct ingot_cpu_isa {
     const char *name; /* "v2", "v3", "v4": x86-64 levels */
     const ingot_cpu_weight_ops *weight;
     const ingot_cpu_product_ops *product;
     const ingot_cpu_math_ops *math;
+    const ingot_cpu_backward_ops *backward;
 } ingot_cpu_isa;
 
 extern const ingot_cpu_weight_ops ingot_cpu_weight_v2, ingot_cpu_weight_v3, ingot_cpu_weight_v4;
 extern const ingot_cpu_product_ops ingot_cpu_product_v2, ingot_cpu_product_v3, ingot_cpu_product_v4;
 extern const ingot_cpu_math_ops ingot_cpu_math_v2, ingot_cpu_math_v3, ingot_cpu_math_v4;
+extern const ingot_cpu_backward_ops ingot_cpu_backward_v2, ingot_cpu_backward_v3,
+    ingot_cpu_backward_v4;
 
 /* The best level this processor has, or the one named by INGOT_CPU_ISA; NULL when that name is
  * unknown or the processor lacks it. */
@@ -120,10 +134,13 @@ static inline uint64_t ingot_cpu_cut_size(const ingot_cpu_cut *cut, uint64_t ind
 }
 
 /* Row-major products, single-threaded, sizes checked to fit BLAS integers by the caller:
- * c[m][n] = beta c + a[m][k] b[n][k]^T   and   c[m][n] = beta c + a[m][k] b[k][n] */
+ * c[m][n] = beta c + a[m][k] b[n][k]^T,   c[m][n] = beta c + a[m][k] b[k][n]   and
+ * c[m][n] = beta c + a[k][m]^T b[k][n] */
 void ingot_cpu_gemm_nt(float *c, uint64_t ldc, const float *a, uint64_t lda, const float *b,
                        uint64_t ldb, uint64_t m, uint64_t n, uint64_t k, float beta);
 void ingot_cpu_gemm_nn(float *c, uint64_t ldc, const float *a, uint64_t lda, const float *b,
+                       uint64_t ldb, uint64_t m, uint64_t n, uint64_t k, float beta);
+void ingot_cpu_gemm_tn(float *c, uint64_t ldc, const float *a, uint64_t lda, const float *b,
                        uint64_t ldb, uint64_t m, uint64_t n, uint64_t k, float beta);
 /* False when a dimension does not fit the integers of BLAS. */
 bool ingot_cpu_fits(uint64_t dimension);
@@ -144,6 +161,19 @@ ingot_status ingot_cpu_attention(void *context, float *out, const float *q, cons
 ingot_status ingot_cpu_activate(void *context, float *gate, const float *up, ingot_activation kind,
                                 uint64_t n);
 ingot_status ingot_cpu_add(void *context, float *y, const float *x, float scale, uint64_t n);
+ingot_status ingot_cpu_norm_backward(void *context, float *dx, const float *dy, const float *x,
+                                     const float *weight, ingot_norm_kind kind, float eps,
+                                     uint64_t m, uint64_t n);
+ingot_status ingot_cpu_linear_backward(void *context, float *dx, const ingot_weight_view *w,
+                                       const float *dy, bool adds, uint64_t m);
+ingot_status ingot_cpu_weight_backward(void *context, float *dw, const float *dy, const float *x,
+                                       uint64_t m, uint64_t rows, uint64_t cols);
+ingot_status ingot_cpu_activate_backward(void *context, float *gate, float *up, const float *d,
+                                         ingot_activation kind, uint64_t n);
+ingot_status ingot_cpu_attention_backward(void *context, float *dq, float *dk, float *dv,
+                                          const float *dout, const float *q, const float *k,
+                                          const float *v, const float *out,
+                                          const ingot_attention *shape);
 ingot_status ingot_cpu_gram(void *context, float *gram, double *magnitude, uint64_t *dropped,
                             const float *x, uint64_t m, uint64_t n);
 ingot_status ingot_cpu_drift(void *context, float *out, const float *a, const float *b,
@@ -192,6 +222,11 @@ ingot_status ingot_cpu_polish(void *context, ingot_quantized *q, const float *w,
 ingot_status ingot_cpu_quadratic_loss(void *context, double *loss, const float *w, uint64_t rows,
                                       uint64_t cols, const ingot_quantized *q, const float *gram,
                                       ingot_arena *scratch);
+ingot_status ingot_cpu_tuning_begin(void *context, const ingot_tuning *t, const ingot_quantized *q,
+                                    const float *w);
+ingot_status ingot_cpu_tuning_round(void *context, ingot_quantized *q, const ingot_tuning *t);
+ingot_status ingot_cpu_tuning_step(void *context, const ingot_tuning *t, const ingot_quantized *q,
+                                   const float *gradient, float rate, float gain_rate);
 
 /* Fills *out for a pool of `threads`.  INGOT_ERR_DEVICE when INGOT_CPU_ISA asks for what the
  * processor lacks. */

@@ -6,9 +6,9 @@
 #include <string.h>
 
 static const ingot_cpu_isa levels[] = {
-    {"v2", &ingot_cpu_weight_v2, &ingot_cpu_product_v2, &ingot_cpu_math_v2},
-    {"v3", &ingot_cpu_weight_v3, &ingot_cpu_product_v3, &ingot_cpu_math_v3},
-    {"v4", &ingot_cpu_weight_v4, &ingot_cpu_product_v4, &ingot_cpu_math_v4},
+    {"v2", &ingot_cpu_weight_v2, &ingot_cpu_product_v2, &ingot_cpu_math_v2, &ingot_cpu_backward_v2},
+    {"v3", &ingot_cpu_weight_v3, &ingot_cpu_product_v3, &ingot_cpu_math_v3, &ingot_cpu_backward_v3},
+    {"v4", &ingot_cpu_weight_v4, &ingot_cpu_product_v4, &ingot_cpu_math_v4, &ingot_cpu_backward_v4},
 };
 #define LEVELS (sizeof levels / sizeof levels[0])
 

@@ -34,3 +34,9 @@ void ingot_cpu_gemm_nn(float *c, uint64_t ldc, const float *a, uint64_t lda, con
     cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)m, (int)n, (int)k, 1.0f, a,
                 (int)lda, b, (int)ldb, beta, c, (int)ldc);
 }
+
+void ingot_cpu_gemm_tn(float *c, uint64_t ldc, const float *a, uint64_t lda, const float *b,
+                       uint64_t ldb, uint64_t m, uint64_t n, uint64_t k, float beta) {
+    cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, (int)m, (int)n, (int)k, 1.0f, a, (int)lda,
+                b, (int)ldb, beta, c, (int)ldc);
+}

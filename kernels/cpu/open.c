@@ -103,6 +103,11 @@ static const ingot_backend_ops cpu_ops = {
     .attention = ingot_cpu_attention,
     .activate = ingot_cpu_activate,
     .add = ingot_cpu_add,
+    .norm_backward = ingot_cpu_norm_backward,
+    .linear_backward = ingot_cpu_linear_backward,
+    .weight_backward = ingot_cpu_weight_backward,
+    .activate_backward = ingot_cpu_activate_backward,
+    .attention_backward = ingot_cpu_attention_backward,
     .gram = ingot_cpu_gram,
     .drift = ingot_cpu_drift,
     .distance = ingot_cpu_distance,
@@ -125,6 +130,9 @@ static const ingot_backend_ops cpu_ops = {
     .gram_solve = ingot_cpu_gram_solve,
     .multiply_add = ingot_cpu_multiply_add,
     .quantize_polish = ingot_cpu_polish,
+    .tuning_begin = ingot_cpu_tuning_begin,
+    .tuning_round = ingot_cpu_tuning_round,
+    .tuning_step = ingot_cpu_tuning_step,
     .close = cpu_close,
 };
 

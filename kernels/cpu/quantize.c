@@ -101,3 +101,20 @@ ingot_status ingot_cpu_polish(void *context, ingot_quantized *q, const float *w,
                               const float *importance, unsigned rounds, ingot_arena *scratch) {
     return ingot_quantize_polish(q, w, gram, importance, rounds, scratch, pool_of(context));
 }
+
+ingot_status ingot_cpu_tuning_begin(void *context, const ingot_tuning *t, const ingot_quantized *q,
+                                    const float *w) {
+    ingot_tuning_begin(t, q, w, pool_of(context));
+    return INGOT_OK;
+}
+
+ingot_status ingot_cpu_tuning_round(void *context, ingot_quantized *q, const ingot_tuning *t) {
+    ingot_tuning_round(q, t, pool_of(context));
+    return INGOT_OK;
+}
+
+ingot_status ingot_cpu_tuning_step(void *context, const ingot_tuning *t, const ingot_quantized *q,
+                                   const float *gradient, float rate, float gain_rate) {
+    ingot_tuning_step(t, q, gradient, rate, gain_rate, pool_of(context));
+    return INGOT_OK;
+}

@@ -367,6 +367,9 @@ static inline double tiny_ref_activate(const ingot_model *m, double x) {
     if (m->activation == INGOT_ACT_SILU) {
         return x / (1 + exp(-x));
     }
+    if (m->activation == INGOT_ACT_GELU) {
+        return 0.5 * x * erfc(-x / sqrt(2.0));
+    }
     return 0.5 * x * (1 + tanh(0.7978845608028654 * (x + 0.044715 * x * x * x)));
 }
 
