@@ -38,6 +38,8 @@ typedef struct ingot_cuda_scalars {
     float unscale;   /* of the copy in binary16 */
     float alpha;     /* of the product to come */
     ingot_cuda_range half, weights;
+    float unscale_aside; /* of cuda_half_aside */
+    ingot_cuda_range aside;
 } ingot_cuda_scalars;
 
 typedef struct ingot_cuda {

@@ -67,6 +67,10 @@ typedef struct cuda_half_copy {
  * statistics read the same input.  Valid until the next call. */
 ingot_status cuda_half_of(ingot_cuda *cuda, cuda_half_copy *out, const float *x, uint64_t m,
                           uint64_t n);
+/* values[m][n rounded up to a multiple of 8] = the same of another input, for products of two: not
+ * kept.  Its factor is scalars->unscale_aside. */
+ingot_status cuda_half_aside(const ingot_cuda *cuda, __half *values, const float *x, uint64_t m,
+                             uint64_t n);
 /* To be called by every operation that writes device memory: forgets a copy of that range. */
 void cuda_written(ingot_cuda *cuda, const void *memory, uint64_t bytes);
 
@@ -93,6 +97,12 @@ typedef struct cuda_half_gemm {
     uint64_t c_stride;
 } cuda_half_gemm;
 ingot_status cuda_half_multiply(const ingot_cuda *cuda, const cuda_half_gemm *job);
+
+/* out[rows][stride] = rows first .. of a view in binary16, stride its columns rounded up to a
+ * multiple of 8; scalars->alpha becomes what a product with the copy at hand is multiplied by
+ * (linear.cu). */
+ingot_status cuda_unpack_half(const ingot_cuda *cuda, __half *out, const ingot_weight_view *w,
+                              uint64_t first, uint64_t rows, uint64_t stride);
 
 /* ---- what kernels share ------------------------------------------------------------------------
  */

@@ -69,16 +69,47 @@ __global__ __launch_bounds__(THREADS) static void half_rows_kernel(
     }
 }
 
-static ingot_status launch_rows(ingot_cuda *cuda, const float *x, uint64_t m, uint64_t n,
-                                bool is_repair) {
+/* Where a copy goes and what is learned on the way. */
+typedef struct half_target {
+    __half *values;
+    float *unscale;
+    ingot_cuda_range *range; /* zero before the first pass */
+} half_target;
+
+static ingot_status launch_rows(const ingot_cuda *cuda, const half_target *to, const float *x,
+                                uint64_t m, uint64_t n, bool is_repair) {
     const uint64_t stride = (n + 7) / 8 * 8;
     const uint64_t blocks = 8u * (uint64_t)cuda->multiprocessors;
     const uint64_t wide = ingot_min_u64(ingot_ceil_div(stride, THREADS * 8), blocks);
     const uint64_t high = ingot_min_u64(m, ingot_ceil_div(blocks, wide));
     half_rows_kernel<<<dim3((unsigned)wide, (unsigned)high), THREADS, 0, cuda->stream>>>(
-        static_cast<__half *>(cuda->half.values), &cuda->scalars->unscale, &cuda->scalars->half, x,
-        m, n, stride, n % 4 == 0 && cuda_is_aligned(x), is_repair);
+        to->values, to->unscale, to->range, x, m, n, stride, n % 4 == 0 && cuda_is_aligned(x),
+        is_repair);
     return ingot_cuda_launched();
+}
+
+/* Both passes.  Rows without a gap between them are one long row: no thread is left over at their
+ * ends. */
+static ingot_status convert_rows(const ingot_cuda *cuda, const half_target *to, const float *x,
+                                 uint64_t m, uint64_t n) {
+    const bool is_flat = n % 8 == 0;
+    const uint64_t rows = is_flat ? 1 : m, cols = is_flat ? m * n : n;
+    INGOT_TRY(launch_rows(cuda, to, x, rows, cols, false));
+    return launch_rows(cuda, to, x, rows, cols, true);
+}
+
+/* The copy that is kept over calls. */
+static half_target kept_target(const ingot_cuda *cuda) {
+    return {static_cast<__half *>(cuda->half.values), &cuda->scalars->unscale,
+            &cuda->scalars->half};
+}
+
+ingot_status cuda_half_aside(const ingot_cuda *cuda, __half *values, const float *x, uint64_t m,
+                             uint64_t n) {
+    const half_target to = {values, &cuda->scalars->unscale_aside, &cuda->scalars->aside};
+    INGOT_TRY(
+        ingot_cuda_status(cudaMemsetAsync(to.range, 0, sizeof(ingot_cuda_range), cuda->stream)));
+    return convert_rows(cuda, &to, x, m, n);
 }
 
 /* Room for the copy, which is then of nothing. */
@@ -120,16 +151,12 @@ ingot_status cuda_half_of(ingot_cuda *cuda, cuda_half_copy *out, const float *x,
     const uint64_t stride = (n + 7) / 8 * 8;
     if (!has_copy(cuda, x, m, n)) {
         INGOT_TRY(make_room(cuda, m, stride));
-        /* Rows without a gap between them are one long row: no thread is left over at their ends.
-         */
-        const bool is_flat = n % 8 == 0;
-        const uint64_t rows = is_flat ? 1 : m, cols = is_flat ? m * n : n;
-        INGOT_TRY(launch_rows(cuda, x, rows, cols, false));
-        INGOT_TRY(launch_rows(cuda, x, rows, cols, true));
+        const half_target to = kept_target(cuda);
+        INGOT_TRY(convert_rows(cuda, &to, x, m, n));
         cuda->half.x = x;
         cuda->half.m = m;
         cuda->half.n = n;
-        cuda->half.is_flat = is_flat;
+        cuda->half.is_flat = n % 8 == 0;
     }
     out->values = static_cast<__half *>(cuda->half.values);
     out->stride = stride;
@@ -153,7 +180,8 @@ ingot_status cuda_half_begin(ingot_cuda *cuda, __half **values, uint64_t count) 
 }
 
 ingot_status cuda_half_end(ingot_cuda *cuda, const float *x, uint64_t count) {
-    INGOT_TRY(launch_rows(cuda, x, 1, count, true));
+    const half_target to = kept_target(cuda);
+    INGOT_TRY(launch_rows(cuda, &to, x, 1, count, true));
     cuda->half.x = x;
     cuda->half.m = 1;
     cuda->half.n = count;

@@ -113,6 +113,14 @@ template <int KIND> static ingot_status launch_unpack(const ingot_cuda *cuda, un
     return INGOT_OK;
 }
 
+ingot_status cuda_unpack_half(const ingot_cuda *cuda, __half *out, const ingot_weight_view *w,
+                              uint64_t first, uint64_t rows, uint64_t stride) {
+    const unpack_job job = {out, *w, first, rows, stride, cuda->scalars, false};
+    ingot_status status;
+    CUDA_FOR_WEIGHT_KIND(status, w, launch_unpack, cuda, job);
+    return status;
+}
+
 /* ---- many rows --------------------------------------------------------------------------------
  */
 
@@ -180,14 +188,10 @@ static ingot_status linear_many(ingot_cuda *cuda, float *y, const ingot_weight_v
     ingot_cuda_buffer memory(cuda);
     INGOT_TRY(memory.alloc(ingot_min_u64(piece, w->rows), row_bytes));
     for (uint64_t first = 0; first < w->rows; first += piece) {
-        const unpack_job job = {
-            memory.as<__half>(), *w,   first, ingot_min_u64(piece, w->rows - first), copy.stride,
-            cuda->scalars,       false};
-        ingot_status status;
-        CUDA_FOR_WEIGHT_KIND(status, w, launch_unpack, cuda, job);
-        INGOT_TRY(status);
-        INGOT_TRY(multiply(cuda, y + first, w->rows, job.out, &copy, &cuda->scalars->alpha,
-                           bias != nullptr, m, job.rows));
+        const uint64_t rows = ingot_min_u64(piece, w->rows - first);
+        INGOT_TRY(cuda_unpack_half(cuda, memory.as<__half>(), w, first, rows, copy.stride));
+        INGOT_TRY(multiply(cuda, y + first, w->rows, memory.as<__half>(), &copy,
+                           &cuda->scalars->alpha, bias != nullptr, m, rows));
     }
     return INGOT_OK;
 }

@@ -1,4 +1,5 @@
 /* Opening and closing the cuda backend, its memory, and weights on their way to and from it. */
+#include "kernels/cuda/backward.h"
 #include "kernels/cuda/engine.h"
 #include "kernels/cuda/forward.h"
 #include "kernels/cuda/quantize.h"
@@ -363,6 +364,14 @@ static const ingot_backend_ops *operations(void) {
     ops.attention = cuda_attention;
     ops.activate = cuda_activate;
     ops.add = cuda_add;
+    ops.norm_backward = cuda_norm_backward;
+    ops.linear_backward = cuda_linear_backward;
+    ops.weight_backward = cuda_weight_backward;
+    ops.activate_backward = cuda_activate_backward;
+    ops.attention_backward = cuda_attention_backward;
+    ops.tuning_begin = cuda_tuning_begin;
+    ops.tuning_round = cuda_tuning_round;
+    ops.tuning_step = cuda_tuning_step;
     ops.gram = cuda_gram;
     ops.drift = cuda_drift;
     ops.distance = cuda_distance;
