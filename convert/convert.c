@@ -96,6 +96,10 @@ static ingot_status check_options(const session *s) {
     const bool has_data = o->stats != NULL || o->text_count != 0;
     INGOT_TRY(check_target(s));
     INGOT_TRY(ingot_recipe_check(&o->recipe, has_data, s->error));
+    if (o->recipe.effort == INGOT_EFFORT_BEST && o->text_count == 0) {
+        return ingot_error_set(s->error, INGOT_ERR_USAGE, NULL, NULL, "give --text FILE",
+                               "--effort best tunes blocks on the calibration text itself");
+    }
     ingot_recipe_settle(&s->options->recipe, has_data);
     return INGOT_OK;
 }
@@ -140,6 +144,10 @@ static ingot_status open_devices(session *s) {
                    o->devices != NULL  ? o->devices
                    : o->device != NULL ? o->device
                                        : "auto");
+    if (o->devices != NULL && o->recipe.effort == INGOT_EFFORT_BEST) {
+        return ingot_error_set(s->error, INGOT_ERR_UNSUPPORTED, NULL, NULL, "use --device",
+                               "--effort best runs on one device");
+    }
     if (o->devices != NULL && (o->device != NULL || strlen(o->devices) >= sizeof list)) {
         return ingot_error_set(s->error, INGOT_ERR_USAGE, NULL, NULL, "give one of them",
                                "--device and --devices exclude each other");
@@ -254,6 +262,10 @@ static ingot_status choose_widths(session *s) {
 static ingot_status make_plan(session *s, ingot_writer_plan *plan, ingot_layout_info *layout) {
     ingot_convert_options *o = s->options;
     const bool has_data = s->stats != NULL || s->has_windows;
+    if (o->recipe.effort == INGOT_EFFORT_BEST && s->windows.count < 2) {
+        return ingot_error_set(s->error, INGOT_ERR_USAGE, NULL, NULL, "give more text or --samples",
+                               "--effort best holds windows out: two at least are needed");
+    }
     const uint64_t tokens = s->has_windows ? s->windows.count * s->windows.length : 0;
     INGOT_TRY(ingot_plan_create(&s->plan, s->checkpoint, &s->model, &o->recipe, has_data, tokens,
                                 s->error));
@@ -334,6 +346,11 @@ static ingot_status write_container(session *s, const ingot_writer_plan *plan,
     ingot_progress progress;
     INGOT_TRY(ingot_alloc_zero((void **)&s->ledgers, s->plan.count + 1, sizeof *s->ledgers));
     INGOT_TRY(ingot_alloc_zero((void **)&s->steps, s->plan.count + 1, sizeof *s->steps));
+    if (o->recipe.effort == INGOT_EFFORT_BEST) {
+        INGOT_TRY(ingot_alloc_zero((void **)&s->result->tunings, s->model.layers,
+                                   sizeof *s->result->tunings));
+        s->result->tuning_count = s->model.layers;
+    }
     INGOT_TRY(ingot_writer_create(&writer, o->output, o->force, plan, s->error));
     ingot_progress_begin(&progress, "converting", "blocks", (double)s->model.layers, false);
     const ingot_loop_job job = {.checkpoint = s->checkpoint,
@@ -345,11 +362,14 @@ static ingot_status write_container(session *s, const ingot_writer_plan *plan,
                                 .plan = &s->plan,
                                 .windows = s->has_windows ? &s->windows : NULL,
                                 .stats = s->stats,
+                                .is_tuned = o->recipe.effort == INGOT_EFFORT_BEST,
+                                .seed = o->recipe.seed,
                                 .writer = writer,
                                 .progress = &progress,
                                 .phase_seconds = s->result->phase_seconds,
                                 .ledgers = s->ledgers,
-                                .steps = s->steps};
+                                .steps = s->steps,
+                                .tunings = s->result->tunings};
     ingot_status status = ingot_loop_run(&job, s->error);
     ingot_progress_end(&progress);
     *since = ingot_clock_seconds();
@@ -445,6 +465,19 @@ static json_t *digest_or_null(const uint8_t digest[16], bool is_known) {
     return is_known ? json_string(text) : json_null();
 }
 
+/* Per block what its tuning came to. */
+static json_t *tunings_json(const ingot_convert_result *r) {
+    json_t *array = json_array();
+    for (uint64_t i = 0; i < r->tuning_count; i++) {
+        json_t *block = json_object();
+        set(block, "before", ingot_json_number(r->tunings[i].before));
+        set(block, "after", ingot_json_number(r->tunings[i].after));
+        set(block, "steps", json_integer((json_int_t)r->tunings[i].step));
+        (void)json_array_append_new(array, block);
+    }
+    return array;
+}
+
 static void print_json(const ingot_convert_options *o, const ingot_convert_result *r,
                        const ingot_error *error) {
     json_t *object = json_object(), *phases = json_object();
@@ -466,6 +499,7 @@ static void print_json(const ingot_convert_options *o, const ingot_convert_resul
     set(object, "bits_per_weight", ingot_json_number(r->bits_per_weight));
     set(object, "fallbacks", r->is_written ? json_integer((json_int_t)r->fallbacks) : json_null());
     set(object, "tensors", r->tensors != NULL ? json_incref(r->tensors) : json_null());
+    set(object, "tuning", r->is_written && r->tuning_count != 0 ? tunings_json(r) : json_null());
     set(object, "root", digest_or_null(r->root, r->is_written));
     set(object, "content_id", digest_or_null(r->content_id, r->is_written));
     set(object, "error", is_good ? json_null() : json_string(ingot_status_code(error->status)));
@@ -485,6 +519,15 @@ static void print_text(const ingot_convert_result *r) {
     ingot_format_seconds(time, sizeof time, r->seconds);
     printf("%s: %s from %s of weights, %.3f bits per quantized weight, %s, peak memory %s\n",
            r->path, size, before, r->bits_per_weight, time, peak);
+    double start = 0, kept = 0;
+    for (uint64_t i = 0; i < r->tuning_count; i++) {
+        start += r->tunings[i].before;
+        kept += r->tunings[i].after;
+    }
+    if (start > 0) {
+        printf("tuning took %.0f %% of the blocks' squared error on held-out windows away\n",
+               100 * (1 - kept / start));
+    }
     if (r->fallbacks != 0) {
         printf("%llu tensors fell back; the ledger says why\n", (unsigned long long)r->fallbacks);
     }
@@ -522,11 +565,9 @@ int ingot_convert_tool(int argc, char **argv) {
         print_json(&options, &result, &error);
     }
     json_decref(result.tensors);
-    if (status != INGOT_OK) {
-        return ingot_cli_report(ingot_convert_spec.tool, &error);
-    }
-    if (!options.as_json && !options.is_dry_run) {
+    if (status == INGOT_OK && !options.as_json && !options.is_dry_run) {
         print_text(&result);
     }
-    return 0;
+    ingot_free(result.tunings);
+    return status == INGOT_OK ? 0 : ingot_cli_report(ingot_convert_spec.tool, &error);
 }

@@ -289,7 +289,9 @@ static ingot_status quantize(ingot_quantized *out, ingot_ledger *ledger, ingot_s
     ledger->output_error = chosen.output_error;
     ledger->outliers = chosen.q.outliers.count;
     *out = chosen.q;
-    return INGOT_OK;
+    return job->target == NULL
+               ? INGOT_OK
+               : k.ops->copy(k.context, job->target, k.w, v->rows * v->cols * sizeof *k.w);
 }
 
 ingot_status ingot_linear_quantize(ingot_quantized *out, ingot_ledger *ledger,
@@ -303,4 +305,20 @@ ingot_status ingot_linear_quantize(ingot_quantized *out, ingot_ledger *ledger,
     ingot_linear_job plain = *job;
     plain.data.drift = NULL;
     return quantize(out, ledger, steps, &strays, &plain, arena, scratch, error);
+}
+
+ingot_status ingot_linear_measure(ingot_ledger *ledger, const ingot_linear_job *job,
+                                  const float *target, const ingot_quantized *q,
+                                  ingot_arena *scratch) {
+    work k = {.job = job,
+              .ops = job->backend->ops,
+              .context = job->backend->context,
+              .w = target,
+              .scratch = scratch};
+    result r = {.q = *q};
+    INGOT_TRY(quadratic(&k.norm, &k, target, NULL, job->data.gram));
+    INGOT_TRY(measure(&r, &k));
+    ledger->weight_error = r.weight_error;
+    ledger->output_error = r.output_error;
+    return INGOT_OK;
 }

@@ -35,6 +35,7 @@ typedef struct ingot_linear_job {
     ingot_method method;
     unsigned polish_rounds;
     ingot_linear_data data;
+    float *target; /* not NULL: takes what the codes stand for, [rows][cols], device */
 } ingot_linear_job;
 
 /* out[rows][cols] (device) = source * row_fold * column_fold in binary32.  INGOT_ERR_NUMERIC names
@@ -50,6 +51,12 @@ ingot_status ingot_linear_quantize(ingot_quantized *out, ingot_ledger *ledger,
                                    ingot_steps_taken *steps, const ingot_linear_job *job,
                                    ingot_arena *arena, ingot_arena *scratch,
                                    ingot_error *error) INGOT_MUST_CHECK;
+
+/* Errors of a result that changed after ingot_linear_quantize, into its record.  target: device, as
+ * that call left it. */
+ingot_status ingot_linear_measure(ingot_ledger *ledger, const ingot_linear_job *job,
+                                  const float *target, const ingot_quantized *q,
+                                  ingot_arena *scratch) INGOT_MUST_CHECK;
 
 /* Ledger record of a dense tensor. */
 void ingot_ledger_copy(ingot_ledger *ledger);

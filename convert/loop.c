@@ -1,5 +1,5 @@
 /* The main loop of a conversion (convert/loop.h). */
-#include "convert/loop.h"
+#include "convert/loop_internal.h"
 
 #include "common/files.h"
 #include "common/memory.h"
@@ -8,20 +8,20 @@
 #include "convert/collect.h"
 #include "convert/prefetch.h"
 #include "convert/team_run.h"
+#include "convert/tune.h"
 #include "format/digest.h"
 
 #include <math.h>
 #include <string.h>
 
-#define COPY_BYTES  (8u << 20) /* of a dense tensor read at once */
 #define JUDGES_MOST 8u
 /* Matrices of the size of H that the correction of an input takes: drift, solved, fitted, H and
  * drift of the judges, and the same of the residual stream, a factor of H. */
 #define DRIFT_SQUARES 9u
 
 const char *ingot_phase_name(ingot_phase phase) {
-    static const char *const names[] = {"plan",     "read",  "collect",   "fold",
-                                        "quantize", "write", "propagate", "finish"};
+    static const char *const names[] = {"plan", "read",  "collect",   "fold",  "quantize",
+                                        "tune", "write", "propagate", "finish"};
     return names[phase];
 }
 
@@ -31,218 +31,11 @@ double ingot_lap(double *since) {
     return elapsed;
 }
 
-/* Memory with one lifetime, on the host (pinned) and on the device. */
-typedef struct memory {
-    ingot_arena *host, *device;
-} memory;
-
-/* What the functions below share. */
-typedef struct loop {
-    const ingot_loop_job *job;
-    ingot_rank rank; /* of this device in the team */
-    uint64_t judges; /* windows at the end that are held out of the statistics */
-    const ingot_backend_ops *ops;
-    void *context;
-    memory block;         /* lifetime: a block */
-    memory tensors[2];    /* lifetime: a tensor; the one before may still be on its way out */
-    unsigned turn;        /* which of the two is in use */
-    ingot_arena *scratch; /* device, a call */
-    ingot_prefetch *prefetch;
-    ingot_worker *writing; /* puts a packed matrix into the writer */
-    struct put {
-        ingot_writer *writer;
-        uint64_t index;
-        ingot_weight_view view; /* a packed matrix; or, with bytes set, a piece of a tensor */
-        ingot_ledger *ledger;
-        const void *bytes;
-        uint64_t size, offset;
-        unsigned turn;
-        bool is_running;
-    } put;
-    ingot_batch batch;
-    bool has_batch;
-    ingot_error *error;
-} loop;
-
-/* Of several devices one writes what all have made. */
-static bool is_writer(const loop *l) {
-    return l->rank.number == 0;
-}
-
-static void reset(const memory *m) {
-    ingot_arena_reset(m->host);
-    ingot_arena_reset(m->device);
-}
-
-/* Books the time since *since under a phase; the device is done with it by then (an error of its
- * work is reported by the next operation). */
-static void lap(const loop *l, ingot_phase phase, double *since) {
-    (void)!l->ops->wait(l->context);
-    l->job->phase_seconds[phase] += ingot_lap(since);
-}
-
-/* ---- writing behind ------------------------------------------------------------------------- */
-
-static ingot_status run_put(void *context, ingot_error *error) {
-    const struct put *put = context;
-    if (put->bytes != NULL) {
-        return ingot_writer_put_bytes(put->writer, put->index, put->bytes, put->size, put->offset,
-                                      error);
-    }
-    return ingot_writer_put(put->writer, put->index, &put->view, put->ledger, error);
-}
-
-/* Returns when nothing is on its way to the writer, which then may be used directly. */
-static ingot_status settle(loop *l) {
-    const double start = ingot_clock_seconds();
-    l->put.is_running = false;
-    const ingot_status status = ingot_worker_wait(l->writing, l->error);
-    l->job->phase_seconds[INGOT_PHASE_WRITE] += ingot_clock_seconds() - start;
-    return status;
-}
-
-/* Digests and writes in the background what lies in the memory of the tensor at hand or of the
- * block. */
-static ingot_status start_put(loop *l, struct put put) {
-    INGOT_TRY(settle(l));
-    l->put = put;
-    l->put.writer = l->job->writer;
-    l->put.turn = l->turn;
-    l->put.is_running = true;
-    ingot_worker_start(l->writing, run_put, &l->put);
-    return INGOT_OK;
-}
-
-static ingot_status put_behind(loop *l, uint64_t index, const ingot_weight_view *view,
-                               ingot_ledger *ledger) {
-    return start_put(l, (struct put){.index = index, .view = *view, .ledger = ledger});
-}
-
-static ingot_status put_bytes_behind(loop *l, uint64_t index, const void *bytes, uint64_t size,
-                                     uint64_t offset) {
-    return start_put(l,
-                     (struct put){.index = index, .bytes = bytes, .size = size, .offset = offset});
-}
-
-/* Memory for the next tensor. */
-static ingot_status next_tensor(loop *l) {
-    l->turn = 1 - l->turn;
-    if (l->put.is_running && l->put.turn == l->turn) {
-        INGOT_TRY(settle(l));
-    }
-    reset(&l->tensors[l->turn]);
-    return INGOT_OK;
-}
-
-/* ---- dense tensors -------------------------------------------------------------------------- */
-
-static ingot_status check_finite(const loop *l, const ingot_st_tensor *source, const void *bytes,
-                                 uint64_t offset, uint64_t size) {
-    if (source->dtype == INGOT_I32 || source->dtype == INGOT_U8) {
-        return INGOT_OK;
-    }
-    const uint64_t element = ingot_dtype_bytes(source->dtype), count = size / element;
-    const uint64_t bad = ingot_first_not_finite(bytes, source->dtype, count);
-    if (bad == count) {
-        return INGOT_OK;
-    }
-    uint64_t index = 0;
-    (void)ingot_checkpoint_find(l->job->checkpoint, source->name, &index);
-    return ingot_error_set(
-        l->error, INGOT_ERR_NUMERIC, ingot_checkpoint_shard_path(l->job->checkpoint, index),
-        source->name, "the checkpoint is damaged: fetch or export it again",
-        "element %llu is NaN or infinite", (unsigned long long)(offset / element + bad));
-}
-
-/* Copies a tensor's bytes as they are, digesting and scanning them on the way; a piece is written
- * while the next one is read. */
-static ingot_status copy_dense(loop *l, uint64_t index) {
-    const ingot_plan_tensor *t = &l->job->plan->tensors[index];
-    const ingot_st_tensor *source = ingot_checkpoint_at(l->job->checkpoint, t->source_index);
-    ingot_digest_stream *digest = NULL;
-    void *pieces[2];
-    INGOT_TRY(next_tensor(l));
-    for (unsigned i = 0; i < 2; i++) {
-        INGOT_TRY(ingot_arena_alloc(l->tensors[l->turn].host, &pieces[i],
-                                    ingot_min_u64(source->bytes, COPY_BYTES)));
-    }
-    INGOT_TRY(ingot_digest_stream_create(&digest));
-    ingot_status status = INGOT_OK;
-    double since = ingot_clock_seconds();
-    for (uint64_t offset = 0, i = 0; offset < source->bytes; i++) {
-        const uint64_t size = ingot_min_u64(source->bytes - offset, COPY_BYTES);
-        void *bytes = pieces[i % 2];
-        INGOT_GO(ingot_interrupt_check(l->error));
-        INGOT_GO(ingot_checkpoint_read(l->job->checkpoint, t->source_index, offset, size, bytes,
-                                       l->error));
-        ingot_digest_stream_update(digest, bytes, size);
-        INGOT_GO(check_finite(l, source, bytes, offset, size));
-        lap(l, INGOT_PHASE_READ, &since);
-        INGOT_GO(put_bytes_behind(l, index, bytes, size, offset));
-        since = ingot_clock_seconds();
-        offset += size;
-    }
-    INGOT_GO(settle(l));
-    ingot_ledger *ledger = &l->job->ledgers[index];
-    ingot_ledger_copy(ledger);
-    ingot_digest_stream_finish(digest, ledger->source_digest);
-    ingot_writer_put_ledger(l->job->writer, index, ledger);
-done:
-    ingot_digest_stream_destroy(digest);
-    return status;
-}
-
-/* A norm divided by its fold, or a bias multiplied by its row fold, stored as F32. */
-static ingot_status write_folded(loop *l, uint64_t index, const ingot_block_state *state) {
-    const ingot_plan_tensor *t = &l->job->plan->tensors[index];
-    const ingot_st_tensor *source = ingot_checkpoint_at(l->job->checkpoint, t->source_index);
-    void *bytes;
-    float *values;
-    INGOT_TRY(next_tensor(l));
-    INGOT_TRY(ingot_arena_alloc(l->tensors[l->turn].host, &bytes, source->bytes));
-    INGOT_TRY(ingot_arena_alloc(l->tensors[l->turn].host, (void **)&values,
-                                source->elements * sizeof *values));
-    INGOT_TRY(ingot_checkpoint_read(l->job->checkpoint, t->source_index, 0, source->bytes, bytes,
-                                    l->error));
-    INGOT_TRY(check_finite(l, source, bytes, 0, source->bytes));
-    ingot_rows_to_f32(values, bytes, source->dtype, source->elements);
-    ingot_ledger *ledger = &l->job->ledgers[index];
-    ingot_ledger_copy(ledger);
-    ingot_digest128(ledger->source_digest, bytes, source->bytes);
-    ledger->is_folded = true;
-    for (uint64_t i = 0; i < source->elements; i++) {
-        values[i] = t->class == INGOT_CLASS_NORM ? values[i] / state->norm_fold[t->slot][i]
-                                                 : values[i] * state->row_fold[t->role][i];
-    }
-    const ingot_weight_view view = {.kind = INGOT_DENSE,
-                                    .rows = 1,
-                                    .cols = source->elements,
-                                    .dtype = INGOT_F32,
-                                    .data = values};
-    INGOT_TRY(settle(l));
-    return ingot_writer_put(l->job->writer, index, &view, ledger, l->error);
-}
-
-static ingot_status write_fold(loop *l, uint64_t index, const ingot_block_state *state) {
-    const ingot_plan_tensor *t = &l->job->plan->tensors[index];
-    const ingot_linear_desc *d = &l->job->model->linear[t->role];
-    const bool is_row = t->origin == INGOT_ORIGIN_ROW_FOLD;
-    const ingot_weight_view view = {.kind = INGOT_DENSE,
-                                    .rows = 1,
-                                    .cols = is_row ? d->rows : d->cols,
-                                    .dtype = INGOT_F32,
-                                    .data = is_row ? state->row_fold[t->role]
-                                                   : state->input[d->input].fold};
-    ingot_ledger_copy(&l->job->ledgers[index]);
-    INGOT_TRY(settle(l));
-    return ingot_writer_put(l->job->writer, index, &view, &l->job->ledgers[index], l->error);
-}
-
 /* ---- one matrix ----------------------------------------------------------------------------- */
 
 /* The factor of an input for a group size, made when first needed. */
-static ingot_status get_factor(const ingot_gptq_factor **out, loop *l, ingot_input_state *input,
-                               uint64_t group) {
+static ingot_status get_factor(const ingot_gptq_factor **out, ingot_loop *l,
+                               ingot_input_state *input, uint64_t group) {
     *out = NULL;
     if (input == NULL || input->plain_gram == NULL) {
         return INGOT_OK;
@@ -261,45 +54,58 @@ typedef struct source_pair {
     const ingot_weight_view *host, *device;
 } source_pair;
 
-/* Quantizes and writes planned tensor `index`; *stored, when not NULL, is what a loader will see,
- * on the device for as long as the block is. */
-static ingot_status convert_matrix(loop *l, uint64_t index, source_pair source,
-                                   ingot_input_state *input, const float *row_fold,
-                                   ingot_weight_view *stored) {
-    const ingot_steps *steps = &l->job->plan->steps;
+/* What is to be done with planned tensor `index`, with the factor it needs. */
+static ingot_status linear_job(ingot_linear_job *job, ingot_loop *l, uint64_t index,
+                               const ingot_weight_view *source, ingot_input_state *input,
+                               const float *row_fold) {
     const ingot_plan_tensor *t = &l->job->plan->tensors[index];
     const ingot_tensor_spec *spec = &l->job->plan->specs[index];
-    ingot_linear_job job = {.backend = l->job->backend,
-                            .file =
-                                ingot_checkpoint_shard_path(l->job->checkpoint, t->source_index),
-                            .name = t->name,
-                            .source = source.device,
-                            .row_fold = row_fold,
-                            .column_fold = input != NULL ? input->device_fold : NULL,
-                            .format = {.bits = spec->bits,
-                                       .group = spec->group,
-                                       .zero_mode = spec->zero_mode,
-                                       .scale_dtype = spec->scale_dtype},
-                            .outlier_count = spec->outlier_count,
-                            .outlier_dtype = spec->dtype,
-                            .method = t->method,
-                            .polish_rounds = steps->polish_rounds};
+    *job =
+        (ingot_linear_job){.backend = l->job->backend,
+                           .file = ingot_checkpoint_shard_path(l->job->checkpoint, t->source_index),
+                           .name = t->name,
+                           .source = source,
+                           .row_fold = row_fold,
+                           .column_fold = input != NULL ? input->device_fold : NULL,
+                           .format = {.bits = spec->bits,
+                                      .group = spec->group,
+                                      .zero_mode = spec->zero_mode,
+                                      .scale_dtype = spec->scale_dtype},
+                           .outlier_count = spec->outlier_count,
+                           .outlier_dtype = spec->dtype,
+                           .method = t->method,
+                           .polish_rounds = l->job->plan->steps.polish_rounds};
+    INGOT_TRY(get_factor(&job->data.factor, l, input, spec->group));
+    if (job->data.factor != NULL) {
+        job->data.gram = input->gram;
+        job->data.plain_gram = input->plain_gram;
+        job->data.tokens = input->tokens;
+        job->data.drift = input->is_corrected ? &input->drift : NULL;
+        job->data.has_residual = input->has_residual;
+    }
+    return INGOT_OK;
+}
+
+/* Quantizes planned tensor `index`, unless *tuned has been already, and writes it; *stored, when
+ * not NULL, is what a loader will see, on the device for as long as the block is. */
+static ingot_status convert_matrix(ingot_loop *l, uint64_t index, source_pair source,
+                                   ingot_input_state *input, const float *row_fold,
+                                   const ingot_tuned_matrix *tuned, ingot_weight_view *stored) {
+    ingot_linear_job job;
     double since = ingot_clock_seconds();
     INGOT_TRY(ingot_interrupt_check(l->error));
-    INGOT_TRY(get_factor(&job.data.factor, l, input, spec->group));
-    if (job.data.factor != NULL) {
-        job.data.gram = input->gram;
-        job.data.plain_gram = input->plain_gram;
-        job.data.tokens = input->tokens;
-        job.data.drift = input->is_corrected ? &input->drift : NULL;
-        job.data.has_residual = input->has_residual;
-    }
+    INGOT_TRY(linear_job(&job, l, index, source.device, input, row_fold));
     ingot_arena_reset(l->scratch);
     ingot_quantized q;
     ingot_weight_view view, packed;
     ingot_ledger *ledger = &l->job->ledgers[index];
-    INGOT_TRY(ingot_linear_quantize(&q, ledger, &l->job->steps[index], &job,
-                                    l->tensors[l->turn].device, l->scratch, l->error));
+    if (tuned != NULL && tuned->target != NULL) {
+        q = tuned->q;
+        INGOT_TRY(ingot_linear_measure(ledger, &job, tuned->target, &q, l->scratch));
+    } else {
+        INGOT_TRY(ingot_linear_quantize(&q, ledger, &l->job->steps[index], &job,
+                                        l->tensors[l->turn].device, l->scratch, l->error));
+    }
     INGOT_TRY(l->ops->quantized_pack(
         l->context, &view, &q, stored != NULL ? l->block.device : l->tensors[l->turn].device));
     ingot_digest128(ledger->source_digest, source.host->data,
@@ -308,12 +114,12 @@ static ingot_status convert_matrix(loop *l, uint64_t index, source_pair source,
     INGOT_TRY(l->ops->download_view(l->context, &packed, &view,
                                     l->rank.size > 1 ? l->block.host : l->tensors[l->turn].host));
     ledger->low_precision_scales = (uint32_t)ingot_view_low_precision(&packed);
-    lap(l, INGOT_PHASE_QUANTIZE, &since);
+    ingot_loop_lap(l, INGOT_PHASE_QUANTIZE, &since);
     if (stored != NULL) {
-        ingot_team_show(&l->rank, t->role, &packed);
+        ingot_team_show(&l->rank, l->job->plan->tensors[index].role, &packed);
     }
-    if (is_writer(l)) {
-        INGOT_TRY(put_behind(l, index, &packed, ledger));
+    if (ingot_loop_is_writer(l)) {
+        INGOT_TRY(ingot_loop_put_behind(l, index, &packed, ledger));
     }
     if (stored != NULL) {
         *stored = view;
@@ -322,12 +128,12 @@ static ingot_status convert_matrix(loop *l, uint64_t index, source_pair source,
 }
 
 /* A matrix outside the blocks, or in a block that needs no forward pass. */
-static ingot_status convert_alone(loop *l, uint64_t index, ingot_input_state *input) {
+static ingot_status convert_alone(ingot_loop *l, uint64_t index, ingot_input_state *input) {
     const ingot_plan_tensor *t = &l->job->plan->tensors[index];
     const ingot_st_tensor *source = ingot_checkpoint_at(l->job->checkpoint, t->source_index);
     uint8_t digest[16];
     double since = ingot_clock_seconds();
-    INGOT_TRY(next_tensor(l));
+    INGOT_TRY(ingot_loop_next_tensor(l));
     const void *bytes = ingot_prefetch_bytes(l->prefetch, t->source_index, digest);
     if (bytes == NULL) {
         void *own;
@@ -336,7 +142,7 @@ static ingot_status convert_alone(loop *l, uint64_t index, ingot_input_state *in
                                         l->error));
         bytes = own;
     }
-    lap(l, INGOT_PHASE_READ, &since);
+    ingot_loop_lap(l, INGOT_PHASE_READ, &since);
     const ingot_weight_view host = {.kind = INGOT_DENSE,
                                     .rows = source->dim[0],
                                     .cols = source->dim[1],
@@ -345,7 +151,7 @@ static ingot_status convert_alone(loop *l, uint64_t index, ingot_input_state *in
     ingot_weight_view device;
     INGOT_TRY(l->ops->upload_view(l->context, &device, &host));
     const source_pair pair = {.host = &host, .device = &device};
-    const ingot_status status = convert_matrix(l, index, pair, input, NULL, NULL);
+    const ingot_status status = convert_matrix(l, index, pair, input, NULL, NULL, NULL);
     l->ops->release_view(l->context, &device);
     return status;
 }
@@ -353,7 +159,7 @@ static ingot_status convert_alone(loop *l, uint64_t index, ingot_input_state *in
 /* ---- several devices ------------------------------------------------------------------------ */
 
 /* Takes over the matrices of a block that other devices have quantized since the last time. */
-static ingot_status exchange(loop *l, ingot_block_state *state) {
+static ingot_status exchange(ingot_loop *l, ingot_block_state *state) {
     const ingot_plan *plan = l->job->plan;
     INGOT_TRY(ingot_team_meet(&l->rank));
     for (uint64_t i = 0; l->rank.size > 1 && i < plan->count; i++) {
@@ -366,8 +172,8 @@ static ingot_status exchange(loop *l, ingot_block_state *state) {
         const ingot_weight_view *view = ingot_team_shown(&l->rank, t->role);
         INGOT_TRY(l->ops->upload_view(l->context, &state->fetched[t->role], view));
         state->block.linear[t->role] = state->fetched[t->role];
-        if (is_writer(l)) {
-            INGOT_TRY(put_behind(l, i, view, &l->job->ledgers[i]));
+        if (ingot_loop_is_writer(l)) {
+            INGOT_TRY(ingot_loop_put_behind(l, i, view, &l->job->ledgers[i]));
         }
     }
     return INGOT_OK;
@@ -377,11 +183,11 @@ static ingot_status exchange(loop *l, ingot_block_state *state) {
 
 /* Whether the statistics of an input are gathered only once what comes before it in the block is
  * quantized.  Folds are chosen for a whole block, before. */
-static bool is_sequential(const loop *l) {
+static bool is_sequential(const ingot_loop *l) {
     return l->job->plan->steps.is_sequential && !l->job->plan->has_folds;
 }
 
-static ingot_status collect(loop *l, ingot_block_state *state, unsigned inputs) {
+static ingot_status collect(ingot_loop *l, ingot_block_state *state, unsigned inputs) {
     double since = ingot_clock_seconds();
     unsigned last = 0;
     for (unsigned i = 0; i < INGOT_INPUT_COUNT; i++) {
@@ -394,12 +200,12 @@ static ingot_status collect(loop *l, ingot_block_state *state, unsigned inputs) 
     for (unsigned i = 0; i < INGOT_INPUT_COUNT; i++) {
         state->input[i].is_collected |= (inputs & INGOT_INPUT_BIT(i)) != 0;
     }
-    lap(l, INGOT_PHASE_COLLECT, &since);
+    ingot_loop_lap(l, INGOT_PHASE_COLLECT, &since);
     return INGOT_OK;
 }
 
 /* Advances the full-precision stream over a block of which nothing was collected. */
-static ingot_status keep_step(loop *l, const ingot_block_state *state) {
+static ingot_status keep_step(ingot_loop *l, const ingot_block_state *state) {
     for (unsigned i = 0; i < INGOT_INPUT_COUNT; i++) {
         if (state->input[i].is_present) {
             return INGOT_OK;
@@ -411,8 +217,8 @@ static ingot_status keep_step(loop *l, const ingot_block_state *state) {
                                  &(ingot_batch_use){.is_exact = true}, l->error);
 }
 
-static ingot_status load_statistics(loop *l, ingot_block_state *state) {
-    INGOT_TRY(next_tensor(l));
+static ingot_status load_statistics(ingot_loop *l, ingot_block_state *state) {
+    INGOT_TRY(ingot_loop_next_tensor(l));
     for (unsigned i = 0; i < INGOT_INPUT_COUNT; i++) {
         ingot_input_state *s = &state->input[i];
         ingot_stats_input loaded;
@@ -438,7 +244,7 @@ static ingot_status load_statistics(loop *l, ingot_block_state *state) {
 /* ---- folds ---------------------------------------------------------------------------------- */
 
 /* H of a folded input: x becomes x / fold. */
-static ingot_status fold_gram(loop *l, ingot_input_state *s) {
+static ingot_status fold_gram(ingot_loop *l, ingot_input_state *s) {
     if (s->fold == NULL || s->plain_gram == NULL) {
         return INGOT_OK;
     }
@@ -448,7 +254,7 @@ static ingot_status fold_gram(loop *l, ingot_input_state *s) {
 }
 
 /* The block as the forward pass sees it once its folds and codes are in place. */
-static ingot_status apply_folds(loop *l, ingot_block_state *state) {
+static ingot_status apply_folds(ingot_loop *l, ingot_block_state *state) {
     const ingot_model *model = l->job->model;
     ingot_block *b = &state->block;
     for (unsigned slot = 0; slot < INGOT_SLOT_COUNT; slot++) {
@@ -491,19 +297,19 @@ static bool corrects(const ingot_loop_job *job) {
            plan->steps.corrects && plan->has_loop;
 }
 
-static bool has_drift(const loop *l) {
+static bool has_drift(const ingot_loop *l) {
     return corrects(l->job);
 }
 
 /* Whether a linear's output is added to the residual stream as it is. */
-static bool reaches_residual(const loop *l, ingot_role role) {
+static bool reaches_residual(const ingot_loop *l, ingot_role role) {
     const char *const *norm = l->job->model->norm_suffix;
     return l->job->plan->steps.corrects_residual &&
            ((role == INGOT_ROLE_O && norm[INGOT_SLOT_ATTENTION_POST] == NULL) ||
             (role == INGOT_ROLE_DOWN && norm[INGOT_SLOT_MLP_POST] == NULL));
 }
 
-static void begin_state(const loop *l, ingot_block_state *state, uint64_t layer) {
+static void begin_state(const ingot_loop *l, ingot_block_state *state, uint64_t layer) {
     const ingot_plan *plan = l->job->plan;
     *state = (ingot_block_state){.layer = layer};
     for (uint64_t i = 0; i < plan->count; i++) {
@@ -529,7 +335,7 @@ static void begin_state(const loop *l, ingot_block_state *state, uint64_t layer)
 }
 
 /* "q 0.61 k 0.58 ...": the result's error as a fraction of plain rounding's. */
-static void report_block(const loop *l, const ingot_block_state *state, double seconds) {
+static void report_block(const ingot_loop *l, const ingot_block_state *state, double seconds) {
     char text[256] = "", *at = text;
     for (uint64_t i = 0; i < l->job->plan->count; i++) {
         const ingot_plan_tensor *t = &l->job->plan->tensors[i];
@@ -551,7 +357,7 @@ static void report_block(const loop *l, const ingot_block_state *state, double s
                         (unsigned long long)l->job->model->layers, text, seconds);
 }
 
-static ingot_status load_block(loop *l, ingot_block_state *state) {
+static ingot_status load_block(ingot_loop *l, ingot_block_state *state) {
     INGOT_TRY(ingot_block_load(&state->block, l->job->model, state->layer,
                                ingot_prefetch_source(l->prefetch), l->job->backend, l->block.host,
                                l->error));
@@ -561,7 +367,7 @@ static ingot_status load_block(loop *l, ingot_block_state *state) {
 }
 
 /* Writes the tensors of a block in the order of the plan, quantizing on the way. */
-static ingot_status convert_block_tensors(loop *l, ingot_block_state *state) {
+static ingot_status convert_block_tensors(ingot_loop *l, ingot_block_state *state) {
     const ingot_plan *plan = l->job->plan;
     for (uint64_t i = 0; i < plan->count; i++) {
         const ingot_plan_tensor *t = &plan->tensors[i];
@@ -570,14 +376,14 @@ static ingot_status convert_block_tensors(loop *l, ingot_block_state *state) {
         }
         switch (t->origin) {
         case INGOT_ORIGIN_COPY:
-            INGOT_TRY(is_writer(l) ? copy_dense(l, i) : INGOT_OK);
+            INGOT_TRY(ingot_loop_is_writer(l) ? ingot_loop_copy_dense(l, i) : INGOT_OK);
             break;
         case INGOT_ORIGIN_FOLDED:
-            INGOT_TRY(is_writer(l) ? write_folded(l, i, state) : INGOT_OK);
+            INGOT_TRY(ingot_loop_is_writer(l) ? ingot_loop_write_folded(l, i, state) : INGOT_OK);
             break;
         case INGOT_ORIGIN_COLUMN_FOLD:
         case INGOT_ORIGIN_ROW_FOLD:
-            INGOT_TRY(is_writer(l) ? write_fold(l, i, state) : INGOT_OK);
+            INGOT_TRY(ingot_loop_is_writer(l) ? ingot_loop_write_fold(l, i, state) : INGOT_OK);
             break;
         case INGOT_ORIGIN_ALIAS:
             break;
@@ -594,11 +400,11 @@ static ingot_status convert_block_tensors(loop *l, ingot_block_state *state) {
             if (state->owner[t->role] != l->rank.number) {
                 break;
             }
-            INGOT_TRY(next_tensor(l));
+            INGOT_TRY(ingot_loop_next_tensor(l));
             const source_pair pair = {.host = &state->block.host.linear[t->role],
                                       .device = &state->source[t->role]};
             INGOT_TRY(convert_matrix(l, i, pair, input, state->device_row_fold[t->role],
-                                     &state->block.linear[t->role]));
+                                     &l->tuned[t->role], &state->block.linear[t->role]));
             break;
         }
         }
@@ -607,7 +413,7 @@ static ingot_status convert_block_tensors(loop *l, ingot_block_state *state) {
 }
 
 /* Who quantizes what of a block. */
-static void share_out(const loop *l, ingot_block_state *state) {
+static void share_out(const ingot_loop *l, ingot_block_state *state) {
     bool is_present[INGOT_ROLE_COUNT] = {false};
     for (uint64_t i = 0; i < l->job->plan->count; i++) {
         const ingot_plan_tensor *t = &l->job->plan->tensors[i];
@@ -618,14 +424,69 @@ static void share_out(const loop *l, ingot_block_state *state) {
     ingot_team_share(state->owner, &l->rank, l->job->model, is_present, is_sequential(l));
 }
 
-static ingot_status convert_block_steps(loop *l, ingot_block_state *state) {
+/* Quantizes a matrix of the block and gives the block its values, without writing it. */
+static ingot_status quantize_ahead(ingot_loop *l, ingot_block_state *state, uint64_t index) {
+    const ingot_plan_tensor *t = &l->job->plan->tensors[index];
+    const ingot_linear_desc *d = &l->job->model->linear[t->role];
+    ingot_input_state *input = &state->input[d->input];
+    ingot_tuned_matrix *m = &l->tuned[t->role];
+    ingot_linear_job job;
+    INGOT_TRY(ingot_interrupt_check(l->error));
+    if (!input->is_collected) {
+        INGOT_TRY(collect(l, state, INGOT_INPUT_BIT(d->input)));
+    }
+    double since = ingot_clock_seconds();
+    INGOT_TRY(linear_job(&job, l, index, &state->source[t->role], input,
+                         state->device_row_fold[t->role]));
+    ingot_arena_reset(l->scratch);
+    INGOT_TRY(
+        ingot_arena_array(l->block.device, (void **)&m->target, d->rows, d->cols * sizeof(float)));
+    job.target = m->target;
+    INGOT_TRY(ingot_linear_quantize(&m->q, &l->job->ledgers[index], &l->job->steps[index], &job,
+                                    l->block.device, l->scratch, l->error));
+    INGOT_TRY(
+        l->ops->quantized_pack(l->context, &state->block.linear[t->role], &m->q, l->block.device));
+    ingot_loop_lap(l, INGOT_PHASE_QUANTIZE, &since);
+    return INGOT_OK;
+}
+
+/* Quantizes the matrices of a block and tunes them together. */
+static ingot_status tune_block(ingot_loop *l, ingot_block_state *state) {
+    ingot_tune_job job = {.loop = l->job, .batch = &l->batch, .block = &state->block};
+    bool has_any = false;
+    for (uint64_t i = 0; i < l->job->plan->count; i++) {
+        const ingot_plan_tensor *t = &l->job->plan->tensors[i];
+        if (t->layer == state->layer && t->origin == INGOT_ORIGIN_QUANTIZE) {
+            INGOT_TRY(quantize_ahead(l, state, i));
+            job.linear[t->role] = &l->tuned[t->role].q;
+            job.target[t->role] = l->tuned[t->role].target;
+            job.is_fixed[t->role] = t->method == INGOT_METHOD_RTN; /* stays plain */
+            has_any = true;
+        }
+    }
+    double since = ingot_clock_seconds();
+    ingot_arena_reset(l->scratch);
+    if (has_any) {
+        ingot_tune_result *result = &l->job->tunings[state->layer];
+        INGOT_TRY(ingot_tune_block(result, &job, l->tuning, l->error));
+        ingot_arena_reset(l->tuning);
+        ingot_progress_line(l->job->progress,
+                            "block %llu: tuned in %u steps, held-out error %.3f of the start's",
+                            (unsigned long long)(state->layer + 1), result->step,
+                            result->before > 0 ? result->after / result->before : 1.0);
+    }
+    ingot_loop_lap(l, INGOT_PHASE_TUNE, &since);
+    return INGOT_OK;
+}
+
+static ingot_status convert_block_steps(ingot_loop *l, ingot_block_state *state) {
     double since = ingot_clock_seconds();
     const double start = since;
     INGOT_TRY(ingot_prefetch_take(l->prefetch, state->layer, l->error));
-    lap(l, INGOT_PHASE_READ, &since);
+    ingot_loop_lap(l, INGOT_PHASE_READ, &since);
     if (l->has_batch || l->job->plan->has_folds) {
         INGOT_TRY(load_block(l, state));
-        lap(l, INGOT_PHASE_READ, &since);
+        ingot_loop_lap(l, INGOT_PHASE_READ, &since);
     }
     if (l->has_batch && !is_sequential(l)) {
         INGOT_TRY(collect(l, state, INGOT_INPUT_ALL));
@@ -633,39 +494,45 @@ static ingot_status convert_block_steps(loop *l, ingot_block_state *state) {
     } else if (!l->has_batch && l->job->stats != NULL && l->job->plan->needs_gram) {
         INGOT_TRY(load_statistics(l, state));
     }
-    lap(l, INGOT_PHASE_COLLECT, &since);
+    ingot_loop_lap(l, INGOT_PHASE_COLLECT, &since);
     if (l->job->plan->has_folds) {
         INGOT_TRY(ingot_awq_choose(state, l->job, l->has_batch ? &l->batch : NULL, l->block.host,
                                    l->block.device, l->error));
         for (unsigned i = 0; i < INGOT_INPUT_COUNT; i++) {
             INGOT_TRY(fold_gram(l, &state->input[i]));
         }
-        lap(l, INGOT_PHASE_FOLD, &since);
+        ingot_loop_lap(l, INGOT_PHASE_FOLD, &since);
+    }
+    if (l->has_batch) {
+        INGOT_TRY(apply_folds(l, state));
     }
     share_out(l, state);
+    if (l->job->is_tuned && l->batch.judges != 0) {
+        INGOT_TRY(tune_block(l, state));
+    }
     INGOT_TRY(convert_block_tensors(l, state));
     INGOT_TRY(keep_step(l, state));
     since = ingot_clock_seconds();
     INGOT_TRY(exchange(l, state));
-    lap(l, INGOT_PHASE_QUANTIZE, &since);
+    ingot_loop_lap(l, INGOT_PHASE_QUANTIZE, &since);
     if (l->has_batch && state->layer + 1 < l->job->model->layers) {
-        INGOT_TRY(apply_folds(l, state));
         INGOT_TRY(ingot_batch_run(&l->batch, l->job, &state->block, 0, l->batch.windows,
                                   &(ingot_batch_use){0}, l->error));
-        lap(l, INGOT_PHASE_PROPAGATE, &since);
+        ingot_loop_lap(l, INGOT_PHASE_PROPAGATE, &since);
     }
-    if (is_writer(l)) {
+    if (ingot_loop_is_writer(l)) {
         report_block(l, state, ingot_clock_seconds() - start);
     }
     return INGOT_OK;
 }
 
-static ingot_status convert_block(loop *l, uint64_t layer) {
+static ingot_status convert_block(ingot_loop *l, uint64_t layer) {
     ingot_block_state state;
     /* what is on its way, or looked at by other devices, may lie in the block's memory */
-    INGOT_TRY(settle(l));
+    INGOT_TRY(ingot_loop_settle(l));
     INGOT_TRY(ingot_team_meet(&l->rank));
-    reset(&l->block);
+    ingot_loop_reset(&l->block);
+    memset(l->tuned, 0, sizeof l->tuned);
     begin_state(l, &state, layer);
     const ingot_status status = convert_block_steps(l, &state);
     for (unsigned role = 0; role < INGOT_ROLE_COUNT; role++) {
@@ -680,7 +547,7 @@ static ingot_status convert_block(loop *l, uint64_t layer) {
 /* Device memory that work on one block takes beside hidden states and workspace: its weights twice
  * (as they are, and stored or as the forward pass wants them), H of every input with its factor,
  * and what quantizing the largest matrix needs (FP32 weights, targets, errors, codes). */
-static uint64_t block_bytes(const loop *l) {
+static uint64_t block_bytes(const ingot_loop *l) {
     const ingot_model *model = l->job->model;
     uint64_t weights = 0, largest = 0, grams = 0, widest[INGOT_INPUT_COUNT] = {0};
     for (unsigned role = 0; role < INGOT_ROLE_COUNT; role++) {
@@ -702,23 +569,28 @@ static uint64_t block_bytes(const loop *l) {
 /* Windows that are held out of the statistics. */
 static uint64_t count_judges(const ingot_loop_job *job) {
     const uint64_t windows = job->windows != NULL ? job->windows->count : 0;
-    const bool are_wanted = job->plan->has_folds || corrects(job);
-    return are_wanted && windows >= JUDGED_FROM ? ingot_min_u64(windows / 16 + 1, JUDGES_MOST) : 0;
+    const bool are_wanted = job->plan->has_folds || corrects(job) || job->is_tuned;
+    if (are_wanted && windows >= JUDGED_FROM) {
+        return ingot_min_u64(windows / 16 + 1, JUDGES_MOST);
+    }
+    return job->is_tuned && windows > 1 ? 1 : 0;
 }
 
-static ingot_status begin_batch(loop *l) {
-    reset(&l->block);
-    return ingot_batch_create(&l->batch, l->job, l->judges, has_drift(l), block_bytes(l),
-                              l->block.host, l->error);
+static ingot_status begin_batch(ingot_loop *l) {
+    const uint64_t tuning =
+        l->job->is_tuned ? ingot_tune_bytes(l->job->model, l->job->windows->length) : 0;
+    ingot_loop_reset(&l->block);
+    return ingot_batch_create(&l->batch, l->job, l->judges, has_drift(l) || l->job->is_tuned,
+                              block_bytes(l) + tuning, l->block.host, l->error);
 }
 
-static ingot_status convert_all(loop *l) {
+static ingot_status convert_all(ingot_loop *l) {
     const ingot_plan *plan = l->job->plan;
     uint64_t next_layer = 0;
     if (l->has_batch) {
         double since = ingot_clock_seconds();
         INGOT_TRY(begin_batch(l));
-        lap(l, INGOT_PHASE_COLLECT, &since);
+        ingot_loop_lap(l, INGOT_PHASE_COLLECT, &since);
     }
     for (uint64_t i = 0; i < plan->count; i++) {
         const ingot_plan_tensor *t = &plan->tensors[i];
@@ -727,23 +599,23 @@ static ingot_status convert_all(loop *l) {
                 INGOT_TRY(convert_block(l, next_layer++));
                 ingot_progress_update(l->job->progress, (double)next_layer);
             }
-        } else if (!is_writer(l)) {
+        } else if (!ingot_loop_is_writer(l)) {
             continue;
         } else if (t->origin == INGOT_ORIGIN_QUANTIZE) {
             INGOT_TRY(convert_alone(l, i, NULL));
         } else if (t->origin != INGOT_ORIGIN_ALIAS) {
-            INGOT_TRY(copy_dense(l, i));
+            INGOT_TRY(ingot_loop_copy_dense(l, i));
         }
     }
     return INGOT_OK;
 }
 
-static ingot_status open_memory(memory *m, const ingot_backend *backend) {
+static ingot_status open_memory(ingot_loop_memory *m, const ingot_backend *backend) {
     INGOT_TRY(ingot_backend_host_arena_create(&m->host, backend));
     return ingot_backend_arena_create(&m->device, backend);
 }
 
-static void close_memory(memory *m) {
+static void close_memory(ingot_loop_memory *m) {
     ingot_arena_destroy(m->host);
     ingot_arena_destroy(m->device);
 }
@@ -751,22 +623,23 @@ static void close_memory(memory *m) {
 /* One device's part of a conversion; all of it where there is one device. */
 static ingot_status run_rank(const ingot_loop_job *job, const ingot_rank *rank, uint64_t judges,
                              ingot_error *error) {
-    loop l = {.job = job,
-              .rank = *rank,
-              .judges = judges,
-              .ops = job->backend->ops,
-              .context = job->backend->context,
-              .has_batch = job->windows != NULL && job->plan->needs_gram,
-              .error = error};
+    ingot_loop l = {.job = job,
+                    .rank = *rank,
+                    .judges = judges,
+                    .ops = job->backend->ops,
+                    .context = job->backend->context,
+                    .has_batch = job->windows != NULL && job->plan->needs_gram,
+                    .error = error};
     ingot_status status = INGOT_OK;
     INGOT_GO(open_memory(&l.block, job->backend));
     INGOT_GO(open_memory(&l.tensors[0], job->backend));
     INGOT_GO(open_memory(&l.tensors[1], job->backend));
     INGOT_GO(ingot_backend_arena_create(&l.scratch, job->backend));
+    INGOT_GO(ingot_backend_arena_create(&l.tuning, job->backend));
     INGOT_GO(ingot_worker_create(&l.writing));
     INGOT_GO(ingot_prefetch_create(&l.prefetch, job));
     INGOT_GO(convert_all(&l));
-    INGOT_GO(settle(&l));
+    INGOT_GO(ingot_loop_settle(&l));
     INGOT_GO(ingot_team_meet(rank)); /* nobody's memory goes before it was written */
 done:
     if (status != INGOT_OK) {
@@ -779,6 +652,7 @@ done:
     close_memory(&l.tensors[0]);
     close_memory(&l.tensors[1]);
     ingot_arena_destroy(l.scratch);
+    ingot_arena_destroy(l.tuning);
     return status == INGOT_ERR_NO_MEMORY && error != NULL && error->status == INGOT_OK
                ? ingot_error_set(error, status, NULL, NULL,
                                  "use fewer --samples or a shorter --seq-len", "out of memory")

@@ -17,12 +17,20 @@ typedef enum ingot_phase {
     INGOT_PHASE_COLLECT,
     INGOT_PHASE_FOLD,
     INGOT_PHASE_QUANTIZE,
+    INGOT_PHASE_TUNE,
     INGOT_PHASE_WRITE,
     INGOT_PHASE_PROPAGATE,
     INGOT_PHASE_FINISH,
     INGOT_PHASE_COUNT
 } ingot_phase;
 const char *ingot_phase_name(ingot_phase phase);
+
+/* What tuning a block came to (convert/tune.h): mean squared error of its output, per value, on the
+ * windows that are held out. */
+typedef struct ingot_tune_result {
+    double before, after;
+    unsigned step; /* whose iterate was kept; 0: the start */
+} ingot_tune_result;
 
 typedef struct ingot_loop_job {
     const ingot_checkpoint *checkpoint;
@@ -34,11 +42,14 @@ typedef struct ingot_loop_job {
     const ingot_plan *plan;
     const ingot_windows *windows; /* calibration batch, or NULL */
     const ingot_stats *stats;     /* a statistics file, or NULL */
+    bool is_tuned;                /* blocks are tuned (convert/tune.h); wants windows */
+    uint64_t seed;
     ingot_writer *writer;
     ingot_progress *progress;
-    double *phase_seconds;    /* [INGOT_PHASE_COUNT], added to */
-    ingot_ledger *ledgers;    /* [plan->count], filled */
-    ingot_steps_taken *steps; /* [plan->count], filled for quantized tensors */
+    double *phase_seconds;      /* [INGOT_PHASE_COUNT], added to */
+    ingot_ledger *ledgers;      /* [plan->count], filled */
+    ingot_steps_taken *steps;   /* [plan->count], filled for quantized tensors */
+    ingot_tune_result *tunings; /* [model->layers], filled where blocks are tuned */
 } ingot_loop_job;
 
 /* Converts every tensor of the plan and puts it into the writer. */

@@ -368,9 +368,11 @@ static bool needs_data(ingot_choice choice) {
 
 ingot_status ingot_recipe_check(const ingot_recipe *recipe, bool has_data, ingot_error *error) {
     const ingot_setting *d = &recipe->defaults;
-    if (recipe->effort == INGOT_EFFORT_BEST) {
-        return ingot_error_set(error, INGOT_ERR_UNSUPPORTED, NULL, NULL, "use --effort default",
-                               "--effort best (block tuning) is not part of this version");
+    if (recipe->effort == INGOT_EFFORT_BEST && d->given & INGOT_GIVEN_METHOD &&
+        d->method != INGOT_CHOICE_GPTQ && d->method != INGOT_CHOICE_AWQ_GPTQ) {
+        return ingot_error_set(error, INGOT_ERR_USAGE, NULL, NULL, "leave one of them out",
+                               "method %s contradicts --effort best, which tunes what GPTQ chose",
+                               choice_names[d->method]);
     }
     if (recipe->effort == INGOT_EFFORT_FAST && (d->given & INGOT_GIVEN_METHOD) &&
         d->method != INGOT_CHOICE_SEARCHED) {

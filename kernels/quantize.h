@@ -153,8 +153,8 @@ typedef struct ingot_tuning {
     float *position, *gain, *start_scale;
 } ingot_tuning;
 
-/* position = code + what w[rows][cols] / scale lacks of it, at most 0.49 of a step, so that the
- * rounding is the code of q; gain = 1, start_scale = the scales of q. */
+/* position = code + what w[rows][cols] / scale lacks of it, at most a quarter of a step, so
+ * that the rounding is the code of q; gain = 1, start_scale = the scales of q. */
 void ingot_tuning_begin(const ingot_tuning *t, const ingot_quantized *q, const float *w,
                         ingot_pool *pool);
 /* Codes (position rounded, ties to even, within the range of the format) and stored scales of q. */

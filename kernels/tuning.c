@@ -7,9 +7,10 @@
 
 #include <math.h>
 
-#define REMAINDER_MOST 0.49f /* of a step: the rounding of a start is its code */
+#define REMAINDER_MOST 0.25f /* of a step */
 #define GAIN_LEAST     0.5f
 #define GAIN_MOST      2.0f
+#define LANES          16u
 
 typedef struct tuning_task {
     const ingot_tuning *t;
@@ -52,6 +53,13 @@ static void begin_row(const tuning_task *task, uint64_t row) {
     }
 }
 
+/* To nearest, ties to even, for 0 <= x <= 255: a call of the library for every weight would cost
+ * more than the rest of a step. */
+static float nearest(float x) {
+    const float magic = 12582912.0f; /* 1.5 * 2^23 */
+    return (x + magic) - magic;
+}
+
 static void round_row(const tuning_task *task, uint64_t row) {
     const ingot_quantized *q = task->q;
     const float most = (float)((1u << q->format.bits) - 1);
@@ -59,36 +67,54 @@ static void round_row(const tuning_task *task, uint64_t row) {
     uint8_t *codes = q->codes + row * q->cols;
     for (uint64_t g = 0; g < q->groups; g++) {
         const uint64_t at = row * q->groups + g;
+        const uint8_t zero = q->zeros[at];
         uint64_t begin, end;
         group_range(q, g, &begin, &end);
-        q->scales[at] =
-            ingot_scale_store(task->t->start_scale[at] * task->t->gain[at], q->format.scale_dtype);
+        const float start = task->t->start_scale[at];
+        const float stored = ingot_scale_store(start * task->t->gain[at], q->format.scale_dtype);
+        q->scales[at] = stored != 0.0f ? stored : start; /* the smallest there is */
         for (uint64_t j = begin; j < end; j++) {
-            codes[j] = position[j] == -INFINITY
-                           ? q->zeros[at]
-                           : (uint8_t)fminf(fmaxf(rintf(position[j]), 0.0f), most);
+            const float low = position[j] > 0.0f ? position[j] : 0.0f;
+            const int code = (int)nearest(low < most ? low : most);
+            codes[j] = position[j] == -INFINITY ? zero : (uint8_t)code;
         }
     }
+}
+
+/* Moves positions[n] by turn against the signs of gradient[n]; returns the sum of gradient times
+ * (code - zero), in lanes added in a fixed order. */
+static float step_group(float *position, const float *gradient, const uint8_t *codes, uint64_t n,
+                        float zero, float turn, float most) {
+    float lanes[LANES] = {0}, sum = 0.0f;
+    for (uint64_t first = 0; first < n; first += LANES) {
+        const uint64_t count = ingot_min_u64(LANES, n - first);
+        for (uint64_t i = 0; i < count; i++) {
+            const float slope = gradient[first + i], at = position[first + i];
+            lanes[i] += slope * ((float)codes[first + i] - zero);
+            float moved = at - turn * sign_of(slope);
+            moved = moved > -0.5f ? moved : -0.5f;
+            moved = moved < most ? moved : most;
+            position[first + i] = at == -INFINITY ? at : moved;
+        }
+    }
+    for (unsigned i = 0; i < LANES; i++) {
+        sum += lanes[i];
+    }
+    return sum;
 }
 
 static void step_row(const tuning_task *task, uint64_t row) {
     const ingot_quantized *q = task->q;
     const float most = (float)((1u << q->format.bits) - 1) + 0.5f;
-    const float *gradient = task->gradient + row * q->cols;
-    const uint8_t *codes = q->codes + row * q->cols;
-    float *position = task->t->position + row * q->cols;
     for (uint64_t g = 0; g < q->groups; g++) {
         const uint64_t at = row * q->groups + g;
-        const float zero = (float)q->zeros[at];
         const float turn = task->rate * sign_of(q->scales[at]);
-        float sum = 0.0f;
         uint64_t begin, end;
         group_range(q, g, &begin, &end);
-        for (uint64_t j = begin; j < end; j++) {
-            sum += gradient[j] * ((float)codes[j] - zero);
-            const float moved = position[j] - turn * sign_of(gradient[j]);
-            position[j] = position[j] == -INFINITY ? -INFINITY : fminf(fmaxf(moved, -0.5f), most);
-        }
+        const uint64_t first = row * q->cols + begin;
+        const float sum =
+            step_group(task->t->position + first, task->gradient + first, q->codes + first,
+                       end - begin, (float)q->zeros[at], turn, most);
         const float gain =
             task->t->gain[at] - task->gain_rate * sign_of(sum * task->t->start_scale[at]);
         task->t->gain[at] = fminf(fmaxf(gain, GAIN_LEAST), GAIN_MOST);

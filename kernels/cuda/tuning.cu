@@ -5,7 +5,7 @@
 
 #define THREADS 256
 
-#define REMAINDER_MOST 0.49f
+#define REMAINDER_MOST 0.25f
 #define GAIN_LEAST     0.5f
 #define GAIN_MOST      2.0f
 
@@ -89,8 +89,10 @@ __global__ __launch_bounds__(THREADS) static void tuning_round_kernel(const tuni
     group_place p;
     for (uint64_t i = warp_index(); place_of(job, i, &p); i += warp_count()) {
         if (threadIdx.x % 32 == 0) {
-            job.scales[p.group] = cuda_scale_store(
-                __fmul_rn(job.t.start_scale[p.group], job.t.gain[p.group]), job.scale_dtype);
+            const float start = job.t.start_scale[p.group];
+            const float stored =
+                cuda_scale_store(__fmul_rn(start, job.t.gain[p.group]), job.scale_dtype);
+            job.scales[p.group] = stored != 0.0f ? stored : start; /* the smallest there is */
         }
         for (uint64_t j = p.begin + threadIdx.x % 32; j < p.begin + p.count; j += 32) {
             const float position = job.t.position[j];

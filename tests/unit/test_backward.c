@@ -11,15 +11,6 @@
 #include "common/sizes.h"
 #include "tiny_model.h"
 
-static double *doubles(uint64_t count) {
-    return calloc(count + 1, sizeof(double));
-}
-
-static void report_share(void) {
-    printf("largest error %.2f of the bound ", largest_share);
-    largest_share = 0;
-}
-
 /* ---- norms ------------------------------------------------------------------------------------
  */
 

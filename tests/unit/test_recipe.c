@@ -106,7 +106,9 @@ static void test_contradictions(void) {
     recipe.effort = INGOT_EFFORT_FAST;
     CU_ASSERT(ingot_recipe_check(&recipe, true, &error) == INGOT_ERR_USAGE);
     recipe.effort = INGOT_EFFORT_BEST;
-    CU_ASSERT(ingot_recipe_check(&recipe, true, &error) == INGOT_ERR_UNSUPPORTED);
+    CU_ASSERT(ingot_recipe_check(&recipe, true, &error) == INGOT_OK); /* gptq */
+    recipe.defaults.method = INGOT_CHOICE_RTN;
+    CU_ASSERT(ingot_recipe_check(&recipe, true, &error) == INGOT_ERR_USAGE);
     ingot_recipe_init(&recipe);
     CU_ASSERT(parse(&recipe, "{\"tensors\":[{\"pattern\":\"*\",\"method\":\"awq\"}]}", &error) ==
               INGOT_OK);

@@ -1,0 +1,89 @@
+/* Internal to convert/loop*.c: what the main loop of a conversion shares with what writes behind
+ * it.
+ */
+#ifndef INGOT_LOOP_INTERNAL_H
+#define INGOT_LOOP_INTERNAL_H
+
+#include "common/worker.h"
+#include "convert/collect.h"
+#include "convert/loop.h"
+#include "convert/prefetch.h"
+#include "convert/team_run.h"
+
+/* Memory with one lifetime, on the host (pinned) and on the device. */
+typedef struct ingot_loop_memory {
+    ingot_arena *host, *device;
+} ingot_loop_memory;
+
+/* A matrix that was quantized before it is written, and what it stands for: [rows][cols]; both on
+ * the device while the block is.  target NULL: it was not. */
+typedef struct ingot_tuned_matrix {
+    ingot_quantized q;
+    float *target;
+} ingot_tuned_matrix;
+
+/* What the functions of the loop share. */
+typedef struct ingot_loop {
+    const ingot_loop_job *job;
+    ingot_rank rank; /* of this device in the team */
+    uint64_t judges; /* windows at the end that are held out of the statistics */
+    const ingot_backend_ops *ops;
+    void *context;
+    ingot_loop_memory block; /* lifetime: a block */
+    ingot_loop_memory
+        tensors[2];       /* lifetime: a tensor; the one before may still be on its way out */
+    unsigned turn;        /* which of the two is in use */
+    ingot_arena *scratch; /* device, a call */
+    ingot_arena *tuning;  /* device, while a block is tuned */
+    ingot_tuned_matrix tuned[INGOT_ROLE_COUNT]; /* of the block at hand */
+    ingot_prefetch *prefetch;
+    ingot_worker *writing; /* puts a packed matrix into the writer */
+    struct ingot_loop_put {
+        ingot_writer *writer;
+        uint64_t index;
+        ingot_weight_view view; /* a packed matrix; or, with bytes set, a piece of a tensor */
+        ingot_ledger *ledger;
+        const void *bytes;
+        uint64_t size, offset;
+        unsigned turn;
+        bool is_running;
+    } put;
+    ingot_batch batch;
+    bool has_batch;
+    ingot_error *error;
+} ingot_loop;
+
+/* Of several devices one writes what all have made. */
+static inline bool ingot_loop_is_writer(const ingot_loop *l) {
+    return l->rank.number == 0;
+}
+
+static inline void ingot_loop_reset(const ingot_loop_memory *m) {
+    ingot_arena_reset(m->host);
+    ingot_arena_reset(m->device);
+}
+
+/* Books the time since *since under a phase; the device is done with it by then (an error of its
+ * work is reported by the next operation). */
+static inline void ingot_loop_lap(const ingot_loop *l, ingot_phase phase, double *since) {
+    (void)!l->ops->wait(l->context);
+    l->job->phase_seconds[phase] += ingot_lap(since);
+}
+
+/* Returns when nothing is on its way to the writer, which then may be used directly. */
+ingot_status ingot_loop_settle(ingot_loop *l) INGOT_MUST_CHECK;
+/* Digests and writes planned tensor `index` in the background; the view's bytes lie in the memory
+ * of the tensor at hand or of the block. */
+ingot_status ingot_loop_put_behind(ingot_loop *l, uint64_t index, const ingot_weight_view *view,
+                                   ingot_ledger *ledger) INGOT_MUST_CHECK;
+/* Memory for the next tensor. */
+ingot_status ingot_loop_next_tensor(ingot_loop *l) INGOT_MUST_CHECK;
+/* Copies a tensor's bytes as they are, digesting and scanning them on the way. */
+ingot_status ingot_loop_copy_dense(ingot_loop *l, uint64_t index) INGOT_MUST_CHECK;
+/* A norm or bias divided or multiplied by its fold, and the vector of a fold. */
+ingot_status ingot_loop_write_folded(ingot_loop *l, uint64_t index,
+                                     const ingot_block_state *state) INGOT_MUST_CHECK;
+ingot_status ingot_loop_write_fold(ingot_loop *l, uint64_t index,
+                                   const ingot_block_state *state) INGOT_MUST_CHECK;
+
+#endif

@@ -1,0 +1,317 @@
+/* Block tuning (convert/tune.h). */
+#include "convert/tune.h"
+
+#include "calib/backward.h"
+#include "common/files.h"
+#include "common/memory.h"
+#include "common/sizes.h"
+
+#include <math.h>
+#include <string.h>
+
+#define STEPS       200u
+#define SEQUENCES   8u  /* of a step */
+#define JUDGE_EVERY 5u  /* steps; odd, since codes may change back and forth from step to step */
+#define RATE        0.6 /* way of a position in all steps, in codes, times 2 */
+#define GAIN_RATE   0.3 /* of a gain, likewise */
+#define TAPE_BYTES  (UINT64_C(2) << 30)
+
+/* What the functions below share. */
+typedef struct tuner {
+    const ingot_tune_job *job;
+    const ingot_backend_ops *ops;
+    void *context;
+    const ingot_model *model;
+    const ingot_batch *batch;
+    uint64_t per_call; /* sequences the tape holds */
+    uint64_t floats;   /* of a window's states */
+    ingot_tape *tape;
+    ingot_block block; /* its linears are the values of the codes at hand */
+    float *x, *target; /* [per_call][length][hidden]; the target is normalized */
+    float *normed;     /* likewise */
+    float *ones;       /* [hidden] */
+    ingot_norm_kind norm;
+    struct matrix {
+        ingot_quantized *q;
+        ingot_quantized best; /* codes and scales of the best iterate */
+        ingot_tuning tuning;
+        float *values, *gradient;
+    } matrix[INGOT_ROLE_COUNT];
+    float *gradient[INGOT_ROLE_COUNT];
+    uint64_t random;
+} tuner;
+
+/* ---- memory --------------------------------------------------------------------------------- */
+
+static uint64_t tape_floats(const ingot_model *m) {
+    return 6 * m->hidden + 5 * m->heads * m->head_dim + 6 * m->kv_heads * m->head_dim + 4 * m->ffn;
+}
+
+static uint64_t sequences_per_call(const ingot_model *model, uint64_t length,
+                                   uint64_t batch_tokens) {
+    const uint64_t tokens =
+        ingot_min_u64(TAPE_BYTES / (tape_floats(model) * sizeof(float)), batch_tokens);
+    return ingot_max_u64(1, ingot_min_u64(tokens / length, SEQUENCES));
+}
+
+uint64_t ingot_tune_bytes(const ingot_model *model, uint64_t length) {
+    uint64_t weights = 0;
+    for (unsigned role = 0; role < INGOT_ROLE_COUNT; role++) {
+        weights += model->linear[role].rows * model->linear[role].cols;
+    }
+    const uint64_t tokens = sequences_per_call(model, length, UINT64_MAX / sizeof(float)) * length;
+    return 4 * tokens * (tape_floats(model) + 2 * model->hidden) + 18 * weights;
+}
+
+static ingot_status floats_of(float **out, ingot_arena *arena, uint64_t rows, uint64_t cols) {
+    return ingot_arena_array(arena, (void **)out, rows, cols * sizeof(float));
+}
+
+static ingot_status begin_matrix(tuner *t, unsigned role, ingot_arena *arena) {
+    struct matrix *m = &t->matrix[role];
+    ingot_quantized *q = m->q = t->job->linear[role];
+    if (q == NULL) {
+        return INGOT_OK;
+    }
+    INGOT_TRY(floats_of(&m->values, arena, q->rows, q->cols));
+    t->block.linear[role] = (ingot_weight_view){.kind = INGOT_DENSE,
+                                                .rows = q->rows,
+                                                .cols = q->cols,
+                                                .dtype = INGOT_F32,
+                                                .data = m->values};
+    if (t->job->is_fixed[role]) {
+        m->q = NULL;
+        return t->ops->quantized_values(t->context, m->values, q);
+    }
+    INGOT_TRY(floats_of(&m->tuning.position, arena, q->rows, q->cols));
+    INGOT_TRY(floats_of(&m->tuning.gain, arena, q->rows, q->groups));
+    INGOT_TRY(floats_of(&m->tuning.start_scale, arena, q->rows, q->groups));
+    INGOT_TRY(floats_of(&m->gradient, arena, q->rows, q->cols));
+    INGOT_TRY(ingot_quantized_create(&m->best, q->rows, q->cols, &q->format, arena));
+    INGOT_TRY(t->ops->tuning_begin(t->context, &m->tuning, q, t->job->target[role]));
+    t->gradient[role] = m->gradient;
+    return INGOT_OK;
+}
+
+/* ---- windows -------------------------------------------------------------------------------- */
+
+/* to[length][hidden] (device) = states of a window. */
+static ingot_status take_window(const tuner *t, float *to, const ingot_states *from,
+                                uint64_t window) {
+    const float *states = from->values + window * t->floats;
+    const uint64_t bytes = t->floats * sizeof *to;
+    return from->is_on_device ? t->ops->copy(t->context, to, states, bytes)
+                              : t->ops->upload(t->context, to, states, bytes);
+}
+
+/* y[m][hidden] = x as the norm of what follows sees it, but for that norm's weight. */
+static ingot_status normalize(const tuner *t, float *y, const float *x, uint64_t sequences) {
+    return t->ops->norm(t->context, y, x, t->ones, NULL, t->norm, t->model->norm_eps,
+                        sequences * t->batch->length, t->model->hidden);
+}
+
+/* x and target = what the block reads and should put out, normalized, for `count` windows. */
+static ingot_status take_windows(const tuner *t, const uint64_t *windows, uint64_t count) {
+    for (uint64_t i = 0; i < count; i++) {
+        INGOT_TRY(take_window(t, t->x + i * t->floats, &t->batch->prefix, windows[i]));
+        INGOT_TRY(take_window(t, t->target + i * t->floats, &t->batch->exact, windows[i]));
+    }
+    return normalize(t, t->target, t->target, count);
+}
+
+/* Different windows below `limit` (all of them when there are fewer), by the seed. */
+static uint64_t draw_windows(tuner *t, uint64_t windows[SEQUENCES], uint64_t limit) {
+    const uint64_t count = ingot_min_u64(SEQUENCES, limit);
+    for (uint64_t i = 0; i < count;) {
+        uint64_t z = t->random += 0x9E3779B97F4A7C15u; /* splitmix64 */
+        z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9u;
+        z = (z ^ z >> 27) * 0x94D049BB133111EBu;
+        windows[i] = (z ^ z >> 31) % limit;
+        bool is_new = true;
+        for (uint64_t k = 0; k < i; k++) {
+            is_new = is_new && windows[k] != windows[i];
+        }
+        i += is_new;
+    }
+    return count;
+}
+
+/* ---- one step ------------------------------------------------------------------------------- */
+
+static ingot_status values_of_all(const tuner *t) {
+    for (unsigned role = 0; role < INGOT_ROLE_COUNT; role++) {
+        const struct matrix *m = &t->matrix[role];
+        if (m->q != NULL) {
+            INGOT_TRY(t->ops->quantized_values(t->context, m->values, m->q));
+        }
+    }
+    return INGOT_OK;
+}
+
+/* Codes, scales and values of the positions and gains at hand. */
+static ingot_status round_all(const tuner *t) {
+    for (unsigned role = 0; role < INGOT_ROLE_COUNT; role++) {
+        const struct matrix *m = &t->matrix[role];
+        if (m->q != NULL) {
+            INGOT_TRY(t->ops->tuning_round(t->context, m->q, &m->tuning));
+        }
+    }
+    return values_of_all(t);
+}
+
+static ingot_status add_gradients(const tuner *t, const uint64_t *windows, uint64_t count) {
+    for (uint64_t first = 0; first < count; first += t->per_call) {
+        const uint64_t n = ingot_min_u64(t->per_call, count - first);
+        INGOT_TRY(take_windows(t, windows + first, n));
+        INGOT_TRY(ingot_tape_forward(t->tape, &t->block, t->x, n, t->batch->length));
+        /* half the sum of squares of normalized differences, and back through the norm */
+        INGOT_TRY(normalize(t, t->normed, t->x, n));
+        INGOT_TRY(t->ops->add(t->context, t->normed, t->target, -1.0f, n * t->floats));
+        INGOT_TRY(t->ops->norm_backward(t->context, t->normed, t->normed, t->x, t->ones, t->norm,
+                                        t->model->norm_eps, n * t->batch->length,
+                                        t->model->hidden));
+        INGOT_TRY(ingot_tape_backward(t->tape, &t->block, t->normed, t->gradient));
+    }
+    return INGOT_OK;
+}
+
+static ingot_status step_all(tuner *t, float rate, float gain_rate) {
+    uint64_t windows[SEQUENCES];
+    const uint64_t count = draw_windows(t, windows, t->batch->windows - t->batch->judges);
+    for (unsigned role = 0; role < INGOT_ROLE_COUNT; role++) {
+        const struct matrix *m = &t->matrix[role];
+        if (m->q != NULL) {
+            INGOT_TRY(t->ops->zero(t->context, m->gradient,
+                                   m->q->rows * m->q->cols * sizeof *m->gradient));
+        }
+    }
+    INGOT_TRY(add_gradients(t, windows, count));
+    for (unsigned role = 0; role < INGOT_ROLE_COUNT; role++) {
+        const struct matrix *m = &t->matrix[role];
+        if (m->q != NULL) {
+            INGOT_TRY(
+                t->ops->tuning_step(t->context, &m->tuning, m->q, m->gradient, rate, gain_rate));
+        }
+    }
+    return INGOT_OK;
+}
+
+/* Mean squared error of the block's normalized output on the windows that are held out. */
+static ingot_status judge(const tuner *t, double *loss) {
+    const ingot_batch *b = t->batch;
+    double sum = 0;
+    for (uint64_t first = b->windows - b->judges; first < b->windows; first += t->per_call) {
+        const uint64_t n = ingot_min_u64(t->per_call, b->windows - first);
+        uint64_t windows[SEQUENCES];
+        double part;
+        for (uint64_t i = 0; i < n; i++) {
+            windows[i] = first + i;
+        }
+        INGOT_TRY(take_windows(t, windows, n));
+        INGOT_TRY(ingot_tape_forward(t->tape, &t->block, t->x, n, b->length));
+        INGOT_TRY(normalize(t, t->x, t->x, n));
+        INGOT_TRY(t->ops->distance(t->context, &part, t->x, t->target, n * t->floats));
+        sum += part;
+    }
+    *loss = sum / (double)(b->judges * t->floats);
+    return INGOT_OK;
+}
+
+/* to = codes and scales of from. */
+static ingot_status copy_codes(const tuner *t, const ingot_quantized *to,
+                               const ingot_quantized *from) {
+    INGOT_TRY(t->ops->copy(t->context, to->codes, from->codes, from->rows * from->cols));
+    return t->ops->copy(t->context, to->scales, from->scales,
+                        from->rows * from->groups * sizeof *from->scales);
+}
+
+/* Keeps the iterate at hand when it is the best so far, by the judges. */
+static ingot_status consider(const tuner *t, ingot_tune_result *result, unsigned step) {
+    double loss;
+    INGOT_TRY(judge(t, &loss));
+    if (step != 0 && !(loss < result->after)) {
+        return INGOT_OK;
+    }
+    result->before = step == 0 ? loss : result->before;
+    result->after = loss;
+    result->step = step;
+    for (unsigned role = 0; role < INGOT_ROLE_COUNT; role++) {
+        const struct matrix *m = &t->matrix[role];
+        if (m->q != NULL) {
+            INGOT_TRY(copy_codes(t, &m->best, m->q));
+        }
+    }
+    return INGOT_OK;
+}
+
+static ingot_status descend(tuner *t, ingot_tune_result *result, ingot_error *error) {
+    INGOT_TRY(values_of_all(t));
+    INGOT_TRY(consider(t, result, 0));
+    for (unsigned step = 0; step < STEPS; step++) {
+        INGOT_TRY(ingot_interrupt_check(error));
+        INGOT_TRY(round_all(t));
+        if (step != 0 && step % JUDGE_EVERY == 0) {
+            INGOT_TRY(consider(t, result, step));
+        }
+        const double left = (1 - (double)step / STEPS) / STEPS;
+        INGOT_TRY(step_all(t, (float)(RATE * left), (float)(GAIN_RATE * left)));
+    }
+    INGOT_TRY(round_all(t));
+    INGOT_TRY(consider(t, result, STEPS));
+    for (unsigned role = 0; role < INGOT_ROLE_COUNT; role++) {
+        const struct matrix *m = &t->matrix[role];
+        if (m->q != NULL) {
+            INGOT_TRY(copy_codes(t, m->q, &m->best));
+        }
+    }
+    return INGOT_OK;
+}
+
+static ingot_status make_ones(const tuner *t) {
+    void *memory;
+    INGOT_TRY(ingot_alloc_zero(&memory, t->model->hidden, sizeof(float)));
+    float *ones = memory;
+    for (uint64_t i = 0; i < t->model->hidden; i++) {
+        ones[i] = 1.0f;
+    }
+    const ingot_status status =
+        t->ops->upload(t->context, t->ones, ones, t->model->hidden * sizeof *ones);
+    ingot_free(ones);
+    return status;
+}
+
+static ingot_status run(tuner *t, ingot_tune_result *result, ingot_arena *arena,
+                        ingot_error *error) {
+    const uint64_t length = t->batch->length;
+    INGOT_TRY(floats_of(&t->x, arena, t->per_call, t->floats));
+    INGOT_TRY(floats_of(&t->target, arena, t->per_call, t->floats));
+    INGOT_TRY(floats_of(&t->normed, arena, t->per_call, t->floats));
+    INGOT_TRY(floats_of(&t->ones, arena, 1, t->model->hidden));
+    INGOT_TRY(make_ones(t));
+    for (unsigned role = 0; role < INGOT_ROLE_COUNT; role++) {
+        INGOT_TRY(begin_matrix(t, role, arena));
+    }
+    INGOT_TRY(
+        ingot_tape_create(&t->tape, t->model, t->job->loop->backend, t->per_call * length, error));
+    return descend(t, result, error);
+}
+
+ingot_status ingot_tune_block(ingot_tune_result *out, const ingot_tune_job *job, ingot_arena *arena,
+                              ingot_error *error) {
+    const ingot_backend *backend = job->loop->backend;
+    const ingot_model *model = job->loop->model;
+    tuner t = {.job = job,
+               .ops = backend->ops,
+               .context = backend->context,
+               .model = model,
+               .batch = job->batch,
+               .per_call = sequences_per_call(model, job->batch->length, backend->batch_tokens),
+               .floats = job->batch->length * model->hidden,
+               .norm = model->norm == INGOT_NORM_LAYER ? INGOT_NORM_LAYER : INGOT_NORM_RMS,
+               .block = *job->block,
+               .random = job->loop->seed ^ (job->block->layer + 1) * 0xD1B54A32D192ED03u};
+    *out = (ingot_tune_result){0};
+    const ingot_status status = run(&t, out, arena, error);
+    ingot_tape_destroy(t.tape);
+    return status;
+}

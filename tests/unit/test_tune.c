@@ -1,0 +1,308 @@
+/* Block tuning (convert/tune.h) of random blocks on every device: the held-out error falls and is
+ * what an FP64 forward pass over the stored values says, what comes out is what a container can
+ * hold, a start that cannot be improved stays, and bytes depend on the seed, not on threads. */
+#include "backend_devices.h"
+#include "common/sizes.h"
+#include "convert/tune.h"
+#include "tiny_model.h"
+
+#define WINDOWS 12u
+#define JUDGES  3u
+#define LENGTH  9u
+#define TOKENS  (WINDOWS * LENGTH)
+
+typedef struct setup {
+    const ingot_backend *b;
+    tiny_model *t;
+    ingot_arena *host, *device;
+    ingot_block block;
+    ingot_batch batch;
+    ingot_loop_job loop;
+    ingot_progress progress;
+    ingot_windows windows;
+    uint32_t ids[TOKENS];
+    ingot_quantized linear[INGOT_ROLE_COUNT]; /* the result, device */
+    uint8_t *start[INGOT_ROLE_COUNT];         /* codes of plain rounding, host */
+    ingot_tune_job job;
+    ingot_tune_result result;
+} setup;
+
+static void read_back(const setup *s, void *to, const void *from, uint64_t bytes) {
+    CU_ASSERT_FATAL(s->b->ops->download(s->b->context, to, from, bytes) == INGOT_OK);
+}
+
+static void quantize(setup *s, ingot_role role, ingot_quant_format format) {
+    const ingot_linear_desc *d = &s->t->model.linear[role];
+    ingot_quantized *q = &s->linear[role];
+    float *w;
+    uint64_t bad;
+    format.group = ingot_min_u64(format.group, d->cols);
+    CU_ASSERT_FATAL(ingot_quantized_create(q, d->rows, d->cols, &format, s->device) == INGOT_OK);
+    CU_ASSERT_FATAL(ingot_arena_array(s->device, (void **)&w, d->rows, d->cols * 4) == INGOT_OK);
+    CU_ASSERT_FATAL(s->b->ops->values(s->b->context, w, &bad, &s->block.linear[role], NULL, NULL) ==
+                    INGOT_OK);
+    CU_ASSERT_FATAL(s->b->ops->quantize_rtn(s->b->context, q, w) == INGOT_OK);
+    s->start[role] = malloc(d->rows * d->cols);
+    read_back(s, s->start[role], q->codes, d->rows * d->cols);
+    s->job.linear[role] = q;
+    s->job.target[role] = w;
+}
+
+static void begin(setup *s, const ingot_backend *b, unsigned flags, ingot_quant_format format,
+                  uint64_t seed) {
+    memset(s, 0, sizeof *s);
+    s->b = b;
+    s->t = tiny_create(flags, 7);
+    CU_ASSERT_FATAL(ingot_arena_create(&s->host) == INGOT_OK);
+    CU_ASSERT_FATAL(ingot_backend_arena_create(&s->device, b) == INGOT_OK);
+    for (uint64_t i = 0; i < TOKENS; i++) {
+        s->ids[i] = (uint32_t)(tiny_bits(s->t) % s->t->model.vocab);
+    }
+    s->windows = (ingot_windows){.ids = s->ids, .count = WINDOWS, .length = LENGTH};
+    ingot_progress_begin(&s->progress, "testing", "blocks", 1, true);
+    s->loop = (ingot_loop_job){.source = &s->t->source,
+                               .model = &s->t->model,
+                               .backend = b,
+                               .windows = &s->windows,
+                               .seed = seed,
+                               .progress = &s->progress};
+    CU_ASSERT_FATAL(ingot_batch_create(&s->batch, &s->loop, JUDGES, true, 0, s->host, NULL) == 0);
+    CU_ASSERT_FATAL(ingot_block_load(&s->block, &s->t->model, 0, &s->t->source, b, s->host, NULL) ==
+                    INGOT_OK);
+    s->job = (ingot_tune_job){.loop = &s->loop, .batch = &s->batch, .block = &s->block};
+    for (unsigned role = 0; role < INGOT_ROLE_COUNT; role++) {
+        if (s->t->model.linear[role].is_present) {
+            quantize(s, (ingot_role)role, format);
+        }
+    }
+}
+
+/* The exact states become what the block puts out. */
+static void advance_exact(setup *s, const ingot_block *block) {
+    CU_ASSERT_FATAL(ingot_batch_run(&s->batch, &s->loop, block, 0, WINDOWS,
+                                    &(ingot_batch_use){.is_exact = true}, NULL) == INGOT_OK);
+}
+
+static void tune(setup *s) {
+    ingot_arena *arena = NULL;
+    CU_ASSERT_FATAL(ingot_backend_arena_create(&arena, s->b) == INGOT_OK);
+    CU_ASSERT_FATAL(ingot_tune_block(&s->result, &s->job, arena, NULL) == INGOT_OK);
+    ingot_arena_destroy(arena);
+}
+
+static void end(setup *s) {
+    for (unsigned role = 0; role < INGOT_ROLE_COUNT; role++) {
+        free(s->start[role]);
+    }
+    ingot_block_release(&s->block, s->b);
+    ingot_batch_destroy(&s->batch, s->b);
+    ingot_arena_destroy(s->host);
+    ingot_arena_destroy(s->device);
+    tiny_destroy(s->t);
+}
+
+/* ---- what a container can hold ----------------------------------------------------------------
+ */
+
+/* The weights of the tiny model become those of the results; returns how many codes moved. */
+static uint64_t put_results(setup *s) {
+    uint64_t moved = 0;
+    for (unsigned role = 0; role < INGOT_ROLE_COUNT; role++) {
+        const ingot_quantized *q = &s->linear[role];
+        char name[INGOT_NAME_SIZE];
+        if (s->job.linear[role] == NULL) {
+            continue;
+        }
+        uint8_t *codes = malloc(q->rows * q->cols), *zeros = malloc(q->rows * q->groups);
+        float *scales = malloc(q->rows * q->groups * sizeof *scales);
+        read_back(s, codes, q->codes, q->rows * q->cols);
+        read_back(s, zeros, q->zeros, q->rows * q->groups);
+        read_back(s, scales, q->scales, q->rows * q->groups * sizeof *scales);
+        ingot_model_linear_name(&s->t->model, 0, (ingot_role)role, name);
+        float *w = tiny_find(s->t, name)->data;
+        for (uint64_t i = 0; i < q->rows * q->cols; i++) {
+            const uint64_t at = i / q->cols * q->groups + i % q->cols / q->format.group;
+            CU_ASSERT(codes[i] < 1u << q->format.bits);
+            CU_ASSERT(ingot_scale_store(scales[at], q->format.scale_dtype) == scales[at]);
+            CU_ASSERT(abs((int)codes[i] - (int)s->start[role][i]) <= 1);
+            moved += codes[i] != s->start[role][i];
+            w[i] = scales[at] * (float)((int)codes[i] - (int)zeros[at]);
+        }
+        free(codes);
+        free(zeros);
+        free(scales);
+    }
+    return moved;
+}
+
+/* A row as a norm without weights leaves it. */
+static void normalize(const tiny_model *t, double *x) {
+    const uint64_t n = t->model.hidden;
+    double mean = 0, square = 0;
+    for (uint64_t i = 0; t->model.norm == INGOT_NORM_LAYER && i < n; i++) {
+        mean += x[i] / (double)n;
+    }
+    for (uint64_t i = 0; i < n; i++) {
+        square += (x[i] - mean) * (x[i] - mean) / (double)n;
+    }
+    for (uint64_t i = 0; i < n; i++) {
+        x[i] = (x[i] - mean) / sqrt(square + (double)t->model.norm_eps);
+    }
+}
+
+/* Mean squared error on the judges in FP64, normalized: the results against the source, of the same
+ * seed. */
+static double judge(setup *s, unsigned flags) {
+    tiny_model *source = tiny_create(flags, 7);
+    const uint64_t hidden = source->model.hidden;
+    const float *embed = tiny_find(source, source->model.embed_name)->data;
+    double(*x)[TINY_MAX] = calloc(LENGTH, sizeof *x), (*y)[TINY_MAX] = calloc(LENGTH, sizeof *y);
+    double sum = 0;
+    for (uint64_t window = WINDOWS - JUDGES; window < WINDOWS; window++) {
+        for (uint64_t i = 0; i < LENGTH; i++) {
+            for (uint64_t c = 0; c < hidden; c++) {
+                x[i][c] = (double)embed[s->ids[window * LENGTH + i] * hidden + c] *
+                          (double)source->model.embed_scale;
+            }
+        }
+        memcpy(y, x, LENGTH * sizeof *x);
+        tiny_ref_block(s->t, 0, x, LENGTH, NULL);
+        tiny_ref_block(source, 0, y, LENGTH, NULL);
+        for (uint64_t i = 0; i < LENGTH; i++) {
+            normalize(source, x[i]);
+            normalize(source, y[i]);
+            for (uint64_t c = 0; c < hidden; c++) {
+                sum += (x[i][c] - y[i][c]) * (x[i][c] - y[i][c]);
+            }
+        }
+    }
+    free(x);
+    free(y);
+    tiny_destroy(source);
+    return sum / (double)(JUDGES * LENGTH * hidden);
+}
+
+/* Returns how many codes moved. */
+static uint64_t check_tuning(const ingot_backend *b, unsigned flags, ingot_quant_format format) {
+    setup s;
+    begin(&s, b, flags, format, 1);
+    advance_exact(&s, &s.block);
+    tune(&s);
+    CU_ASSERT(s.result.step > 0 && s.result.after < 0.9 * s.result.before);
+    const uint64_t moved = put_results(&s);
+    const double after = judge(&s, flags);
+    printf("%.2f ", s.result.after / s.result.before);
+    CU_ASSERT(fabs(after - s.result.after) <= (b->has_own_memory ? 2e-2 : 1e-4) * after);
+    end(&s);
+    return moved;
+}
+
+static void test_tuning(void) {
+    for (unsigned d = 0; d < DEVICES; d++) {
+        const ingot_backend *b = &devices[d].backend[0];
+        uint64_t moved = 0;
+        if (!devices[d].is_open) {
+            continue;
+        }
+        moved += check_tuning(b, 0, (ingot_quant_format){3, 16, INGOT_ZERO_SYMMETRIC, INGOT_F16});
+        moved += check_tuning(b, TINY_QKV_BIAS | TINY_HEAD_NORMS | TINY_WINDOW,
+                              (ingot_quant_format){4, 32, INGOT_ZERO_STORED, INGOT_BF16});
+        moved += check_tuning(b, TINY_LAYER_NORM | TINY_UNGATED | TINY_PARTIAL_ROTARY,
+                              (ingot_quant_format){2, 7, INGOT_ZERO_STORED, INGOT_F16});
+        CU_ASSERT(moved > 0);
+    }
+}
+
+/* ---- starts and seeds -------------------------------------------------------------------------
+ */
+
+static void copy_result(const setup *s, uint8_t *codes, float *scales) {
+    for (unsigned role = 0; role < INGOT_ROLE_COUNT; role++) {
+        const ingot_quantized *q = &s->linear[role];
+        read_back(s, codes, q->codes, q->rows * q->cols);
+        read_back(s, scales, q->scales, q->rows * q->groups * sizeof *scales);
+        codes += q->rows * q->cols;
+        scales += q->rows * q->groups;
+    }
+}
+
+/* With the quantized block's own output as the target the start is right. */
+static void test_start(void) {
+    const ingot_quant_format format = {3, 16, INGOT_ZERO_SYMMETRIC, INGOT_F16};
+    setup s;
+    begin(&s, &devices[0].backend[0], 0, format, 1);
+    ingot_block quantized = s.block;
+    for (unsigned role = 0; role < INGOT_ROLE_COUNT; role++) {
+        const ingot_quantized *q = &s.linear[role];
+        float *values;
+        CU_ASSERT_FATAL(ingot_arena_array(s.device, (void **)&values, q->rows, q->cols * 4) == 0);
+        CU_ASSERT(s.b->ops->quantized_values(s.b->context, values, q) == INGOT_OK);
+        quantized.linear[role].data = values;
+    }
+    advance_exact(&s, &quantized);
+    tune(&s);
+    CU_ASSERT(s.result.step == 0 && s.result.before < 1e-10 && s.result.after == s.result.before);
+    CU_ASSERT(put_results(&s) == 0);
+    end(&s);
+}
+
+/* Fixed linears stay, whatever the others do. */
+static void test_fixed(void) {
+    const ingot_quant_format format = {3, 16, INGOT_ZERO_SYMMETRIC, INGOT_F16};
+    setup s;
+    begin(&s, &devices[0].backend[0], 0, format, 1);
+    advance_exact(&s, &s.block);
+    for (unsigned role = 0; role < INGOT_ROLE_COUNT; role++) {
+        s.job.is_fixed[role] = role != INGOT_ROLE_UP;
+    }
+    tune(&s);
+    for (unsigned role = 0; role < INGOT_ROLE_COUNT; role++) {
+        const ingot_quantized *q = &s.linear[role];
+        uint8_t *codes = malloc(q->rows * q->cols);
+        read_back(&s, codes, q->codes, q->rows * q->cols);
+        CU_ASSERT((memcmp(codes, s.start[role], q->rows * q->cols) == 0) == s.job.is_fixed[role]);
+        free(codes);
+    }
+    end(&s);
+}
+
+static void test_seeds(void) {
+    enum { RUNS = 3, CODES = 24 * 400, SCALES = 4000 };
+    const ingot_quant_format format = {3, 16, INGOT_ZERO_SYMMETRIC, INGOT_F16};
+    for (unsigned d = 0; d < DEVICES; d++) {
+        uint8_t *codes[RUNS];
+        float *scales[RUNS];
+        for (unsigned i = 0; devices[d].is_open && i < RUNS; i++) {
+            setup s;
+            codes[i] = calloc(CODES, 1);
+            scales[i] = calloc(SCALES, sizeof(float));
+            begin(&s, &devices[d].backend[i == 0 ? 0 : 1], 0, format, i == 2 ? 2 : 1);
+            advance_exact(&s, &s.block);
+            tune(&s);
+            copy_result(&s, codes[i], scales[i]);
+            end(&s);
+        }
+        if (devices[d].is_open) {
+            CU_ASSERT(memcmp(codes[0], codes[1], CODES) == 0);
+            CU_ASSERT(memcmp(scales[0], scales[1], SCALES * sizeof(float)) == 0);
+            CU_ASSERT(memcmp(codes[0], codes[2], CODES) != 0);
+            for (unsigned i = 0; i < RUNS; i++) {
+                free(codes[i]);
+                free(scales[i]);
+            }
+        }
+    }
+}
+
+int main(void) {
+    static const CU_TestInfo tests[] = {
+        {"devices", devices_open},
+        {"the held-out error falls, as FP64 says", test_tuning},
+        {"a start that is right stays", test_start},
+        {"fixed linears stay", test_fixed},
+        {"seeds and threads", test_seeds},
+        {"closing", devices_close},
+        CU_TEST_INFO_NULL,
+    };
+    return suite_run("tune", tests);
+}
