@@ -290,15 +290,15 @@ static ingot_status apply_folds(ingot_loop *l, ingot_block_state *state) {
 /* Windows from which on some are held out: without judges nothing is corrected. */
 #define JUDGED_FROM 8u
 
-/* Whether matrices make up for the drift of their inputs. */
-static bool corrects(const ingot_loop_job *job) {
-    const ingot_plan *plan = job->plan;
-    return job->windows != NULL && job->windows->count >= JUDGED_FROM && plan->needs_gram &&
-           plan->steps.corrects && plan->has_loop;
+static bool corrects(const ingot_plan *plan) {
+    return plan->needs_gram && plan->steps.corrects && plan->has_loop;
 }
 
+/* Whether matrices make up for the drift of their inputs: where there are judges, of which tuning
+ * alone takes one of fewer windows too.  A device of several has a part of the windows only. */
 static bool has_drift(const ingot_loop *l) {
-    return corrects(l->job);
+    return l->has_batch && l->judges != 0 && corrects(l->job->plan) &&
+           (l->rank.size > 1 || l->job->windows->count >= JUDGED_FROM);
 }
 
 /* Whether a linear's output is added to the residual stream as it is. */
@@ -569,7 +569,7 @@ static uint64_t block_bytes(const ingot_loop *l) {
 /* Windows that are held out of the statistics. */
 static uint64_t count_judges(const ingot_loop_job *job) {
     const uint64_t windows = job->windows != NULL ? job->windows->count : 0;
-    const bool are_wanted = job->plan->has_folds || corrects(job) || job->is_tuned;
+    const bool are_wanted = job->plan->has_folds || corrects(job->plan) || job->is_tuned;
     if (are_wanted && windows >= JUDGED_FROM) {
         return ingot_min_u64(windows / 16 + 1, JUDGES_MOST);
     }
