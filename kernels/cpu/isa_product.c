@@ -16,7 +16,14 @@
 #define GROUP_VALUES INGOT_CPU_PRODUCT_GROUP_VALUES /* scales of a row widened at a time */
 #define ROWS         INGOT_CPU_PRODUCT_ROWS
 
-#define EACH_OF(i, count) _Pragma("GCC unroll 4") for (unsigned i = 0; i < (count); i++)
+/* Unrolled completely, but not under sanitizers (clang builds the fuzz targets alone): what they
+ * add to every access would take minutes. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__clang__)
+#define UNROLLED
+#else
+#define UNROLLED _Pragma("GCC unroll 16")
+#endif
+#define EACH_OF(i, count) UNROLLED for (unsigned i = 0; i < (count); i++)
 
 typedef struct words {
     vec_u32 part[PARTS];
@@ -99,13 +106,13 @@ static void load_groups(group_values *v, const ingot_weight_view *w, uint64_t fi
 }
 
 /* Values of the groups that the sixteen words of a block belong to. */
-INLINE lanes spread(const float *values, const unsigned groups_per_block) {
+INLINE lanes spread(const float *values, uint64_t groups_per_block) {
     if (groups_per_block == 1) {
         return lanes_set(values[0]);
     }
     float v[LANES];
     for (unsigned i = 0; i < WORDS; i++) {
-        v[i] = values[i / (WORDS / groups_per_block)];
+        v[i] = values[i * groups_per_block / WORDS];
     }
     return lanes_load(v);
 }
@@ -134,8 +141,7 @@ INLINE void block_product(tile *t, uint64_t b, const lanes *scale, const lanes *
             sum[i][r] = lanes_mul(zero[i], lanes_load(t->x + r * t->x_stride + per_word * WORDS));
         }
     }
-#pragma GCC unroll 16
-    for (unsigned k = 0; k < per_word; k++) {
+    UNROLLED for (unsigned k = 0; k < per_word; k++) {
         lanes code[ROWS];
         EACH_OF(i, rows) {
             code[i] = words_codes(w[i], k, bits);
@@ -158,7 +164,7 @@ INLINE void block_product(tile *t, uint64_t b, const lanes *scale, const lanes *
 /* Blocks first .. end-1, whose groups lie in values[rows] from their start; a group has
  * blocks_per_group blocks, or a block groups_per_block groups. */
 INLINE void blocks_product(tile *t, const group_values *values, uint64_t first, uint64_t end,
-                           uint64_t blocks_per_group, const unsigned groups_per_block,
+                           uint64_t blocks_per_group, uint64_t groups_per_block,
                            const unsigned rows, const unsigned m, const unsigned bits) {
     for (uint64_t b = first, g = 0; b < end; g += groups_per_block) {
         lanes scale[ROWS], zero[ROWS];
@@ -198,13 +204,7 @@ INLINE void rows_product(float *sums, const ingot_weight_view *w, uint64_t row, 
             load_groups(&values[i], w, (row + i) * w->groups_per_row + g,
                         rest < GROUP_VALUES ? rest : GROUP_VALUES);
         }
-        if (groups_per_block == 1) {
-            blocks_product(&t, values, b, end, blocks_per_group, 1, rows, m, bits);
-        } else if (groups_per_block == 2) {
-            blocks_product(&t, values, b, end, 1, 2, rows, m, bits);
-        } else {
-            blocks_product(&t, values, b, end, 1, 4, rows, m, bits);
-        }
+        blocks_product(&t, values, b, end, blocks_per_group, groups_per_block, rows, m, bits);
     }
     EACH_OF(i, rows) {
         EACH_OF(r, m) {
