@@ -99,6 +99,28 @@ static double reversed(const ingot_gptq_factor *factor, const float *gram, doubl
     return (value > 0 ? value : mean) + damping * mean;
 }
 
+bool ingot_cholesky_f32(float *a, uint64_t n) {
+    int size = (int)n, info = 0; /* row-major lower is column-major upper: U^T U = L L^T */
+    spotrf_("U", &size, a, &size, &info);
+    for (uint64_t i = 0; info == 0 && i < n; i++) {
+        if (!(a[i * n + i] > 0.0f) || !isfinite(a[i * n + i])) {
+            return false;
+        }
+    }
+    return info == 0;
+}
+
+bool ingot_cholesky_f64(double *a, uint64_t n) {
+    int size = (int)n, info = 0;
+    dpotrf_("U", &size, a, &size, &info);
+    for (uint64_t i = 0; info == 0 && i < n; i++) {
+        if (!(a[i * n + i] > 0) || !isfinite(a[i * n + i])) {
+            return false;
+        }
+    }
+    return info == 0;
+}
+
 static bool factor_f32(float *l, const ingot_gptq_factor *factor, const float *gram, double mean,
                        double damping) {
     const uint64_t n = factor->cols;
@@ -107,14 +129,7 @@ static bool factor_f32(float *l, const ingot_gptq_factor *factor, const float *g
             l[i * n + j] = (float)reversed(factor, gram, mean, damping, i, j);
         }
     }
-    int size = (int)n, info = 0; /* row-major lower is column-major upper: U^T U = L L^T */
-    spotrf_("U", &size, l, &size, &info);
-    for (uint64_t i = 0; info == 0 && i < n; i++) {
-        if (!(l[i * n + i] > 0.0f) || !isfinite(l[i * n + i])) {
-            return false;
-        }
-    }
-    return info == 0;
+    return ingot_cholesky_f32(l, n);
 }
 
 static ingot_status factor_f64(bool *is_done, float *l, const ingot_gptq_factor *factor,
@@ -128,11 +143,8 @@ static ingot_status factor_f64(bool *is_done, float *l, const ingot_gptq_factor 
             d[i * n + j] = reversed(factor, gram, mean, damping, i, j);
         }
     }
-    int size = (int)n, info = 0;
-    dpotrf_("U", &size, d, &size, &info);
-    *is_done = info == 0;
-    for (uint64_t i = 0; info == 0 && i < n; i++) {
-        *is_done = *is_done && d[i * n + i] > 0 && isfinite(d[i * n + i]);
+    *is_done = ingot_cholesky_f64(d, n);
+    for (uint64_t i = 0; *is_done && i < n; i++) {
         for (uint64_t j = 0; j <= i; j++) {
             l[i * n + j] = (float)d[i * n + j];
         }

@@ -25,6 +25,12 @@ double ingot_gptq_mean(const float *diagonal, uint64_t cols, uint32_t *dead_colu
 void ingot_gptq_importance(float *importance, const float *diagonal, uint64_t cols, double damping,
                            double mean);
 
+/* The lower triangle of a[n][n], row-major, becomes its Cholesky factor L (a = L L^T), by LAPACK on
+ * one thread; false when it is not positive definite or the diagonal of L is not finite.  What
+ * stands above the diagonal is left alone.  n fits an int. */
+bool ingot_cholesky_f32(float *a, uint64_t n);
+bool ingot_cholesky_f64(double *a, uint64_t n);
+
 static inline uint64_t ingot_pad_lanes(uint64_t count) {
     return (count + INGOT_QUANTIZE_LANES - 1) / INGOT_QUANTIZE_LANES * INGOT_QUANTIZE_LANES;
 }

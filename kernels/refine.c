@@ -8,10 +8,6 @@
 #include <math.h>
 #include <string.h>
 
-/* LAPACK, Fortran calling convention, column-major. */
-void spotrf_(const char *uplo, const int *n, float *a, const int *lda, int *info);
-void dpotrf_(const char *uplo, const int *n, double *a, const int *lda, int *info);
-
 /* ---- solving -------------------------------------------------------------------------------- */
 
 typedef struct solve_task {
@@ -61,14 +57,7 @@ static bool factor_f32(float *l, const float *gram, uint64_t n, double damping, 
             l[i * n + j] = (float)damped(gram, n, i, j, damping, mean);
         }
     }
-    int size = (int)n, info = 0; /* row-major lower is column-major upper: U^T U = L L^T */
-    spotrf_("U", &size, l, &size, &info);
-    for (uint64_t i = 0; info == 0 && i < n; i++) {
-        if (!(l[i * n + i] > 0.0f) || !isfinite(l[i * n + i])) {
-            return false;
-        }
-    }
-    return info == 0;
+    return ingot_cholesky_f32(l, n);
 }
 
 static bool factor_f64(double *l, const float *gram, uint64_t n, double damping, double mean) {
@@ -77,14 +66,7 @@ static bool factor_f64(double *l, const float *gram, uint64_t n, double damping,
             l[i * n + j] = damped(gram, n, i, j, damping, mean);
         }
     }
-    int size = (int)n, info = 0;
-    dpotrf_("U", &size, l, &size, &info);
-    for (uint64_t i = 0; info == 0 && i < n; i++) {
-        if (!(l[i * n + i] > 0) || !isfinite(l[i * n + i])) {
-            return false;
-        }
-    }
-    return info == 0;
+    return ingot_cholesky_f64(l, n);
 }
 
 ingot_status ingot_gram_solve(float *x, unsigned *damping_step, uint64_t rows, const float *gram,
