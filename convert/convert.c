@@ -5,6 +5,7 @@
 #include "common/memory.h"
 #include "common/sizes.h"
 #include "convert/meta.h"
+#include "convert/plan_config.h"
 #include "convert/team.h"
 #include "convert/widths.h"
 #include "format/digest.h"
@@ -37,6 +38,7 @@ typedef struct session {
     ingot_steps_taken *steps;
     char table[4096]; /* path of the sensitivity table; empty: not kept */
     bool has_source, has_model, has_backend, has_text, has_windows, has_plan;
+    bool is_forecast; /* nothing but the plan: no device, no text */
 } session;
 
 /* ---- before any work ------------------------------------------------------------------------ */
@@ -180,20 +182,42 @@ static ingot_status open_inputs(session *s) {
         INGOT_TRY(ingot_recipe_read(&o->recipe, o->recipe_path, s->error));
     }
     INGOT_TRY(check_options(s));
+    if (o->is_dry_run && ingot_plan_is_config(o->model_dir)) {
+        INGOT_TRY(ingot_plan_read_config(&s->checkpoint, &s->model, o->model_dir, s->error));
+        s->has_model = true;
+        s->is_forecast = true;
+        return INGOT_OK;
+    }
     INGOT_TRY(ingot_checkpoint_open(&s->checkpoint, o->model_dir, s->error));
     INGOT_TRY(check_output(s));
     ingot_weight_source_from_checkpoint(&s->source, s->checkpoint);
     s->has_source = true;
     INGOT_TRY(ingot_model_open(&s->model, &s->source, s->error));
     s->has_model = true;
-    return open_devices(s);
+    return s->is_forecast ? INGOT_OK : open_devices(s);
 }
 
 /* ---- calibration data ----------------------------------------------------------------------- */
 
+/* Tokens of a calibration window. */
+static ingot_status window_length(uint64_t *length, const session *s) {
+    const ingot_convert_options *o = s->options;
+    *length = o->recipe.seq_len;
+    if (*length == 0) {
+        *length = s->model.context < DEFAULT_LENGTH ? s->model.context : DEFAULT_LENGTH;
+    }
+    if (*length > s->model.context) {
+        return ingot_error_set(s->error, INGOT_ERR_USAGE, o->model_dir, NULL,
+                               "use a smaller --seq-len",
+                               "windows of %llu tokens do not fit the model's context of %llu",
+                               (unsigned long long)*length, (unsigned long long)s->model.context);
+    }
+    return INGOT_OK;
+}
+
 static ingot_status load_text(session *s) {
     ingot_convert_options *o = s->options;
-    uint64_t size;
+    uint64_t size, length;
     const char *json = ingot_checkpoint_file(s->checkpoint, "tokenizer.json", &size);
     char path[4096];
     INGOT_TRY(ingot_path_join(path, sizeof path, o->model_dir, "tokenizer.json"));
@@ -206,24 +230,26 @@ static ingot_status load_text(session *s) {
     INGOT_TRY(
         ingot_text_load(&s->text, o->texts, o->text_count, s->tokenizer, s->model.vocab, s->error));
     s->has_text = true;
-    uint64_t length = o->recipe.seq_len;
-    if (length == 0) {
-        length = s->model.context < DEFAULT_LENGTH ? s->model.context : DEFAULT_LENGTH;
-    }
-    if (length > s->model.context) {
-        return ingot_error_set(s->error, INGOT_ERR_USAGE, o->model_dir, NULL,
-                               "use a smaller --seq-len",
-                               "windows of %llu tokens do not fit the model's context of %llu",
-                               (unsigned long long)length, (unsigned long long)s->model.context);
-    }
+    INGOT_TRY(window_length(&length, s));
     INGOT_TRY(ingot_windows_calibration(&s->windows, &s->text, o->recipe.samples, length,
                                         o->texts[0], s->error));
     s->has_windows = true;
     return INGOT_OK;
 }
 
+/* The batch that a forecast takes for granted: all samples that are asked for. */
+static ingot_status assume_windows(session *s) {
+    s->windows = (ingot_windows){.count = s->options->recipe.samples};
+    s->text.bytes = UINT32_MAX; /* as long a number as texts have */
+    s->has_text = s->has_windows = true;
+    return window_length(&s->windows.length, s);
+}
+
 static ingot_status load_data(session *s) {
     ingot_convert_options *o = s->options;
+    if (s->is_forecast) {
+        return o->text_count != 0 || o->stats != NULL ? assume_windows(s) : INGOT_OK;
+    }
     if (o->text_count != 0) {
         INGOT_TRY(load_text(s));
     }
@@ -266,11 +292,10 @@ static ingot_status make_plan(session *s, ingot_writer_plan *plan, ingot_layout_
         return ingot_error_set(s->error, INGOT_ERR_USAGE, NULL, NULL, "give more text or --samples",
                                "--effort best holds windows out: two at least are needed");
     }
-    const uint64_t tokens = s->has_windows ? s->windows.count * s->windows.length : 0;
-    INGOT_TRY(ingot_plan_create(&s->plan, s->checkpoint, &s->model, &o->recipe, has_data, tokens,
-                                s->error));
+    INGOT_TRY(
+        ingot_plan_create(&s->plan, s->checkpoint, &s->model, &o->recipe, has_data, s->error));
     s->has_plan = true;
-    if (o->recipe.target_bpw != 0) {
+    if (o->recipe.target_bpw != 0 && !s->is_forecast) {
         INGOT_TRY(choose_widths(s));
     }
     const ingot_meta_job meta = {.checkpoint = s->checkpoint,
@@ -296,6 +321,25 @@ static ingot_status make_plan(session *s, ingot_writer_plan *plan, ingot_layout_
     s->result->bits_per_weight = ingot_plan_bits_per_weight(&s->plan);
     s->result->source_bytes = s->plan.source_bytes;
     return INGOT_OK;
+}
+
+static void make_forecast(ingot_forecast *out, const session *s, const ingot_layout_info *layout) {
+    const ingot_recipe *recipe = &s->options->recipe;
+    const bool has_windows = s->has_windows && s->options->stats == NULL;
+    const ingot_forecast_job job = {.checkpoint = s->checkpoint,
+                                    .model = &s->model,
+                                    .plan = &s->plan,
+                                    .recipe = recipe,
+                                    .windows = has_windows ? s->windows.count : 0,
+                                    .length = has_windows ? s->windows.length : 0,
+                                    .layout = *layout};
+    ingot_forecast_make(out, &job);
+    if (s->is_forecast && recipe->target_bpw != 0 && s->plan.quantized_weights != 0) {
+        const double planned = out->bits_per_weight * (double)s->plan.quantized_weights / 8;
+        const double target = recipe->target_bpw * (double)s->plan.quantized_weights / 8;
+        out->file_bytes = (uint64_t)((double)out->file_bytes - planned + target);
+        out->bits_per_weight = recipe->target_bpw;
+    }
 }
 
 static void set(json_t *object, const char *key, json_t *value) {
@@ -403,8 +447,12 @@ static ingot_status run(session *s) {
     const bool is_on_stdout = s->options->is_dry_run && !s->options->as_json;
     ingot_plan_print(&s->plan, &layout, s->options->is_dry_run, is_on_stdout ? stdout : stderr);
     if (s->options->is_dry_run) {
+        ingot_forecast forecast;
+        make_forecast(&forecast, s, &layout);
+        ingot_forecast_print(&forecast, is_on_stdout ? stdout : stderr);
         s->result->bytes = layout.file_bytes;
-        return INGOT_OK;
+        s->result->forecast = ingot_forecast_json(&forecast, &s->plan);
+        return s->result->forecast != NULL ? INGOT_OK : INGOT_ERR_NO_MEMORY;
     }
     INGOT_TRY(write_container(s, &plan, &layout, &since));
     s->result->phase_seconds[INGOT_PHASE_FINISH] = ingot_lap(&since);
@@ -457,6 +505,27 @@ ingot_status ingot_convert_run(ingot_convert_result *result, ingot_convert_optio
     return status;
 }
 
+ingot_status ingot_convert_plan(ingot_forecast *out, json_t **json, ingot_convert_options *options,
+                                ingot_error *error) {
+    ingot_convert_result result = {.bits_per_weight = NAN};
+    session s = {.options = options, .result = &result, .error = error, .is_forecast = true};
+    ingot_writer_plan plan;
+    ingot_layout_info layout;
+    ingot_status status;
+    options->is_dry_run = true;
+    INGOT_GO(open_inputs(&s));
+    INGOT_GO(load_data(&s));
+    INGOT_GO(make_plan(&s, &plan, &layout));
+    make_forecast(out, &s, &layout);
+    if (json != NULL) {
+        *json = ingot_forecast_json(out, &s.plan);
+        status = *json != NULL ? INGOT_OK : INGOT_ERR_NO_MEMORY;
+    }
+done:
+    release(&s);
+    return status;
+}
+
 /* ---- the tool ------------------------------------------------------------------------------- */
 
 static json_t *digest_or_null(const uint8_t digest[16], bool is_known) {
@@ -499,6 +568,7 @@ static void print_json(const ingot_convert_options *o, const ingot_convert_resul
     set(object, "bits_per_weight", ingot_json_number(r->bits_per_weight));
     set(object, "fallbacks", r->is_written ? json_integer((json_int_t)r->fallbacks) : json_null());
     set(object, "tensors", r->tensors != NULL ? json_incref(r->tensors) : json_null());
+    set(object, "plan", r->forecast != NULL ? json_incref(r->forecast) : json_null());
     set(object, "tuning", r->is_written && r->tuning_count != 0 ? tunings_json(r) : json_null());
     set(object, "root", digest_or_null(r->root, r->is_written));
     set(object, "content_id", digest_or_null(r->content_id, r->is_written));
@@ -565,6 +635,7 @@ int ingot_convert_tool(int argc, char **argv) {
         print_json(&options, &result, &error);
     }
     json_decref(result.tensors);
+    json_decref(result.forecast);
     if (status == INGOT_OK && !options.as_json && !options.is_dry_run) {
         print_text(&result);
     }

@@ -4,6 +4,7 @@
 
 #include "common/cli.h"
 #include "convert/loop.h"
+#include "convert/plan_forecast.h"
 #include "convert/recipe.h"
 
 #define INGOT_MAX_TEXTS 64
@@ -29,9 +30,10 @@ typedef struct ingot_convert_result {
     uint64_t tuning_count;
     uint8_t root[16], content_id[16];
     bool is_written;
-    char path[4096]; /* of the container, of a set its first shard */
-    json_t *tensors; /* what became of each quantized tensor, step by step (spec/cli.md); NULL: not
-                        written; the caller's to release */
+    char path[4096];  /* of the container, of a set its first shard */
+    json_t *forecast; /* of a dry run (ingot_forecast_json); else NULL; the caller's to release */
+    json_t *tensors;  /* what became of each quantized tensor, step by step (spec/cli.md); NULL: not
+                         written; the caller's to release */
 } ingot_convert_result;
 
 /* Command-line table and its handler (context: ingot_convert_options). */
@@ -42,6 +44,17 @@ ingot_status ingot_convert_option(void *context, const char *name, const char *v
 /* Converts.  The output appears under its name only when it is complete and verified. */
 ingot_status ingot_convert_run(ingot_convert_result *result, ingot_convert_options *options,
                                ingot_error *error) INGOT_MUST_CHECK;
+
+/* The plan of a conversion, as the command line gives it (ingot_convert_option), for whoever plans
+ * many: nothing is measured, no device is opened, no text is read.  Of the texts and a statistics
+ * file only that they are named counts: the calibration batch is taken to have all of its samples.
+ * With a target of bits per weight the file has the size of the target.  An output that exists is
+ * no error, and none need be named.  model_dir may be a config.json (convert/plan_config.h).  The
+ * size of META is that of the longest numbers: file_bytes may be a few bytes more than the file
+ * has.  *json (json may be NULL) is the whole of it, ingot_forecast_json, the caller's to release.
+ */
+ingot_status ingot_convert_plan(ingot_forecast *out, json_t **json, ingot_convert_options *options,
+                                ingot_error *error) INGOT_MUST_CHECK;
 
 /* The whole tool; returns the exit code. */
 int ingot_convert_tool(int argc, char **argv);

@@ -6,6 +6,7 @@
 #include "common/sizes.h"
 #include "common/worker.h"
 #include "convert/collect.h"
+#include "convert/plan_forecast.h"
 #include "convert/prefetch.h"
 #include "convert/team_run.h"
 #include "convert/tune.h"
@@ -15,9 +16,6 @@
 #include <string.h>
 
 #define JUDGES_MOST 8u
-/* Matrices of the size of H that the correction of an input takes: drift, solved, fitted, H and
- * drift of the judges, and the same of the residual stream, a factor of H. */
-#define DRIFT_SQUARES 9u
 
 const char *ingot_phase_name(ingot_phase phase) {
     static const char *const names[] = {"plan", "read",  "collect",   "fold",  "quantize",
@@ -544,28 +542,6 @@ static ingot_status convert_block(ingot_loop *l, uint64_t layer) {
 
 /* ---- the batch ------------------------------------------------------------------------------ */
 
-/* Device memory that work on one block takes beside hidden states and workspace: its weights twice
- * (as they are, and stored or as the forward pass wants them), H of every input with its factor,
- * and what quantizing the largest matrix needs (FP32 weights, targets, errors, codes). */
-static uint64_t block_bytes(const ingot_loop *l) {
-    const ingot_model *model = l->job->model;
-    uint64_t weights = 0, largest = 0, grams = 0, widest[INGOT_INPUT_COUNT] = {0};
-    for (unsigned role = 0; role < INGOT_ROLE_COUNT; role++) {
-        const ingot_linear_desc *d = &model->linear[role];
-        if (d->is_present) {
-            weights += d->rows * d->cols;
-            largest = ingot_max_u64(largest, d->rows * d->cols);
-            widest[d->input] = d->cols;
-        }
-    }
-    for (unsigned i = 0; i < INGOT_INPUT_COUNT; i++) {
-        const uint64_t squares =
-            (l->job->plan->has_folds ? 3 : 2) + (has_drift(l) ? DRIFT_SQUARES : 0);
-        grams += squares * widest[i] * widest[i];
-    }
-    return 8 * weights + 4 * grams + 20 * largest;
-}
-
 /* Windows that are held out of the statistics. */
 static uint64_t count_judges(const ingot_loop_job *job) {
     const uint64_t windows = job->windows != NULL ? job->windows->count : 0;
@@ -581,7 +557,9 @@ static ingot_status begin_batch(ingot_loop *l) {
         l->job->is_tuned ? ingot_tune_bytes(l->job->model, l->job->windows->length) : 0;
     ingot_loop_reset(&l->block);
     return ingot_batch_create(&l->batch, l->job, l->judges, has_drift(l) || l->job->is_tuned,
-                              block_bytes(l) + tuning, l->block.host, l->error);
+                              ingot_plan_block_bytes(l->job->plan, l->job->model, has_drift(l)) +
+                                  tuning,
+                              l->block.host, l->error);
 }
 
 static ingot_status convert_all(ingot_loop *l) {

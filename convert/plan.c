@@ -26,7 +26,7 @@ typedef struct planner {
 #define SURVEY_ROWS 64u /* rows that are looked at, evenly spaced */
 
 /* BF16 where F16 would lose: more than one group in a hundred with a plain scale below 2^-17 (where
- * F16 has fewer bits than BF16), or one above 2^15. */
+ * F16 has fewer bits than BF16), or one above 2^15.  F16 where there are no weights to look at. */
 static ingot_status survey_scale(ingot_dtype *out, const planner *p, uint64_t index,
                                  const ingot_setting *s, uint64_t rows, uint64_t cols,
                                  uint64_t group) {
@@ -37,6 +37,10 @@ static ingot_status survey_scale(ingot_dtype *out, const planner *p, uint64_t in
     uint8_t *bytes = NULL;
     float *w = NULL;
     uint64_t small = 0, large = 0, total = 0;
+    *out = INGOT_F16;
+    if (!ingot_checkpoint_has_weights(p->checkpoint)) {
+        return INGOT_OK;
+    }
     INGOT_GO(ingot_alloc((void **)&bytes, cols * element));
     INGOT_GO(ingot_alloc((void **)&w, cols * sizeof *w));
     for (uint64_t i = 0; i < count; i++) {
@@ -450,7 +454,7 @@ static ingot_status plan_all(planner *p) {
     return plan_unknown(p);
 }
 
-static void measure(ingot_plan *plan, const planner *p, uint64_t tokens) {
+static void measure(ingot_plan *plan, const planner *p) {
     const ingot_model *model = p->model;
     uint64_t layer_bytes = 0, last = INGOT_PLAN_NONE;
     for (uint64_t i = 0; i < plan->count; i++) {
@@ -475,12 +479,11 @@ static void measure(ingot_plan *plan, const planner *p, uint64_t tokens) {
             plan->gram_file_bytes += d->cols * (d->cols + 1) / 2 * sizeof(float) * model->layers;
         }
     }
-    plan->state_bytes = plan->needs_gram ? tokens * model->hidden * sizeof(float) : 0;
 }
 
 ingot_status ingot_plan_create(ingot_plan *out, const ingot_checkpoint *checkpoint,
                                const ingot_model *model, const ingot_recipe *recipe, bool has_data,
-                               uint64_t tokens, ingot_error *error) {
+                               ingot_error *error) {
     planner p = {.plan = out,
                  .checkpoint = checkpoint,
                  .model = model,
@@ -501,7 +504,7 @@ ingot_status ingot_plan_create(ingot_plan *out, const ingot_checkpoint *checkpoi
                                  (unsigned long long)recipe->defaults.group);
         goto done;
     }
-    measure(out, &p, tokens);
+    measure(out, &p);
 done:
     if (status != INGOT_OK) {
         ingot_plan_free(out);
@@ -562,9 +565,4 @@ double ingot_plan_bits_per_weight(const ingot_plan *plan) {
     return plan->quantized_weights != 0
                ? 8.0 * (double)plan->quantized_bytes / (double)plan->quantized_weights
                : NAN;
-}
-
-uint64_t ingot_plan_memory_bytes(const ingot_plan *plan) {
-    return plan->block_bytes + 3 * plan->gram_bytes + plan->state_bytes + plan->work_bytes +
-           (64u << 20);
 }

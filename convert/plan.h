@@ -52,17 +52,15 @@ typedef struct ingot_plan {
     uint64_t block_bytes;                        /* largest block in the source */
     uint64_t gram_bytes;                         /* H of one block, square, F32 */
     uint64_t gram_file_bytes;                    /* H of all blocks as packed triangles */
-    uint64_t state_bytes;                        /* hidden states of the calibration batch */
     uint64_t work_bytes;                         /* largest scratch of one linear */
     double target_bpw;                           /* 0: widths are stated */
     double expected_kl; /* with a target: sum of the chosen widths' sensitivities */
 } ingot_plan;
 
-/* tokens: of the calibration batch (0 without data).  Samples rows of the tensors to be quantized
- * where the scale dtype is left to the plan. */
+/* Samples rows of the tensors to be quantized where the scale dtype is left to the plan. */
 ingot_status ingot_plan_create(ingot_plan *out, const ingot_checkpoint *checkpoint,
                                const ingot_model *model, const ingot_recipe *recipe, bool has_data,
-                               uint64_t tokens, ingot_error *error) INGOT_MUST_CHECK;
+                               ingot_error *error) INGOT_MUST_CHECK;
 void ingot_plan_free(ingot_plan *plan);
 
 /* *out = what ingot_plan.quantized_bytes counts of a grouped tensor: codes with the padding of
@@ -78,8 +76,6 @@ ingot_status ingot_plan_set_bits(ingot_plan *plan, uint64_t index, unsigned bits
 /* Index of a tensor by name, or INGOT_PLAN_NONE. */
 uint64_t ingot_plan_find(const ingot_plan *plan, const char *name);
 double ingot_plan_bits_per_weight(const ingot_plan *plan);
-/* Estimate of the largest resident size. */
-uint64_t ingot_plan_memory_bytes(const ingot_plan *plan);
 /* The plan for people: tensors by kind of layer, sizes, memory; every tensor when is_long. */
 void ingot_plan_print(const ingot_plan *plan, const ingot_layout_info *layout, bool is_long,
                       FILE *out);

@@ -88,7 +88,7 @@ static void print_widths(const ingot_plan *plan, FILE *out) {
 
 void ingot_plan_print(const ingot_plan *plan, const ingot_layout_info *layout, bool is_long,
                       FILE *out) {
-    char before[32], after[32], memory[32], gram[32], file[32];
+    char before[32], after[32], gram[32], file[32];
     print_summary(plan, out);
     if (plan->target_bpw != 0) {
         print_widths(plan, out);
@@ -98,12 +98,11 @@ void ingot_plan_print(const ingot_plan *plan, const ingot_layout_info *layout, b
     }
     ingot_format_bytes(before, sizeof before, (double)plan->source_bytes);
     ingot_format_bytes(after, sizeof after, (double)layout->file_bytes);
-    ingot_format_bytes(memory, sizeof memory, (double)ingot_plan_memory_bytes(plan));
     (void)fprintf(out, "plan: %s of weights -> %s", before, after);
     if (plan->quantized_weights != 0) {
         (void)fprintf(out, ", %.3f bits per quantized weight", ingot_plan_bits_per_weight(plan));
     }
-    (void)fprintf(out, ", about %s of memory\n", memory);
+    (void)fprintf(out, "\n");
     if (plan->needs_gram) {
         ingot_format_bytes(gram, sizeof gram, (double)plan->gram_bytes);
         ingot_format_bytes(file, sizeof file, (double)plan->gram_file_bytes);

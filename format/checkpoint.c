@@ -36,6 +36,7 @@ struct ingot_checkpoint {
     entry *entries;   /* all tensors, shard by shard */
     uint64_t *sorted; /* entry numbers by name */
     uint64_t count;
+    ingot_st_tensor *described; /* [count], without weights; NULL: the shards have them */
     text_file *files;
     uint64_t file_count;
 };
@@ -283,8 +284,7 @@ static ingot_status check_index(const ingot_checkpoint *checkpoint, const json_t
 }
 
 static const char *entry_name(const ingot_checkpoint *checkpoint, uint64_t index) {
-    const entry *where = &checkpoint->entries[index];
-    return ingot_safetensors_at(checkpoint->shards[where->shard], where->local)->name;
+    return ingot_checkpoint_at(checkpoint, index)->name;
 }
 
 static int compare_entries(const void *a, const void *b, void *checkpoint) {
@@ -408,10 +408,57 @@ ingot_status ingot_checkpoint_open(ingot_checkpoint **out, const char *folder, i
     return INGOT_OK;
 }
 
+ingot_status ingot_checkpoint_describe(ingot_checkpoint **out, const char *path,
+                                       const ingot_st_tensor *tensors, uint64_t count,
+                                       ingot_error *error) {
+    *out = NULL;
+    ingot_checkpoint *checkpoint = calloc(1, sizeof *checkpoint);
+    if (checkpoint == NULL) {
+        return ingot_error_set(error, INGOT_ERR_NO_MEMORY, path, NULL, NULL, "out of memory");
+    }
+    (void)snprintf(checkpoint->path, sizeof checkpoint->path, "%s", path);
+    ingot_status status = INGOT_OK;
+    checkpoint->described = calloc(count + 1, sizeof *checkpoint->described);
+    checkpoint->sorted = calloc(count + 1, sizeof *checkpoint->sorted);
+    if (checkpoint->described == NULL || checkpoint->sorted == NULL) {
+        status = out_of_memory(checkpoint, error);
+        goto done;
+    }
+    for (uint64_t i = 0; i < count; i++) {
+        checkpoint->described[i] = tensors[i];
+        checkpoint->described[i].name = strdup(tensors[i].name);
+        checkpoint->sorted[i] = i;
+        checkpoint->count++;
+        if (checkpoint->described[i].name == NULL) {
+            status = out_of_memory(checkpoint, error);
+            goto done;
+        }
+    }
+    qsort_r(checkpoint->sorted, (size_t)count, sizeof *checkpoint->sorted, compare_entries,
+            checkpoint);
+    *out = checkpoint;
+    return INGOT_OK;
+done:
+    ingot_checkpoint_close(checkpoint);
+    return status;
+}
+
+bool ingot_checkpoint_has_weights(const ingot_checkpoint *checkpoint) {
+    return checkpoint->described == NULL;
+}
+
+static void free_described(ingot_checkpoint *checkpoint) {
+    for (uint64_t i = 0; checkpoint->described != NULL && i < checkpoint->count; i++) {
+        free((char *)(uintptr_t)checkpoint->described[i].name); /* ours: a copy */
+    }
+    free(checkpoint->described);
+}
+
 void ingot_checkpoint_close(ingot_checkpoint *checkpoint) {
     if (checkpoint == NULL) {
         return;
     }
+    free_described(checkpoint);
     for (uint64_t i = 0; i < checkpoint->shard_count; i++) {
         ingot_safetensors_close(checkpoint->shards[i]);
     }
@@ -438,6 +485,9 @@ uint64_t ingot_checkpoint_count(const ingot_checkpoint *checkpoint) {
 }
 
 const ingot_st_tensor *ingot_checkpoint_at(const ingot_checkpoint *checkpoint, uint64_t index) {
+    if (checkpoint->described != NULL) {
+        return &checkpoint->described[index];
+    }
     const entry *where = &checkpoint->entries[index];
     return ingot_safetensors_at(checkpoint->shards[where->shard], where->local);
 }
@@ -465,12 +515,19 @@ const ingot_st_tensor *ingot_checkpoint_find(const ingot_checkpoint *checkpoint,
 }
 
 const char *ingot_checkpoint_shard_path(const ingot_checkpoint *checkpoint, uint64_t index) {
-    return checkpoint->shard_paths[checkpoint->entries[index].shard];
+    return checkpoint->described != NULL
+               ? checkpoint->path
+               : checkpoint->shard_paths[checkpoint->entries[index].shard];
 }
 
 ingot_status ingot_checkpoint_read(const ingot_checkpoint *checkpoint, uint64_t index,
                                    uint64_t offset, uint64_t size, void *buffer,
                                    ingot_error *error) {
+    if (checkpoint->described != NULL) {
+        return ingot_error_set(error, INGOT_ERR_NOT_FOUND, checkpoint->path,
+                               checkpoint->described[index].name, "give the checkpoint",
+                               "there are no weights, only a description");
+    }
     const entry *where = &checkpoint->entries[index];
     const ingot_safetensors *shard = checkpoint->shards[where->shard];
     const ingot_st_tensor *tensor = ingot_safetensors_at(shard, where->local);

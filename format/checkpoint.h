@@ -13,6 +13,13 @@ typedef struct ingot_checkpoint ingot_checkpoint;
  * named but absent, in two shards, ...).  Everything in *error on failure. */
 ingot_status ingot_checkpoint_open(ingot_checkpoint **out, const char *folder,
                                    ingot_error *error) INGOT_MUST_CHECK;
+/* A checkpoint without weights, for plans: tensors[count] as they would be there (names are
+ * copied; offsets do not matter), no shards and no files.  Reading from it is INGOT_ERR_NOT_FOUND.
+ * path is for errors. */
+ingot_status ingot_checkpoint_describe(ingot_checkpoint **out, const char *path,
+                                       const ingot_st_tensor *tensors, uint64_t count,
+                                       ingot_error *error) INGOT_MUST_CHECK;
+bool ingot_checkpoint_has_weights(const ingot_checkpoint *checkpoint);
 void ingot_checkpoint_close(ingot_checkpoint *checkpoint); /* NULL is fine */
 const char *ingot_checkpoint_path(const ingot_checkpoint *checkpoint);
 
@@ -22,7 +29,7 @@ const ingot_st_tensor *ingot_checkpoint_at(const ingot_checkpoint *checkpoint, u
 /* NULL when there is none. */
 const ingot_st_tensor *ingot_checkpoint_find(const ingot_checkpoint *checkpoint, const char *name,
                                              uint64_t *index);
-/* Path of the shard that holds tensor `index`. */
+/* Path of the shard that holds tensor `index`; of the checkpoint where it has no weights. */
 const char *ingot_checkpoint_shard_path(const ingot_checkpoint *checkpoint, uint64_t index);
 /* Reads size bytes from byte `offset` of tensor `index`. Thread safe. */
 ingot_status ingot_checkpoint_read(const ingot_checkpoint *checkpoint, uint64_t index,
@@ -30,8 +37,7 @@ ingot_status ingot_checkpoint_read(const ingot_checkpoint *checkpoint, uint64_t 
                                    ingot_error *error) INGOT_MUST_CHECK;
 
 uint64_t ingot_checkpoint_shard_count(const ingot_checkpoint *checkpoint);
-const ingot_safetensors *ingot_checkpoint_shard(const ingot_checkpoint *checkpoint,
-                                                uint64_t shard);
+const ingot_safetensors *ingot_checkpoint_shard(const ingot_checkpoint *checkpoint, uint64_t shard);
 
 /* The small files that travel verbatim (config.json, tokenizer*.json, generation_config.json,
  * special_tokens_map.json, chat_template.jinja, vocab/merges, README and licence files ...), sorted

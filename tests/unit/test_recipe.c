@@ -143,7 +143,7 @@ static ingot_status plan_with(ingot_plan *plan, small *s, const char *text, bool
     ingot_recipe_init(&recipe);
     CU_ASSERT_FATAL(parse(&recipe, text, &s->error) == INGOT_OK);
     const ingot_status status =
-        ingot_plan_create(plan, s->checkpoint, &s->model, &recipe, has_data, 0, &s->error);
+        ingot_plan_create(plan, s->checkpoint, &s->model, &recipe, has_data, &s->error);
     ingot_recipe_free(&recipe);
     return status;
 }

@@ -1,0 +1,271 @@
+/* What a conversion will take and give (convert/plan_forecast.h). */
+#include "convert/plan_forecast.h"
+
+#include "common/cli.h"
+#include "common/sizes.h"
+#include "convert/tune.h"
+
+#include <math.h>
+#include <string.h>
+
+/* Matrices of the size of H that the correction of an input takes: drift, solved, fitted, H and
+ * drift of the judges, and the same of the residual stream, a factor of H. */
+#define DRIFT_SQUARES 9u
+/* Tokens of one forward call: kernels/cpu/cpu.h and kernels/cuda/open.cu. */
+#define CPU_CALL_TOKENS  4096u
+#define CUDA_CALL_TOKENS 16384u
+/* A process before it reads anything; with a CUDA context and its libraries. */
+#define CPU_BASE_BYTES  (24u << 20)
+#define CUDA_BASE_BYTES (700u << 20)
+/* Windows from which on some are held out, so that drift can be corrected (convert/loop.c). */
+#define JUDGED_FROM 8u
+
+const unsigned ingot_card_gigabytes[INGOT_CARD_COUNT] = {24, 40, 80};
+
+uint64_t ingot_plan_block_bytes(const ingot_plan *plan, const ingot_model *model, bool has_drift) {
+    uint64_t weights = 0, largest = 0, grams = 0, widest[INGOT_INPUT_COUNT] = {0};
+    for (unsigned role = 0; role < INGOT_ROLE_COUNT; role++) {
+        const ingot_linear_desc *d = &model->linear[role];
+        if (d->is_present) {
+            weights += d->rows * d->cols;
+            largest = ingot_max_u64(largest, d->rows * d->cols);
+            widest[d->input] = d->cols;
+        }
+    }
+    for (unsigned i = 0; i < INGOT_INPUT_COUNT; i++) {
+        const uint64_t squares = (plan->has_folds ? 3 : 2) + (has_drift ? DRIFT_SQUARES : 0);
+        grams += squares * widest[i] * widest[i];
+    }
+    return 8 * weights + 4 * grams + 20 * largest;
+}
+
+/* ---- memory --------------------------------------------------------------------------------- */
+
+typedef struct batch_need {
+    bool has_batch, has_exact;
+    uint64_t state_bytes; /* of all streams */
+    uint64_t token_bytes; /* of one token of a forward call */
+} batch_need;
+
+static batch_need need_of_batch(const ingot_forecast_job *job) {
+    const ingot_model *model = job->model;
+    batch_need b = {.has_batch = job->windows != 0 && job->plan->needs_gram};
+    const bool corrects = job->plan->steps.corrects && job->plan->has_loop;
+    const bool is_tuned = job->recipe->effort == INGOT_EFFORT_BEST;
+    b.has_exact = b.has_batch && ((corrects && job->windows >= JUDGED_FROM) || is_tuned);
+    b.state_bytes = b.has_batch ? job->windows * job->length * model->hidden * sizeof(float) *
+                                      (b.has_exact ? 2 : 1)
+                                : 0;
+    const uint64_t q = model->heads * model->head_dim, kv = model->kv_heads * model->head_dim;
+    uint64_t floats = 3 * model->hidden + 2 * q + 2 * kv + 2 * model->ffn;
+    if (b.has_exact) { /* inputs of the full-precision stream, and its residual twice */
+        floats += 4 * model->hidden + q + model->ffn;
+    }
+    b.token_bytes = b.has_batch ? floats * sizeof(float) : 0;
+    return b;
+}
+
+static uint64_t call_bytes(const ingot_forecast_job *job, const batch_need *b,
+                           uint64_t call_tokens) {
+    const uint64_t most = job->windows * job->length;
+    return b->token_bytes * ingot_min_u64(most, ingot_max_u64(job->length, call_tokens));
+}
+
+static uint64_t embedding_bytes(const ingot_forecast_job *job) {
+    uint64_t index;
+    const ingot_st_tensor *t =
+        ingot_checkpoint_find(job->checkpoint, job->model->embed_name, &index);
+    return t != NULL ? t->bytes : 0;
+}
+
+static void need_memory(ingot_forecast *out, const ingot_forecast_job *job) {
+    const ingot_plan *plan = job->plan;
+    const batch_need b = need_of_batch(job);
+    const uint64_t reading = 2 * plan->block_bytes;
+    const uint64_t tuning = b.has_batch && job->recipe->effort == INGOT_EFFORT_BEST
+                                ? ingot_tune_bytes(job->model, job->length)
+                                : 0;
+    uint64_t work = plan->work_bytes; /* one matrix, without data */
+    if (plan->needs_gram) {
+        work = ingot_plan_block_bytes(plan, job->model, b.has_exact) + tuning;
+    }
+    const uint64_t ends = b.has_batch ? embedding_bytes(job) : 0;
+    work = ingot_max_u64(work, ends); /* the embedding is gone before the first block */
+    out->cpu.host_bytes =
+        CPU_BASE_BYTES + reading + work + b.state_bytes + call_bytes(job, &b, CPU_CALL_TOKENS);
+    out->cuda.host_bytes = CUDA_BASE_BYTES + reading + ends;
+    out->cuda.device_bytes = work + b.state_bytes + call_bytes(job, &b, CUDA_CALL_TOKENS);
+}
+
+/* ---- sizes ---------------------------------------------------------------------------------- */
+
+void ingot_forecast_make(ingot_forecast *out, const ingot_forecast_job *job) {
+    const ingot_model *model = job->model;
+    const ingot_plan *plan = job->plan;
+    *out = (ingot_forecast){
+        .has_weights = ingot_checkpoint_has_weights(job->checkpoint),
+        .source_bytes = plan->source_bytes,
+        .quantized_weights = plan->quantized_weights,
+        .bits_per_weight = ingot_plan_bits_per_weight(plan),
+        .file_bytes = job->layout.file_bytes,
+        .shard_count = job->layout.shard_count,
+        .kv_bytes_per_token = 4 * model->layers * model->kv_heads * model->head_dim,
+        .tokens = job->windows * job->length,
+        .seconds = NAN,
+    };
+    for (uint64_t i = 0; i < ingot_checkpoint_count(job->checkpoint); i++) {
+        out->parameters += ingot_checkpoint_at(job->checkpoint, i)->elements;
+    }
+    need_memory(out, job);
+    out->disk_bytes = out->file_bytes + 2 * need_of_batch(job).state_bytes;
+}
+
+uint64_t ingot_forecast_card_tokens(bool *fits, const ingot_forecast *forecast,
+                                    unsigned gigabytes) {
+    const uint64_t card = gigabytes * UINT64_C(1000000000);
+    *fits = forecast->file_bytes <= card;
+    return *fits ? (card - forecast->file_bytes) / forecast->kv_bytes_per_token : 0;
+}
+
+/* ---- reports -------------------------------------------------------------------------------- */
+
+static int put(json_t *object, const char *key, json_t *value) {
+    return json_object_set_new(object, key, value);
+}
+
+static int put_u64(json_t *object, const char *key, uint64_t value) {
+    return put(object, key, json_integer((json_int_t)value));
+}
+
+static json_t *or_null(bool is_known, json_t *value) {
+    if (is_known) {
+        return value;
+    }
+    json_decref(value);
+    return json_null();
+}
+
+static json_t *need_json(const ingot_memory_need *need) {
+    json_t *object = json_object();
+    return put_u64(object, "host_bytes", need->host_bytes) +
+                       put_u64(object, "device_bytes", need->device_bytes) ==
+                   0
+               ? object
+               : NULL;
+}
+
+static json_t *cards_json(const ingot_forecast *f) {
+    json_t *list = json_array();
+    for (unsigned i = 0; i < INGOT_CARD_COUNT; i++) {
+        bool fits;
+        const uint64_t tokens = ingot_forecast_card_tokens(&fits, f, ingot_card_gigabytes[i]);
+        json_t *card = json_object();
+        (void)put_u64(card, "gigabytes", ingot_card_gigabytes[i]);
+        (void)put(card, "fits", json_boolean(fits));
+        (void)put(card, "kv_tokens", or_null(fits, json_integer((json_int_t)tokens)));
+        (void)json_array_append_new(list, card);
+    }
+    return list;
+}
+
+static const char *kind_name(ingot_kind kind) {
+    static const char *const names[] = {"dense", "grouped", "alias", "auxiliary"};
+    return names[kind];
+}
+
+static json_t *tensor_json(const ingot_plan_tensor *t, const ingot_tensor_spec *spec) {
+    json_t *object = json_object(), *shape = json_array();
+    const bool is_grouped = spec->kind == INGOT_GROUPED, is_alias = spec->kind == INGOT_ALIAS;
+    char reason[128];
+    uint64_t bytes = 0;
+    for (unsigned i = 0; i < spec->rank; i++) {
+        (void)json_array_append_new(shape, json_integer((json_int_t)spec->dim[i]));
+    }
+    (void)snprintf(reason, sizeof reason, "%s%s%s", t->reason != NULL ? t->reason : "",
+                   t->note[0] != 0 ? ": " : "", t->note);
+    const bool has_bytes = is_alias || ingot_plan_stored_bytes(&bytes, spec, NULL) == INGOT_OK;
+    (void)put(object, "name", json_string(t->name));
+    (void)put(object, "shape", shape);
+    (void)put(object, "kind", json_string(kind_name(spec->kind)));
+    (void)put(object, "dtype",
+              or_null(!is_grouped && !is_alias, json_string(ingot_dtype_name(spec->dtype))));
+    (void)put(object, "method", or_null(is_grouped, json_string(ingot_method_name(t->method))));
+    (void)put(object, "bits", or_null(is_grouped, json_integer(spec->bits)));
+    (void)put(object, "group", or_null(is_grouped, json_integer((json_int_t)spec->group)));
+    (void)put(object, "symmetric",
+              or_null(is_grouped, json_boolean(spec->zero_mode == INGOT_ZERO_SYMMETRIC)));
+    (void)put(object, "scale_dtype",
+              or_null(is_grouped, json_string(ingot_dtype_name(spec->scale_dtype))));
+    (void)put(object, "outliers",
+              or_null(is_grouped, json_integer((json_int_t)spec->outlier_count)));
+    (void)put(object, "bytes", or_null(has_bytes, json_integer((json_int_t)bytes)));
+    (void)put(object, "reason", json_string(reason));
+    return object;
+}
+
+json_t *ingot_forecast_json(const ingot_forecast *f, const ingot_plan *plan) {
+    json_t *object = json_object();
+    int failed = object == NULL;
+    failed |= put(object, "has_weights", json_boolean(f->has_weights));
+    failed |= put_u64(object, "parameters", f->parameters);
+    failed |= put_u64(object, "f32_bytes", 4 * f->parameters);
+    failed |= put_u64(object, "f16_bytes", 2 * f->parameters);
+    failed |= put_u64(object, "source_bytes", f->source_bytes);
+    failed |= put_u64(object, "quantized_weights", f->quantized_weights);
+    failed |= put(object, "bits_per_weight", ingot_json_number(f->bits_per_weight));
+    failed |= put_u64(object, "file_bytes", f->file_bytes);
+    failed |= put_u64(object, "shards", f->shard_count);
+    failed |= put_u64(object, "disk_bytes", f->disk_bytes);
+    failed |= put_u64(object, "kv_bytes_per_token", f->kv_bytes_per_token);
+    failed |= put_u64(object, "tokens", f->tokens);
+    failed |= put(object, "cpu", need_json(&f->cpu));
+    failed |= put(object, "cuda", need_json(&f->cuda));
+    failed |= put(object, "seconds", ingot_json_number(f->seconds));
+    failed |= put(object, "cards", cards_json(f));
+    json_t *tensors = json_array();
+    for (uint64_t i = 0; plan != NULL && i < plan->count; i++) {
+        failed |= json_array_append_new(tensors, tensor_json(&plan->tensors[i], &plan->specs[i]));
+    }
+    failed |= put(object, "tensors", or_null(plan != NULL, tensors));
+    if (failed != 0) {
+        json_decref(object);
+        return NULL;
+    }
+    return object;
+}
+
+void ingot_forecast_print(const ingot_forecast *f, FILE *out) {
+    char a[32], b[32], c[32];
+    ingot_format_bytes(a, sizeof a, 4.0 * (double)f->parameters);
+    ingot_format_bytes(b, sizeof b, 2.0 * (double)f->parameters);
+    (void)fprintf(out, "plan: %.2f billion weights: %s in F32, %s in F16; the container %llu bytes",
+                  (double)f->parameters * 1e-9, a, b, (unsigned long long)f->file_bytes);
+    (void)fprintf(out, "%s\n", f->has_weights ? "" : " without tokenizer files");
+    ingot_format_bytes(a, sizeof a, (double)f->cpu.host_bytes);
+    ingot_format_bytes(b, sizeof b, (double)f->cuda.device_bytes);
+    ingot_format_bytes(c, sizeof c, (double)f->cuda.host_bytes);
+    (void)fprintf(out,
+                  "plan: about %s of memory on the cpu; %s of device and %s of host memory "
+                  "with CUDA\n",
+                  a, b, c);
+    ingot_format_bytes(a, sizeof a, (double)f->disk_bytes);
+    ingot_format_bytes(b, sizeof b, (double)f->kv_bytes_per_token);
+    (void)fprintf(out, "plan: %s of free disk space, what --resume keeps included\n", a);
+    (void)fprintf(out, "plan: keys and values in F16 %s a token; beside the weights", b);
+    for (unsigned i = 0; i < INGOT_CARD_COUNT; i++) {
+        bool fits;
+        const uint64_t tokens = ingot_forecast_card_tokens(&fits, f, ingot_card_gigabytes[i]);
+        const char *before = i == 0 ? "" : ";";
+        if (fits) {
+            (void)fprintf(out, "%s %u GB hold %llu tokens", before, ingot_card_gigabytes[i],
+                          (unsigned long long)tokens);
+        } else {
+            (void)fprintf(out, "%s %u GB do not hold them", before, ingot_card_gigabytes[i]);
+        }
+    }
+    (void)fprintf(out, "\n");
+    if (isfinite(f->seconds)) {
+        ingot_format_seconds(a, sizeof a, f->seconds);
+        (void)fprintf(out, "plan: about %s on this device\n", a);
+    }
+}

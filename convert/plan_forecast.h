@@ -1,0 +1,62 @@
+/* What a conversion will take and give, before anything is done: sizes, memory, disk, and which
+ * cards hold the result (spec/cli.md, "ingot-convert", --dry-run). */
+#ifndef INGOT_PLAN_FORECAST_H
+#define INGOT_PLAN_FORECAST_H
+
+#include "common/json.h"
+#include "convert/plan.h"
+
+/* Memory at the peak, estimated. */
+typedef struct ingot_memory_need {
+    uint64_t host_bytes, device_bytes; /* device 0: all of it is host memory */
+} ingot_memory_need;
+
+typedef struct ingot_forecast {
+    bool has_weights;      /* false: from config.json alone; no scale dtype was surveyed, and the
+                              size is without tokenizer files */
+    uint64_t parameters;   /* weights of all tensors of the checkpoint */
+    uint64_t source_bytes; /* of these as they are stored */
+    uint64_t quantized_weights;
+    double bits_per_weight; /* of the quantized tensors; NaN: there are none */
+    uint64_t file_bytes;    /* of the container, all shards, before zstd */
+    uint32_t shard_count;
+    uint64_t disk_bytes; /* free space that the conversion needs at once: the container, and what
+                            --resume keeps */
+    uint64_t kv_bytes_per_token; /* F16 keys and values of one token */
+    uint64_t tokens;             /* of the calibration batch; 0 without data */
+    ingot_memory_need cpu, cuda; /* on either kind of device */
+    double seconds;              /* on the device that was measured; NaN: not measured */
+} ingot_forecast;
+
+/* What a forecast is made of. */
+typedef struct ingot_forecast_job {
+    const ingot_checkpoint *checkpoint;
+    const ingot_model *model;
+    const ingot_plan *plan;
+    const ingot_recipe *recipe;
+    uint64_t windows, length; /* of the calibration batch; 0: none */
+    bool has_stats;           /* a statistics file in its place */
+    ingot_layout_info layout; /* of the container */
+} ingot_forecast_job;
+
+void ingot_forecast_make(ingot_forecast *out, const ingot_forecast_job *job);
+
+/* Device memory that work on one block takes beside hidden states, calls and tuning: its weights
+ * twice (as they are, and stored or as the forward pass wants them), H of every input with its
+ * factor and what correcting drift needs, and what quantizing the largest matrix needs. */
+uint64_t ingot_plan_block_bytes(const ingot_plan *plan, const ingot_model *model, bool has_drift);
+
+/* Cards, by the memory in their name: nominal gigabytes of 10^9 bytes hold weights and keys and
+ * values; what a card has beyond them is left to activations and the driver. */
+#define INGOT_CARD_COUNT 3
+extern const unsigned ingot_card_gigabytes[INGOT_CARD_COUNT]; /* 24, 40, 80 */
+/* Tokens of keys and values that fit beside file_bytes of weights; 0 also where these do not fit
+ * (*fits false). */
+uint64_t ingot_forecast_card_tokens(bool *fits, const ingot_forecast *forecast, unsigned gigabytes);
+
+/* New reference; NULL when out of memory.  With plan: "tensors", one object each (spec/cli.md). */
+json_t *ingot_forecast_json(const ingot_forecast *forecast, const ingot_plan *plan);
+/* The lines that --dry-run prints below the plan. */
+void ingot_forecast_print(const ingot_forecast *forecast, FILE *out);
+
+#endif

@@ -1,0 +1,69 @@
+# ingot-convert --dry-run: sizes by hand, a plan from config.json alone, and the size that is met.
+. "$INGOT_ROOT/tests/lib.sh"
+need ingot-convert
+need_python json
+
+text=$MODEL/calibration.txt
+
+# check FILE EXPRESSION: what Python says of the plan p.
+check() {
+    "$PYTHON" -c "import json,sys; p=json.load(open('$1'))['plan']; sys.exit(not ($2))" ||
+        fail "not so in $1: $2"
+}
+
+# The published shape of Llama-2-70B.  Weights by hand: embedding and head, and per block q and o,
+# k and v, gate, up and down, two norms; a last norm.
+cat >config.json <<'EOF'
+{"model_type": "llama", "hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80,
+ "num_attention_heads": 64, "num_key_value_heads": 8, "vocab_size": 32000, "rms_norm_eps": 1e-05,
+ "hidden_act": "silu", "max_position_embeddings": 4096, "tie_word_embeddings": false,
+ "torch_dtype": "float16"}
+EOF
+matrices="80 * (2 * 8192 * 8192 + 2 * 1024 * 8192 + 3 * 28672 * 8192)"
+ends="2 * 32000 * 8192"
+vectors="(80 * 2 + 1) * 8192"
+expect_exit 0 ingot-convert config.json --dry-run --json
+cp out four.json
+check four.json "p['parameters'] == $matrices + $ends + $vectors"
+check four.json "p['f32_bytes'] == 4 * p['parameters'] and p['f16_bytes'] == 2 * p['parameters']"
+check four.json "p['quantized_weights'] == $matrices and not p['has_weights']"
+check four.json "0 < p['file_bytes'] - (($matrices) * (0.5 + 2 / 128) + 2 * ($ends + $vectors)) < 2e6"
+check four.json "[c['fits'] for c in p['cards']] == [False, True, True]"
+check four.json "p['kv_bytes_per_token'] == 80 * 2 * 8 * 128 * 2"
+check four.json "p['cards'][2]['kv_tokens'] == (80 * 10**9 - p['file_bytes']) // p['kv_bytes_per_token']"
+expect_exit 0 ingot-convert . --dry-run --bits 8 --group row --json
+cp out eight.json
+rows="80 * (2 * 8192 + 2 * 1024 + 2 * 28672 + 8192)"
+check eight.json "0 < p['file_bytes'] - ($matrices + 2 * ($rows + $ends + $vectors)) < 2e6"
+check eight.json "[c['fits'] for c in p['cards']] == [False, False, True]"
+expect_exit 0 ingot-convert config.json --dry-run --target-bpw 3.5 --text none.txt --json
+cp out target.json
+check target.json "p['bits_per_weight'] == 3.5 and p['file_bytes'] < 33e9"
+expect_exit 0 ingot-convert config.json --dry-run
+grep -q '275.9 GB in F32, 138.0 GB in F16' out || fail "the sizes are not printed"
+expect_exit 2 ingot-convert config.json -o no.ingot
+sed 's/float16/float8/' config.json >other.json
+expect_exit 2 ingot-convert other.json --dry-run
+expect_error "float8"
+
+# With weights: the file has the size of the plan, alone and as a set, and the plan that its
+# config.json gives, but for the files that travel along.
+for options in "--method rtn" "--method rtn --shard-size 2M" "--method awq --bits 3 --samples 2 --seq-len 64 --text $text"
+do
+    rm -f out.ingot out-*.ingot
+    # shellcheck disable=SC2086
+    expect_exit 0 ingot-convert "$MODEL" $options --dry-run --json
+    cp out plan.json
+    # shellcheck disable=SC2086
+    expect_exit 0 ingot-convert "$MODEL" -o out.ingot $options
+    check plan.json "p['file_bytes'] == $(cat out*.ingot | wc -c)"
+    # shellcheck disable=SC2086
+    expect_exit 0 ingot-convert "$MODEL/config.json" $options --dry-run --json
+    "$PYTHON" - plan.json out <<'EOF'
+import json, sys
+real, described = (json.load(open(name))["plan"] for name in sys.argv[1:])
+by_name = lambda p: {t["name"]: t for t in p["tensors"]}
+assert by_name(real) == by_name(described), "the tensors differ"
+assert 0 <= real["file_bytes"] - described["file_bytes"] < 2e6
+EOF
+done
