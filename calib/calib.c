@@ -1,6 +1,7 @@
 /* The tool ingot-calib: command line and report.  Collecting is calib/stats.c. */
 #include "calib/calib.h"
 
+#include "calib/self_text.h"
 #include "calib/stats.h"
 #include "calib/text_model.h"
 #include "common/cli.h"
@@ -17,7 +18,8 @@
 
 static const ingot_cli_option options[] = {
     {"text", 0, "FILE",
-     "Text to calibrate on. May be repeated: the files are joined in order. Required."},
+     "Text to calibrate on. May be repeated: the files are joined in order. @self: text "
+     "that the model writes. Required."},
     {"output", 'o', "OUT.calib", "The statistics file to write. Required."},
     {"samples", 0, "N",
      "Windows of text, evenly spaced over it, fewer when the text is shorter. Default 128."},
@@ -135,6 +137,24 @@ static ingot_status check_length(const calib_settings *s, const ingot_model *mod
     return INGOT_OK;
 }
 
+static ingot_status load_text(calibration *c, uint64_t length, ingot_error *error) {
+    const calib_settings *s = &c->settings;
+    bool is_self_text;
+    INGOT_TRY(ingot_self_text_wanted(&is_self_text, s->texts, s->text_count, error));
+    if (!is_self_text) {
+        return ingot_text_load(&c->text, s->texts, s->text_count, c->from.tokenizer,
+                               c->from.model.vocab, error);
+    }
+    ingot_progress progress;
+    ingot_progress_begin(&progress, "writing a text", "tokens", (double)(s->samples * length),
+                         false);
+    const ingot_status status =
+        ingot_self_text_write(&c->text, &c->from.model, &c->from.source, &c->backend, s->samples,
+                              length, 0, &progress, error);
+    ingot_progress_end(&progress);
+    return status;
+}
+
 static ingot_status calibrate(calibration *c, ingot_error *error) {
     const calib_settings *s = &c->settings;
     const double start = ingot_clock_seconds();
@@ -149,8 +169,7 @@ static ingot_status calibrate(calibration *c, ingot_error *error) {
     }
     INGOT_TRY(ingot_text_model_open(&c->from, s->path, true, error));
     INGOT_TRY(check_length(s, &c->from.model, &length, error));
-    INGOT_TRY(ingot_text_load(&c->text, s->texts, s->text_count, c->from.tokenizer,
-                              c->from.model.vocab, error));
+    INGOT_TRY(load_text(c, length, error));
     INGOT_TRY(
         ingot_windows_calibration(&c->windows, &c->text, s->samples, length, s->texts[0], error));
     const ingot_stats_options collect = {

@@ -377,35 +377,38 @@ static ingot_status shape_heads(const pass *p, ingot_norm_slot slot, float *x, u
 }
 
 /* Keys and values of all tokens, into the cache or the workspace: *k and *v are what attention
- * reads.  In a cache the rows of different sequences are `capacity` apart, so the projections
- * write one sequence at a time and nothing is copied. */
+ * reads.  In a cache the rows of different sequences are `capacity` apart: those of one sequence
+ * are written where they belong, those of several are copied there. */
 static ingot_status project_kv(const pass *p, const float *input, float **k, float **v,
                                uint64_t *kv_len, uint64_t *kv_stride) {
     const ingot_model *model = p->model;
     const uint64_t width = model->kv_heads * model->head_dim;
-    uint64_t runs = 1, m = p->tokens, offset = 0;
-    *k = p->work->k;
-    *v = p->work->v;
+    const bool is_direct = p->cache == NULL || p->sequences == 1;
+    float *k_rows = p->work->k, *v_rows = p->work->v;
+    *k = k_rows;
+    *v = v_rows;
     *kv_len = p->q_len;
     *kv_stride = p->q_len;
     if (p->cache != NULL) {
-        runs = p->sequences;
-        m = p->q_len;
-        offset = p->cache->length;
+        const uint64_t offset = p->cache->length * width;
         *k = p->cache->k[p->block->layer];
         *v = p->cache->v[p->block->layer];
         *kv_len = p->cache->length + p->q_len;
         *kv_stride = p->cache->capacity;
+        k_rows = is_direct ? *k + offset : k_rows;
+        v_rows = is_direct ? *v + offset : v_rows;
     }
-    for (uint64_t s = 0; s < runs; s++) {
-        float *k_row = *k + (s * *kv_stride + offset) * width;
-        float *v_row = *v + (s * *kv_stride + offset) * width;
-        const float *x = input + s * m * model->hidden;
-        INGOT_TRY(run_linear(p, INGOT_ROLE_K, k_row, x, m));
-        INGOT_TRY(run_linear(p, INGOT_ROLE_V, v_row, x, m));
-        INGOT_TRY(shape_heads(p, INGOT_SLOT_K, k_row, m, model->kv_heads));
+    INGOT_TRY(run_linear(p, INGOT_ROLE_K, k_rows, input, p->tokens));
+    INGOT_TRY(run_linear(p, INGOT_ROLE_V, v_rows, input, p->tokens));
+    INGOT_TRY(shape_heads(p, INGOT_SLOT_K, k_rows, p->tokens, model->kv_heads));
+    if (is_direct) {
+        return INGOT_OK;
     }
-    return INGOT_OK;
+    const uint64_t row = width * sizeof(float), offset = p->cache->length * width;
+    INGOT_TRY(p->ops->copy_rows(p->context, *k + offset, *kv_stride * row, k_rows, p->q_len * row,
+                                p->q_len * row, p->sequences));
+    return p->ops->copy_rows(p->context, *v + offset, *kv_stride * row, v_rows, p->q_len * row,
+                             p->q_len * row, p->sequences);
 }
 
 /* x += post(o(attention(norm(x)))) */

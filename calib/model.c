@@ -457,6 +457,14 @@ static ingot_status read_eos(ingot_model *model, const reading *in) {
     return INGOT_OK;
 }
 
+/* A beginning that is no token of the vocabulary is none: most uses do without it. */
+static void read_bos(ingot_model *model, const reading *in) {
+    const json_t *id = json_object_get(in->config, "bos_token_id");
+    model->has_bos = json_is_integer(id) && json_integer_value(id) >= 0 &&
+                     (uint64_t)json_integer_value(id) < model->vocab;
+    model->bos_id = model->has_bos ? (uint32_t)json_integer_value(id) : 0;
+}
+
 static ingot_status read_config(ingot_model *model, const reading *in) {
     const family *kind = NULL;
     if (!json_is_object(in->config)) {
@@ -468,6 +476,7 @@ static ingot_status read_config(ingot_model *model, const reading *in) {
     INGOT_TRY(read_windows(model, in, kind));
     INGOT_TRY(describe_linears(model, in, kind));
     describe_rest(model, kind);
+    read_bos(model, in);
     return read_eos(model, in);
 }
 

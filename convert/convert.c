@@ -1,6 +1,7 @@
 /* ingot-convert: from the command line to the finished container (convert/convert.h). */
 #include "convert/convert.h"
 
+#include "calib/self_text.h"
 #include "common/files.h"
 #include "common/memory.h"
 #include "common/sizes.h"
@@ -36,7 +37,8 @@ typedef struct session {
     char *meta;
     ingot_ledger *ledgers;
     ingot_steps_taken *steps;
-    char table[4096]; /* path of the sensitivity table; empty: not kept */
+    char table[4096];  /* path of the sensitivity table; empty: not kept */
+    bool is_self_text; /* the model writes the calibration text */
     bool has_source, has_model, has_backend, has_text, has_windows, has_plan;
     bool is_forecast; /* nothing but the plan: no device, no text */
 } session;
@@ -81,7 +83,7 @@ static ingot_status name_table(session *s) {
                                  "the path of the sensitivity table is too long");
 }
 
-static ingot_status check_options(const session *s) {
+static ingot_status check_options(session *s) {
     const ingot_convert_options *o = s->options;
     if (o->output == NULL && !o->is_dry_run) {
         return ingot_error_set(s->error, INGOT_ERR_USAGE, NULL, NULL, "give -o OUT.ingot",
@@ -95,6 +97,7 @@ static ingot_status check_options(const session *s) {
         return ingot_error_set(s->error, INGOT_ERR_USAGE, o->output, NULL,
                                "name a file, such as OUT.ingot", "the output is a folder");
     }
+    INGOT_TRY(ingot_self_text_wanted(&s->is_self_text, o->texts, o->text_count, s->error));
     const bool has_data = o->stats != NULL || o->text_count != 0;
     INGOT_TRY(check_target(s));
     INGOT_TRY(ingot_recipe_check(&o->recipe, has_data, s->error));
@@ -215,9 +218,10 @@ static ingot_status window_length(uint64_t *length, const session *s) {
     return INGOT_OK;
 }
 
-static ingot_status load_text(session *s) {
-    ingot_convert_options *o = s->options;
-    uint64_t size, length;
+/* The tokens of the texts. */
+static ingot_status read_texts(session *s) {
+    const ingot_convert_options *o = s->options;
+    uint64_t size;
     const char *json = ingot_checkpoint_file(s->checkpoint, "tokenizer.json", &size);
     char path[4096];
     INGOT_TRY(ingot_path_join(path, sizeof path, o->model_dir, "tokenizer.json"));
@@ -227,10 +231,29 @@ static ingot_status load_text(session *s) {
                                "the checkpoint has no tokenizer");
     }
     INGOT_TRY(ingot_tokenizer_create(&s->tokenizer, json, size, path, s->error));
-    INGOT_TRY(
-        ingot_text_load(&s->text, o->texts, o->text_count, s->tokenizer, s->model.vocab, s->error));
-    s->has_text = true;
+    return ingot_text_load(&s->text, o->texts, o->text_count, s->tokenizer, s->model.vocab,
+                           s->error);
+}
+
+/* Tokens that the model writes. */
+static ingot_status write_text(session *s, uint64_t length) {
+    const ingot_recipe *recipe = &s->options->recipe;
+    ingot_progress progress;
+    ingot_progress_begin(&progress, "writing a text", "tokens", (double)(recipe->samples * length),
+                         false);
+    const ingot_status status =
+        ingot_self_text_write(&s->text, &s->model, &s->source, &s->backend, recipe->samples, length,
+                              recipe->seed, &progress, s->error);
+    ingot_progress_end(&progress);
+    return status;
+}
+
+static ingot_status load_text(session *s) {
+    const ingot_convert_options *o = s->options;
+    uint64_t length;
     INGOT_TRY(window_length(&length, s));
+    INGOT_TRY(s->is_self_text ? write_text(s, length) : read_texts(s));
+    s->has_text = true;
     INGOT_TRY(ingot_windows_calibration(&s->windows, &s->text, o->recipe.samples, length,
                                         o->texts[0], s->error));
     s->has_windows = true;
@@ -304,6 +327,7 @@ static ingot_status make_plan(session *s, ingot_writer_plan *plan, ingot_layout_
                                  .plan = &s->plan,
                                  .recipe = &o->recipe,
                                  .text = s->has_text ? &s->text : NULL,
+                                 .is_self_text = s->is_self_text,
                                  .windows = s->has_windows ? &s->windows : NULL,
                                  .stats = s->stats,
                                  .with_sha256 = o->with_sha256 && !o->is_dry_run};

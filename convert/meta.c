@@ -36,7 +36,7 @@ static json_t *calibration_json(const ingot_meta_job *job) {
         failed |= put(object, "seq_len", json_integer((json_int_t)info.seq_len));
         failed |= put(object, "tokens", json_integer((json_int_t)(info.samples * info.seq_len)));
     } else {
-        failed |= put(object, "kind", json_string("text"));
+        failed |= put(object, "kind", json_string(job->is_self_text ? "self" : "text"));
         failed |= put(object, "text_digest", hex(job->text->digest));
         failed |= put(object, "text_bytes", json_integer((json_int_t)job->text->bytes));
         failed |= put(object, "samples", json_integer((json_int_t)job->windows->count));

@@ -13,6 +13,7 @@ typedef struct ingot_meta_job {
     const ingot_plan *plan;
     const ingot_recipe *recipe;
     const ingot_text *text;       /* NULL: none */
+    bool is_self_text;            /* which the model wrote */
     const ingot_windows *windows; /* with text */
     const ingot_stats *stats;     /* NULL: none */
     bool with_sha256;             /* of every shard of the source */

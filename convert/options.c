@@ -9,7 +9,7 @@ static const ingot_cli_option options[] = {
      "rtn (plain rounding), awq, gptq or awq+gptq. Default: gptq with --text or --stats, else "
      "rtn."},
     {"effort", 0, "E",
-     "fast: rounding with searched scales. default. best: not part of this version."},
+     "fast: rounding with searched scales. default. best: blocks are tuned as well."},
     {"bits", 0, "2..8", "Bits per weight of the linears (default 4)."},
     {"group", 0, "G", "Weights that share a scale: 32, 64, 128 (default) or row."},
     {"sym", 0, NULL, "Symmetric codes (default)."},
@@ -23,11 +23,11 @@ static const ingot_cli_option options[] = {
     {"head-bits", 0, "B", "Quantize the output head to B bits (default: source type)."},
     {"embed-bits", 0, "B", "Quantize the embedding to B bits (default: source type)."},
     {"recipe", 0, "FILE.json", "Defaults and per-tensor rules (spec/recipe.md)."},
-    {"text", 0, "FILE", "Calibration text; may be repeated."},
+    {"text", 0, "FILE", "Calibration text; may be repeated. @self: the model writes it."},
     {"stats", 0, "FILE.calib", "Calibration statistics written by ingot-calib."},
     {"samples", 0, "N", "Calibration windows (default 128)."},
     {"seq-len", 0, "N", "Tokens per window (default: 2048 or the model's context)."},
-    {"seed", 0, "N", "Recorded in the container (default 0)."},
+    {"seed", 0, "N", "Of the windows that tuning draws and of the text of @self (default 0)."},
     {"device", 0, "D", "auto (default), cpu, cuda or cuda:N."},
     {"devices", 0, "LIST",
      "Several devices, numbers of GPUs or names as for --device: 0,1. They share the calibration "

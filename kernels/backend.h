@@ -49,6 +49,9 @@ typedef struct ingot_backend_ops {
     ingot_status (*upload)(void *context, void *device, const void *host, uint64_t bytes);
     ingot_status (*download)(void *context, void *host, const void *device, uint64_t bytes);
     ingot_status (*copy)(void *context, void *to, const void *from, uint64_t bytes); /* device */
+    /* rows of `bytes` each; from one to the next are to_stride and from_stride bytes (device) */
+    ingot_status (*copy_rows)(void *context, void *to, uint64_t to_stride, const void *from,
+                              uint64_t from_stride, uint64_t bytes, uint64_t rows);
     /* to = what lies in device memory of another context of the same backend, which has been waited
      * for */
     ingot_status (*fetch)(void *context, void *to, void *from_context, const void *from,

@@ -27,6 +27,15 @@ static ingot_status cpu_copy(void *context, void *to, const void *from, uint64_t
     return INGOT_OK;
 }
 
+static ingot_status cpu_copy_rows(void *context, void *to, uint64_t to_stride, const void *from,
+                                  uint64_t from_stride, uint64_t bytes, uint64_t rows) {
+    for (uint64_t i = 0; i < rows; i++) {
+        (void)cpu_copy(context, (char *)to + i * to_stride, (const char *)from + i * from_stride,
+                       bytes);
+    }
+    return INGOT_OK;
+}
+
 static ingot_status cpu_zero(void *context, void *memory, uint64_t bytes) {
     (void)context;
     memset(memory, 0, bytes);
@@ -87,6 +96,7 @@ static const ingot_backend_ops cpu_ops = {
     .upload = cpu_copy,
     .download = cpu_copy,
     .copy = cpu_copy,
+    .copy_rows = cpu_copy_rows,
     .fetch = cpu_fetch,
     .zero = cpu_zero,
     .host_alloc = cpu_alloc,

@@ -87,6 +87,17 @@ static ingot_status cuda_copy(void *context, void *to, const void *from, uint64_
                                           to, from, bytes, cudaMemcpyDeviceToDevice, cuda->stream));
 }
 
+static ingot_status cuda_copy_rows(void *context, void *to, uint64_t to_stride, const void *from,
+                                   uint64_t from_stride, uint64_t bytes, uint64_t rows) {
+    ingot_cuda *cuda = ingot_cuda_of(context);
+    if (bytes == 0 || rows == 0) {
+        return INGOT_OK;
+    }
+    cuda_written(cuda, to, (rows - 1) * to_stride + bytes);
+    return ingot_cuda_status(cudaMemcpy2DAsync(to, to_stride, from, from_stride, bytes, rows,
+                                               cudaMemcpyDeviceToDevice, cuda->stream));
+}
+
 /* Lets this device read the memory of another where it can reach it; where not, the driver takes
  * copies through the host. */
 static void open_peer(ingot_cuda *cuda, const ingot_cuda *other) {
@@ -348,6 +359,7 @@ static const ingot_backend_ops *operations(void) {
     ops.upload = cuda_upload;
     ops.download = cuda_download;
     ops.copy = cuda_copy;
+    ops.copy_rows = cuda_copy_rows;
     ops.fetch = cuda_fetch;
     ops.zero = cuda_zero;
     ops.host_alloc = cuda_host_alloc;

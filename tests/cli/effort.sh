@@ -62,3 +62,20 @@ done <<EOF
 --method awq --text $text $few
 --text $text --samples 1
 EOF
+
+# A text that the model writes: repeatable, by the seed, recorded.
+own="--text @self --samples 9 --seq-len 24 --bits 3"
+# shellcheck disable=SC2086
+expect_exit 0 ingot-convert "$MODEL" -o self.ingot $own --threads 2
+# shellcheck disable=SC2086
+expect_exit 0 ingot-convert "$MODEL" -o twice.ingot $own --threads 1
+cmp self.ingot twice.ingot || fail "threads change the text that the model writes"
+# shellcheck disable=SC2086
+expect_exit 0 ingot-convert "$MODEL" -o twice.ingot $own --seed 5 --force
+expect_exit 0 ingot-inspect self.ingot
+grep -q "calibration.kind *self" out || fail "the kind of text is not recorded"
+first=$(sed -n 's/.*calibration.text_digest *//p' out)
+expect_exit 0 ingot-inspect twice.ingot
+[ "$first" != "$(sed -n 's/.*calibration.text_digest *//p' out)" ] || fail "the seed writes no other text"
+expect_exit 2 ingot-convert "$MODEL" -o mixed.ingot --text @self --text "$text"
+expect_error "stands alone"

@@ -1,0 +1,203 @@
+/* The model's own text (calib/self_text.h). */
+#include "calib/self_text.h"
+
+#include "calib/decode.h"
+#include "common/files.h"
+#include "common/sizes.h"
+#include "format/digest.h"
+
+#include <math.h>
+#include <string.h>
+
+#define HOST_CACHE_BYTES   (UINT64_C(1) << 30)
+#define DEVICE_CACHE_BYTES (UINT64_C(8) << 30)
+
+ingot_status ingot_self_text_wanted(bool *out, const char *const *texts, uint64_t count,
+                                    ingot_error *error) {
+    *out = false;
+    for (uint64_t i = 0; i < count; i++) {
+        *out = *out || strcmp(texts[i], INGOT_SELF_TEXT) == 0;
+    }
+    return *out && count > 1
+               ? ingot_error_set(error, INGOT_ERR_USAGE, NULL, NULL, "give one of them",
+                                 "--text " INGOT_SELF_TEXT " stands alone, without files")
+               : INGOT_OK;
+}
+
+/* What the functions below share. */
+typedef struct author {
+    const ingot_model *model;
+    const ingot_backend *backend;
+    uint64_t length, together; /* tokens of a sequence, sequences written at once */
+    ingot_arena *arena;
+    ingot_block *blocks; /* [layers], the first `loaded` of them are there */
+    uint64_t loaded;
+    ingot_ends ends;
+    ingot_kv_cache cache;
+    ingot_workspace *work;
+    float *x, *scratch;      /* [together][hidden], device */
+    float *logits;           /* [together][vocab], device */
+    float *host;             /* the same on the host */
+    ingot_sampler *samplers; /* [together] */
+    uint32_t *next;          /* [together]: the tokens at hand */
+} author;
+
+static ingot_status device_floats(const author *a, float **out, uint64_t rows, uint64_t cols) {
+    return a->backend->ops->alloc(a->backend->context, (void **)out, rows * cols * sizeof(float));
+}
+
+static ingot_status load(author *a, const ingot_weight_source *source, ingot_error *error) {
+    INGOT_TRY(ingot_arena_create(&a->arena));
+    INGOT_TRY(ingot_alloc_zero((void **)&a->blocks, a->model->layers, sizeof *a->blocks));
+    INGOT_TRY(ingot_ends_load(&a->ends, a->model, source, a->backend, a->arena, error));
+    for (; a->loaded < a->model->layers; a->loaded++) {
+        INGOT_TRY(ingot_interrupt_check(error));
+        INGOT_TRY(ingot_block_load(&a->blocks[a->loaded], a->model, a->loaded, source, a->backend,
+                                   a->arena, error));
+    }
+    return INGOT_OK;
+}
+
+static ingot_status make_room(author *a, uint64_t samples, ingot_error *error) {
+    const ingot_model *m = a->model;
+    const uint64_t bytes =
+        2 * m->layers * a->length * m->kv_heads * m->head_dim * sizeof(float); /* of a sequence */
+    const uint64_t limit = a->backend->has_own_memory ? DEVICE_CACHE_BYTES : HOST_CACHE_BYTES;
+    a->together = ingot_max_u64(1, ingot_min_u64(samples, limit / bytes));
+    INGOT_TRY(ingot_kv_cache_create(&a->cache, m, a->backend, a->together, a->length, error));
+    INGOT_TRY(ingot_workspace_create(&a->work, m, a->backend, a->together, error));
+    INGOT_TRY(device_floats(a, &a->x, a->together, m->hidden));
+    INGOT_TRY(device_floats(a, &a->scratch, a->together, m->hidden));
+    INGOT_TRY(device_floats(a, &a->logits, a->together, m->vocab));
+    INGOT_TRY(a->backend->ops->host_alloc(a->backend->context, (void **)&a->host,
+                                          a->together * m->vocab * sizeof *a->host));
+    INGOT_TRY(ingot_alloc_zero((void **)&a->samplers, a->together, sizeof *a->samplers));
+    return ingot_alloc_zero((void **)&a->next, a->together, sizeof *a->next);
+}
+
+static void release(const author *a, float *memory) {
+    if (memory != NULL) {
+        a->backend->ops->release(a->backend->context, memory);
+    }
+}
+
+static void leave(author *a) {
+    for (uint64_t i = 0; i < a->loaded; i++) {
+        ingot_block_release(&a->blocks[i], a->backend);
+    }
+    ingot_ends_release(&a->ends, a->backend);
+    ingot_kv_cache_destroy(&a->cache, a->model, a->backend);
+    ingot_workspace_destroy(a->work);
+    release(a, a->x);
+    release(a, a->scratch);
+    release(a, a->logits);
+    if (a->host != NULL) {
+        a->backend->ops->host_release(a->backend->context, a->host);
+    }
+    ingot_free(a->samplers);
+    ingot_free(a->next);
+    ingot_free(a->blocks);
+    ingot_arena_destroy(a->arena);
+}
+
+static void draw(void *context, size_t index, unsigned worker) {
+    (void)worker;
+    const author *a = context;
+    const uint64_t vocab = a->model->vocab;
+    a->next[index] = ingot_sampler_next(&a->samplers[index], a->host + index * vocab, vocab);
+}
+
+/* Feeds the tokens at hand and draws those after them. */
+static ingot_status step(author *a, ingot_error *error) {
+    const ingot_model *m = a->model;
+    INGOT_TRY(ingot_interrupt_check(error));
+    INGOT_TRY(ingot_ends_embed(&a->ends, m, a->backend, a->x, a->next, a->together));
+    for (uint64_t layer = 0; layer < m->layers; layer++) {
+        INGOT_TRY(ingot_block_forward(m, a->backend, &a->blocks[layer], a->x, a->together, 1,
+                                      &a->cache, a->work, NULL, NULL));
+    }
+    a->cache.length++;
+    INGOT_TRY(ingot_ends_logits(&a->ends, m, a->backend, a->logits, a->x, a->scratch, a->together));
+    INGOT_TRY(a->backend->ops->download(a->backend->context, a->host, a->logits,
+                                        a->together * m->vocab * sizeof *a->host));
+    for (uint64_t i = 0; i < a->together * m->vocab; i++) {
+        if (!isfinite(a->host[i])) {
+            return ingot_error_set(error, INGOT_ERR_NUMERIC, NULL, NULL,
+                                   "look for NaN or infinite weights", "a logit is not finite");
+        }
+    }
+    ingot_pool_run(a->backend->pool, a->together, draw, a);
+    return INGOT_OK;
+}
+
+/* Sequences first .. first + together-1; of those beyond `samples` nothing is kept. */
+static ingot_status write_sequences(author *a, ingot_text *out, uint64_t first, uint64_t samples,
+                                    uint64_t seed, ingot_progress *progress, ingot_error *error) {
+    const ingot_model *m = a->model;
+    a->cache.length = 0;
+    memset(a->host, 0, m->vocab * sizeof *a->host); /* any token is as likely as any other */
+    for (uint64_t i = 0; i < a->together; i++) {
+        a->samplers[i] = (ingot_sampler){
+            .temperature = 1, .state = seed ^ (first + i + 1) * UINT64_C(0xD1B54A32D192ED03)};
+        a->next[i] =
+            m->has_bos ? m->bos_id : ingot_sampler_next(&a->samplers[i], a->host, m->vocab);
+    }
+    for (uint64_t at = 0;; at++) {
+        for (uint64_t i = 0; i < a->together && first + i < samples; i++) {
+            out->ids[(first + i) * a->length + at] = a->next[i];
+        }
+        if (progress != NULL) {
+            const uint64_t done = ingot_min_u64(samples - first, a->together) * (at + 1);
+            ingot_progress_update(progress, (double)(first * a->length + done));
+        }
+        if (at + 1 == a->length) {
+            return INGOT_OK;
+        }
+        INGOT_TRY(step(a, error));
+    }
+}
+
+static ingot_status write_all(author *a, ingot_text *out, const ingot_weight_source *source,
+                              uint64_t samples, uint64_t seed, ingot_progress *progress,
+                              ingot_error *error) {
+    INGOT_TRY(load(a, source, error));
+    INGOT_TRY(make_room(a, samples, error));
+    for (uint64_t first = 0; first < samples; first += a->together) {
+        INGOT_TRY(write_sequences(a, out, first, samples, seed, progress, error));
+    }
+    return INGOT_OK;
+}
+
+ingot_status ingot_self_text_write(ingot_text *out, const ingot_model *model,
+                                   const ingot_weight_source *source, const ingot_backend *backend,
+                                   uint64_t samples, uint64_t length, uint64_t seed,
+                                   ingot_progress *progress, ingot_error *error) {
+    author a = {.model = model, .backend = backend, .length = length};
+    ingot_error local = {0};
+    uint64_t bytes;
+    *out = (ingot_text){0};
+    ingot_status status = INGOT_ERR_NO_MEMORY;
+    if (ingot_size_mul(&bytes, samples, length) &&
+        ingot_size_mul(&bytes, bytes, sizeof *out->ids)) {
+        status = ingot_alloc((void **)&out->ids, bytes);
+    }
+    if (status == INGOT_OK) {
+        *out = (ingot_text){.ids = out->ids, .count = samples * length, .bytes = bytes};
+        status = write_all(&a, out, source, samples, seed, progress, &local);
+    }
+    leave(&a);
+    if (status != INGOT_OK) {
+        ingot_text_free(out);
+        if (local.status != status) {
+            ingot_error_set(&local, status, source->path, NULL, "give --text FILE",
+                            "the model could not write its own text: %s",
+                            ingot_status_text(status));
+        }
+        if (error != NULL) {
+            *error = local;
+        }
+        return status;
+    }
+    ingot_digest128(out->digest, out->ids, bytes);
+    return INGOT_OK;
+}
