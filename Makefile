@@ -39,7 +39,7 @@ LIBS_STATIC  := -Wl,-Bstatic -lopenblas -lgfortran -lquadmath -lxxhash -lzstd -l
                 -lpcre2-8 -lutf8proc -lcrypto -Wl,-Bdynamic -ldl -lm
 LIBS := $(if $(filter 1,$(STATIC)),$(LIBS_STATIC),$(LIBS_DYNAMIC) -ldl)
 
-FOLDERS := common format kernels kernels/cpu calib convert verify
+FOLDERS := common format kernels kernels/cpu calib convert verify zoo
 SOURCES := $(filter-out %_main.c kernels/cpu/isa_%.c,$(wildcard $(addsuffix /*.c,$(FOLDERS))))
 MAINS   := $(wildcard $(addsuffix /*_main.c,$(FOLDERS)))
 TOOLS   := $(patsubst %_main.c,ingot-%,$(notdir $(MAINS)))

@@ -25,7 +25,7 @@ done <"$work/all" >"$work/files"
 grep -E '\.(c|h|cu|cuh)$' "$work/files" >"$work/c_files"
 [ -s "$work/c_files" ] || { echo "no source files found"; exit 1; }
 
-# ---- layers: common <- format <- kernels <- calib <- { convert | verify } --------------------
+# ---- layers: common <- format <- kernels <- calib <- { convert <- zoo | verify } --------------
 
 allowed_for() {
     case $1 in
@@ -35,6 +35,7 @@ allowed_for() {
         calib) echo "common format kernels calib" ;;
         convert) echo "common format kernels calib convert" ;;
         verify) echo "common format kernels calib verify" ;;
+        zoo) echo "common format kernels calib convert zoo" ;;
     esac
 }
 
@@ -52,7 +53,7 @@ folder_of_header() {
 }
 
 includes=0
-grep -E '^(common|format|kernels|calib|convert|verify)/' "$work/c_files" >"$work/layered"
+grep -E '^(common|format|kernels|calib|convert|verify|zoo)/' "$work/c_files" >"$work/layered"
 while read -r file; do
     case $file in *_main.c) continue ;; esac
     allowed=$(allowed_for "${file%%/*}")

@@ -2,6 +2,7 @@
 #include "common/cli.h"
 #include "common/files.h"
 #include "common/json.h"
+#include "common/page.h"
 #include "format/digest.h"
 #include "verify/report_charts.h"
 
@@ -9,62 +10,6 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-
-static const char style_sheet[] =
-    ":root{--page:#f7f7f5;--card:#fff;--ink:#1c1d21;--soft:#5b5e66;--rule:#dcdcd6;--stored:#2563c9;"
-    "--plain:#c4650a;--third:#7a4cc2;--dense:#8b8f98;--rest:#c9ccd2;--good:#157a3c;--bad:#b3261e}"
-    "@media(prefers-color-scheme:dark){:root{--page:#15161a;--card:#1e2026;--ink:#e9eaee;"
-    "--soft:#a3a7b1;--rule:#343740;--stored:#6ea3ff;--plain:#f0a04b;--third:#b795f5;"
-    "--dense:#7d828d;--rest:#4a4e58;--good:#58c787;--bad:#ff8a80}}"
-    "*{box-sizing:border-box}html{-webkit-text-size-adjust:100%}"
-    "body{margin:0;background:var(--page);color:var(--ink);"
-    "font:16px/1.5 system-ui,-apple-system,\"Segoe UI\",Roboto,\"DejaVu Sans\",sans-serif}"
-    "main{max-width:1120px;margin:0 auto;padding:20px 16px 48px}"
-    "h1{font-size:1.35rem;margin:0 0 4px;overflow-wrap:anywhere}"
-    "h2{font-size:1.05rem;margin:0 0 10px}"
-    "p{margin:0 0 10px}.soft{color:var(--soft)}.hint{color:var(--soft);font-size:.85rem}"
-    ".card{background:var(--card);border:1px solid var(--rule);border-radius:10px;padding:16px;"
-    "margin-top:16px;min-width:0}"
-    ".verdict{display:inline-block;padding:2px 12px;border-radius:999px;font-weight:600;"
-    "border:1px solid}.good{color:var(--good)}.bad{color:var(--bad)}"
-    ".tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(128px,1fr));gap:12px;"
-    "margin-top:16px}"
-    ".tile{background:var(--card);border:1px solid var(--rule);border-radius:10px;padding:12px "
-    "16px}"
-    ".tile b{display:block;font-size:1.3rem;font-variant-numeric:tabular-nums}"
-    ".tile span{color:var(--soft);font-size:.85rem}"
-    ".pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,420px),1fr));gap:"
-    "16px;"
-    "margin-top:16px}.pair .card{margin-top:0}"
-    ".panels{margin-top:10px;display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,"
-    "290px),1fr));"
-    "gap:14px}"
-    "svg{width:100%;height:auto;display:block;max-width:560px}"
-    "svg text{fill:var(--soft);font-size:11px}svg .chart-title,svg .label{fill:var(--ink);"
-    "font-size:13px}.grid{stroke:var(--rule)}.axis{stroke:var(--soft)}"
-    ".path{fill:none;stroke-width:1.5}.path.stored{stroke:var(--stored)}"
-    ".path.plain{stroke:var(--plain);stroke-dasharray:4 3}"
-    ".dot.stored{fill:var(--stored)}.dot.plain{fill:var(--card);stroke:var(--plain);"
-    "stroke-width:1.5}"
-    ".bar.stored{fill:var(--stored)}.bar.plain{fill:var(--plain)}.bar.third{fill:var(--third)}"
-    ".bar.dense{fill:var(--dense)}.bar.rest{fill:var(--rest)}"
-    ".gate{stroke:var(--bad);stroke-width:2;stroke-dasharray:5 3}"
-    ".legend{list-style:none;margin:8px 0 0;padding:0;display:flex;flex-wrap:wrap;gap:4px 16px;"
-    "font-size:.85rem;color:var(--soft)}"
-    ".legend i{display:inline-block;width:11px;height:11px;border-radius:3px;margin-right:6px}"
-    "i.bar.stored{background:var(--stored)}i.bar.plain{background:var(--plain)}"
-    "i.bar.third{background:var(--third)}i.bar.dense{background:var(--dense)}"
-    "i.bar.rest{background:var(--rest)}"
-    ".scroll{overflow-x:auto}table{border-collapse:collapse;width:100%;font-size:.85rem;"
-    "font-variant-numeric:tabular-nums}"
-    "th,td{text-align:right;padding:4px 6px;border-bottom:1px solid var(--rule);"
-    "white-space:nowrap}th{color:var(--soft);font-weight:600}"
-    "th:first-child,td:first-child{text-align:left}"
-    "dl{display:grid;grid-template-columns:max-content 1fr;gap:4px 16px;margin:0}"
-    "dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere}"
-    "@media(max-width:520px){dl{grid-template-columns:1fr;gap:0}dd{margin-bottom:8px}}"
-    "pre{margin:8px 0 0;overflow-x:auto;font-size:.8rem}summary{cursor:pointer}"
-    "code{overflow-wrap:anywhere}";
 
 /* ---- head and tiles ------------------------------------------------------------------------- */
 
@@ -330,7 +275,7 @@ ingot_status ingot_verify_report_html(const ingot_verification *verification, co
     ingot_markup_add(&markup,
                      " - verification</title>\n<style>%s</style></head>\n<body><main>\n"
                      "<h1>",
-                     style_sheet);
+                     ingot_page_style);
     ingot_markup_text(&markup, base_name(verification->options.path));
     ingot_markup_add(&markup, "</h1>\n");
     if (verification->has_model) {

@@ -1,0 +1,113 @@
+/* Starting the tools beside this program (zoo/child.h). */
+#include "zoo/child.h"
+
+#include "common/files.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <math.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+ingot_status ingot_child_begin(ingot_child *child, const char *tool, ingot_error *error) {
+    *child = (ingot_child){.lock_descriptor = -1};
+    const ssize_t length = readlink("/proc/self/exe", child->tool, sizeof child->tool - 64);
+    char *end = length > 0 ? memrchr(child->tool, '/', (size_t)length) : NULL;
+    if (end == NULL) {
+        return ingot_error_set(error, INGOT_ERR_IO, NULL, NULL, "mount /proc",
+                               "the place of this program is not known");
+    }
+    (void)snprintf(end, 64, "/%.60s", tool);
+    if (access(child->tool, X_OK) != 0) {
+        return ingot_error_set(error, INGOT_ERR_NOT_FOUND, child->tool, NULL,
+                               "install it beside ingot-zoo", "the tool is not there");
+    }
+    ingot_child_word(child, child->tool);
+    return INGOT_OK;
+}
+
+void ingot_child_word(ingot_child *child, const char *word) {
+    assert(child->count + 1 < INGOT_CHILD_MAX_WORDS);
+    child->words[child->count++] = word;
+}
+
+void ingot_child_option(ingot_child *child, const char *option, const char *value) {
+    ingot_child_word(child, option);
+    ingot_child_word(child, value);
+}
+
+void ingot_child_number(ingot_child *child, const char *option, double value) {
+    assert(child->number_count < sizeof child->numbers / sizeof *child->numbers);
+    char *text = child->numbers[child->number_count++];
+    const bool is_whole = value == floor(value) && fabs(value) < 9e15;
+    (void)snprintf(text, sizeof *child->numbers, is_whole ? "%.0f" : "%.17g", value);
+    ingot_child_option(child, option, text);
+}
+
+/* Between fork and exec: calls that are safe there only.  Never returns. */
+static void become(const ingot_child *child, pid_t parent) {
+    const int nothing = open("/dev/null", O_RDONLY);
+    const int out = open(child->out, O_WRONLY | O_CREAT | O_TRUNC, 0666);
+    const int log = open(child->log, O_WRONLY | O_CREAT | O_APPEND, 0666);
+    sigset_t none;
+    (void)sigemptyset(&none);
+    (void)setpgid(0, 0);
+    if (nothing < 0 || out < 0 || log < 0 || dup2(nothing, 0) < 0 || dup2(out, 1) < 0 ||
+        dup2(log, 2) < 0 || prctl(PR_SET_PDEATHSIG, SIGTERM) != 0 || getppid() != parent) {
+        _exit(127);
+    }
+    if (child->lock_descriptor >= 0 && fcntl(child->lock_descriptor, F_SETFD, 0) != 0) {
+        _exit(127);
+    }
+    (void)signal(SIGINT, SIG_DFL);
+    (void)signal(SIGTERM, SIG_DFL);
+    (void)signal(SIGHUP, SIG_DFL);
+    (void)sigprocmask(SIG_SETMASK, &none, NULL);
+    (void)execv(child->tool, (char *const *)(uintptr_t)child->words);
+    _exit(127);
+}
+
+ingot_status ingot_child_start(pid_t *out, const ingot_child *child, ingot_error *error) {
+    const pid_t parent = getpid();
+    /* What cannot be opened is an error with its reason here, not an exit code of the child. */
+    const char *const files[] = {child->out, child->log};
+    for (unsigned i = 0; i < 2; i++) {
+        const int descriptor = open(files[i], O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+        if (descriptor < 0) {
+            const bool is_full = errno == ENOSPC || errno == EDQUOT;
+            return ingot_error_set(error, is_full ? INGOT_ERR_NO_SPACE : INGOT_ERR_IO, files[i],
+                                   NULL, is_full ? "make room" : "check its permissions",
+                                   "cannot be written: %s", strerror(errno));
+        }
+        (void)close(descriptor);
+    }
+    *out = fork();
+    if (*out == 0) {
+        become(child, parent);
+    }
+    if (*out < 0) {
+        return ingot_error_set(error, errno == ENOMEM ? INGOT_ERR_NO_MEMORY : INGOT_ERR_IO,
+                               child->tool, NULL, "run fewer jobs", "cannot be started: %s",
+                               strerror(errno));
+    }
+    return INGOT_OK;
+}
+
+void ingot_child_describe(char *text, size_t size, const char *tool, int wait_status) {
+    if (WIFSIGNALED(wait_status)) {
+        const int number = WTERMSIG(wait_status);
+        (void)snprintf(text, size, "%s was killed by signal %d (%s)%s", tool, number,
+                       strsignal(number),
+                       number == SIGKILL ? ": by hand, or by the system for want of memory" : "");
+    } else {
+        (void)snprintf(text, size, "%s ended with exit code %d and left no report", tool,
+                       WEXITSTATUS(wait_status));
+    }
+}

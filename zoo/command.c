@@ -1,0 +1,177 @@
+/* The command line of ingot-zoo: which subcommand, its options, its one JSON object. */
+#include "zoo/zoo.h"
+
+#include "common/files.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static const ingot_cli_option options_table[] = {
+    {"jobs", 0, "N", "Products at a time (default: limits.jobs of the manifest, or one a device)."},
+    {"threads", 0, "N", "CPU threads, shared by the jobs (default: limits.threads, or all)."},
+    {"only", 0, "PRODUCT", "This product alone, as MODEL/RECIPE; may be repeated."},
+    {"force", 0, NULL, "run: make products anew, also those that are finished."},
+    {"folder", 0, "DIR", "report: where its files go (default: the shelf)."},
+    {"json", 0, NULL, "Print one JSON object on stdout, also on failure."},
+};
+
+static const ingot_cli_spec zoo_spec = {
+    .tool = "ingot-zoo",
+    .summary = "convert many models by many recipes into a shelf of verified files",
+    .positional = "run|status|report MANIFEST.json",
+    .description =
+        "The manifest (spec/zoo.md) names models, texts, recipes, and the products to make: which "
+        "model by which recipe, scored on which text, within which gates.\n\n"
+        "run: makes every product that is not finished: ingot-convert, then ingot-verify against "
+        "the source and on the text. A product that fails does not stop the others. What is "
+        "finished is recognized by the digests of recipe and text and by the model's files, and "
+        "left alone. Two runs on one shelf share the work. Exit code 1 if a gate failed, 2 if a "
+        "product could not be made.\n\n"
+        "status: the state of every product, from the records of the shelf.\n\n"
+        "report: report.html (one page with charts), report.csv and report.json.",
+    .options = options_table,
+    .option_count = sizeof options_table / sizeof *options_table,
+    .examples = "ingot-zoo run zoo.json --jobs 2\n"
+                "    makes what is missing, two products at a time\n"
+                "ingot-zoo report zoo.json\n"
+                "    tables and charts of what is on the shelf\n",
+};
+
+static const struct {
+    const char *name;
+    ingot_zoo_command run;
+} commands[] = {
+    {"run", ingot_zoo_run},
+    {"status", ingot_zoo_status},
+    {"report", ingot_zoo_report},
+};
+
+bool ingot_zoo_is_chosen(const ingot_zoo_options *options, const ingot_zoo_product *product) {
+    bool is_chosen = options->only_count == 0;
+    for (uint64_t i = 0; i < options->only_count && !is_chosen; i++) {
+        is_chosen = strcmp(options->only[i], product->name) == 0;
+    }
+    return is_chosen;
+}
+
+static ingot_status on_option(void *context, const char *name, const char *value,
+                              ingot_error *error) {
+    ingot_zoo_options *o = context;
+    if (strcmp(name, "jobs") == 0) {
+        return ingot_cli_parse_u64(&o->jobs, name, value, 1, 256, error);
+    }
+    if (strcmp(name, "threads") == 0) {
+        return ingot_cli_parse_u64(&o->threads, name, value, 1, 256, error);
+    }
+    if (strcmp(name, "only") == 0) {
+        if (o->only_count == INGOT_ZOO_MAX_ONLY) {
+            return ingot_error_set(error, INGOT_ERR_USAGE, NULL, NULL, "use a smaller manifest",
+                                   "--only more than %u times", INGOT_ZOO_MAX_ONLY);
+        }
+        o->only[o->only_count++] = value;
+    } else if (strcmp(name, "folder") == 0) {
+        o->folder = value;
+    } else if (strcmp(name, "force") == 0) {
+        o->is_forced = true;
+    } else {
+        o->as_json = true;
+    }
+    return INGOT_OK;
+}
+
+/* Adds what every subcommand's object has, and prints it. */
+static void print_json(json_t *object, const char *command, const ingot_error *error) {
+    const bool is_good = error->status == INGOT_OK;
+    char text[2200];
+    ingot_error_format(error, text, sizeof text);
+    ingot_zoo_set(object, "command", command != NULL ? json_string(command) : json_null());
+    ingot_zoo_set(object, "error",
+                  is_good ? json_null() : json_string(ingot_status_code(error->status)));
+    ingot_zoo_set(object, "message", is_good ? json_null() : json_string(text));
+    if (!ingot_json_print(object, stdout) || fflush(stdout) != 0) {
+        (void)fprintf(stderr, "%s: warning: the report could not be written\n", zoo_spec.tool);
+    }
+}
+
+/* --only must name products of the manifest: a slip of the pen is no empty run. */
+static ingot_status check_only(const ingot_manifest *m, const ingot_zoo_options *o,
+                               ingot_error *error) {
+    for (uint64_t i = 0; i < o->only_count; i++) {
+        uint64_t k = 0;
+        while (k < m->product_count && strcmp(m->products[k].name, o->only[i]) != 0) {
+            k++;
+        }
+        if (k == m->product_count) {
+            return ingot_error_set(error, INGOT_ERR_USAGE, m->path, NULL, "give it as MODEL/RECIPE",
+                                   "no product %s", o->only[i]);
+        }
+    }
+    return INGOT_OK;
+}
+
+static int run(size_t index, const ingot_zoo_options *options) {
+    ingot_manifest manifest;
+    ingot_error error = {0};
+    ingot_zoo_result result = {.json = json_object()};
+    ingot_interrupt_install();
+    ingot_status status = ingot_manifest_read(&manifest, options->manifest_path, &error);
+    if (status == INGOT_OK) {
+        status = check_only(&manifest, options, &error);
+    }
+    if (status == INGOT_OK) {
+        status = commands[index].run(&result, &manifest, options, &error);
+    }
+    ingot_manifest_free(&manifest);
+    if (status != INGOT_OK) {
+        if (error.status != status) {
+            (void)ingot_error_set(&error, status, options->manifest_path, NULL, NULL, "%s",
+                                  ingot_status_text(status));
+        }
+        result.exit_code = ingot_cli_report(zoo_spec.tool, &error);
+    }
+    if (options->as_json) {
+        print_json(result.json, commands[index].name, &error);
+    } else if (fflush(stdout) != 0 || ferror(stdout) != 0) {
+        (void)fprintf(stderr, "%s: warning: the report could not be written\n", zoo_spec.tool);
+    }
+    json_decref(result.json);
+    return result.exit_code;
+}
+
+int ingot_zoo_tool(int argc, char **argv) {
+    ingot_zoo_options options = {0};
+    ingot_error error = {0};
+    const size_t count = sizeof commands / sizeof *commands;
+    size_t index = 0;
+    /* The subcommand is the first word; the rest is the command line of a tool as all others. */
+    const bool has_command = argc > 1 && argv[1][0] != '-';
+    while (has_command && index < count && strcmp(argv[1], commands[index].name) != 0) {
+        index++;
+    }
+    if (!has_command || index == count) {
+        index = count;
+    }
+    const int skipped = has_command ? 1 : 0;
+    argv[skipped] = argv[0];
+    const ingot_cli_outcome outcome =
+        ingot_cli_parse(&zoo_spec, argc - skipped, argv + skipped, on_option, &options,
+                        &options.manifest_path, &error);
+    if (outcome == INGOT_CLI_EXIT) {
+        return 0;
+    }
+    if (outcome == INGOT_CLI_RUN && index < count) {
+        return run(index, &options);
+    }
+    if (outcome == INGOT_CLI_RUN) {
+        (void)ingot_error_set(&error, INGOT_ERR_USAGE, NULL, NULL, NULL,
+                              "the first word must say what to do: %s", zoo_spec.positional);
+        (void)ingot_cli_report(zoo_spec.tool, &error);
+    }
+    error.status = error.status == INGOT_OK ? INGOT_ERR_USAGE : error.status;
+    if (ingot_cli_has_flag(argc - skipped, argv + skipped, "json")) {
+        json_t *object = json_object();
+        print_json(object, NULL, &error);
+        json_decref(object);
+    }
+    return 2;
+}

@@ -1,0 +1,140 @@
+/* Rows of status and report, from the records of a shelf. */
+#include "zoo/rows.h"
+
+#include <math.h>
+#include <string.h>
+
+/* Fingerprints of the models' folders, taken once each. */
+static json_t *take_fingerprints(const ingot_manifest *m) {
+    json_t *list = json_array();
+    for (uint64_t i = 0; i < m->model_count; i++) {
+        char hex[33];
+        const bool is_taken = ingot_zoo_fingerprint(hex, m->models[i].path, NULL) == INGOT_OK;
+        (void)json_array_append_new(list, json_string(is_taken ? hex : ""));
+    }
+    return list;
+}
+
+static json_t *gate_json(double limit, const json_t *verify, const char *key) {
+    const double value = ingot_zoo_number(verify, key);
+    if (isnan(limit)) {
+        return json_null();
+    }
+    json_t *gate = json_object();
+    ingot_zoo_set(gate, "limit", ingot_json_number(limit));
+    ingot_zoo_set(gate, "value", ingot_json_number(value));
+    ingot_zoo_set(gate, "passed", isnan(value) ? json_null() : json_boolean(value <= limit));
+    return gate;
+}
+
+static json_t *gates_json(const ingot_zoo_product *p, const json_t *record) {
+    const json_t *verify = json_object_get(record, "verify");
+    json_t *gates = json_object();
+    char reason[160];
+    const ingot_gate_verdict verdict = ingot_product_gates(p, record, reason);
+    ingot_zoo_set(gates, "verdict", json_string(ingot_gate_verdict_name(verdict)));
+    ingot_zoo_set(gates, "reason", reason[0] != '\0' ? json_string(reason) : json_null());
+    ingot_zoo_set(gates, "ppl_ratio", gate_json(p->max_ppl_ratio, verify, "ppl_ratio"));
+    ingot_zoo_set(gates, "kld_mean", gate_json(p->max_kld, verify, "kld_mean"));
+    ingot_zoo_set(gates, "accuracy_drop", gate_json(p->max_accuracy_drop, verify, "accuracy_drop"));
+    return gates;
+}
+
+static ingot_status make_row(json_t **out, const ingot_manifest *m, const ingot_shelf *shelf,
+                             const ingot_zoo_product *p, const char *fingerprint, bool with_figures,
+                             ingot_error *error) {
+    static const char *const figures[] = {"file", "convert", "verify", "layers", "steps"};
+    ingot_product_keys keys;
+    json_t *record = NULL;
+    char reason[160];
+    INGOT_TRY(ingot_product_make_keys(&keys, m, p, fingerprint, error));
+    const ingot_status status = ingot_shelf_read_record(&record, shelf, p->name, error);
+    const ingot_product_state state = ingot_product_judge(shelf, record, &keys, reason);
+    const char *name =
+        ingot_shelf_is_locked(shelf, p->name) ? "running" : ingot_product_state_name(state);
+    if (status == INGOT_ERR_INPUT) {
+        (void)snprintf(reason, sizeof reason, "its record is damaged");
+    }
+    json_t *row = json_object();
+    ingot_zoo_set(row, "product", json_string(p->name));
+    ingot_zoo_set(row, "model", json_string(m->models[p->model].name));
+    ingot_zoo_set(row, "recipe", json_string(m->recipes[p->recipe].name));
+    ingot_zoo_set(row, "output", json_string(p->output));
+    ingot_zoo_set(row, "state", json_string(name));
+    ingot_zoo_set(row, "reason", reason[0] != '\0' ? json_string(reason) : json_null());
+    ingot_zoo_set(row, "gates", gates_json(p, record));
+    for (size_t i = 0; i < sizeof figures / sizeof *figures && with_figures; i++) {
+        json_t *value = json_object_get(record, figures[i]);
+        ingot_zoo_set(row, figures[i], value != NULL ? json_incref(value) : json_null());
+    }
+    json_decref(record);
+    *out = row;
+    *error = (ingot_error){0};
+    return status == INGOT_ERR_NO_MEMORY ? status : INGOT_OK;
+}
+
+/* Of one model: whether no other row is both smaller and better. */
+typedef struct score {
+    json_t *row;
+    const char *model;
+    double bytes, divergence;
+} score;
+
+static bool is_beaten(const score *a, const score *b) {
+    return strcmp(a->model, b->model) == 0 && b->bytes <= a->bytes &&
+           b->divergence <= a->divergence && (b->bytes < a->bytes || b->divergence < a->divergence);
+}
+
+static ingot_status mark_fronts(json_t *rows) {
+    void *memory;
+    size_t count = 0;
+    INGOT_TRY(ingot_alloc_zero(&memory, json_array_size(rows) + 1, sizeof(score)));
+    score *scores = memory;
+    for (size_t i = 0; i < json_array_size(rows); i++) {
+        json_t *row = json_array_get(rows, i);
+        const score s = {.row = row,
+                         .model = ingot_zoo_text_of(row, "model"),
+                         .bytes = ingot_zoo_number(json_object_get(row, "file"), "bytes"),
+                         .divergence =
+                             ingot_zoo_number(json_object_get(row, "verify"), "kld_mean")};
+        ingot_zoo_set(row, "front", json_false());
+        if (isfinite(s.bytes) && isfinite(s.divergence)) {
+            scores[count++] = s;
+        }
+    }
+    for (size_t i = 0; i < count; i++) {
+        bool is_best = true;
+        for (size_t k = 0; k < count && is_best; k++) {
+            is_best = !is_beaten(&scores[i], &scores[k]);
+        }
+        ingot_zoo_set(scores[i].row, "front", json_boolean(is_best));
+    }
+    ingot_free(scores);
+    return INGOT_OK;
+}
+
+ingot_status ingot_zoo_rows(json_t **out, const ingot_manifest *manifest, const ingot_shelf *shelf,
+                            const ingot_zoo_options *options, bool with_figures,
+                            ingot_error *error) {
+    json_t *rows = json_array(), *prints = take_fingerprints(manifest);
+    ingot_status status = INGOT_OK;
+    for (uint64_t i = 0; i < manifest->product_count && status == INGOT_OK; i++) {
+        const ingot_zoo_product *p = &manifest->products[i];
+        json_t *row = NULL;
+        if (ingot_zoo_is_chosen(options, p)) {
+            const char *print = json_string_value(json_array_get(prints, p->model));
+            status =
+                make_row(&row, manifest, shelf, p, print != NULL ? print : "", with_figures, error);
+            (void)json_array_append_new(rows, row);
+        }
+    }
+    json_decref(prints);
+    if (status == INGOT_OK && with_figures) {
+        status = mark_fronts(rows);
+    }
+    *out = status == INGOT_OK ? rows : NULL;
+    if (status != INGOT_OK) {
+        json_decref(rows);
+    }
+    return status;
+}
