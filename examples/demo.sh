@@ -81,3 +81,4 @@ echo "--- container:"
 "$bin/ingot-run" "$out/gptq.ingot" --prompt "$prompt" -n 40
 
 say "The report with pictures: $out/report.html"
+echo "Six recipes side by side, with gates and one page: $bin/ingot-zoo run examples/zoo/zoo.json"

@@ -9,11 +9,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define WIDTH        560.0
+#define WIDTH        440.0
 #define LEFT         58.0
 #define RIGHT        14.0
 #define TOP          12.0
-#define PANEL_HEIGHT 300.0
+#define PANEL_HEIGHT 270.0
 #define BOTTOM       40.0
 #define BAR_HEIGHT   16.0
 #define BAR_STEP     26.0
@@ -159,7 +159,7 @@ static void draw_point(ingot_markup *markup, const plane *p, const json_t *row, 
                                     : "dot other",
                      x, y, 4.5, text);
     if (is_named) {
-        const bool is_left = x > WIDTH - 120;
+        const bool is_left = x > WIDTH - 110;
         ingot_svg_text(markup, "name", x + (is_left ? -8 : 8), y - 6, is_left ? "end" : "start",
                        recipe);
     }

@@ -31,6 +31,7 @@ static const char own_style[] =
     "td.meter{min-width:120px}.meter i{display:block;height:6px;border-radius:3px;"
     "background:var(--rest);overflow:hidden}.meter b{display:block;height:6px}"
     ".meter b.good{background:var(--good)}.meter b.bad{background:var(--bad)}"
+    "section .legend{margin-bottom:10px}"
     ".best-mark{color:var(--good);font-weight:600}";
 
 static void add_text_cell(ingot_markup *m, const char *class, const char *text) {
@@ -146,12 +147,12 @@ static void add_product_row(ingot_markup *m, const json_t *row) {
     add_number_cell(m, 100 * ingot_zoo_number(verify, "top1"), 2);
     add_seconds_cell(m, ingot_zoo_number(json_object_get(steps, "convert"), "seconds"));
     add_seconds_cell(m, ingot_zoo_number(json_object_get(steps, "verify"), "seconds"));
-    add_bytes_cell(m, ingot_zoo_number(json_object_get(steps, "convert"), "peak_host_bytes"));
-    add_bytes_cell(m, ingot_zoo_number(json_object_get(steps, "verify"), "peak_host_bytes"));
+    add_bytes_cell(m, fmax(ingot_zoo_number(json_object_get(steps, "convert"), "peak_host_bytes"),
+                           ingot_zoo_number(json_object_get(steps, "verify"), "peak_host_bytes")));
     add_bytes_cell(m, ingot_zoo_number(convert, "peak_device_bytes"));
     ingot_markup_add(m, "</tr>\n");
     if (!is_done && ingot_zoo_text_of(row, "reason") != NULL) {
-        ingot_markup_add(m, "<tr><td colspan=\"14\" class=\"bad\">");
+        ingot_markup_add(m, "<tr><td colspan=\"13\" class=\"bad\">");
         ingot_markup_text(m, ingot_zoo_text_of(row, "reason"));
         ingot_markup_add(m, "</td></tr>\n");
     }
@@ -162,7 +163,7 @@ static void add_products(ingot_markup *m, const json_t *rows) {
                      "<section class=\"card\"><h2>Products</h2>\n<div class=\"scroll\"><table>"
                      "<thead><tr><th>product</th><th>state</th><th>gates</th><th>size</th>"
                      "<th>bits</th><th>perplexity</th><th>ratio</th><th>KL</th><th>top 1, %%</th>"
-                     "<th>convert</th><th>verify</th><th>memory, convert</th><th>verify</th>"
+                     "<th>convert</th><th>verify</th><th>memory</th>"
                      "<th>device</th></tr></thead><tbody>\n");
     for (size_t i = 0; i < json_array_size(rows); i++) {
         add_product_row(m, json_array_get(rows, i));
@@ -170,7 +171,7 @@ static void add_products(ingot_markup *m, const json_t *rows) {
     ingot_markup_add(m, "</tbody></table></div>\n<p class=\"hint\"><span class=\"best-mark\">"
                         "&#9679;</span> no other product of its model is both smaller and better. "
                         "Perplexity and KL divergence (mean, nats) on the evaluation text; memory: "
-                        "peak of each step.</p></section>\n");
+                        "the most a step took.</p></section>\n");
 }
 
 static void add_gate_row(ingot_markup *m, const json_t *row, const char *key, const char *name) {

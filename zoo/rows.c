@@ -50,8 +50,14 @@ static ingot_status make_row(json_t **out, const ingot_manifest *m, const ingot_
     INGOT_TRY(ingot_product_make_keys(&keys, m, p, fingerprint, error));
     const ingot_status status = ingot_shelf_read_record(&record, shelf, p->name, error);
     const ingot_product_state state = ingot_product_judge(shelf, record, &keys, reason);
-    const char *name =
-        ingot_shelf_is_locked(shelf, p->name) ? "running" : ingot_product_state_name(state);
+    const char *recorded = ingot_zoo_text_of(record, "state");
+    const bool is_failed = recorded != NULL && strcmp(recorded, "failed") == 0;
+    const char *name = ingot_shelf_is_locked(shelf, p->name) ? "running"
+                       : is_failed                           ? recorded
+                                                             : ingot_product_state_name(state);
+    if (is_failed && ingot_zoo_text_of(record, "message") != NULL) {
+        (void)snprintf(reason, sizeof reason, "%.155s", ingot_zoo_text_of(record, "message"));
+    }
     if (status == INGOT_ERR_INPUT) {
         (void)snprintf(reason, sizeof reason, "its record is damaged");
     }

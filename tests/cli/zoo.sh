@@ -1,0 +1,79 @@
+# ingot-zoo: from a manifest to a shelf and a report; finished products are left alone; what was
+# changed is made again; gates; a product that fails does not stop the others.
+. "$INGOT_ROOT/tests/lib.sh"
+need ingot-zoo ingot-convert ingot-verify
+
+cp -r "$MODEL" model
+cat >zoo.json <<END
+{
+  "shelf": "shelf",
+  "models": {"demo": "model"},
+  "texts": {"eval": "model/evaluation.txt"},
+  "recipes": {
+    "w8": {"defaults": {"method": "rtn", "bits": 8, "group": "row"}},
+    "w2": {"defaults": {"method": "rtn", "bits": 2}},
+    "w4": {"effort": "fast"}
+  },
+  "defaults": {"evaluation": "eval", "windows": 2, "gates": {"max_kld": 0.5}},
+  "products": [
+    {"model": "demo", "recipes": ["w8", "w2"]},
+    {"model": "demo", "recipes": ["w4"], "output": "sub/four.ingot", "zstd": true}
+  ],
+  "devices": ["cpu"]
+}
+END
+
+expect_exit 2 ingot-zoo status zoo.json
+expect_error "there is no shelf yet"
+expect_exit 1 ingot-zoo run zoo.json --jobs 2
+grep -q '3 products: 3 made, 0 finished before, 0 failed, 1 over a gate' out || fail "$(cat out)"
+grep -q 'demo/w2: .*over a gate: mean KL divergence' err || { cat err >&2; fail "no gate named"; }
+for file in demo/w8 demo/w2 sub/four; do
+    ingot-verify "shelf/$file.ingot" --source model >/dev/null || fail "$file is not valid"
+done
+
+# Nothing to do: nothing is touched.
+touch stamp
+expect_exit 1 ingot-zoo run zoo.json --json
+grep -q '"finished_before": 3' out || fail "$(cat out)"
+[ -z "$(find shelf -newer stamp -name '*.ingot')" ] || fail "a finished product was made again"
+
+# A touched model with the same bytes is the same model; another byte is another.
+touch -d '2031-01-01' model/model.safetensors
+expect_exit 2 ingot-zoo status zoo.json
+grep -q 'demo/w8 *stale .*files of the model were written since' out || fail "$(cat out)"
+expect_exit 1 ingot-zoo run zoo.json
+grep -q '0 made, 3 finished before' out || fail "$(cat out)"
+printf 'x' | dd of=model/model.safetensors bs=1 seek=100000 conv=notrunc 2>/dev/null
+expect_exit 1 ingot-zoo run zoo.json --only demo/w2 --only demo/w8
+grep -q '2 made, 0 finished before' out || fail "$(cat out)"
+
+# A gate that is moved is judged on what was measured; another text is evaluated anew.
+sed -i 's/"max_kld": 0.5/"max_kld": 50/' zoo.json
+expect_exit 0 ingot-zoo run zoo.json
+grep -q '1 made, 2 finished before' out || fail "$(cat out)"
+sed -i 's/"windows": 2/"windows": 1/' zoo.json
+touch stamp
+expect_exit 0 ingot-zoo run zoo.json
+[ -z "$(find shelf -newer stamp -name '*.ingot')" ] || fail "another text made a product again"
+grep -q '3 made' out || fail "$(cat out)"
+
+# A product that cannot be made: its error is told, the others are made.
+rm shelf/demo/w8.ingot
+sed -i 's/"effort": "fast"/"effort": "fast", "tensors": [{"pattern": "*", "group": 128, "bits": 3}]/' zoo.json
+mv model/model.safetensors model/keep
+cp -r model other
+mv other/keep other/model.safetensors
+sed -i 's|"models": {|&"other": "other", |; s|"products": \[|&{"model": "other", "recipes": ["w8"]},|' zoo.json
+expect_exit 2 ingot-zoo run zoo.json
+grep -q 'demo/w8: failed: .*no .*safetensors' err || { cat err >&2; fail "no reason"; }
+[ -e shelf/other/w8.ingot ] || fail "a failure stopped another product"
+expect_exit 2 ingot-zoo status zoo.json --json
+grep -q '"failed": 3' out || fail "$(cat out)"
+mv model/keep model/model.safetensors
+expect_exit 0 ingot-zoo run zoo.json
+
+expect_exit 0 ingot-zoo report zoo.json
+[ "$(wc -l <shelf/report.csv)" = 5 ] || fail "report.csv has $(wc -l <shelf/report.csv) lines"
+grep -q '<svg' shelf/report.html || fail "no chart"
+! grep -qiE '(src|href)=|@import|url\(' shelf/report.html || fail "the page fetches something"
