@@ -45,7 +45,7 @@ typedef struct scorer {
     double *kld;           /* [positions], the caller's; NULL: not asked for */
     uint64_t agreed;       /* positions with the same argmax, with kld */
     ingot_progress *progress;
-    ingot_error *error;
+    ingot_error failure, *error; /* error: &failure */
 } scorer;
 
 static ingot_status device_floats(const scorer *s, float **out, uint64_t rows, uint64_t cols) {
@@ -269,15 +269,13 @@ static ingot_status open_scorer(scorer *s, uint64_t longest, uint64_t tokens,
 static ingot_status run_scorer(scorer *s, uint64_t batch_bytes, ingot_error *error) {
     const ingot_sequences *sequences = s->sequences;
     uint64_t longest = 0, tokens = 0;
-    ingot_error local;
-    memset(&local, 0, sizeof local);
-    s->error = &local;
+    s->error = &s->failure;
     ingot_status status = INGOT_OK;
     for (uint64_t i = 0; i < sequences->count; i++) {
         const ingot_sequence *item = &sequences->items[i];
         if (item->first == 0 || item->first >= item->length) {
             status =
-                ingot_error_set(&local, INGOT_ERR_USAGE, NULL, NULL, "use a longer one",
+                ingot_error_set(&s->failure, INGOT_ERR_USAGE, NULL, NULL, "use a longer one",
                                 "a sequence of %llu tokens cannot be scored from token %llu",
                                 (unsigned long long)item->length, (unsigned long long)item->first);
             goto done;
@@ -292,12 +290,12 @@ static ingot_status run_scorer(scorer *s, uint64_t batch_bytes, ingot_error *err
     }
 done:
     close_scorer(s);
-    if (status != INGOT_OK && local.status != status) {
-        ingot_error_set(&local, status, s->sides[0].source->path, NULL, NULL, "scoring failed: %s",
-                        ingot_status_text(status));
+    if (status != INGOT_OK && s->failure.status != status) {
+        ingot_error_set(&s->failure, status, s->sides[0].source->path, NULL, NULL,
+                        "scoring failed: %s", ingot_status_text(status));
     }
     if (status != INGOT_OK && error != NULL) {
-        *error = local;
+        *error = s->failure;
     }
     return status;
 }

@@ -72,8 +72,8 @@ static ingot_status open_file(shard *part, uint64_t *size, ingot_error *error) {
                                strerror(errno));
     }
     if (!S_ISREG(info.st_mode)) {
-        return ingot_error_set(error, INGOT_ERR_INPUT, part->path, NULL, "name a container file",
-                               "is not a regular file");
+        return ingot_error_set(error, INGOT_ERR_IO, part->path, NULL,
+                               "a container is a regular file", "is not a regular file");
     }
     *size = (uint64_t)info.st_size;
     return INGOT_OK;

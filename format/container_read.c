@@ -113,7 +113,9 @@ static ingot_status read_compressed(const shard *part, const ingot_tensor *tenso
         memcpy(buffer, image, stored);
         return INGOT_OK;
     }
-    const bool is_frame = ZSTD_getFrameContentSize(image, stored) == length &&
+    /* The library may also decode the frames of its versions before RFC 8878. */
+    const bool is_frame = stored > 4 && load_le(image, 4) == ZSTD_MAGICNUMBER &&
+                          ZSTD_getFrameContentSize(image, stored) == length &&
                           ZSTD_getDictID_fromFrame(image, stored) == 0 &&
                           ZSTD_findFrameCompressedSize(image, stored) == stored;
     if (!is_frame ||

@@ -1,6 +1,7 @@
 # The C reader (examples/readers/c): at most 400 lines; under the sanitizers the conformance vectors, and
 # damaged files with the first error that the Python reader finds.
 . "$INGOT_ROOT/tests/lib.sh"
+. "$INGOT_ROOT/tests/readers/odd_files.sh"
 need ingot-convert cc
 need_python numpy xxhash zstandard
 export PYTHONDONTWRITEBYTECODE=1
@@ -23,6 +24,7 @@ cc -std=c11 -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all "$READ
 # The reader ends without releasing what it holds.
 export ASAN_OPTIONS=detect_leaks=0
 "$PYTHON" "$TESTS/vectors_of_program.py" --without-zstd "$VECTORS" ./checked || fail "the vectors"
+odd_files ./checked
 "$PYTHON" "$TESTS/differential.py" --reader "$INGOT_ROOT/examples/readers/python" \
     --program-without-zstd ./checked --count 150 \
     tiny.ingot s-00001-of-00002.ingot "$VECTORS/valid/zstd-stored.ingot" \

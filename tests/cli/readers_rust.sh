@@ -1,6 +1,7 @@
 # The Rust reader (examples/readers/rust): the conformance vectors, random legal containers, and
 # damaged ones beside the other readers and ingot-verify: the same first error from all four.
 . "$INGOT_ROOT/tests/lib.sh"
+. "$INGOT_ROOT/tests/readers/odd_files.sh"
 need ingot-convert ingot-verify cc
 need_python numpy xxhash zstandard
 # The oldest compiler first: what Debian has is what the reader must build with.
@@ -15,6 +16,7 @@ compile() {
 }
 compile -O -o reader
 "$PYTHON" "$TESTS/vectors_of_program.py" "$INGOT_ROOT/spec/vectors" ./reader || fail "the vectors"
+odd_files ./reader
 
 # From here on a computation that wraps around ends the reader with a panic, exit code 101.
 compile -C opt-level=1 -C debug-assertions=on -o checked

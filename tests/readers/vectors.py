@@ -32,6 +32,10 @@ def check(ingot_reader, path, entry):
         with ingot_reader.Container(path, True) as container:
             container.verify()
             code = None
+            if "content_id" in entry:
+                assert container.content_id() == entry["content_id"], "content id"
+                assert container.shards[0].root[::-1].hex() == entry["root"], "root"
+                assert container.meta() == entry["meta"].encode(), "META"
             for tensor in entry.get("tensors", []):
                 got = values(container.tensor(tensor["name"]), tensor)
                 if "values" in tensor:

@@ -63,7 +63,8 @@ static void test_brute_force(void) {
             items[i] = random_item(16 * (1 + draw(40)));
             narrow += items[i].bytes[0];
         }
-        const uint64_t most = narrow / 2 + draw(narrow * 3), least = most - most / (1 + draw(60));
+        const uint64_t most = narrow / 2 + draw(1 + narrow * 3),
+                       least = most - most / (1 + draw(60));
         const double best = try_all(items, count, least, most, 0, 0, &under);
         const ingot_status status =
             ingot_allocate_widths(bits, &nearest, items, count, least, most);

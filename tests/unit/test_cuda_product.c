@@ -104,7 +104,7 @@ static void reference(const product_case *c, const inputs *in, double *value, do
     double lost;
     float *x = rounded_input(c, in, &lost);
     const uint64_t count = c->m * c->rows;
-    double *sum[2], *error[2];
+    double *sum[2] = {NULL}, *error[2] = {NULL};
     const double relative = 0x1p-20 + lost + (is_by_copy(c) ? 1.01 * roundoff(c->dtype) : 0.0);
     for (int side = 0; side < (c->has_up ? 2 : 1); side++) {
         sum[side] = calloc(count, sizeof(double));
@@ -172,7 +172,7 @@ static void free_inputs(inputs *in) {
 /* Runs the product `times` times over the same y (without a residual they are all the same). */
 static float *run(const product_case *c, const inputs *in, unsigned times) {
     ingot_weight_view view[2];
-    float *bias[2];
+    float *bias[2] = {NULL};
     const uint64_t count = c->m * c->rows;
     for (int side = 0; side < (c->has_up ? 2 : 1); side++) {
         REQUIRE_OK(cuda.ops->upload_view(cuda.context, &view[side], &in->w[side].view));

@@ -86,8 +86,8 @@ static void all_logits(const fixture *f, double *logits) {
 }
 
 static double log_sum(const double *x, uint64_t n) {
-    double sum = 0;
-    for (uint64_t i = 0; i < n; i++) {
+    double sum = exp(x[0]);
+    for (uint64_t i = 1; i < n; i++) {
         sum += exp(x[i]);
     }
     return log(sum);

@@ -166,8 +166,8 @@ static unsigned reference(const tiny_model *t, const item *one, double *lead) {
         score[c] = 0;
         for (uint64_t i = first - skip; i < length; i++) {
             const double *row = logits + (i - 1) * vocab;
-            double total = 0;
-            for (uint64_t k = 0; k < vocab; k++) {
+            double total = exp(row[0]);
+            for (uint64_t k = 1; k < vocab; k++) {
                 total += exp(row[k]);
             }
             score[c] += (row[ids[i]] - log(total)) / (double)strlen(one->choice[c]);

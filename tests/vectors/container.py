@@ -42,17 +42,24 @@ def numbers(seed, count, below):
     return [int(x) % below for x in raw]
 
 
-def frame(raw):
-    """One zstd frame: single segment, content size of 4 bytes, raw blocks, or RLE ones where a
-    block is one byte repeated."""
-    out = b"\x28\xb5\x2f\xfd" + bytes([0xA0]) + struct.pack("<I", len(raw))
+def frame(raw, size=None, dictionary=None, window=None, checksum=False):
+    """One zstd frame: raw blocks, or RLE ones where a block is one byte repeated.
+
+    size: content size of 4 bytes, that of raw unless told, False: none; dictionary: id of one byte;
+    window: descriptor byte, without one the frame is a single segment."""
+    descriptor = (0 if size is False else 0x80) | (0x20 if window is None else 0)
+    descriptor |= 4 * checksum + (dictionary is not None)
+    out = b"\x28\xb5\x2f\xfd" + bytes([descriptor])
+    out += b"" if window is None else bytes([window])
+    out += b"" if dictionary is None else bytes([dictionary])
+    out += b"" if size is False else struct.pack("<I", len(raw) if size is None else size)
     for at in range(0, len(raw), 1 << 17):
         block = raw[at:at + (1 << 17)]
         is_last = at + len(block) == len(raw)
         is_rle = block == block[:1] * len(block)
         out += (int(is_last) | int(is_rle) << 1 | len(block) << 3).to_bytes(3, "little")
         out += block[:1] if is_rle else block
-    return out
+    return out + (xxhash.xxh64_intdigest(raw).to_bytes(8, "little")[:4] if checksum else b"")
 
 
 class Tensor:
@@ -172,6 +179,8 @@ class File:
         self.incompat = 0
         self.is_compressed = False
         self.order = None       # of stored chunks
+        self.frames = {}        # chunk -> its frame, where it is not frame(chunk)
+        self.page_from = 65536  # parts from this size on are aligned to a page
         self.shard, self.shards, self.set_id = 0, 1, bytes(16)
         self.roots = b""        # of the other shards
         self.unknown = []       # (place, type, flags, bytes)
@@ -185,7 +194,7 @@ class File:
                 if not raw:
                     offsets += [0, 0]
                     continue
-                image += bytes(align(len(image), 4096 if len(raw) >= 65536 else 256) - len(image))
+                image += bytes(align(len(image), 4096 if len(raw) >= self.page_from else 256) - len(image))
                 offsets += [len(image), len(raw)]
                 image += raw
                 chunks += [raw[i:i + CHUNK] for i in range(0, len(raw), CHUNK)]
@@ -195,8 +204,8 @@ class File:
     def compressed(self, chunks):
         entries, data = [b""] * len(chunks), b""
         for i in self.order or range(len(chunks)):
-            packed = frame(chunks[i])
-            codec = int(len(packed) < len(chunks[i]))
+            packed = self.frames.get(i) or frame(chunks[i])
+            codec = int(i in self.frames or len(packed) < len(chunks[i]))
             raw = packed if codec else chunks[i]
             entries[i] = struct.pack("<QII", len(data), len(raw), codec) + xxh64(raw)
             data += raw
@@ -229,8 +238,9 @@ class File:
             out.insert(place, (kind, flags, raw, 12345))
         return out + [(b"DATA", 1, data, len(image))]
 
-    def build(self):
-        sections = self.sections()
+    def build(self, change=None):
+        """change: sections -> sections, before offsets and digests are made."""
+        sections = change(self.sections()) if change else self.sections()
         table, body, start = b"", bytearray(), 128 + 48 * len(sections)
         for kind, flags, raw, aux in sections:
             offset = align(start + len(body), 4096 if kind == b"DATA" else 8)

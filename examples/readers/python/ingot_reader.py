@@ -64,12 +64,13 @@ class Container:
         for i in range(n):
             sibling = f"{match[1]}-{i + 1:05}-of-{n:05}{match[4]}"
             path = os.path.join(folder, sibling)
-            if sibling == name:
-                shard = named
-            elif not os.path.exists(path):
-                raise IngotError("E_SHARD_MISSING", f"shard {i + 1} of {n} is missing", path)
-            else:
-                shard = Shard(path, self.digests)
+            try:
+                shard = named if sibling == name else Shard(path, self.digests)
+            except IngotError as error:
+                if error.code != "E_NOT_FOUND":
+                    raise
+                raise IngotError("E_SHARD_MISSING", f"shard {i + 1} of {n} is missing",
+                                 path) from error
             shards.append(shard)
             first = shards[0]
             if i == 0:
