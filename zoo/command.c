@@ -11,6 +11,7 @@ static const ingot_cli_option options_table[] = {
     {"threads", 0, "N", "CPU threads, shared by the jobs (default: limits.threads, or all)."},
     {"only", 0, "PRODUCT", "This product alone, as MODEL/RECIPE; may be repeated."},
     {"force", 0, NULL, "run: make products anew, also those that are finished."},
+    {"tensors", 0, NULL, "plan: show every tensor: kind, bits, group, and why."},
     {"folder", 0, "DIR", "report: where its files go (default: the shelf)."},
     {"json", 0, NULL, "Print one JSON object on stdout, also on failure."},
 };
@@ -18,20 +19,29 @@ static const ingot_cli_option options_table[] = {
 static const ingot_cli_spec zoo_spec = {
     .tool = "ingot-zoo",
     .summary = "convert many models by many recipes into a shelf of verified files",
-    .positional = "run|status|report MANIFEST.json",
+    .positional = "plan|run|status|report|verify MANIFEST.json",
     .description =
         "The manifest (spec/zoo.md) names models, texts, recipes, and the products to make: which "
         "model by which recipe, scored on which text, within which gates.\n\n"
+        "plan: size, memory and disk of every product, and which cards hold it with how many "
+        "tokens of KV cache; a model may be a config.json alone. What cannot be made, or does not "
+        "fit, is named with what to change, and nothing is begun: exit code 2. run looks at the "
+        "same first.\n\n"
         "run: makes every product that is not finished: ingot-convert, then ingot-verify against "
         "the source and on the text. A product that fails does not stop the others. What is "
         "finished is recognized by the digests of recipe and text and by the model's files, and "
         "left alone. Two runs on one shelf share the work. Exit code 1 if a gate failed, 2 if a "
         "product could not be made.\n\n"
         "status: the state of every product, from the records of the shelf.\n\n"
-        "report: report.html (one page with charts), report.csv and report.json.",
+        "report: report.html (one page with charts), report.csv and report.json.\n\n"
+        "verify: reads every file of the shelf: is it the one on record, whole, made as the "
+        "manifest says from the model as it is now, within its gates; and which files are missing "
+        "or nobody's. Exit code 1 if any is not.",
     .options = options_table,
     .option_count = sizeof options_table / sizeof *options_table,
-    .examples = "ingot-zoo run zoo.json --jobs 2\n"
+    .examples = "ingot-zoo plan zoo.json\n"
+                "    what it will take, and whether it fits\n"
+                "ingot-zoo run zoo.json --jobs 2\n"
                 "    makes what is missing, two products at a time\n"
                 "ingot-zoo report zoo.json\n"
                 "    tables and charts of what is on the shelf\n",
@@ -41,9 +51,8 @@ static const struct {
     const char *name;
     ingot_zoo_command run;
 } commands[] = {
-    {"run", ingot_zoo_run},
-    {"status", ingot_zoo_status},
-    {"report", ingot_zoo_report},
+    {"plan", ingot_zoo_plan},     {"run", ingot_zoo_run},       {"status", ingot_zoo_status},
+    {"report", ingot_zoo_report}, {"verify", ingot_zoo_verify},
 };
 
 bool ingot_zoo_is_chosen(const ingot_zoo_options *options, const ingot_zoo_product *product) {
@@ -71,6 +80,8 @@ static ingot_status on_option(void *context, const char *name, const char *value
         o->only[o->only_count++] = value;
     } else if (strcmp(name, "folder") == 0) {
         o->folder = value;
+    } else if (strcmp(name, "tensors") == 0) {
+        o->with_tensors = true;
     } else if (strcmp(name, "force") == 0) {
         o->is_forced = true;
     } else {

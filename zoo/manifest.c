@@ -159,7 +159,7 @@ static ingot_status keep_text(const reader *r, const char **out, const char *for
 
 /* A path of the manifest, seen from where the program runs. */
 static ingot_status keep_path(const reader *r, const char **out, const char *path) {
-    return path[0] == '/' || strcmp(r->out->folder, ".") == 0
+    return path[0] == '/' || strcmp(r->out->folder, ".") == 0 || strcmp(path, INGOT_ZOO_SELF) == 0
                ? keep_text(r, out, "%s", path)
                : keep_text(r, out, "%s/%s", r->out->folder, path);
 }
@@ -417,6 +417,14 @@ static ingot_status check_unique(const reader *r, const ingot_zoo_product *p, co
     return INGOT_OK;
 }
 
+static bool is_self(const ingot_zoo_text *text) {
+    bool is = false;
+    for (uint64_t i = 0; i < text->path_count; i++) {
+        is = is || strcmp(text->paths[i], INGOT_ZOO_SELF) == 0;
+    }
+    return is;
+}
+
 static ingot_status check_product(const reader *r, const ingot_zoo_product *p, const place *at) {
     const bool scores_text = p->evaluation != INGOT_ZOO_NONE;
     if ((!isnan(p->max_ppl_ratio) || !isnan(p->max_kld)) && !scores_text) {
@@ -429,6 +437,9 @@ static ingot_status check_product(const reader *r, const ingot_zoo_product *p, c
         return refuse(r, at,
                       "\"seq_len\" and \"windows\" are of the \"evaluation\", and there is "
                       "none");
+    }
+    if (scores_text && is_self(&r->out->texts[p->evaluation])) {
+        return refuse(r, at, "what the model itself writes is no text to score it on");
     }
     if (p->uses_statistics && p->calibration == INGOT_ZOO_NONE) {
         return refuse(r, at, "\"statistics\" need a \"calibration\" text");

@@ -5,6 +5,7 @@
 #include "common/files.h"
 #include "common/progress.h"
 #include "zoo/job.h"
+#include "zoo/plan.h"
 #include "zoo/zoo.h"
 
 #include <errno.h>
@@ -37,6 +38,8 @@ typedef struct task {
     char gate_reason[160];
     json_t *record; /* of a finished product */
     uint64_t device;
+    uint64_t host_bytes;          /* at its peak, as planned */
+    const char *problem;          /* found by the plan, which keeps it */
     bool was_finished, is_locked; /* before this run; by another */
     double retry_at, started;     /* monotonic seconds */
 } task;
@@ -45,9 +48,11 @@ typedef struct runner {
     const ingot_manifest *manifest;
     const ingot_zoo_options *options;
     ingot_shelf shelf;
+    ingot_forecasts plan;
     task *tasks;
     uint64_t count, running, settled;
     uint64_t jobs, threads;
+    uint64_t host_bytes, host_room; /* of what runs; in all, 0: not known */
     uint64_t on_device[INGOT_ZOO_MAX_DEVICES];
     ingot_progress progress;
     bool is_interrupted, is_told;
@@ -57,6 +62,7 @@ typedef struct runner {
 
 static void settle(runner *r, task *t, task_state state) {
     r->running -= t->state == TASK_RUNNING;
+    r->host_bytes -= t->state == TASK_RUNNING ? t->host_bytes : 0;
     r->on_device[t->device] -= t->state == TASK_RUNNING;
     t->state = state;
     r->settled++;
@@ -135,6 +141,11 @@ static void open_task(runner *r, task *t) {
     ingot_status status =
         ingot_zoo_fingerprint(fingerprint, r->manifest->models[t->product->model].path, &t->error);
     t->started = ingot_clock_seconds();
+    if (status == INGOT_OK && t->problem != NULL) {
+        const size_t name = strlen(t->product->name) + 2; /* it begins with "PRODUCT: " */
+        status = ingot_error_set(&t->error, INGOT_ERR_UNSUPPORTED, NULL, NULL, NULL, "%.500s",
+                                 t->problem + name);
+    }
     if (status == INGOT_OK) {
         status = ingot_job_open(&t->job, r->manifest, &r->shelf, t->product, fingerprint,
                                 r->options->is_forced && !t->was_finished, &t->error);
@@ -157,6 +168,7 @@ static void open_task(runner *r, task *t) {
         t->job.threads = (unsigned)(r->threads / r->jobs > 0 ? r->threads / r->jobs : 1);
         t->state = TASK_RUNNING;
         r->running++;
+        r->host_bytes += t->host_bytes;
         r->on_device[t->device]++;
         start_step(r, t);
     }
@@ -177,11 +189,16 @@ static void take_end(runner *r, task *t, int wait_status, const struct rusage *u
 
 /* ---- the loop ------------------------------------------------------------------------------- */
 
+/* What runs side by side shares the memory; one alone always fits, or the plan had refused it. */
+static bool has_room(const runner *r, const task *t) {
+    return r->running == 0 || r->host_room == 0 || r->host_bytes + t->host_bytes <= r->host_room;
+}
+
 static void start_tasks(runner *r) {
     const double now = ingot_clock_seconds();
     for (uint64_t i = 0; i < r->count && r->running < r->jobs && !ingot_interrupted(); i++) {
         task *t = &r->tasks[i];
-        if (t->state == TASK_WAITING && t->retry_at <= now) {
+        if (t->state == TASK_WAITING && t->retry_at <= now && has_room(r, t)) {
             open_task(r, t);
             ingot_progress_update(&r->progress, (double)r->settled);
         }
@@ -302,6 +319,26 @@ static uint64_t usable_cpus(void) {
     return sched_getaffinity(0, sizeof set, &set) == 0 ? (uint64_t)CPU_COUNT(&set) : 1;
 }
 
+/* What does not fit, or cannot be made at all, is known before anything is begun: a product by
+ * itself is left out, too little disk for all of them is the end of the run. */
+static ingot_status check_plan(runner *r, ingot_error *error) {
+    ingot_status status = ingot_forecasts_make(&r->plan, r->manifest, &r->shelf, r->options, error);
+    r->host_room = r->plan.room.host_bytes;
+    for (uint64_t i = 0, k = 0; status == INGOT_OK && i < r->manifest->product_count; i++) {
+        if (k < r->count && r->tasks[k].product == &r->manifest->products[i]) {
+            r->tasks[k].problem = r->plan.needs[i].problem;
+            r->tasks[k++].host_bytes = r->plan.needs[i].host_bytes;
+        }
+    }
+    if (status == INGOT_OK && r->plan.lacks_disk) {
+        const size_t last = json_array_size(r->plan.problems) - 1;
+        status = ingot_error_set(error, INGOT_ERR_NO_SPACE, r->manifest->path, NULL, NULL,
+                                 "nothing was begun: %.450s",
+                                 json_string_value(json_array_get(r->plan.problems, last)));
+    }
+    return status;
+}
+
 static ingot_status prepare(runner *r, ingot_error *error) {
     const ingot_zoo_limits *limits = &r->manifest->limits;
     void *memory;
@@ -320,7 +357,8 @@ static ingot_status prepare(runner *r, ingot_error *error) {
     r->threads = r->options->threads != 0 ? r->options->threads
                  : limits->threads != 0   ? limits->threads
                                           : usable_cpus();
-    return ingot_shelf_open(&r->shelf, r->manifest->shelf, true, error);
+    INGOT_TRY(ingot_shelf_open(&r->shelf, r->manifest->shelf, true, error));
+    return check_plan(r, error);
 }
 
 ingot_status ingot_zoo_run(ingot_zoo_result *result, const ingot_manifest *manifest,
@@ -338,5 +376,6 @@ ingot_status ingot_zoo_run(ingot_zoo_result *result, const ingot_manifest *manif
         json_decref(r.tasks[i].record);
     }
     ingot_free(r.tasks);
+    ingot_forecasts_free(&r.plan);
     return status;
 }

@@ -16,6 +16,7 @@ typedef struct ingot_zoo_options {
     uint64_t only_count; /* 0: all products */
     const char *folder;  /* of the report's files; NULL: the shelf */
     bool as_json, is_forced;
+    bool with_tensors; /* plan: tensor by tensor */
 } ingot_zoo_options;
 
 /* What a subcommand has to say: the JSON object of --json, and the exit code. */
@@ -28,12 +29,17 @@ typedef struct ingot_zoo_result {
  * it from running at all. */
 typedef ingot_status (*ingot_zoo_command)(ingot_zoo_result *result, const ingot_manifest *manifest,
                                           const ingot_zoo_options *options, ingot_error *error);
+ingot_status ingot_zoo_plan(ingot_zoo_result *result, const ingot_manifest *manifest,
+                            const ingot_zoo_options *options, ingot_error *error) INGOT_MUST_CHECK;
 ingot_status ingot_zoo_run(ingot_zoo_result *result, const ingot_manifest *manifest,
                            const ingot_zoo_options *options, ingot_error *error) INGOT_MUST_CHECK;
 ingot_status ingot_zoo_status(ingot_zoo_result *result, const ingot_manifest *manifest,
                               const ingot_zoo_options *options,
                               ingot_error *error) INGOT_MUST_CHECK;
 ingot_status ingot_zoo_report(ingot_zoo_result *result, const ingot_manifest *manifest,
+                              const ingot_zoo_options *options,
+                              ingot_error *error) INGOT_MUST_CHECK;
+ingot_status ingot_zoo_verify(ingot_zoo_result *result, const ingot_manifest *manifest,
                               const ingot_zoo_options *options,
                               ingot_error *error) INGOT_MUST_CHECK;
 

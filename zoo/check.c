@@ -1,0 +1,304 @@
+/* ingot-zoo verify: every file of the shelf against its record, every record against the manifest
+ * and the model it came from, and what lies there that nobody made (spec/zoo.md, section 6).
+ *
+ * Each product is read once, each model once, at the speed of the disk; what follows from the
+ * weights themselves was verified when the product was made. */
+#include "common/files.h"
+#include "common/progress.h"
+#include "format/digest.h"
+#include "format/ingot.h"
+#include "zoo/product.h"
+#include "zoo/source.h"
+#include "zoo/zoo.h"
+
+#include <fts.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+typedef enum check_verdict {
+    CHECK_WHOLE,
+    CHECK_MISSING,
+    CHECK_DAMAGED,
+    CHECK_STALE,
+    CHECK_OVER,
+    CHECK_COUNT
+} check_verdict;
+
+static const char *const verdict_names[CHECK_COUNT] = {"whole", "missing", "damaged", "stale",
+                                                       "over a gate"};
+
+typedef struct checker {
+    const ingot_manifest *manifest;
+    const ingot_zoo_options *options;
+    ingot_shelf shelf;
+    ingot_zoo_source **sources; /* [model_count], opened at need */
+    json_t *known;              /* path below the shelf -> true */
+    uint64_t counts[CHECK_COUNT], bytes;
+    unsigned threads;
+    ingot_progress progress;
+    json_t *products, *foreign;
+} checker;
+
+/* ---- one product ---------------------------------------------------------------------------- */
+
+static void know(checker *c, const char *path) {
+    ingot_zoo_set(c->known, path, json_true());
+}
+
+/* The files of a product: of a set every shard. */
+static void know_files(checker *c, const json_t *file) {
+    char path[INGOT_SHELF_PATH_SIZE];
+    const char *first = ingot_zoo_text_of(file, "path");
+    const double shards = ingot_zoo_number(file, "shards");
+    const size_t length = first != NULL ? strlen(first) : 0, tail = strlen("-00001-of-00001.ingot");
+    if (first == NULL) {
+        return;
+    }
+    know(c, first);
+    for (unsigned i = 1; shards > 1 && length > tail && i <= (unsigned)shards; i++) {
+        (void)snprintf(path, sizeof path, "%.*s-%05u-of-%05u.ingot", (int)(length - tail), first, i,
+                       (unsigned)shards);
+        know(c, path);
+    }
+}
+
+static bool go_on(void *context, uint64_t done_bytes, uint64_t total_bytes) {
+    (void)context;
+    (void)done_bytes;
+    (void)total_bytes;
+    return !ingot_interrupted();
+}
+
+/* The bytes: the file has the root that is on record, and is whole. */
+static ingot_status check_file(checker *c, const json_t *file, const char *path,
+                               check_verdict *verdict, char reason[160], ingot_error *error) {
+    const char *root = ingot_zoo_text_of(file, "root");
+    ingot_container *container = NULL;
+    ingot_info info;
+    char hex[33];
+    *verdict = CHECK_DAMAGED;
+    ingot_status status = ingot_open(&container, path, error);
+    if (status == INGOT_OK) {
+        ingot_get_info(container, &info);
+        ingot_digest_hex(hex, info.root);
+        c->bytes += info.file_bytes;
+        if (root == NULL || strcmp(hex, root) != 0) {
+            (void)snprintf(reason, 160, "another file is in its place");
+            ingot_close(container);
+            return INGOT_OK;
+        }
+        status = ingot_check_full(container, c->threads, go_on, NULL, error);
+        ingot_close(container);
+    }
+    if (status == INGOT_ERR_NO_MEMORY || status == INGOT_ERR_INTERRUPTED) {
+        return status;
+    }
+    if (status == INGOT_OK) {
+        *verdict = CHECK_WHOLE;
+    } else {
+        *verdict = status == INGOT_ERR_NOT_FOUND ? CHECK_MISSING : CHECK_DAMAGED;
+        (void)snprintf(reason, 160, "%s: %.120s", ingot_status_code(status), error->reason);
+    }
+    return INGOT_OK;
+}
+
+static ingot_status check_source(checker *c, const ingot_zoo_product *p, const char *path,
+                                 check_verdict *verdict, char reason[160], ingot_error *error) {
+    ingot_zoo_source **source = &c->sources[p->model];
+    bool is_same = false;
+    ingot_status status = INGOT_OK;
+    if (*source == NULL) {
+        status = ingot_zoo_source_open(source, c->manifest->models[p->model].path, error);
+    }
+    if (status == INGOT_OK) {
+        status = ingot_zoo_source_compare(&is_same, *source, path, reason, error);
+    }
+    if (status == INGOT_ERR_NO_MEMORY || status == INGOT_ERR_INTERRUPTED) {
+        return status;
+    }
+    if (status != INGOT_OK) {
+        (void)snprintf(reason, 160, "its model cannot be read: %.120s", error->reason);
+    }
+    *verdict = is_same ? *verdict : CHECK_STALE;
+    return INGOT_OK;
+}
+
+static bool is_equal(const json_t *object, const char *key, const char *value) {
+    const char *text = ingot_zoo_text_of(object, key);
+    return text != NULL && strcmp(text, value) == 0;
+}
+
+/* From the cheapest to the dearest; the first that says no ends it. */
+static ingot_status check_product(checker *c, const ingot_zoo_product *p, check_verdict *verdict,
+                                  char reason[160], ingot_error *error) {
+    char path[INGOT_SHELF_PATH_SIZE];
+    json_t *record = NULL;
+    ingot_product_keys keys;
+    *verdict = CHECK_MISSING;
+    INGOT_TRY(ingot_product_make_keys(&keys, c->manifest, p, "", error));
+    ingot_status status = ingot_shelf_read_record(&record, &c->shelf, p->name, error);
+    if (status != INGOT_OK) {
+        *verdict = status == INGOT_ERR_NOT_FOUND ? CHECK_MISSING : CHECK_DAMAGED;
+        (void)snprintf(reason, 160,
+                       status == INGOT_ERR_NOT_FOUND ? "it was never made"
+                                                     : "its record is damaged");
+        know(c, p->output);
+        return status == INGOT_ERR_NO_MEMORY ? status : INGOT_OK;
+    }
+    const json_t *file = json_object_get(record, "file");
+    const char *name = ingot_zoo_text_of(file, "path");
+    know_files(c, file);
+    ingot_shelf_output(path, &c->shelf, name != NULL ? name : p->output);
+    if (name == NULL || !ingot_path_exists(path)) {
+        (void)snprintf(reason, 160, name == NULL ? "it was never finished" : "the file is gone");
+        goto done;
+    }
+    INGOT_GO(check_file(c, file, path, verdict, reason, error));
+    if (*verdict == CHECK_WHOLE && !is_equal(record, "convert_key", keys.convert)) {
+        *verdict = CHECK_STALE;
+        (void)snprintf(reason, 160, "the recipe, the text or the output was changed");
+    }
+    if (*verdict == CHECK_WHOLE) {
+        INGOT_GO(check_source(c, p, path, verdict, reason, error));
+    }
+    if (*verdict == CHECK_WHOLE && ingot_product_gates(p, record, reason) == INGOT_GATES_FAILED) {
+        *verdict = CHECK_OVER;
+    }
+    if (*verdict == CHECK_WHOLE &&
+        (!is_equal(record, "state", "done") || !is_equal(record, "evaluate_key", keys.evaluate))) {
+        *verdict = CHECK_STALE;
+        (void)snprintf(reason, 160, "it was not verified and scored as the manifest asks");
+    }
+done:
+    json_decref(record);
+    return status;
+}
+
+static ingot_status check_products(checker *c, ingot_error *error) {
+    for (uint64_t i = 0; i < c->manifest->product_count; i++) {
+        const ingot_zoo_product *p = &c->manifest->products[i];
+        check_verdict verdict;
+        char reason[160] = "";
+        if (!ingot_zoo_is_chosen(c->options, p)) {
+            know(c, p->output);
+            continue;
+        }
+        INGOT_TRY(ingot_interrupt_check(error));
+        INGOT_TRY(check_product(c, p, &verdict, reason, error));
+        c->counts[verdict]++;
+        json_t *row = json_object();
+        ingot_zoo_set(row, "product", json_string(p->name));
+        ingot_zoo_set(row, "verdict", json_string(verdict_names[verdict]));
+        ingot_zoo_set(row, "reason", reason[0] != '\0' ? json_string(reason) : json_null());
+        (void)json_array_append_new(c->products, row);
+        if (!c->options->as_json && verdict != CHECK_WHOLE) {
+            ingot_progress_line(&c->progress, "%s: %s: %s", p->name, verdict_names[verdict],
+                                reason);
+        }
+        ingot_progress_update(&c->progress, (double)(i + 1));
+    }
+    return INGOT_OK;
+}
+
+/* ---- what nobody made ----------------------------------------------------------------------- */
+
+static bool is_own(const checker *c, const char *path) {
+    static const char *const reports[] = {"report.html", "report.csv", "report.json"};
+    bool is = json_object_get(c->known, path) != NULL;
+    for (unsigned i = 0; i < sizeof reports / sizeof *reports; i++) {
+        is = is || strcmp(path, reports[i]) == 0;
+    }
+    return is;
+}
+
+static ingot_status find_foreign(checker *c, ingot_error *error) {
+    char *const roots[] = {c->shelf.root, NULL};
+    const size_t start = strlen(c->shelf.root) + 1;
+    FTS *tree = fts_open(roots, FTS_PHYSICAL | FTS_NOCHDIR, NULL);
+    if (tree == NULL) {
+        return ingot_error_set(error, INGOT_ERR_IO, c->shelf.root, NULL, NULL,
+                               "the shelf cannot be read");
+    }
+    for (FTSENT *entry = fts_read(tree); entry != NULL; entry = fts_read(tree)) {
+        if (entry->fts_info == FTS_D && strcmp(entry->fts_name, INGOT_SHELF_FOLDER) == 0) {
+            (void)fts_set(tree, entry, FTS_SKIP);
+        } else if (entry->fts_info != FTS_D && entry->fts_info != FTS_DP &&
+                   !is_own(c, entry->fts_path + start)) {
+            (void)json_array_append_new(c->foreign, json_string(entry->fts_path + start));
+            if (!c->options->as_json) {
+                ingot_progress_line(&c->progress, "%s: foreign: no product of the manifest",
+                                    entry->fts_path + start);
+            }
+        }
+    }
+    (void)fts_close(tree);
+    return INGOT_OK;
+}
+
+/* ---- the subcommand ------------------------------------------------------------------------- */
+
+static void report(const checker *c, ingot_zoo_result *result, double seconds) {
+    const uint64_t whole = c->counts[CHECK_WHOLE], count = json_array_size(c->products);
+    const size_t foreign = json_array_size(c->foreign);
+    json_t *counts = json_object();
+    for (unsigned i = 0; i < CHECK_COUNT; i++) {
+        ingot_zoo_set(counts, verdict_names[i], json_integer((json_int_t)c->counts[i]));
+    }
+    ingot_zoo_set(result->json, "products", json_incref(c->products));
+    ingot_zoo_set(result->json, "foreign", json_incref(c->foreign));
+    ingot_zoo_set(result->json, "verdicts", counts);
+    ingot_zoo_set(result->json, "bytes", json_integer((json_int_t)c->bytes));
+    ingot_zoo_set(result->json, "seconds", ingot_json_number(seconds));
+    result->exit_code = whole == count && foreign == 0 ? 0 : 1;
+    if (!c->options->as_json) {
+        char bytes[32], time[32];
+        ingot_format_bytes(bytes, sizeof bytes, (double)c->bytes);
+        ingot_format_seconds(time, sizeof time, seconds);
+        printf("%llu products: %llu whole", (unsigned long long)count, (unsigned long long)whole);
+        for (unsigned i = CHECK_MISSING; i < CHECK_COUNT; i++) {
+            printf(", %llu %s", (unsigned long long)c->counts[i], verdict_names[i]);
+        }
+        printf("; %zu foreign files; %s in %s\n", foreign, bytes, time);
+    }
+}
+
+static unsigned thread_count(const ingot_manifest *m, const ingot_zoo_options *options) {
+    const long cpus = sysconf(_SC_NPROCESSORS_ONLN);
+    return (unsigned)(options->threads != 0    ? options->threads
+                      : m->limits.threads != 0 ? m->limits.threads
+                      : cpus > 0               ? (uint64_t)cpus
+                                               : 1);
+}
+
+ingot_status ingot_zoo_verify(ingot_zoo_result *result, const ingot_manifest *manifest,
+                              const ingot_zoo_options *options, ingot_error *error) {
+    checker c = {.manifest = manifest,
+                 .options = options,
+                 .threads = thread_count(manifest, options),
+                 .known = json_object(),
+                 .products = json_array(),
+                 .foreign = json_array()};
+    const double start = ingot_clock_seconds();
+    void *memory = NULL;
+    ingot_status status = ingot_shelf_open(&c.shelf, manifest->shelf, false, error);
+    INGOT_GO(status);
+    INGOT_GO(ingot_alloc_zero(&memory, manifest->model_count, sizeof(ingot_zoo_source *)));
+    c.sources = memory;
+    ingot_progress_begin(&c.progress, "verifying", "products", (double)manifest->product_count,
+                         false);
+    INGOT_GO(check_products(&c, error));
+    INGOT_GO(find_foreign(&c, error));
+    ingot_progress_end(&c.progress);
+    report(&c, result, ingot_clock_seconds() - start);
+    *error = (ingot_error){0};
+done:
+    for (uint64_t i = 0; c.sources != NULL && i < manifest->model_count; i++) {
+        ingot_zoo_source_close(c.sources[i]);
+    }
+    ingot_free(c.sources);
+    json_decref(c.known);
+    json_decref(c.products);
+    json_decref(c.foreign);
+    return status;
+}

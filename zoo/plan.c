@@ -1,0 +1,344 @@
+/* ingot-zoo plan: sizes, memory and disk of every product before any work, from headers alone. */
+#include "zoo/plan.h"
+
+#include "common/files.h"
+#include "convert/convert.h"
+#include "zoo/rows.h"
+
+#include <math.h>
+#include <stdarg.h>
+#include <string.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+/* ---- room ----------------------------------------------------------------------------------- */
+
+/* Free space where the shelf is, or is to be: of the nearest folder that is there. */
+static uint64_t free_disk(const char *shelf) {
+    char path[INGOT_SHELF_PATH_SIZE];
+    struct statvfs info;
+    (void)snprintf(path, sizeof path, "%.4000s", shelf);
+    while (path[0] != '\0' && !ingot_path_is_directory(path)) {
+        char *slash = strrchr(path, '/');
+        if (slash == NULL) {
+            (void)snprintf(path, sizeof path, ".");
+        } else {
+            slash[slash == path] = '\0';
+        }
+    }
+    return statvfs(path, &info) == 0 ? (uint64_t)info.f_bavail * info.f_frsize : 0;
+}
+
+static void find_room(ingot_zoo_room *room, const ingot_manifest *m) {
+    const long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
+    const uint64_t memory = pages > 0 && page > 0 ? (uint64_t)pages * (uint64_t)page : 0;
+    *room = (ingot_zoo_room){
+        .host_bytes = m->limits.host_bytes != 0 ? m->limits.host_bytes : memory,
+        .device_bytes = m->limits.device_bytes,
+        .disk_bytes = m->limits.disk_bytes != 0 ? m->limits.disk_bytes : free_disk(m->shelf)};
+}
+
+/* ---- one product ---------------------------------------------------------------------------- */
+
+static const char *add_problem(ingot_forecasts *plan, const char *format, ...) INGOT_PRINTF(2, 3);
+
+/* The text is the plan's. */
+static const char *add_problem(ingot_forecasts *plan, const char *format, ...) {
+    char text[1200];
+    va_list arguments;
+    va_start(arguments, format);
+    (void)vsnprintf(text, sizeof text, format, arguments);
+    va_end(arguments);
+    (void)json_array_append_new(plan->problems, json_string(text));
+    return json_string_value(json_array_get(plan->problems, json_array_size(plan->problems) - 1));
+}
+
+/* Any device that is not the cpu: "auto" may be one. */
+static bool may_use_cuda(const ingot_manifest *m) {
+    bool may = false;
+    for (uint64_t i = 0; i < m->device_count; i++) {
+        may = may || strncmp(m->devices[i], "cuda", 4) == 0;
+    }
+    return may;
+}
+
+static bool uses_cpu(const ingot_manifest *m) {
+    bool uses = false;
+    for (uint64_t i = 0; i < m->device_count; i++) {
+        uses = uses || strncmp(m->devices[i], "cuda", 4) != 0;
+    }
+    return uses;
+}
+
+static ingot_status forecast_of(ingot_forecast *out, json_t **json, const ingot_manifest *m,
+                                const ingot_zoo_product *p, bool with_tensors, ingot_error *error) {
+    ingot_convert_options o = {.model_dir = m->models[p->model].path,
+                               .recipe =
+                                   m->recipes[p->recipe].recipe, /* rules stay the manifest's */
+                               .is_dry_run = true,
+                               .is_compressed = p->is_compressed,
+                               .shard_size_bytes = p->shard_bytes};
+    /* F16 and BF16 take the same room: to tell which, weights would have to be read. */
+    if (o.recipe.defaults.scale == INGOT_SCALE_AUTO) {
+        o.recipe.defaults.scale = INGOT_SCALE_F16;
+    }
+    if (p->uses_statistics) {
+        o.stats = "shared";
+    } else if (ingot_product_has_data(p)) {
+        o.text_count = 1;
+        o.texts[0] = m->texts[p->calibration].paths[0];
+    }
+    return ingot_convert_plan(out, with_tensors ? json : NULL, &o, error);
+}
+
+static void check_fits(ingot_forecasts *plan, const ingot_zoo_product *p, ingot_zoo_need *need) {
+    char wanted[32], there[32];
+    if (plan->room.host_bytes != 0 && need->host_bytes > plan->room.host_bytes) {
+        ingot_format_bytes(wanted, sizeof wanted, (double)need->host_bytes);
+        ingot_format_bytes(there, sizeof there, (double)plan->room.host_bytes);
+        need->problem =
+            add_problem(plan,
+                        "%s: needs %s of host memory, there are %s (fewer \"samples\" or a smaller "
+                        "\"seq_len\" in its recipe, or raise limits.host_bytes)",
+                        p->name, wanted, there);
+    }
+    if (plan->room.device_bytes != 0 && need->device_bytes > plan->room.device_bytes) {
+        ingot_format_bytes(wanted, sizeof wanted, (double)need->device_bytes);
+        ingot_format_bytes(there, sizeof there, (double)plan->room.device_bytes);
+        need->problem =
+            add_problem(plan,
+                        "%s: needs %s of device memory, limits.device_bytes allows %s (fewer "
+                        "\"samples\", another device, or raise it)",
+                        p->name, wanted, there);
+    }
+}
+
+static void fill_json(json_t *row, const ingot_forecast *f, const ingot_zoo_need *need) {
+    json_t *cards = json_array();
+    for (unsigned i = 0; i < INGOT_CARD_COUNT; i++) {
+        bool fits;
+        const uint64_t tokens = ingot_forecast_card_tokens(&fits, f, ingot_card_gigabytes[i]);
+        (void)json_array_append_new(cards, json_pack("{s:I, s:b, s:I}", "gigabytes",
+                                                     (json_int_t)ingot_card_gigabytes[i], "fits",
+                                                     fits, "tokens", (json_int_t)tokens));
+    }
+    ingot_zoo_set(row, "has_weights", json_boolean(f->has_weights));
+    ingot_zoo_set(row, "parameters", json_integer((json_int_t)f->parameters));
+    ingot_zoo_set(row, "source_bytes", json_integer((json_int_t)f->source_bytes));
+    ingot_zoo_set(row, "bits_per_weight", ingot_json_number(f->bits_per_weight));
+    ingot_zoo_set(row, "file_bytes", json_integer((json_int_t)need->file_bytes));
+    ingot_zoo_set(row, "disk_bytes", json_integer((json_int_t)need->disk_bytes));
+    ingot_zoo_set(row, "host_bytes", json_integer((json_int_t)need->host_bytes));
+    ingot_zoo_set(row, "device_bytes", json_integer((json_int_t)need->device_bytes));
+    ingot_zoo_set(row, "seconds", ingot_json_number(f->seconds));
+    ingot_zoo_set(row, "cards", cards);
+}
+
+static ingot_status plan_product(ingot_forecasts *plan, const ingot_manifest *m,
+                                 const ingot_zoo_product *p, ingot_zoo_need *need, json_t *row,
+                                 bool with_tensors) {
+    ingot_forecast f = {.seconds = NAN};
+    ingot_error error = {0};
+    json_t *json = NULL;
+    char text[900];
+    const ingot_status status = forecast_of(&f, &json, m, p, with_tensors, &error);
+    if (status == INGOT_ERR_NO_MEMORY || status == INGOT_ERR_INTERRUPTED) {
+        return status;
+    }
+    if (status != INGOT_OK) {
+        ingot_error_format(&error, text, sizeof text);
+        need->problem = add_problem(plan, "%s: %s", p->name, text);
+        ingot_zoo_set(row, "problem", json_string(text));
+        return INGOT_OK;
+    }
+    const bool on_cuda = may_use_cuda(m), on_cpu = uses_cpu(m);
+    *need = (ingot_zoo_need){.file_bytes = f.file_bytes,
+                             .disk_bytes = f.disk_bytes,
+                             .host_bytes =
+                                 on_cpu && f.cpu.host_bytes > (on_cuda ? f.cuda.host_bytes : 0)
+                                     ? f.cpu.host_bytes
+                                     : f.cuda.host_bytes,
+                             .device_bytes = on_cuda ? f.cuda.device_bytes : 0,
+                             .is_planned = true};
+    fill_json(row, &f, need);
+    if (json != NULL) {
+        ingot_zoo_set(row, "tensors", json_incref(json_object_get(json, "tensors")));
+        json_decref(json);
+    }
+    check_fits(plan, p, need);
+    return INGOT_OK;
+}
+
+/* ---- all of them ---------------------------------------------------------------------------- */
+
+/* Whether a product's file is there already: it takes no more of the disk. */
+static bool is_finished(const json_t *states, const char *name) {
+    const char *state = json_string_value(json_object_get(states, name));
+    return state != NULL && (strcmp(state, "done") == 0 || strcmp(state, "converted") == 0);
+}
+
+/* name -> state; empty where there is no shelf yet. */
+static ingot_status find_states(json_t **out, const ingot_manifest *m, const ingot_shelf *shelf,
+                                const ingot_zoo_options *options, ingot_error *error) {
+    json_t *rows = NULL;
+    *out = json_object();
+    if (shelf == NULL) {
+        return INGOT_OK;
+    }
+    INGOT_TRY(ingot_zoo_rows(&rows, m, shelf, options, false, error));
+    for (size_t i = 0; i < json_array_size(rows); i++) {
+        const json_t *row = json_array_get(rows, i);
+        ingot_zoo_set(*out, ingot_zoo_text_of(row, "product"),
+                      json_incref(json_object_get(row, "state")));
+    }
+    json_decref(rows);
+    return INGOT_OK;
+}
+
+/* Files are made one after the other; only what a conversion keeps beside its file counts once. */
+static void check_disk(ingot_forecasts *plan) {
+    char wanted[32], there[32];
+    if (plan->room.disk_bytes != 0 && plan->disk_bytes > plan->room.disk_bytes) {
+        ingot_format_bytes(wanted, sizeof wanted, (double)plan->disk_bytes);
+        ingot_format_bytes(there, sizeof there, (double)plan->room.disk_bytes);
+        plan->lacks_disk = true;
+        (void)add_problem(
+            plan,
+            "the products that are left need %s of disk, there are %s (make room, put the "
+            "shelf on another disk, make some with --only, or raise limits.disk_bytes)",
+            wanted, there);
+    }
+}
+
+ingot_status ingot_forecasts_make(ingot_forecasts *out, const ingot_manifest *manifest,
+                                  const ingot_shelf *shelf, const ingot_zoo_options *options,
+                                  ingot_error *error) {
+    json_t *states = NULL;
+    void *memory;
+    ingot_status status;
+    uint64_t extra = 0;
+    *out = (ingot_forecasts){.products = json_array(), .problems = json_array()};
+    INGOT_TRY(ingot_alloc_zero(&memory, manifest->product_count, sizeof *out->needs));
+    out->needs = memory;
+    find_room(&out->room, manifest);
+    INGOT_GO(find_states(&states, manifest, shelf, options, error));
+    for (uint64_t i = 0; i < manifest->product_count; i++) {
+        const ingot_zoo_product *p = &manifest->products[i];
+        ingot_zoo_need *need = &out->needs[i];
+        if (!ingot_zoo_is_chosen(options, p)) {
+            continue;
+        }
+        json_t *row = json_object();
+        const bool is_done = is_finished(states, p->name) && !options->is_forced;
+        (void)json_array_append_new(out->products, row);
+        ingot_zoo_set(row, "product", json_string(p->name));
+        ingot_zoo_set(row, "output", json_string(p->output));
+        ingot_zoo_set(row, "finished", json_boolean(is_done));
+        INGOT_GO(ingot_interrupt_check(error));
+        INGOT_GO(plan_product(out, manifest, p, need, row, options->with_tensors));
+        if (!is_done && need->is_planned) {
+            out->disk_bytes += need->file_bytes;
+            extra = need->disk_bytes - need->file_bytes > extra
+                        ? need->disk_bytes - need->file_bytes
+                        : extra;
+        }
+    }
+    out->disk_bytes += extra;
+    check_disk(out);
+done:
+    json_decref(states);
+    return status;
+}
+
+void ingot_forecasts_free(ingot_forecasts *plan) {
+    ingot_free(plan->needs);
+    json_decref(plan->products);
+    json_decref(plan->problems);
+    *plan = (ingot_forecasts){0};
+}
+
+/* ---- the subcommand ------------------------------------------------------------------------- */
+
+static void print_cards(const json_t *row) {
+    const json_t *cards = json_object_get(row, "cards");
+    for (size_t i = 0; i < json_array_size(cards); i++) {
+        const json_t *card = json_array_get(cards, i);
+        if (json_is_true(json_object_get(card, "fits"))) {
+            printf("  %7.0fk", ingot_zoo_number(card, "tokens") / 1000);
+        } else {
+            printf("  %8s", "-");
+        }
+    }
+}
+
+static void print_tensors(const json_t *row) {
+    const json_t *tensors = json_object_get(row, "tensors");
+    for (size_t i = 0; i < json_array_size(tensors); i++) {
+        const json_t *t = json_array_get(tensors, i);
+        const char *kind = ingot_zoo_text_of(t, "kind"), *reason = ingot_zoo_text_of(t, "reason");
+        const double bits = ingot_zoo_number(t, "bits"), group = ingot_zoo_number(t, "group");
+        printf("    %-48s %-9s", ingot_zoo_text_of(t, "name"), kind != NULL ? kind : "-");
+        if (isfinite(bits)) {
+            printf("  W%.0f", bits);
+        }
+        if (isfinite(group)) {
+            printf(" g%.0f", group);
+        }
+        printf("  %s\n", reason != NULL ? reason : "");
+    }
+}
+
+static void print_plan(const ingot_forecasts *plan) {
+    char a[32], b[32], c[32];
+    printf("%-28s %9s %7s %9s %9s  %8s  %8s  %8s\n", "product", "size", "bits", "host", "device",
+           "24 GB", "40 GB", "80 GB");
+    for (size_t i = 0; i < json_array_size(plan->products); i++) {
+        const json_t *row = json_array_get(plan->products, i);
+        if (json_object_get(row, "problem") != NULL) {
+            printf("%-28s cannot be made\n", ingot_zoo_text_of(row, "product"));
+            continue;
+        }
+        ingot_format_bytes(a, sizeof a, ingot_zoo_number(row, "file_bytes"));
+        ingot_format_bytes(b, sizeof b, ingot_zoo_number(row, "host_bytes"));
+        ingot_format_bytes(c, sizeof c, ingot_zoo_number(row, "device_bytes"));
+        printf("%-28s %9s %7.3f %9s %9s", ingot_zoo_text_of(row, "product"), a,
+               ingot_zoo_number(row, "bits_per_weight"), b, c);
+        print_cards(row);
+        printf("%s\n", json_is_true(json_object_get(row, "finished")) ? "  finished" : "");
+        print_tensors(row);
+    }
+    ingot_format_bytes(a, sizeof a, (double)plan->disk_bytes);
+    ingot_format_bytes(b, sizeof b, (double)plan->room.disk_bytes);
+    ingot_format_bytes(c, sizeof c, (double)plan->room.host_bytes);
+    printf("%zu products; those that are left need %s of disk (%s free); host memory %s; under a "
+           "card: thousands of tokens of KV cache beside the weights\n",
+           json_array_size(plan->products), a, b, c);
+    for (size_t i = 0; i < json_array_size(plan->problems); i++) {
+        (void)fprintf(stderr, "ingot-zoo: %s\n",
+                      json_string_value(json_array_get(plan->problems, i)));
+    }
+}
+
+ingot_status ingot_zoo_plan(ingot_zoo_result *result, const ingot_manifest *manifest,
+                            const ingot_zoo_options *options, ingot_error *error) {
+    ingot_forecasts plan;
+    ingot_shelf shelf;
+    const bool has_shelf = ingot_shelf_open(&shelf, manifest->shelf, false, NULL) == INGOT_OK;
+    const ingot_status status =
+        ingot_forecasts_make(&plan, manifest, has_shelf ? &shelf : NULL, options, error);
+    if (status == INGOT_OK) {
+        ingot_zoo_set(result->json, "products", json_incref(plan.products));
+        ingot_zoo_set(result->json, "problems", json_incref(plan.problems));
+        ingot_zoo_set(result->json, "room",
+                      json_pack("{s:I, s:I, s:I}", "host_bytes", (json_int_t)plan.room.host_bytes,
+                                "device_bytes", (json_int_t)plan.room.device_bytes, "disk_bytes",
+                                (json_int_t)plan.room.disk_bytes));
+        ingot_zoo_set(result->json, "disk_bytes", json_integer((json_int_t)plan.disk_bytes));
+        result->exit_code = json_array_size(plan.problems) > 0 ? 2 : 0;
+        if (!options->as_json) {
+            print_plan(&plan);
+        }
+    }
+    ingot_forecasts_free(&plan);
+    return status;
+}

@@ -1,0 +1,34 @@
+/* The plan of a zoo: what every product will take and give, and what does not fit (spec/zoo.md). */
+#ifndef INGOT_ZOO_PLAN_H
+#define INGOT_ZOO_PLAN_H
+
+#include "zoo/zoo.h"
+
+/* What is there to fit into; 0: not known, and then not checked. */
+typedef struct ingot_zoo_room {
+    uint64_t host_bytes, device_bytes, disk_bytes;
+} ingot_zoo_room;
+
+typedef struct ingot_zoo_need {
+    uint64_t file_bytes, disk_bytes, host_bytes, device_bytes;
+    bool is_planned;     /* else the product cannot be made */
+    const char *problem; /* why it cannot, or does not fit; one of the plan's */
+} ingot_zoo_need;
+
+typedef struct ingot_forecasts {
+    ingot_zoo_need *needs; /* [product_count], of those that were not chosen zeros */
+    json_t *products;      /* one object each, in the order of the manifest (spec/zoo.md) */
+    json_t *problems;      /* texts: what cannot be made, and what to change */
+    bool lacks_disk;       /* the last problem: the disk does not hold them all */
+    ingot_zoo_room room;
+    uint64_t disk_bytes; /* of the products that are not finished */
+} ingot_forecasts;
+
+/* Plans every chosen product; a product that cannot be planned or does not fit is a problem, not a
+ * failure.  shelf NULL: there is none yet.  Released with ingot_forecasts_free in any case. */
+ingot_status ingot_forecasts_make(ingot_forecasts *out, const ingot_manifest *manifest,
+                                  const ingot_shelf *shelf, const ingot_zoo_options *options,
+                                  ingot_error *error) INGOT_MUST_CHECK;
+void ingot_forecasts_free(ingot_forecasts *plan);
+
+#endif
