@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <math.h>
 #include <signal.h>
+#include <spawn.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,6 +16,8 @@
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+#define CAPTURE_LIMIT_BYTES (64u << 20)
 
 ingot_status ingot_child_begin(ingot_child *child, const char *tool, ingot_error *error) {
     *child = (ingot_child){.lock_descriptor = -1};
@@ -110,4 +113,73 @@ void ingot_child_describe(char *text, size_t size, const char *tool, int wait_st
         (void)snprintf(text, size, "%s ended with exit code %d and left no report", tool,
                        WEXITSTATUS(wait_status));
     }
+}
+
+/* ---- programs of PATH ----------------------------------------------------------------------- */
+
+/* All of a descriptor until its end; NULL when out of memory or beyond the limit. */
+static char *read_all(int descriptor) {
+    size_t size = 0, capacity = 4096;
+    char *text = malloc(capacity);
+    while (text != NULL) {
+        const ssize_t count = read(descriptor, text + size, capacity - size - 1);
+        if (count < 0 && errno == EINTR) {
+            continue;
+        }
+        if (count <= 0) {
+            text[size] = '\0';
+            return text;
+        }
+        size += (size_t)count;
+        if (capacity - size < 2) {
+            char *grown = capacity < CAPTURE_LIMIT_BYTES ? realloc(text, 2 * capacity) : NULL;
+            if (grown == NULL) {
+                break;
+            }
+            text = grown;
+            capacity *= 2;
+        }
+    }
+    free(text);
+    return NULL;
+}
+
+ingot_status ingot_child_capture(char **out, const char *const *words, ingot_error *error) {
+    int ends[2], wait_status = 0;
+    posix_spawn_file_actions_t actions;
+    pid_t child = 0;
+    *out = NULL;
+    if (pipe2(ends, O_CLOEXEC) != 0) {
+        return ingot_error_set(error, INGOT_ERR_IO, words[0], NULL, NULL, "no pipe: %s",
+                               strerror(errno));
+    }
+    int code = posix_spawn_file_actions_init(&actions);
+    if (code == 0) {
+        code = posix_spawn_file_actions_adddup2(&actions, ends[1], 1) +
+               posix_spawn_file_actions_adddup2(&actions, ends[1], 2) +
+               posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
+        code = code != 0 ? code
+                         : posix_spawnp(&child, words[0], &actions, NULL,
+                                        (char *const *)(uintptr_t)words, environ);
+        (void)posix_spawn_file_actions_destroy(&actions);
+    }
+    (void)close(ends[1]);
+    if (code != 0) {
+        (void)close(ends[0]);
+        return ingot_error_set(error, INGOT_ERR_NOT_FOUND, words[0], NULL,
+                               "install Slurm's commands, or use ingot-zoo run",
+                               "cannot be started: %s", strerror(code));
+    }
+    *out = read_all(ends[0]);
+    (void)close(ends[0]);
+    while (waitpid(child, &wait_status, 0) < 0 && errno == EINTR) {
+    }
+    if (*out == NULL) {
+        return ingot_error_set(error, INGOT_ERR_NO_MEMORY, words[0], NULL, NULL, "out of memory");
+    }
+    if (!WIFEXITED(wait_status) || WEXITSTATUS(wait_status) != 0) {
+        (*out)[strcspn(*out, "\n")] = '\0';
+        return ingot_error_set(error, INGOT_ERR_UNSUPPORTED, words[0], NULL, NULL, "%.300s", *out);
+    }
+    return INGOT_OK;
 }

@@ -38,4 +38,10 @@ ingot_status ingot_child_start(pid_t *out, const ingot_child *child,
 /* The sentence for a wait status that is not a normal exit, such as "was killed by signal 9". */
 void ingot_child_describe(char *text, size_t size, const char *tool, int wait_status);
 
+/* Runs a program of PATH to its end; *out = its standard output (malloc, NUL-terminated; at most
+ * 64 MiB).  Its standard error is lost in success and part of the error in failure.
+ * INGOT_ERR_NOT_FOUND where there is no such program, INGOT_ERR_UNSUPPORTED where it failed. */
+ingot_status ingot_child_capture(char **out, const char *const *words,
+                                 ingot_error *error) INGOT_MUST_CHECK;
+
 #endif

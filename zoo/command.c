@@ -10,6 +10,8 @@ static const ingot_cli_option options_table[] = {
     {"jobs", 0, "N", "Products at a time (default: limits.jobs of the manifest, or one a device)."},
     {"threads", 0, "N", "CPU threads, shared by the jobs (default: limits.threads, or all)."},
     {"only", 0, "PRODUCT", "This product alone, as MODEL/RECIPE; may be repeated."},
+    {"device", 0, "D", "run: this device in place of those of the manifest."},
+    {"until", 0, "statistics", "run: stop each product once its shared statistics are there."},
     {"force", 0, NULL, "run: make products anew, also those that are finished."},
     {"tensors", 0, NULL, "plan: show every tensor: kind, bits, group, and why."},
     {"folder", 0, "DIR", "report: where its files go (default: the shelf)."},
@@ -19,7 +21,7 @@ static const ingot_cli_option options_table[] = {
 static const ingot_cli_spec zoo_spec = {
     .tool = "ingot-zoo",
     .summary = "convert many models by many recipes into a shelf of verified files",
-    .positional = "plan|run|status|report|verify MANIFEST.json",
+    .positional = "plan|run|status|report|verify|slurm MANIFEST.json",
     .description =
         "The manifest (spec/zoo.md) names models, texts, recipes, and the products to make: which "
         "model by which recipe, scored on which text, within which gates.\n\n"
@@ -36,7 +38,10 @@ static const ingot_cli_spec zoo_spec = {
         "report: report.html (one page with charts), report.csv and report.json.\n\n"
         "verify: reads every file of the shelf: is it the one on record, whole, made as the "
         "manifest says from the model as it is now, within its gates; and which files are missing "
-        "or nobody's. Exit code 1 if any is not.",
+        "or nobody's. Exit code 1 if any is not.\n\n"
+        "slurm: submits what is not finished as job arrays of Slurm, one task for each product, "
+        "with memory and CPUs from the plan; shared statistics come first. --jobs bounds the tasks "
+        "at a time. status then shows what squeue and sacct say.",
     .options = options_table,
     .option_count = sizeof options_table / sizeof *options_table,
     .examples = "ingot-zoo plan zoo.json\n"
@@ -52,7 +57,7 @@ static const struct {
     ingot_zoo_command run;
 } commands[] = {
     {"plan", ingot_zoo_plan},     {"run", ingot_zoo_run},       {"status", ingot_zoo_status},
-    {"report", ingot_zoo_report}, {"verify", ingot_zoo_verify},
+    {"report", ingot_zoo_report}, {"verify", ingot_zoo_verify}, {"slurm", ingot_zoo_slurm},
 };
 
 bool ingot_zoo_is_chosen(const ingot_zoo_options *options, const ingot_zoo_product *product) {
@@ -80,6 +85,13 @@ static ingot_status on_option(void *context, const char *name, const char *value
         o->only[o->only_count++] = value;
     } else if (strcmp(name, "folder") == 0) {
         o->folder = value;
+    } else if (strcmp(name, "device") == 0) {
+        o->device = value;
+    } else if (strcmp(name, "until") == 0) {
+        static const char *const steps[] = {"statistics"};
+        int index;
+        INGOT_TRY(ingot_cli_parse_choice(&index, name, value, steps, 1, error));
+        o->until_statistics = true;
     } else if (strcmp(name, "tensors") == 0) {
         o->with_tensors = true;
     } else if (strcmp(name, "force") == 0) {

@@ -607,9 +607,33 @@ static ingot_status read_limits(const reader *r) {
     return get_u64(r, object, &here, keys[4], 1, 256, &limits->jobs);
 }
 
+/* Options of sbatch that only the site knows: partition, account, time. */
+static ingot_status read_slurm(const reader *r) {
+    ingot_manifest *out = r->out;
+    const place here = {.key = "slurm"};
+    const json_t *list = member(out->root, "slurm");
+    if (list == NULL) {
+        return INGOT_OK;
+    }
+    if (!json_is_array(list) || json_array_size(list) > INGOT_ZOO_MAX_SLURM) {
+        return refuse(r, &here, "\"slurm\" must be a list of at most %u options",
+                      INGOT_ZOO_MAX_SLURM);
+    }
+    INGOT_TRY(get_array(r, &out->slurm, json_array_size(list), sizeof *out->slurm));
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        const place at = {.parent = &here, .index = i};
+        out->slurm[i] = json_string_value(json_array_get(list, i));
+        if (out->slurm[i] == NULL || strncmp(out->slurm[i], "--", 2) != 0) {
+            return refuse(r, &at, "an option of sbatch begins with two dashes");
+        }
+    }
+    out->slurm_count = json_array_size(list);
+    return INGOT_OK;
+}
+
 static ingot_status read_root(reader *r) {
-    static const char *const keys[] = {"shelf",    "models",   "texts",   "recipes",
-                                       "defaults", "products", "devices", "limits"};
+    static const char *const keys[] = {"shelf",    "models",  "texts",  "recipes", "defaults",
+                                       "products", "devices", "limits", "slurm"};
     const char *shelf = NULL;
     if (!json_is_object(r->out->root)) {
         return refuse(r, NULL, "a manifest is one JSON object");
@@ -625,6 +649,7 @@ static ingot_status read_root(reader *r) {
     INGOT_TRY(read_recipes(r));
     INGOT_TRY(read_devices(r));
     INGOT_TRY(read_limits(r));
+    INGOT_TRY(read_slurm(r));
     return read_products(r);
 }
 

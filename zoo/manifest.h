@@ -14,6 +14,7 @@
 #define INGOT_ZOO_SELF        "@self" /* in place of a file: what the model itself writes */
 #define INGOT_ZOO_MAX_TEXTS   64u
 #define INGOT_ZOO_MAX_DEVICES 64u
+#define INGOT_ZOO_MAX_SLURM   32u
 
 /* What a member of a list is called and where its files lie. */
 typedef struct ingot_zoo_model {
@@ -67,6 +68,8 @@ typedef struct ingot_manifest {
     const char **devices; /* [device_count], at least one */
     uint64_t device_count;
     ingot_zoo_limits limits;
+    const char **slurm; /* [slurm_count], options for sbatch */
+    uint64_t slurm_count;
     /* owned */
     ingot_arena *arena;
     char *text;

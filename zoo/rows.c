@@ -1,6 +1,8 @@
 /* Rows of status and report, from the records of a shelf. */
 #include "zoo/rows.h"
 
+#include "zoo/cluster.h"
+
 #include <math.h>
 #include <string.h>
 
@@ -119,11 +121,31 @@ static ingot_status mark_fronts(json_t *rows) {
     return INGOT_OK;
 }
 
+/* What Slurm says of a product that is not finished: it waits, or runs, or why it did not end. */
+static void add_cluster(json_t *row, json_t *task) {
+    const char *state = ingot_zoo_text_of(row, "state"), *said = ingot_zoo_text_of(task, "state");
+    char reason[160];
+    ingot_zoo_set(row, "slurm", task != NULL ? json_incref(task) : json_null());
+    if (task == NULL || said == NULL || strcmp(state, "done") == 0 ||
+        strcmp(state, "running") == 0 || strcmp(said, "COMPLETED") == 0) {
+        return;
+    }
+    (void)snprintf(reason, sizeof reason, "job %.40s %.40s %.30s", ingot_zoo_text_of(task, "job"),
+                   said, ingot_zoo_text_of(task, "node"));
+    if (ingot_cluster_is_pending(said)) {
+        ingot_zoo_set(row, "state",
+                      json_string(strcmp(said, "PENDING") == 0 ? "queued" : "running"));
+        ingot_zoo_set(row, "reason", json_string(reason));
+    } else if (strcmp(state, "failed") != 0) {
+        ingot_zoo_set(row, "reason", json_string(reason));
+    }
+}
+
 ingot_status ingot_zoo_rows(json_t **out, const ingot_manifest *manifest, const ingot_shelf *shelf,
                             const ingot_zoo_options *options, bool with_figures,
                             ingot_error *error) {
-    json_t *rows = json_array(), *prints = take_fingerprints(manifest);
-    ingot_status status = INGOT_OK;
+    json_t *rows = json_array(), *prints = take_fingerprints(manifest), *tasks = NULL;
+    ingot_status status = ingot_cluster_states(&tasks, shelf, error);
     for (uint64_t i = 0; i < manifest->product_count && status == INGOT_OK; i++) {
         const ingot_zoo_product *p = &manifest->products[i];
         json_t *row = NULL;
@@ -131,10 +153,14 @@ ingot_status ingot_zoo_rows(json_t **out, const ingot_manifest *manifest, const 
             const char *print = json_string_value(json_array_get(prints, p->model));
             status =
                 make_row(&row, manifest, shelf, p, print != NULL ? print : "", with_figures, error);
+            if (row != NULL) {
+                add_cluster(row, json_object_get(tasks, p->name));
+            }
             (void)json_array_append_new(rows, row);
         }
     }
     json_decref(prints);
+    json_decref(tasks);
     if (status == INGOT_OK && with_figures) {
         status = mark_fronts(rows);
     }

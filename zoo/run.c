@@ -26,7 +26,8 @@ typedef enum task_state {
     TASK_RUNNING,
     TASK_DONE,
     TASK_FAILED,
-    TASK_LEFT /* not chosen, or the run was interrupted before */
+    TASK_LEFT,   /* the run was interrupted before */
+    TASK_STOPPED /* after its statistics, as was asked for */
 } task_state;
 
 typedef struct task {
@@ -162,9 +163,12 @@ static void open_task(runner *r, task *t) {
     } else if (t->job.step == INGOT_STEP_NONE) {
         t->was_finished = true;
         finish(r, t);
+    } else if (r->options->until_statistics && t->job.step != INGOT_STEP_STATISTICS) {
+        settle(r, t, TASK_STOPPED);
     } else {
         t->device = free_device(r);
-        t->job.device = r->manifest->devices[t->device];
+        t->job.device =
+            r->options->device != NULL ? r->options->device : r->manifest->devices[t->device];
         t->job.threads = (unsigned)(r->threads / r->jobs > 0 ? r->threads / r->jobs : 1);
         t->state = TASK_RUNNING;
         r->running++;
@@ -180,6 +184,8 @@ static void take_end(runner *r, task *t, int wait_status, const struct rusage *u
         fail(r, t);
     } else if (t->job.step == INGOT_STEP_NONE) {
         finish(r, t);
+    } else if (r->options->until_statistics) {
+        settle(r, t, TASK_STOPPED);
     } else if (ingot_interrupt_check(&t->error) != INGOT_OK) {
         fail(r, t);
     } else {
@@ -257,7 +263,7 @@ static void run_loop(runner *r) {
 /* ---- the result ----------------------------------------------------------------------------- */
 
 static json_t *task_json(const task *t) {
-    static const char *const names[] = {"waiting", "running", "done", "failed", "left"};
+    static const char *const names[] = {"waiting", "running", "done", "failed", "left", "stopped"};
     const bool is_failed = t->state == TASK_FAILED;
     json_t *object = json_object();
     char text[2200];

@@ -13,8 +13,10 @@ typedef struct ingot_zoo_options {
     const char *manifest_path;
     uint64_t jobs, threads; /* 0: as the manifest says */
     const char *only[INGOT_ZOO_MAX_ONLY];
-    uint64_t only_count; /* 0: all products */
-    const char *folder;  /* of the report's files; NULL: the shelf */
+    uint64_t only_count;   /* 0: all products */
+    const char *device;    /* for all products; NULL: those of the manifest */
+    bool until_statistics; /* run: products stop there */
+    const char *folder;    /* of the report's files; NULL: the shelf */
     bool as_json, is_forced;
     bool with_tensors; /* plan: tensor by tensor */
 } ingot_zoo_options;
@@ -42,6 +44,8 @@ ingot_status ingot_zoo_report(ingot_zoo_result *result, const ingot_manifest *ma
 ingot_status ingot_zoo_verify(ingot_zoo_result *result, const ingot_manifest *manifest,
                               const ingot_zoo_options *options,
                               ingot_error *error) INGOT_MUST_CHECK;
+ingot_status ingot_zoo_slurm(ingot_zoo_result *result, const ingot_manifest *manifest,
+                             const ingot_zoo_options *options, ingot_error *error) INGOT_MUST_CHECK;
 
 /* Whether --only, if given, names the product. */
 bool ingot_zoo_is_chosen(const ingot_zoo_options *options, const ingot_zoo_product *product);

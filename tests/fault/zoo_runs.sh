@@ -1,0 +1,175 @@
+# What can go wrong while a zoo runs: each has its message, and nothing else is lost.
+. "$INGOT_ROOT/tests/lib.sh"
+need ingot-zoo ingot-convert
+
+cp -r "$MODEL" model
+cp -r "$MODEL" other
+manifest() {
+    cat >zoo.json <<END
+{"shelf": "$1",
+ "models": {"m": "model", "o": "other"},
+ "texts": {"cal": "model/calibration.txt"},
+ "recipes": {"slow": {"defaults": {"bits": 3}, "samples": ${2:-6}}, "rtn": {"defaults": {"method": "rtn"}}},
+ "products": [{"model": "m", "recipes": ["slow"], "calibration": "cal"},
+  {"model": "o", "recipes": ["rtn"]}],
+ "devices": ["cpu"]${3:-}}
+END
+}
+# await COMMAND...: until it succeeds, a minute at most.
+await() {
+    waited=0
+    until "$@"; do
+        waited=$((waited + 1))
+        [ $waited -lt 600 ] || fail "waited for ever: $*"
+        sleep 0.1
+    done
+}
+begun() {
+    grep -qs '^block 1/' "$1/.ingot-zoo/logs/m@slow.log"
+}
+# The conversion that a run of ours has at work.
+convert_of() {
+    pgrep -P "$1" ingot-convert
+}
+
+# A worker killed by the system: its product fails, the other is made, the next run makes it.
+manifest killed
+ingot-zoo run zoo.json >out 2>err </dev/null &
+run=$!
+await begun killed
+kill -9 "$(convert_of $run)"
+code=0
+wait $run || code=$?
+[ "$code" = 2 ] || fail "exit code $code"
+grep -q 'm/slow: failed: ingot-convert was killed by signal 9 .*log: killed/.ingot-zoo/logs' err ||
+    { cat err >&2; fail "no reason"; }
+[ -e killed/o/rtn.ingot ] || fail "the other product was lost"
+expect_exit 2 ingot-zoo status zoo.json
+grep -q 'm/slow  *failed .*killed by signal 9' out || fail "$(cat out)"
+
+# A second run joins in: it waits for what the first one makes, and makes nothing twice.
+ingot-zoo run zoo.json >first 2>first.err </dev/null &
+run=$!
+await convert_of $run >pid
+expect_exit 0 ingot-zoo run zoo.json
+grep -q 'another run is at it' err || { cat err >&2; fail "it did not wait"; }
+grep -q '2 products: 0 made, 2 finished before' out || fail "$(cat out)"
+wait $run || fail "the first run failed: $(cat first.err)"
+cp killed/m/slow.ingot whole.ingot
+
+# The run itself is killed: so are its workers, and the next one goes on to the same bytes.
+manifest ended
+ingot-zoo run zoo.json >out 2>err </dev/null &
+run=$!
+await begun ended
+worker=$(convert_of $run)
+kill -9 $run
+wait $run 2>/dev/null || true
+gone() { ! kill -0 "$worker" 2>/dev/null; }
+await gone
+expect_exit 0 ingot-zoo run zoo.json
+cmp whole.ingot ended/m/slow.ingot
+expect_exit 0 ingot-zoo verify zoo.json
+
+# SIGINT: what runs is ended, what waits is left, and said so.
+manifest interrupted
+ingot-zoo run zoo.json >out 2>err </dev/null &
+run=$!
+await begun interrupted
+kill -TERM $run
+code=0
+wait $run || code=$?
+[ "$code" = 2 ] || fail "exit code $code after a signal"
+grep -q '1 left by the interruption' out || fail "$(cat out)"
+expect_exit 0 ingot-zoo run zoo.json
+cmp whole.ingot interrupted/m/slow.ingot
+
+# A checkpoint that is changed while it is converted gives no product.
+manifest changed
+ingot-zoo run zoo.json >out 2>err </dev/null &
+run=$!
+await begun changed
+touch model/model.safetensors
+code=0
+wait $run || code=$?
+[ "$code" = 1 ] || fail "exit code $code"
+grep -q 'm/slow: failed: model: the checkpoint was changed while it was converted' err ||
+    { cat err >&2; fail "no reason"; }
+[ -e changed/o/rtn.ingot ] || fail "the other product was lost"
+expect_exit 0 ingot-zoo run zoo.json
+
+# Clocks that jump change nothing: files of the future and of the past are the same files.
+touch -d 2037-01-01 changed/.ingot-zoo/records/*.json changed/.ingot-zoo/locks/*
+touch -d 1971-01-01 model/*
+expect_exit 0 ingot-zoo run zoo.json
+grep -q '0 made, 2 finished before' out || fail "$(cat out)"
+
+# What is foreign, damaged, missing or of another record is found.
+touch changed/stranger.ingot
+rm changed/o/rtn.ingot
+printf 'x' | dd of=changed/m/slow.ingot bs=1 seek=1500000 conv=notrunc 2>/dev/null
+expect_exit 1 ingot-zoo verify zoo.json
+grep -q '0 whole, 1 missing, 1 damaged, 0 stale' out || fail "$(cat out)"
+grep -q 'stranger.ingot: foreign' err || { cat err >&2; fail "the stranger was not found"; }
+sed -i 's/"state"/"stete"/' changed/.ingot-zoo/records/m@slow.json
+expect_exit 1 ingot-zoo verify zoo.json
+grep -q 'm/slow: damaged: its record is damaged' err || { cat err >&2; fail "no reason"; }
+
+# A file that is on no record is not replaced.
+manifest taken
+mkdir -p taken/o
+echo mine >taken/o/rtn.ingot
+expect_exit 2 ingot-zoo run zoo.json --only o/rtn
+grep -q 'o/rtn: failed: taken/o/rtn.ingot: a file that is not on record is in the place' err ||
+    { cat err >&2; fail "no reason"; }
+[ "$(cat taken/o/rtn.ingot)" = mine ] || fail "it was replaced"
+
+# Folders and texts that are not there are found before anything is begun, with the line.
+manifest nothing
+rm -r other
+expect_exit 2 ingot-zoo run zoo.json
+expect_error 'zoo.json: line 2: model "o": other: there is no such folder'
+cp -r "$MODEL" other
+sed -i 's,model/calibration.txt,no/such.txt,' zoo.json
+expect_exit 2 ingot-zoo plan zoo.json
+expect_error 'zoo.json: line 3: text "cal": no/such.txt: cannot open'
+expect_no_files nothing
+
+# What does not fit is named before it is begun.
+manifest small 6 ', "limits": {"host_bytes": 1000000}'
+expect_exit 2 ingot-zoo run zoo.json
+grep -q 'm/slow: failed: needs .* of host memory, there are 1.0 MB (fewer "samples"' err ||
+    { cat err >&2; fail "no reason"; }
+manifest small 6 ', "limits": {"disk_bytes": 1000000}'
+expect_exit 2 ingot-zoo run zoo.json
+expect_error 'nothing was begun: the products that are left need'
+
+# A disk that fills up in the middle, and one that cannot be written.
+if unshare -m true 2>/dev/null; then
+    mkdir full
+    manifest full 2 ', "limits": {"disk_bytes": 1000000000000}'
+    cat >inside.sh <<'END'
+set -eu
+. "$INGOT_ROOT/tests/lib.sh"
+mount -t tmpfs -o size=5m none full || exit 77
+expect_exit 2 ingot-zoo run zoo.json
+grep -qi 'failed: .*space' err || { cat err >&2; fail "no reason"; }
+grep -q '1 made, 0 finished before, 1 failed' out || fail "nothing else should be lost: $(cat out)"
+mount -o remount,size=50m full
+expect_exit 0 ingot-zoo run zoo.json
+grep -q '1 made, 1 finished before' out || fail "$(cat out)"
+mount -o remount,ro full
+sed -i 's/"bits": 3/"bits": 2/' zoo.json
+expect_exit 2 ingot-zoo run zoo.json
+grep -qi 'read-only' err || { cat err >&2; fail "no reason"; }
+END
+    code=0
+    unshare -m sh inside.sh || code=$?
+    case $code in
+        0) ;;
+        77) echo "SKIP: no tmpfs can be mounted here" ;;
+        *) exit "$code" ;;
+    esac
+else
+    echo "SKIP: only root can mount a small file system"
+fi

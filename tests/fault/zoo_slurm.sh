@@ -1,0 +1,125 @@
+# ingot-zoo slurm against a real slurmctld and two slurmd of this machine: shared statistics first,
+# one task a product, a node killed in the middle, its task requeued and finished on the other.
+. "$INGOT_ROOT/tests/lib.sh"
+need ingot-zoo
+[ "$(id -u)" = 0 ] || skip "only root runs slurmd here"
+export PATH="$PATH:/usr/sbin:/sbin"
+need munged slurmctld slurmd sbatch squeue scontrol
+
+here=$PWD
+host=$(hostname -s)
+port=$((20000 + $$ % 20000))
+mkdir state spool log munge
+chmod 700 munge
+dd if=/dev/urandom of=munge/key bs=1024 count=1 2>/dev/null
+chmod 600 munge/key
+cat >slurm.conf <<END
+ClusterName=zoo
+SlurmctldHost=$host(127.0.0.1)
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+AuthInfo=socket=$here/munge/socket
+CredType=cred/munge
+SlurmctldPort=$port
+SlurmctldPidFile=$here/ctld.pid
+SlurmdPidFile=$here/%n.pid
+StateSaveLocation=$here/state
+SlurmdSpoolDir=$here/spool/%n
+SlurmctldLogFile=$here/log/ctld
+SlurmdLogFile=$here/log/%n
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SwitchType=switch/none
+MpiDefault=none
+SlurmdTimeout=6
+ReturnToService=2
+SchedulerType=sched/backfill
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+SlurmdParameters=config_overrides
+AccountingStorageType=accounting_storage/none
+JobRequeue=1
+NodeName=z1 NodeHostname=$host NodeAddr=127.0.0.1 Port=$((port + 1)) CPUs=2 RealMemory=8000
+NodeName=z2 NodeHostname=$host NodeAddr=127.0.0.1 Port=$((port + 2)) CPUs=2 RealMemory=8000
+PartitionName=all Nodes=ALL Default=YES State=UP
+END
+export SLURM_CONF="$here/slurm.conf"
+
+# Whatever runs on a node of ours, or is one: their environment names our configuration.
+processes_of() {
+    grep -lazF "$1" /proc/[0-9]*/environ 2>/dev/null | sed -n 's,/proc/\([0-9]*\)/.*,\1,p'
+}
+end_all() {
+    for file in "$here"/*.pid "$here"/munge/pid; do
+        [ ! -e "$file" ] || kill -9 "$(cat "$file")" 2>/dev/null || true
+    done
+}
+trap end_all EXIT
+
+munged --force --key-file="$here/munge/key" --socket="$here/munge/socket" \
+    --pid-file="$here/munge/pid" --log-file="$here/log/munge" --seed-file="$here/munge/seed" \
+    2>log/munged.err || skip "munged does not start: $(cat log/munged.err)"
+slurmctld -f "$SLURM_CONF" || skip "slurmctld does not start: $(tail -3 log/ctld)"
+for node in z1 z2; do
+    slurmd -N $node -f "$SLURM_CONF" || skip "slurmd does not start: $(tail -3 log/$node)"
+done
+waited=0
+until [ "$(sinfo -h -N -o %t | grep -c idle)" = 2 ]; do
+    waited=$((waited + 1))
+    [ $waited -lt 30 ] || skip "the nodes do not come up: $(sinfo -h -N; tail -3 log/z1)"
+    sleep 1
+done
+
+cat >zoo.json <<END
+{"shelf": "shelf", "models": {"demo": "$MODEL"},
+ "texts": {"cal": "$MODEL/calibration.txt", "eval": "$MODEL/evaluation.txt"},
+ "recipes": {"rtn": {"defaults": {"method": "rtn"}},
+  "w4": {"samples": 2, "seq_len": 128}, "w3": {"defaults": {"bits": 3}, "samples": 2, "seq_len": 128},
+  "long": {"defaults": {"bits": 3}, "samples": 6}},
+ "defaults": {"evaluation": "eval", "windows": 1, "calibration": "cal"},
+ "products": [{"model": "demo", "recipes": ["long", "rtn"]},
+  {"model": "demo", "recipes": ["w4", "w3"], "statistics": true}],
+ "devices": ["cpu"], "limits": {"threads": 1}, "slurm": ["--partition=all"]}
+END
+
+expect_exit 0 ingot-zoo slurm zoo.json
+grep -q '4 products submitted' out || fail "$(cat out)"
+grep -q 'after statistics of job' out || fail "no job waits for the statistics: $(cat out)"
+expect_exit 2 ingot-zoo status zoo.json
+grep -qE 'demo/(w3|long) .*(queued|running)' out || fail "status does not ask Slurm: $(cat out)"
+expect_exit 0 ingot-zoo slurm zoo.json
+grep -q '^0 products submitted' out || fail "what is queued was submitted again: $(cat out)"
+
+# The node of the long conversion dies, with all that runs there, once a block is done.
+waited=0
+log=shelf/.ingot-zoo/logs/demo@long.log
+until grep -qs '^block 1/' $log; do
+    waited=$((waited + 1))
+    [ $waited -lt 90 ] || fail "the long conversion does not begin: $(squeue; cat $log)"
+    sleep 1
+done
+node=$(squeue -h -r -n ingot-zoo -o '%K|%N|%T' -t R | sed -n 's/^0|\(z[12]\)|.*/\1/p' | head -1)
+[ -n "$node" ] || fail "where does it run? $(squeue -r)"
+kill -9 "$(cat "$node.pid")"
+victims=$(processes_of "SLURMD_NODENAME=$node")
+for process in $victims; do
+    if grep -qazF "SLURM_CONF=$SLURM_CONF" "/proc/$process/environ" 2>/dev/null; then
+        kill -9 "$process" 2>/dev/null || true
+    fi
+done
+[ ! -e shelf/demo/long.ingot ] || fail "it was finished before its node died"
+scontrol update NodeName="$node" State=DOWN Reason=killed
+
+waited=0
+until ingot-zoo status zoo.json >out 2>err; do
+    waited=$((waited + 1))
+    [ $waited -lt 150 ] || fail "not finished: $(cat out; squeue -r; sinfo -h -N; tail -3 log/ctld)"
+    sleep 1
+done
+grep -q '4 products: 4 done' out || fail "$(cat out)"
+[ "$(ls shelf/.ingot-zoo/statistics/*.calib | wc -l)" = 1 ] || fail "statistics were not shared"
+grep -c 'demo/long: converting' shelf/.ingot-zoo/slurm/*.out | grep -q ':2$' ||
+    fail "the long conversion was not requeued"
+expect_exit 0 ingot-zoo verify zoo.json
+echo "node $node was killed; its task was finished on the other"
