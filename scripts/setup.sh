@@ -7,7 +7,8 @@
 set -eu
 packages="gcc make libopenblas-dev liblapack-dev libxxhash-dev libzstd-dev libcunit1-dev
           libjansson-dev libpcre2-dev libutf8proc-dev libssl-dev pkg-config"
-tests="python3 python3-numpy python3-xxhash python3-zstandard rustc file"
+tests="python3 python3-numpy python3-xxhash python3-zstandard rustc file procps
+       munge slurmctld slurmd slurm-client"
 case "${1:-}" in
     --test) packages="$packages $tests" ;;
     --check) packages="$packages $tests cppcheck" ;;
