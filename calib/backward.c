@@ -170,7 +170,22 @@ static ingot_status back_heads(const way *b, ingot_norm_slot slot, float *d, con
     return back_norm(b, slot, d, raw, b->tokens * heads, m->head_dim);
 }
 
-static ingot_status back_attention(const way *b, float *d) {
+/* d of the stream between the halves becomes that of the block's input x, by way of q, k and v. */
+static ingot_status back_projections(const way *b, float *d, const float *x) {
+    const ingot_tape *t = b->tape;
+    float *dx = t->d_hidden[0];
+    INGOT_TRY(b->ops->linear_backward(b->context, dx, &b->block->linear[INGOT_ROLE_Q], t->d_q,
+                                      false, b->tokens));
+    INGOT_TRY(b->ops->linear_backward(b->context, dx, &b->block->linear[INGOT_ROLE_K], t->d_k, true,
+                                      b->tokens));
+    INGOT_TRY(b->ops->linear_backward(b->context, dx, &b->block->linear[INGOT_ROLE_V], t->d_v, true,
+                                      b->tokens));
+    INGOT_TRY(back_norm(b, INGOT_SLOT_ATTENTION, dx, x, b->tokens, b->model->hidden));
+    return b->ops->add(b->context, d, dx, 1.0f, b->tokens * b->model->hidden);
+}
+
+/* x: the block's input, where its gradient is wanted. */
+static ingot_status back_attention(const way *b, float *d, const float *x) {
     const ingot_workspace *k = b->kept;
     const ingot_tape *t = b->tape;
     const ingot_model *m = b->model;
@@ -194,11 +209,12 @@ static ingot_status back_attention(const way *b, float *d) {
     INGOT_TRY(back_heads(b, INGOT_SLOT_K, t->d_k, k->k_raw, m->kv_heads));
     INGOT_TRY(back_linear(b, INGOT_ROLE_Q, NULL, false, t->d_q, k->normed));
     INGOT_TRY(back_linear(b, INGOT_ROLE_K, NULL, false, t->d_k, k->normed));
-    return back_linear(b, INGOT_ROLE_V, NULL, false, t->d_v, k->normed);
+    INGOT_TRY(back_linear(b, INGOT_ROLE_V, NULL, false, t->d_v, k->normed));
+    return x == NULL ? INGOT_OK : back_projections(b, d, x);
 }
 
 ingot_status ingot_tape_backward(ingot_tape *tape, const ingot_block *block, float *dy,
-                                 float *const gradient[INGOT_ROLE_COUNT]) {
+                                 const float *x, float *const gradient[INGOT_ROLE_COUNT]) {
     const way b = {
         .tape = tape,
         .model = tape->model,
@@ -210,5 +226,5 @@ ingot_status ingot_tape_backward(ingot_tape *tape, const ingot_block *block, flo
         .tokens = tape->sequences * tape->q_len,
     };
     INGOT_TRY(back_mlp(&b, dy));
-    return back_attention(&b, dy);
+    return back_attention(&b, dy, x);
 }

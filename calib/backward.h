@@ -1,8 +1,7 @@
 /* The backward pass of a decoder block: gradients of its linears' weights.
  *
  * Straight from the formulas, over the gradient operations of kernels/backend.h: dX = dY W,
- * dW = dY^T X, the rotation by the opposite angle, attention with scores computed again.  It stops
- * where weights end: the gradient of the block's own input is not computed. */
+ * dW = dY^T X, the rotation by the opposite angle, attention with scores computed again. */
 #ifndef INGOT_BACKWARD_H
 #define INGOT_BACKWARD_H
 
@@ -23,8 +22,11 @@ ingot_status ingot_tape_forward(ingot_tape *tape, const ingot_block *block, floa
 
 /* After ingot_tape_forward, with the same block: gradient[role][rows][cols] (device, NULL: not
  * wanted) += gradient by the values of that linear, from dy[sequences * q_len][hidden] (device),
- * the gradient by the block's output, which is overwritten.  Uses the tape up. */
+ * the gradient by the block's output, which is overwritten: it becomes that by the block's input
+ * where that is wanted, x[sequences * q_len][hidden] (device), the values of that input; NULL: not
+ * wanted.  Uses the tape up. */
 ingot_status ingot_tape_backward(ingot_tape *tape, const ingot_block *block, float *dy,
+                                 const float *x,
                                  float *const gradient[INGOT_ROLE_COUNT]) INGOT_MUST_CHECK;
 
 #endif

@@ -437,7 +437,8 @@ static ingot_status write_container(session *s, const ingot_writer_plan *plan,
                                 .phase_seconds = s->result->phase_seconds,
                                 .ledgers = s->ledgers,
                                 .steps = s->steps,
-                                .tunings = s->result->tunings};
+                                .tunings = s->result->tunings,
+                                .distillation = &s->result->distillation};
     ingot_status status = ingot_loop_run(&job, s->error);
     ingot_progress_end(&progress);
     *since = ingot_clock_seconds();
@@ -571,6 +572,14 @@ static json_t *tunings_json(const ingot_convert_result *r) {
     return array;
 }
 
+static json_t *distillation_json(const ingot_distill_result *r) {
+    json_t *object = json_object();
+    set(object, "before", ingot_json_number(r->before));
+    set(object, "after", ingot_json_number(r->after));
+    set(object, "steps", json_integer((json_int_t)r->step));
+    return object;
+}
+
 static void print_json(const ingot_convert_options *o, const ingot_convert_result *r,
                        const ingot_error *error) {
     json_t *object = json_object(), *phases = json_object();
@@ -594,6 +603,9 @@ static void print_json(const ingot_convert_options *o, const ingot_convert_resul
     set(object, "tensors", r->tensors != NULL ? json_incref(r->tensors) : json_null());
     set(object, "plan", r->forecast != NULL ? json_incref(r->forecast) : json_null());
     set(object, "tuning", r->is_written && r->tuning_count != 0 ? tunings_json(r) : json_null());
+    set(object, "distillation",
+        r->is_written && r->distillation.has_run ? distillation_json(&r->distillation)
+                                                 : json_null());
     set(object, "root", digest_or_null(r->root, r->is_written));
     set(object, "content_id", digest_or_null(r->content_id, r->is_written));
     set(object, "error", is_good ? json_null() : json_string(ingot_status_code(error->status)));
@@ -621,6 +633,10 @@ static void print_text(const ingot_convert_result *r) {
     if (start > 0) {
         printf("tuning took %.0f %% of the blocks' squared error on held-out windows away\n",
                100 * (1 - kept / start));
+    }
+    if (r->distillation.has_run) {
+        printf("distillation took the divergence on held-out windows from %.4f to %.4f\n",
+               r->distillation.before, r->distillation.after);
     }
     if (r->fallbacks != 0) {
         printf("%llu tensors fell back; the ledger says why\n", (unsigned long long)r->fallbacks);

@@ -28,6 +28,7 @@ typedef struct ingot_convert_result {
     uint64_t fallbacks;
     ingot_tune_result *tunings; /* [tuning_count], one a block; ingot_free */
     uint64_t tuning_count;
+    ingot_distill_result distillation;
     uint8_t root[16], content_id[16];
     bool is_written;
     char path[4096];  /* of the container, of a set its first shard */

@@ -116,7 +116,9 @@ static ingot_status convert_matrix(ingot_loop *l, uint64_t index, source_pair so
     if (stored != NULL) {
         ingot_team_show(&l->rank, l->job->plan->tensors[index].role, &packed);
     }
-    if (ingot_loop_is_writer(l)) {
+    if (l->distill != NULL && stored != NULL) {
+        INGOT_TRY(ingot_loop_keep_matrix(l, index, &q));
+    } else if (ingot_loop_is_writer(l)) {
         INGOT_TRY(ingot_loop_put_behind(l, index, &packed, ledger));
     }
     if (stored != NULL) {
@@ -518,6 +520,9 @@ static ingot_status convert_block_steps(ingot_loop *l, ingot_block_state *state)
                                   &(ingot_batch_use){0}, l->error));
         ingot_loop_lap(l, INGOT_PHASE_PROPAGATE, &since);
     }
+    if (l->distill != NULL) {
+        INGOT_TRY(ingot_distill_keep_block(l->distill, &state->block));
+    }
     if (ingot_loop_is_writer(l)) {
         report_block(l, state, ingot_clock_seconds() - start);
     }
@@ -585,7 +590,7 @@ static ingot_status convert_all(ingot_loop *l) {
             INGOT_TRY(ingot_loop_copy_dense(l, i));
         }
     }
-    return INGOT_OK;
+    return l->distill != NULL ? ingot_loop_distill(l) : INGOT_OK;
 }
 
 static ingot_status open_memory(ingot_loop_memory *m, const ingot_backend *backend) {
@@ -614,6 +619,9 @@ static ingot_status run_rank(const ingot_loop_job *job, const ingot_rank *rank, 
     INGOT_GO(open_memory(&l.tensors[1], job->backend));
     INGOT_GO(ingot_backend_arena_create(&l.scratch, job->backend));
     INGOT_GO(ingot_backend_arena_create(&l.tuning, job->backend));
+    if (job->is_tuned && judges != 0 && rank->size == 1 && !job->plan->has_folds) {
+        INGOT_GO(ingot_distill_create(&l.distill, job));
+    }
     INGOT_GO(ingot_worker_create(&l.writing));
     INGOT_GO(ingot_prefetch_create(&l.prefetch, job));
     INGOT_GO(convert_all(&l));
@@ -624,6 +632,7 @@ done:
         ingot_team_leave(rank);
     }
     ingot_worker_destroy(l.writing); /* first: it may be using what goes next */
+    ingot_distill_destroy(l.distill);
     ingot_prefetch_destroy(l.prefetch);
     ingot_batch_destroy(&l.batch, job->backend);
     close_memory(&l.block);

@@ -32,6 +32,14 @@ typedef struct ingot_tune_result {
     unsigned step; /* whose iterate was kept; 0: the start */
 } ingot_tune_result;
 
+/* What distillation came to (convert/distill.h): mean divergence in nats on the windows that are
+ * held out. */
+typedef struct ingot_distill_result {
+    double before, after;
+    unsigned step; /* whose scales were kept; 0: those it began with */
+    bool has_run;
+} ingot_distill_result;
+
 typedef struct ingot_loop_job {
     const ingot_checkpoint *checkpoint;
     const ingot_weight_source *source; /* over the checkpoint */
@@ -46,10 +54,11 @@ typedef struct ingot_loop_job {
     uint64_t seed;
     ingot_writer *writer;
     ingot_progress *progress;
-    double *phase_seconds;      /* [INGOT_PHASE_COUNT], added to */
-    ingot_ledger *ledgers;      /* [plan->count], filled */
-    ingot_steps_taken *steps;   /* [plan->count], filled for quantized tensors */
-    ingot_tune_result *tunings; /* [model->layers], filled where blocks are tuned */
+    double *phase_seconds;              /* [INGOT_PHASE_COUNT], added to */
+    ingot_ledger *ledgers;              /* [plan->count], filled */
+    ingot_steps_taken *steps;           /* [plan->count], filled for quantized tensors */
+    ingot_tune_result *tunings;         /* [model->layers], filled where blocks are tuned */
+    ingot_distill_result *distillation; /* filled where blocks are tuned */
 } ingot_loop_job;
 
 /* Converts every tensor of the plan and puts it into the writer. */

@@ -6,6 +6,7 @@
 
 #include "common/worker.h"
 #include "convert/collect.h"
+#include "convert/distill.h"
 #include "convert/loop.h"
 #include "convert/prefetch.h"
 #include "convert/team_run.h"
@@ -36,6 +37,7 @@ typedef struct ingot_loop {
     ingot_arena *scratch; /* device, a call */
     ingot_arena *tuning;  /* device, while a block is tuned */
     ingot_tuned_matrix tuned[INGOT_ROLE_COUNT]; /* of the block at hand */
+    ingot_distill *distill; /* NULL: no distillation, matrices are written at once */
     ingot_prefetch *prefetch;
     ingot_worker *writing; /* puts a packed matrix into the writer */
     struct ingot_loop_put {
@@ -85,5 +87,11 @@ ingot_status ingot_loop_write_folded(ingot_loop *l, uint64_t index,
                                      const ingot_block_state *state) INGOT_MUST_CHECK;
 ingot_status ingot_loop_write_fold(ingot_loop *l, uint64_t index,
                                    const ingot_block_state *state) INGOT_MUST_CHECK;
+
+/* loop_distill.c: a matrix of the block at hand that will be distilled, and the block it is in. */
+ingot_status ingot_loop_keep_matrix(ingot_loop *l, uint64_t index,
+                                    const ingot_quantized *q) INGOT_MUST_CHECK;
+/* Distils what was kept, and writes it. */
+ingot_status ingot_loop_distill(ingot_loop *l) INGOT_MUST_CHECK;
 
 #endif

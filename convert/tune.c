@@ -170,7 +170,7 @@ static ingot_status add_gradients(const tuner *t, const uint64_t *windows, uint6
         INGOT_TRY(t->ops->norm_backward(t->context, t->normed, t->normed, t->x, t->ones, t->norm,
                                         t->model->norm_eps, n * t->batch->length,
                                         t->model->hidden));
-        INGOT_TRY(ingot_tape_backward(t->tape, &t->block, t->normed, t->gradient));
+        INGOT_TRY(ingot_tape_backward(t->tape, &t->block, t->normed, NULL, t->gradient));
     }
     return INGOT_OK;
 }

@@ -148,6 +148,10 @@ typedef struct ingot_backend_ops {
     /* kl[m] = KL(softmax(p) || softmax(q)) in nats, FP64 inside, never negative */
     ingot_status (*divergence)(void *context, double *kl, const float *p, const float *q,
                                uint64_t m, uint64_t vocab);
+    /* In place: q[m][vocab] becomes share (softmax(q) - softmax(p)), share times the gradient of
+     * KL(softmax(p) || softmax(q)) by q; device memory */
+    ingot_status (*divergence_backward)(void *context, float *q, const float *p, float share,
+                                        uint64_t m, uint64_t vocab);
 
     /* The functions of kernels/quantize.h and refine.h of like name, on device memory: views, w,
      * gram, folds, importance, outliers and the arrays inside *q and *factor are device memory,
@@ -173,6 +177,10 @@ typedef struct ingot_backend_ops {
     ingot_status (*tuning_round)(void *context, ingot_quantized *q, const ingot_tuning *t);
     ingot_status (*tuning_step)(void *context, const ingot_tuning *t, const ingot_quantized *q,
                                 const float *gradient, float rate, float gain_rate);
+    ingot_status (*scale_backward)(void *context, float *out, const ingot_quantized *q,
+                                   const float *gradient);
+    ingot_status (*scale_step)(void *context, ingot_quantized *q, float *gain, const float *start,
+                               const float *gradient, float rate);
     ingot_status (*outliers_choose)(void *context, ingot_quantized *q, const float *w,
                                     const float *importance, uint64_t count, ingot_dtype dtype,
                                     ingot_arena *arena, ingot_arena *scratch);

@@ -166,6 +166,15 @@ void ingot_tuning_round(ingot_quantized *q, const ingot_tuning *t, ingot_pool *p
 void ingot_tuning_step(const ingot_tuning *t, const ingot_quantized *q, const float *gradient,
                        float rate, float gain_rate, ingot_pool *pool);
 
+/* out[rows][groups] += the gradient by what each group's scale is multiplied by, divided by that
+ * scale: the sum of gradient[rows][cols] times code - zero, FP32 in a fixed order. */
+void ingot_scale_backward(float *out, const ingot_quantized *q, const float *gradient,
+                          ingot_pool *pool);
+/* One step of signed descent of scales alone: gain[rows][groups] -= rate sign(gradient * start),
+ * within 1/2 .. 2, and the stored scales of q become start * gain; both [rows][groups]. */
+void ingot_scale_step(ingot_quantized *q, float *gain, const float *start, const float *gradient,
+                      float rate, ingot_pool *pool);
+
 /* ---- errors ----------------------------------------------------------------------------- */
 
 /* The data-free relative error ||W F - W'||_F / ||W F||_F of a stored matrix, where

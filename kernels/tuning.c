@@ -153,3 +153,71 @@ void ingot_tuning_step(const ingot_tuning *t, const ingot_quantized *q, const fl
     tuning_task task = {.t = t, .q = q, .gradient = gradient, .rate = rate, .gain_rate = gain_rate};
     ingot_pool_run(pool, ingot_row_tiles(q->rows), run_tile, &task);
 }
+
+/* ---- scales alone --------------------------------------------------------------------------- */
+
+typedef struct scale_task {
+    const ingot_quantized *q;
+    float *out;            /* gradient by the gains, or the gains themselves */
+    const float *gradient; /* by the weights, or by the gains */
+    const float *start;
+    float rate;
+} scale_task;
+
+static void sum_row(const scale_task *task, uint64_t row) {
+    const ingot_quantized *q = task->q;
+    for (uint64_t g = 0; g < q->groups; g++) {
+        const float zero = (float)q->zeros[row * q->groups + g];
+        float lanes[LANES] = {0}, sum = 0.0f;
+        uint64_t begin, end;
+        group_range(q, g, &begin, &end);
+        const uint8_t *codes = q->codes + row * q->cols;
+        const float *slopes = task->gradient + row * q->cols;
+        for (uint64_t first = begin; first < end; first += LANES) {
+            const uint64_t count = ingot_min_u64(LANES, end - first);
+            for (uint64_t i = 0; i < count; i++) {
+                lanes[i] += slopes[first + i] * ((float)codes[first + i] - zero);
+            }
+        }
+        for (unsigned i = 0; i < LANES; i++) {
+            sum += lanes[i];
+        }
+        task->out[row * q->groups + g] += sum;
+    }
+}
+
+static void step_scales(const scale_task *task, uint64_t row) {
+    const ingot_quantized *q = task->q;
+    for (uint64_t at = row * q->groups; at < (row + 1) * q->groups; at++) {
+        const float start = task->start[at];
+        const float gain = task->out[at] - task->rate * sign_of(task->gradient[at] * start);
+        task->out[at] = fminf(fmaxf(gain, GAIN_LEAST), GAIN_MOST);
+        const float stored = ingot_scale_store(start * task->out[at], q->format.scale_dtype);
+        q->scales[at] = stored != 0.0f ? stored : start;
+    }
+}
+
+static void run_scale_tile(void *context, size_t tile, unsigned worker) {
+    const scale_task *task = context;
+    const uint64_t end = ingot_tile_end(tile, task->q->rows);
+    (void)worker;
+    for (uint64_t row = tile == 0 ? 0 : ingot_tile_end(tile - 1, task->q->rows); row < end; row++) {
+        if (task->start != NULL) {
+            step_scales(task, row);
+        } else {
+            sum_row(task, row);
+        }
+    }
+}
+
+void ingot_scale_backward(float *out, const ingot_quantized *q, const float *gradient,
+                          ingot_pool *pool) {
+    scale_task task = {.q = q, .out = out, .gradient = gradient};
+    ingot_pool_run(pool, ingot_row_tiles(q->rows), run_scale_tile, &task);
+}
+
+void ingot_scale_step(ingot_quantized *q, float *gain, const float *start, const float *gradient,
+                      float rate, ingot_pool *pool) {
+    scale_task task = {.q = q, .out = gain, .gradient = gradient, .start = start, .rate = rate};
+    ingot_pool_run(pool, ingot_row_tiles(q->rows), run_scale_tile, &task);
+}

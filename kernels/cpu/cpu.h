@@ -186,6 +186,8 @@ ingot_status ingot_cpu_score(void *context, double *nll, uint32_t *best, const f
                              const uint32_t *targets, uint64_t m, uint64_t vocab);
 ingot_status ingot_cpu_divergence(void *context, double *kl, const float *p, const float *q,
                                   uint64_t m, uint64_t vocab);
+ingot_status ingot_cpu_divergence_backward(void *context, float *q, const float *p, float share,
+                                           uint64_t m, uint64_t vocab);
 
 ingot_status ingot_cpu_values(void *context, float *out, uint64_t *bad,
                               const ingot_weight_view *source, const float *row_fold,
@@ -227,6 +229,10 @@ ingot_status ingot_cpu_tuning_begin(void *context, const ingot_tuning *t, const 
 ingot_status ingot_cpu_tuning_round(void *context, ingot_quantized *q, const ingot_tuning *t);
 ingot_status ingot_cpu_tuning_step(void *context, const ingot_tuning *t, const ingot_quantized *q,
                                    const float *gradient, float rate, float gain_rate);
+ingot_status ingot_cpu_scale_backward(void *context, float *out, const ingot_quantized *q,
+                                      const float *gradient);
+ingot_status ingot_cpu_scale_step(void *context, ingot_quantized *q, float *gain,
+                                  const float *start, const float *gradient, float rate);
 
 /* Fills *out for a pool of `threads`.  INGOT_ERR_DEVICE when INGOT_CPU_ISA asks for what the
  * processor lacks. */

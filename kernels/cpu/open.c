@@ -124,6 +124,7 @@ static const ingot_backend_ops cpu_ops = {
     .inner = ingot_cpu_inner,
     .score = ingot_cpu_score,
     .divergence = ingot_cpu_divergence,
+    .divergence_backward = ingot_cpu_divergence_backward,
     .values = ingot_cpu_values,
     .gram_fold = ingot_cpu_gram_fold,
     .gram_diagonal = ingot_cpu_gram_diagonal,
@@ -143,6 +144,8 @@ static const ingot_backend_ops cpu_ops = {
     .tuning_begin = ingot_cpu_tuning_begin,
     .tuning_round = ingot_cpu_tuning_round,
     .tuning_step = ingot_cpu_tuning_step,
+    .scale_backward = ingot_cpu_scale_backward,
+    .scale_step = ingot_cpu_scale_step,
     .close = cpu_close,
 };
 

@@ -118,3 +118,15 @@ ingot_status ingot_cpu_tuning_step(void *context, const ingot_tuning *t, const i
     ingot_tuning_step(t, q, gradient, rate, gain_rate, pool_of(context));
     return INGOT_OK;
 }
+
+ingot_status ingot_cpu_scale_backward(void *context, float *out, const ingot_quantized *q,
+                                      const float *gradient) {
+    ingot_scale_backward(out, q, gradient, pool_of(context));
+    return INGOT_OK;
+}
+
+ingot_status ingot_cpu_scale_step(void *context, ingot_quantized *q, float *gain,
+                                  const float *start, const float *gradient, float rate) {
+    ingot_scale_step(q, gain, start, gradient, rate, pool_of(context));
+    return INGOT_OK;
+}

@@ -76,6 +76,83 @@ ingot_status ingot_cpu_divergence(void *context, double *kl, const float *p, con
     return INGOT_OK;
 }
 
+#define EXP_RUN 256u
+
+/* out[n] = share (out - softmax(p)), the sum of exp(p - top) being `total`. */
+static void subtract_softmax(const ingot_cpu_math_ops *math, float *out, const float *p, float top,
+                             double total, float share, uint64_t n) {
+    float e[EXP_RUN];
+    for (uint64_t first = 0; first < n; first += EXP_RUN) {
+        const uint64_t count = ingot_min_u64(EXP_RUN, n - first);
+        for (uint64_t i = 0; i < count; i++) {
+            e[i] = p[first + i] - top;
+        }
+        math->exp_f32(e, e, count);
+        for (uint64_t i = 0; i < count; i++) {
+            out[first + i] = share * (out[first + i] - (float)((double)e[i] / total));
+        }
+    }
+}
+
+/* *total = sum exp(x[n] - top) */
+static void softmax_sum(const ingot_cpu_math_ops *math, double *total, const float *x, float top,
+                        uint64_t n) {
+    float e[EXP_RUN];
+    *total = 0;
+    for (uint64_t first = 0; first < n; first += EXP_RUN) {
+        const uint64_t count = ingot_min_u64(EXP_RUN, n - first);
+        for (uint64_t i = 0; i < count; i++) {
+            e[i] = x[first + i] - top;
+        }
+        math->exp_f32(e, e, count);
+        for (uint64_t i = 0; i < count; i++) {
+            *total += (double)e[i];
+        }
+    }
+}
+
+typedef struct slope_task {
+    const ingot_cpu *cpu;
+    ingot_cpu_cut cut;
+    float *q;
+    const float *p;
+    float share;
+    uint64_t vocab;
+} slope_task;
+
+static void slope_rows(void *context, size_t index, unsigned worker) {
+    const slope_task *t = context;
+    const ingot_cpu_math_ops *math = t->cpu->isa->math;
+    const uint64_t n = t->vocab, begin = ingot_cpu_cut_begin(&t->cut, index);
+    const uint64_t end = begin + ingot_cpu_cut_size(&t->cut, index);
+    (void)worker;
+    for (uint64_t row = begin; row < end; row++) {
+        float *q = t->q + row * n;
+        const float *p = t->p + row * n;
+        const float top_q = q[math->argmax(q, n)], top_p = p[math->argmax(p, n)];
+        double total_q, total_p;
+        softmax_sum(math, &total_q, q, top_q, n);
+        softmax_sum(math, &total_p, p, top_p, n);
+        for (uint64_t i = 0; i < n; i++) {
+            q[i] -= top_q;
+        }
+        math->exp_f32(q, q, n);
+        for (uint64_t i = 0; i < n; i++) {
+            q[i] = (float)((double)q[i] / total_q);
+        }
+        subtract_softmax(math, q, p, top_p, total_p, t->share, n);
+    }
+}
+
+ingot_status ingot_cpu_divergence_backward(void *context, float *q, const float *p, float share,
+                                           uint64_t m, uint64_t vocab) {
+    const ingot_cpu *cpu = context;
+    slope_task t = {
+        .cpu = cpu, .cut = cut_logits(m, vocab), .q = q, .p = p, .share = share, .vocab = vocab};
+    ingot_pool_run(cpu->pool, t.cut.count, slope_rows, &t);
+    return INGOT_OK;
+}
+
 typedef struct pair_task {
     const float *a, *b;
     double *sums; /* [tiles] */

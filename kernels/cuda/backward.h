@@ -28,5 +28,9 @@ ingot_status cuda_tuning_begin(void *context, const ingot_tuning *t, const ingot
 ingot_status cuda_tuning_round(void *context, ingot_quantized *q, const ingot_tuning *t);
 ingot_status cuda_tuning_step(void *context, const ingot_tuning *t, const ingot_quantized *q,
                               const float *gradient, float rate, float gain_rate);
+ingot_status cuda_scale_backward(void *context, float *out, const ingot_quantized *q,
+                                 const float *gradient);
+ingot_status cuda_scale_step(void *context, ingot_quantized *q, float *gain, const float *start,
+                             const float *gradient, float rate);
 
 #endif

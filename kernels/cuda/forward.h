@@ -38,6 +38,8 @@ ingot_status cuda_score(void *context, double *nll, uint32_t *best, const float 
                         const uint32_t *targets, uint64_t m, uint64_t vocab);
 ingot_status cuda_divergence(void *context, double *kl, const float *p, const float *q, uint64_t m,
                              uint64_t vocab);
+ingot_status cuda_divergence_backward(void *context, float *q, const float *p, float share,
+                                      uint64_t m, uint64_t vocab);
 
 /* measure.cu */
 ingot_status cuda_measure_read(void *context, double *bytes_per_second);

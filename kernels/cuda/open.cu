@@ -14,9 +14,9 @@ extern "C" {
 #include <cstdlib>
 #include <cstring>
 
-#define LEAST_MAJOR     8                    /* of compute capability: Ampere */
+#define LEAST_MAJOR 8 /* of compute capability: Ampere */
 
-#define BATCH_TOKENS    16384u /* of one forward call: a GEMM of 16384 x 4096 x 4096 takes 0.8 ms */
+#define BATCH_TOKENS 16384u /* of one forward call: a GEMM of 16384 x 4096 x 4096 takes 0.8 ms */
 
 /* ---- memory -----------------------------------------------------------------------------------
  */
@@ -384,12 +384,15 @@ static const ingot_backend_ops *operations(void) {
     ops.tuning_begin = cuda_tuning_begin;
     ops.tuning_round = cuda_tuning_round;
     ops.tuning_step = cuda_tuning_step;
+    ops.scale_backward = cuda_scale_backward;
+    ops.scale_step = cuda_scale_step;
     ops.gram = cuda_gram;
     ops.drift = cuda_drift;
     ops.distance = cuda_distance;
     ops.inner = cuda_inner;
     ops.score = cuda_score;
     ops.divergence = cuda_divergence;
+    ops.divergence_backward = cuda_divergence_backward;
     ops.values = cuda_values;
     ops.gram_fold = cuda_gram_fold;
     ops.gram_diagonal = cuda_gram_diagonal;

@@ -128,6 +128,31 @@ __global__ __launch_bounds__(THREADS) static void divergence_kernel(double *kl,
     }
 }
 
+/* q becomes share (softmax(q) - softmax(p)). */
+__global__ __launch_bounds__(THREADS) static void slope_kernel(float *all_q,
+                                                               const float *__restrict__ all_p,
+                                                               float share, uint64_t m,
+                                                               uint64_t vocab) {
+    for (uint64_t row = blockIdx.x; row < m; row += gridDim.x) {
+        const float *p = all_p + row * vocab;
+        float *q = all_q + row * vocab;
+        const float top_p = row_peak(p, vocab).value, top_q = row_peak(q, vocab).value;
+        double sum_p = 0.0, sum_q = 0.0;
+#pragma unroll 2
+        for (uint64_t i = threadIdx.x; i < vocab; i += THREADS) {
+            sum_p += (double)expf(p[i] - top_p);
+            sum_q += (double)expf(q[i] - top_q);
+        }
+        const float part_p = (float)(1.0 / block_sum(sum_p)),
+                    part_q = (float)(1.0 / block_sum(sum_q));
+#pragma unroll 2
+        for (uint64_t i = threadIdx.x; i < vocab; i += THREADS) {
+            q[i] = share * (expf(q[i] - top_q) * part_q - expf(p[i] - top_p) * part_p);
+        }
+        __syncthreads(); /* the sums are read before the next row's are written */
+    }
+}
+
 static unsigned rows_grid(uint64_t m) {
     return (unsigned)ingot_min_u64(m, UINT64_C(1) << 30);
 }
@@ -187,6 +212,19 @@ ingot_status cuda_divergence(void *context, double *kl, const float *p, const fl
                                                                   vocab);
     INGOT_TRY(ingot_cuda_launched());
     return fetch(cuda, kl, values.as<double>(), m * sizeof *kl);
+}
+
+ingot_status cuda_divergence_backward(void *context, float *q, const float *p, float share,
+                                      uint64_t m, uint64_t vocab) {
+    const ingot_cuda *cuda = ingot_cuda_of(context);
+    if (m == 0 || vocab == 0) {
+        return INGOT_OK;
+    }
+    if (vocab > UINT32_MAX) {
+        return INGOT_ERR_UNSUPPORTED;
+    }
+    slope_kernel<<<rows_grid(m), THREADS, 0, cuda->stream>>>(q, p, share, m, vocab);
+    return ingot_cuda_launched();
 }
 
 /* sums[block] of a run of PAIR_RUN elements each: of products, or of squared differences */

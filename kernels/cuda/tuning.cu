@@ -127,6 +127,39 @@ __global__ __launch_bounds__(THREADS) static void tuning_step_kernel(const tunin
     }
 }
 
+/* A warp per group: sum of slopes times code - zero, added to out. */
+__global__ __launch_bounds__(THREADS) static void scale_backward_kernel(float *out,
+                                                                        const tuning_job job) {
+    group_place p;
+    for (uint64_t i = warp_index(); place_of(job, i, &p); i += warp_count()) {
+        const float zero = (float)job.zeros[p.group];
+        float sum = 0.0f;
+        for (uint64_t j = p.begin + threadIdx.x % 32; j < p.begin + p.count; j += 32) {
+            sum = fmaf(job.gradient[j], (float)job.codes[j] - zero, sum);
+        }
+        for (int lane = 16; lane > 0; lane /= 2) {
+            sum += __shfl_xor_sync(0xffffffffu, sum, lane);
+        }
+        if (threadIdx.x % 32 == 0) {
+            out[p.group] += sum;
+        }
+    }
+}
+
+/* A thread per group; job.gradient is that of the gains. */
+__global__ __launch_bounds__(THREADS) static void scale_step_kernel(const tuning_job job) {
+    const uint64_t count = job.rows * job.groups, stride = (uint64_t)gridDim.x * THREADS;
+    for (uint64_t i = (uint64_t)blockIdx.x * THREADS + threadIdx.x; i < count; i += stride) {
+        const float start = job.t.start_scale[i];
+        const float moved = __fsub_rn(
+            job.t.gain[i], __fmul_rn(job.rate, sign_of(__fmul_rn(job.gradient[i], start))));
+        const float gain = fminf(fmaxf(moved, GAIN_LEAST), GAIN_MOST);
+        const float stored = cuda_scale_store(__fmul_rn(start, gain), job.scale_dtype);
+        job.t.gain[i] = gain;
+        job.scales[i] = stored != 0.0f ? stored : start;
+    }
+}
+
 static unsigned grid_of(const ingot_cuda *cuda, const tuning_job &job) {
     const uint64_t wanted = ingot_ceil_div(job.rows * job.groups, THREADS / 32);
     return (unsigned)ingot_min_u64(ingot_max_u64(wanted, 1), 64u * (unsigned)cuda->multiprocessors);
@@ -162,5 +195,28 @@ ingot_status cuda_tuning_step(void *context, const ingot_tuning *t, const ingot_
     job.rate = rate;
     job.gain_rate = gain_rate;
     tuning_step_kernel<<<grid_of(cuda, job), THREADS, 0, cuda->stream>>>(job);
+    return ingot_cuda_launched();
+}
+
+ingot_status cuda_scale_backward(void *context, float *out, const ingot_quantized *q,
+                                 const float *gradient) {
+    const ingot_cuda *cuda = ingot_cuda_of(context);
+    const ingot_tuning none = {};
+    tuning_job job = job_of(q, &none);
+    job.gradient = gradient;
+    scale_backward_kernel<<<grid_of(cuda, job), THREADS, 0, cuda->stream>>>(out, job);
+    return ingot_cuda_launched();
+}
+
+ingot_status cuda_scale_step(void *context, ingot_quantized *q, float *gain, const float *start,
+                             const float *gradient, float rate) {
+    const ingot_cuda *cuda = ingot_cuda_of(context);
+    ingot_tuning t = {};
+    t.gain = gain;
+    t.start_scale = const_cast<float *>(start);
+    tuning_job job = job_of(q, &t);
+    job.gradient = gradient;
+    job.rate = rate;
+    scale_step_kernel<<<grid_of(cuda, job), THREADS, 0, cuda->stream>>>(job);
     return ingot_cuda_launched();
 }

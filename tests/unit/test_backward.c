@@ -397,9 +397,37 @@ static void check_role(const device *d, block_case *c, ingot_role role, const fl
     largest_share = fmax(largest_share, worst / bound);
 }
 
-/* Gradients of a block on one backend, added to -2^-10: gradient[role] is host memory. */
+/* The same for the gradient by the block's input. */
+static void check_input(const device *d, block_case *c, const float *got, unsigned places) {
+    const uint64_t hidden = c->t->model.hidden;
+    double largest = 0, worst = 0;
+    for (uint64_t i = 0; i < TOKENS * hidden; i++) {
+        largest = fmax(largest, fabs((double)got[i]));
+    }
+    for (unsigned k = 0; k < places; k++) {
+        const uint64_t i = input_below(TOKENS * hidden);
+        double *x = &c->x[i / hidden][i % hidden];
+        const double kept = *x;
+        *x = kept + 0x1p-16;
+        const double above = block_loss(c);
+        *x = kept - 0x1p-16;
+        const double slope = (above - block_loss(c)) / 0x1p-15;
+        *x = kept;
+        worst = fmax(worst, fabs(slope - (double)got[i]) / largest);
+    }
+    const double bound = d->product_epsilon != 0 ? 2e-2 : 2e-4;
+    if (!(worst <= bound && largest > 0)) {
+        printf("\n    %s input on %s: error %g of %g\n", c->t->model.family, d->backend[0].path,
+               worst, largest);
+    }
+    CU_ASSERT(worst <= bound && largest > 0);
+    largest_share = fmax(largest_share, worst / bound);
+}
+
+/* Gradients of a block on one backend, added to -2^-10: gradient[role] is host memory; dx: that by
+ * its input. */
 static void run_block(const ingot_backend *b, const block_case *c,
-                      float *gradient[INGOT_ROLE_COUNT]) {
+                      float *gradient[INGOT_ROLE_COUNT], float *dx) {
     const ingot_model *m = &c->t->model;
     const uint64_t floats = TOKENS * m->hidden;
     float *there[INGOT_ROLE_COUNT] = {NULL}, *host = malloc(floats * sizeof *host);
@@ -420,13 +448,13 @@ static void run_block(const ingot_backend *b, const block_case *c,
     for (uint64_t i = 0; i < floats; i++) {
         host[i] = (float)c->x[i / m->hidden][i % m->hidden];
     }
-    float *x = device_put_floats(b, host, floats);
+    float *x = device_put_floats(b, host, floats), *input = device_put_floats(b, host, floats);
     for (uint64_t i = 0; i < floats; i++) {
         host[i] = (float)c->slope[i / m->hidden][i % m->hidden];
     }
     float *dy = device_put_floats(b, host, floats);
     CU_ASSERT(ingot_tape_forward(tape, &block, x, SEQUENCES, LENGTH) == INGOT_OK);
-    CU_ASSERT(ingot_tape_backward(tape, &block, dy, there) == INGOT_OK);
+    CU_ASSERT(ingot_tape_backward(tape, &block, dy, input, there) == INGOT_OK);
     for (unsigned role = 0; role < INGOT_ROLE_COUNT; role++) {
         if (there[role] != NULL) {
             device_take(b, gradient[role], there[role],
@@ -434,7 +462,8 @@ static void run_block(const ingot_backend *b, const block_case *c,
         }
     }
     device_take(b, NULL, x, floats * sizeof *x);
-    device_take(b, NULL, dy, floats * sizeof *dy);
+    device_take(b, NULL, input, floats * sizeof *x);
+    device_take(b, dx, dy, floats * sizeof *dy);
     ingot_tape_destroy(tape);
     ingot_block_release(&block, b);
     ingot_arena_destroy(arena);
@@ -444,6 +473,7 @@ static void run_block(const ingot_backend *b, const block_case *c,
 static void check_block(tiny_model *t, uint64_t layer, unsigned places) {
     block_case *c = calloc(1, sizeof *c);
     float *first[INGOT_ROLE_COUNT], *again[INGOT_ROLE_COUNT];
+    static float dx[2][TOKENS * TINY_MAX];
     c->t = t;
     c->layer = layer;
     for (uint64_t i = 0; i < TOKENS * t->model.hidden; i++) {
@@ -459,8 +489,11 @@ static void check_block(tiny_model *t, uint64_t layer, unsigned places) {
         if (!devices[d].is_open) {
             continue;
         }
-        run_block(&devices[d].backend[0], c, first);
-        run_block(&devices[d].backend[1], c, again);
+        run_block(&devices[d].backend[0], c, first, dx[0]);
+        run_block(&devices[d].backend[1], c, again, dx[1]);
+        check_input(&devices[d], c, dx[0], places);
+        device_check_bits("input gradient", "with two threads", dx[0], dx[1],
+                          TOKENS * t->model.hidden);
         for (unsigned role = 0; role < INGOT_ROLE_COUNT; role++) {
             if (t->model.linear[role].is_present) {
                 check_role(&devices[d], c, (ingot_role)role, first[role], places);

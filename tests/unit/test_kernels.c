@@ -541,6 +541,71 @@ static void check_divergence(uint64_t m, uint64_t vocab, double noise) {
     free(first);
 }
 
+typedef struct slope_case {
+    const float *p, *q;
+    float share;
+    uint64_t m, vocab;
+} slope_case;
+
+static void run_slope(const ingot_backend *b, const void *argument, float *out) {
+    const slope_case *c = argument;
+    float *p = device_put_floats(b, c->p, c->m * c->vocab);
+    float *q = device_put_floats(b, c->q, c->m * c->vocab);
+    CU_ASSERT(b->ops->divergence_backward(b->context, q, p, c->share, c->m, c->vocab) == INGOT_OK);
+    device_release(b, p);
+    device_take(b, out, q, c->m * c->vocab * sizeof *q);
+}
+
+static void softmax_of(double *y, const float *x, uint64_t n) {
+    double top = -INFINITY, sum = 0;
+    for (uint64_t i = 0; i < n; i++) {
+        top = fmax(top, (double)x[i]);
+    }
+    for (uint64_t i = 0; i < n; i++) {
+        sum += y[i] = exp((double)x[i] - top);
+    }
+    for (uint64_t i = 0; i < n; i++) {
+        y[i] /= sum;
+    }
+}
+
+static void check_slope(uint64_t m, uint64_t vocab) {
+    float *p = random_logits(m, vocab), *q = random_logits(m, vocab);
+    double *value = doubles(m * vocab), *size = doubles(m * vocab), *other = doubles(vocab);
+    const slope_case c = {p, q, 0.37f, m, vocab};
+    for (uint64_t row = 0; row < m; row++) {
+        double *v = value + row * vocab, *s = size + row * vocab;
+        softmax_of(v, q + row * vocab, vocab);
+        softmax_of(other, p + row * vocab, vocab);
+        for (uint64_t i = 0; i < vocab; i++) {
+            /* logits are rounded to their distance from the largest */
+            s[i] =
+                v[i] * (4 + fabs(log(v[i] + 1e-30))) + other[i] * (4 + fabs(log(other[i] + 1e-30)));
+            v[i] = (double)c.share * (v[i] - other[i]);
+        }
+    }
+    device_check(run_slope, &c,
+                 &(expected){.what = "divergence_backward",
+                             .value = value,
+                             .size = size,
+                             .count = m * vocab,
+                             .tolerance = 4,
+                             .floor = 1e-30});
+    free(p);
+    free(q);
+    free(value);
+    free(size);
+    free(other);
+}
+
+static void test_slope(void) {
+    for (unsigned i = 0; i < 24; i++) {
+        check_slope(input_size(129), input_size(600));
+    }
+    check_slope(3, 32003);
+    report_share();
+}
+
 static void test_score(void) {
     for (unsigned i = 0; i < 24; i++) {
         check_score(input_size(129), input_size(300), i % 3 != 0);
@@ -708,6 +773,7 @@ int main(void) {
         {"score", test_score},
         {"distance", test_distance},
         {"divergence", test_divergence},
+        {"gradient of the divergence", test_slope},
         {"what is refused", test_refused},
         CU_TEST_INFO_NULL,
     };

@@ -170,6 +170,92 @@ static void check_case(unsigned number) {
     free(size);
 }
 
+/* ---- scales alone --------------------------------------------------------------------------- */
+
+/* out: the gradient by the gains, gains and scales after the steps. */
+static void run_scales(const ingot_backend *b, const void *argument, float *out) {
+    const tuning_case *c = argument;
+    const uint64_t n = c->rows * c->cols, g = c->rows * c->groups;
+    ingot_arena *arena = NULL;
+    CU_ASSERT_FATAL(ingot_backend_arena_create(&arena, b) == INGOT_OK);
+    ingot_quantized q = {.format = c->format, .rows = c->rows, .cols = c->cols};
+    q.groups = c->groups;
+    q.codes = take(arena, n, b, c->codes);
+    q.zeros = take(arena, g, b, c->zeros);
+    q.scales = take(arena, g * sizeof(float), b, c->scales);
+    const float *slopes = take(arena, n * sizeof(float), b, c->gradient);
+    const float *start = take(arena, g * sizeof(float), b, c->scales);
+    float *gain = take(arena, g * sizeof(float), b, c->w), *sum = NULL;
+    sum = take(arena, g * sizeof(float), b, c->w);
+    CU_ASSERT(b->ops->scale_backward(b->context, sum, &q, slopes) == INGOT_OK);
+    CU_ASSERT(b->ops->download(b->context, out, sum, g * sizeof(float)) == INGOT_OK);
+    for (unsigned step = 0; step < c->steps; step++) {
+        CU_ASSERT(b->ops->scale_step(b->context, &q, gain, start, slopes, GAIN_RATE) == INGOT_OK);
+    }
+    CU_ASSERT(b->ops->download(b->context, out + g, gain, g * sizeof(float)) == INGOT_OK);
+    CU_ASSERT(b->ops->download(b->context, out + 2 * g, q.scales, g * sizeof(float)) == INGOT_OK);
+    ingot_arena_destroy(arena);
+}
+
+static void check_scales(unsigned number) {
+    static const ingot_dtype dtypes[] = {INGOT_F16, INGOT_BF16, INGOT_F32};
+    tuning_case c = {.rows = input_size(65), .cols = input_size(300), .steps = 1 + number % 4 * 7};
+    c.format = (ingot_quant_format){.bits = 2 + number % 7,
+                                    .group = 1 + input_below(c.cols),
+                                    .scale_dtype = dtypes[number % 3]};
+    c.groups = (c.cols + c.format.group - 1) / c.format.group;
+    const uint64_t n = c.rows * c.cols, g = c.rows * c.groups;
+    c.codes = calloc(n, 1), c.zeros = calloc(g, 1), c.scales = calloc(g, sizeof(float));
+    c.w = calloc(n, sizeof(float)), c.gradient = input_floats(n, 1e-2);
+    double *value = calloc(3 * g, sizeof *value), *size = calloc(3 * g, sizeof *size);
+    for (uint64_t i = 0; i < n; i++) {
+        c.codes[i] = (uint8_t)input_below(1u << c.format.bits);
+    }
+    for (uint64_t at = 0; at < g; at++) {
+        const uint64_t row = at / c.groups, first = at % c.groups * c.format.group;
+        const float scale = (float)(0.05 * input_normal());
+        c.w[at] = (float)(1 + 0.2 * input_normal());
+        c.scales[at] = at % 11 == 5 ? 0.0f : ingot_scale_store(scale, c.format.scale_dtype);
+        c.zeros[at] = (uint8_t)input_below(1u << c.format.bits);
+        value[at] = size[at] = (double)c.w[at];
+        for (uint64_t j = first; j < c.cols && j < first + c.format.group; j++) {
+            const double term = (double)c.gradient[row * c.cols + j] *
+                                ((double)c.codes[row * c.cols + j] - (double)c.zeros[at]);
+            value[at] += term;
+            size[at] += (double)c.format.group * fabs(term);
+        }
+        double gain = (double)c.w[at];
+        for (unsigned step = 0; step < c.steps; step++) {
+            const double slope = (double)c.gradient[at] * (double)c.scales[at];
+            gain = clamp(gain - (double)GAIN_RATE * (double)((slope > 0) - (slope < 0)), 0.5, 2);
+        }
+        value[g + at] = gain;
+        size[g + at] = 4 + c.steps;
+        const double stored =
+            (double)ingot_scale_store((float)((double)c.scales[at] * gain), c.format.scale_dtype);
+        value[2 * g + at] = stored != 0 ? stored : (double)c.scales[at];
+        size[2 * g + at] = fabs((double)c.scales[at]) * 0x1p18 + 0x1p-1;
+    }
+    device_check(
+        run_scales, &c,
+        &(expected){
+            .what = "scales", .value = value, .size = size, .count = 3 * g, .tolerance = 1});
+    free(c.codes);
+    free(c.zeros);
+    free(c.scales);
+    free(c.w);
+    free(c.gradient);
+    free(value);
+    free(size);
+}
+
+static void test_scales(void) {
+    for (unsigned i = 0; i < 42; i++) {
+        check_scales(i);
+    }
+    printf("largest error %.2f of the bound ", largest_share);
+}
+
 static void test_steps(void) {
     for (unsigned i = 0; i < 42; i++) {
         check_case(i);
@@ -181,6 +267,7 @@ int main(void) {
     static const CU_TestInfo tests[] = {
         {"devices", devices_open},
         {"start, steps and rounding", test_steps},
+        {"scales alone", test_scales},
         {"closing", devices_close},
         CU_TEST_INFO_NULL,
     };

@@ -1,0 +1,523 @@
+/* Distillation of scales (convert/distill.h). */
+#include "convert/distill.h"
+
+#include "calib/backward.h"
+#include "common/files.h"
+#include "common/memory.h"
+#include "common/sizes.h"
+
+#include <string.h>
+
+#define STEPS        100u
+#define SEQUENCES    4u /* of a step */
+#define JUDGE_EVERY  5u
+#define RATE         0.001 /* of a scale, in the first step */
+#define TAPE_BYTES   (UINT64_C(2) << 30)
+#define LOGITS_BYTES (UINT64_C(256) << 20) /* of a chunk, per model */
+
+/* One quantized matrix and the way of its scales. */
+typedef struct learned {
+    bool is_kept, is_fixed;                /* fixed: its scales stay */
+    ingot_quantized kept;                  /* host */
+    ingot_quantized q;                     /* the same on the device, where they are learned */
+    float *gain, *start, *gradient, *best; /* [rows][groups], device */
+} learned;
+
+typedef struct layer {
+    ingot_block block; /* device; linears of kept matrices are filled in when they are needed */
+    learned matrix[INGOT_ROLE_COUNT];
+} layer;
+
+struct ingot_distill {
+    const ingot_loop_job *job;
+    const ingot_model *model;
+    const ingot_backend_ops *ops;
+    void *context;
+    layer *layers;        /* [model->layers] */
+    ingot_arena *waiting; /* host: kept matrices until they are uploaded */
+    ingot_arena *blocks;  /* device: what was copied of blocks */
+    ingot_arena *device;  /* everything else */
+    const ingot_batch *batch;
+    ingot_ends ends;
+    ingot_arena *ends_host;
+    ingot_tape *tape;
+    uint64_t floats;   /* of a window's states */
+    uint64_t per_call; /* windows the tape holds */
+    uint64_t rows;     /* tokens whose logits are made at once */
+    float *states;     /* [layers + 1][SEQUENCES][length][hidden]: what each block reads */
+    float *slope;      /* [SEQUENCES][length][hidden]: gradient of what follows */
+    float *x;          /* [per_call][length][hidden] */
+    float *exact;      /* [length][hidden] */
+    float *normed;     /* [rows][hidden] */
+    float *logits[2];  /* [rows][vocab]: quantized, full-precision */
+    float *values[INGOT_ROLE_COUNT], *slopes[INGOT_ROLE_COUNT]; /* of the block at hand */
+    double *divergence;                                         /* [rows], host */
+    uint32_t *order; /* the windows in the order they are taken, host */
+    uint64_t taken;
+    uint64_t random;
+};
+
+ingot_status ingot_distill_create(ingot_distill **out, const ingot_loop_job *job) {
+    void *memory;
+    *out = NULL;
+    INGOT_TRY(ingot_alloc_zero(&memory, 1, sizeof(ingot_distill)));
+    ingot_distill *d = memory;
+    *d = (ingot_distill){.job = job,
+                         .model = job->model,
+                         .ops = job->backend->ops,
+                         .context = job->backend->context,
+                         .random = job->seed};
+    ingot_status status = INGOT_OK;
+    INGOT_GO(ingot_alloc_zero((void **)&d->layers, d->model->layers, sizeof *d->layers));
+    INGOT_GO(ingot_arena_create(&d->waiting));
+    INGOT_GO(ingot_arena_create(&d->ends_host));
+    INGOT_GO(ingot_backend_arena_create(&d->blocks, job->backend));
+    INGOT_GO(ingot_backend_arena_create(&d->device, job->backend));
+done:
+    if (status != INGOT_OK) {
+        ingot_distill_destroy(d);
+        return status;
+    }
+    *out = d;
+    return INGOT_OK;
+}
+
+void ingot_distill_destroy(ingot_distill *d) {
+    if (d == NULL) {
+        return;
+    }
+    ingot_tape_destroy(d->tape);
+    ingot_ends_release(&d->ends, d->job->backend);
+    ingot_arena_destroy(d->device);
+    ingot_arena_destroy(d->blocks);
+    ingot_arena_destroy(d->waiting);
+    ingot_arena_destroy(d->ends_host);
+    ingot_free(d->layers);
+    ingot_free(d->divergence);
+    ingot_free(d->order);
+    ingot_free(d);
+}
+
+/* ---- keeping -------------------------------------------------------------------------------- */
+
+/* *vector, where there is one, becomes a copy of itself. */
+static ingot_status keep_vector(ingot_distill *d, float **vector, uint64_t width) {
+    float *copy;
+    if (*vector == NULL) {
+        return INGOT_OK;
+    }
+    INGOT_TRY(ingot_arena_array(d->blocks, (void **)&copy, width, sizeof *copy));
+    INGOT_TRY(d->ops->copy(d->context, copy, *vector, width * sizeof *copy));
+    *vector = copy;
+    return INGOT_OK;
+}
+
+ingot_status ingot_distill_keep_block(ingot_distill *d, const ingot_block *block) {
+    layer *l = &d->layers[block->layer];
+    l->block = (ingot_block){.layer = block->layer};
+    memcpy(l->block.linear, block->linear, sizeof l->block.linear);
+    memcpy(l->block.bias, block->bias, sizeof l->block.bias);
+    memcpy(l->block.norm, block->norm, sizeof l->block.norm);
+    memcpy(l->block.norm_bias, block->norm_bias, sizeof l->block.norm_bias);
+    for (unsigned slot = 0; slot < INGOT_SLOT_COUNT; slot++) {
+        const bool is_of_heads = slot == INGOT_SLOT_Q || slot == INGOT_SLOT_K;
+        const uint64_t width = is_of_heads ? d->model->head_dim : d->model->hidden;
+        INGOT_TRY(keep_vector(d, &l->block.norm[slot], width));
+        INGOT_TRY(keep_vector(d, &l->block.norm_bias[slot], width));
+    }
+    for (unsigned role = 0; role < INGOT_ROLE_COUNT; role++) {
+        ingot_weight_view *view = &l->block.linear[role];
+        INGOT_TRY(keep_vector(d, &l->block.bias[role], d->model->linear[role].rows));
+        if (!d->model->linear[role].is_present || l->matrix[role].is_kept) {
+            continue;
+        }
+        void *copy;
+        const uint64_t bytes = view->rows * view->cols * ingot_dtype_bytes(view->dtype);
+        INGOT_TRY(ingot_arena_alloc(d->blocks, &copy, bytes));
+        INGOT_TRY(d->ops->copy(d->context, copy, view->data, bytes));
+        view->data = copy;
+    }
+    return INGOT_OK;
+}
+
+/* How an array goes from one memory to another. */
+typedef ingot_status (*carry)(void *context, void *to, const void *from, uint64_t bytes);
+
+static ingot_status move_part(const ingot_distill *d, carry way, void *out, const void *from,
+                              uint64_t bytes, ingot_arena *arena) {
+    void *to;
+    INGOT_TRY(ingot_arena_alloc(arena, &to, bytes));
+    memcpy(out, &to, sizeof to); /* a pointer of any type */
+    return way(d->context, to, from, bytes);
+}
+
+/* *q becomes a copy of itself in other memory. */
+static ingot_status move_matrix(const ingot_distill *d, carry way, ingot_quantized *q,
+                                ingot_arena *arena) {
+    const uint64_t n = q->rows * q->cols, g = q->rows * q->groups;
+    ingot_outliers *o = &q->outliers;
+    INGOT_TRY(move_part(d, way, &q->codes, q->codes, n, arena));
+    INGOT_TRY(move_part(d, way, &q->scales, q->scales, g * sizeof *q->scales, arena));
+    INGOT_TRY(move_part(d, way, &q->zeros, q->zeros, g, arena));
+    if (o->count == 0) {
+        return INGOT_OK;
+    }
+    INGOT_TRY(
+        move_part(d, way, &o->row_ptr, o->row_ptr, (q->rows + 1) * sizeof *o->row_ptr, arena));
+    INGOT_TRY(move_part(d, way, &o->col, o->col, o->count * sizeof *o->col, arena));
+    return move_part(d, way, &o->val, o->val, o->count * sizeof *o->val, arena);
+}
+
+ingot_status ingot_distill_keep_matrix(ingot_distill *d, uint64_t at, ingot_role role,
+                                       const ingot_quantized *q, bool is_fixed) {
+    learned *m = &d->layers[at].matrix[role];
+    *m = (learned){.is_kept = true, .is_fixed = is_fixed, .kept = *q};
+    return move_matrix(d, d->ops->download, &m->kept, d->waiting);
+}
+
+ingot_status ingot_distill_matrix(ingot_quantized *q, const ingot_distill *d, uint64_t at,
+                                  ingot_role role, ingot_arena *arena) {
+    *q = d->layers[at].matrix[role].kept;
+    return move_matrix(d, d->ops->upload, q, arena);
+}
+
+/* ---- memory --------------------------------------------------------------------------------- */
+
+static ingot_status floats_of(const ingot_distill *d, float **out, uint64_t rows, uint64_t cols) {
+    return ingot_arena_array(d->device, (void **)out, rows, cols * sizeof(float));
+}
+
+static ingot_status place_learned(const ingot_distill *d, learned *m) {
+    const ingot_quantized *q = &m->q;
+    m->q = m->kept;
+    INGOT_TRY(move_matrix(d, d->ops->upload, &m->q, d->device));
+    INGOT_TRY(floats_of(d, &m->gain, q->rows, q->groups));
+    INGOT_TRY(floats_of(d, &m->start, q->rows, q->groups));
+    INGOT_TRY(floats_of(d, &m->gradient, q->rows, q->groups));
+    INGOT_TRY(floats_of(d, &m->best, q->rows, q->groups));
+    INGOT_TRY(d->ops->copy(d->context, m->start, q->scales, q->rows * q->groups * sizeof(float)));
+    void *ones;
+    INGOT_TRY(ingot_alloc(&ones, q->rows * q->groups * sizeof(float)));
+    for (uint64_t i = 0; i < q->rows * q->groups; i++) {
+        ((float *)ones)[i] = 1.0f;
+    }
+    const ingot_status status =
+        d->ops->upload(d->context, m->gain, ones, q->rows * q->groups * sizeof(float));
+    ingot_free(ones);
+    return status;
+}
+
+/* All the memory of the way; INGOT_ERR_NO_MEMORY is no failure of the conversion. */
+static ingot_status place_way(ingot_distill *d, ingot_error *error) {
+    const ingot_model *m = d->model;
+    const uint64_t length = d->batch->length;
+    const uint64_t token_bytes = 4 * (6 * m->hidden + 5 * m->heads * m->head_dim +
+                                      6 * m->kv_heads * m->head_dim + 4 * m->ffn);
+    const uint64_t tokens = ingot_min_u64(TAPE_BYTES / token_bytes, d->job->backend->batch_tokens);
+    d->floats = length * m->hidden;
+    d->per_call = ingot_max_u64(1, ingot_min_u64(tokens / length, SEQUENCES));
+    d->rows = ingot_max_u64(1, ingot_min_u64(length, LOGITS_BYTES / (m->vocab * sizeof(float))));
+    INGOT_TRY(floats_of(d, &d->states, (m->layers + 1) * SEQUENCES, d->floats));
+    INGOT_TRY(floats_of(d, &d->slope, SEQUENCES, d->floats));
+    INGOT_TRY(floats_of(d, &d->x, d->per_call, d->floats));
+    INGOT_TRY(floats_of(d, &d->exact, 1, d->floats));
+    INGOT_TRY(floats_of(d, &d->normed, d->rows, m->hidden));
+    INGOT_TRY(floats_of(d, &d->logits[0], d->rows, m->vocab));
+    INGOT_TRY(floats_of(d, &d->logits[1], d->rows, m->vocab));
+    for (unsigned role = 0; role < INGOT_ROLE_COUNT; role++) {
+        const ingot_linear_desc *desc = &m->linear[role];
+        if (desc->is_present) {
+            INGOT_TRY(floats_of(d, &d->values[role], desc->rows, desc->cols));
+            INGOT_TRY(floats_of(d, &d->slopes[role], desc->rows, desc->cols));
+        }
+    }
+    for (uint64_t at = 0; at < m->layers; at++) {
+        for (unsigned role = 0; role < INGOT_ROLE_COUNT; role++) {
+            learned *one = &d->layers[at].matrix[role];
+            INGOT_TRY(one->is_kept ? place_learned(d, one) : INGOT_OK);
+        }
+    }
+    INGOT_TRY(ingot_alloc_zero((void **)&d->divergence, d->rows, sizeof *d->divergence));
+    INGOT_TRY(ingot_alloc_zero((void **)&d->order, d->batch->windows, sizeof *d->order));
+    d->taken = d->batch->windows;
+    INGOT_TRY(ingot_tape_create(&d->tape, m, d->job->backend, d->per_call * length, NULL));
+    return ingot_ends_load(&d->ends, m, d->job->source, d->job->backend, d->ends_host, error);
+}
+
+/* ---- forward -------------------------------------------------------------------------------- */
+
+static float *states_of(const ingot_distill *d, uint64_t at) {
+    return d->states + at * SEQUENCES * d->floats;
+}
+
+/* The block with the values of its matrices as they are now. */
+static ingot_status block_at(const ingot_distill *d, ingot_block *out, uint64_t at) {
+    const layer *l = &d->layers[at];
+    *out = l->block;
+    for (unsigned role = 0; role < INGOT_ROLE_COUNT; role++) {
+        const ingot_quantized *q = &l->matrix[role].q;
+        if (!l->matrix[role].is_kept) {
+            continue;
+        }
+        INGOT_TRY(d->ops->quantized_values(d->context, d->values[role], q));
+        out->linear[role] = (ingot_weight_view){.kind = INGOT_DENSE,
+                                                .rows = q->rows,
+                                                .cols = q->cols,
+                                                .dtype = INGOT_F32,
+                                                .data = d->values[role]};
+    }
+    return INGOT_OK;
+}
+
+/* The states of `count` windows in front of every block and behind the last. */
+static ingot_status run_forward(const ingot_distill *d, const uint32_t *windows, uint64_t count) {
+    const uint64_t length = d->batch->length;
+    for (uint64_t i = 0; i < count; i++) {
+        INGOT_TRY(ingot_ends_embed(&d->ends, d->model, d->job->backend, d->states + i * d->floats,
+                                   d->job->windows->ids + windows[i] * length, length));
+    }
+    for (uint64_t at = 0; at < d->model->layers; at++) {
+        ingot_block block;
+        float *to = states_of(d, at + 1);
+        INGOT_TRY(block_at(d, &block, at));
+        INGOT_TRY(
+            d->ops->copy(d->context, to, states_of(d, at), count * d->floats * sizeof(float)));
+        for (uint64_t i = 0; i < count; i += d->per_call) {
+            INGOT_TRY(ingot_tape_forward(d->tape, &block, to + i * d->floats,
+                                         ingot_min_u64(d->per_call, count - i), length));
+        }
+    }
+    return INGOT_OK;
+}
+
+static ingot_status take_exact(const ingot_distill *d, uint64_t window) {
+    const ingot_states *from = &d->batch->exact;
+    const float *states = from->values + window * d->floats;
+    const uint64_t bytes = d->floats * sizeof(float);
+    return from->is_on_device ? d->ops->copy(d->context, d->exact, states, bytes)
+                              : d->ops->upload(d->context, d->exact, states, bytes);
+}
+
+/* Logits of m tokens of both models, from the states behind the last block. */
+static ingot_status make_logits(const ingot_distill *d, const float *x, const float *exact,
+                                uint64_t m) {
+    INGOT_TRY(
+        ingot_ends_logits(&d->ends, d->model, d->job->backend, d->logits[1], exact, d->normed, m));
+    return ingot_ends_logits(&d->ends, d->model, d->job->backend, d->logits[0], x, d->normed, m);
+}
+
+/* ---- backward ------------------------------------------------------------------------------- */
+
+/* slope = gradient of the mean divergence of `count` windows by the states behind the last block.
+ */
+static ingot_status back_head(const ingot_distill *d, const uint32_t *windows, uint64_t count) {
+    const ingot_model *m = d->model;
+    const uint64_t length = d->batch->length;
+    const float share = 1.0f / (float)(count * length);
+    for (uint64_t i = 0; i < count; i++) {
+        INGOT_TRY(take_exact(d, windows[i]));
+        for (uint64_t row = 0; row < length; row += d->rows) {
+            const uint64_t n = ingot_min_u64(d->rows, length - row);
+            const float *x = states_of(d, m->layers) + i * d->floats + row * m->hidden;
+            float *slope = d->slope + i * d->floats + row * m->hidden;
+            INGOT_TRY(make_logits(d, x, d->exact + row * m->hidden, n));
+            INGOT_TRY(d->ops->divergence_backward(d->context, d->logits[0], d->logits[1], share, n,
+                                                  m->vocab));
+            INGOT_TRY(
+                d->ops->linear_backward(d->context, slope, &d->ends.head, d->logits[0], false, n));
+            if (d->ends.final_norm != NULL) {
+                INGOT_TRY(d->ops->norm_backward(d->context, slope, slope, x, d->ends.final_norm,
+                                                m->norm, m->norm_eps, n, m->hidden));
+            }
+        }
+    }
+    return INGOT_OK;
+}
+
+/* Gradients of a block's matrices, of all windows, one step of its scales, and slope in front of
+ * it. */
+static ingot_status back_block(const ingot_distill *d, uint64_t at, uint64_t count, float rate) {
+    ingot_block block;
+    float *wanted[INGOT_ROLE_COUNT] = {NULL};
+    INGOT_TRY(block_at(d, &block, at));
+    for (unsigned role = 0; role < INGOT_ROLE_COUNT; role++) {
+        const learned *m = &d->layers[at].matrix[role];
+        if (m->is_kept && !m->is_fixed) {
+            wanted[role] = d->slopes[role];
+            INGOT_TRY(
+                d->ops->zero(d->context, wanted[role], m->q.rows * m->q.cols * sizeof(float)));
+        }
+    }
+    for (uint64_t i = 0; i < count; i += d->per_call) {
+        const uint64_t n = ingot_min_u64(d->per_call, count - i);
+        const float *before = states_of(d, at) + i * d->floats;
+        INGOT_TRY(d->ops->copy(d->context, d->x, before, n * d->floats * sizeof(float)));
+        INGOT_TRY(ingot_tape_forward(d->tape, &block, d->x, n, d->batch->length));
+        INGOT_TRY(ingot_tape_backward(d->tape, &block, d->slope + i * d->floats,
+                                      at != 0 ? before : NULL, wanted));
+    }
+    for (unsigned role = 0; role < INGOT_ROLE_COUNT; role++) {
+        learned *m = &d->layers[at].matrix[role];
+        if (wanted[role] == NULL) {
+            continue;
+        }
+        INGOT_TRY(d->ops->zero(d->context, m->gradient, m->q.rows * m->q.groups * sizeof(float)));
+        INGOT_TRY(d->ops->scale_backward(d->context, m->gradient, &m->q, wanted[role]));
+        INGOT_TRY(d->ops->scale_step(d->context, &m->q, m->gain, m->start, m->gradient, rate));
+    }
+    return INGOT_OK;
+}
+
+/* ---- the way -------------------------------------------------------------------------------- */
+
+static uint64_t next_random(ingot_distill *d) {
+    uint64_t z = d->random += UINT64_C(0x9E3779B97F4A7C15); /* splitmix64 */
+    z = (z ^ z >> 30) * UINT64_C(0xBF58476D1CE4E5B9);
+    z = (z ^ z >> 27) * UINT64_C(0x94D049BB133111EB);
+    return z ^ z >> 31;
+}
+
+/* The windows of the next step: all of them once, shuffled, before any comes again. */
+static uint64_t draw_windows(ingot_distill *d, uint32_t windows[SEQUENCES]) {
+    const uint64_t limit = d->batch->windows - d->batch->judges;
+    const uint64_t count = ingot_min_u64(SEQUENCES, limit);
+    if (d->taken + count > limit) {
+        for (uint64_t i = 0; i < limit; i++) {
+            d->order[i] = (uint32_t)i;
+        }
+        for (uint64_t i = limit - 1; i > 0; i--) {
+            const uint64_t k = next_random(d) % (i + 1);
+            const uint32_t kept = d->order[i];
+            d->order[i] = d->order[k];
+            d->order[k] = kept;
+        }
+        d->taken = 0;
+    }
+    memcpy(windows, d->order + d->taken, count * sizeof *windows);
+    d->taken += count;
+    return count;
+}
+
+static ingot_status step(ingot_distill *d, float rate) {
+    uint32_t windows[SEQUENCES];
+    const uint64_t count = draw_windows(d, windows);
+    INGOT_TRY(run_forward(d, windows, count));
+    INGOT_TRY(back_head(d, windows, count));
+    for (uint64_t at = d->model->layers; at-- > 0;) {
+        INGOT_TRY(back_block(d, at, count, rate));
+    }
+    return INGOT_OK;
+}
+
+/* Mean divergence on the windows that are held out. */
+static ingot_status judge(const ingot_distill *d, double *mean) {
+    const ingot_batch *b = d->batch;
+    const ingot_model *m = d->model;
+    double sum = 0;
+    for (uint64_t first = b->windows - b->judges; first < b->windows; first += SEQUENCES) {
+        const uint64_t count = ingot_min_u64(SEQUENCES, b->windows - first);
+        uint32_t windows[SEQUENCES];
+        for (uint64_t i = 0; i < count; i++) {
+            windows[i] = (uint32_t)(first + i);
+        }
+        INGOT_TRY(run_forward(d, windows, count));
+        for (uint64_t i = 0; i < count; i++) {
+            INGOT_TRY(take_exact(d, windows[i]));
+            for (uint64_t row = 0; row < b->length; row += d->rows) {
+                const uint64_t n = ingot_min_u64(d->rows, b->length - row);
+                const uint64_t skip = row * m->hidden;
+                INGOT_TRY(make_logits(d, states_of(d, m->layers) + i * d->floats + skip,
+                                      d->exact + skip, n));
+                INGOT_TRY(d->ops->divergence(d->context, d->divergence, d->logits[1], d->logits[0],
+                                             n, m->vocab));
+                for (uint64_t k = 0; k < n; k++) {
+                    sum += d->divergence[k];
+                }
+            }
+        }
+    }
+    *mean = sum / (double)(b->judges * b->length);
+    return INGOT_OK;
+}
+
+/* Of every matrix: best = the scales at hand, or the scales = best. */
+static ingot_status copy_scales(const ingot_distill *d, bool is_back) {
+    for (uint64_t at = 0; at < d->model->layers; at++) {
+        for (unsigned role = 0; role < INGOT_ROLE_COUNT; role++) {
+            const learned *m = &d->layers[at].matrix[role];
+            const ingot_quantized *q = &m->q;
+            if (m->is_kept) {
+                INGOT_TRY(d->ops->copy(d->context, is_back ? q->scales : m->best,
+                                       is_back ? m->best : q->scales,
+                                       q->rows * q->groups * sizeof(float)));
+            }
+        }
+    }
+    return INGOT_OK;
+}
+
+/* Keeps the scales at hand when they are the best so far, by the judges. */
+static ingot_status consider(const ingot_distill *d, ingot_distill_result *result, unsigned at) {
+    double loss;
+    INGOT_TRY(judge(d, &loss));
+    if (at != 0 && !(loss < result->after)) {
+        return INGOT_OK;
+    }
+    result->before = at == 0 ? loss : result->before;
+    result->after = loss;
+    result->step = at;
+    return copy_scales(d, false);
+}
+
+static ingot_status descend(ingot_distill *d, ingot_distill_result *result, ingot_error *error) {
+    INGOT_TRY(consider(d, result, 0));
+    for (unsigned i = 0; i < STEPS; i++) {
+        INGOT_TRY(ingot_interrupt_check(error));
+        INGOT_TRY(step(d, (float)(RATE * (1 - (double)i / STEPS))));
+        if ((i + 1) % JUDGE_EVERY == 0) {
+            INGOT_TRY(consider(d, result, i + 1));
+        }
+    }
+    return copy_scales(d, true);
+}
+
+/* The scales that were learned, to where the matrices wait. */
+static ingot_status bring_back(const ingot_distill *d) {
+    for (uint64_t at = 0; at < d->model->layers; at++) {
+        for (unsigned role = 0; role < INGOT_ROLE_COUNT; role++) {
+            const learned *m = &d->layers[at].matrix[role];
+            if (m->is_kept) {
+                INGOT_TRY(d->ops->download(d->context, m->kept.scales, m->q.scales,
+                                           m->q.rows * m->q.groups * sizeof(float)));
+            }
+        }
+    }
+    return INGOT_OK;
+}
+
+/* Gives device memory back. */
+static void leave(ingot_distill *d) {
+    ingot_tape_destroy(d->tape);
+    d->tape = NULL;
+    ingot_ends_release(&d->ends, d->job->backend);
+    ingot_arena_destroy(d->device);
+    d->device = NULL;
+}
+
+ingot_status ingot_distill_run(ingot_distill_result *out, ingot_distill *d,
+                               const ingot_batch *batch, ingot_error *error) {
+    *out = (ingot_distill_result){0};
+    d->batch = batch;
+    ingot_status status = place_way(d, error);
+    if (status == INGOT_ERR_NO_MEMORY) {
+        leave(d);
+        return INGOT_OK;
+    }
+    INGOT_GO(status);
+    out->has_run = true;
+    INGOT_GO(descend(d, out, error));
+    INGOT_GO(bring_back(d));
+done:
+    leave(d);
+    return status;
+}

@@ -1,0 +1,35 @@
+/* Distillation (--effort best): the scales of all quantized matrices of the blocks are learned at
+ * once, codes staying as they are, so that the quantized model's next-token distribution comes near
+ * the full-precision model's.  The relative is the end-to-end phase of EfficientQAT (arXiv
+ * 2407.11062); here the loss is the divergence, steps go along signs, and an iterate is kept for
+ * its divergence on windows that are held out.
+ *
+ * During the block loop finished matrices wait in host memory; for the distillation all of them
+ * are on the device. */
+#ifndef INGOT_DISTILL_H
+#define INGOT_DISTILL_H
+
+#include "convert/batch.h"
+
+typedef struct ingot_distill ingot_distill;
+
+/* job outlives it. */
+ingot_status ingot_distill_create(ingot_distill **out, const ingot_loop_job *job) INGOT_MUST_CHECK;
+void ingot_distill_destroy(ingot_distill *d); /* NULL is fine */
+
+/* Copies a block's norms, biases and those linears that are not kept, from the device. */
+ingot_status ingot_distill_keep_block(ingot_distill *d, const ingot_block *block) INGOT_MUST_CHECK;
+/* Copies a finished matrix (device memory). */
+ingot_status ingot_distill_keep_matrix(ingot_distill *d, uint64_t layer, ingot_role role,
+                                       const ingot_quantized *q, bool is_fixed) INGOT_MUST_CHECK;
+
+/* Learns the scales of the kept matrices.  batch->exact are the states behind the last block; the
+ * last batch->judges windows are held out.  out->has_run is false, and nothing is changed, when
+ * the device has no memory for it.  Deterministic by the job's seed. */
+ingot_status ingot_distill_run(ingot_distill_result *out, ingot_distill *d,
+                               const ingot_batch *batch, ingot_error *error) INGOT_MUST_CHECK;
+/* *q = a kept matrix as it is by now, in device memory from the arena. */
+ingot_status ingot_distill_matrix(ingot_quantized *q, const ingot_distill *d, uint64_t layer,
+                                  ingot_role role, ingot_arena *arena) INGOT_MUST_CHECK;
+
+#endif

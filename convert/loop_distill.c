@@ -1,0 +1,64 @@
+/* The end of a conversion whose matrices are distilled before they are written (convert/distill.h).
+ */
+#include "convert/loop_internal.h"
+
+#include "common/files.h"
+
+ingot_status ingot_loop_keep_matrix(ingot_loop *l, uint64_t index, const ingot_quantized *q) {
+    const ingot_plan_tensor *t = &l->job->plan->tensors[index];
+    return ingot_distill_keep_matrix(l->distill, t->layer, t->role, q,
+                                     t->method == INGOT_METHOD_RTN); /* stays plain */
+}
+
+/* The weight error of a matrix whose scales have moved. */
+static ingot_status measure_again(ingot_loop *l, uint64_t index, const ingot_quantized *q) {
+    const ingot_weight_source *source = l->job->source;
+    ingot_weight_view host, device;
+    ingot_arena_reset(l->block.host);
+    ingot_arena_reset(l->scratch);
+    INGOT_TRY(source->load(source->self, l->job->plan->tensors[index].name, l->block.host, &host,
+                           l->error));
+    INGOT_TRY(l->ops->upload_view(l->context, &device, &host));
+    const ingot_status status = l->ops->weight_error(
+        l->context, &l->job->ledgers[index].weight_error, &device, NULL, NULL, q, l->scratch);
+    l->ops->release_view(l->context, &device);
+    return status;
+}
+
+static ingot_status write_matrix(ingot_loop *l, uint64_t index) {
+    const ingot_plan_tensor *t = &l->job->plan->tensors[index];
+    ingot_quantized q;
+    ingot_weight_view view, packed;
+    INGOT_TRY(ingot_interrupt_check(l->error));
+    INGOT_TRY(ingot_loop_next_tensor(l));
+    const ingot_loop_memory *memory = &l->tensors[l->turn];
+    INGOT_TRY(ingot_distill_matrix(&q, l->distill, t->layer, t->role, memory->device));
+    INGOT_TRY(measure_again(l, index, &q));
+    INGOT_TRY(l->ops->quantized_pack(l->context, &view, &q, memory->device));
+    INGOT_TRY(l->ops->download_view(l->context, &packed, &view, memory->host));
+    l->job->ledgers[index].low_precision_scales = (uint32_t)ingot_view_low_precision(&packed);
+    return ingot_loop_put_behind(l, index, &packed, &l->job->ledgers[index]);
+}
+
+ingot_status ingot_loop_distill(ingot_loop *l) {
+    ingot_distill_result *result = l->job->distillation;
+    double since = ingot_clock_seconds();
+    INGOT_TRY(ingot_loop_settle(l));
+    INGOT_TRY(ingot_distill_run(result, l->distill, &l->batch, l->error));
+    if (result->has_run) {
+        ingot_progress_line(l->job->progress,
+                            "distilled in %u steps, held-out divergence %.4f, before %.4f",
+                            result->step, result->after, result->before);
+    } else {
+        ingot_progress_line(l->job->progress, "no device memory for distillation: left out");
+    }
+    ingot_loop_lap(l, INGOT_PHASE_TUNE, &since);
+    for (uint64_t i = 0; i < l->job->plan->count; i++) {
+        const ingot_plan_tensor *t = &l->job->plan->tensors[i];
+        if (t->layer != INGOT_PLAN_NONE && t->origin == INGOT_ORIGIN_QUANTIZE) {
+            INGOT_TRY(write_matrix(l, i));
+        }
+    }
+    ingot_loop_lap(l, INGOT_PHASE_WRITE, &since);
+    return INGOT_OK;
+}
