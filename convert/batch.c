@@ -175,6 +175,12 @@ static void release_states(const ingot_states *states, const ingot_backend *back
     }
 }
 
+void ingot_batch_forget_prefix(ingot_batch *batch, const ingot_backend *backend) {
+    release_states(&batch->prefix, backend);
+    batch->prefix = (ingot_states){0};
+    release_call(batch, backend);
+}
+
 void ingot_batch_destroy(ingot_batch *batch, const ingot_backend *backend) {
     release_call(batch, backend);
     release_states(&batch->prefix, backend);

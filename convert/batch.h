@@ -31,6 +31,8 @@ typedef struct ingot_batch {
 ingot_status ingot_batch_create(ingot_batch *out, const ingot_loop_job *job, uint64_t judges,
                                 bool has_exact, uint64_t reserve_bytes, ingot_arena *arena,
                                 ingot_error *error) INGOT_MUST_CHECK;
+/* Gives the states on the quantized prefix back when they are not needed any more. */
+void ingot_batch_forget_prefix(ingot_batch *batch, const ingot_backend *backend);
 void ingot_batch_destroy(ingot_batch *batch, const ingot_backend *backend);
 
 /* What becomes of a block's output. */

@@ -40,10 +40,23 @@ static ingot_status write_matrix(ingot_loop *l, uint64_t index) {
     return ingot_loop_put_behind(l, index, &packed, &l->job->ledgers[index]);
 }
 
+/* Device memory that only the block loop needs makes room. */
+static ingot_status make_room(ingot_loop *l) {
+    ingot_batch_forget_prefix(&l->batch, l->job->backend);
+    ingot_arena **const arenas[] = {&l->block.device, &l->scratch, &l->tuning};
+    for (unsigned i = 0; i < sizeof arenas / sizeof arenas[0]; i++) {
+        ingot_arena_destroy(*arenas[i]);
+        *arenas[i] = NULL;
+        INGOT_TRY(ingot_backend_arena_create(arenas[i], l->job->backend));
+    }
+    return INGOT_OK;
+}
+
 ingot_status ingot_loop_distill(ingot_loop *l) {
     ingot_distill_result *result = l->job->distillation;
     double since = ingot_clock_seconds();
     INGOT_TRY(ingot_loop_settle(l));
+    INGOT_TRY(make_room(l));
     INGOT_TRY(ingot_distill_run(result, l->distill, &l->batch, l->error));
     if (result->has_run) {
         ingot_progress_line(l->job->progress,

@@ -4,6 +4,7 @@ need ingot-convert ingot-verify ingot-inspect
 
 text=$MODEL/calibration.txt
 few="--samples 20 --seq-len 64"
+less="--samples 10 --seq-len 40"
 
 # fast: rounding with searched scales, weighted by the activations where there is text.
 # shellcheck disable=SC2086
@@ -29,7 +30,7 @@ cat >recipe.json <<'EOF'
              {"pattern": "model.layers.1.mlp.down_proj.weight", "method": "rtn"}]}
 EOF
 # shellcheck disable=SC2086
-expect_exit 0 ingot-convert "$MODEL" -o best.ingot --recipe recipe.json --text "$text" $few \
+expect_exit 0 ingot-convert "$MODEL" -o best.ingot --recipe recipe.json --text "$text" $less \
     --threads 2 --json
 cp out best.json
 expect_exit 0 ingot-verify best.ingot --source "$MODEL"
@@ -41,12 +42,14 @@ assert before[0] == before[2] == before[3] == 0, before
 assert 0 < after[1] < 0.98 * before[1], (before, after)
 assert 0 < report["tuning"][1]["steps"] <= 200
 assert report["phases"]["tune"] > 0
+distilled = report["distillation"]
+assert 0 < distilled["after"] <= distilled["before"] and 0 <= distilled["steps"] <= 100, distilled
 EOF
 # shellcheck disable=SC2086
-expect_exit 0 ingot-convert "$MODEL" -o one.ingot --recipe recipe.json --text "$text" $few --threads 1
+expect_exit 0 ingot-convert "$MODEL" -o one.ingot --recipe recipe.json --text "$text" $less --threads 1
 cmp best.ingot one.ingot || fail "threads change the bytes of --effort best"
 # shellcheck disable=SC2086
-expect_exit 0 ingot-convert "$MODEL" -o seed.ingot --recipe recipe.json --text "$text" $few --seed 1
+expect_exit 0 ingot-convert "$MODEL" -o seed.ingot --recipe recipe.json --text "$text" $less --seed 1
 expect_exit 0 ingot-inspect best.ingot --compare seed.ingot
 cmp -s best.ingot seed.ingot && fail "the seed changes nothing"
 

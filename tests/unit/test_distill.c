@@ -1,0 +1,232 @@
+/* Distillation (convert/distill.h) of random models on every device: the divergence on held-out
+ * windows falls and is what an FP64 forward pass over the stored values says, codes and fixed
+ * matrices stay, and bytes depend on the seed, not on threads. */
+#include "backend_devices.h"
+#include "common/sizes.h"
+#include "convert/distill.h"
+#include "tiny_model.h"
+
+#define WINDOWS 12u
+#define JUDGES  3u
+#define LENGTH  9u
+#define TOKENS  (WINDOWS * LENGTH)
+#define LAYERS  3u
+
+typedef struct setup {
+    const ingot_backend *b;
+    tiny_model *t; /* its weights become the stored ones */
+    ingot_arena *host, *device;
+    ingot_batch batch;
+    ingot_loop_job loop;
+    ingot_progress progress;
+    ingot_windows windows;
+    uint32_t ids[TOKENS];
+    ingot_quantized linear[LAYERS][INGOT_ROLE_COUNT]; /* device: start, then result */
+    bool is_fixed[INGOT_ROLE_COUNT], is_dense[INGOT_ROLE_COUNT];
+    ingot_distill *distill;
+    ingot_distill_result result;
+} setup;
+
+static void keep_linear(setup *s, const ingot_block *block, ingot_role role,
+                        ingot_quant_format format) {
+    const ingot_linear_desc *d = &s->t->model.linear[role];
+    ingot_quantized *q = &s->linear[block->layer][role];
+    float *w;
+    uint64_t bad;
+    format.group = ingot_min_u64(format.group, d->cols);
+    CU_ASSERT_FATAL(ingot_quantized_create(q, d->rows, d->cols, &format, s->device) == INGOT_OK);
+    CU_ASSERT_FATAL(ingot_arena_array(s->device, (void **)&w, d->rows, d->cols * 4) == INGOT_OK);
+    CU_ASSERT_FATAL(s->b->ops->values(s->b->context, w, &bad, &block->linear[role], NULL, NULL) ==
+                    INGOT_OK);
+    CU_ASSERT_FATAL(s->b->ops->quantize_rtn(s->b->context, q, w) == INGOT_OK);
+    CU_ASSERT_FATAL(ingot_distill_keep_matrix(s->distill, block->layer, role, q,
+                                              s->is_fixed[role]) == INGOT_OK);
+}
+
+/* What the block loop does: matrices, then the block they are in; the exact states advance. */
+static void keep_blocks(setup *s, ingot_quant_format format) {
+    for (uint64_t at = 0; at < LAYERS; at++) {
+        ingot_block block;
+        CU_ASSERT_FATAL(ingot_block_load(&block, &s->t->model, at, &s->t->source, s->b, s->host,
+                                         NULL) == INGOT_OK);
+        for (unsigned role = 0; role < INGOT_ROLE_COUNT; role++) {
+            if (s->t->model.linear[role].is_present && !s->is_dense[role]) {
+                keep_linear(s, &block, (ingot_role)role, format);
+            }
+        }
+        CU_ASSERT_FATAL(ingot_distill_keep_block(s->distill, &block) == INGOT_OK);
+        CU_ASSERT_FATAL(ingot_batch_run(&s->batch, &s->loop, &block, 0, WINDOWS,
+                                        &(ingot_batch_use){.is_exact = true}, NULL) == INGOT_OK);
+        CU_ASSERT_FATAL(s->b->ops->wait(s->b->context) == INGOT_OK);
+        ingot_block_release(&block, s->b);
+    }
+}
+
+static void begin(setup *s, const ingot_backend *b, unsigned flags, uint64_t seed) {
+    memset(s, 0, sizeof *s);
+    s->b = b;
+    s->t = tiny_create(flags, 7);
+    CU_ASSERT_FATAL(s->t->model.layers == LAYERS);
+    CU_ASSERT_FATAL(ingot_arena_create(&s->host) == INGOT_OK);
+    CU_ASSERT_FATAL(ingot_backend_arena_create(&s->device, b) == INGOT_OK);
+    for (uint64_t i = 0; i < TOKENS; i++) {
+        s->ids[i] = (uint32_t)(tiny_bits(s->t) % s->t->model.vocab);
+    }
+    s->windows = (ingot_windows){.ids = s->ids, .count = WINDOWS, .length = LENGTH};
+    ingot_progress_begin(&s->progress, "testing", "blocks", 1, true);
+    s->loop = (ingot_loop_job){.source = &s->t->source,
+                               .model = &s->t->model,
+                               .backend = b,
+                               .windows = &s->windows,
+                               .seed = seed,
+                               .progress = &s->progress};
+    CU_ASSERT_FATAL(ingot_batch_create(&s->batch, &s->loop, JUDGES, true, 0, s->host, NULL) == 0);
+    CU_ASSERT_FATAL(ingot_distill_create(&s->distill, &s->loop) == INGOT_OK);
+}
+
+static void run(setup *s) {
+    CU_ASSERT_FATAL(ingot_distill_run(&s->result, s->distill, &s->batch, NULL) == INGOT_OK);
+    CU_ASSERT(s->result.has_run);
+}
+
+static void end(setup *s) {
+    ingot_distill_destroy(s->distill);
+    ingot_batch_destroy(&s->batch, s->b);
+    ingot_arena_destroy(s->host);
+    ingot_arena_destroy(s->device);
+    tiny_destroy(s->t);
+}
+
+static void read_back(const setup *s, void *to, const void *from, uint64_t bytes) {
+    CU_ASSERT_FATAL(s->b->ops->download(s->b->context, to, from, bytes) == INGOT_OK);
+}
+
+/* The weights of the tiny model become those of one result; *moved += scales that are others. */
+static void put_result(setup *s, uint64_t at, ingot_role role, uint64_t *moved) {
+    const ingot_quantized *before = &s->linear[at][role];
+    const uint64_t n = before->rows * before->cols, g = before->rows * before->groups;
+    ingot_quantized q;
+    char name[INGOT_NAME_SIZE];
+    CU_ASSERT_FATAL(ingot_distill_matrix(&q, s->distill, at, role, s->device) == INGOT_OK);
+    uint8_t *codes = malloc(n), *old = malloc(n), *zeros = malloc(g);
+    float *scales = malloc(g * sizeof *scales), *start = malloc(g * sizeof *start);
+    read_back(s, codes, q.codes, n);
+    read_back(s, old, before->codes, n);
+    read_back(s, zeros, q.zeros, g);
+    read_back(s, scales, q.scales, g * sizeof *scales);
+    read_back(s, start, before->scales, g * sizeof *start);
+    CU_ASSERT(memcmp(codes, old, n) == 0);
+    for (uint64_t i = 0; i < g; i++) {
+        CU_ASSERT(ingot_scale_store(scales[i], q.format.scale_dtype) == scales[i]);
+        CU_ASSERT(!s->is_fixed[role] || scales[i] == start[i]);
+        *moved += scales[i] != start[i];
+    }
+    ingot_model_linear_name(&s->t->model, at, role, name);
+    float *w = tiny_find(s->t, name)->data;
+    for (uint64_t i = 0; i < n; i++) {
+        const uint64_t group = i / q.cols * q.groups + i % q.cols / q.format.group;
+        w[i] = scales[group] * (float)((int)codes[i] - (int)zeros[group]);
+    }
+    free(codes);
+    free(old);
+    free(zeros);
+    free(scales);
+    free(start);
+}
+
+static double log_sum(const double *x, uint64_t n) {
+    double sum = 0;
+    for (uint64_t i = 0; i < n; i++) {
+        sum += exp(x[i]);
+    }
+    return log(sum);
+}
+
+/* Mean divergence on the judges in FP64: the model with the results against the source. */
+static double judge(setup *s, unsigned flags) {
+    tiny_model *source = tiny_create(flags, 7);
+    const uint64_t vocab = source->model.vocab;
+    double *p = malloc(LENGTH * vocab * sizeof *p), *q = malloc(LENGTH * vocab * sizeof *q);
+    double sum = 0;
+    for (uint64_t window = WINDOWS - JUDGES; window < WINDOWS; window++) {
+        tiny_ref_logits(source, s->ids + window * LENGTH, LENGTH, p);
+        tiny_ref_logits(s->t, s->ids + window * LENGTH, LENGTH, q);
+        for (uint64_t row = 0; row < LENGTH; row++) {
+            const double *a = p + row * vocab, *b = q + row * vocab;
+            const double top = log_sum(a, vocab), other = log_sum(b, vocab);
+            for (uint64_t i = 0; i < vocab; i++) {
+                sum += exp(a[i] - top) * ((a[i] - top) - (b[i] - other));
+            }
+        }
+    }
+    free(p);
+    free(q);
+    tiny_destroy(source);
+    return sum / (JUDGES * LENGTH);
+}
+
+static void check(const ingot_backend *b, unsigned flags, ingot_quant_format format) {
+    setup s;
+    uint64_t moved = 0;
+    begin(&s, b, flags, 1);
+    s.is_fixed[INGOT_ROLE_O] = true;
+    s.is_dense[INGOT_ROLE_K] = true;
+    keep_blocks(&s, format);
+    run(&s);
+    for (uint64_t at = 0; at < LAYERS; at++) {
+        for (unsigned role = 0; role < INGOT_ROLE_COUNT; role++) {
+            if (s.t->model.linear[role].is_present && !s.is_dense[role]) {
+                put_result(&s, at, (ingot_role)role, &moved);
+            }
+        }
+    }
+    const double after = judge(&s, flags);
+    printf("%.3f -> %.3f ", s.result.before, s.result.after);
+    CU_ASSERT(moved > 0 && s.result.step > 0 && s.result.after < 0.98 * s.result.before);
+    CU_ASSERT(fabs(after - s.result.after) <= (b->has_own_memory ? 2e-2 : 1e-4) * after);
+    end(&s);
+}
+
+static void test_divergence(void) {
+    for (unsigned d = 0; d < DEVICES; d++) {
+        const ingot_backend *b = &devices[d].backend[0];
+        if (devices[d].is_open) {
+            check(b, 0, (ingot_quant_format){3, 16, INGOT_ZERO_SYMMETRIC, INGOT_F16});
+            check(b, TINY_QKV_BIAS | TINY_HEAD_NORMS | TINY_WINDOW | TINY_TIED,
+                  (ingot_quant_format){3, 32, INGOT_ZERO_STORED, INGOT_BF16});
+            check(b, TINY_LAYER_NORM | TINY_UNGATED | TINY_PARTIAL_ROTARY,
+                  (ingot_quant_format){2, 7, INGOT_ZERO_STORED, INGOT_F16});
+        }
+    }
+}
+
+static void test_seeds(void) {
+    enum { RUNS = 3 };
+    for (unsigned d = 0; d < DEVICES; d++) {
+        float first[64], scales[64];
+        for (unsigned i = 0; devices[d].is_open && i < RUNS; i++) {
+            setup s;
+            ingot_quantized q;
+            begin(&s, &devices[d].backend[i == 0 ? 0 : 1], 0, i == 2 ? 2 : 1);
+            keep_blocks(&s, (ingot_quant_format){3, 16, INGOT_ZERO_SYMMETRIC, INGOT_F16});
+            run(&s);
+            CU_ASSERT_FATAL(ingot_distill_matrix(&q, s.distill, 1, INGOT_ROLE_UP, s.device) ==
+                            INGOT_OK);
+            CU_ASSERT_FATAL(q.rows * q.groups >= 64);
+            read_back(&s, i == 0 ? first : scales, q.scales, sizeof scales);
+            CU_ASSERT(i == 0 || (memcmp(first, scales, sizeof scales) == 0) == (i == 1));
+            end(&s);
+        }
+    }
+}
+
+int main(void) {
+    static const CU_TestInfo tests[] = {
+        {"devices", devices_open},
+        {"the held-out divergence falls, as FP64 says", test_divergence},
+        {"seeds and threads", test_seeds},
+        {"closing", devices_close},
+        CU_TEST_INFO_NULL,
+    };
+    return suite_run("distill", tests);
+}
