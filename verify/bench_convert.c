@@ -8,6 +8,7 @@
 #include "common/progress.h"
 #include "common/sizes.h"
 #include "format/checkpoint.h"
+#include "kernels/product_rate.h"
 #include "verify/bench_machine.h"
 
 #include <errno.h>
@@ -92,7 +93,7 @@ static ingot_status measure_limits(bench *b, json_t *machine) {
     ingot_backend backend;
     const char *device = o->device != NULL ? o->device : "auto";
     INGOT_TRY(ingot_backend_open(&backend, device, o->threads, b->error));
-    b->limits.product = ingot_bench_product_rate(&backend, o->runs);
+    b->limits.product = ingot_product_rate(&backend, o->runs);
     b->limits.upload =
         backend.has_own_memory ? ingot_bench_upload_rate(&backend, o->runs) : INFINITY;
     const int failed = json_object_set_new(machine, "backend", json_string(backend.path));

@@ -30,8 +30,5 @@ bool ingot_bench_is_cached(const ingot_bench_file *file);
 
 /* Pinned host memory to the device. */
 double ingot_bench_upload_rate(const ingot_backend *backend, unsigned runs);
-/* Operations per second (a multiply and an add are two) of the backend's own product of dense BF16
- * weights with activations, on random data, at sizes that keep the device busy. */
-double ingot_bench_product_rate(const ingot_backend *backend, unsigned runs);
 
 #endif

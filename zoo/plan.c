@@ -3,6 +3,7 @@
 
 #include "common/files.h"
 #include "convert/convert.h"
+#include "kernels/product_rate.h"
 #include "zoo/rows.h"
 
 #include <math.h>
@@ -36,6 +37,45 @@ static void find_room(ingot_zoo_room *room, const ingot_manifest *m) {
         .host_bytes = m->limits.host_bytes != 0 ? m->limits.host_bytes : memory,
         .device_bytes = m->limits.device_bytes,
         .disk_bytes = m->limits.disk_bytes != 0 ? m->limits.disk_bytes : free_disk(m->shelf)};
+}
+
+/* ---- time ----------------------------------------------------------------------------------- */
+
+/* Operations of a conversion, as multiples of those of one forward pass over the calibration batch
+ * through the linears, and per weight: from measured conversions of demo-4m (spec/zoo.md). */
+#define PASSES_GPTQ        10.0
+#define PASSES_SEARCHED    6.5
+#define PASSES_BEST        60.0
+#define OPERATIONS_ROUNDED 300.0   /* per weight: read, rounded, packed, digested, read back */
+#define OPERATIONS_CHOSEN  30000.0 /* per weight: scale search, column loop, polish */
+
+static double passes_of(const ingot_recipe *recipe) {
+    const ingot_choice method = recipe->defaults.method;
+    return recipe->effort == INGOT_EFFORT_BEST ? PASSES_BEST
+           : recipe->effort == INGOT_EFFORT_FAST || method == INGOT_CHOICE_SEARCHED ||
+                   method == INGOT_CHOICE_RTN
+               ? PASSES_SEARCHED
+               : PASSES_GPTQ;
+}
+
+static double seconds_of(double rate, const ingot_forecast *f, const ingot_recipe *recipe) {
+    const bool is_plain = f->tokens == 0 || recipe->defaults.method == INGOT_CHOICE_RTN;
+    const double weights = (double)f->quantized_weights;
+    const double forward = 2 * weights * (double)f->tokens;
+    return (passes_of(recipe) * (is_plain && recipe->target_bpw == 0 ? 0 : forward) +
+            weights * (is_plain ? OPERATIONS_ROUNDED : OPERATIONS_CHOSEN)) /
+           rate;
+}
+
+static void measure(ingot_forecasts *plan, const ingot_manifest *m,
+                    const ingot_zoo_options *options) {
+    ingot_backend backend;
+    ingot_error ignored;
+    const char *device = options->device != NULL ? options->device : m->devices[0];
+    if (ingot_backend_open(&backend, device, (unsigned)options->threads, &ignored) == INGOT_OK) {
+        plan->rate = ingot_product_rate(&backend, 3);
+        ingot_backend_close(&backend);
+    }
 }
 
 /* ---- one product ---------------------------------------------------------------------------- */
@@ -130,7 +170,6 @@ static void fill_json(json_t *row, const ingot_forecast *f, const ingot_zoo_need
     ingot_zoo_set(row, "disk_bytes", json_integer((json_int_t)need->disk_bytes));
     ingot_zoo_set(row, "host_bytes", json_integer((json_int_t)need->host_bytes));
     ingot_zoo_set(row, "device_bytes", json_integer((json_int_t)need->device_bytes));
-    ingot_zoo_set(row, "seconds", ingot_json_number(f->seconds));
     ingot_zoo_set(row, "cards", cards);
 }
 
@@ -161,6 +200,11 @@ static ingot_status plan_product(ingot_forecasts *plan, const ingot_manifest *m,
                              .device_bytes = on_cuda ? f.cuda.device_bytes : 0,
                              .is_planned = true};
     fill_json(row, &f, need);
+    const double seconds = seconds_of(plan->rate, &f, &m->recipes[p->recipe].recipe);
+    ingot_zoo_set(row, "seconds", ingot_json_number(seconds));
+    if (!json_is_true(json_object_get(row, "finished"))) {
+        plan->seconds += seconds;
+    }
     if (json != NULL) {
         ingot_zoo_set(row, "tensors", json_incref(json_object_get(json, "tensors")));
         json_decref(json);
@@ -212,15 +256,18 @@ static void check_disk(ingot_forecasts *plan) {
 
 ingot_status ingot_forecasts_make(ingot_forecasts *out, const ingot_manifest *manifest,
                                   const ingot_shelf *shelf, const ingot_zoo_options *options,
-                                  ingot_error *error) {
+                                  bool with_times, ingot_error *error) {
     json_t *states = NULL;
     void *memory;
     ingot_status status;
     uint64_t extra = 0;
-    *out = (ingot_forecasts){.products = json_array(), .problems = json_array()};
+    *out = (ingot_forecasts){.products = json_array(), .problems = json_array(), .rate = NAN};
     INGOT_TRY(ingot_alloc_zero(&memory, manifest->product_count, sizeof *out->needs));
     out->needs = memory;
     find_room(&out->room, manifest);
+    if (with_times) {
+        measure(out, manifest, options);
+    }
     INGOT_GO(find_states(&states, manifest, shelf, options, error));
     for (uint64_t i = 0; i < manifest->product_count; i++) {
         const ingot_zoo_product *p = &manifest->products[i];
@@ -288,10 +335,17 @@ static void print_tensors(const json_t *row) {
     }
 }
 
+static void print_seconds(char text[32], double seconds) {
+    (void)snprintf(text, 32, "-");
+    if (isfinite(seconds)) {
+        ingot_format_seconds(text, 32, seconds);
+    }
+}
+
 static void print_plan(const ingot_forecasts *plan) {
-    char a[32], b[32], c[32];
-    printf("%-28s %9s %7s %9s %9s  %8s  %8s  %8s\n", "product", "size", "bits", "host", "device",
-           "24 GB", "40 GB", "80 GB");
+    char a[32], b[32], c[32], d[32];
+    printf("%-28s %9s %7s %9s %9s %9s  %8s  %8s  %8s\n", "product", "size", "bits", "host",
+           "device", "time", "24 GB", "40 GB", "80 GB");
     for (size_t i = 0; i < json_array_size(plan->products); i++) {
         const json_t *row = json_array_get(plan->products, i);
         if (json_object_get(row, "problem") != NULL) {
@@ -301,8 +355,9 @@ static void print_plan(const ingot_forecasts *plan) {
         ingot_format_bytes(a, sizeof a, ingot_zoo_number(row, "file_bytes"));
         ingot_format_bytes(b, sizeof b, ingot_zoo_number(row, "host_bytes"));
         ingot_format_bytes(c, sizeof c, ingot_zoo_number(row, "device_bytes"));
-        printf("%-28s %9s %7.3f %9s %9s", ingot_zoo_text_of(row, "product"), a,
-               ingot_zoo_number(row, "bits_per_weight"), b, c);
+        print_seconds(d, ingot_zoo_number(row, "seconds"));
+        printf("%-28s %9s %7.3f %9s %9s %9s", ingot_zoo_text_of(row, "product"), a,
+               ingot_zoo_number(row, "bits_per_weight"), b, c, d);
         print_cards(row);
         printf("%s\n", json_is_true(json_object_get(row, "finished")) ? "  finished" : "");
         print_tensors(row);
@@ -310,9 +365,11 @@ static void print_plan(const ingot_forecasts *plan) {
     ingot_format_bytes(a, sizeof a, (double)plan->disk_bytes);
     ingot_format_bytes(b, sizeof b, (double)plan->room.disk_bytes);
     ingot_format_bytes(c, sizeof c, (double)plan->room.host_bytes);
-    printf("%zu products; those that are left need %s of disk (%s free); host memory %s; under a "
-           "card: thousands of tokens of KV cache beside the weights\n",
-           json_array_size(plan->products), a, b, c);
+    print_seconds(d, plan->seconds);
+    printf("%zu products; those that are left need %s of disk (%s free) and about %s, one after "
+           "another; host memory %s; under a card: thousands of tokens of KV cache beside the "
+           "weights\n",
+           json_array_size(plan->products), a, b, d, c);
     for (size_t i = 0; i < json_array_size(plan->problems); i++) {
         (void)fprintf(stderr, "ingot-zoo: %s\n",
                       json_string_value(json_array_get(plan->problems, i)));
@@ -325,7 +382,7 @@ ingot_status ingot_zoo_plan(ingot_zoo_result *result, const ingot_manifest *mani
     ingot_shelf shelf;
     const bool has_shelf = ingot_shelf_open(&shelf, manifest->shelf, false, NULL) == INGOT_OK;
     const ingot_status status =
-        ingot_forecasts_make(&plan, manifest, has_shelf ? &shelf : NULL, options, error);
+        ingot_forecasts_make(&plan, manifest, has_shelf ? &shelf : NULL, options, true, error);
     if (status == INGOT_OK) {
         ingot_zoo_set(result->json, "products", json_incref(plan.products));
         ingot_zoo_set(result->json, "problems", json_incref(plan.problems));
@@ -333,6 +390,8 @@ ingot_status ingot_zoo_plan(ingot_zoo_result *result, const ingot_manifest *mani
                       json_pack("{s:I, s:I, s:I}", "host_bytes", (json_int_t)plan.room.host_bytes,
                                 "device_bytes", (json_int_t)plan.room.device_bytes, "disk_bytes",
                                 (json_int_t)plan.room.disk_bytes));
+        ingot_zoo_set(result->json, "seconds", ingot_json_number(plan.seconds));
+        ingot_zoo_set(result->json, "product_rate", ingot_json_number(plan.rate));
         ingot_zoo_set(result->json, "disk_bytes", json_integer((json_int_t)plan.disk_bytes));
         result->exit_code = json_array_size(plan.problems) > 0 ? 2 : 0;
         if (!options->as_json) {

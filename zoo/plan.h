@@ -22,13 +22,16 @@ typedef struct ingot_forecasts {
     bool lacks_disk;       /* the last problem: the disk does not hold them all */
     ingot_zoo_room room;
     uint64_t disk_bytes; /* of the products that are not finished */
+    double rate;         /* operations per second of products here; NaN: not measured */
+    double seconds;      /* of the products that are not finished, one at a time; NaN likewise */
 } ingot_forecasts;
 
-/* Plans every chosen product; a product that cannot be planned or does not fit is a problem, not a
+/* with_times: measures how fast this machine multiplies, for a fraction of a second.
+ * Plans every chosen product; a product that cannot be planned or does not fit is a problem, not a
  * failure.  shelf NULL: there is none yet.  Released with ingot_forecasts_free in any case. */
 ingot_status ingot_forecasts_make(ingot_forecasts *out, const ingot_manifest *manifest,
                                   const ingot_shelf *shelf, const ingot_zoo_options *options,
-                                  ingot_error *error) INGOT_MUST_CHECK;
+                                  bool with_times, ingot_error *error) INGOT_MUST_CHECK;
 void ingot_forecasts_free(ingot_forecasts *plan);
 
 #endif

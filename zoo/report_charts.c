@@ -74,7 +74,7 @@ static bool make_plane(plane *p, const json_t *rows) {
     const double room = fmax(0.08 * (p->high_bytes - p->low_bytes), 0.02 * p->high_bytes);
     p->low_bytes -= room;
     p->high_bytes += 2.5 * room; /* labels stand to the right of points */
-    p->low = p->low - 0.15;
+    p->low = p->low - 0.3;
     p->high = p->high + 0.15;
     return isfinite(p->low);
 }
@@ -160,8 +160,8 @@ static void draw_point(ingot_markup *markup, const plane *p, const json_t *row, 
                      x, y, 4.5, text);
     if (is_named) {
         const bool is_left = x > WIDTH - 110;
-        ingot_svg_text(markup, "name", x + (is_left ? -8 : 8), y - 6, is_left ? "end" : "start",
-                       recipe);
+        ingot_svg_text(markup, "name", x + (is_left ? -8 : 8), is_best(row) ? y + 15 : y - 6,
+                       is_left ? "end" : "start", recipe);
     }
 }
 
