@@ -5,7 +5,8 @@
  *  2. Without force the rename never replaces a file, whenever that file appeared.
  *  3. PATH.partial is locked (flock) by its writer for as long as it exists under that name, so a
  *     partial file that can be locked belongs to a run that has ended.
- *  4. Whoever fails or aborts removes the partial file; only SIGKILL or a crash leaves it behind.
+ *  4. Whoever fails or aborts removes the partial file, unless it is kept to go on from; else only
+ *     SIGKILL or a crash leaves it behind.
  */
 #include "common/files.h"
 
@@ -26,7 +27,6 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define PARTIAL_SUFFIX  ".partial"
 #define CREATE_ATTEMPTS 16
 /* Linux moves at most 2 GiB - 4 KiB per call; smaller pieces also bound the wait for a signal. */
 #define TRANSFER_BYTES_MAX (UINT64_C(1) << 30)
@@ -264,7 +264,9 @@ bool ingot_files_allow(uint64_t count) {
 struct ingot_output {
     int descriptor;
     bool is_forced;
-    bool has_partial; /* the partial file is ours: locked, and to be removed on failure */
+    bool has_partial; /* the partial file is ours: locked, and to be removed on failure, */
+    bool is_kept;     /* but not then */
+    bool is_reopened; /* the partial file was there before, and so is what it holds */
     char *path;
     char *partial_path;
 };
@@ -339,7 +341,12 @@ static ingot_status try_own_partial(ingot_output *output, bool *is_retry, ingot_
     *is_retry = false;
     bool is_stale = false;
     const int flags = O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK;
-    output->descriptor = open(output->partial_path, flags | O_CREAT | O_EXCL, 0666);
+    const int creating = output->is_reopened ? 0 : O_CREAT | O_EXCL;
+    output->descriptor = open(output->partial_path, flags | creating, 0666);
+    if (output->descriptor < 0 && errno == ENOENT && output->is_reopened) {
+        return ingot_error_set(error, INGOT_ERR_NOT_FOUND, output->partial_path, NULL,
+                               "start from the beginning", "there is no partial output");
+    }
     if (output->descriptor < 0 && errno == EEXIST) {
         is_stale = true;
         output->descriptor = open(output->partial_path, flags);
@@ -391,8 +398,8 @@ static ingot_status exists_error(const char *path, ingot_error *error) {
                            "the output already exists");
 }
 
-ingot_status ingot_output_create(ingot_output **out, const char *path, bool force,
-                                 ingot_error *error) {
+static ingot_status open_output(ingot_output **out, const char *path, bool force, bool reopens,
+                                ingot_error *error) {
     *out = NULL;
     if (path[0] == '\0' || path[strlen(path) - 1] == '/') {
         return ingot_error_set(error, INGOT_ERR_USAGE, path, NULL, "give the name of a file",
@@ -418,9 +425,10 @@ ingot_status ingot_output_create(ingot_output **out, const char *path, bool forc
     ingot_output *output = memory;
     output->descriptor = -1;
     output->is_forced = force;
+    output->is_reopened = output->is_kept = reopens;
     ingot_status status = INGOT_OK;
     if (copy_path(&output->path, path, "") != INGOT_OK ||
-        copy_path(&output->partial_path, path, PARTIAL_SUFFIX) != INGOT_OK) {
+        copy_path(&output->partial_path, path, INGOT_PARTIAL_SUFFIX) != INGOT_OK) {
         status = out_of_memory(path, error);
         goto done;
     }
@@ -430,6 +438,24 @@ ingot_status ingot_output_create(ingot_output **out, const char *path, bool forc
 done:
     ingot_output_abort(output);
     return status;
+}
+
+ingot_status ingot_output_create(ingot_output **out, const char *path, bool force,
+                                 ingot_error *error) {
+    return open_output(out, path, force, false, error);
+}
+
+ingot_status ingot_output_reopen(ingot_output **out, const char *path, bool force,
+                                 ingot_error *error) {
+    return open_output(out, path, force, true, error);
+}
+
+void ingot_output_keep(ingot_output *output) {
+    output->is_kept = true;
+}
+
+int ingot_output_descriptor(const ingot_output *output) {
+    return output->descriptor;
 }
 
 ingot_status ingot_output_write_at(ingot_output *output, const void *bytes, uint64_t size,
@@ -594,7 +620,7 @@ void ingot_output_abort(ingot_output *output) {
     if (output == NULL) {
         return;
     }
-    if (output->has_partial) {
+    if (output->has_partial && !output->is_kept) {
         (void)unlink(output->partial_path); /* before close: the lock still keeps others out */
     }
     release_output(output);

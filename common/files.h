@@ -42,10 +42,19 @@ ingot_status ingot_path_join(char *out, size_t size, const char *folder,
 /* An output under construction: PATH.partial in the same folder, exclusively locked (flock).
  * A stale unlocked partial file of an earlier run is reported on stderr and replaced. */
 typedef struct ingot_output ingot_output;
+#define INGOT_PARTIAL_SUFFIX ".partial"
 
 /* INGOT_ERR_EXISTS if PATH exists and !force; INGOT_ERR_LOCKED if another process writes it. */
 ingot_status ingot_output_create(ingot_output **out, const char *path, bool force,
                                  ingot_error *error) INGOT_MUST_CHECK;
+/* The same for the partial file that an interrupted run left, with what is in it:
+ * INGOT_ERR_NOT_FOUND where there is none.  It is kept (ingot_output_keep). */
+ingot_status ingot_output_reopen(ingot_output **out, const char *path, bool force,
+                                 ingot_error *error) INGOT_MUST_CHECK;
+/* From now on a failure or ingot_output_abort leaves the partial file where it is. */
+void ingot_output_keep(ingot_output *output);
+/* For reading what was written; the output's own. */
+int ingot_output_descriptor(const ingot_output *output);
 /* Writes exactly size bytes at offset; INGOT_ERR_NO_SPACE or INGOT_ERR_IO.  Thread safe. */
 ingot_status ingot_output_write_at(ingot_output *output, const void *bytes, uint64_t size,
                                    uint64_t offset, ingot_error *error) INGOT_MUST_CHECK;
@@ -59,9 +68,10 @@ ingot_status ingot_output_truncate(ingot_output *output, uint64_t size,
 ingot_status ingot_output_sync(ingot_output *output, ingot_error *error) INGOT_MUST_CHECK;
 const char *ingot_output_partial_path(const ingot_output *output);
 /* fsync, rename to the final name (without force: never over a file that appeared meanwhile),
- * fsync of the folder; releases the output in every case.  On failure the partial is removed. */
+ * fsync of the folder; releases the output in every case.  On failure the partial is removed,
+ * unless it is kept. */
 ingot_status ingot_output_commit(ingot_output *output, ingot_error *error) INGOT_MUST_CHECK;
-/* Removes the partial file and releases the output; NULL is fine. */
+/* Removes the partial file, unless it is kept, and releases the output; NULL is fine. */
 void ingot_output_abort(ingot_output *output);
 
 /* Writes a small file atomically (partial + fsync + rename). */

@@ -40,6 +40,7 @@ typedef enum ingot_status {
     INGOT_ERR_NUMERIC = 11,    /* NaN, Inf or a factorization that failed at every damping */
     INGOT_ERR_DEVICE = 12,     /* the requested device is not there or failed */
     INGOT_ERR_INTERNAL = 13,   /* a mistake of ours that was caught */
+    INGOT_ERR_STATE = 14,      /* a saved state is damaged, or not one of this run */
 
     /* The container breaks a rule of spec/container.md (exit code 1 for a verifier).
      * One code per rule; the list is completed in spec/container.md, section "Errors". */

@@ -30,6 +30,7 @@ static const status_entry entries[] = {
     {INGOT_ERR_NUMERIC, "E_NUMERIC", "numerical failure", 2},
     {INGOT_ERR_DEVICE, "E_DEVICE", "the device is missing or failed", 2},
     {INGOT_ERR_INTERNAL, "E_INTERNAL", "internal error", 2},
+    {INGOT_ERR_STATE, "E_STATE", "the saved state is damaged or belongs to another run", 2},
 #define INGOT_CONTAINER_CODE(name, number, text) {INGOT_BAD_##name, "E_" #name, text, 1},
 #include "common/ingot_container_codes.h"
 #undef INGOT_CONTAINER_CODE

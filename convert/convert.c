@@ -7,6 +7,7 @@
 #include "common/sizes.h"
 #include "convert/meta.h"
 #include "convert/plan_config.h"
+#include "convert/resume.h"
 #include "convert/team.h"
 #include "convert/widths.h"
 #include "format/digest.h"
@@ -14,6 +15,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define DEFAULT_LENGTH 2048u
 
@@ -318,6 +320,10 @@ static ingot_status make_plan(session *s, ingot_writer_plan *plan, ingot_layout_
     INGOT_TRY(
         ingot_plan_create(&s->plan, s->checkpoint, &s->model, &o->recipe, has_data, s->error));
     s->has_plan = true;
+    if (o->resumes && o->recipe.effort == INGOT_EFFORT_BEST && !s->plan.has_folds) {
+        return ingot_error_set(s->error, INGOT_ERR_UNSUPPORTED, NULL, NULL, "leave --resume out",
+                               "what is distilled cannot be resumed: matrices wait in memory");
+    }
     if (o->recipe.target_bpw != 0 && !s->is_forecast) {
         INGOT_TRY(choose_widths(s));
     }
@@ -407,19 +413,87 @@ static uint64_t written_bytes(const char *path, uint64_t fallback) {
     return info.file_bytes;
 }
 
-static ingot_status write_container(session *s, const ingot_writer_plan *plan,
-                                    const ingot_layout_info *layout, double *since) {
-    const ingot_convert_options *o = s->options;
-    ingot_writer *writer = NULL;
-    ingot_progress progress;
-    INGOT_TRY(ingot_alloc_zero((void **)&s->ledgers, s->plan.count + 1, sizeof *s->ledgers));
-    INGOT_TRY(ingot_alloc_zero((void **)&s->steps, s->plan.count + 1, sizeof *s->steps));
-    if (o->recipe.effort == INGOT_EFFORT_BEST) {
-        INGOT_TRY(ingot_alloc_zero((void **)&s->result->tunings, s->model.layers,
-                                   sizeof *s->result->tunings));
-        s->result->tuning_count = s->model.layers;
+/* ---- the output ----------------------------------------------------------------------------- */
+
+/* An output under work, and what --resume keeps of it. */
+typedef struct work {
+    ingot_writer *writer;
+    char state[4096]; /* path of the state */
+    ingot_resume *resume;
+    uint64_t first_block;
+} work;
+
+/* A state that nobody will go on from: its output is about to be written anew. */
+static void drop_state(const char *path, const char *reason) {
+    if (ingot_resume_is_state(path)) {
+        (void)fprintf(stderr, "%s: %s: removed\n", path, reason);
+        (void)unlink(path);
     }
-    INGOT_TRY(ingot_writer_create(&writer, o->output, o->force, plan, s->error));
+}
+
+/* Opens the partial output that an interrupted run left. */
+static ingot_status reopen(work *w, const session *s, const ingot_writer_plan *plan) {
+    const ingot_convert_options *o = s->options;
+    ingot_error missing;
+    memset(&missing, 0, sizeof missing);
+    const ingot_status status =
+        ingot_writer_reopen(&w->writer, o->output, o->force, plan, &missing);
+    if (status != INGOT_ERR_NOT_FOUND && status != INGOT_OK && s->error != NULL) {
+        *s->error = missing;
+    }
+    return status == INGOT_ERR_NOT_FOUND ? INGOT_OK : status;
+}
+
+static ingot_status open_work(work *w, const session *s, const ingot_writer_plan *plan) {
+    const ingot_convert_options *o = s->options;
+    const char *reason = "left by an interrupted run, which --resume goes on with";
+    INGOT_TRY(ingot_resume_path(w->state, o->output, s->error));
+    ingot_resume_job job = {.path = w->state,
+                            .checkpoint = s->checkpoint,
+                            .plan = &s->plan,
+                            .writer_plan = plan,
+                            .layers = s->model.layers,
+                            .ledgers = s->ledgers,
+                            .steps = s->steps,
+                            .tunings = s->result->tunings};
+    const bool has_state = o->resumes && ingot_path_exists(w->state);
+    if (has_state) {
+        INGOT_TRY(ingot_resume_check(&job, s->error));
+        INGOT_TRY(reopen(w, s, plan));
+        reason = "its partial output is gone";
+    }
+    const bool goes_on = w->writer != NULL;
+    if (!goes_on) {
+        INGOT_TRY(ingot_writer_create(&w->writer, o->output, o->force, plan, s->error));
+        drop_state(w->state, reason);
+    }
+    if (!o->resumes) {
+        return INGOT_OK;
+    }
+    job.writer = w->writer;
+    INGOT_TRY(ingot_resume_create(&w->resume, &job, s->error));
+    return goes_on ? ingot_resume_load(w->resume, &w->first_block, s->error) : INGOT_OK;
+}
+
+/* After a failure: what can be gone on from stays. */
+static void abandon(work *w, const session *s) {
+    if (w->resume != NULL) {
+        (void)!ingot_resume_wait(w->resume, NULL);
+    }
+    if (w->resume != NULL && ingot_resume_blocks(w->resume) != 0) {
+        if (w->writer != NULL) {
+            ingot_writer_keep(w->writer);
+        }
+        (void)fprintf(stderr, "%s: %llu of %llu blocks are kept; --resume goes on from there\n",
+                      w->state, (unsigned long long)ingot_resume_blocks(w->resume),
+                      (unsigned long long)s->model.layers);
+    }
+    ingot_writer_abort(w->writer);
+    ingot_resume_destroy(w->resume);
+}
+
+static ingot_status convert_into(work *w, session *s) {
+    ingot_progress progress;
     ingot_progress_begin(&progress, "converting", "blocks", (double)s->model.layers, false);
     const ingot_loop_job job = {.checkpoint = s->checkpoint,
                                 .source = &s->source,
@@ -430,9 +504,12 @@ static ingot_status write_container(session *s, const ingot_writer_plan *plan,
                                 .plan = &s->plan,
                                 .windows = s->has_windows ? &s->windows : NULL,
                                 .stats = s->stats,
-                                .is_tuned = o->recipe.effort == INGOT_EFFORT_BEST,
-                                .seed = o->recipe.seed,
-                                .writer = writer,
+                                .is_tuned = s->options->recipe.effort == INGOT_EFFORT_BEST,
+                                .seed = s->options->recipe.seed,
+                                .writer = w->writer,
+                                .resume = w->resume,
+                                .first_block = w->first_block,
+                                .stored = w->writer,
                                 .progress = &progress,
                                 .phase_seconds = s->result->phase_seconds,
                                 .ledgers = s->ledgers,
@@ -441,24 +518,49 @@ static ingot_status write_container(session *s, const ingot_writer_plan *plan,
                                 .distillation = &s->result->distillation};
     ingot_status status = ingot_loop_run(&job, s->error);
     ingot_progress_end(&progress);
+    if (status == INGOT_OK && w->resume != NULL) {
+        status = ingot_resume_wait(w->resume, s->error);
+    }
+    return status == INGOT_OK ? ingot_interrupt_check(s->error) : status;
+}
+
+static ingot_status write_container(session *s, const ingot_writer_plan *plan,
+                                    const ingot_layout_info *layout, double *since) {
+    const ingot_convert_options *o = s->options;
+    work w = {0};
+    INGOT_TRY(ingot_alloc_zero((void **)&s->ledgers, s->plan.count + 1, sizeof *s->ledgers));
+    INGOT_TRY(ingot_alloc_zero((void **)&s->steps, s->plan.count + 1, sizeof *s->steps));
+    if (o->recipe.effort == INGOT_EFFORT_BEST) {
+        INGOT_TRY(ingot_alloc_zero((void **)&s->result->tunings, s->model.layers,
+                                   sizeof *s->result->tunings));
+        s->result->tuning_count = s->model.layers;
+    }
+    ingot_status status = INGOT_OK;
+    INGOT_GO(open_work(&w, s, plan));
+    INGOT_GO(convert_into(&w, s));
     *since = ingot_clock_seconds();
-    if (status == INGOT_OK) {
-        status = ingot_interrupt_check(s->error);
+    (void)snprintf(s->result->path, sizeof s->result->path, "%s", ingot_writer_path(w.writer));
+    if (w.resume != NULL && ingot_resume_blocks(w.resume) != 0) {
+        ingot_writer_keep(w.writer);
     }
-    if (status != INGOT_OK) {
-        ingot_writer_abort(writer);
-        return status;
+    ingot_writer *writer = w.writer;
+    w.writer = NULL; /* finishing releases it */
+    INGOT_GO(ingot_writer_finish(writer, ingot_pool_threads(s->backend.pool), s->result->root,
+                                 s->result->content_id, s->error));
+    if (w.resume != NULL) {
+        (void)unlink(w.state);
     }
-    (void)snprintf(s->result->path, sizeof s->result->path, "%s", ingot_writer_path(writer));
-    INGOT_TRY(ingot_writer_finish(writer, ingot_pool_threads(s->backend.pool), s->result->root,
-                                  s->result->content_id, s->error));
     s->result->is_written = true;
     s->result->bytes = written_bytes(s->result->path, layout->file_bytes);
     for (uint64_t i = 0; i < s->plan.count; i++) {
         s->result->fallbacks += s->ledgers[i].fallback != INGOT_FALLBACK_NONE;
     }
     s->result->tensors = tensors_json(s);
+    ingot_resume_destroy(w.resume);
     return INGOT_OK;
+done:
+    abandon(&w, s);
+    return status;
 }
 
 static ingot_status run(session *s) {

@@ -15,7 +15,7 @@ typedef struct ingot_convert_options {
     uint64_t text_count;
     unsigned threads;
     uint64_t shard_size_bytes;
-    bool is_dry_run, force, is_compressed, with_sha256, as_json;
+    bool is_dry_run, force, resumes, is_compressed, with_sha256, as_json;
     ingot_recipe recipe; /* what options gave; the file fills the rest */
 } ingot_convert_options;
 

@@ -8,6 +8,8 @@
 #include "convert/collect.h"
 #include "convert/plan_forecast.h"
 #include "convert/prefetch.h"
+#include "convert/replay.h"
+#include "convert/resume.h"
 #include "convert/team_run.h"
 #include "convert/tune.h"
 #include "format/digest.h"
@@ -567,22 +569,35 @@ static ingot_status begin_batch(ingot_loop *l) {
                               l->block.host, l->error);
 }
 
+/* A block, and the state behind it. */
+static ingot_status finish_block(ingot_loop *l, uint64_t layer) {
+    INGOT_TRY(convert_block(l, layer));
+    ingot_progress_update(l->job->progress, (double)(layer + 1));
+    if (l->job->resume == NULL || !ingot_loop_is_writer(l)) {
+        return INGOT_OK;
+    }
+    INGOT_TRY(ingot_loop_settle(l));
+    return ingot_resume_save(l->job->resume, layer + 1, l->error);
+}
+
 static ingot_status convert_all(ingot_loop *l) {
     const ingot_plan *plan = l->job->plan;
+    const uint64_t first = l->job->first_block;
     uint64_t next_layer = 0;
-    if (l->has_batch) {
+    if (l->has_batch && first < l->job->model->layers) {
         double since = ingot_clock_seconds();
         INGOT_TRY(begin_batch(l));
         ingot_loop_lap(l, INGOT_PHASE_COLLECT, &since);
+        INGOT_TRY(ingot_replay(l));
     }
     for (uint64_t i = 0; i < plan->count; i++) {
         const ingot_plan_tensor *t = &plan->tensors[i];
         if (t->layer != INGOT_PLAN_NONE) {
             if (t->layer == next_layer) {
-                INGOT_TRY(convert_block(l, next_layer++));
-                ingot_progress_update(l->job->progress, (double)next_layer);
+                next_layer++;
+                INGOT_TRY(next_layer > first ? finish_block(l, t->layer) : INGOT_OK);
             }
-        } else if (!ingot_loop_is_writer(l)) {
+        } else if (!ingot_loop_is_writer(l) || ingot_writer_is_put(l->job->writer, i)) {
             continue;
         } else if (t->origin == INGOT_ORIGIN_QUANTIZE) {
             INGOT_TRY(convert_alone(l, i, NULL));
@@ -623,7 +638,7 @@ static ingot_status run_rank(const ingot_loop_job *job, const ingot_rank *rank, 
         INGOT_GO(ingot_distill_create(&l.distill, job));
     }
     INGOT_GO(ingot_worker_create(&l.writing));
-    INGOT_GO(ingot_prefetch_create(&l.prefetch, job));
+    INGOT_GO(ingot_prefetch_create(&l.prefetch, job, l.has_batch ? 0 : job->first_block));
     INGOT_GO(convert_all(&l));
     INGOT_GO(ingot_loop_settle(&l));
     INGOT_GO(ingot_team_meet(rank)); /* nobody's memory goes before it was written */

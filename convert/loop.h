@@ -40,6 +40,9 @@ typedef struct ingot_distill_result {
     bool has_run;
 } ingot_distill_result;
 
+/* What is saved after every block (convert/resume.h). */
+typedef struct ingot_resume ingot_resume;
+
 typedef struct ingot_loop_job {
     const ingot_checkpoint *checkpoint;
     const ingot_weight_source *source; /* over the checkpoint */
@@ -53,6 +56,10 @@ typedef struct ingot_loop_job {
     bool is_tuned;                /* blocks are tuned (convert/tune.h); wants windows */
     uint64_t seed;
     ingot_writer *writer;
+    ingot_resume *resume; /* NULL: nothing is saved */
+    uint64_t
+        first_block; /* blocks before it are finished, in `stored`; tensors that were put stay */
+    const ingot_writer *stored; /* the writer, for every device */
     ingot_progress *progress;
     double *phase_seconds;              /* [INGOT_PHASE_COUNT], added to */
     ingot_ledger *ledgers;              /* [plan->count], filled */

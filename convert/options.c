@@ -34,7 +34,8 @@ static const ingot_cli_option options[] = {
      "windows and the linears of a block."},
     {"threads", 0, "N", "CPU threads (default: all usable). Never changes the result."},
     {"dry-run", 0, NULL, "Print the plan, its sizes and memory, and stop."},
-    {"resume", 0, NULL, "Continue an interrupted conversion. Not part of this version."},
+    {"resume", 0, NULL,
+     "Save the state after every block as OUT.resume, and go on from it where there is one."},
     {"force", 0, NULL, "Replace an existing output."},
     {"zstd", 0, NULL, "Compress the data, for archive copies."},
     {"shard-size", 0, "BYTES", "Split the container; suffixes K, M, G, T."},
@@ -61,11 +62,6 @@ const ingot_cli_spec ingot_convert_spec = {
                 "ingot-convert model --dry-run --method gptq --text notes.txt\n"
                 "    print the plan and its memory\n",
 };
-
-static ingot_status unsupported(const char *name, const char *remedy, ingot_error *error) {
-    return ingot_error_set(error, INGOT_ERR_UNSUPPORTED, NULL, NULL, remedy,
-                           "--%s is not part of this version", name);
-}
 
 static ingot_status parse_u64(uint64_t *out, unsigned *given, unsigned flag, const char *name,
                               const char *value, uint64_t minimum, uint64_t maximum,
@@ -150,6 +146,8 @@ static ingot_status run_option(ingot_convert_options *o, const char *name, const
         o->threads = (unsigned)number;
     } else if (strcmp(name, "dry-run") == 0) {
         o->is_dry_run = true;
+    } else if (strcmp(name, "resume") == 0) {
+        o->resumes = true;
     } else if (strcmp(name, "force") == 0) {
         o->force = true;
     } else if (strcmp(name, "zstd") == 0) {
@@ -162,10 +160,8 @@ static ingot_status run_option(ingot_convert_options *o, const char *name, const
         }
     } else if (strcmp(name, "sha256") == 0) {
         o->with_sha256 = true;
-    } else if (strcmp(name, "json") == 0) {
-        o->as_json = true;
     } else {
-        return unsupported(name, "leave it out", error);
+        o->as_json = true; /* the last of the table */
     }
     return INGOT_OK;
 }

@@ -117,7 +117,9 @@ void ingot_forecast_make(ingot_forecast *out, const ingot_forecast_job *job) {
         out->parameters += ingot_checkpoint_at(job->checkpoint, i)->elements;
     }
     need_memory(out, job);
-    out->disk_bytes = out->file_bytes + 2 * need_of_batch(job).state_bytes;
+    /* a state is written while the one before is there: digests, places and records */
+    out->disk_bytes =
+        out->file_bytes + 2 * ((out->file_bytes >> 20) * 32 + plan->count * 256 + 16384);
 }
 
 uint64_t ingot_forecast_card_tokens(bool *fits, const ingot_forecast *forecast,

@@ -118,7 +118,7 @@ static ingot_status is_same(void *self, const char *a, const char *b, bool *out,
 
 /* ---- opening and taking --------------------------------------------------------------------- */
 
-static ingot_status fill(ingot_prefetch *p) {
+static ingot_status fill(ingot_prefetch *p, uint64_t first) {
     for (uint64_t layer = 0; layer < p->job->model->layers; layer++) {
         uint64_t count = 0;
         for (uint64_t i = 0; i < p->job->plan->count; i++) {
@@ -134,11 +134,14 @@ static ingot_status fill(ingot_prefetch *p) {
         p->sides[i].entries = memory;
     }
     INGOT_TRY(ingot_worker_create(&p->worker));
-    start(p, 0);
+    if (first < p->job->model->layers) {
+        start(p, first);
+    }
     return INGOT_OK;
 }
 
-ingot_status ingot_prefetch_create(ingot_prefetch **out, const ingot_loop_job *job) {
+ingot_status ingot_prefetch_create(ingot_prefetch **out, const ingot_loop_job *job,
+                                   uint64_t first) {
     void *memory;
     *out = NULL;
     INGOT_TRY(ingot_alloc_zero(&memory, 1, sizeof(ingot_prefetch)));
@@ -151,7 +154,7 @@ ingot_status ingot_prefetch_create(ingot_prefetch **out, const ingot_loop_job *j
                                       .file = file,
                                       .name_at = name_at,
                                       .is_same = job->source->is_same != NULL ? is_same : NULL};
-    const ingot_status status = fill(p);
+    const ingot_status status = fill(p, first);
     if (status != INGOT_OK) {
         ingot_prefetch_destroy(p);
         return status;

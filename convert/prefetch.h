@@ -10,8 +10,9 @@
 
 typedef struct ingot_prefetch ingot_prefetch;
 
-ingot_status ingot_prefetch_create(ingot_prefetch **out,
-                                   const ingot_loop_job *job) INGOT_MUST_CHECK;
+/* Starts on the matrices of block `first`. */
+ingot_status ingot_prefetch_create(ingot_prefetch **out, const ingot_loop_job *job,
+                                   uint64_t first) INGOT_MUST_CHECK;
 void ingot_prefetch_destroy(ingot_prefetch *prefetch); /* NULL is fine */
 
 /* Makes the matrices of a block available, and starts on those of the next one.  What was handed

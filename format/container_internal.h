@@ -200,6 +200,10 @@ ingot_status chunk_read(const shard *part, const ingot_tensor *tensor, unsigned 
                         uint64_t chunk, bool verify, void *buffer, chunk_reader *reader,
                         ingot_error *error);
 uint64_t chunk_length(const ingot_tensor *tensor, unsigned which, uint64_t chunk);
+/* ingot_tensor_load of a tensor (no alias) of a shard, and the bytes it needs. */
+uint64_t tensor_load_bytes(const ingot_tensor *tensor);
+ingot_status tensor_load(const shard *part, const ingot_tensor *tensor, bool verify, void *buffer,
+                         ingot_weight_view *view, ingot_error *error);
 /* Digest of decoded bytes that were read by other means. */
 ingot_status chunk_check_digest(const shard *part, const ingot_tensor *tensor, unsigned which,
                                 uint64_t chunk, const uint8_t *bytes, ingot_error *error);

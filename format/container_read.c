@@ -172,14 +172,17 @@ static uint64_t aligned(uint64_t bytes) {
     return (bytes + 63) & ~UINT64_C(63);
 }
 
-uint64_t ingot_tensor_load_bytes(const ingot_container *container, uint64_t index) {
-    const shard *part;
-    const ingot_tensor *tensor = resolve(container, index, &part);
+uint64_t tensor_load_bytes(const ingot_tensor *tensor) {
     uint64_t total = 0;
     for (unsigned p = 0; p < INGOT_PART_COUNT; p++) {
         total += aligned(tensor->part_bytes[p]);
     }
     return total;
+}
+
+uint64_t ingot_tensor_load_bytes(const ingot_container *container, uint64_t index) {
+    const shard *part;
+    return tensor_load_bytes(resolve(container, index, &part));
 }
 
 static void fill_view(ingot_weight_view *view, const ingot_tensor *tensor,
@@ -221,10 +224,8 @@ static ingot_status reader_for(chunk_reader *out, const shard *part, const ingot
                            "out of memory");
 }
 
-ingot_status ingot_tensor_load(const ingot_container *container, uint64_t index, bool verify,
-                               void *buffer, ingot_weight_view *view, ingot_error *error) {
-    const shard *part;
-    const ingot_tensor *tensor = resolve(container, index, &part);
+ingot_status tensor_load(const shard *part, const ingot_tensor *tensor, bool verify, void *buffer,
+                         ingot_weight_view *view, ingot_error *error) {
     const uint8_t *parts[INGOT_PART_COUNT];
     chunk_reader reader;
     INGOT_TRY(reader_for(&reader, part, tensor, error));
@@ -241,6 +242,13 @@ ingot_status ingot_tensor_load(const ingot_container *container, uint64_t index,
 done:
     chunk_reader_destroy(&reader);
     return status;
+}
+
+ingot_status ingot_tensor_load(const ingot_container *container, uint64_t index, bool verify,
+                               void *buffer, ingot_weight_view *view, ingot_error *error) {
+    const shard *part;
+    const ingot_tensor *tensor = resolve(container, index, &part);
+    return tensor_load(part, tensor, verify, buffer, view, error);
 }
 
 ingot_status ingot_part_read(const ingot_container *container, uint64_t index, ingot_part which,

@@ -8,7 +8,7 @@
 
 #include "common/files.h"
 #include "common/memory.h"
-#include "format/container_internal.h"
+#include "format/container_write_internal.h"
 #include "format/container_write_set.h"
 #include "format/digest.h"
 
@@ -20,36 +20,6 @@
 
 /* Archive copies are written once and read often. */
 #define ZSTD_LEVEL 9
-
-typedef struct writer_shard {
-    ingot_output *output;
-    char *path;
-    superblock super;
-    section sections[MAX_SECTIONS];
-    uint64_t tensor_count, chunk_count, names_size;
-    ingot_tensor *tensors; /* in record order; alias_of is local */
-    uint64_t *plan_index;  /* of each record */
-    uint64_t data_size, data_offset, stored_size;
-    uint8_t *front;
-    uint8_t *tidx, *tsrt, *names, *chunks, *ledger, *meta, *roots, *zmap; /* into front */
-} writer_shard;
-
-typedef struct place {
-    uint32_t shard;
-    uint64_t local;
-    bool is_put, has_ledger;
-    uint64_t streamed_bytes;
-} place;
-
-struct ingot_writer {
-    const ingot_writer_plan *plan;
-    writer_shard *shards;
-    uint32_t shard_count;
-    bool is_forced;      /* existing files are replaced */
-    place *places;       /* by plan index */
-    uint8_t *compressed; /* ZSTD_compressBound(CHUNK_BYTES), compressed files only */
-    ZSTD_CCtx *zstd;     /* likewise */
-};
 
 static ingot_status out_of_memory(ingot_error *error) {
     return ingot_error_set(error, INGOT_ERR_NO_MEMORY, NULL, NULL, NULL, "out of memory");
@@ -413,8 +383,8 @@ static ingot_status build_front(ingot_writer *writer, writer_shard *part, ingot_
     return write_sorted(part, error);
 }
 
-ingot_status ingot_writer_create(ingot_writer **out, const char *path, bool force,
-                                 const ingot_writer_plan *plan, ingot_error *error) {
+static ingot_status open_writer(ingot_writer **out, const char *path, bool force, bool reopens,
+                                const ingot_writer_plan *plan, ingot_error *error) {
     ingot_status status;
     ingot_writer *writer;
     *out = NULL;
@@ -446,7 +416,11 @@ ingot_status ingot_writer_create(ingot_writer **out, const char *path, bool forc
             goto done;
         }
         INGOT_GO(build_front(writer, part, error));
-        INGOT_GO(ingot_output_create(&part->output, part->path, force, error));
+        if (reopens && writer->shard_count > 1) {
+            writer_take_back(part->path, plan->set_id);
+        }
+        INGOT_GO(reopens ? ingot_output_reopen(&part->output, part->path, force, error)
+                         : ingot_output_create(&part->output, part->path, force, error));
         if (!plan->is_compressed) {
             INGOT_GO(ingot_output_reserve(part->output, part->super.file_size, error));
         }
@@ -456,6 +430,16 @@ ingot_status ingot_writer_create(ingot_writer **out, const char *path, bool forc
 done:
     destroy(writer);
     return status;
+}
+
+ingot_status ingot_writer_create(ingot_writer **out, const char *path, bool force,
+                                 const ingot_writer_plan *plan, ingot_error *error) {
+    return open_writer(out, path, force, false, plan, error);
+}
+
+ingot_status ingot_writer_reopen(ingot_writer **out, const char *path, bool force,
+                                 const ingot_writer_plan *plan, ingot_error *error) {
+    return open_writer(out, path, force, true, plan, error);
 }
 
 /* ---- parts ---------------------------------------------------------------------------------- */

@@ -77,13 +77,53 @@ void ingot_writer_put_ledger(ingot_writer *writer, uint64_t index, const ingot_l
 /* Makes what was put durable (fsync). */
 ingot_status ingot_writer_sync(ingot_writer *writer, ingot_error *error) INGOT_MUST_CHECK;
 /* Digests, front, superblock, fsync, full check by the public reader (threads as in
- * ingot_check_full), rename.  Releases the writer in every case; on failure no file is left.
+ * ingot_check_full), rename.  Releases the writer in every case; on failure no file is left, unless
+ * ingot_writer_keep was called.
  * root and content_id (16 bytes each) may be NULL. */
 ingot_status ingot_writer_finish(ingot_writer *writer, unsigned threads, uint8_t *root,
                                  uint8_t *content_id, ingot_error *error) INGOT_MUST_CHECK;
 /* The file that stands for the whole when it is finished: the path given, or the first shard's.
  * Owned by the writer. */
 const char *ingot_writer_path(const ingot_writer *writer);
-void ingot_writer_abort(ingot_writer *writer); /* removes the partial file; NULL is fine */
+/* Removes the partial file, unless it is kept; NULL is fine. */
+void ingot_writer_abort(ingot_writer *writer);
+
+/* ---- going on after an interruption (container_write_resume.c) ------------------------------ */
+
+/* From now on a failure leaves the partial files. */
+void ingot_writer_keep(ingot_writer *writer);
+/* As ingot_writer_create, on the partial files that an interrupted run with the same plan left;
+ * INGOT_ERR_NOT_FOUND where one is missing.  They are kept.  Nothing counts as put until
+ * ingot_writer_restore. */
+ingot_status ingot_writer_reopen(ingot_writer **out, const char *path, bool force,
+                                 const ingot_writer_plan *plan,
+                                 ingot_error *error) INGOT_MUST_CHECK;
+
+/* The sections of a front that grow with what is put. */
+typedef enum ingot_writer_image {
+    INGOT_IMAGE_CHUNKS, /* CHNK */
+    INGOT_IMAGE_LEDGER, /* LEDG */
+    INGOT_IMAGE_ZMAP,   /* ZMAP: compressed files only */
+    INGOT_IMAGE_COUNT
+} ingot_writer_image;
+uint32_t ingot_writer_shard_count(const ingot_writer *writer);
+/* *bytes[*size]: the section of a shard as it is now, the writer's own; to be saved, or filled
+ * before ingot_writer_restore.  *size 0: there is none. */
+void ingot_writer_get_image(uint8_t **bytes, uint64_t *size, ingot_writer *writer, uint32_t shard,
+                            ingot_writer_image which);
+/* Whether tensor `index` is whole in the partial file. */
+bool ingot_writer_is_put(const ingot_writer *writer, uint64_t index);
+/* Takes tensors with is_put[index] (plan->tensor_count of them) as put, the images being those of
+ * the time when they were: reads all of them back, and INGOT_ERR_STATE names one that is not what
+ * its digests say. */
+ingot_status ingot_writer_restore(ingot_writer *writer, const bool *is_put,
+                                  ingot_error *error) INGOT_MUST_CHECK;
+/* The record of a tensor that was put. */
+void ingot_writer_get_ledger(ingot_ledger *out, const ingot_writer *writer, uint64_t index);
+/* Reads a tensor that was put (no alias) into buffer[ingot_writer_load_bytes], as ingot_tensor_load
+ * does, digests checked.  Thread safe, also beside puts of other tensors. */
+uint64_t ingot_writer_load_bytes(const ingot_writer *writer, uint64_t index);
+ingot_status ingot_writer_load(const ingot_writer *writer, uint64_t index, void *buffer,
+                               ingot_weight_view *view, ingot_error *error) INGOT_MUST_CHECK;
 
 #endif

@@ -91,15 +91,15 @@ typedef struct ingot_tensor {
 typedef struct ingot_weight_view {
     ingot_kind kind; /* INGOT_DENSE or INGOT_GROUPED */
     uint64_t rows, cols;
-    ingot_dtype dtype;   /* dense: element; grouped: outlier values */
-    const void *data;    /* dense: w[rows][cols] */
-    unsigned bits;       /* from here on: grouped only */
+    ingot_dtype dtype; /* dense: element; grouped: outlier values */
+    const void *data;  /* dense: w[rows][cols] */
+    unsigned bits;     /* from here on: grouped only */
     ingot_zero_mode zero_mode;
     ingot_dtype scale_dtype;
     uint64_t group, groups_per_row, row_stride_bytes;
-    const uint8_t *codes;  /* [rows][row_stride_bytes], bit strings, spec/quantization.md */
-    const void *scales;    /* [rows][groups_per_row] of scale_dtype */
-    const uint8_t *zeros;  /* [rows][groups_per_row], NULL when symmetric */
+    const uint8_t *codes; /* [rows][row_stride_bytes], bit strings, spec/quantization.md */
+    const void *scales;   /* [rows][groups_per_row] of scale_dtype */
+    const uint8_t *zeros; /* [rows][groups_per_row], NULL when symmetric */
     uint64_t outlier_count;
     const uint64_t *outlier_row_ptr; /* [rows+1], NULL when outlier_count is 0 */
     const uint32_t *outlier_col;     /* [outlier_count] */
@@ -138,7 +138,7 @@ typedef struct ingot_ledger {
     ingot_fallback fallback;
     unsigned damping_step; /* 0: the first damping was enough; 255: not factorized */
     bool is_folded;
-    uint32_t dead_columns;        /* input features that were always zero */
+    uint32_t dead_columns;         /* input features that were always zero */
     uint32_t low_precision_scales; /* groups whose F16 scale is below 2^-14 */
     uint64_t tokens_seen;
     uint64_t outliers;
@@ -146,7 +146,7 @@ typedef struct ingot_ledger {
     double weight_error_rtn; /* of plain rounding at the same bits, group and zero mode */
     double output_error;
     double output_error_rtn;
-    double damping; /* fraction of the mean diagonal that was added */
+    double damping;            /* fraction of the mean diagonal that was added */
     uint8_t source_digest[16]; /* XXH3-128 of the source tensor's bytes, little-endian; or zeros */
 } ingot_ledger;
 
@@ -170,13 +170,13 @@ bool ingot_is_container(const char *path);
 
 typedef struct ingot_info {
     unsigned major, minor;
-    uint64_t file_bytes;   /* of all shards */
+    uint64_t file_bytes; /* of all shards */
     uint64_t decoded_data_bytes;
-    uint32_t profile;      /* 0 model, 1 statistics, 2 conversion state */
-    uint32_t shard_count;  /* 1 when not sharded */
+    uint32_t profile;     /* 0 model, 1 statistics, 2 conversion state */
+    uint32_t shard_count; /* 1 when not sharded */
     bool is_compressed;
     uint64_t incompat, ro_compat, compat; /* feature masks of the first shard */
-    uint8_t root[16];       /* of the first shard: names the file */
+    uint8_t root[16];                     /* of the first shard: names the file */
     uint8_t content_id[16]; /* names the content whatever the compression or sharding */
 } ingot_info;
 void ingot_get_info(const ingot_container *container, ingot_info *out);

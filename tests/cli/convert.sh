@@ -94,7 +94,7 @@ done <<EOF
 --method keep
 --method rtn --effort fast
 --effort best
---resume
+--effort best --text $text --resume
 --devices 998,999
 --bits 9
 --bits 1

@@ -1,0 +1,43 @@
+/* What the files of the container writer share.  Not installed. */
+#ifndef INGOT_CONTAINER_WRITE_INTERNAL_H
+#define INGOT_CONTAINER_WRITE_INTERNAL_H
+
+#include "common/files.h"
+#include "format/container_internal.h"
+#include "format/container_write.h"
+
+typedef struct writer_shard {
+    ingot_output *output;
+    char *path;
+    superblock super;
+    section sections[MAX_SECTIONS];
+    uint64_t tensor_count, chunk_count, names_size;
+    ingot_tensor *tensors; /* in record order; alias_of is local */
+    uint64_t *plan_index;  /* of each record */
+    uint64_t data_size, data_offset, stored_size;
+    uint8_t *front;
+    uint8_t *tidx, *tsrt, *names, *chunks, *ledger, *meta, *roots, *zmap; /* into front */
+} writer_shard;
+
+typedef struct place {
+    uint32_t shard;
+    uint64_t local;
+    bool is_put, has_ledger;
+    uint64_t streamed_bytes;
+} place;
+
+struct ingot_writer {
+    const ingot_writer_plan *plan;
+    writer_shard *shards;
+    uint32_t shard_count;
+    bool is_forced;      /* existing files are replaced */
+    place *places;       /* by plan index */
+    uint8_t *compressed; /* ZSTD_compressBound(CHUNK_BYTES), compressed files only */
+    void *zstd;          /* ZSTD_CCtx, likewise */
+};
+
+/* A shard of this set that has its final name and no partial file any more was renamed by a run
+ * that was killed before the whole set was: it becomes a partial file again. */
+void writer_take_back(const char *path, const uint8_t set_id[16]);
+
+#endif

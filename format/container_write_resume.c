@@ -1,0 +1,151 @@
+/* A container writer that goes on where an interrupted one was (format/container_write.h).
+ *
+ * What is put is in the partial files already; what is not are the sections of the front that grow
+ * with it, which the caller saves and gives back.  Nothing of that is believed: every chunk of
+ * every tensor that counts as put is read and digested first. */
+#include "format/container_write_internal.h"
+
+#include "common/memory.h"
+
+#include <stdio.h>
+
+void writer_take_back(const char *path, const uint8_t set_id[16]) {
+    ingot_file *file = NULL;
+    uint8_t bytes[SUPERBLOCK_BYTES];
+    superblock super;
+    char partial[4096];
+    memset(&super, 0, sizeof super);
+    if (snprintf(partial, sizeof partial, "%s" INGOT_PARTIAL_SUFFIX, path) >= (int)sizeof partial ||
+        ingot_path_exists(partial) || ingot_file_open(&file, path, NULL) != INGOT_OK) {
+        return;
+    }
+    if (ingot_file_read_at(file, bytes, sizeof bytes, 0, NULL) == INGOT_OK &&
+        memcmp(bytes, ingot_container_magic, sizeof ingot_container_magic) == 0) {
+        superblock_decode(&super, bytes);
+    }
+    ingot_file_close(file);
+    if (super.shard_count > 1 && memcmp(super.set_id, set_id, 16) == 0) {
+        (void)rename(path, partial); /* where that fails the shard is missing, and said to be */
+    }
+}
+
+void ingot_writer_keep(ingot_writer *writer) {
+    for (uint32_t s = 0; s < writer->shard_count; s++) {
+        if (writer->shards[s].output != NULL) {
+            ingot_output_keep(writer->shards[s].output);
+        }
+    }
+}
+
+uint32_t ingot_writer_shard_count(const ingot_writer *writer) {
+    return writer->shard_count;
+}
+
+void ingot_writer_get_image(uint8_t **bytes, uint64_t *size, ingot_writer *writer, uint32_t number,
+                            ingot_writer_image which) {
+    const writer_shard *part = &writer->shards[number];
+    switch (which) {
+    case INGOT_IMAGE_CHUNKS:
+        *bytes = part->chunks;
+        *size = part->chunk_count * 8;
+        return;
+    case INGOT_IMAGE_LEDGER:
+        *bytes = part->ledger;
+        *size = part->tensor_count * LEDGER_BYTES;
+        return;
+    case INGOT_IMAGE_ZMAP:
+    case INGOT_IMAGE_COUNT:
+        break;
+    }
+    *bytes = part->zmap;
+    *size = part->zmap != NULL ? part->chunk_count * ZMAP_BYTES : 0;
+}
+
+bool ingot_writer_is_put(const ingot_writer *writer, uint64_t index) {
+    return writer->places[index].is_put;
+}
+
+void ingot_writer_get_ledger(ingot_ledger *out, const ingot_writer *writer, uint64_t index) {
+    const place *where = &writer->places[index];
+    ledger_decode(out, writer->shards[where->shard].ledger + where->local * LEDGER_BYTES);
+}
+
+/* A partial file as the reader sees a shard, as far as reading tensors goes. */
+static shard readable(const writer_shard *part) {
+    return (shard){.path = ingot_output_partial_path(part->output),
+                   .fd = ingot_output_descriptor(part->output),
+                   .tensors = part->tensors,
+                   .tensor_count = part->tensor_count,
+                   .chunks = part->chunks,
+                   .zmap = part->zmap,
+                   .data_offset = part->data_offset,
+                   .data_size = part->data_size};
+}
+
+uint64_t ingot_writer_load_bytes(const ingot_writer *writer, uint64_t index) {
+    const place *where = &writer->places[index];
+    return tensor_load_bytes(&writer->shards[where->shard].tensors[where->local]);
+}
+
+ingot_status ingot_writer_load(const ingot_writer *writer, uint64_t index, void *buffer,
+                               ingot_weight_view *view, ingot_error *error) {
+    const place *where = &writer->places[index];
+    const writer_shard *part = &writer->shards[where->shard];
+    const shard file = readable(part);
+    return tensor_load(&file, &part->tensors[where->local], true, buffer, view, error);
+}
+
+/* Marks a tensor as put; of a compressed file the next chunk goes behind its last one. */
+static ingot_status take_tensor(ingot_writer *writer, uint64_t index, ingot_error *error) {
+    place *where = &writer->places[index];
+    writer_shard *part = &writer->shards[where->shard];
+    const ingot_tensor *tensor = &part->tensors[where->local];
+    const uint64_t first = tensor->first_chunk, end = first + tensor_chunk_count(tensor);
+    for (uint64_t chunk = first; part->zmap != NULL && chunk < end; chunk++) {
+        const uint8_t *entry = part->zmap + chunk * ZMAP_BYTES;
+        const uint64_t offset = load_le(entry, 8), length = load_le(entry + 8, 4);
+        if (offset > part->data_size || length > CHUNK_BYTES) {
+            return ingot_error_set(error, INGOT_ERR_STATE, part->path, tensor->name, NULL,
+                                   "a chunk is said to be where none can be");
+        }
+        part->stored_size = ingot_max_u64(part->stored_size, offset + length);
+    }
+    where->is_put = where->has_ledger = true;
+    return INGOT_OK;
+}
+
+ingot_status ingot_writer_restore(ingot_writer *writer, const bool *is_put, ingot_error *error) {
+    const uint64_t count = writer->plan->tensor_count;
+    ingot_status status = INGOT_OK;
+    ingot_error found;
+    void *buffer = NULL;
+    uint64_t room = 0;
+    memset(&found, 0, sizeof found);
+    for (uint64_t i = 0; i < count; i++) {
+        ingot_weight_view view;
+        const place *where = &writer->places[i];
+        if (!is_put[i] || writer->plan->tensors[i].kind == INGOT_ALIAS) {
+            continue;
+        }
+        const uint64_t bytes = ingot_writer_load_bytes(writer, i);
+        if (bytes > room) {
+            ingot_free(buffer);
+            buffer = NULL;
+            room = bytes;
+            INGOT_GO(ingot_alloc(&buffer, bytes));
+        }
+        INGOT_GO(ingot_interrupt_check(error));
+        INGOT_GO(take_tensor(writer, i, error));
+        status = ingot_writer_load(writer, i, buffer, &view, &found);
+        if (status != INGOT_OK) {
+            status = ingot_error_set(
+                error, INGOT_ERR_STATE, writer->shards[where->shard].path,
+                writer->plan->tensors[i].name, "run without --resume to start over",
+                "the partial output does not hold what was written: %s", found.reason);
+            goto done;
+        }
+    }
+done:
+    ingot_free(buffer);
+    return status;
+}
