@@ -150,6 +150,7 @@ static ingot_status check_product(checker *c, const ingot_zoo_product *p, check_
     const char *name = ingot_zoo_text_of(file, "path");
     know_files(c, file);
     ingot_shelf_output(path, &c->shelf, name != NULL ? name : p->output);
+    know(c, p->output);
     if (name == NULL || !ingot_path_exists(path)) {
         (void)snprintf(reason, 160, name == NULL ? "it was never finished" : "the file is gone");
         goto done;
@@ -205,7 +206,16 @@ static ingot_status check_products(checker *c, ingot_error *error) {
 
 static bool is_own(const checker *c, const char *path) {
     static const char *const reports[] = {"report.html", "report.csv", "report.json"};
+    static const char *const endings[] = {".partial", ".resume"}; /* of a conversion at work */
     bool is = json_object_get(c->known, path) != NULL;
+    for (unsigned i = 0; i < 2 && !is; i++) {
+        char whole[INGOT_SHELF_PATH_SIZE];
+        const size_t length = strlen(path), tail = strlen(endings[i]);
+        if (length > tail && strcmp(path + length - tail, endings[i]) == 0) {
+            (void)snprintf(whole, sizeof whole, "%.*s", (int)(length - tail), path);
+            is = json_object_get(c->known, whole) != NULL;
+        }
+    }
     for (unsigned i = 0; i < sizeof reports / sizeof *reports; i++) {
         is = is || strcmp(path, reports[i]) == 0;
     }

@@ -206,6 +206,7 @@ ingot_status ingot_job_open(ingot_zoo_job *job, const ingot_manifest *manifest,
         INGOT_TRY(check_place(job, error));
     }
     job->record = job->record != NULL ? job->record : json_object();
+    job->is_forced = is_forced;
     *error = (ingot_error){0};
     return decide(job, is_forced, error);
 }
@@ -254,6 +255,7 @@ static void build_convert(ingot_child *child, const ingot_zoo_job *job, const ch
     ingot_child_option(child, "--output", output);
     ingot_child_option(child, "--recipe", recipe);
     ingot_child_word(child, "--force");
+    ingot_child_word(child, "--resume");
     if (p->uses_statistics) {
         ingot_child_option(child, "--stats", shared);
     } else if (ingot_product_has_data(p)) {
@@ -299,6 +301,14 @@ static ingot_status write_recipe(const ingot_zoo_job *job, const char *path, ing
     return ingot_file_write_all(path, text, strlen(text), true, error);
 }
 
+/* What ingot-convert --resume keeps of an interrupted conversion, where it is of no use. */
+static void drop_state(const ingot_zoo_job *job) {
+    char path[INGOT_SHELF_PATH_SIZE], state[INGOT_SHELF_PATH_SIZE + 16];
+    ingot_shelf_output(path, job->shelf, job->product->output);
+    (void)snprintf(state, sizeof state, "%s.resume", path);
+    (void)unlink(state);
+}
+
 /* On record before the work: a run that ends in the middle is told from one that never began. */
 static ingot_status begin_conversion(ingot_zoo_job *job, const char *recipe, ingot_error *error) {
     char path[INGOT_SHELF_PATH_SIZE];
@@ -306,6 +316,9 @@ static ingot_status begin_conversion(ingot_zoo_job *job, const char *recipe, ing
     INGOT_TRY(write_recipe(job, recipe, error));
     ingot_shelf_path(path, job->shelf, INGOT_SHELF_CONVERT, job->product->name);
     (void)unlink(path); /* the report of an earlier one is not to be taken for this one's */
+    if (job->is_forced || !is_text(job->record, "pending_key", job->keys.convert)) {
+        drop_state(job);
+    }
     ingot_zoo_set(job->record, "output", json_string(job->product->output));
     ingot_zoo_set(job->record, "state", json_string("converting"));
     ingot_zoo_set(job->record, "pending_key", json_string(job->keys.convert));
@@ -464,6 +477,12 @@ ingot_status ingot_job_finish(ingot_zoo_job *job, int wait_status, const struct 
         }
     } else {
         status = tool_error(job, report, wait_status, error);
+        if (job->step == INGOT_STEP_CONVERT && status == INGOT_ERR_STATE && !job->is_restarted) {
+            /* Of another version or instruction set, or damaged: from the beginning, once. */
+            job->is_restarted = true;
+            drop_state(job);
+            status = INGOT_OK;
+        }
     }
     json_decref(report);
     return status;

@@ -26,6 +26,8 @@ typedef struct ingot_zoo_job {
     int shared_lock; /* of the statistics or the sensitivity table that this job makes */
     ingot_job_step step;
     pid_t child; /* 0: none */
+    bool is_forced;
+    bool is_restarted; /* a state of an interrupted conversion was refused, and is gone */
     const char *device;
     unsigned threads;
     double step_started; /* monotonic seconds */

@@ -25,7 +25,7 @@ await() {
     done
 }
 begun() {
-    grep -qs '^block 1/' "$1/.ingot-zoo/logs/m@slow.log"
+    [ -e "$1/m/slow.ingot.resume" ] && grep -qs '^block 1/' "$1/.ingot-zoo/logs/m@slow.log"
 }
 # The conversion that a run of ours has at work.
 convert_of() {
@@ -69,6 +69,7 @@ gone() { ! kill -0 "$worker" 2>/dev/null; }
 await gone
 expect_exit 0 ingot-zoo run zoo.json
 cmp whole.ingot ended/m/slow.ingot
+[ "$(grep -c '^block 1/' ended/.ingot-zoo/logs/m@slow.log)" = 1 ] || fail "a finished block was made again"
 expect_exit 0 ingot-zoo verify zoo.json
 
 # SIGINT: what runs is ended, what waits is left, and said so.
@@ -81,8 +82,12 @@ code=0
 wait $run || code=$?
 [ "$code" = 2 ] || fail "exit code $code after a signal"
 grep -q '1 left by the interruption' out || fail "$(cat out)"
+[ -e interrupted/m/slow.ingot.resume ] || fail "no state was kept"
+# A state that is damaged is no use, and no harm.
+printf 'xxxx' | dd of=interrupted/m/slow.ingot.resume bs=1 seek=300 conv=notrunc 2>/dev/null
 expect_exit 0 ingot-zoo run zoo.json
 cmp whole.ingot interrupted/m/slow.ingot
+[ "$(grep -c '^block 1/' interrupted/.ingot-zoo/logs/m@slow.log)" = 2 ] || fail "the state was not refused"
 
 # A checkpoint that is changed while it is converted gives no product.
 manifest changed
