@@ -69,7 +69,7 @@ gone() { ! kill -0 "$worker" 2>/dev/null; }
 await gone
 expect_exit 0 ingot-zoo run zoo.json
 cmp whole.ingot ended/m/slow.ingot
-[ "$(grep -c '^block 1/' ended/.ingot-zoo/logs/m@slow.log)" = 1 ] || fail "a finished block was made again"
+[ "$(grep -c '^block 1/4  error' ended/.ingot-zoo/logs/m@slow.log)" = 1 ] || fail "a finished block was made again"
 expect_exit 0 ingot-zoo verify zoo.json
 
 # SIGINT: what runs is ended, what waits is left, and said so.
@@ -87,7 +87,7 @@ grep -q '1 left by the interruption' out || fail "$(cat out)"
 printf 'xxxx' | dd of=interrupted/m/slow.ingot.resume bs=1 seek=300 conv=notrunc 2>/dev/null
 expect_exit 0 ingot-zoo run zoo.json
 cmp whole.ingot interrupted/m/slow.ingot
-[ "$(grep -c '^block 1/' interrupted/.ingot-zoo/logs/m@slow.log)" = 2 ] || fail "the state was not refused"
+[ "$(grep -c '^block 1/4  error' interrupted/.ingot-zoo/logs/m@slow.log)" = 2 ] || fail "the state was not refused"
 
 # A checkpoint that is changed while it is converted gives no product.
 manifest changed
