@@ -27,8 +27,12 @@ static const ingot_cli_option options[] = {
     {"device", 'd', "DEVICE", "auto, cpu, cuda or cuda:N. Default auto."},
     {"threads", 'j', "N", "Threads of the cpu device. Default: one per usable CPU."},
     {"force", 0, NULL, "Replace an existing output."},
+    {"reuse", 0, NULL,
+     "Keep an existing output that has these statistics: of this checkpoint, text, windows and "
+     "length. Statistics of others are replaced, with a message; any other file is refused."},
     {"json", 0, NULL,
-     "Print one JSON object: output, bytes, samples, seq_len, tokens, dropped_rows, seconds, "
+     "Print one JSON object: output, reused, bytes, samples, seq_len, tokens, dropped_rows, "
+     "seconds, "
      "peak_host_bytes, root, error (a stable code or null). Every key is present on failure too."},
 };
 
@@ -58,7 +62,7 @@ typedef struct calib_settings {
     const char *output;
     const char *device;
     uint64_t samples, seq_len, threads;
-    bool force, is_json;
+    bool force, reuse, is_json;
 } calib_settings;
 
 static ingot_status take_option(void *context, const char *name, const char *value,
@@ -82,6 +86,8 @@ static ingot_status take_option(void *context, const char *name, const char *val
         return ingot_cli_parse_u64(&s->threads, name, value, 1, 256, error);
     } else if (strcmp(name, "force") == 0) {
         s->force = true;
+    } else if (strcmp(name, "reuse") == 0) {
+        s->reuse = true;
     } else if (strcmp(name, "json") == 0) {
         s->is_json = true;
     }
@@ -98,6 +104,7 @@ typedef struct calibration {
     ingot_windows windows;
     ingot_stats_result result;
     double seconds;
+    bool is_reused;
 } calibration;
 
 /* What can be refused before anything is read. */
@@ -119,7 +126,7 @@ static ingot_status check_settings(const calib_settings *s, ingot_error *error) 
         return ingot_error_set(error, INGOT_ERR_USAGE, s->output, NULL, "use another output",
                                "the output is one of the inputs");
     }
-    if (!s->force && ingot_path_exists(s->output)) {
+    if (!s->force && !s->reuse && ingot_path_exists(s->output)) {
         return ingot_error_set(error, INGOT_ERR_EXISTS, s->output, NULL,
                                "use --force to replace it", "the output exists");
     }
@@ -155,6 +162,48 @@ static ingot_status load_text(calibration *c, uint64_t length, ingot_error *erro
     return status;
 }
 
+/* What differs between statistics and what was asked for; NULL: nothing. */
+static const char *difference(const ingot_stats_info *info, const calibration *c) {
+    if (memcmp(info->text_digest, c->text.digest, sizeof info->text_digest) != 0) {
+        return "another text";
+    }
+    return info->samples != c->windows.count || info->seq_len != c->windows.length ? "other windows"
+                                                                                   : NULL;
+}
+
+/* Takes an output that is there already, if it has what was asked for: c->is_reused. */
+static ingot_status try_reuse(calibration *c, ingot_error *error) {
+    const calib_settings *s = &c->settings;
+    ingot_stats *stats = NULL;
+    ingot_stats_info info;
+    const char *why = "another checkpoint";
+    if (!s->reuse || !ingot_path_exists(s->output)) {
+        return INGOT_OK;
+    }
+    const ingot_status status =
+        ingot_stats_open(&stats, s->output, &c->from.model, &c->from.source, error);
+    if (status != INGOT_OK && status != INGOT_FAIL_SOURCE) {
+        return status;
+    }
+    if (status == INGOT_OK) {
+        ingot_stats_get_info(stats, &info);
+        ingot_stats_close(stats);
+        why = difference(&info, c);
+    }
+    if (why != NULL) {
+        (void)fprintf(stderr, "%s: %s: statistics of %s are replaced\n", spec.tool, s->output, why);
+        return INGOT_OK;
+    }
+    ingot_file *file;
+    INGOT_TRY(ingot_file_open(&file, s->output, error));
+    c->result = (ingot_stats_result){.file_bytes = ingot_file_size(file),
+                                     .tokens = info.samples * info.seq_len};
+    ingot_file_close(file);
+    memcpy(c->result.root, info.root, sizeof info.root);
+    c->is_reused = true;
+    return INGOT_OK;
+}
+
 static ingot_status calibrate(calibration *c, ingot_error *error) {
     const calib_settings *s = &c->settings;
     const double start = ingot_clock_seconds();
@@ -172,9 +221,14 @@ static ingot_status calibrate(calibration *c, ingot_error *error) {
     INGOT_TRY(load_text(c, length, error));
     INGOT_TRY(
         ingot_windows_calibration(&c->windows, &c->text, s->samples, length, s->texts[0], error));
+    INGOT_TRY(try_reuse(c, error));
+    if (c->is_reused) {
+        c->seconds = ingot_clock_seconds() - start;
+        return INGOT_OK;
+    }
     const ingot_stats_options collect = {
         .path = s->output,
-        .force = s->force,
+        .force = s->force || s->reuse,
         .threads = ingot_pool_threads(c->backend.pool),
     };
     ingot_progress progress;
@@ -204,6 +258,7 @@ static bool print_json(const calibration *finished, ingot_status status) {
     }
     bool is_good = put(object, "output", has ? json_string(c->settings.output) : json_null());
     is_good &= put(object, "root", has ? json_string(root) : json_null());
+    is_good &= put(object, "reused", has ? json_boolean(c->is_reused) : json_null());
     is_good &= put(object, "seconds", has ? ingot_json_number(c->seconds) : json_null());
     const struct {
         const char *key;
@@ -231,9 +286,9 @@ static bool print_summary(const calibration *c) {
     char bytes[32], seconds[32];
     ingot_format_bytes(bytes, sizeof bytes, (double)c->result.file_bytes);
     ingot_format_seconds(seconds, sizeof seconds, c->seconds);
-    (void)printf("%s: %s, %llu windows of %llu tokens, %s\n", c->settings.output, bytes,
+    (void)printf("%s: %s, %llu windows of %llu tokens, %s%s\n", c->settings.output, bytes,
                  (unsigned long long)c->windows.count, (unsigned long long)c->windows.length,
-                 seconds);
+                 seconds, c->is_reused ? ", reused" : "");
     return fflush(stdout) == 0 && ferror(stdout) == 0;
 }
 

@@ -18,8 +18,9 @@ cmp one.calib two.calib || fail "another number of threads or files gave other b
 python3 - <<'EOF'
 import json, os
 o = json.load(open("out"))
-assert sorted(o) == ["bytes", "dropped_rows", "error", "output", "peak_host_bytes", "root", "samples",
-                     "seconds", "seq_len", "tokens"], sorted(o)
+assert sorted(o) == ["bytes", "dropped_rows", "error", "output", "peak_host_bytes", "reused", "root",
+                     "samples", "seconds", "seq_len", "tokens"], sorted(o)
+assert o["reused"] is False
 assert o["bytes"] == os.path.getsize("two.calib") and o["error"] is None
 assert (o["samples"], o["seq_len"], o["tokens"], o["dropped_rows"]) == (4, 64, 256, 0), o
 EOF
@@ -37,7 +38,7 @@ refuse() {
     python3 - "$error" <<'EOF'
 import json, sys
 o = json.load(open("out"))
-assert len(o) == 10 and o.pop("error") == sys.argv[1], o
+assert len(o) == 11 and o.pop("error") == sys.argv[1], o
 assert all(v is None for v in o.values()), o
 EOF
 }
@@ -59,3 +60,28 @@ cmp one.calib two.calib || fail "an existing output was touched"
 # shellcheck disable=SC2086
 expect_exit 0 ingot-calib "$MODEL" --text text.txt -o two.calib $common --samples 3 --force
 ! cmp -s one.calib two.calib || fail "--force did not replace the output"
+
+# --reuse: the same statistics stay as they are, others are replaced, other files are refused.
+cp one.calib kept.calib
+touch -d '2001-01-01' kept.calib
+# shellcheck disable=SC2086
+{
+    expect_exit 0 ingot-calib "$MODEL" --text a.txt --text b.txt -o kept.calib $common --reuse --json
+    cp out reused.json
+    [ "$(date -r kept.calib +%Y)" = 2001 ] || fail "statistics that were there were made again"
+    expect_exit 0 ingot-calib "$MODEL" --text text.txt -o new.calib $common --reuse --json
+    cmp one.calib new.calib || fail "--reuse changed what is collected"
+    python3 - <<'EOF'
+import json
+a, b = json.load(open("reused.json")), json.load(open("out"))
+assert a["reused"] and not b["reused"], (a, b)
+assert all(a[key] == b[key] for key in ("bytes", "samples", "seq_len", "tokens", "root")), (a, b)
+EOF
+    expect_exit 0 ingot-calib "$MODEL" --text a.txt -o new.calib $common --reuse
+    grep -q 'statistics of another text are replaced' err || fail "no word of the replacement"
+    expect_exit 0 ingot-calib "$MODEL" --text a.txt -o new.calib --samples 3 --seq-len 64 --reuse
+    grep -q 'statistics of other windows are replaced' err || fail "no word of the replacement"
+    echo "something else" >foreign.calib
+    expect_exit 1 ingot-calib "$MODEL" --text a.txt -o foreign.calib $common --reuse
+    [ "$(cat foreign.calib)" = "something else" ] || fail "a foreign file was replaced"
+}
