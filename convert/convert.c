@@ -7,6 +7,7 @@
 #include "common/sizes.h"
 #include "convert/meta.h"
 #include "convert/plan_config.h"
+#include "convert/plan_measure.h"
 #include "convert/resume.h"
 #include "convert/team.h"
 #include "convert/widths.h"
@@ -320,10 +321,6 @@ static ingot_status make_plan(session *s, ingot_writer_plan *plan, ingot_layout_
     INGOT_TRY(
         ingot_plan_create(&s->plan, s->checkpoint, &s->model, &o->recipe, has_data, s->error));
     s->has_plan = true;
-    if (o->resumes && o->recipe.effort == INGOT_EFFORT_BEST && !s->plan.has_folds) {
-        return ingot_error_set(s->error, INGOT_ERR_UNSUPPORTED, NULL, NULL, "leave --resume out",
-                               "what is distilled cannot be resumed: matrices wait in memory");
-    }
     if (o->recipe.target_bpw != 0 && !s->is_forecast) {
         INGOT_TRY(choose_widths(s));
     }
@@ -353,7 +350,8 @@ static ingot_status make_plan(session *s, ingot_writer_plan *plan, ingot_layout_
     return INGOT_OK;
 }
 
-static void make_forecast(ingot_forecast *out, const session *s, const ingot_layout_info *layout) {
+static ingot_status make_forecast(ingot_forecast *out, const session *s,
+                                  const ingot_layout_info *layout) {
     const ingot_recipe *recipe = &s->options->recipe;
     const bool has_windows = s->has_windows && s->options->stats == NULL;
     const ingot_forecast_job job = {.checkpoint = s->checkpoint,
@@ -370,6 +368,13 @@ static void make_forecast(ingot_forecast *out, const session *s, const ingot_lay
         out->file_bytes = (uint64_t)((double)out->file_bytes - planned + target);
         out->bits_per_weight = recipe->target_bpw;
     }
+    if (!s->has_backend) {
+        return INGOT_OK;
+    }
+    ingot_speed speed;
+    INGOT_TRY(ingot_speed_measure(&speed, &job, &s->backend, s->error));
+    out->seconds = ingot_forecast_seconds(&job, &speed);
+    return INGOT_OK;
 }
 
 static void set(json_t *object, const char *key, json_t *value) {
@@ -444,6 +449,19 @@ static ingot_status reopen(work *w, const session *s, const ingot_writer_plan *p
     return status == INGOT_ERR_NOT_FOUND ? INGOT_OK : status;
 }
 
+/* Matrices that wait in memory for distillation are in no partial output: there is nothing to go on
+ * from (convert/loop_distill.c). */
+static bool saves_states(const session *s) {
+    const bool is_distilled = s->options->recipe.effort == INGOT_EFFORT_BEST && !s->plan.has_folds;
+    if (s->options->resumes && is_distilled) {
+        (void)fprintf(stderr,
+                      "%s: matrices wait in memory for distillation: an interruption will "
+                      "start over\n",
+                      s->options->output);
+    }
+    return s->options->resumes && !is_distilled;
+}
+
 static ingot_status open_work(work *w, const session *s, const ingot_writer_plan *plan) {
     const ingot_convert_options *o = s->options;
     const char *reason = "left by an interrupted run, which --resume goes on with";
@@ -467,7 +485,7 @@ static ingot_status open_work(work *w, const session *s, const ingot_writer_plan
         INGOT_TRY(ingot_writer_create(&w->writer, o->output, o->force, plan, s->error));
         drop_state(w->state, reason);
     }
-    if (!o->resumes) {
+    if (!saves_states(s)) {
         return INGOT_OK;
     }
     job.writer = w->writer;
@@ -575,7 +593,7 @@ static ingot_status run(session *s) {
     ingot_plan_print(&s->plan, &layout, s->options->is_dry_run, is_on_stdout ? stdout : stderr);
     if (s->options->is_dry_run) {
         ingot_forecast forecast;
-        make_forecast(&forecast, s, &layout);
+        INGOT_TRY(make_forecast(&forecast, s, &layout));
         ingot_forecast_print(&forecast, is_on_stdout ? stdout : stderr);
         s->result->bytes = layout.file_bytes;
         s->result->forecast = ingot_forecast_json(&forecast, &s->plan);
@@ -643,7 +661,7 @@ ingot_status ingot_convert_plan(ingot_forecast *out, json_t **json, ingot_conver
     INGOT_GO(open_inputs(&s));
     INGOT_GO(load_data(&s));
     INGOT_GO(make_plan(&s, &plan, &layout));
-    make_forecast(out, &s, &layout);
+    INGOT_GO(make_forecast(out, &s, &layout));
     if (json != NULL) {
         *json = ingot_forecast_json(out, &s.plan);
         status = *json != NULL ? INGOT_OK : INGOT_ERR_NO_MEMORY;

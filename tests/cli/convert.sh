@@ -94,7 +94,6 @@ done <<EOF
 --method keep
 --method rtn --effort fast
 --effort best
---effort best --text $text --resume
 --devices 998,999
 --bits 9
 --bits 1

@@ -38,6 +38,7 @@ check eight.json "0 < p['file_bytes'] - ($matrices + 2 * ($rows + $ends + $vecto
 check eight.json "[c['fits'] for c in p['cards']] == [False, False, True]"
 expect_exit 0 ingot-convert config.json --dry-run --target-bpw 3.5 --text none.txt --json
 cp out target.json
+check target.json "p['seconds'] is None"
 check target.json "p['bits_per_weight'] == 3.5 and p['file_bytes'] < 33e9"
 expect_exit 0 ingot-convert config.json --dry-run
 grep -q '275.9 GB in F32, 138.0 GB in F16' out || fail "the sizes are not printed"
@@ -56,6 +57,7 @@ for options in "--method rtn" "--method rtn --shard-size 20K" \
     # shellcheck disable=SC2086
     expect_exit 0 ingot-convert tiny --group 32 $options --dry-run --json
     cp out plan.json
+    check plan.json "0 < p['seconds'] < 1000"
     # shellcheck disable=SC2086
     expect_exit 0 ingot-convert tiny --group 32 -o out.ingot $options
     check plan.json "p['file_bytes'] == $(cat out*.ingot | wc -c)"

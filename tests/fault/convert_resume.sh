@@ -82,4 +82,16 @@ sys.exit(any(a[key] != b[key] for key in ("tensors", "tuning", "fallbacks", "roo
 END
     same "$options"
 done
+# What waits in memory for distillation starts over, which is said, and leaves nothing.
+# shellcheck disable=SC2086
+{
+    rm -f whole*.ingot out*.ingot
+    convert -o whole.ingot $text --effort best
+    INGOT_TEST_FAIL_WRITE=30 ingot-convert tiny --group 32 -o out.ingot --resume $text --effort best \
+        >out 2>err </dev/null && fail "the disk was not full"
+    grep -q 'an interruption will start over' err || fail "it is not said that nothing is saved"
+    [ ! -e out.ingot.partial ] && [ ! -e out.ingot.resume ] || fail "something was left: $(ls)"
+    convert -o out.ingot --resume $text --effort best
+    same --effort best
+}
 echo "stopped $kills times, $resumed times with a state"
