@@ -548,7 +548,7 @@ static ingot_status write_container(session *s, const ingot_writer_plan *plan,
     work w = {0};
     INGOT_TRY(ingot_alloc_zero((void **)&s->ledgers, s->plan.count + 1, sizeof *s->ledgers));
     INGOT_TRY(ingot_alloc_zero((void **)&s->steps, s->plan.count + 1, sizeof *s->steps));
-    if (o->recipe.effort == INGOT_EFFORT_BEST) {
+    if (o->recipe.effort == INGOT_EFFORT_BEST && s->plan.steps.tunes) {
         INGOT_TRY(ingot_alloc_zero((void **)&s->result->tunings, s->model.layers,
                                    sizeof *s->result->tunings));
         s->result->tuning_count = s->model.layers;

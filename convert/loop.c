@@ -509,7 +509,7 @@ static ingot_status convert_block_steps(ingot_loop *l, ingot_block_state *state)
         INGOT_TRY(apply_folds(l, state));
     }
     share_out(l, state);
-    if (l->job->is_tuned && l->batch.judges != 0) {
+    if (l->job->is_tuned && l->job->plan->steps.tunes && l->batch.judges != 0) {
         INGOT_TRY(tune_block(l, state));
     }
     INGOT_TRY(convert_block_tensors(l, state));
@@ -634,7 +634,8 @@ static ingot_status run_rank(const ingot_loop_job *job, const ingot_rank *rank, 
     INGOT_GO(open_memory(&l.tensors[1], job->backend));
     INGOT_GO(ingot_backend_arena_create(&l.scratch, job->backend));
     INGOT_GO(ingot_backend_arena_create(&l.tuning, job->backend));
-    if (job->is_tuned && judges != 0 && rank->size == 1 && !job->plan->has_folds) {
+    if (job->is_tuned && job->plan->steps.distills && judges != 0 && rank->size == 1 &&
+        !job->plan->has_folds) {
         INGOT_GO(ingot_distill_create(&l.distill, job));
     }
     INGOT_GO(ingot_worker_create(&l.writing));

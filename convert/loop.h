@@ -53,7 +53,8 @@ typedef struct ingot_loop_job {
     const ingot_plan *plan;
     const ingot_windows *windows; /* calibration batch, or NULL */
     const ingot_stats *stats;     /* a statistics file, or NULL */
-    bool is_tuned;                /* blocks are tuned (convert/tune.h); wants windows */
+    bool is_tuned;                /* effort best: blocks are tuned (convert/tune.h) and distilled
+                                     (convert/distill.h), as the plan's steps say; wants windows */
     uint64_t seed;
     ingot_writer *writer;
     ingot_resume *resume; /* NULL: nothing is saved */

@@ -30,7 +30,9 @@ void ingot_recipe_init(ingot_recipe *recipe) {
         .steps = {.is_sequential = true,
                   .corrects = true,
                   .corrects_residual = true,
-                  .polish_rounds = 3},
+                  .polish_rounds = 3,
+                  .tunes = true,
+                  .distills = true},
     };
 }
 
@@ -254,8 +256,10 @@ static ingot_status read_own(ingot_recipe *recipe, const json_t *root, const cha
 
 static ingot_status read_steps(ingot_steps *steps, const json_t *root, const char *file,
                                ingot_error *error) {
-    static const char *const keys[] = {"sequential", "correction", "residual", "polish"};
-    bool *const switches[] = {&steps->is_sequential, &steps->corrects, &steps->corrects_residual};
+    static const char *const keys[] = {"sequential", "correction",   "residual",
+                                       "tuning",     "distillation", "polish"};
+    bool *const switches[] = {&steps->is_sequential, &steps->corrects, &steps->corrects_residual,
+                              &steps->tunes, &steps->distills};
     const json_t *object = json_object_get(root, "steps");
     if (object == NULL || json_is_null(object)) {
         return INGOT_OK;
@@ -282,8 +286,9 @@ static ingot_status read_steps(ingot_steps *steps, const json_t *root, const cha
 }
 
 static json_t *steps_json(const ingot_steps *steps) {
-    return json_pack("{s:b, s:b, s:b, s:i}", "sequential", steps->is_sequential, "correction",
-                     steps->corrects, "residual", steps->corrects_residual, "polish",
+    return json_pack("{s:b, s:b, s:b, s:b, s:b, s:i}", "sequential", steps->is_sequential,
+                     "correction", steps->corrects, "residual", steps->corrects_residual, "tuning",
+                     steps->tunes, "distillation", steps->distills, "polish",
                      (int)steps->polish_rounds);
 }
 

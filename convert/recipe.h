@@ -53,12 +53,13 @@ typedef struct ingot_setting {
     ingot_scale_choice scale;
 } ingot_setting;
 
-/* Steps of GPTQ that can be left out, to see what each gains. */
+/* Steps of GPTQ and of effort best that can be left out, to see what each gains. */
 typedef struct ingot_steps {
     bool is_sequential;     /* statistics of an input once what comes before it is quantized */
     bool corrects;          /* targets make up for the drift of inputs, */
     bool corrects_residual; /* and of the residual stream */
     unsigned polish_rounds;
+    bool tunes, distills; /* with effort best */
 } ingot_steps;
 
 typedef struct ingot_rule {

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The ablation table of spec/quality.md: every step of GPTQ on and off.
+"""The ablation table of spec/quality.md: every step of GPTQ and of --effort best on and off.
 
     python3 tests/ablation.py [--build build/release] [--shared ../shared] [--models demo-4m,...]
                               [--smollm2 DIR] [--device D] [--jobs N]
@@ -41,6 +41,11 @@ ROWS = [
     ("`awq+gptq`, no further step", "awq+gptq", NONE),
     ("`awq+gptq`, all steps", "awq+gptq", ALL),
     ("all steps, asymmetric", "gptq --asym", ALL),
+    ("all steps, text of `@self`", "gptq", {**ALL, "text": "@self"}),
+    ("`--effort best`", "best", ALL),
+    ("`--effort best` without `distillation`", "best", {**ALL, "distillation": False}),
+    ("`--effort best` without `tuning`", "best", {**ALL, "tuning": False}),
+    ("`--effort best`, text of `@self`", "best", {**ALL, "text": "@self"}),
 ]
 
 
@@ -57,6 +62,8 @@ def call(command):
 
 def measure(args, folder, model, bits, method, steps):
     group, samples, length, text, windows = MODELS[model]
+    steps = dict(steps)
+    calibration = steps.pop("text", os.path.join(args.shared, "corpora", "books-calibration.txt"))
     with tempfile.TemporaryDirectory() as work:
         recipe, output = os.path.join(work, "recipe.json"), os.path.join(work, "out.ingot")
         with open(recipe, "w", encoding="utf-8") as file:
@@ -64,10 +71,10 @@ def measure(args, folder, model, bits, method, steps):
         command = [os.path.join(args.build, "bin", "ingot-convert"), folder, "-o", output,
                    "--bits", str(bits), "--group", str(group), "--device", args.device,
                    "--recipe", recipe, "--json"]
-        command += ["--effort", "fast"] if method == "fast" else ["--method"] + method.split()
+        command += (["--effort", method] if method in ("fast", "best") else
+                    ["--method"] + method.split())
         if method != "rtn":
-            command += ["--text", os.path.join(args.shared, "corpora", "books-calibration.txt"),
-                        "--samples", str(samples), "--seq-len", str(length)]
+            command += ["--text", calibration, "--samples", str(samples), "--seq-len", str(length)]
         converted = call(command)
         scored = call([os.path.join(args.build, "bin", "ingot-verify"), output, "--source", folder,
                        "--text", os.path.join(args.shared, "corpora", text), "--seq-len",

@@ -80,15 +80,18 @@ static void test_steps(void) {
     ingot_error error = {0};
     ingot_recipe_init(&recipe);
     CU_ASSERT(recipe.steps.is_sequential && recipe.steps.corrects &&
-              recipe.steps.corrects_residual && recipe.steps.polish_rounds == 3);
-    CU_ASSERT(parse(&recipe, "{\"steps\":{\"polish\":0,\"residual\":false}}", &error) == INGOT_OK);
+              recipe.steps.corrects_residual && recipe.steps.polish_rounds == 3 &&
+              recipe.steps.tunes && recipe.steps.distills);
+    CU_ASSERT(parse(&recipe, "{\"steps\":{\"polish\":0,\"residual\":false,\"tuning\":false}}",
+                    &error) == INGOT_OK);
+    CU_ASSERT(!recipe.steps.tunes && recipe.steps.distills);
     CU_ASSERT(recipe.steps.is_sequential && recipe.steps.corrects &&
               !recipe.steps.corrects_residual && recipe.steps.polish_rounds == 0);
     json_t *json = ingot_recipe_json(&recipe);
     char *text = ingot_json_canonical(json);
     CU_ASSERT_FATAL(text != NULL);
-    CU_ASSERT(strstr(text, "\"steps\":{\"correction\":true,\"polish\":0,\"residual\":false,"
-                           "\"sequential\":true}") != NULL);
+    CU_ASSERT(strstr(text, "\"steps\":{\"correction\":true,\"distillation\":true,\"polish\":0,"
+                           "\"residual\":false,\"sequential\":true,\"tuning\":false}") != NULL);
     free(text);
     json_decref(json);
     ingot_recipe_free(&recipe);
