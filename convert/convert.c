@@ -687,6 +687,8 @@ static json_t *tunings_json(const ingot_convert_result *r) {
         set(block, "before", ingot_json_number(r->tunings[i].before));
         set(block, "after", ingot_json_number(r->tunings[i].after));
         set(block, "steps", json_integer((json_int_t)r->tunings[i].step));
+        set(block, "kld_before", ingot_json_number(r->tunings[i].divergence[1]));
+        set(block, "kld_after", ingot_json_number(r->tunings[i].divergence[0]));
         (void)json_array_append_new(array, block);
     }
     return array;

@@ -29,7 +29,8 @@ const char *ingot_phase_name(ingot_phase phase);
  * windows that are held out. */
 typedef struct ingot_tune_result {
     double before, after;
-    unsigned step; /* whose iterate was kept; 0: the start */
+    double divergence[2]; /* of the model with exact blocks behind this one: tuned, and not */
+    unsigned step;        /* whose iterate was kept; 0: the start */
 } ingot_tune_result;
 
 /* What distillation came to (convert/distill.h): mean divergence in nats on the windows that are

@@ -5,16 +5,19 @@
 #include "common/files.h"
 #include "common/memory.h"
 #include "common/sizes.h"
+#include "convert/suffix.h"
 
 #include <math.h>
 #include <string.h>
 
-#define STEPS       200u
-#define SEQUENCES   8u  /* of a step */
-#define JUDGE_EVERY 5u  /* steps; odd, since codes may change back and forth from step to step */
-#define RATE        0.6 /* way of a position in all steps, in codes, times 2 */
-#define GAIN_RATE   0.3 /* of a gain, likewise */
-#define TAPE_BYTES  (UINT64_C(2) << 30)
+#define STEPS        200u
+#define SEQUENCES    8u  /* of a step */
+#define JUDGE_EVERY  5u  /* steps; odd, since codes may change back and forth from step to step */
+#define RATE         0.6 /* way of a position in all steps, in codes, times 2 */
+#define GAIN_RATE    0.3 /* of a gain, likewise */
+#define TAPE_BYTES   (UINT64_C(2) << 30)
+#define GUARD_TOKENS UINT64_C(8192) /* of the judges, on which a result is held against its start  \
+                                     */
 
 /* What the functions below share. */
 typedef struct tuner {
@@ -29,11 +32,12 @@ typedef struct tuner {
     ingot_block block; /* its linears are the values of the codes at hand */
     float *x, *target; /* [per_call][length][hidden]; the target is normalized */
     float *normed;     /* likewise */
-    float *ones;       /* [hidden] */
+    float *weight;     /* [hidden]: of the norm that reads the block's output; else ones */
     ingot_norm_kind norm;
     struct matrix {
         ingot_quantized *q;
-        ingot_quantized best; /* codes and scales of the best iterate */
+        ingot_quantized best;  /* codes and scales of the best iterate */
+        ingot_quantized start; /* and of the start */
         ingot_tuning tuning;
         float *values, *gradient;
     } matrix[INGOT_ROLE_COUNT];
@@ -60,7 +64,7 @@ uint64_t ingot_tune_bytes(const ingot_model *model, uint64_t length) {
         weights += model->linear[role].rows * model->linear[role].cols;
     }
     const uint64_t tokens = sequences_per_call(model, length, UINT64_MAX / sizeof(float)) * length;
-    return 4 * tokens * (tape_floats(model) + 2 * model->hidden) + 18 * weights;
+    return 4 * tokens * (tape_floats(model) + 2 * model->hidden) + 19 * weights;
 }
 
 static ingot_status floats_of(float **out, ingot_arena *arena, uint64_t rows, uint64_t cols) {
@@ -88,6 +92,7 @@ static ingot_status begin_matrix(tuner *t, unsigned role, ingot_arena *arena) {
     INGOT_TRY(floats_of(&m->tuning.start_scale, arena, q->rows, q->groups));
     INGOT_TRY(floats_of(&m->gradient, arena, q->rows, q->cols));
     INGOT_TRY(ingot_quantized_create(&m->best, q->rows, q->cols, &q->format, arena));
+    INGOT_TRY(ingot_quantized_create(&m->start, q->rows, q->cols, &q->format, arena));
     INGOT_TRY(t->ops->tuning_begin(t->context, &m->tuning, q, t->job->target[role]));
     t->gradient[role] = m->gradient;
     return INGOT_OK;
@@ -104,9 +109,9 @@ static ingot_status take_window(const tuner *t, float *to, const ingot_states *f
                               : t->ops->upload(t->context, to, states, bytes);
 }
 
-/* y[m][hidden] = x as the norm of what follows sees it, but for that norm's weight. */
+/* y[m][hidden] = x as the norm of what follows puts it out. */
 static ingot_status normalize(const tuner *t, float *y, const float *x, uint64_t sequences) {
-    return t->ops->norm(t->context, y, x, t->ones, NULL, t->norm, t->model->norm_eps,
+    return t->ops->norm(t->context, y, x, t->weight, NULL, t->norm, t->model->norm_eps,
                         sequences * t->batch->length, t->model->hidden);
 }
 
@@ -167,7 +172,7 @@ static ingot_status add_gradients(const tuner *t, const uint64_t *windows, uint6
         /* half the sum of squares of normalized differences, and back through the norm */
         INGOT_TRY(normalize(t, t->normed, t->x, n));
         INGOT_TRY(t->ops->add(t->context, t->normed, t->target, -1.0f, n * t->floats));
-        INGOT_TRY(t->ops->norm_backward(t->context, t->normed, t->normed, t->x, t->ones, t->norm,
+        INGOT_TRY(t->ops->norm_backward(t->context, t->normed, t->normed, t->x, t->weight, t->norm,
                                         t->model->norm_eps, n * t->batch->length,
                                         t->model->hidden));
         INGOT_TRY(ingot_tape_backward(t->tape, &t->block, t->normed, NULL, t->gradient));
@@ -244,9 +249,68 @@ static ingot_status consider(const tuner *t, ingot_tune_result *result, unsigned
     return INGOT_OK;
 }
 
+/* All linears become those of the best iterate, or of the start. */
+static ingot_status choose(const tuner *t, bool is_best) {
+    for (unsigned role = 0; role < INGOT_ROLE_COUNT; role++) {
+        const struct matrix *m = &t->matrix[role];
+        if (m->q != NULL) {
+            INGOT_TRY(copy_codes(t, m->q, is_best ? &m->best : &m->start));
+        }
+    }
+    return INGOT_OK;
+}
+
+/* What the block that was chosen puts out for `count` windows from `first` on. */
+static ingot_status put_out(const tuner *t, float *out, uint64_t first, uint64_t count) {
+    INGOT_TRY(values_of_all(t));
+    for (uint64_t i = 0; i < count; i += t->per_call) {
+        const uint64_t n = ingot_min_u64(t->per_call, count - i);
+        for (uint64_t k = i; k < i + n; k++) {
+            INGOT_TRY(take_window(t, out + k * t->floats, &t->batch->prefix, first + k));
+        }
+        INGOT_TRY(ingot_tape_forward(t->tape, &t->block, out + i * t->floats, n, t->batch->length));
+    }
+    return INGOT_OK;
+}
+
+/* A block nearer to its target may lead the blocks behind it astray: the result is kept only where
+ * it lowers the divergence of the model with exact blocks behind it, too. */
+static ingot_status guard(const tuner *t, ingot_tune_result *result, ingot_arena *arena,
+                          ingot_error *error) {
+    const ingot_batch *b = t->batch;
+    const uint64_t count = ingot_min_u64(b->judges, ingot_ceil_div(GUARD_TOKENS, b->length));
+    const uint64_t first = b->windows - count;
+    float *states;
+    if (result->step == 0) {
+        return choose(t, false);
+    }
+    INGOT_TRY(floats_of(&states, arena, 3 * count, t->floats));
+    INGOT_TRY(choose(t, true));
+    INGOT_TRY(put_out(t, states, first, count));
+    INGOT_TRY(choose(t, false));
+    INGOT_TRY(put_out(t, states + count * t->floats, first, count));
+    for (uint64_t i = 0; i < count; i++) {
+        INGOT_TRY(take_window(t, states + (2 * count + i) * t->floats, &b->exact, first + i));
+    }
+    INGOT_TRY(ingot_suffix_divergence(result->divergence, t->job->loop, states,
+                                      t->job->block->layer, count, b->length, arena, error));
+    if (result->divergence[0] < result->divergence[1]) {
+        return choose(t, true);
+    }
+    result->step = 0;
+    result->after = result->before;
+    return INGOT_OK;
+}
+
 static ingot_status descend(tuner *t, ingot_tune_result *result, ingot_error *error) {
     INGOT_TRY(values_of_all(t));
     INGOT_TRY(consider(t, result, 0));
+    for (unsigned role = 0; role < INGOT_ROLE_COUNT; role++) {
+        const struct matrix *m = &t->matrix[role];
+        if (m->q != NULL) {
+            INGOT_TRY(copy_codes(t, &m->start, m->q));
+        }
+    }
     for (unsigned step = 0; step < STEPS; step++) {
         INGOT_TRY(ingot_interrupt_check(error));
         INGOT_TRY(round_all(t));
@@ -257,26 +321,38 @@ static ingot_status descend(tuner *t, ingot_tune_result *result, ingot_error *er
         INGOT_TRY(step_all(t, (float)(RATE * left), (float)(GAIN_RATE * left)));
     }
     INGOT_TRY(round_all(t));
-    INGOT_TRY(consider(t, result, STEPS));
-    for (unsigned role = 0; role < INGOT_ROLE_COUNT; role++) {
-        const struct matrix *m = &t->matrix[role];
-        if (m->q != NULL) {
-            INGOT_TRY(copy_codes(t, m->q, &m->best));
-        }
-    }
-    return INGOT_OK;
+    return consider(t, result, STEPS);
 }
 
-static ingot_status make_ones(const tuner *t) {
+/* The weight of the norm that reads the block's output: what it makes small is of little account.
+ */
+static ingot_status load_weight(const tuner *t, ingot_error *error) {
+    const ingot_model *m = t->model;
+    const uint64_t next = t->job->block->layer + 1;
+    char name[INGOT_NAME_SIZE];
     void *memory;
-    INGOT_TRY(ingot_alloc_zero(&memory, t->model->hidden, sizeof(float)));
-    float *ones = memory;
-    for (uint64_t i = 0; i < t->model->hidden; i++) {
-        ones[i] = 1.0f;
+    ingot_arena *host = NULL;
+    float *weight = NULL;
+    bool has_norm = m->final_norm_name != NULL;
+    if (next < m->layers) {
+        has_norm = ingot_model_norm_name(m, next, INGOT_SLOT_ATTENTION, name);
+    } else if (has_norm) {
+        (void)snprintf(name, sizeof name, "%s", m->final_norm_name);
     }
-    const ingot_status status =
-        t->ops->upload(t->context, t->ones, ones, t->model->hidden * sizeof *ones);
-    ingot_free(ones);
+    INGOT_TRY(ingot_arena_create(&host));
+    ingot_status status = ingot_arena_alloc(host, &memory, m->hidden * sizeof *weight);
+    if (status == INGOT_OK && has_norm) {
+        status = ingot_vector_load(&weight, name, m->hidden, t->job->loop->source, host, error);
+    } else if (status == INGOT_OK) {
+        weight = memory;
+        for (uint64_t i = 0; i < m->hidden; i++) {
+            weight[i] = 1.0f;
+        }
+    }
+    if (status == INGOT_OK) {
+        status = t->ops->upload(t->context, t->weight, weight, m->hidden * sizeof *weight);
+    }
+    ingot_arena_destroy(host);
     return status;
 }
 
@@ -286,14 +362,15 @@ static ingot_status run(tuner *t, ingot_tune_result *result, ingot_arena *arena,
     INGOT_TRY(floats_of(&t->x, arena, t->per_call, t->floats));
     INGOT_TRY(floats_of(&t->target, arena, t->per_call, t->floats));
     INGOT_TRY(floats_of(&t->normed, arena, t->per_call, t->floats));
-    INGOT_TRY(floats_of(&t->ones, arena, 1, t->model->hidden));
-    INGOT_TRY(make_ones(t));
+    INGOT_TRY(floats_of(&t->weight, arena, 1, t->model->hidden));
+    INGOT_TRY(load_weight(t, error));
     for (unsigned role = 0; role < INGOT_ROLE_COUNT; role++) {
         INGOT_TRY(begin_matrix(t, role, arena));
     }
     INGOT_TRY(
         ingot_tape_create(&t->tape, t->model, t->job->loop->backend, t->per_call * length, error));
-    return descend(t, result, error);
+    INGOT_TRY(descend(t, result, error));
+    return guard(t, result, arena, error);
 }
 
 ingot_status ingot_tune_block(ingot_tune_result *out, const ingot_tune_job *job, ingot_arena *arena,

@@ -157,7 +157,12 @@ static double judge(setup *s, unsigned flags) {
     const uint64_t hidden = source->model.hidden;
     const float *embed = tiny_find(source, source->model.embed_name)->data;
     double(*x)[TINY_MAX] = calloc(LENGTH, sizeof *x), (*y)[TINY_MAX] = calloc(LENGTH, sizeof *y);
-    double sum = 0;
+    double weight[TINY_MAX], sum = 0;
+    char name[INGOT_NAME_SIZE];
+    const bool has_norm = ingot_model_norm_name(&source->model, 1, INGOT_SLOT_ATTENTION, name);
+    for (uint64_t c = 0; c < hidden; c++) {
+        weight[c] = has_norm ? (double)tiny_find(source, name)->data[c] : 1.0;
+    }
     for (uint64_t window = WINDOWS - JUDGES; window < WINDOWS; window++) {
         for (uint64_t i = 0; i < LENGTH; i++) {
             for (uint64_t c = 0; c < hidden; c++) {
@@ -172,7 +177,8 @@ static double judge(setup *s, unsigned flags) {
             normalize(source, x[i]);
             normalize(source, y[i]);
             for (uint64_t c = 0; c < hidden; c++) {
-                sum += (x[i][c] - y[i][c]) * (x[i][c] - y[i][c]);
+                const double error = weight[c] * (x[i][c] - y[i][c]);
+                sum += error * error;
             }
         }
     }
