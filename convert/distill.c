@@ -8,10 +8,12 @@
 
 #include <string.h>
 
-#define STEPS        100u
-#define SEQUENCES    4u /* of a step */
+#define STEPS        100u /* of scales alone */
+#define CODE_STEPS   200u /* of codes and scales */
+#define SEQUENCES    4u   /* of a step */
 #define JUDGE_EVERY  5u
 #define RATE         0.001 /* of a scale, in the first step */
+#define CODE_RATE    1.2   /* way of a position in all steps, in codes, times 2 */
 #define TAPE_BYTES   (UINT64_C(2) << 30)
 #define LOGITS_BYTES (UINT64_C(256) << 20) /* of a chunk, per model */
 
@@ -21,6 +23,8 @@ typedef struct learned {
     ingot_quantized kept;                  /* host */
     ingot_quantized q;                     /* the same on the device, where they are learned */
     float *gain, *start, *gradient, *best; /* [rows][groups], device */
+    float *position;                       /* [rows][cols], device, where codes are learned */
+    uint8_t *best_codes;                   /* likewise */
 } learned;
 
 typedef struct layer {
@@ -37,6 +41,8 @@ struct ingot_distill {
     ingot_arena *waiting; /* host: kept matrices until they are uploaded */
     ingot_arena *blocks;  /* device: what was copied of blocks */
     ingot_arena *device;  /* everything else */
+    uint64_t codes_most;  /* weights up to which codes are learned as well */
+    bool learns_codes;
     const ingot_batch *batch;
     ingot_ends ends;
     ingot_arena *ends_host;
@@ -57,7 +63,8 @@ struct ingot_distill {
     uint64_t random;
 };
 
-ingot_status ingot_distill_create(ingot_distill **out, const ingot_loop_job *job) {
+ingot_status ingot_distill_create(ingot_distill **out, const ingot_loop_job *job,
+                                  uint64_t codes_most) {
     void *memory;
     *out = NULL;
     INGOT_TRY(ingot_alloc_zero(&memory, 1, sizeof(ingot_distill)));
@@ -66,7 +73,8 @@ ingot_status ingot_distill_create(ingot_distill **out, const ingot_loop_job *job
                          .model = job->model,
                          .ops = job->backend->ops,
                          .context = job->backend->context,
-                         .random = job->seed};
+                         .random = job->seed,
+                         .codes_most = codes_most};
     ingot_status status = INGOT_OK;
     INGOT_GO(ingot_alloc_zero((void **)&d->layers, d->model->layers, sizeof *d->layers));
     INGOT_GO(ingot_arena_create(&d->waiting));
@@ -207,6 +215,44 @@ static ingot_status place_learned(const ingot_distill *d, learned *m) {
     return status;
 }
 
+/* Where the codes of a matrix begin: at the weights of the source, as near as their codes allow. */
+static ingot_status begin_codes(const ingot_distill *d, learned *m, uint64_t at, ingot_role role,
+                                ingot_error *error) {
+    const ingot_weight_source *source = d->job->source;
+    const uint64_t n = m->q.rows * m->q.cols;
+    ingot_weight_view host, device;
+    ingot_arena *arena = NULL;
+    char name[INGOT_NAME_SIZE];
+    uint64_t bad;
+    INGOT_TRY(floats_of(d, &m->position, m->q.rows, m->q.cols));
+    INGOT_TRY(ingot_arena_alloc(d->device, (void **)&m->best_codes, n));
+    INGOT_TRY(ingot_arena_create(&arena));
+    ingot_model_linear_name(d->model, at, role, name);
+    ingot_status status = INGOT_OK;
+    INGOT_GO(source->load(source->self, name, arena, &host, error));
+    INGOT_GO(d->ops->upload_view(d->context, &device, &host));
+    status = d->ops->values(d->context, d->slopes[role], &bad, &device, NULL, NULL);
+    d->ops->release_view(d->context, &device);
+    if (status == INGOT_OK) {
+        const ingot_tuning t = {m->position, m->gain, m->start};
+        status = d->ops->tuning_begin(d->context, &t, &m->q, d->slopes[role]);
+    }
+done:
+    ingot_arena_destroy(arena);
+    return status;
+}
+
+static uint64_t count_weights(const ingot_distill *d) {
+    uint64_t count = 0;
+    for (uint64_t at = 0; at < d->model->layers; at++) {
+        for (unsigned role = 0; role < INGOT_ROLE_COUNT; role++) {
+            const learned *m = &d->layers[at].matrix[role];
+            count += m->is_kept ? m->kept.rows * m->kept.cols : 0;
+        }
+    }
+    return count;
+}
+
 /* All the memory of the way; INGOT_ERR_NO_MEMORY is no failure of the conversion. */
 static ingot_status place_way(ingot_distill *d, ingot_error *error) {
     const ingot_model *m = d->model;
@@ -231,10 +277,14 @@ static ingot_status place_way(ingot_distill *d, ingot_error *error) {
             INGOT_TRY(floats_of(d, &d->slopes[role], desc->rows, desc->cols));
         }
     }
+    d->learns_codes = count_weights(d) <= d->codes_most;
     for (uint64_t at = 0; at < m->layers; at++) {
         for (unsigned role = 0; role < INGOT_ROLE_COUNT; role++) {
             learned *one = &d->layers[at].matrix[role];
             INGOT_TRY(one->is_kept ? place_learned(d, one) : INGOT_OK);
+            if (one->is_kept && !one->is_fixed && d->learns_codes) {
+                INGOT_TRY(begin_codes(d, one, at, (ingot_role)role, error));
+            }
         }
     }
     INGOT_TRY(ingot_alloc_zero((void **)&d->divergence, d->rows, sizeof *d->divergence));
@@ -334,9 +384,9 @@ static ingot_status back_head(const ingot_distill *d, const uint32_t *windows, u
     return INGOT_OK;
 }
 
-/* Gradients of a block's matrices, of all windows, one step of its scales, and slope in front of
- * it. */
-static ingot_status back_block(const ingot_distill *d, uint64_t at, uint64_t count, float rate) {
+/* Gradients of a block's matrices, of all windows, one step along them with the part `left` of the
+ * rates, and slope in front of it. */
+static ingot_status back_block(const ingot_distill *d, uint64_t at, uint64_t count, double left) {
     ingot_block block;
     float *wanted[INGOT_ROLE_COUNT] = {NULL};
     INGOT_TRY(block_at(d, &block, at));
@@ -361,9 +411,18 @@ static ingot_status back_block(const ingot_distill *d, uint64_t at, uint64_t cou
         if (wanted[role] == NULL) {
             continue;
         }
+        if (d->learns_codes) {
+            const ingot_tuning t = {m->position, m->gain, m->start};
+            INGOT_TRY(d->ops->tuning_step(d->context, &t, &m->q, wanted[role],
+                                          (float)(CODE_RATE * left / CODE_STEPS),
+                                          (float)(RATE * left)));
+            INGOT_TRY(d->ops->tuning_round(d->context, &m->q, &t));
+            continue;
+        }
         INGOT_TRY(d->ops->zero(d->context, m->gradient, m->q.rows * m->q.groups * sizeof(float)));
         INGOT_TRY(d->ops->scale_backward(d->context, m->gradient, &m->q, wanted[role]));
-        INGOT_TRY(d->ops->scale_step(d->context, &m->q, m->gain, m->start, m->gradient, rate));
+        INGOT_TRY(d->ops->scale_step(d->context, &m->q, m->gain, m->start, m->gradient,
+                                     (float)(RATE * left)));
     }
     return INGOT_OK;
 }
@@ -398,13 +457,13 @@ static uint64_t draw_windows(ingot_distill *d, uint32_t windows[SEQUENCES]) {
     return count;
 }
 
-static ingot_status step(ingot_distill *d, float rate) {
+static ingot_status step(ingot_distill *d, double left) {
     uint32_t windows[SEQUENCES];
     const uint64_t count = draw_windows(d, windows);
     INGOT_TRY(run_forward(d, windows, count));
     INGOT_TRY(back_head(d, windows, count));
     for (uint64_t at = d->model->layers; at-- > 0;) {
-        INGOT_TRY(back_block(d, at, count, rate));
+        INGOT_TRY(back_block(d, at, count, left));
     }
     return INGOT_OK;
 }
@@ -440,8 +499,8 @@ static ingot_status judge(const ingot_distill *d, double *mean) {
     return INGOT_OK;
 }
 
-/* Of every matrix: best = the scales at hand, or the scales = best. */
-static ingot_status copy_scales(const ingot_distill *d, bool is_back) {
+/* Of every matrix: best = what is at hand, or what is at hand = best. */
+static ingot_status copy_best(const ingot_distill *d, bool is_back) {
     for (uint64_t at = 0; at < d->model->layers; at++) {
         for (unsigned role = 0; role < INGOT_ROLE_COUNT; role++) {
             const learned *m = &d->layers[at].matrix[role];
@@ -451,12 +510,16 @@ static ingot_status copy_scales(const ingot_distill *d, bool is_back) {
                                        is_back ? m->best : q->scales,
                                        q->rows * q->groups * sizeof(float)));
             }
+            if (m->best_codes != NULL) {
+                INGOT_TRY(d->ops->copy(d->context, is_back ? q->codes : m->best_codes,
+                                       is_back ? m->best_codes : q->codes, q->rows * q->cols));
+            }
         }
     }
     return INGOT_OK;
 }
 
-/* Keeps the scales at hand when they are the best so far, by the judges. */
+/* Keeps what is at hand when it is the best so far, by the judges. */
 static ingot_status consider(const ingot_distill *d, ingot_distill_result *result, unsigned at) {
     double loss;
     INGOT_TRY(judge(d, &loss));
@@ -466,22 +529,23 @@ static ingot_status consider(const ingot_distill *d, ingot_distill_result *resul
     result->before = at == 0 ? loss : result->before;
     result->after = loss;
     result->step = at;
-    return copy_scales(d, false);
+    return copy_best(d, false);
 }
 
 static ingot_status descend(ingot_distill *d, ingot_distill_result *result, ingot_error *error) {
     INGOT_TRY(consider(d, result, 0));
-    for (unsigned i = 0; i < STEPS; i++) {
+    const unsigned steps = d->learns_codes ? CODE_STEPS : STEPS;
+    for (unsigned i = 0; i < steps; i++) {
         INGOT_TRY(ingot_interrupt_check(error));
-        INGOT_TRY(step(d, (float)(RATE * (1 - (double)i / STEPS))));
+        INGOT_TRY(step(d, 1 - (double)i / steps));
         if ((i + 1) % JUDGE_EVERY == 0) {
             INGOT_TRY(consider(d, result, i + 1));
         }
     }
-    return copy_scales(d, true);
+    return copy_best(d, true);
 }
 
-/* The scales that were learned, to where the matrices wait. */
+/* What was learned, to where the matrices wait. */
 static ingot_status bring_back(const ingot_distill *d) {
     for (uint64_t at = 0; at < d->model->layers; at++) {
         for (unsigned role = 0; role < INGOT_ROLE_COUNT; role++) {
@@ -489,6 +553,10 @@ static ingot_status bring_back(const ingot_distill *d) {
             if (m->is_kept) {
                 INGOT_TRY(d->ops->download(d->context, m->kept.scales, m->q.scales,
                                            m->q.rows * m->q.groups * sizeof(float)));
+            }
+            if (m->best_codes != NULL) {
+                INGOT_TRY(
+                    d->ops->download(d->context, m->kept.codes, m->q.codes, m->q.rows * m->q.cols));
             }
         }
     }

@@ -13,8 +13,12 @@
 
 typedef struct ingot_distill ingot_distill;
 
-/* job outlives it. */
-ingot_status ingot_distill_create(ingot_distill **out, const ingot_loop_job *job) INGOT_MUST_CHECK;
+/* Weights up to which conversions learn codes as well: their positions take 4 bytes each. */
+#define INGOT_DISTILL_CODES_MOST (UINT64_C(1) << 30)
+
+/* job outlives it.  codes_most: matrices that have more weights together keep their codes. */
+ingot_status ingot_distill_create(ingot_distill **out, const ingot_loop_job *job,
+                                  uint64_t codes_most) INGOT_MUST_CHECK;
 void ingot_distill_destroy(ingot_distill *d); /* NULL is fine */
 
 /* Copies a block's norms, biases and those linears that are not kept, from the device. */

@@ -636,7 +636,7 @@ static ingot_status run_rank(const ingot_loop_job *job, const ingot_rank *rank, 
     INGOT_GO(ingot_backend_arena_create(&l.tuning, job->backend));
     if (job->is_tuned && job->plan->steps.distills && judges != 0 && rank->size == 1 &&
         !job->plan->has_folds) {
-        INGOT_GO(ingot_distill_create(&l.distill, job));
+        INGOT_GO(ingot_distill_create(&l.distill, job, INGOT_DISTILL_CODES_MOST));
     }
     INGOT_GO(ingot_worker_create(&l.writing));
     INGOT_GO(ingot_prefetch_create(&l.prefetch, job, l.has_batch ? 0 : job->first_block));
