@@ -195,6 +195,35 @@ static ingot_status floats_of(const ingot_distill *d, float **out, uint64_t rows
     return ingot_arena_array(d->device, (void **)out, rows, cols * sizeof(float));
 }
 
+static uint64_t tape_token_bytes(const ingot_model *m) {
+    return 4 * (6 * m->hidden + 5 * m->heads * m->head_dim + 6 * m->kv_heads * m->head_dim +
+                4 * m->ffn);
+}
+
+uint64_t ingot_distill_bytes(uint64_t *waiting_bytes, const ingot_plan *plan, const ingot_model *m,
+                             uint64_t length) {
+    uint64_t weights = 0, groups = 0, block = 0;
+    for (uint64_t i = 0; i < plan->count; i++) {
+        const ingot_tensor_spec *spec = &plan->specs[i];
+        if (plan->tensors[i].layer != INGOT_PLAN_NONE &&
+            plan->tensors[i].origin == INGOT_ORIGIN_QUANTIZE) {
+            weights += spec->dim[0] * spec->dim[1];
+            groups += spec->dim[0] * ingot_ceil_div(spec->dim[1], spec->group);
+        }
+    }
+    for (unsigned role = 0; role < INGOT_ROLE_COUNT; role++) {
+        block += m->linear[role].rows * m->linear[role].cols;
+    }
+    const uint64_t window = 4 * length * m->hidden; /* bytes */
+    const uint64_t calls =
+        ingot_max_u64(length * tape_token_bytes(m),
+                      ingot_min_u64(TAPE_BYTES, SEQUENCES * length * tape_token_bytes(m)));
+    *waiting_bytes = weights + 5 * groups;
+    return *waiting_bytes + (weights <= INGOT_DISTILL_CODES_MOST ? 5 * weights : 0) + 16 * groups +
+           8 * block + ((m->layers + 3) * SEQUENCES + 1) * window + calls + 2 * LOGITS_BYTES +
+           8 * m->vocab * m->hidden;
+}
+
 static ingot_status place_learned(const ingot_distill *d, learned *m) {
     const ingot_quantized *q = &m->q;
     m->q = m->kept;
@@ -257,9 +286,8 @@ static uint64_t count_weights(const ingot_distill *d) {
 static ingot_status place_way(ingot_distill *d, ingot_error *error) {
     const ingot_model *m = d->model;
     const uint64_t length = d->batch->length;
-    const uint64_t token_bytes = 4 * (6 * m->hidden + 5 * m->heads * m->head_dim +
-                                      6 * m->kv_heads * m->head_dim + 4 * m->ffn);
-    const uint64_t tokens = ingot_min_u64(TAPE_BYTES / token_bytes, d->job->backend->batch_tokens);
+    const uint64_t tokens =
+        ingot_min_u64(TAPE_BYTES / tape_token_bytes(m), d->job->backend->batch_tokens);
     d->floats = length * m->hidden;
     d->per_call = ingot_max_u64(1, ingot_min_u64(tokens / length, SEQUENCES));
     d->rows = ingot_max_u64(1, ingot_min_u64(length, LOGITS_BYTES / (m->vocab * sizeof(float))));

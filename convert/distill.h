@@ -21,6 +21,11 @@ ingot_status ingot_distill_create(ingot_distill **out, const ingot_loop_job *job
                                   uint64_t codes_most) INGOT_MUST_CHECK;
 void ingot_distill_destroy(ingot_distill *d); /* NULL is fine */
 
+/* Device memory it takes beside the exact states of the batch, by the plan; *waiting_bytes: host
+ * memory of the matrices that wait. */
+uint64_t ingot_distill_bytes(uint64_t *waiting_bytes, const ingot_plan *plan,
+                             const ingot_model *model, uint64_t length);
+
 /* Copies a block's norms, biases and those linears that are not kept, from the device. */
 ingot_status ingot_distill_keep_block(ingot_distill *d, const ingot_block *block) INGOT_MUST_CHECK;
 /* Copies a finished matrix (device memory). */

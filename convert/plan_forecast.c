@@ -3,6 +3,7 @@
 
 #include "common/cli.h"
 #include "common/sizes.h"
+#include "convert/distill.h"
 #include "convert/tune.h"
 
 #include <math.h>
@@ -95,6 +96,14 @@ static void need_memory(ingot_forecast *out, const ingot_forecast_job *job) {
         CPU_BASE_BYTES + reading + work + b.state_bytes + call_bytes(job, &b, CPU_CALL_TOKENS);
     out->cuda.host_bytes = CUDA_BASE_BYTES + reading + ends;
     out->cuda.device_bytes = work + b.state_bytes + call_bytes(job, &b, CUDA_CALL_TOKENS);
+    if (tuning != 0 && plan->steps.distills && !plan->has_folds) {
+        uint64_t waiting;
+        const uint64_t learning =
+            ingot_distill_bytes(&waiting, plan, job->model, job->length) + b.state_bytes / 2;
+        out->cpu.host_bytes = waiting + ingot_max_u64(out->cpu.host_bytes, learning);
+        out->cuda.host_bytes += waiting;
+        out->cuda.device_bytes = ingot_max_u64(out->cuda.device_bytes, learning);
+    }
 }
 
 /* ---- sizes ---------------------------------------------------------------------------------- */
