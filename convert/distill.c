@@ -1,4 +1,4 @@
-/* Distillation of scales (convert/distill.h). */
+/* Distillation (convert/distill.h). */
 #include "convert/distill.h"
 
 #include "calib/backward.h"

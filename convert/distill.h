@@ -1,8 +1,8 @@
-/* Distillation (--effort best): the scales of all quantized matrices of the blocks are learned at
- * once, codes staying as they are, so that the quantized model's next-token distribution comes near
- * the full-precision model's.  The relative is the end-to-end phase of EfficientQAT (arXiv
- * 2407.11062); here the loss is the divergence, steps go along signs, and an iterate is kept for
- * its divergence on windows that are held out.
+/* Distillation (--effort best): all quantized matrices of the blocks are learned at once, scales
+ * always and codes where the model is not too large, so that the model's next-token distribution
+ * comes near the full-precision model's.  The relative is the end-to-end phase of EfficientQAT
+ * (arXiv 2407.11062); here the loss is the divergence, steps go along signs, and an iterate is kept
+ * for its divergence on windows that are held out.
  *
  * During the block loop finished matrices wait in host memory; for the distillation all of them
  * are on the device. */
@@ -32,7 +32,7 @@ ingot_status ingot_distill_keep_block(ingot_distill *d, const ingot_block *block
 ingot_status ingot_distill_keep_matrix(ingot_distill *d, uint64_t layer, ingot_role role,
                                        const ingot_quantized *q, bool is_fixed) INGOT_MUST_CHECK;
 
-/* Learns the scales of the kept matrices.  batch->exact are the states behind the last block; the
+/* Learns the kept matrices.  batch->exact are the states behind the last block; the
  * last batch->judges windows are held out.  out->has_run is false, and nothing is changed, when
  * the device has no memory for it.  Deterministic by the job's seed. */
 ingot_status ingot_distill_run(ingot_distill_result *out, ingot_distill *d,
