@@ -43,7 +43,7 @@ assert 0 < after[1] < 0.98 * before[1], (before, after)
 assert 0 < report["tuning"][1]["steps"] <= 200
 assert report["phases"]["tune"] > 0
 distilled = report["distillation"]
-assert 0 < distilled["after"] <= distilled["before"] and 0 <= distilled["steps"] <= 100, distilled
+assert 0 < distilled["after"] <= distilled["before"] and 0 <= distilled["steps"] <= 200, distilled
 EOF
 # shellcheck disable=SC2086
 expect_exit 0 ingot-convert "$MODEL" -o one.ingot --recipe recipe.json --text "$text" $less --threads 1
