@@ -67,7 +67,7 @@ done <<EOF
 EOF
 
 # A text that the model writes: repeatable, by the seed, recorded.
-own="--text @self --samples 9 --seq-len 24 --bits 3"
+own="--text @self --samples 9 --seq-len 24 --effort fast"
 # shellcheck disable=SC2086
 expect_exit 0 ingot-convert "$MODEL" -o self.ingot $own --threads 2
 # shellcheck disable=SC2086
