@@ -1,10 +1,13 @@
 /* Rows of status and report, from the records of a shelf. */
 #include "zoo/rows.h"
 
+#include "common/files.h"
 #include "zoo/cluster.h"
 
 #include <math.h>
 #include <string.h>
+
+#define LOG_TAIL_BYTES 4096u
 
 /* Fingerprints of the models' folders, taken once each. */
 static json_t *take_fingerprints(const ingot_manifest *m) {
@@ -42,6 +45,31 @@ static json_t *gates_json(const ingot_zoo_product *p, const json_t *record) {
     return gates;
 }
 
+/* How far a product at work is: the last "block 3/32" of its log; empty where there is none. */
+static void find_progress(char progress[160], const ingot_shelf *shelf, const char *product) {
+    char path[INGOT_SHELF_PATH_SIZE], text[LOG_TAIL_BYTES + 1];
+    ingot_file *file = NULL;
+    unsigned done, total;
+    progress[0] = '\0';
+    ingot_shelf_path(path, shelf, INGOT_SHELF_LOG, product);
+    if (ingot_file_open(&file, path, NULL) != INGOT_OK) {
+        return;
+    }
+    const uint64_t size = ingot_file_size(file);
+    const uint64_t tail = size < LOG_TAIL_BYTES ? size : LOG_TAIL_BYTES;
+    const bool is_read = ingot_file_read_at(file, text, tail, size - tail, NULL) == INGOT_OK;
+    text[is_read ? tail : 0] = '\0';
+    ingot_file_close(file);
+    for (const char *line = text; line != NULL; line = strchr(line, '\n')) {
+        line += *line == '\n';
+        if (sscanf(line, "block %u/%u", &done, &total) == 2) {
+            (void)snprintf(progress, 160, "block %u of %u", done, total);
+        } else if (strncmp(line, "plan:", 5) == 0) {
+            progress[0] = '\0'; /* of an earlier run */
+        }
+    }
+}
+
 static ingot_status make_row(json_t **out, const ingot_manifest *m, const ingot_shelf *shelf,
                              const ingot_zoo_product *p, const char *fingerprint, bool with_figures,
                              ingot_error *error) {
@@ -62,6 +90,9 @@ static ingot_status make_row(json_t **out, const ingot_manifest *m, const ingot_
     }
     if (status == INGOT_ERR_INPUT) {
         (void)snprintf(reason, sizeof reason, "its record is damaged");
+    }
+    if (strcmp(name, "running") == 0) {
+        find_progress(reason, shelf, p->name);
     }
     json_t *row = json_object();
     ingot_zoo_set(row, "product", json_string(p->name));

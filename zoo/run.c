@@ -136,24 +136,25 @@ static void start_step(runner *r, task *t) {
                         t->job.device);
 }
 
-/* Takes up a product; false where another process has it. */
+/* Takes up a product, unless it or what it needs is in the hands of another job or process. */
 static void open_task(runner *r, task *t) {
     char fingerprint[33] = "";
     ingot_status status =
         ingot_zoo_fingerprint(fingerprint, r->manifest->models[t->product->model].path, &t->error);
     t->started = ingot_clock_seconds();
-    if (status == INGOT_OK && t->problem != NULL) {
-        const size_t name = strlen(t->product->name) + 2; /* it begins with "PRODUCT: " */
-        status = ingot_error_set(&t->error, INGOT_ERR_UNSUPPORTED, NULL, NULL, NULL, "%.500s",
-                                 t->problem + name);
-    }
     if (status == INGOT_OK) {
         status = ingot_job_open(&t->job, r->manifest, &r->shelf, t->product, fingerprint,
                                 r->options->is_forced && !t->was_finished, &t->error);
     }
+    /* Opened all the same: what was finished before the plan said no is finished. */
+    if (status == INGOT_OK && t->problem != NULL && t->job.step != INGOT_STEP_NONE) {
+        const size_t name = strlen(t->product->name) + 2; /* it begins with "PRODUCT: " */
+        status = ingot_error_set(&t->error, INGOT_ERR_UNSUPPORTED, NULL, NULL, NULL, "%.500s",
+                                 t->problem + name);
+    }
     if (status == INGOT_ERR_LOCKED) {
         if (!t->is_locked) {
-            ingot_progress_line(&r->progress, "%s: another run is at it", t->product->name);
+            ingot_progress_line(&r->progress, "%s: waits, another is at it", t->product->name);
         }
         t->is_locked = true;
         t->retry_at = ingot_clock_seconds() + LOCKED_RETRY_SECONDS;

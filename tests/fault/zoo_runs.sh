@@ -37,6 +37,8 @@ manifest killed
 ingot-zoo run zoo.json >out 2>err </dev/null &
 run=$!
 await begun killed
+ingot-zoo status zoo.json >out 2>err || true
+grep -q 'm/slow  *running .*block [1-4] of 4' out || fail "status: $(cat out)"
 kill -9 "$(convert_of $run)"
 code=0
 wait $run || code=$?
@@ -52,7 +54,7 @@ ingot-zoo run zoo.json >first 2>first.err </dev/null &
 run=$!
 await convert_of $run >pid
 expect_exit 0 ingot-zoo run zoo.json
-grep -q 'another run is at it' err || { cat err >&2; fail "it did not wait"; }
+grep -q 'waits, another is at it' err || { cat err >&2; fail "it did not wait"; }
 grep -q '2 products: 0 made, 2 finished before' out || fail "$(cat out)"
 wait $run || fail "the first run failed: $(cat first.err)"
 cp killed/m/slow.ingot whole.ingot
