@@ -49,7 +49,7 @@ static ingot_status device_floats(ingot_decoder *d, float **out, uint64_t count,
 static ingot_status load_weights(ingot_decoder *d, const ingot_weight_source *source,
                                  ingot_error *error) {
     void *memory;
-    INGOT_TRY(ingot_arena_create(&d->arena));
+    INGOT_TRY(ingot_arena_create_from(&d->arena, &ingot_large_pages));
     INGOT_TRY(ingot_alloc_zero(&memory, d->model->layers, sizeof(ingot_block)));
     d->blocks = memory;
     INGOT_TRY(ingot_ends_load(&d->ends, d->model, source, d->backend, d->arena, error));

@@ -13,8 +13,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #define ARENA_CHUNK_BYTES (UINT64_C(1) << 20)
+#define LARGE_PAGE_BYTES  (UINT64_C(2) << 20)
 
 /* Allocations left before the injected failure; negative: injection is off. */
 static atomic_llong allocations_left = -1;
@@ -42,15 +44,19 @@ static bool is_injected_failure(void) {
     return left == 0;
 }
 
-ingot_status ingot_alloc(void **out, uint64_t size_bytes) {
+static ingot_status alloc_aligned(void **out, uint64_t size_bytes, uint64_t alignment_bytes) {
     *out = NULL;
     uint64_t padded_bytes;
-    if (!ingot_size_align(&padded_bytes, ingot_max_u64(size_bytes, 1), INGOT_ALIGNMENT) ||
+    if (!ingot_size_align(&padded_bytes, ingot_max_u64(size_bytes, 1), alignment_bytes) ||
         padded_bytes > PTRDIFF_MAX || is_injected_failure()) {
         return INGOT_ERR_NO_MEMORY;
     }
-    *out = aligned_alloc(INGOT_ALIGNMENT, (size_t)padded_bytes);
+    *out = aligned_alloc((size_t)alignment_bytes, (size_t)padded_bytes);
     return *out == NULL ? INGOT_ERR_NO_MEMORY : INGOT_OK;
+}
+
+ingot_status ingot_alloc(void **out, uint64_t size_bytes) {
+    return alloc_aligned(out, size_bytes, INGOT_ALIGNMENT);
 }
 
 ingot_status ingot_alloc_zero(void **out, uint64_t count, uint64_t size_bytes) {
@@ -108,6 +114,17 @@ static void host_release(void *context, void *memory) {
     ingot_free(memory);
 }
 
+/* Asking for large pages may fail: then the memory has small ones. */
+static ingot_status large_alloc(void *context, void **out, uint64_t size_bytes) {
+    (void)context;
+    INGOT_TRY(alloc_aligned(out, size_bytes, LARGE_PAGE_BYTES));
+    (void)madvise(*out, (size_t)size_bytes, MADV_HUGEPAGE);
+    return INGOT_OK;
+}
+
+const ingot_allocator ingot_large_pages = {
+    .alloc = large_alloc, .release = host_release, .chunk_bytes = 4 * LARGE_PAGE_BYTES};
+
 ingot_status ingot_arena_create(ingot_arena **out) {
     const ingot_allocator host = {.alloc = host_alloc, .release = host_release};
     return ingot_arena_create_from(out, &host);
@@ -129,7 +146,9 @@ static void chunk_release(const ingot_arena *arena, arena_chunk *chunk) {
 
 /* Puts a new chunk of at least size_bytes right after the current one. */
 static ingot_status arena_grow(ingot_arena *arena, uint64_t size_bytes) {
-    const uint64_t capacity_bytes = ingot_max_u64(size_bytes, ARENA_CHUNK_BYTES);
+    const uint64_t least_bytes =
+        arena->allocator.chunk_bytes != 0 ? arena->allocator.chunk_bytes : ARENA_CHUNK_BYTES;
+    const uint64_t capacity_bytes = ingot_max_u64(size_bytes, least_bytes);
     void *memory, *payload;
     INGOT_TRY(ingot_alloc(&memory, sizeof(arena_chunk)));
     const ingot_status status =

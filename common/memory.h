@@ -32,8 +32,12 @@ typedef struct ingot_allocator {
     ingot_status (*alloc)(void *context, void **out, uint64_t size_bytes);
     void (*release)(void *context, void *memory);
     void *context;
-    bool is_slow; /* chunks are dear: a reset gives none back */
+    bool is_slow;         /* chunks are dear: a reset gives none back */
+    uint64_t chunk_bytes; /* the least of a chunk; 0: 1 MiB */
 } ingot_allocator;
+/* Host memory in pages of 2 MiB where the system has them, for what is read again and again:
+ * weights of a decoder, which are read twice as fast. */
+extern const ingot_allocator ingot_large_pages;
 
 ingot_status ingot_arena_create(ingot_arena **out) INGOT_MUST_CHECK;
 /* An arena over memory of another kind (a device's, pinned), which it never touches itself; the

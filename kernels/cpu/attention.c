@@ -10,6 +10,9 @@
 #define BLOCK_Q      128u
 #define BLOCK_K      512u
 #define MAX_HEAD_DIM 1024u
+/* Queries of a block up to which keys and values are read as they lie: BLAS would copy them first.
+ */
+#define FEW_ROWS 2u
 
 typedef struct attention_task {
     const ingot_cpu *cpu;
@@ -55,6 +58,39 @@ static void weigh_rows(const attention_task *t, block_state *state, uint64_t pos
     }
 }
 
+/* scores[rows][keys] = q k^T */
+static void score_keys(const attention_task *t, float *scores, const float *q, uint64_t q_stride,
+                       const float *k, uint64_t k_stride, uint64_t rows, uint64_t keys) {
+    const uint64_t n = t->shape->head_dim;
+    if (rows > FEW_ROWS) {
+        ingot_cpu_gemm_nt(scores, keys, q, q_stride, k, k_stride, rows, keys, n, 0.0f);
+        return;
+    }
+    memset(scores, 0, rows * keys * sizeof *scores);
+    for (uint64_t r = 0; r < rows; r++) {
+        for (uint64_t i = 0; i < keys; i += INGOT_CPU_DOT_ROWS) {
+            const unsigned count = (unsigned)ingot_min_u64(INGOT_CPU_DOT_ROWS, keys - i);
+            t->cpu->isa->weight->dots(scores + r * keys + i, q + r * q_stride, k + i * k_stride,
+                                      k_stride, count, n);
+        }
+    }
+}
+
+/* sums[rows][head_dim] += scores[rows][keys] v */
+static void add_values(const attention_task *t, float *sums, const float *scores, const float *v,
+                       uint64_t v_stride, uint64_t rows, uint64_t keys) {
+    const uint64_t n = t->shape->head_dim;
+    if (rows > FEW_ROWS) {
+        ingot_cpu_gemm_nn(sums, n, scores, keys, v, v_stride, rows, n, keys, 1.0f);
+        return;
+    }
+    for (uint64_t r = 0; r < rows; r++) {
+        for (uint64_t i = 0; i < keys; i++) {
+            t->cpu->isa->math->add(sums + r * n, v + i * v_stride, scores[r * keys + i], n);
+        }
+    }
+}
+
 static void attend_block(void *context, size_t index, unsigned worker) {
     const attention_task *t = context;
     const ingot_attention *s = t->shape;
@@ -81,11 +117,9 @@ static void attend_block(void *context, size_t index, unsigned worker) {
     for (uint64_t key0 = first_key(s, position); key0 < end; key0 += BLOCK_K) {
         const uint64_t keys = ingot_min_u64(BLOCK_K, end - key0);
         const uint64_t at = kv_at + key0 * kv_stride;
-        ingot_cpu_gemm_nt(state.scores, keys, t->q + q_at, q_stride, t->k + at, kv_stride, rows,
-                          keys, s->head_dim, 0.0f);
+        score_keys(t, state.scores, t->q + q_at, q_stride, t->k + at, kv_stride, rows, keys);
         weigh_rows(t, &state, position, rows, key0, keys);
-        ingot_cpu_gemm_nn(state.accumulated, s->head_dim, state.scores, keys, t->v + at, kv_stride,
-                          rows, s->head_dim, keys, 1.0f);
+        add_values(t, state.accumulated, state.scores, t->v + at, kv_stride, rows, keys);
     }
     for (uint64_t r = 0; r < rows; r++) {
         float *out = t->out + q_at + r * q_stride;

@@ -24,22 +24,20 @@ typedef struct ingot_cpu_weight_ops {
 
 #define INGOT_CPU_DOT_ROWS 4u
 
-/* Products of packed weights of 2, 4 or 8 bits, outliers left out (isa_product.c).  Activations are
- * arranged once for all rows of the weights. */
+/* Products of packed weights, outliers left out (isa_product.c).  Activations are rounded to 16
+ * bits (spec/decisions/0020) and arranged once for all rows of the weights. */
 typedef struct ingot_cpu_product_ops {
-    /* floats that one row of x takes when arranged */
+    /* Codes that share a scale of the activations and must belong to one group. */
+    unsigned (*word_codes)(unsigned bits);
+    /* 32-bit elements that one row of x takes when arranged */
     uint64_t (*arranged_count)(uint64_t cols, unsigned bits);
-    void (*arrange)(float *out, const float *x, uint64_t cols, unsigned bits);
-    /* sums[i * m + r] = row `row + i` . row r of x, which was arranged at arranged + r * stride;
-     * i < rows <= INGOT_CPU_PRODUCT_ROWS, r < m <= INGOT_CPU_DOT_ROWS.  The view is one that
-     * ingot_cpu_has_product says yes to. */
-    void (*rows)(float *sums, const ingot_weight_view *w, uint64_t row, unsigned rows,
-                 const float *arranged, uint64_t stride, unsigned m);
+    void (*arrange)(void *out, const float *x, const ingot_weight_view *w);
+    /* sums[i * m + r] = row `row + i` . row r of x, which was arranged r * stride elements behind
+     * `arranged`; i < rows, r < m <= INGOT_CPU_DOT_ROWS.  Words lie in one group each (linear.c).
+     */
+    void (*rows)(float *sums, const ingot_weight_view *w, uint64_t row, uint64_t rows,
+                 const void *arranged, uint64_t stride, unsigned m);
 } ingot_cpu_product_ops;
-#define INGOT_CPU_PRODUCT_ROWS         2u
-#define INGOT_CPU_PRODUCT_GROUP_VALUES 512u /* scales of a row that are widened at a time */
-/* 32/bits codes make a word, and 4, 8 or a multiple of 16 words a group. */
-bool ingot_cpu_has_product(const ingot_weight_view *w);
 
 /* Element-wise and row-wise arithmetic (isa_math.c). */
 typedef struct ingot_cpu_math_ops {

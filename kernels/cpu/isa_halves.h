@@ -17,7 +17,11 @@ INLINE void f16_segment(float *out, const uint16_t *in, uint64_t count) {
     }
 #endif
     for (; i < count; i++) {
+#if defined(__F16C__)
+        out[i] = _cvtsh_ss(in[i]);
+#else
         out[i] = ingot_f16_to_f32(in[i]);
+#endif
     }
 }
 

@@ -136,15 +136,20 @@ INLINE lanes lanes_abs(lanes a) {
     return a;
 }
 
+/* Halves added to halves: i + (i + 8), then i + (i + 4), i + (i + 2), i + (i + 1). */
 INLINE float lanes_sum(lanes a) {
-    float v[LANES];
-    lanes_store(v, a);
-    for (unsigned width = LANES / 2; width > 0; width /= 2) {
-        for (unsigned i = 0; i < width; i++) {
-            v[i] += v[i + width];
-        }
-    }
-    return v[0];
+#if defined(__AVX512F__)
+    const __m512 all = (__m512)a.part[0];
+    const __m256 half = _mm512_castps512_ps256(all) + _mm512_extractf32x8_ps(all, 1);
+    const __m128 quarter = _mm256_castps256_ps128(half) + _mm256_extractf128_ps(half, 1);
+#elif defined(__AVX2__)
+    const __m256 half = (__m256)(a.part[0] + a.part[1]);
+    const __m128 quarter = _mm256_castps256_ps128(half) + _mm256_extractf128_ps(half, 1);
+#else
+    const __m128 quarter = (__m128)((a.part[0] + a.part[2]) + (a.part[1] + a.part[3]));
+#endif
+    const __m128 pair = quarter + _mm_movehl_ps(quarter, quarter);
+    return pair[0] + pair[1];
 }
 
 INLINE float lanes_maximum(lanes a) {

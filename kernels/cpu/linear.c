@@ -21,7 +21,7 @@ typedef struct linear_task {
     const ingot_weight_view *w;
     float *y;
     const float *bias, *x;
-    const float *arranged; /* x as isa->product wants it, or NULL */
+    const int32_t *arranged; /* x as isa->product wants it, or NULL */
     uint64_t arranged_stride;
     uint64_t m;
     ingot_cpu_cut cut_m, cut_n, cut_k;
@@ -68,13 +68,15 @@ static void linear_tile(void *context, size_t index, unsigned worker) {
     }
 }
 
-bool ingot_cpu_has_product(const ingot_weight_view *w) {
-    if (w->kind != INGOT_GROUPED || (w->bits != 2 && w->bits != 4 && w->bits != 8)) {
+/* Whether isa->product takes the view: words of one group, and 1, 2, 4, 8 or a multiple of 16 of
+ * them in a group. */
+static bool has_product(const ingot_cpu_isa *isa, const ingot_weight_view *w) {
+    if (w->kind != INGOT_GROUPED) {
         return false;
     }
-    const uint64_t per_word = 32 / w->bits, words = w->group / per_word;
+    const uint64_t per_word = isa->product->word_codes(w->bits), words = w->group / per_word;
     return w->groups_per_row == 1 ||
-           (w->group % per_word == 0 && (words == 4 || words == 8 || words % 16 == 0));
+           (w->group % per_word == 0 && words != 0 && (16 % words == 0 || words % 16 == 0));
 }
 
 /* Outliers, whose codes stand for zero (spec/quantization.md, section 5). */
@@ -96,29 +98,28 @@ static void add_outliers(float *sums, const linear_task *t, uint64_t row) {
 /* Uses the scratch of all workers, which products row by row leave alone. */
 static void arrange(linear_task *t) {
     const ingot_cpu_product_ops *product = t->cpu->isa->product;
-    if (!ingot_cpu_has_product(t->w)) {
+    if (!has_product(t->cpu->isa, t->w)) {
         return;
     }
     t->arranged_stride = product->arranged_count(t->w->cols, t->w->bits);
     if (t->arranged_stride > INGOT_CPU_SCRATCH_FLOATS / t->m) {
         return;
     }
-    float *arranged = ingot_cpu_scratch(t->cpu, 0);
+    int32_t *arranged = (int32_t *)(void *)ingot_cpu_scratch(t->cpu, 0);
     for (uint64_t i = 0; i < t->m; i++) {
-        product->arrange(arranged + i * t->arranged_stride, t->x + i * t->w->cols, t->w->cols,
-                         t->w->bits);
+        product->arrange(arranged + i * t->arranged_stride, t->x + i * t->w->cols, t->w);
     }
     t->arranged = arranged;
 }
 
-/* sums[rows][m], rows <= INGOT_CPU_PRODUCT_ROWS */
-static void row_sums(float *sums, const linear_task *t, uint64_t row, unsigned rows) {
+/* sums[rows][m] */
+static void row_sums(float *sums, const linear_task *t, uint64_t row, uint64_t rows) {
     const ingot_cpu_isa *isa = t->cpu->isa;
     const unsigned m = (unsigned)t->m;
     if (t->arranged != NULL) {
         isa->product->rows(sums, t->w, row, rows, t->arranged, t->arranged_stride, m);
     }
-    for (unsigned i = 0; i < rows; i++) {
+    for (uint64_t i = 0; i < rows; i++) {
         if (t->arranged == NULL) {
             memset(sums + i * m, 0, m * sizeof *sums);
             isa->weight->row_dots(sums + i * m, t->w, row + i, t->x, t->w->cols, m);
@@ -132,14 +133,13 @@ static void linear_rows(void *context, size_t index, unsigned worker) {
     const linear_task *t = context;
     (void)worker;
     const uint64_t m = t->m, begin = ingot_cpu_cut_begin(&t->cut_n, index);
-    const uint64_t end = begin + ingot_cpu_cut_size(&t->cut_n, index);
-    for (uint64_t row = begin; row < end; row += INGOT_CPU_PRODUCT_ROWS) {
-        float sums[INGOT_CPU_PRODUCT_ROWS * INGOT_CPU_DOT_ROWS];
-        const unsigned rows = (unsigned)ingot_min_u64(INGOT_CPU_PRODUCT_ROWS, end - row);
-        row_sums(sums, t, row, rows);
-        for (unsigned k = 0; k < rows * m; k++) {
-            const uint64_t n = row + k / m;
-            t->y[k % m * t->w->rows + n] = sums[k] + (t->bias != NULL ? t->bias[n] : 0.0f);
+    const uint64_t rows = ingot_cpu_cut_size(&t->cut_n, index);
+    float sums[ROWS_PER_TASK * INGOT_CPU_DOT_ROWS];
+    row_sums(sums, t, begin, rows);
+    for (uint64_t i = 0; i < rows; i++) {
+        for (uint64_t r = 0; r < m; r++) {
+            const float bias = t->bias != NULL ? t->bias[begin + i] : 0.0f;
+            t->y[r * t->w->rows + begin + i] = sums[i * m + r] + bias;
         }
     }
 }

@@ -374,9 +374,6 @@ static ingot_status open_reader(reader *r) {
     }
     INGOT_TRY(ingot_cuda_status(cudaStreamCreateWithFlags(&r->stream, cudaStreamNonBlocking)));
     for (unsigned i = 0; i < BUFFERS; i++) {
-        void *memory;
-        INGOT_TRY(ingot_cuda_status(cudaHostAlloc(&memory, PIECE_BYTES, cudaHostAllocDefault)));
-        r->buffer[i] = static_cast<uint8_t *>(memory);
         INGOT_TRY(
             ingot_cuda_status(cudaEventCreateWithFlags(&r->event[i], cudaEventDisableTiming)));
     }
@@ -389,7 +386,6 @@ static void close_reader(reader *r) {
         (void)cudaStreamDestroy(r->stream);
     }
     for (unsigned i = 0; i < BUFFERS; i++) {
-        (void)cudaFreeHost(r->buffer[i]);
         if (r->event[i] != nullptr) {
             (void)cudaEventDestroy(r->event[i]);
         }
@@ -461,14 +457,24 @@ static ingot_status fill_rest(const loader *l) {
 
 static ingot_status fill_all(loader *l) {
     const unsigned threads = ingot_pool_threads(l->e->cuda->pool);
-    void *memory;
+    void *memory, *pinned = nullptr;
     INGOT_TRY(fill_rest(l));
     INGOT_TRY(ingot_alloc_zero(&memory, threads, sizeof(reader)));
     reader *readers = static_cast<reader *>(memory);
-    const ingot_status status = read_containers(l, readers);
+    /* At once: every call takes a lock of the driver for long. */
+    ingot_status status = ingot_cuda_status(
+        cudaHostAlloc(&pinned, threads * BUFFERS * PIECE_BYTES, cudaHostAllocDefault));
+    if (status == INGOT_OK) {
+        for (unsigned i = 0; i < threads * BUFFERS; i++) {
+            readers[i / BUFFERS].buffer[i % BUFFERS] =
+                static_cast<uint8_t *>(pinned) + i * PIECE_BYTES;
+        }
+        status = read_containers(l, readers);
+    }
     for (unsigned i = 0; i < threads; i++) {
         close_reader(&readers[i]); /* after its copies */
     }
+    (void)cudaFreeHost(pinned);
     ingot_free(readers);
     return status;
 }
