@@ -243,7 +243,8 @@ static ingot_status measure_cpu(const ingot_backend *backend, json_t *figures, j
     static reading r;
     uint8_t *memory = NULL;
     double best = 0;
-    ingot_status status = ingot_alloc((void **)&memory, READ_BYTES);
+    ingot_status status =
+        ingot_large_pages.alloc(NULL, (void **)&memory, READ_BYTES); /* as decoders */
     if (status != INGOT_OK) {
         return ingot_error_set(error, status, NULL, NULL, NULL, "out of memory");
     }

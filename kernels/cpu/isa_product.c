@@ -18,7 +18,7 @@
 
 #define WORDS        16u      /* in a block, one to a lane */
 #define GROUP_VALUES 512u     /* scales of a row widened at a time */
-#define ROWS         2u       /* of the weights, met together */
+#define ROWS         4u       /* of the weights, met together */
 #define LARGEST      32767.0f /* of the activations */
 
 /* Unrolled completely, but not under sanitizers (clang builds the fuzz targets alone): what they
