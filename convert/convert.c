@@ -452,7 +452,8 @@ static ingot_status reopen(work *w, const session *s, const ingot_writer_plan *p
 /* Matrices that wait in memory for distillation are in no partial output: there is nothing to go on
  * from (convert/loop_distill.c). */
 static bool saves_states(const session *s) {
-    const bool is_distilled = s->options->recipe.effort == INGOT_EFFORT_BEST && !s->plan.has_folds;
+    const bool is_distilled = s->options->recipe.effort == INGOT_EFFORT_BEST &&
+                              s->plan.steps.distills && !s->plan.has_folds;
     if (s->options->resumes && is_distilled) {
         (void)fprintf(stderr,
                       "%s: matrices wait in memory for distillation: an interruption will "
