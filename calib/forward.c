@@ -472,10 +472,11 @@ static ingot_status mlp_half(const pass *p, float *x) {
     return p->ops->add(p->context, x, w->output, 1.0f, p->tokens * model->hidden);
 }
 
-ingot_status ingot_block_forward(const ingot_model *model, const ingot_backend *backend,
-                                 const ingot_block *block, float *x, uint64_t sequences,
-                                 uint64_t q_len, ingot_kv_cache *cache, ingot_workspace *workspace,
-                                 ingot_input_hook hook, void *hook_context) {
+ingot_status ingot_block_forward_part(const ingot_model *model, const ingot_backend *backend,
+                                      const ingot_block *block, ingot_block_part part, float *x,
+                                      uint64_t sequences, uint64_t q_len, ingot_kv_cache *cache,
+                                      ingot_workspace *workspace, ingot_input_hook hook,
+                                      void *hook_context) {
     uint64_t tokens;
     if (!ingot_size_mul(&tokens, sequences, q_len) || tokens > workspace->max_tokens) {
         return INGOT_ERR_USAGE;
@@ -497,8 +498,18 @@ ingot_status ingot_block_forward(const ingot_model *model, const ingot_backend *
         .hook = hook,
         .hook_context = hook_context,
     };
-    INGOT_TRY(attention_half(&p, x));
-    return mlp_half(&p, x);
+    if (part != INGOT_BLOCK_MLP) {
+        INGOT_TRY(attention_half(&p, x));
+    }
+    return part != INGOT_BLOCK_ATTENTION ? mlp_half(&p, x) : INGOT_OK;
+}
+
+ingot_status ingot_block_forward(const ingot_model *model, const ingot_backend *backend,
+                                 const ingot_block *block, float *x, uint64_t sequences,
+                                 uint64_t q_len, ingot_kv_cache *cache, ingot_workspace *workspace,
+                                 ingot_input_hook hook, void *hook_context) {
+    return ingot_block_forward_part(model, backend, block, INGOT_BLOCK_WHOLE, x, sequences, q_len,
+                                    cache, workspace, hook, hook_context);
 }
 
 ingot_status ingot_block_forward_batch(const ingot_model *model, const ingot_backend *backend,

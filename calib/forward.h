@@ -86,7 +86,20 @@ ingot_status ingot_block_forward(const ingot_model *model, const ingot_backend *
                                  uint64_t q_len, ingot_kv_cache *cache, ingot_workspace *workspace,
                                  ingot_input_hook hook, void *hook_context) INGOT_MUST_CHECK;
 
-/* The same for any number of sequences without a cache: as many per call as the workspace holds, in
+/* The halves of a block: x += attention, x += mlp. */
+typedef enum ingot_block_part {
+    INGOT_BLOCK_WHOLE,
+    INGOT_BLOCK_ATTENTION,
+    INGOT_BLOCK_MLP
+} ingot_block_part;
+/* The same for a part of a block: both halves after each other are the block. */
+ingot_status ingot_block_forward_part(const ingot_model *model, const ingot_backend *backend,
+                                      const ingot_block *block, ingot_block_part part, float *x,
+                                      uint64_t sequences, uint64_t q_len, ingot_kv_cache *cache,
+                                      ingot_workspace *workspace, ingot_input_hook hook,
+                                      void *hook_context) INGOT_MUST_CHECK;
+
+/* ingot_block_forward for any number of sequences without a cache: as many per call as the workspace holds, in
  * order.  The hook is called once per call, for its tokens. */
 ingot_status ingot_block_forward_batch(const ingot_model *model, const ingot_backend *backend,
                                        const ingot_block *block, float *x, uint64_t sequences,

@@ -45,23 +45,59 @@ static bool has_residual(ingot_input input) {
     return input == INGOT_INPUT_OUTPUT || input == INGOT_INPUT_DOWN;
 }
 
-static void release_call(ingot_batch *b, const ingot_backend *backend) {
+static void release(float **memory, const ingot_backend *backend) {
+    if (*memory != NULL) {
+        backend->ops->release(backend->context, *memory);
+        *memory = NULL;
+    }
+}
+
+/* Of pointers to the same memory one is released. */
+static void release_all(float *memory[INGOT_INPUT_COUNT], const ingot_backend *backend) {
     for (unsigned i = 0; i < INGOT_INPUT_COUNT; i++) {
-        if (b->aside[i] != NULL) {
-            backend->ops->release(backend->context, b->aside[i]);
-            b->aside[i] = NULL;
+        for (unsigned k = i + 1; k < INGOT_INPUT_COUNT; k++) {
+            memory[k] = memory[k] == memory[i] ? NULL : memory[k];
         }
-        if (b->aside_residual[i] != NULL) {
-            backend->ops->release(backend->context, b->aside_residual[i]);
-            b->aside_residual[i] = NULL;
-        }
+        release(&memory[i], backend);
     }
-    if (b->scratch != NULL) {
-        backend->ops->release(backend->context, b->scratch);
-        b->scratch = NULL;
-    }
+}
+
+static void release_call(ingot_batch *b, const ingot_backend *backend) {
+    release_all(b->aside, backend);
+    release_all(b->aside_residual, backend);
+    release(&b->scratch, backend);
+    release(&b->aside_output, backend);
     ingot_workspace_destroy(b->workspace);
     b->workspace = NULL;
+}
+
+/* Memory for inputs of the exact states of so many tokens. */
+static ingot_status place_aside(ingot_batch *b, const ingot_loop_job *job, uint64_t tokens) {
+    const ingot_backend_ops *ops = job->backend->ops;
+    void *context = job->backend->context;
+    const bool is_in_turn = b->streams == INGOT_BOTH_IN_TURN;
+    const uint64_t hidden = job->model->hidden;
+    uint64_t widest = 0;
+    for (unsigned i = 0; i < INGOT_INPUT_COUNT; i++) {
+        widest = ingot_max_u64(widest, input_width(job->model, (ingot_input)i));
+    }
+    INGOT_TRY(ops->alloc(context, (void **)&b->aside_output, tokens * hidden * sizeof(float)));
+    for (unsigned i = 0; i < INGOT_INPUT_COUNT; i++) {
+        const uint64_t width = is_in_turn ? widest : input_width(job->model, (ingot_input)i);
+        float **residual = &b->aside_residual[i];
+        if (is_in_turn && i != 0) {
+            b->aside[i] = b->aside[0];
+        } else if (width != 0) {
+            INGOT_TRY(
+                ops->alloc(context, (void **)&b->aside[i], tokens * width * sizeof(float)));
+        }
+        if (is_in_turn && i == INGOT_INPUT_DOWN) {
+            *residual = b->aside_residual[INGOT_INPUT_OUTPUT];
+        } else if (width != 0 && has_residual((ingot_input)i)) {
+            INGOT_TRY(ops->alloc(context, (void **)residual, tokens * hidden * sizeof(float)));
+        }
+    }
+    return INGOT_OK;
 }
 
 /* Memory of a forward call of b->chunk windows. */
@@ -70,16 +106,8 @@ static ingot_status place_call(ingot_batch *b, const ingot_loop_job *job) {
     const uint64_t tokens = b->chunk * b->length;
     INGOT_TRY(backend->ops->alloc(backend->context, (void **)&b->scratch,
                                   tokens * job->model->hidden * sizeof(float)));
-    for (unsigned i = 0; b->exact.values != NULL && i < INGOT_INPUT_COUNT; i++) {
-        const uint64_t width = input_width(job->model, (ingot_input)i);
-        if (width != 0) {
-            INGOT_TRY(backend->ops->alloc(backend->context, (void **)&b->aside[i],
-                                          tokens * width * sizeof(float)));
-        }
-        if (width != 0 && has_residual((ingot_input)i)) {
-            INGOT_TRY(backend->ops->alloc(backend->context, (void **)&b->aside_residual[i],
-                                          tokens * job->model->hidden * sizeof(float)));
-        }
+    if (b->streams != INGOT_PREFIX_ALONE) {
+        INGOT_TRY(place_aside(b, job, tokens));
     }
     return ingot_workspace_create(&b->workspace, job->model, backend, tokens, NULL);
 }
@@ -137,18 +165,20 @@ static ingot_status embed(ingot_batch *b, const ingot_loop_job *job, ingot_arena
 }
 
 ingot_status ingot_batch_create(ingot_batch *out, const ingot_loop_job *job, uint64_t judges,
-                                bool has_exact, uint64_t reserve_bytes, ingot_arena *arena,
+                                ingot_streams streams, uint64_t reserve_bytes, ingot_arena *arena,
                                 ingot_error *error) {
     const ingot_backend *backend = job->backend;
     void *reserve = NULL;
-    *out = (ingot_batch){
-        .windows = job->windows->count, .length = job->windows->length, .judges = judges};
+    *out = (ingot_batch){.windows = job->windows->count,
+                         .length = job->windows->length,
+                         .judges = judges,
+                         .streams = streams};
     ingot_status status = INGOT_OK;
     if (backend->has_own_memory) {
         INGOT_GO(backend->ops->alloc(backend->context, &reserve, reserve_bytes));
     }
     INGOT_GO(place_states(&out->prefix, out, job));
-    if (has_exact) {
+    if (streams != INGOT_PREFIX_ALONE) {
         INGOT_GO(place_states(&out->exact, out, job));
     }
     INGOT_GO(place_calls(out, job));
@@ -227,8 +257,8 @@ static ingot_status watch_input(void *context, ingot_input input, const float *x
  * *at: where the states are meanwhile. */
 static ingot_status run_chunk(const ingot_batch *b, const ingot_loop_job *job,
                               const ingot_block *block, uint64_t first, uint64_t count,
-                              const ingot_batch_use *use, bool is_kept, const float **at,
-                              ingot_error *error) {
+                              ingot_block_part part, const ingot_batch_use *use, bool is_kept,
+                              const float **at, ingot_error *error) {
     const ingot_backend *backend = job->backend;
     const ingot_states *states = use->is_exact ? &b->exact : &b->prefix;
     const uint64_t floats = window_floats(b, job->model);
@@ -239,14 +269,14 @@ static ingot_status run_chunk(const ingot_batch *b, const ingot_loop_job *job,
     *at = x;
     watch w = {.use = use};
     const ingot_status status =
-        ingot_block_forward(job->model, backend, block, x, count, b->length, NULL, b->workspace,
-                            use->hook != NULL ? watch_input : NULL, &w);
+        ingot_block_forward_part(job->model, backend, block, part, x, count, b->length, NULL,
+                                 b->workspace, use->hook != NULL ? watch_input : NULL, &w);
     if (status != INGOT_OK && !w.is_done) {
         return ingot_error_set(
             error, status, ingot_checkpoint_path(job->checkpoint), NULL,
             status == INGOT_ERR_NO_MEMORY ? "use fewer --samples or a shorter --seq-len" : NULL,
             "block %llu could not be run: %s", (unsigned long long)block->layer,
-            ingot_status_text(status));
+            ingot_backend_failure(backend, status));
     }
     if (use->output != NULL) {
         return backend->ops->copy(backend->context, use->output, x, bytes);
@@ -262,6 +292,11 @@ static void show_progress(const ingot_batch *b, const ingot_loop_job *job, const
                           (double)block->layer + 0.5 * (double)done / (double)b->windows);
 }
 
+/* What is left of the block at hand. */
+static ingot_block_part part_of(const ingot_batch *b) {
+    return b->is_halfway ? INGOT_BLOCK_MLP : INGOT_BLOCK_WHOLE;
+}
+
 ingot_status ingot_batch_run(const ingot_batch *batch, const ingot_loop_job *job,
                              const ingot_block *block, uint64_t first, uint64_t end,
                              const ingot_batch_use *use, ingot_error *error) {
@@ -272,10 +307,41 @@ ingot_status ingot_batch_run(const ingot_batch *batch, const ingot_loop_job *job
         ingot_batch_use part = *use;
         part.output = use->output != NULL ? use->output + (w - first) * floats : NULL;
         const float *at;
-        INGOT_TRY(run_chunk(batch, job, block, w, count, &part, is_kept, &at, error));
+        INGOT_TRY(run_chunk(batch, job, block, w, count, part_of(batch), &part, is_kept, &at,
+                            error));
         show_progress(batch, job, block, w + count);
     }
     return INGOT_OK;
+}
+
+static ingot_status run_attention(const ingot_batch *batch, const ingot_loop_job *job,
+                                  const ingot_block *block, bool is_exact, ingot_error *error) {
+    const ingot_batch_use use = {.is_exact = is_exact};
+    for (uint64_t w = 0; w < batch->windows; w += batch->chunk) {
+        const uint64_t count = ingot_min_u64(batch->chunk, batch->windows - w);
+        const float *at;
+        INGOT_TRY(run_chunk(batch, job, block, w, count, INGOT_BLOCK_ATTENTION, &use, true, &at,
+                            error));
+    }
+    return INGOT_OK;
+}
+
+ingot_status ingot_batch_halfway(ingot_batch *batch, const ingot_loop_job *job,
+                                 const ingot_block *exact, const ingot_block *prefix,
+                                 ingot_error *error) {
+    if (batch->is_halfway) {
+        return INGOT_OK;
+    }
+    INGOT_TRY(run_attention(batch, job, prefix, false, error));
+    if (batch->exact.values != NULL) {
+        INGOT_TRY(run_attention(batch, job, exact, true, error));
+    }
+    batch->is_halfway = true;
+    return INGOT_OK;
+}
+
+void ingot_batch_end(ingot_batch *batch) {
+    batch->is_halfway = false;
 }
 
 /* ---- both streams --------------------------------------------------------------------------- */
@@ -292,6 +358,9 @@ static ingot_status keep_input(void *context, ingot_input input, const float *x,
     const pair *p = context;
     const ingot_backend *backend = p->job->backend;
     const uint64_t hidden = p->job->model->hidden;
+    if ((p->use->wanted & 1u << input) == 0) {
+        return INGOT_OK;
+    }
     if (p->batch->aside_residual[input] != NULL) {
         INGOT_TRY(backend->ops->copy(backend->context, p->batch->aside_residual[input], p->at,
                                      m * hidden * sizeof *x));
@@ -302,11 +371,15 @@ static ingot_status keep_input(void *context, ingot_input input, const float *x,
 static ingot_status meet_input(void *context, ingot_input input, const float *x, uint64_t m,
                                uint64_t width) {
     const pair *p = context;
+    if ((p->use->wanted & 1u << input) == 0) {
+        return INGOT_OK;
+    }
     const ingot_pair_inputs inputs = {
         .exact = p->batch->aside[input],
         .prefix = x,
         .exact_residual = p->batch->aside_residual[input],
         .prefix_residual = has_residual(input) ? p->at : NULL,
+        .scratch = has_residual(input) ? p->batch->aside_output : NULL,
     };
     return p->use->hook(p->use->hook_context, input, &inputs, m, width);
 }
@@ -325,8 +398,10 @@ ingot_status ingot_batch_run_pair(const ingot_batch *batch, const ingot_loop_job
         .hook = meet_input, .hook_context = &p, .stops = true, .last = use->last};
     for (uint64_t w = first; w < end; w += batch->chunk) {
         const uint64_t count = ingot_min_u64(batch->chunk, end - w);
-        INGOT_TRY(run_chunk(batch, job, exact, w, count, &keep, use->advances, &p.at, error));
-        INGOT_TRY(run_chunk(batch, job, prefix, w, count, &meet, false, &p.at, error));
+        INGOT_TRY(run_chunk(batch, job, exact, w, count, part_of(batch), &keep, use->advances,
+                            &p.at, error));
+        INGOT_TRY(run_chunk(batch, job, prefix, w, count, part_of(batch), &meet, false, &p.at,
+                            error));
         show_progress(batch, job, prefix, w + count);
     }
     return INGOT_OK;

@@ -5,6 +5,13 @@
 
 #include "convert/loop.h"
 
+/* Which streams a batch has. */
+typedef enum ingot_streams {
+    INGOT_PREFIX_ALONE,
+    INGOT_BOTH,        /* the full-precision one too */
+    INGOT_BOTH_IN_TURN /* and a pair's hook wants one input in a run */
+} ingot_streams;
+
 /* Hidden states of all windows. */
 typedef struct ingot_states {
     float *values;     /* [windows][length][hidden]; NULL: not kept */
@@ -17,19 +24,23 @@ typedef struct ingot_batch {
     uint64_t chunk;           /* windows of one forward call */
     ingot_states prefix;      /* on the quantized prefix */
     ingot_states exact;       /* in the full-precision model */
-    float *scratch;           /* [chunk][length][hidden], device */
+    ingot_streams streams;
+    bool is_halfway; /* the states are those between the halves of a block */
+    float *scratch;  /* [chunk][length][hidden], device */
     float *aside[INGOT_INPUT_COUNT];          /* [chunk][length][width], device: inputs of the exact
-                                                 states; NULL without these */
+                                                 states, in turn all the same memory; NULL without
+                                                 these */
     float *aside_residual[INGOT_INPUT_COUNT]; /* [chunk][length][hidden]: the residual stream at
                                                  the inputs of o and down */
+    float *aside_output;                      /* [chunk][length][hidden]: for what is made of an
+                                                 input of these */
     ingot_workspace *workspace;
 } ingot_batch;
 
-/* Embeds the windows of the job; has_exact: for both streams.  reserve_bytes of device memory are
- * left free for the work on a block: states move to the host and forward calls shrink until it
+/* Embeds the windows of the job for all streams.  reserve_bytes of device memory are left free for the work on a block: states move to the host and forward calls shrink until it
  * fits.  arena (host) holds the embedding table meanwhile and may be reset afterwards. */
 ingot_status ingot_batch_create(ingot_batch *out, const ingot_loop_job *job, uint64_t judges,
-                                bool has_exact, uint64_t reserve_bytes, ingot_arena *arena,
+                                ingot_streams streams, uint64_t reserve_bytes, ingot_arena *arena,
                                 ingot_error *error) INGOT_MUST_CHECK;
 /* Gives the states on the quantized prefix back when they are not needed any more. */
 void ingot_batch_forget_prefix(ingot_batch *batch, const ingot_backend *backend);
@@ -45,24 +56,36 @@ typedef struct ingot_batch_use {
     ingot_input last;
 } ingot_batch_use; /* neither hook nor output: the states advance */
 
+/* Advances all states by the attention half of a block, as it is in the checkpoint and as it is by
+ * now: what follows runs the other half alone, until ingot_batch_end. */
+ingot_status ingot_batch_halfway(ingot_batch *batch, const ingot_loop_job *job,
+                                 const ingot_block *exact, const ingot_block *prefix,
+                                 ingot_error *error) INGOT_MUST_CHECK;
+/* A new block follows. */
+void ingot_batch_end(ingot_batch *batch);
+
 /* Runs a block over windows first .. end-1 of one stream. */
 ingot_status ingot_batch_run(const ingot_batch *batch, const ingot_loop_job *job,
                              const ingot_block *block, uint64_t first, uint64_t end,
                              const ingot_batch_use *use, ingot_error *error) INGOT_MUST_CHECK;
 
-/* An input in the full-precision model and on the quantized prefix, [m][width] both, and the
- * residual stream that the linears behind it add to, [m][hidden]; device memory, valid during the
- * call. */
+/* An input in the full-precision model, which the hook may overwrite, and on the quantized prefix,
+ * [m][width] both, and the residual stream that the linears behind it add to, [m][hidden]; device
+ * memory, valid during the call. */
 typedef struct ingot_pair_inputs {
-    const float *exact, *prefix;
-    const float *exact_residual, *prefix_residual; /* for o and down; else NULL */
+    float *exact;
+    const float *prefix;
+    /* [m][hidden], for o and down; else NULL: */
+    const float *exact_residual, *prefix_residual;
+    float *scratch;
 } ingot_pair_inputs;
 typedef ingot_status (*ingot_pair_hook)(void *context, ingot_input input,
                                         const ingot_pair_inputs *inputs, uint64_t m,
                                         uint64_t width);
 
 typedef struct ingot_pair_use {
-    ingot_input last; /* neither block is run beyond this input, */
+    unsigned wanted;  /* a bit for each input (1 << input) that the hook is to see, */
+    ingot_input last; /* the last of them: neither block is run beyond it, */
     bool advances;    /* but for the exact one when its states advance */
     ingot_pair_hook hook;
     void *hook_context;

@@ -12,8 +12,9 @@
 typedef struct ingot_input_state {
     bool is_present;
     bool is_corrected; /* its drift is made up for, */
-    bool has_residual; /* and that of the residual stream behind it */
+    bool has_residual; /* and that of the residual stream that its linear adds to */
     bool is_collected;
+    bool has_outliers; /* of a linear that reads it */
     uint64_t width, tokens;
     float *plain_gram;        /* [width][width], whole, device; NULL without data */
     float *magnitude;         /* [width], mean |x|, host */
@@ -36,9 +37,7 @@ typedef struct ingot_block_state {
     float *norm_fold[INGOT_SLOT_COUNT];       /* [width], host: what the norm is divided by, or
                                                  NULL */
     bool is_fold_planned[INGOT_MAX_FOLDS];
-    unsigned owner[INGOT_ROLE_COUNT];            /* the device (rank) that quantizes it */
-    bool is_passed[INGOT_ROLE_COUNT];            /* its owner has begun, or will not */
-    ingot_weight_view fetched[INGOT_ROLE_COUNT]; /* what others quantized, on this device */
+    ingot_weight_view fetched[INGOT_ROLE_COUNT]; /* what several devices quantized, on this one */
 } ingot_block_state;
 
 /* AWQ (arXiv 2306.00978): chooses the folds of a block and fills input[].fold, row_fold and

@@ -5,7 +5,7 @@
 typedef struct sums {
     float *gram[INGOT_INPUT_COUNT]; /* device; NULL: not wanted */
     double *magnitude[INGOT_INPUT_COUNT];
-    float *drift[INGOT_INPUT_COUNT], *residual[INGOT_INPUT_COUNT];
+    float *drift[INGOT_INPUT_COUNT]; /* [drift_rows][n] */
     uint64_t tokens[INGOT_INPUT_COUNT];
 } sums;
 
@@ -36,19 +36,43 @@ static ingot_status collect_input(void *context, ingot_input input, const float 
                         width);
 }
 
+/* Of inputs that one linear alone reads, the drift of its output is wanted (convert/correct.h). */
+static bool is_of_output(unsigned input) {
+    return input == INGOT_INPUT_OUTPUT || input == INGOT_INPUT_DOWN;
+}
+
+static uint64_t drift_rows(const collector *c, unsigned input, uint64_t n) {
+    return is_of_output(input) ? c->job->model->hidden : n;
+}
+
+/* out[hidden][n] += (y' - y) x^T: W times the drift of the input, plus that of the stream. */
+static ingot_status add_output_drift(const collector *c, float *out, ingot_input input,
+                                     const ingot_pair_inputs *in, uint64_t m, uint64_t n) {
+    const ingot_role role = input == INGOT_INPUT_OUTPUT ? INGOT_ROLE_O : INGOT_ROLE_DOWN;
+    const uint64_t hidden = c->job->model->hidden;
+    const bool has_residual = c->state->input[input].has_residual;
+    INGOT_TRY(c->ops->add(c->context, in->exact, in->prefix, -1.0f, m * n));
+    INGOT_TRY(c->ops->linear(c->context, in->scratch, &c->state->checkpoint.linear[role], NULL,
+                             in->exact, m));
+    if (has_residual) {
+        INGOT_TRY(c->ops->add(c->context, in->scratch, in->exact_residual, 1.0f, m * hidden));
+    }
+    return c->ops->drift(c->context, out, in->scratch, has_residual ? in->prefix_residual : NULL,
+                         in->prefix, m, hidden, n);
+}
+
 static ingot_status collect_pair(void *context, ingot_input input, const ingot_pair_inputs *in,
                                  uint64_t m, uint64_t width) {
     collector *c = context;
     const sums *s = c->now;
     INGOT_TRY(collect_input(context, input, in->prefix, m, width));
-    if (s->drift[input] != NULL) {
-        INGOT_TRY(c->ops->drift(c->context, s->drift[input], in->exact, in->prefix, in->prefix, m,
-                                width, width));
+    if (s->drift[input] == NULL) {
+        return INGOT_OK;
     }
-    return s->residual[input] == NULL
-               ? INGOT_OK
-               : c->ops->drift(c->context, s->residual[input], in->exact_residual,
-                               in->prefix_residual, in->prefix, m, c->job->model->hidden, width);
+    return is_of_output(input)
+               ? add_output_drift(c, s->drift[input], input, in, m, width)
+               : c->ops->drift(c->context, s->drift[input], in->exact, in->prefix, in->prefix, m,
+                               width, width);
 }
 
 static ingot_status zeroed(const collector *c, ingot_arena *arena, void **out, uint64_t count,
@@ -70,10 +94,7 @@ static ingot_status place_sums(const collector *c, sums *s) {
             INGOT_TRY(zeroed(c, c->scratch, (void **)&s->magnitude[i], n, sizeof(double)));
         }
         if (input->is_corrected) {
-            INGOT_TRY(zeroed(c, c->device, (void **)&s->drift[i], n, n * sizeof(float)));
-        }
-        if (input->has_residual) {
-            INGOT_TRY(zeroed(c, c->device, (void **)&s->residual[i], c->job->model->hidden,
+            INGOT_TRY(zeroed(c, c->device, (void **)&s->drift[i], drift_rows(c, i, n),
                              n * sizeof(float)));
         }
     }
@@ -81,12 +102,14 @@ static ingot_status place_sums(const collector *c, sums *s) {
 }
 
 static ingot_status run(collector *c, uint64_t first, uint64_t end, bool is_last) {
-    unsigned last = 0;
+    unsigned last = 0, wanted = 0;
     for (unsigned i = 0; i < INGOT_INPUT_COUNT; i++) {
         last = c->now->gram[i] != NULL ? i : last;
+        wanted |= c->now->gram[i] != NULL ? INGOT_INPUT_BIT(i) : 0;
     }
     if (c->batch->exact.values != NULL) {
-        const ingot_pair_use use = {.last = (ingot_input)last,
+        const ingot_pair_use use = {.wanted = wanted,
+                                    .last = (ingot_input)last,
                                     .advances = is_last,
                                     .hook = collect_pair,
                                     .hook_context = c};
@@ -116,60 +139,51 @@ static ingot_status take_magnitude(const collector *c, ingot_input_state *s, uns
     return INGOT_OK;
 }
 
-/* *out = x H^-1 in memory of the block; *solves: a damping was found. */
-static ingot_status solve(const collector *c, const float **out, bool *solves, const float *x,
-                          uint64_t rows, const float *gram, uint64_t n) {
-    float *copy;
+/* x becomes x H^-1; *solves: a damping was found. */
+static ingot_status solve(const collector *c, bool *solves, float *x, uint64_t rows,
+                          const float *gram, uint64_t n) {
     unsigned step;
-    INGOT_TRY(ingot_arena_array(c->device, (void **)&copy, rows, n * sizeof *copy));
-    INGOT_TRY(c->ops->copy(c->context, copy, x, rows * n * sizeof *copy));
     ingot_arena_reset(c->scratch);
-    INGOT_TRY(c->ops->gram_solve(c->context, copy, &step, rows, gram, n, c->scratch));
+    INGOT_TRY(c->ops->gram_solve(c->context, x, &step, rows, gram, n, c->scratch));
     *solves = *solves && step != 255;
-    *out = copy;
     return INGOT_OK;
 }
 
-/* Corrections fitted without the judges, then H and drift of all windows and the corrections of
+/* The correction fitted without the judges, then H and drift of all windows and the correction of
  * these.  Where no damping makes H positive definite there is no correction. */
 static ingot_status take_drift(const collector *c, ingot_input_state *s, unsigned input) {
-    const uint64_t n = s->width, hidden = c->job->model->hidden;
-    float *drift = c->fitted.drift[input], *residual = c->fitted.residual[input];
+    const uint64_t n = s->width, rows = drift_rows(c, input, n);
+    float *drift = c->fitted.drift[input], *fitted;
+    uint64_t first = 0, own = rows; /* those that this device quantizes */
     const float *judge_gram = c->judged.gram[input];
     ingot_drift *d = &s->drift;
     bool solves = true;
-    *d = (ingot_drift){0};
-    d->judge_gram = judge_gram;
-    d->judge_drift = c->judged.drift[input];
-    d->judge_residual = c->judged.residual[input];
-    INGOT_TRY(solve(c, &d->fitted, &solves, drift, n, s->gram, n));
-    if (residual != NULL) {
-        INGOT_TRY(solve(c, &d->fitted_residual, &solves, residual, hidden, s->gram, n));
-        INGOT_TRY(c->ops->add(c->context, residual, d->judge_residual, 1.0f, hidden * n));
+    INGOT_TRY(ingot_arena_array(c->device, (void **)&fitted, rows, n * sizeof *fitted));
+    if (is_of_output(input) && !s->has_outliers) {
+        (void)ingot_team_rows(&first, &own, c->rank, rows);
     }
+    const uint64_t at = first * n;
+    INGOT_TRY(c->ops->copy(c->context, fitted + at, drift + at, own * n * sizeof *fitted));
+    INGOT_TRY(solve(c, &solves, fitted + at, own, s->gram, n));
     INGOT_TRY(c->ops->add(c->context, s->gram, judge_gram, 1.0f, n * n));
-    INGOT_TRY(c->ops->add(c->context, drift, d->judge_drift, 1.0f, n * n));
-    INGOT_TRY(solve(c, &d->solved, &solves, drift, n, s->gram, n));
-    if (residual != NULL) {
-        INGOT_TRY(solve(c, &d->residual, &solves, residual, hidden, s->gram, n));
-    }
-    if (!solves) {
-        *d = (ingot_drift){0};
-    }
+    INGOT_TRY(c->ops->add(c->context, drift, c->judged.drift[input], 1.0f, rows * n));
+    INGOT_TRY(solve(c, &solves, drift + at, own, s->gram, n));
+    *d = (ingot_drift){.is_of_output = is_of_output(input),
+                       .solved = solves ? drift : NULL,
+                       .fitted = fitted,
+                       .judge_gram = judge_gram,
+                       .judge_drift = c->judged.drift[input]};
     return INGOT_OK;
 }
 
 /* Over the windows of all devices; the judges are the same on every one. */
 static ingot_status sum_over_devices(const collector *c, unsigned input, uint64_t n) {
-    const uint64_t hidden = c->job->model->hidden;
+    float *drift = c->fitted.drift[input];
     ingot_arena_reset(c->scratch);
     INGOT_TRY(ingot_team_sum(c->rank, c->fitted.gram[input], n * n, c->scratch));
-    if (c->fitted.drift[input] != NULL) {
-        INGOT_TRY(ingot_team_sum(c->rank, c->fitted.drift[input], n * n, c->scratch));
-    }
-    return c->fitted.residual[input] == NULL
+    return drift == NULL
                ? INGOT_OK
-               : ingot_team_sum(c->rank, c->fitted.residual[input], hidden * n, c->scratch);
+               : ingot_team_sum(c->rank, drift, drift_rows(c, input, n) * n, c->scratch);
 }
 
 static ingot_status take_statistics(const collector *c, unsigned input) {

@@ -17,7 +17,7 @@ ingot_status ingot_linear_values(float *out, const ingot_linear_job *job, ingot_
                : ingot_error_set(error, INGOT_ERR_NUMERIC, job->file, job->name,
                                  "the checkpoint is damaged: fetch or export it again",
                                  "row %llu, column %llu is NaN or infinite",
-                                 (unsigned long long)(bad / job->source->cols),
+                                 (unsigned long long)(job->first_row + bad / job->source->cols),
                                  (unsigned long long)(bad % job->source->cols));
 }
 
@@ -49,15 +49,25 @@ typedef struct result {
     double loss, output_error; /* under H, squared and relative; NaN without data */
 } result;
 
-static ingot_status quadratic(double *loss, const work *k, const float *w, const ingot_quantized *q,
-                              const float *gram) {
+/* Of the rows at hand; NaN without data. */
+static ingot_status quadratic_part(double *loss, const work *k, const float *w,
+                                   const ingot_quantized *q, const float *gram) {
     const ingot_weight_view *v = k->job->source;
     *loss = NAN;
-    if (gram != NULL) {
-        INGOT_TRY(
-            k->ops->quadratic_loss(k->context, loss, w, v->rows, v->cols, q, gram, k->scratch));
-        *loss = *loss > 0 ? *loss : 0;
-    }
+    return gram == NULL ? INGOT_OK
+                        : k->ops->quadratic_loss(k->context, loss, w, v->rows, v->cols, q, gram,
+                                                 k->scratch);
+}
+
+static double not_negative(double loss) {
+    return isnan(loss) || loss > 0 ? loss : 0;
+}
+
+static ingot_status quadratic(double *loss, const work *k, const float *w, const ingot_quantized *q,
+                              const float *gram) {
+    INGOT_TRY(quadratic_part(loss, k, w, q, gram));
+    INGOT_TRY(ingot_team_sum_host(&k->job->rank, loss, 1));
+    *loss = not_negative(*loss);
     return INGOT_OK;
 }
 
@@ -68,9 +78,13 @@ static double relative(double loss, double norm) {
 /* Fills the errors of a result whose codes are chosen. */
 static ingot_status measure(result *r, const work *k) {
     const ingot_linear_job *job = k->job;
-    INGOT_TRY(k->ops->weight_error(k->context, &r->weight_error, job->source, job->row_fold,
-                                   job->column_fold, &r->q, k->scratch));
-    INGOT_TRY(quadratic(&r->loss, k, k->w, &r->q, job->data.gram));
+    double sums[3];
+    INGOT_TRY(k->ops->weight_error(k->context, sums, job->source, job->row_fold, job->column_fold,
+                                   &r->q, k->scratch));
+    INGOT_TRY(quadratic_part(&sums[2], k, k->w, &r->q, job->data.gram));
+    INGOT_TRY(ingot_team_sum_host(&job->rank, sums, 3));
+    r->weight_error = ingot_weight_error_ratio(sums);
+    r->loss = not_negative(sums[2]);
     r->output_error = relative(r->loss, k->norm);
     return INGOT_OK;
 }
@@ -211,9 +225,10 @@ static ingot_status correct(work *k, float **unfolded, ingot_steps_taken *steps)
         INGOT_TRY(ingot_linear_values(w, &source, k->error));
         plain = w;
     }
-    INGOT_TRY(ingot_correct(*unfolded, &steps->share, &steps->gain, job->data.drift,
-                            job->data.has_residual, plain, v->rows, v->cols, job->backend,
-                            k->scratch));
+    ingot_rank rank = job->rank;
+    rank.backend = job->backend;
+    INGOT_TRY(ingot_correct(*unfolded, &steps->share, &steps->gain, job->data.drift, plain,
+                            job->first_row, v->rows, v->cols, &rank, k->scratch));
     k->w = *unfolded;
     if (!is_folded) {
         return INGOT_OK;

@@ -3,6 +3,7 @@
 #define INGOT_LINEAR_H
 
 #include "convert/correct.h"
+#include "convert/team.h"
 
 /* Calibration statistics of a matrix's input, as it is after the fold, in device memory.  Absent:
  * gram NULL. */
@@ -12,7 +13,6 @@ typedef struct ingot_linear_data {
     const ingot_gptq_factor *factor; /* of gram, for this group size */
     uint64_t tokens;
     const ingot_drift *drift; /* NULL: the target is the matrix itself */
-    bool has_residual;        /* its output goes to the residual stream, whose drift is known */
 } ingot_linear_data;
 
 /* What the steps of a matrix gained; NaN where a step was not taken. */
@@ -26,6 +26,10 @@ typedef struct ingot_steps_taken {
 
 typedef struct ingot_linear_job {
     const ingot_backend *backend;
+    /* Of a matrix that ranks share each has a job for its rows, from first_row on: source, row_fold
+     * and results are of these, losses and errors of the whole.  rank.team NULL: all rows. */
+    ingot_rank rank;
+    uint64_t first_row;
     const char *file, *name;             /* for errors */
     const ingot_weight_view *source;     /* dense F32, F16 or BF16; device */
     const float *row_fold, *column_fold; /* device; NULL: none */

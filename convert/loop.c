@@ -18,7 +18,6 @@
 #include <string.h>
 
 #define JUDGES_MOST 8u
-
 const char *ingot_phase_name(ingot_phase phase) {
     static const char *const names[] = {"plan", "read",  "collect",   "fold",  "quantize",
                                         "tune", "write", "propagate", "finish"};
@@ -43,7 +42,7 @@ static ingot_status get_factor(const ingot_gptq_factor **out, ingot_loop *l,
     if (input->factor.group != group) {
         ingot_arena_reset(l->scratch);
         INGOT_TRY(l->ops->factorize(l->context, &input->factor, input->gram, input->width, group,
-                                    l->block.device, l->scratch));
+                                    l->statistics, l->scratch));
     }
     *out = &input->factor;
     return INGOT_OK;
@@ -81,52 +80,99 @@ static ingot_status linear_job(ingot_linear_job *job, ingot_loop *l, uint64_t in
         job->data.plain_gram = input->plain_gram;
         job->data.tokens = input->tokens;
         job->data.drift = input->is_corrected ? &input->drift : NULL;
-        job->data.has_residual = input->has_residual;
     }
     return INGOT_OK;
 }
 
+/* The rows of a job that are this device's. */
+static bool take_rows(ingot_linear_job *job, ingot_weight_view *own, const ingot_loop *l) {
+    const ingot_weight_view *source = job->source;
+    uint64_t first, count;
+    if (job->outlier_count != 0 || !ingot_team_rows(&first, &count, &l->rank, source->rows)) {
+        return false; /* which outliers are best is a question to the whole matrix */
+    }
+    *own = *source;
+    own->rows = count;
+    own->data =
+        (const char *)source->data + first * source->cols * ingot_dtype_bytes(source->dtype);
+    job->source = own;
+    job->row_fold = job->row_fold != NULL ? job->row_fold + first : NULL;
+    job->first_row = first;
+    job->rank = l->rank;
+    return true;
+}
+
+/* The XXH3-128 of a matrix in the checkpoint. */
+static void digest_source(uint8_t digest[16], const ingot_loop *l, uint64_t index,
+                          const ingot_weight_view *host) {
+    if (ingot_prefetch_bytes(l->prefetch, l->job->plan->tensors[index].source_index, digest) ==
+        NULL) {
+        ingot_digest128(digest, host->data,
+                        host->rows * host->cols * ingot_dtype_bytes(host->dtype));
+    }
+}
+
+/* Brings the packed matrix of a job to the host, the rows of all devices where these share it;
+ * *stored as in convert_matrix. */
+static ingot_status bring_together(ingot_weight_view *packed, ingot_loop *l,
+                                   const ingot_linear_job *job, const ingot_weight_view *own,
+                                   uint64_t rows, ingot_weight_view *fetched,
+                                   ingot_weight_view *stored) {
+    if (job->rank.team != NULL) {
+        INGOT_TRY(
+            ingot_team_gather(packed, &l->rank, rows, job->first_row, own, l->block.host));
+        INGOT_TRY(l->ops->upload_view(l->context, fetched, packed));
+        *stored = *fetched;
+        return INGOT_OK;
+    }
+    if (stored != NULL) {
+        *stored = *own;
+    }
+    return l->ops->download_view(l->context, packed, own, l->tensors[l->turn].host);
+}
+
 /* Quantizes planned tensor `index`, unless *tuned has been already, and writes it; *stored, when
- * not NULL, is what a loader will see, on the device for as long as the block is. */
+ * not NULL, is what a loader will see, on the device for as long as the block is, in *fetched where
+ * several devices share the work. */
 static ingot_status convert_matrix(ingot_loop *l, uint64_t index, source_pair source,
                                    ingot_input_state *input, const float *row_fold,
-                                   const ingot_tuned_matrix *tuned, ingot_weight_view *stored) {
+                                   const ingot_tuned_matrix *tuned, ingot_weight_view *fetched,
+                                   ingot_weight_view *stored) {
     ingot_linear_job job;
+    ingot_weight_view rows;
     double since = ingot_clock_seconds();
     INGOT_TRY(ingot_interrupt_check(l->error));
     INGOT_TRY(linear_job(&job, l, index, source.device, input, row_fold));
+    const bool is_shared = stored != NULL && take_rows(&job, &rows, l);
     ingot_arena_reset(l->scratch);
     ingot_quantized q;
     ingot_weight_view view, packed;
-    ingot_ledger *ledger = &l->job->ledgers[index];
+    ingot_ledger own_ledger, *ledger = &own_ledger;
+    ingot_steps_taken own_steps, *steps = &own_steps;
+    if (ingot_loop_is_writer(l)) {
+        ledger = &l->job->ledgers[index];
+        steps = &l->job->steps[index];
+    }
     if (tuned != NULL && tuned->target != NULL) {
         q = tuned->q;
         INGOT_TRY(ingot_linear_measure(ledger, &job, tuned->target, &q, l->scratch));
     } else {
-        INGOT_TRY(ingot_linear_quantize(&q, ledger, &l->job->steps[index], &job,
-                                        l->tensors[l->turn].device, l->scratch, l->error));
+        INGOT_TRY(ingot_linear_quantize(&q, ledger, steps, &job, l->tensors[l->turn].device,
+                                        l->scratch, l->error));
     }
-    INGOT_TRY(l->ops->quantized_pack(
-        l->context, &view, &q, stored != NULL ? l->block.device : l->tensors[l->turn].device));
-    ingot_digest128(ledger->source_digest, source.host->data,
-                    source.host->rows * source.host->cols * ingot_dtype_bytes(source.host->dtype));
-    /* other devices read it until the end of the block */
-    INGOT_TRY(l->ops->download_view(l->context, &packed, &view,
-                                    l->rank.size > 1 ? l->block.host : l->tensors[l->turn].host));
-    ledger->low_precision_scales = (uint32_t)ingot_view_low_precision(&packed);
+    INGOT_TRY(l->ops->quantized_pack(l->context, &view, &q,
+                                     stored != NULL && !is_shared ? l->block.device
+                                                                  : l->tensors[l->turn].device));
+    INGOT_TRY(bring_together(&packed, l, &job, &view, source.host->rows, fetched, stored));
     ingot_loop_lap(l, INGOT_PHASE_QUANTIZE, &since);
-    if (stored != NULL) {
-        ingot_team_show(&l->rank, l->job->plan->tensors[index].role, &packed);
+    if (!ingot_loop_is_writer(l)) {
+        return INGOT_OK;
     }
-    if (l->distill != NULL && stored != NULL) {
-        INGOT_TRY(ingot_loop_keep_matrix(l, index, &q));
-    } else if (ingot_loop_is_writer(l)) {
-        INGOT_TRY(ingot_loop_put_behind(l, index, &packed, ledger));
-    }
-    if (stored != NULL) {
-        *stored = view;
-    }
-    return INGOT_OK;
+    digest_source(ledger->source_digest, l, index, source.host);
+    ledger->low_precision_scales = (uint32_t)ingot_view_low_precision(&packed);
+    return l->distill != NULL && stored != NULL
+               ? ingot_loop_keep_matrix(l, index, &q)
+               : ingot_loop_put_behind(l, index, &packed, ledger);
 }
 
 /* A matrix outside the blocks, or in a block that needs no forward pass. */
@@ -153,32 +199,9 @@ static ingot_status convert_alone(ingot_loop *l, uint64_t index, ingot_input_sta
     ingot_weight_view device;
     INGOT_TRY(l->ops->upload_view(l->context, &device, &host));
     const source_pair pair = {.host = &host, .device = &device};
-    const ingot_status status = convert_matrix(l, index, pair, input, NULL, NULL, NULL);
+    const ingot_status status = convert_matrix(l, index, pair, input, NULL, NULL, NULL, NULL);
     l->ops->release_view(l->context, &device);
     return status;
-}
-
-/* ---- several devices ------------------------------------------------------------------------ */
-
-/* Takes over the matrices of a block that other devices have quantized since the last time. */
-static ingot_status exchange(ingot_loop *l, ingot_block_state *state) {
-    const ingot_plan *plan = l->job->plan;
-    INGOT_TRY(ingot_team_meet(&l->rank));
-    for (uint64_t i = 0; l->rank.size > 1 && i < plan->count; i++) {
-        const ingot_plan_tensor *t = &plan->tensors[i];
-        if (t->layer != state->layer || t->origin != INGOT_ORIGIN_QUANTIZE ||
-            state->owner[t->role] == l->rank.number || !state->is_passed[t->role] ||
-            state->fetched[t->role].rows != 0) {
-            continue;
-        }
-        const ingot_weight_view *view = ingot_team_shown(&l->rank, t->role);
-        INGOT_TRY(l->ops->upload_view(l->context, &state->fetched[t->role], view));
-        state->block.linear[t->role] = state->fetched[t->role];
-        if (ingot_loop_is_writer(l)) {
-            INGOT_TRY(ingot_loop_put_behind(l, i, view, &l->job->ledgers[i]));
-        }
-    }
-    return INGOT_OK;
 }
 
 /* ---- statistics of a block ------------------------------------------------------------------ */
@@ -189,15 +212,27 @@ static bool is_sequential(const ingot_loop *l) {
     return l->job->plan->steps.is_sequential && !l->job->plan->has_folds;
 }
 
+/* Inputs of the second half of a block. */
+#define HALF_INPUTS (INGOT_INPUT_BIT(INGOT_INPUT_MLP) | INGOT_INPUT_BIT(INGOT_INPUT_DOWN))
+
 static ingot_status collect(ingot_loop *l, ingot_block_state *state, unsigned inputs) {
     double since = ingot_clock_seconds();
     unsigned last = 0;
     for (unsigned i = 0; i < INGOT_INPUT_COUNT; i++) {
         last = state->input[i].is_present ? i : last;
     }
-    INGOT_TRY(exchange(l, state)); /* it runs what comes before these inputs */
+    /* With inputs one after another what comes before these is settled: it is run once, and its
+     * statistics have served. */
+    const bool is_settled = is_sequential(l) && !l->job->is_tuned;
+    if (is_settled) {
+        ingot_arena_reset(l->statistics);
+    }
+    if (is_settled && (inputs & HALF_INPUTS) == inputs) {
+        INGOT_TRY(ingot_batch_halfway(&l->batch, l->job, &state->checkpoint, &state->block,
+                                      l->error));
+    }
     INGOT_TRY(ingot_collect(state, l->job, &l->rank, &l->batch, inputs,
-                            (inputs & INGOT_INPUT_BIT(last)) != 0, l->block.host, l->block.device,
+                            (inputs & INGOT_INPUT_BIT(last)) != 0, l->block.host, l->statistics,
                             l->scratch, l->error));
     for (unsigned i = 0; i < INGOT_INPUT_COUNT; i++) {
         state->input[i].is_collected |= (inputs & INGOT_INPUT_BIT(i)) != 0;
@@ -329,6 +364,7 @@ static void begin_state(const ingot_loop *l, ingot_block_state *state, uint64_t 
                 input->is_corrected = true;
                 input->has_residual = reaches_residual(l, t->role);
             }
+            input->has_outliers |= plan->specs[i].outlier_count != 0;
         }
         if (t->origin == INGOT_ORIGIN_COLUMN_FOLD || t->origin == INGOT_ORIGIN_ROW_FOLD) {
             state->is_fold_planned[t->fold] = true;
@@ -398,32 +434,17 @@ static ingot_status convert_block_tensors(ingot_loop *l, ingot_block_state *stat
                 INGOT_TRY(convert_alone(l, i, input));
                 break;
             }
-            state->is_passed[t->role] = true;
-            if (state->owner[t->role] != l->rank.number) {
-                break;
-            }
             INGOT_TRY(ingot_loop_next_tensor(l));
             const source_pair pair = {.host = &state->block.host.linear[t->role],
                                       .device = &state->source[t->role]};
             INGOT_TRY(convert_matrix(l, i, pair, input, state->device_row_fold[t->role],
-                                     &l->tuned[t->role], &state->block.linear[t->role]));
+                                     &l->tuned[t->role], &state->fetched[t->role],
+                                     &state->block.linear[t->role]));
             break;
         }
         }
     }
     return INGOT_OK;
-}
-
-/* Who quantizes what of a block. */
-static void share_out(const ingot_loop *l, ingot_block_state *state) {
-    bool is_present[INGOT_ROLE_COUNT] = {false};
-    for (uint64_t i = 0; i < l->job->plan->count; i++) {
-        const ingot_plan_tensor *t = &l->job->plan->tensors[i];
-        if (t->layer == state->layer && t->origin == INGOT_ORIGIN_QUANTIZE) {
-            is_present[t->role] = true;
-        }
-    }
-    ingot_team_share(state->owner, &l->rank, l->job->model, is_present, is_sequential(l));
 }
 
 /* Quantizes a matrix of the block and gives the block its values, without writing it. */
@@ -508,15 +529,12 @@ static ingot_status convert_block_steps(ingot_loop *l, ingot_block_state *state)
     if (l->has_batch) {
         INGOT_TRY(apply_folds(l, state));
     }
-    share_out(l, state);
     if (l->job->is_tuned && l->job->plan->steps.tunes && l->batch.judges != 0) {
         INGOT_TRY(tune_block(l, state));
     }
     INGOT_TRY(convert_block_tensors(l, state));
     INGOT_TRY(keep_step(l, state));
     since = ingot_clock_seconds();
-    INGOT_TRY(exchange(l, state));
-    ingot_loop_lap(l, INGOT_PHASE_QUANTIZE, &since);
     if (l->has_batch && state->layer + 1 < l->job->model->layers) {
         INGOT_TRY(ingot_batch_run(&l->batch, l->job, &state->block, 0, l->batch.windows,
                                   &(ingot_batch_use){0}, l->error));
@@ -525,6 +543,7 @@ static ingot_status convert_block_steps(ingot_loop *l, ingot_block_state *state)
     if (l->distill != NULL) {
         INGOT_TRY(ingot_distill_keep_block(l->distill, &state->block));
     }
+    ingot_batch_end(&l->batch);
     if (ingot_loop_is_writer(l)) {
         report_block(l, state, ingot_clock_seconds() - start);
     }
@@ -537,6 +556,7 @@ static ingot_status convert_block(ingot_loop *l, uint64_t layer) {
     INGOT_TRY(ingot_loop_settle(l));
     INGOT_TRY(ingot_team_meet(&l->rank));
     ingot_loop_reset(&l->block);
+    ingot_arena_reset(l->statistics);
     memset(l->tuned, 0, sizeof l->tuned);
     begin_state(l, &state, layer);
     const ingot_status status = convert_block_steps(l, &state);
@@ -562,10 +582,15 @@ static uint64_t count_judges(const ingot_loop_job *job) {
 static ingot_status begin_batch(ingot_loop *l) {
     const uint64_t tuning =
         l->job->is_tuned ? ingot_tune_bytes(l->job->model, l->job->windows->length) : 0;
+    const ingot_streams streams = !has_drift(l) && !l->job->is_tuned ? INGOT_PREFIX_ALONE
+                                  : is_sequential(l)                 ? INGOT_BOTH_IN_TURN
+                                                                     : INGOT_BOTH;
     ingot_loop_reset(&l->block);
-    return ingot_batch_create(&l->batch, l->job, l->judges, has_drift(l) || l->job->is_tuned,
-                              ingot_plan_block_bytes(l->job->plan, l->job->model, has_drift(l)) +
-                                  tuning,
+    return ingot_batch_create(
+        &l->batch, l->job, l->judges, streams,
+        ingot_plan_block_bytes(l->job->plan, l->job->model, has_drift(l), l->job->is_tuned) +
+            tuning,
+        l->block.host, l->error);
                               l->block.host, l->error);
 }
 
@@ -632,6 +657,7 @@ static ingot_status run_rank(const ingot_loop_job *job, const ingot_rank *rank, 
     INGOT_GO(open_memory(&l.block, job->backend));
     INGOT_GO(open_memory(&l.tensors[0], job->backend));
     INGOT_GO(open_memory(&l.tensors[1], job->backend));
+    INGOT_GO(ingot_backend_arena_create(&l.statistics, job->backend));
     INGOT_GO(ingot_backend_arena_create(&l.scratch, job->backend));
     INGOT_GO(ingot_backend_arena_create(&l.tuning, job->backend));
     if (job->is_tuned && job->plan->steps.distills && judges != 0 && rank->size == 1 &&
@@ -643,7 +669,8 @@ static ingot_status run_rank(const ingot_loop_job *job, const ingot_rank *rank, 
     INGOT_GO(convert_all(&l));
     INGOT_GO(ingot_loop_settle(&l));
     INGOT_GO(ingot_team_meet(rank)); /* nobody's memory goes before it was written */
-done:
+done:;
+    const char *failure = ingot_backend_failure(job->backend, status);
     if (status != INGOT_OK) {
         ingot_team_leave(rank);
     }
@@ -654,11 +681,15 @@ done:
     close_memory(&l.block);
     close_memory(&l.tensors[0]);
     close_memory(&l.tensors[1]);
+    ingot_arena_destroy(l.statistics);
     ingot_arena_destroy(l.scratch);
     ingot_arena_destroy(l.tuning);
-    return status == INGOT_ERR_NO_MEMORY && error != NULL && error->status == INGOT_OK
-               ? ingot_error_set(error, status, NULL, NULL,
-                                 "use fewer --samples or a shorter --seq-len", "out of memory")
+    const bool is_memory = status == INGOT_ERR_NO_MEMORY;
+    return (is_memory || status == INGOT_ERR_DEVICE) && error != NULL && error->status == INGOT_OK
+               ? ingot_error_set(
+                     error, status, NULL, NULL,
+                     is_memory ? "use fewer --samples or a shorter --seq-len" : "see nvidia-smi",
+                     "%s", failure)
                : status;
 }
 

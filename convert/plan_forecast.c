@@ -9,12 +9,9 @@
 #include <math.h>
 #include <string.h>
 
-/* Matrices of the size of H that the correction of an input takes: drift, solved, fitted, H and
- * drift of the judges, and the same of the residual stream, a factor of H. */
-#define DRIFT_SQUARES 9u
 /* Tokens of one forward call: kernels/cpu/cpu.h and kernels/cuda/open.cu. */
 #define CPU_CALL_TOKENS  4096u
-#define CUDA_CALL_TOKENS 16384u
+#define CUDA_CALL_TOKENS 8192u
 /* A process before it reads anything; with a CUDA context and its libraries. */
 #define CPU_BASE_BYTES  (24u << 20)
 #define CUDA_BASE_BYTES (700u << 20)
@@ -23,8 +20,24 @@
 
 const unsigned ingot_card_gigabytes[INGOT_CARD_COUNT] = {24, 40, 80};
 
-uint64_t ingot_plan_block_bytes(const ingot_plan *plan, const ingot_model *model, bool has_drift) {
-    uint64_t weights = 0, largest = 0, grams = 0, widest[INGOT_INPUT_COUNT] = {0};
+/* Inputs are collected one after another, each when what comes before it is quantized. */
+static bool is_in_turn(const ingot_plan *plan, bool is_tuned) {
+    return plan->steps.is_sequential && !plan->has_folds && !is_tuned;
+}
+
+/* What the statistics of an input take: H and its factor, under folds once more; and with a
+ * correction H of the judges, H to solve with or to polish with, which is twice its size, and three
+ * sums of the size of a drift. */
+static uint64_t statistics_floats(const ingot_plan *plan, const ingot_model *model, bool has_drift,
+                                  uint64_t width) {
+    const uint64_t square = width * width;
+    return (plan->has_folds ? 3 : 2) * square +
+           (has_drift ? 3 * square + 3 * width * ingot_min_u64(width, model->hidden) : 0);
+}
+
+uint64_t ingot_plan_block_bytes(const ingot_plan *plan, const ingot_model *model, bool has_drift,
+                                bool is_tuned) {
+    uint64_t weights = 0, largest = 0, all = 0, most = 0, widest[INGOT_INPUT_COUNT] = {0};
     for (unsigned role = 0; role < INGOT_ROLE_COUNT; role++) {
         const ingot_linear_desc *d = &model->linear[role];
         if (d->is_present) {
@@ -34,10 +47,11 @@ uint64_t ingot_plan_block_bytes(const ingot_plan *plan, const ingot_model *model
         }
     }
     for (unsigned i = 0; i < INGOT_INPUT_COUNT; i++) {
-        const uint64_t squares = (plan->has_folds ? 3 : 2) + (has_drift ? DRIFT_SQUARES : 0);
-        grams += squares * widest[i] * widest[i];
+        const uint64_t floats = statistics_floats(plan, model, has_drift, widest[i]);
+        all += floats;
+        most = ingot_max_u64(most, floats);
     }
-    return 8 * weights + 4 * grams + 20 * largest;
+    return 6 * weights + 4 * (is_in_turn(plan, is_tuned) ? most : all) + 32 * largest;
 }
 
 /* ---- memory --------------------------------------------------------------------------------- */
@@ -59,8 +73,10 @@ static batch_need need_of_batch(const ingot_forecast_job *job) {
                                 : 0;
     const uint64_t q = model->heads * model->head_dim, kv = model->kv_heads * model->head_dim;
     uint64_t floats = 3 * model->hidden + 2 * q + 2 * kv + 2 * model->ffn;
-    if (b.has_exact) { /* inputs of the full-precision stream, and its residual twice */
-        floats += 4 * model->hidden + q + model->ffn;
+    if (b.has_exact) { /* inputs of the full-precision stream, its residual, drift of an output */
+        const uint64_t widest = ingot_max_u64(ingot_max_u64(q, model->hidden), model->ffn);
+        floats += is_in_turn(job->plan, is_tuned) ? 2 * model->hidden + widest
+                                                  : 5 * model->hidden + q + model->ffn;
     }
     b.token_bytes = b.has_batch ? floats * sizeof(float) : 0;
     return b;
@@ -88,7 +104,9 @@ static void need_memory(ingot_forecast *out, const ingot_forecast_job *job) {
                                 : 0;
     uint64_t work = plan->work_bytes; /* one matrix, without data */
     if (plan->needs_gram) {
-        work = ingot_plan_block_bytes(plan, job->model, b.has_exact) + tuning;
+        work = ingot_plan_block_bytes(plan, job->model, b.has_exact,
+                                      job->recipe->effort == INGOT_EFFORT_BEST) +
+               tuning;
     }
     const uint64_t ends = b.has_batch ? embedding_bytes(job) : 0;
     work = ingot_max_u64(work, ends); /* the embedding is gone before the first block */

@@ -7,6 +7,8 @@
 #include <pthread.h>
 #include <string.h>
 
+#define PARTS 3 /* of a packed matrix without outliers */
+
 struct ingot_team {
     pthread_mutex_t mutex; /* guards the four below */
     pthread_cond_t changed;
@@ -17,7 +19,8 @@ struct ingot_team {
     /* laid open by the rank of that number before a meeting, read by others after it */
     void *values[INGOT_MAX_DEVICES];
     const ingot_backend *backend[INGOT_MAX_DEVICES];
-    ingot_weight_view view[INGOT_ROLE_COUNT];
+    ingot_weight_view view; /* by rank 0, */
+    char *view_part[PARTS]; /* and its parts */
 };
 
 ingot_status ingot_team_create(ingot_team **out, unsigned size) {
@@ -154,80 +157,61 @@ ingot_status ingot_team_sum_host(const ingot_rank *rank, double *values, uint64_
 
 /* ---- shares --------------------------------------------------------------------------------- */
 
-/* Multiply-adds of a column that a matrix takes beside those with other columns: the search. */
-#define SEARCH_COST 8192.0
+#define ROWS_TOGETHER 16u /* a share is a multiple of this */
 
-typedef struct shares {
-    double load[INGOT_MAX_DEVICES];
-    unsigned size;
-} shares;
-
-static unsigned give(shares *s, double cost) {
-    unsigned idle = 0;
-    for (unsigned r = 1; r < s->size; r++) {
-        idle = s->load[r] < s->load[idle] ? r : idle;
-    }
-    s->load[idle] += cost;
-    return idle;
+bool ingot_team_rows(uint64_t *first, uint64_t *count, const ingot_rank *rank, uint64_t rows) {
+    const uint64_t pieces = ingot_ceil_div(rows, ROWS_TOGETHER);
+    const bool is_shared = rank->team != NULL && pieces >= rank->size;
+    const uint64_t begin = pieces * rank->number / rank->size * ROWS_TOGETHER;
+    const uint64_t end = pieces * (rank->number + 1) / rank->size * ROWS_TOGETHER;
+    *first = is_shared ? begin : 0;
+    *count = (is_shared ? ingot_min_u64(end, rows) : rows) - *first;
+    return is_shared;
 }
 
-static unsigned largest_of(const double *cost, unsigned count) {
-    unsigned largest = 0;
-    for (unsigned i = 1; i < count; i++) {
-        largest = cost[i] > cost[largest] ? i : largest;
-    }
-    return largest;
+/* One part of a packed matrix. */
+typedef struct part {
+    const void **pointer;
+    uint64_t row_bytes;
+} part;
+
+static void list_parts(part parts[PARTS], ingot_weight_view *v) {
+    const uint64_t groups = v->groups_per_row;
+    parts[0] = (part){(const void **)&v->codes, v->row_stride_bytes};
+    parts[1] = (part){&v->scales, groups * ingot_dtype_bytes(v->scale_dtype)};
+    parts[2] = (part){(const void **)&v->zeros, v->zeros != NULL ? groups : 0};
 }
 
-/* The linears of one input, largest first. */
-static void deal(unsigned *owner, const ingot_rank *rank, const ingot_model *model,
-                 const bool *is_present, ingot_input input) {
-    shares s = {.size = rank->size};
-    double cost[INGOT_ROLE_COUNT];
-    for (unsigned role = 0; role < INGOT_ROLE_COUNT; role++) {
-        const ingot_linear_desc *d = &model->linear[role];
-        cost[role] = is_present[role] && d->input == input ? (double)d->rows * (double)d->cols : -1;
-    }
-    for (unsigned role; cost[role = largest_of(cost, INGOT_ROLE_COUNT)] >= 0; cost[role] = -1) {
-        owner[role] = give(&s, cost[role]);
-    }
-}
-
-void ingot_team_share(unsigned owner[INGOT_ROLE_COUNT], const ingot_rank *rank,
-                      const ingot_model *model, const bool is_present[INGOT_ROLE_COUNT],
-                      bool is_sequential) {
-    shares s = {.size = rank->size};
-    double cost[INGOT_INPUT_COUNT] = {0};
-    memset(owner, 0, INGOT_ROLE_COUNT * sizeof *owner);
-    for (unsigned i = 0; is_sequential && i < INGOT_INPUT_COUNT; i++) {
-        deal(owner, rank, model, is_present, (ingot_input)i);
-    }
-    for (unsigned role = 0; role < INGOT_ROLE_COUNT; role++) {
-        const ingot_linear_desc *d = &model->linear[role];
-        const double cols = (double)d->cols;
-        if (is_present[role]) {
-            cost[d->input] += cost[d->input] > 0 ? 0 : cols * cols * cols; /* the factor */
-            cost[d->input] += (double)d->rows * cols * (cols + SEARCH_COST);
+ingot_status ingot_team_gather(ingot_weight_view *whole, const ingot_rank *rank, uint64_t rows,
+                               uint64_t first_row, const ingot_weight_view *own,
+                               ingot_arena *arena) {
+    ingot_team *t = rank->team;
+    ingot_weight_view from = *own;
+    part to[PARTS], piece[PARTS];
+    list_parts(piece, &from);
+    if (rank->number == 0) {
+        t->view = *own;
+        t->view.rows = rows;
+        list_parts(to, &t->view);
+        for (unsigned i = 0; i < PARTS; i++) {
+            void *memory = NULL;
+            if (to[i].row_bytes != 0) {
+                INGOT_TRY(ingot_arena_array(arena, &memory, rows, to[i].row_bytes));
+            }
+            *to[i].pointer = t->view_part[i] = memory;
         }
     }
-    for (unsigned round = 0; !is_sequential && round < INGOT_INPUT_COUNT; round++) {
-        const unsigned input = largest_of(cost, INGOT_INPUT_COUNT);
-        const unsigned to = give(&s, cost[input]);
-        cost[input] = -1;
-        for (unsigned role = 0; role < INGOT_ROLE_COUNT; role++) {
-            owner[role] = is_present[role] && model->linear[role].input == input ? to : owner[role];
+    INGOT_TRY(ingot_team_meet(rank));
+    *whole = t->view;
+    list_parts(to, whole);
+    for (unsigned i = 0; i < PARTS; i++) {
+        if (to[i].row_bytes != 0) {
+            INGOT_TRY(rank->backend->ops->download(
+                rank->backend->context, t->view_part[i] + first_row * to[i].row_bytes,
+                *piece[i].pointer, own->rows * to[i].row_bytes));
         }
     }
-}
-
-void ingot_team_show(const ingot_rank *rank, ingot_role role, const ingot_weight_view *view) {
-    if (rank->team != NULL) {
-        rank->team->view[role] = *view;
-    }
-}
-
-const ingot_weight_view *ingot_team_shown(const ingot_rank *rank, ingot_role role) {
-    return &rank->team->view[role];
+    return ingot_team_meet(rank);
 }
 
 ingot_status ingot_team_windows(ingot_windows *out, const ingot_rank *rank,

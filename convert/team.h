@@ -3,8 +3,8 @@
  * Every device runs the whole loop in a thread of its own, in step with the others (ranks 0 ..
  * size-1): the same blocks, each on its share of the calibration windows.  They meet where what one
  * device has is needed by all: sums of statistics, made in the order of the ranks, so that every
- * rank has the same bits and decides alike; and quantized matrices, which are shared out.  Only
- * rank 0 writes (spec/decisions/0015). */
+ * rank has the same bits and decides alike; and quantized matrices, whose rows are shared out.
+ * Only rank 0 writes (spec/decisions/0015). */
 #ifndef INGOT_CONVERT_TEAM_H
 #define INGOT_CONVERT_TEAM_H
 
@@ -41,15 +41,15 @@ ingot_status ingot_team_sum(const ingot_rank *rank, float *values, uint64_t coun
 ingot_status ingot_team_sum_host(const ingot_rank *rank, double *values,
                                  uint64_t count) INGOT_MUST_CHECK;
 
-/* owner[role] = the rank that quantizes it; roles with is_present false get 0.  Linears of one
- * input stay together, and inputs go by size to whoever has least to do. */
-void ingot_team_share(unsigned owner[INGOT_ROLE_COUNT], const ingot_rank *rank,
-                      const ingot_model *model, const bool is_present[INGOT_ROLE_COUNT],
-                      bool is_sequential);
-/* Shows the other ranks a view (host memory that stays until they have all met again twice). */
-void ingot_team_show(const ingot_rank *rank, ingot_role role, const ingot_weight_view *view);
-/* What another rank showed, after a meeting. */
-const ingot_weight_view *ingot_team_shown(const ingot_rank *rank, ingot_role role);
+/* Rows first .. first + count - 1 of a matrix are this rank's to quantize; false: all of them, since
+ * they are too few to be shared. */
+bool ingot_team_rows(uint64_t *first, uint64_t *count, const ingot_rank *rank, uint64_t rows);
+/* *whole = all rows of a matrix of which each rank has packed its own (device memory, without
+ * outliers), in memory from rank 0's arena (host), for every rank; it stays for as long as that
+ * arena is not reset. */
+ingot_status ingot_team_gather(ingot_weight_view *whole, const ingot_rank *rank, uint64_t rows,
+                               uint64_t first_row, const ingot_weight_view *own,
+                               ingot_arena *arena) INGOT_MUST_CHECK;
 
 /* The windows of a rank: its share of those before the last `judges`, and these, which every rank
  * has.  ids are a copy, released with ingot_windows_free. */

@@ -54,3 +54,11 @@ ingot_status ingot_backend_host_arena_create(ingot_arena **out, const ingot_back
                                   .is_slow = backend->has_own_memory};
     return ingot_arena_create_from(out, &host);
 }
+
+const char *ingot_backend_failure(const ingot_backend *backend, ingot_status status) {
+    const bool is_of_device = status == INGOT_ERR_DEVICE || status == INGOT_ERR_NO_MEMORY;
+    const char *text = is_of_device && backend->ops != NULL && backend->ops->failure != NULL
+                           ? backend->ops->failure()
+                           : "";
+    return text[0] != '\0' ? text : ingot_status_text(status);
+}

@@ -136,7 +136,8 @@ typedef struct ingot_backend_ops {
                          const float *x, uint64_t m, uint64_t n);
 
     /* Drift of a layer's values against its inputs: out[p][n] += (a[m][p] - b[m][p])^T x[m][n],
-     * FP32.  Rows with a value that is not finite in a, b or x are left out.  b may be x. */
+     * FP32.  Rows with a value that is not finite in a, b or x are left out; a device may leave
+     * out those with values beyond 2^24, which H has, too.  b may be x; NULL: zeros. */
     ingot_status (*drift)(void *context, float *out, const float *a, const float *b, const float *x,
                           uint64_t m, uint64_t p, uint64_t n);
 
@@ -190,7 +191,8 @@ typedef struct ingot_backend_ops {
     ingot_status (*quantized_values)(void *context, float *out, const ingot_quantized *q);
     ingot_status (*quantized_pack)(void *context, ingot_weight_view *view, const ingot_quantized *q,
                                    ingot_arena *arena);
-    ingot_status (*weight_error)(void *context, double *error, const ingot_weight_view *source,
+    /* ingot_quantized_weight_error_add from nothing: ingot_weight_error_ratio(sums) is the error */
+    ingot_status (*weight_error)(void *context, double sums[2], const ingot_weight_view *source,
                                  const float *row_fold, const float *column_fold,
                                  const ingot_quantized *q, ingot_arena *scratch);
     ingot_status (*quadratic_loss)(void *context, double *loss, const float *w, uint64_t rows,
@@ -216,6 +218,10 @@ typedef struct ingot_backend_ops {
     ingot_status (*measure_product)(void *context, struct ingot_measured *out,
                                     const struct ingot_measure_shape *shape, uint64_t seed);
 
+    /* The last call of this thread that failed below the operations, with what was said about it;
+     * "" without one.  NULL on the cpu. */
+    const char *(*failure)(void);
+
     void (*close)(void *context);
 } ingot_backend_ops;
 
@@ -234,6 +240,9 @@ typedef struct ingot_backend {
 ingot_status ingot_backend_open(ingot_backend *out, const char *device, unsigned threads,
                                 ingot_error *error) INGOT_MUST_CHECK;
 void ingot_backend_close(ingot_backend *backend);
+/* What is to be said of a status that an operation has just returned in this thread: of a device
+ * the call that failed, else ingot_status_text. */
+const char *ingot_backend_failure(const ingot_backend *backend, ingot_status status);
 
 /* An arena of device memory, and one of pinned host memory.  Destroy them before the backend is
  * closed. */

@@ -210,7 +210,7 @@ ingot_status ingot_cpu_outliers_place(void *context, ingot_quantized *q,
 ingot_status ingot_cpu_quantized_values(void *context, float *out, const ingot_quantized *q);
 ingot_status ingot_cpu_pack(void *context, ingot_weight_view *view, const ingot_quantized *q,
                             ingot_arena *arena);
-ingot_status ingot_cpu_weight_error(void *context, double *error, const ingot_weight_view *source,
+ingot_status ingot_cpu_weight_error(void *context, double sums[2], const ingot_weight_view *source,
                                     const float *row_fold, const float *column_fold,
                                     const ingot_quantized *q, ingot_arena *scratch);
 ingot_status ingot_cpu_gram_solve(void *context, float *x, unsigned *damping_step, uint64_t rows,

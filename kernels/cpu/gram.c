@@ -4,6 +4,7 @@
 #include "kernels/cpu/cpu.h"
 
 #include <cblas.h>
+#include <string.h>
 
 #define GRAM_TILE   256u /* rows and columns of a tile of the triangle */
 #define COLUMN_TILE 64u  /* columns of a task that sums magnitudes */
@@ -142,7 +143,7 @@ static void check_pairs(void *context, size_t index, unsigned worker) {
     const uint64_t end = begin + ingot_cpu_cut_size(&t->check, index);
     for (uint64_t i = begin; i < end; i++) {
         t->cpu->flags[i] = !math->is_finite(t->a + i * t->p, t->p) ||
-                           !math->is_finite(t->b + i * t->p, t->p) ||
+                           (t->b != NULL && !math->is_finite(t->b + i * t->p, t->p)) ||
                            !math->is_finite(t->x + i * t->n, t->n);
     }
 }
@@ -157,10 +158,11 @@ static void drift_tile(void *context, size_t index, unsigned worker) {
     const gram_task runs = {.is_bad = t->cpu->flags, .m = t->m};
     for (uint64_t begin = 0, end; next_run(&runs, &begin, &end); begin = end) {
         for (uint64_t r = begin; r < end; r++) {
-            const float *a = t->a + r * t->p + i0, *b = t->b + r * t->p + i0;
+            const float *a = t->a + r * t->p + i0;
             float *d = difference + (r - begin) * rows;
-            for (uint64_t k = 0; k < rows; k++) {
-                d[k] = a[k] - b[k];
+            memcpy(d, a, rows * sizeof *d);
+            for (uint64_t k = 0; t->b != NULL && k < rows; k++) {
+                d[k] = a[k] - t->b[r * t->p + i0 + k];
             }
         }
         cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, (int)rows, (int)cols,
@@ -181,7 +183,7 @@ ingot_status ingot_cpu_drift(void *context, float *out, const float *a, const fl
     for (uint64_t at = 0; at < m; at += DRIFT_ROWS) {
         t.m = ingot_min_u64(m - at, DRIFT_ROWS);
         t.a = a + at * p;
-        t.b = b + at * p;
+        t.b = b != NULL ? b + at * p : NULL;
         t.x = x + at * n;
         t.check = ingot_cpu_cut_make(t.m, CHECK_TILE, 1);
         ingot_pool_run(cpu->pool, t.check.count, check_pairs, &t);

@@ -70,11 +70,13 @@ ingot_status ingot_cpu_pack(void *context, ingot_weight_view *view, const ingot_
     return ingot_quantized_pack(view, q, arena, pool_of(context));
 }
 
-ingot_status ingot_cpu_weight_error(void *context, double *error, const ingot_weight_view *source,
+ingot_status ingot_cpu_weight_error(void *context, double sums[2], const ingot_weight_view *source,
                                     const float *row_fold, const float *column_fold,
                                     const ingot_quantized *q, ingot_arena *scratch) {
     (void)scratch;
-    return ingot_quantized_weight_error(error, source, row_fold, column_fold, q, pool_of(context));
+    sums[0] = sums[1] = 0;
+    return ingot_quantized_weight_error_add(sums, source, row_fold, column_fold, q,
+                                            pool_of(context));
 }
 
 ingot_status ingot_cpu_quadratic_loss(void *context, double *loss, const float *w, uint64_t rows,

@@ -349,7 +349,7 @@ static ingot_status with_device_scalars(const ingot_cuda *cuda, const backward_j
     const ingot_status status = backward_blocks(cuda, job, pairs);
     const cublasStatus_t restored = cublasSetPointerMode(cuda->blas, CUBLAS_POINTER_MODE_HOST);
     INGOT_TRY(status);
-    return ingot_cublas_status(restored);
+    return ingot_cublas_check(restored, "cublasSetPointerMode");
 }
 
 ingot_status cuda_attention_backward(void *context, float *dq, float *dk, float *dv,

@@ -159,7 +159,7 @@ ingot_status cuda_weight_backward(void *context, float *dw, const float *dy, con
     ingot_cuda_buffer memory(cuda);
     INGOT_TRY(memory.alloc(m, stride * sizeof(__half)));
     INGOT_TRY(cuda_half_of(cuda, &copy, dy, m, rows));
-    INGOT_TRY(cuda_half_aside(cuda, memory.as<__half>(), x, m, cols));
+    INGOT_TRY(cuda_half_aside(cuda, memory.as<__half>(), x, nullptr, m, cols));
     product_alpha_kernel<<<1, 1, 0, cuda->stream>>>(cuda->scalars);
     INGOT_TRY(ingot_cuda_launched());
     const cuda_half_gemm product = {

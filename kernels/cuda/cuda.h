@@ -67,28 +67,47 @@ typedef struct ingot_cuda {
     } half;
 } ingot_cuda;
 
-static inline ingot_status ingot_cuda_status(cudaError_t error) {
-    return error == cudaSuccess                 ? INGOT_OK
-           : error == cudaErrorMemoryAllocation ? INGOT_ERR_NO_MEMORY
-                                                : INGOT_ERR_DEVICE;
+/* Notes for ops->failure that `call` (its text up to the parenthesis) failed, and what was said of
+ * it.  INGOT_ERR_NO_MEMORY where is_memory or the device is full, which calls that need a little
+ * memory of their own (a kernel's code, a library's workspace) report as they please; else
+ * INGOT_ERR_DEVICE. */
+ingot_status ingot_cuda_failed(const char *call, const char *said, bool is_memory); /* open.cu */
+const char *ingot_cuda_failure(void);
+
+static inline ingot_status ingot_cuda_check(cudaError_t error, const char *call) {
+    return error == cudaSuccess
+               ? INGOT_OK
+               : ingot_cuda_failed(call, cudaGetErrorString(error),
+                                   error == cudaErrorMemoryAllocation);
 }
 
-static inline ingot_status ingot_cublas_status(cublasStatus_t error) {
-    return error == CUBLAS_STATUS_SUCCESS        ? INGOT_OK
-           : error == CUBLAS_STATUS_ALLOC_FAILED ? INGOT_ERR_NO_MEMORY
-                                                 : INGOT_ERR_DEVICE;
+static inline ingot_status ingot_cublas_check(cublasStatus_t error, const char *call) {
+    return error == CUBLAS_STATUS_SUCCESS
+               ? INGOT_OK
+               : ingot_cuda_failed(call, cublasGetStatusString(error),
+                                   error == CUBLAS_STATUS_ALLOC_FAILED);
 }
 
-static inline ingot_status ingot_cuda_solver_status(cusolverStatus_t error) {
-    return error == CUSOLVER_STATUS_SUCCESS        ? INGOT_OK
-           : error == CUSOLVER_STATUS_ALLOC_FAILED ? INGOT_ERR_NO_MEMORY
-                                                   : INGOT_ERR_DEVICE;
+static inline ingot_status ingot_cusolver_check(cusolverStatus_t error, const char *call) {
+    return error == CUSOLVER_STATUS_SUCCESS
+               ? INGOT_OK
+               : ingot_cuda_failed(call,
+                                   error == CUSOLVER_STATUS_INTERNAL_ERROR     ? "internal error"
+                                   : error == CUSOLVER_STATUS_EXECUTION_FAILED ? "execution failed"
+                                                                               : "failed",
+                                   error == CUSOLVER_STATUS_ALLOC_FAILED);
 }
+
+/* The status of a call, which is noted under its own name when it fails. */
+#define ingot_cuda_status(call)        ingot_cuda_check((call), #call)
+#define ingot_cublas_status(call)      ingot_cublas_check((call), #call)
+#define ingot_cuda_solver_status(call) ingot_cusolver_check((call), #call)
 
 /* The status of the launch just made. */
-static inline ingot_status ingot_cuda_launched(void) {
-    return ingot_cuda_status(cudaGetLastError());
+static inline ingot_status ingot_cuda_check_launch(const char *function) {
+    return ingot_cuda_check(cudaGetLastError(), function);
 }
+#define ingot_cuda_launched() ingot_cuda_check_launch(__func__)
 
 /* Temporary device memory of one operation, released in the order of the stream. */
 class ingot_cuda_buffer {
@@ -113,7 +132,7 @@ class ingot_cuda_buffer {
             memory_ = nullptr;
             (void)cudaGetLastError();
         }
-        return ingot_cuda_status(error);
+        return ingot_cuda_check(error, "cudaMallocAsync");
     }
     template <typename T> T *as() const {
         return static_cast<T *>(memory_);

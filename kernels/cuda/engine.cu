@@ -295,7 +295,7 @@ static ingot_status capture(ingot_engine *e, bool is_greedy) {
     INGOT_TRY(ingot_cuda_status(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal)));
     ingot_status status = step(e, is_greedy);
     const cudaError_t ended = cudaStreamEndCapture(stream, &graph);
-    status = status != INGOT_OK ? status : ingot_cuda_status(ended);
+    status = status != INGOT_OK ? status : ingot_cuda_check(ended, "cudaStreamEndCapture");
     if (status == INGOT_OK) {
         status = ingot_cuda_status(cudaGraphInstantiate(&e->graph[is_greedy], graph, 0));
     }

@@ -11,7 +11,7 @@
 
 #define THREADS      256
 #define WARPS        (THREADS / 32)
-#define PIECE_FLOATS (UINT64_C(64) << 20) /* of scratch: rows are taken in pieces of this size */
+#define PIECE_FLOATS (UINT64_C(32) << 20) /* of scratch: rows are taken in pieces of this size */
 
 static uint64_t piece_rows(uint64_t rows, uint64_t cols) {
     return ingot_min_u64(rows, ingot_max_u64(1, PIECE_FLOATS / ingot_max_u64(cols, 1)));
@@ -115,13 +115,13 @@ static ingot_status weight_error_rows(const ingot_cuda *cuda, double *sums,
     return ingot_cuda_launched();
 }
 
-ingot_status cuda_weight_error(void *context, double *error, const ingot_weight_view *source,
+ingot_status cuda_weight_error(void *context, double total[2], const ingot_weight_view *source,
                                const float *row_fold, const float *column_fold,
                                const ingot_quantized *q, ingot_arena *scratch) {
     const ingot_cuda *cuda = ingot_cuda_of(context);
     const uint64_t step = piece_rows(q->rows, q->cols);
     (void)scratch;
-    double total[2] = {0, 0};
+    total[0] = total[1] = 0;
     ingot_cuda_buffer stored(cuda), sums(cuda);
     INGOT_TRY(stored.alloc(step * q->cols, sizeof(float)));
     INGOT_TRY(sums.alloc(step, 2 * sizeof(double)));
@@ -133,7 +133,6 @@ ingot_status cuda_weight_error(void *context, double *error, const ingot_weight_
                                     column_fold, stored.as<float>()));
         INGOT_TRY(add_up(cuda, total, sums.as<double>(), rows, 2));
     }
-    *error = ingot_weight_error_ratio(total);
     return INGOT_OK;
 }
 

@@ -30,6 +30,8 @@ ingot_status cuda_attention(void *context, float *out, const float *q, const flo
 /* gram.cu */
 ingot_status cuda_gram(void *context, float *gram, double *magnitude, uint64_t *dropped,
                        const float *x, uint64_t m, uint64_t n);
+ingot_status cuda_drift(void *context, float *out, const float *a, const float *b, const float *x,
+                        uint64_t m, uint64_t p, uint64_t n);
 
 /* score.cu */
 ingot_status cuda_distance(void *context, double *out, const float *a, const float *b, uint64_t n);
@@ -69,10 +71,10 @@ typedef struct cuda_half_copy {
  * statistics read the same input.  Valid until the next call. */
 ingot_status cuda_half_of(ingot_cuda *cuda, cuda_half_copy *out, const float *x, uint64_t m,
                           uint64_t n);
-/* values[m][n rounded up to a multiple of 8] = the same of another input, for products of two: not
- * kept.  Its factor is scalars->unscale_aside. */
-ingot_status cuda_half_aside(const ingot_cuda *cuda, __half *values, const float *x, uint64_t m,
-                             uint64_t n);
+/* values[m][n rounded up to a multiple of 8] = the same of another input, or of x - minus where that
+ * is not NULL, for products of two: not kept.  Its factor is scalars->unscale_aside. */
+ingot_status cuda_half_aside(const ingot_cuda *cuda, __half *values, const float *x,
+                             const float *minus, uint64_t m, uint64_t n);
 /* To be called by every operation that writes device memory: forgets a copy of that range. */
 void cuda_written(ingot_cuda *cuda, const void *memory, uint64_t bytes);
 

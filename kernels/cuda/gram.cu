@@ -1,5 +1,5 @@
-/* Statistics of a layer's inputs: the lower triangle of x^T x, sums of magnitudes, and the rows
- * that had to be left out.
+/* Statistics of a layer's inputs: the lower triangle of x^T x, sums of magnitudes, the rows that had
+ * to be left out, and products of drift with the inputs.
  *
  * The triangle is made of panels, GEMMs of block columns on the binary16 copy that the layer's
  * products share (half.cu), FP32 sums.  What lies above the diagonal in a panel's first rows is
@@ -8,7 +8,10 @@
  * Rows with a value that is not finite count as dropped.  Finite rows beyond WIDE would push all
  * others out of the range of binary16: they are added in FP32.  Both kinds are zero in the copy
  * while the panels read it, and put back afterwards; where no row is of either kind, which the
- * device alone knows, these kernels return at once. */
+ * device alone knows, these kernels return at once.
+ *
+ * Differences for drift are taken in FP32 and rounded to binary16 like the inputs they are
+ * multiplied with: drift is small beside what it is the drift of, and 2^-11 of it smaller still. */
 #include "kernels/cuda/forward.h"
 
 #define THREADS 256
@@ -20,16 +23,22 @@ enum row_kind : uint8_t { ROW_GOOD, ROW_DROPPED, ROW_WIDE };
 typedef struct gram_state {
     unsigned has_apart, has_wide;
     ingot_cuda_range good; /* of the rows that stay in the copy */
+    int exponent;          /* the copy is divided by two to the power of it */
 } gram_state;
 
 /* ---- rows that are set apart ------------------------------------------------------------------
  */
 
-/* One warp looks at one row.  *copied is the range of the whole copy: usually nothing is to be
- * looked for; NULL: there is no copy, look. */
+/* A value, or its difference to another. */
+__device__ static float value_at(const float *x, const float *minus, uint64_t i) {
+    return minus != nullptr ? x[i] - minus[i] : x[i];
+}
+
+/* One warp looks at one row of x, or of x - minus.  *copied is the range of the whole copy: usually
+ * nothing is to be looked for; NULL: there is no copy, look. */
 __global__ __launch_bounds__(THREADS) static void gram_rows_kernel(
     row_kind *kinds, gram_state *state, uint64_t *dropped, const ingot_cuda_range *copied,
-    const float *__restrict__ x, uint64_t m, uint64_t n) {
+    const float *__restrict__ x, const float *__restrict__ minus, uint64_t m, uint64_t n) {
     if (copied != nullptr && copied->has_special == 0 && __uint_as_float(copied->largest) <= WIDE) {
         return;
     }
@@ -40,7 +49,7 @@ __global__ __launch_bounds__(THREADS) static void gram_rows_kernel(
         ingot_cuda_range range = {0, 0};
 #pragma unroll 4
         for (uint64_t col = lane; col < n; col += 32) {
-            cuda_range_add(&range, x[row * n + col]);
+            cuda_range_add(&range, value_at(x, minus, row * n + col));
         }
         __syncwarp();
         for (int other = 16; other > 0; other /= 2) {
@@ -66,16 +75,17 @@ __global__ __launch_bounds__(THREADS) static void gram_rows_kernel(
     }
 }
 
-/* Rounds x again, without the rows set apart, to the range of the rest.  Leaves alpha for the
- * panels: the copy enters each product twice. */
+/* Rounds x (or x - minus) again, without the rows set apart, to the range of the rest, where
+ * *copied is that of the copy at hand. */
 __global__ __launch_bounds__(THREADS) static void gram_set_apart_kernel(
-    __half *__restrict__ values, ingot_cuda_scalars *scalars, const row_kind *kinds,
-    const gram_state *state, const float *__restrict__ x, uint64_t m, uint64_t n, uint64_t stride) {
+    __half *__restrict__ values, const ingot_cuda_range *copied, const row_kind *kinds,
+    gram_state *state, const float *__restrict__ x, const float *__restrict__ minus, uint64_t m,
+    uint64_t n, uint64_t stride) {
     const bool has_apart = state->has_apart != 0;
-    const int exponent = cuda_half_exponent(has_apart ? state->good.largest : scalars->half.largest,
-                                            CUDA_HALF_USUAL);
+    const int exponent =
+        cuda_half_exponent(has_apart ? state->good.largest : copied->largest, CUDA_HALF_USUAL);
     if (blockIdx.x == 0 && threadIdx.x == 0) {
-        scalars->alpha = ldexpf(1.0f, 2 * exponent);
+        state->exponent = exponent;
     }
     if (!has_apart) {
         return;
@@ -84,10 +94,17 @@ __global__ __launch_bounds__(THREADS) static void gram_set_apart_kernel(
     for (uint64_t row = blockIdx.x; row < m; row += gridDim.x) {
         const bool is_good = kinds[row] == ROW_GOOD;
         for (uint64_t col = threadIdx.x; col < stride; col += THREADS) {
-            const float value = is_good && col < n ? x[row * n + col] * factor : 0.0f;
+            const float value =
+                is_good && col < n ? value_at(x, minus, row * n + col) * factor : 0.0f;
             values[row * stride + col] = __float2half_rn(value);
         }
     }
+}
+
+/* What a product of two such copies is multiplied by. */
+__global__ static void gram_alpha_kernel(ingot_cuda_scalars *scalars, const gram_state *a,
+                                         const gram_state *b) {
+    scalars->alpha = ldexpf(1.0f, a->exponent + b->exponent);
 }
 
 /* The copy as it was. */
@@ -252,8 +269,14 @@ static ingot_status add_triangle(const ingot_cuda *cuda, float *gram, const cuda
     return INGOT_OK;
 }
 
-/* ---- the operation ----------------------------------------------------------------------------
+/* ---- the operations ---------------------------------------------------------------------------
  */
+
+static ingot_status zeroed(const ingot_cuda *cuda, ingot_cuda_buffer *out, uint64_t count,
+                           uint64_t size) {
+    INGOT_TRY(out->alloc(count, size));
+    return ingot_cuda_status(cudaMemsetAsync(out->as<void>(), 0, count * size, cuda->stream));
+}
 
 ingot_status cuda_gram(void *context, float *gram, double *magnitude, uint64_t *dropped,
                        const float *x, uint64_t m, uint64_t n) {
@@ -267,17 +290,15 @@ ingot_status cuda_gram(void *context, float *gram, double *magnitude, uint64_t *
     const unsigned grid = 8u * (unsigned)cuda->multiprocessors;
     cuda_half_copy copy = {};
     ingot_cuda_buffer kinds_memory(cuda), state_memory(cuda);
-    INGOT_TRY(kinds_memory.alloc(m, sizeof(row_kind)));
-    INGOT_TRY(state_memory.alloc(1, sizeof(gram_state)));
+    INGOT_TRY(zeroed(cuda, &kinds_memory, m, sizeof(row_kind)));
+    INGOT_TRY(zeroed(cuda, &state_memory, 1, sizeof(gram_state)));
     row_kind *kinds = kinds_memory.as<row_kind>();
     gram_state *state = state_memory.as<gram_state>();
-    INGOT_TRY(ingot_cuda_status(cudaMemsetAsync(kinds, 0, m * sizeof *kinds, cuda->stream)));
-    INGOT_TRY(ingot_cuda_status(cudaMemsetAsync(state, 0, sizeof *state, cuda->stream)));
     if (gram != nullptr) {
         INGOT_TRY(cuda_half_of(cuda, &copy, x, m, n));
     }
     gram_rows_kernel<<<grid, THREADS, 0, cuda->stream>>>(
-        kinds, state, dropped, gram != nullptr ? &cuda->scalars->half : nullptr, x, m, n);
+        kinds, state, dropped, gram != nullptr ? &cuda->scalars->half : nullptr, x, nullptr, m, n);
     INGOT_TRY(ingot_cuda_launched());
     if (magnitude != nullptr) {
         cuda_written(cuda, magnitude, n * sizeof *magnitude);
@@ -287,13 +308,85 @@ ingot_status cuda_gram(void *context, float *gram, double *magnitude, uint64_t *
         return INGOT_OK;
     }
     cuda_written(cuda, gram, n * n * sizeof *gram);
-    gram_set_apart_kernel<<<grid, THREADS, 0, cuda->stream>>>(copy.values, cuda->scalars, kinds,
-                                                              state, x, m, n, copy.stride);
+    gram_set_apart_kernel<<<grid, THREADS, 0, cuda->stream>>>(
+        copy.values, &cuda->scalars->half, kinds, state, x, nullptr, m, n, copy.stride);
+    INGOT_TRY(ingot_cuda_launched());
+    gram_alpha_kernel<<<1, 1, 0, cuda->stream>>>(cuda->scalars, state, state);
     INGOT_TRY(ingot_cuda_launched());
     INGOT_TRY(add_triangle(cuda, gram, &copy, m, n));
     gram_wide_kernel<<<grid, THREADS, 0, cuda->stream>>>(gram, kinds, state, x, m, n);
     INGOT_TRY(ingot_cuda_launched());
     gram_put_back_kernel<<<grid, THREADS, 0, cuda->stream>>>(copy.values, cuda->scalars, state, x,
                                                              m, n, copy.stride);
+    return ingot_cuda_launched();
+}
+
+/* One side of a product for drift: its copy without the rows set apart. */
+typedef struct drift_side {
+    __half *values;
+    const ingot_cuda_range *copied;
+    const float *x, *minus;
+    uint64_t n, stride;
+    row_kind *kinds;
+    gram_state *state;
+} drift_side;
+
+static ingot_status set_apart(const ingot_cuda *cuda, const drift_side *side, uint64_t m) {
+    const unsigned grid = 8u * (unsigned)cuda->multiprocessors;
+    gram_rows_kernel<<<grid, THREADS, 0, cuda->stream>>>(side->kinds, side->state, nullptr,
+                                                         side->copied, side->x, side->minus, m,
+                                                         side->n);
+    INGOT_TRY(ingot_cuda_launched());
+    gram_set_apart_kernel<<<grid, THREADS, 0, cuda->stream>>>(side->values, side->copied,
+                                                              side->kinds, side->state, side->x,
+                                                              side->minus, m, side->n,
+                                                              side->stride);
+    return ingot_cuda_launched();
+}
+
+ingot_status cuda_drift(void *context, float *out, const float *a, const float *b, const float *x,
+                        uint64_t m, uint64_t p, uint64_t n) {
+    ingot_cuda *cuda = ingot_cuda_of(context);
+    if (m == 0 || p == 0 || n == 0) {
+        return INGOT_OK;
+    }
+    cuda_half_copy copy;
+    const uint64_t stride = (p + 7) / 8 * 8;
+    ingot_cuda_buffer difference(cuda), kinds(cuda), states(cuda);
+    INGOT_TRY(difference.alloc(m, stride * sizeof(__half)));
+    INGOT_TRY(zeroed(cuda, &kinds, 2 * m, sizeof(row_kind)));
+    INGOT_TRY(zeroed(cuda, &states, 2, sizeof(gram_state)));
+    row_kind *kind = kinds.as<row_kind>();
+    gram_state *state = states.as<gram_state>();
+    INGOT_TRY(cuda_half_aside(cuda, difference.as<__half>(), a, b, m, p));
+    INGOT_TRY(cuda_half_of(cuda, &copy, x, m, n));
+    cuda_written(cuda, out, p * n * sizeof *out);
+    const drift_side drift = {difference.as<__half>(), &cuda->scalars->aside, a, b, p, stride, kind,
+                              state};
+    const drift_side inputs = {copy.values, &cuda->scalars->half, x,       nullptr, n,
+                               copy.stride, kind + m,             state + 1};
+    INGOT_TRY(set_apart(cuda, &drift, m));
+    INGOT_TRY(set_apart(cuda, &inputs, m));
+    gram_alpha_kernel<<<1, 1, 0, cuda->stream>>>(cuda->scalars, state, state + 1);
+    INGOT_TRY(ingot_cuda_launched());
+    /* row-major D^T X is column-major X^T D */
+    const cuda_half_gemm product = {
+        .is_a_transposed = false,
+        .is_b_transposed = true,
+        .rows = n,
+        .columns = p,
+        .depth = m,
+        .a = copy.values,
+        .a_stride = copy.stride,
+        .b = difference.as<__half>(),
+        .b_stride = stride,
+        .alpha = &cuda->scalars->alpha,
+        .adds = true,
+        .c = out,
+        .c_stride = n,
+    };
+    INGOT_TRY(cuda_half_multiply(cuda, &product));
+    gram_put_back_kernel<<<8u * (unsigned)cuda->multiprocessors, THREADS, 0, cuda->stream>>>(
+        copy.values, cuda->scalars, state + 1, x, m, n, copy.stride);
     return ingot_cuda_launched();
 }

@@ -31,12 +31,13 @@ __device__ static void store_eight(__half *out, const float (&v)[8], float facto
     *reinterpret_cast<int4 *>(out) = *reinterpret_cast<const int4 *>(values);
 }
 
-/* values[m][stride] = x[m][n] in binary16.  First pass (is_repair false): with the usual
- * scale, *range is collected.  Second: with another where *range asks for it, and *unscale. */
+/* values[m][stride] = x[m][n], or x - minus where that is not NULL, in binary16.  First pass
+ * (is_repair false): with the usual scale, *range is collected.  Second: with another where *range
+ * asks for it, and *unscale. */
 __global__ __launch_bounds__(THREADS) static void half_rows_kernel(
     __half *__restrict__ values, float *unscale, ingot_cuda_range *range,
-    const float *__restrict__ x, uint64_t m, uint64_t n, uint64_t stride, bool is_vector,
-    bool is_repair) {
+    const float *__restrict__ x, const float *__restrict__ minus, uint64_t m, uint64_t n,
+    uint64_t stride, bool is_vector, bool is_repair) {
     float factor = cuda_power_of_two(-CUDA_HALF_USUAL);
     if (is_repair) {
         const int exponent = cuda_half_exponent(range->largest, CUDA_HALF_USUAL);
@@ -57,6 +58,14 @@ __global__ __launch_bounds__(THREADS) static void half_rows_kernel(
             float v[8];
             const unsigned count = (unsigned)min(n - col, (uint64_t)8);
             load_eight(v, x + row * n + col, count, is_vector && count == 8);
+            if (minus != nullptr) {
+                float other[8];
+                load_eight(other, minus + row * n + col, count, is_vector && count == 8);
+#pragma unroll
+                for (unsigned i = 0; i < 8; i++) {
+                    v[i] -= other[i];
+                }
+            }
             store_eight(values + row * stride + col, v, factor);
 #pragma unroll
             for (unsigned i = 0; i < 8; i++) {
@@ -77,25 +86,25 @@ typedef struct half_target {
 } half_target;
 
 static ingot_status launch_rows(const ingot_cuda *cuda, const half_target *to, const float *x,
-                                uint64_t m, uint64_t n, bool is_repair) {
+                                const float *minus, uint64_t m, uint64_t n, bool is_repair) {
     const uint64_t stride = (n + 7) / 8 * 8;
     const uint64_t blocks = 8u * (uint64_t)cuda->multiprocessors;
     const uint64_t wide = ingot_min_u64(ingot_ceil_div(stride, THREADS * 8), blocks);
     const uint64_t high = ingot_min_u64(m, ingot_ceil_div(blocks, wide));
     half_rows_kernel<<<dim3((unsigned)wide, (unsigned)high), THREADS, 0, cuda->stream>>>(
-        to->values, to->unscale, to->range, x, m, n, stride, n % 4 == 0 && cuda_is_aligned(x),
-        is_repair);
+        to->values, to->unscale, to->range, x, minus, m, n, stride,
+        n % 4 == 0 && cuda_is_aligned(x) && cuda_is_aligned(minus), is_repair);
     return ingot_cuda_launched();
 }
 
 /* Both passes.  Rows without a gap between them are one long row: no thread is left over at their
  * ends. */
 static ingot_status convert_rows(const ingot_cuda *cuda, const half_target *to, const float *x,
-                                 uint64_t m, uint64_t n) {
+                                 const float *minus, uint64_t m, uint64_t n) {
     const bool is_flat = n % 8 == 0;
     const uint64_t rows = is_flat ? 1 : m, cols = is_flat ? m * n : n;
-    INGOT_TRY(launch_rows(cuda, to, x, rows, cols, false));
-    return launch_rows(cuda, to, x, rows, cols, true);
+    INGOT_TRY(launch_rows(cuda, to, x, minus, rows, cols, false));
+    return launch_rows(cuda, to, x, minus, rows, cols, true);
 }
 
 /* The copy that is kept over calls. */
@@ -104,12 +113,12 @@ static half_target kept_target(const ingot_cuda *cuda) {
             &cuda->scalars->half};
 }
 
-ingot_status cuda_half_aside(const ingot_cuda *cuda, __half *values, const float *x, uint64_t m,
-                             uint64_t n) {
+ingot_status cuda_half_aside(const ingot_cuda *cuda, __half *values, const float *x,
+                             const float *minus, uint64_t m, uint64_t n) {
     const half_target to = {values, &cuda->scalars->unscale_aside, &cuda->scalars->aside};
     INGOT_TRY(
         ingot_cuda_status(cudaMemsetAsync(to.range, 0, sizeof(ingot_cuda_range), cuda->stream)));
-    return convert_rows(cuda, &to, x, m, n);
+    return convert_rows(cuda, &to, x, minus, m, n);
 }
 
 /* Room for the copy, which is then of nothing. */
@@ -129,7 +138,7 @@ static ingot_status make_room(ingot_cuda *cuda, uint64_t m, uint64_t stride) {
         const cudaError_t error = cudaMallocAsync(&memory, bytes, cuda->stream);
         if (error != cudaSuccess) {
             (void)cudaGetLastError();
-            return ingot_cuda_status(error);
+            return ingot_cuda_check(error, "cudaMallocAsync");
         }
         cuda->half.values = memory;
         cuda->half.bytes = bytes;
@@ -152,7 +161,7 @@ ingot_status cuda_half_of(ingot_cuda *cuda, cuda_half_copy *out, const float *x,
     if (!has_copy(cuda, x, m, n)) {
         INGOT_TRY(make_room(cuda, m, stride));
         const half_target to = kept_target(cuda);
-        INGOT_TRY(convert_rows(cuda, &to, x, m, n));
+        INGOT_TRY(convert_rows(cuda, &to, x, nullptr, m, n));
         cuda->half.x = x;
         cuda->half.m = m;
         cuda->half.n = n;
@@ -181,7 +190,7 @@ ingot_status cuda_half_begin(ingot_cuda *cuda, __half **values, uint64_t count) 
 
 ingot_status cuda_half_end(ingot_cuda *cuda, const float *x, uint64_t count) {
     const half_target to = kept_target(cuda);
-    INGOT_TRY(launch_rows(cuda, &to, x, 1, count, true));
+    INGOT_TRY(launch_rows(cuda, &to, x, nullptr, 1, count, true));
     cuda->half.x = x;
     cuda->half.m = 1;
     cuda->half.n = count;
@@ -198,6 +207,6 @@ ingot_status cuda_half_multiply(const ingot_cuda *cuda, const cuda_half_gemm *jo
         CUDA_R_16F, (int64_t)job->b_stride, job->adds ? &cuda->scalars->one : &cuda->scalars->zero,
         job->c, CUDA_R_32F, (int64_t)job->c_stride, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT);
     const cublasStatus_t restored = cublasSetPointerMode(cuda->blas, CUBLAS_POINTER_MODE_HOST);
-    INGOT_TRY(ingot_cublas_status(product));
-    return ingot_cublas_status(restored);
+    INGOT_TRY(ingot_cublas_check(product, "cublasGemmEx_64"));
+    return ingot_cublas_check(restored, "cublasSetPointerMode");
 }

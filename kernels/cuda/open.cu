@@ -14,9 +14,35 @@ extern "C" {
 #include <cstdlib>
 #include <cstring>
 
-#define LEAST_MAJOR 8 /* of compute capability: Ampere */
+#define LEAST_MAJOR  8      /* of compute capability: Ampere */
+#define BATCH_TOKENS 8192u  /* of one forward call: a GEMM of 8192 x 4096 x 4096 takes 0.4 ms */
+#define FULL_BYTES   (UINT64_C(64) << 20) /* of free memory: a device with less is full */
 
-#define BATCH_TOKENS 16384u /* of one forward call: a GEMM of 16384 x 4096 x 4096 takes 0.8 ms */
+/* ---- failures ---------------------------------------------------------------------------------
+ */
+
+static thread_local char failure[256];
+
+ingot_status ingot_cuda_failed(const char *call, const char *said, bool is_memory) {
+    size_t free_bytes = 0, total_bytes = 0;
+    (void)cudaGetLastError(); /* is reported once, not by the next launch */
+    const bool is_known = cudaMemGetInfo(&free_bytes, &total_bytes) == cudaSuccess;
+    (void)cudaGetLastError();
+    is_memory = is_memory || (is_known && free_bytes < FULL_BYTES);
+    int size = snprintf(failure, sizeof failure, "%s: %.*s: %s",
+                        is_memory ? "out of device memory" : "the device failed",
+                        (int)strcspn(call, "("), call, said);
+    if (is_known && size > 0 && (size_t)size < sizeof failure) {
+        (void)snprintf(failure + size, sizeof failure - (size_t)size,
+                       " (%.2f of %.2f GB were free)", (double)free_bytes / 1e9,
+                       (double)total_bytes / 1e9);
+    }
+    return is_memory ? INGOT_ERR_NO_MEMORY : INGOT_ERR_DEVICE;
+}
+
+const char *ingot_cuda_failure(void) {
+    return failure;
+}
 
 /* ---- memory -----------------------------------------------------------------------------------
  */
@@ -38,14 +64,14 @@ static ingot_status cuda_alloc(void *context, void **out, uint64_t bytes) {
     const ingot_cuda *cuda = ingot_cuda_of(context);
     if (is_fault_due()) {
         *out = nullptr;
-        return INGOT_ERR_NO_MEMORY;
+        return ingot_cuda_failed("cudaMallocAsync", "asked to fail", true);
     }
     const cudaError_t error = cudaMallocAsync(out, bytes != 0 ? bytes : 1, cuda->stream);
     if (error != cudaSuccess) {
         *out = nullptr;
         (void)cudaGetLastError(); /* exhaustion is reported once, not by the next launch */
     }
-    return ingot_cuda_status(error);
+    return ingot_cuda_check(error, "cudaMallocAsync");
 }
 
 static void cuda_release(void *context, void *memory) {
@@ -142,7 +168,7 @@ static ingot_status cuda_host_alloc(void *context, void **out, uint64_t bytes) {
         *out = nullptr;
         (void)cudaGetLastError();
     }
-    return ingot_cuda_status(error);
+    return ingot_cuda_check(error, "cudaHostAlloc");
 }
 
 static void cuda_host_release(void *context, void *memory) {
@@ -338,11 +364,8 @@ static ingot_status fill(ingot_cuda *cuda, int ordinal, unsigned threads) {
     INGOT_TRY(ingot_cuda_status(
         cudaMemPoolSetAttribute(cuda->memory, cudaMemPoolAttrReleaseThreshold, &keep)));
     INGOT_TRY(open_blas(cuda));
-    INGOT_TRY(cusolverDnCreate(&cuda->solver) == CUSOLVER_STATUS_SUCCESS ? INGOT_OK
-                                                                         : INGOT_ERR_DEVICE);
-    INGOT_TRY(cusolverDnSetStream(cuda->solver, cuda->stream) == CUSOLVER_STATUS_SUCCESS
-                  ? INGOT_OK
-                  : INGOT_ERR_DEVICE);
+    INGOT_TRY(ingot_cuda_solver_status(cusolverDnCreate(&cuda->solver)));
+    INGOT_TRY(ingot_cuda_solver_status(cusolverDnSetStream(cuda->solver, cuda->stream)));
     INGOT_TRY(cuda_alloc(cuda, &memory, sizeof scalars));
     cuda->scalars = static_cast<ingot_cuda_scalars *>(memory);
     INGOT_TRY(ingot_cuda_status(cudaMemcpyAsync(cuda->scalars, &scalars, sizeof scalars,
@@ -413,6 +436,7 @@ static const ingot_backend_ops *operations(void) {
     ops.product_workspace_bytes = cuda_product_workspace_bytes;
     ops.measure_read = cuda_measure_read;
     ops.measure_product = cuda_measure_product;
+    ops.failure = ingot_cuda_failure;
     ops.close = cuda_close;
     return &ops;
 }
@@ -460,9 +484,9 @@ ingot_cuda_open(ingot_backend *out, int ordinal, unsigned threads, ingot_error *
         set_fault(); /* from here on: what opening takes is not counted */
     }
     if (status != INGOT_OK) {
-        const cudaError_t last = cudaGetLastError();
-        const char *reason =
-            last != cudaSuccess ? cudaGetErrorString(last) : ingot_status_text(status);
+        const char *failure = ingot_cuda_failure();
+        const char *reason = failure[0] != '\0' ? failure : ingot_status_text(status);
+        (void)cudaGetLastError();
         cuda_close(cuda);
         return ingot_error_set(error, status, nullptr, nullptr, remedy,
                                "CUDA device %d could not be opened: %s", ordinal, reason);

@@ -1,7 +1,8 @@
 /* Polish of scales, zero points and codes on the device, in the form of kernels/polish.c: all rows
  * take a group together.  One warp takes a row, each lane up to four of at most 128 columns; H of
- * the block lies in shared memory.  What changed moves E H of all columns by one SGEMM (FP32, no
- * TF32: it decides codes). */
+ * the block lies in shared memory.  What changed moves E H, at once of the columns nearby, later of
+ * all, by products on tensor cores of factors that are sums of two values of TF32 each (22 bits:
+ * as good as FP32, since it decides codes; the product of the two low parts is left out). */
 #include "kernels/cuda/element.h"
 #include "kernels/cuda/forward.h"
 #include "kernels/cuda/search.h"
@@ -10,6 +11,7 @@
 #define WARPS   8
 #define BLOCK   128 /* columns whose codes are visited between two updates of all */
 #define EACH    4   /* columns of a lane */
+#define SPAN    1024 /* columns whose changes move those of all others together, about */
 
 typedef struct polish_job {
     uint8_t *codes; /* [rows][n] */
@@ -17,18 +19,26 @@ typedef struct polish_job {
     uint8_t *zeros;
     const uint64_t *row_ptr;   /* of outliers; NULL: none */
     const uint8_t *skip;       /* [rows][n], nonzero: an outlier; NULL: none */
-    const float *gram;         /* [n][n], damped */
+    const float *gram, *gram_low; /* [n][n], damped: the sum of both */
     const float *group_sum;    /* [n]: gram summed over the columns of the own group; NULL: zero
                                   points are not stored */
     const double *group_total; /* [groups] */
     float *r;                  /* [rows][n]: E H */
     float *steps, *product;    /* [rows][group]: c and c H_gg */
-    float *change;             /* [rows][group]: of stored values */
+    float *change, *change_low; /* [rows][span]: of stored values, from column span_at on */
     uint64_t rows, n, group_size, groups, group;
-    uint64_t at, count; /* columns at hand */
+    uint64_t at, count;            /* columns at hand */
+    uint64_t span, span_at, span_end; /* of them are the last ones of which r knows */
     unsigned bits;
     ingot_dtype scale_dtype;
 } polish_job;
+
+/* A value as the sum of two of TF32. */
+__device__ static void store_split(float *high, float *low, uint64_t at, float value) {
+    const float own = rounded_to_tf32(value);
+    high[at] = own;
+    low[at] = rounded_to_tf32(value - own);
+}
 
 __device__ static double warp_sum(double x) {
     for (int lane = 16; lane > 0; lane /= 2) {
@@ -111,7 +121,8 @@ __global__ __launch_bounds__(THREADS) static void refit_kernel(const polish_job 
     }
     for (uint64_t i = lane; i < job.count; i += 32) {
         const float now = scale * (c[i] - (float)(zero - old_zero));
-        job.change[row * job.group_size + i] = now - old * c[i];
+        store_split(job.change, job.change_low, row * job.span + job.at - job.span_at + i,
+                    now - old * c[i]);
     }
     if (lane == 0) {
         job.scales[place] = scale;
@@ -126,7 +137,8 @@ __global__ __launch_bounds__(WARPS * 32) void descend_kernel(const polish_job jo
     const int lane = threadIdx.x % 32, count = (int)job.count;
     for (int i = threadIdx.x; i < count * BLOCK; i += blockDim.x) {
         const int row = i / BLOCK, col = i % BLOCK;
-        block[i] = col < count ? job.gram[(job.at + row) * job.n + job.at + col] : 0.0f;
+        const uint64_t from = (job.at + row) * job.n + job.at + col;
+        block[i] = col < count ? job.gram[from] + job.gram_low[from] : 0.0f;
     }
     __syncthreads();
     const float top = (float)((1u << job.bits) - 1);
@@ -205,7 +217,8 @@ __global__ __launch_bounds__(WARPS * 32) void descend_kernel(const polish_job jo
             const int col = k * 32 + lane;
             if (col < count) {
                 job.codes[row * job.n + job.at + col] = (uint8_t)(c[k] + zero);
-                job.change[row * job.group_size + col] = scale * c[k] - old[k];
+                store_split(job.change, job.change_low,
+                            row * job.span + job.at - job.span_at + col, scale * c[k] - old[k]);
             }
         }
         if (IS_GROUP && lane == 0) {
@@ -218,19 +231,52 @@ __global__ __launch_bounds__(WARPS * 32) void descend_kernel(const polish_job jo
 /* ---- the rounds -------------------------------------------------------------------------------
  */
 
-/* c[rows][n] += alpha a[rows][k] b[k][n], row-major, FP32 */
-static ingot_status multiply(const ingot_cuda *cuda, float *c, uint64_t c_stride, float alpha,
-                             const float *a, uint64_t a_stride, const float *b, uint64_t b_stride,
-                             uint64_t rows, uint64_t k, uint64_t n, float beta) {
-    return ingot_cublas_status(cublasSgemm(cuda->blas, CUBLAS_OP_N, CUBLAS_OP_N, (int)n, (int)rows,
-                                           (int)k, &alpha, b, (int)b_stride, a, (int)a_stride,
-                                           &beta, c, (int)c_stride));
+/* A matrix as the sum of two of TF32; low NULL: high is all of it. */
+typedef struct split {
+    const float *high, *low;
+    uint64_t stride;
+} split;
+
+static ingot_status multiply_tf32(const ingot_cuda *cuda, float *c, uint64_t c_stride, float alpha,
+                                  const float *a, uint64_t a_stride, const float *b,
+                                  uint64_t b_stride, uint64_t rows, uint64_t k, uint64_t n,
+                                  float beta) {
+    return ingot_cublas_status(cublasGemmEx(
+        cuda->blas, CUBLAS_OP_N, CUBLAS_OP_N, (int)n, (int)rows, (int)k, &alpha, b, CUDA_R_32F,
+        (int)b_stride, a, CUDA_R_32F, (int)a_stride, &beta, c, CUDA_R_32F, (int)c_stride,
+        CUBLAS_COMPUTE_32F_FAST_TF32, CUBLAS_GEMM_DEFAULT));
 }
 
-/* r -= change H of the columns at hand */
-static ingot_status move_all(const ingot_cuda *cuda, const polish_job *job) {
-    return multiply(cuda, job->r, job->n, -1.0f, job->change, job->group_size,
-                    job->gram + job->at * job->n, job->n, job->rows, job->count, job->n, 1.0f);
+/* c[rows][n] = beta c + alpha a[rows][k] b[k][n], row-major; the smallest terms first */
+static ingot_status multiply(const ingot_cuda *cuda, float *c, uint64_t c_stride, float alpha,
+                             const split &a, const split &b, uint64_t rows, uint64_t k, uint64_t n,
+                             float beta) {
+    INGOT_TRY(multiply_tf32(cuda, c, c_stride, alpha, a.high, a.stride, b.low, b.stride, rows, k, n,
+                            beta));
+    if (a.low != nullptr) {
+        INGOT_TRY(multiply_tf32(cuda, c, c_stride, alpha, a.low, a.stride, b.high, b.stride, rows,
+                                k, n, 1.0f));
+    }
+    return multiply_tf32(cuda, c, c_stride, alpha, a.high, a.stride, b.high, b.stride, rows, k, n,
+                         1.0f);
+}
+
+/* Rows and columns of H from (row, col) on. */
+static split gram_at(const polish_job *job, uint64_t row, uint64_t col) {
+    const uint64_t at = row * job->n + col;
+    return {job->gram + at, job->gram_low + at, job->n};
+}
+
+/* r[first .. end-1] -= change H of columns at .. at+count-1 */
+static ingot_status move(const ingot_cuda *cuda, const polish_job *job, uint64_t at, uint64_t count,
+                         uint64_t first, uint64_t end) {
+    if (first >= end) {
+        return INGOT_OK;
+    }
+    const uint64_t from = at - job->span_at;
+    const split change = {job->change + from, job->change_low + from, job->span};
+    return multiply(cuda, job->r + first, job->n, -1.0f, change, gram_at(job, at, first), job->rows,
+                    count, end - first, 1.0f);
 }
 
 static ingot_status descend(const ingot_cuda *cuda, const polish_job *job, bool is_group) {
@@ -243,7 +289,7 @@ static ingot_status descend(const ingot_cuda *cuda, const polish_job *job, bool 
         descend_kernel<false><<<blocks, WARPS * 32, bytes, cuda->stream>>>(*job);
     }
     INGOT_TRY(ingot_cuda_launched());
-    return move_all(cuda, job);
+    return move(cuda, job, job->at, job->count, job->span_at, job->span_end);
 }
 
 static ingot_status take_group(const ingot_cuda *cuda, polish_job job, uint64_t group) {
@@ -253,21 +299,34 @@ static ingot_status take_group(const ingot_cuda *cuda, polish_job job, uint64_t 
     steps_kernel<<<cuda_blocks(cuda, job.rows * job.count, THREADS), THREADS, 0, cuda->stream>>>(
         job);
     INGOT_TRY(ingot_cuda_launched());
-    INGOT_TRY(multiply(cuda, job.product, job.group_size, 1.0f, job.steps, job.group_size,
-                       job.gram + job.at * job.n + job.at, job.n, job.rows, job.count, job.count,
-                       0.0f));
+    const split steps = {job.steps, nullptr, job.group_size}; /* integers */
+    INGOT_TRY(multiply(cuda, job.product, job.group_size, 1.0f, steps, gram_at(&job, job.at, job.at),
+                       job.rows, job.count, job.count, 0.0f));
     if (job.count <= BLOCK) {
         return descend(cuda, &job, true);
     }
     refit_kernel<<<(unsigned)ingot_ceil_div(job.rows, WARPS), THREADS, 0, cuda->stream>>>(job);
     INGOT_TRY(ingot_cuda_launched());
-    INGOT_TRY(move_all(cuda, &job));
+    INGOT_TRY(move(cuda, &job, job.at, job.count, 0, job.n));
     const uint64_t end = job.at + job.count;
     for (; job.at < end; job.at += BLOCK) {
         job.count = ingot_min_u64(BLOCK, end - job.at);
         INGOT_TRY(descend(cuda, &job, false));
     }
     return INGOT_OK;
+}
+
+/* Groups of one span: what changes is known at once inside it, outside it when all are done, by
+ * products that are deep enough for the device. */
+static ingot_status take_span(const ingot_cuda *cuda, polish_job job, uint64_t at) {
+    job.span_at = at;
+    job.span_end = ingot_min_u64(at + job.span, job.n);
+    for (uint64_t first = at; first < job.span_end; first += job.group_size) {
+        INGOT_TRY(take_group(cuda, job, first / job.group_size));
+    }
+    const uint64_t count = job.span_end - at;
+    INGOT_TRY(move(cuda, &job, at, count, 0, at));
+    return move(cuda, &job, at, count, job.span_end, job.n);
 }
 
 /* ---- before them ------------------------------------------------------------------------------
@@ -311,23 +370,16 @@ __global__ static void group_total_kernel(double *group_total, const float *grou
     }
 }
 
-/* e = w - e */
-__global__ static void difference_kernel(float *e, const float *w, uint64_t count) {
+/* high + low = w - high, or high where there is no w */
+__global__ static void split_kernel(float *high, float *low, const float *w, uint64_t count) {
     const uint64_t step = (uint64_t)gridDim.x * blockDim.x;
     for (uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += step) {
-        e[i] = w[i] - e[i];
+        store_split(high, low, i, w != nullptr ? w[i] - high[i] : high[i]);
     }
 }
 
-static ingot_status prepare(const ingot_cuda *cuda, polish_job *job, float *gram, float *sums,
-                            double *totals, const float *importance) {
-    const unsigned blocks = (unsigned)ingot_ceil_div(job->n, THREADS);
-    damp_kernel<<<blocks, THREADS, 0, cuda->stream>>>(gram, importance, job->n);
-    INGOT_TRY(ingot_cuda_launched());
-    job->gram = gram;
-    if (sums == nullptr) {
-        return INGOT_OK;
-    }
+static ingot_status sum_groups(const ingot_cuda *cuda, polish_job *job, const float *gram,
+                               float *sums, double *totals) {
     job->group_sum = sums;
     job->group_total = totals;
     group_sum_kernel<<<(unsigned)ingot_ceil_div(job->n, WARPS), THREADS, 0, cuda->stream>>>(
@@ -336,6 +388,39 @@ static ingot_status prepare(const ingot_cuda *cuda, polish_job *job, float *gram
     group_total_kernel<<<(unsigned)ingot_ceil_div(job->groups, THREADS), THREADS, 0,
                          cuda->stream>>>(totals, sums, job->n, job->group_size, job->groups);
     return ingot_cuda_launched();
+}
+
+/* gram + low = H of the job with its damping; sums NULL: zero points are not stored. */
+static ingot_status prepare(const ingot_cuda *cuda, polish_job *job, float *gram, float *low,
+                            float *sums, double *totals, const float *importance) {
+    const uint64_t n = job->n;
+    damp_kernel<<<(unsigned)ingot_ceil_div(n, THREADS), THREADS, 0, cuda->stream>>>(
+        gram, importance, n);
+    INGOT_TRY(ingot_cuda_launched());
+    if (sums != nullptr) {
+        INGOT_TRY(sum_groups(cuda, job, gram, sums, totals));
+    }
+    split_kernel<<<cuda_blocks(cuda, n * n, THREADS), THREADS, 0, cuda->stream>>>(gram, low,
+                                                                                  nullptr, n * n);
+    job->gram = gram;
+    job->gram_low = low;
+    return ingot_cuda_launched();
+}
+
+/* r = E H */
+static ingot_status begin(ingot_cuda *cuda, const polish_job *job, const ingot_quantized *q,
+                          const float *w) {
+    const uint64_t count = job->rows * job->n;
+    ingot_cuda_buffer high(cuda), low(cuda);
+    INGOT_TRY(high.alloc(count, sizeof(float)));
+    INGOT_TRY(low.alloc(count, sizeof(float)));
+    INGOT_TRY(cuda_quantized_values(cuda, high.as<float>(), q));
+    split_kernel<<<cuda_blocks(cuda, count, THREADS), THREADS, 0, cuda->stream>>>(
+        high.as<float>(), low.as<float>(), w, count);
+    INGOT_TRY(ingot_cuda_launched());
+    const split e = {high.as<float>(), low.as<float>(), job->n};
+    return multiply(cuda, job->r, job->n, 1.0f, e, gram_at(job, 0, 0), job->rows, job->n, job->n,
+                    0.0f);
 }
 
 static ingot_status allow_shared_memory(void) {
@@ -348,7 +433,7 @@ static ingot_status allow_shared_memory(void) {
 
 ingot_status cuda_polish(void *context, ingot_quantized *q, const float *w, const float *gram,
                          const float *importance, unsigned rounds, ingot_arena *scratch) {
-    const ingot_cuda *cuda = ingot_cuda_of(context);
+    ingot_cuda *cuda = ingot_cuda_of(context);
     const uint64_t rows = q->rows, n = q->cols, group = q->format.group;
     (void)scratch;
     if (rows == 0 || n == 0) {
@@ -358,14 +443,15 @@ ingot_status cuda_polish(void *context, ingot_quantized *q, const float *w, cons
         return INGOT_ERR_UNSUPPORTED;
     }
     polish_job job = {};
-    ingot_cuda_buffer damped(cuda), e(cuda), r(cuda), steps(cuda), product(cuda), change(cuda);
+    ingot_cuda_buffer damped(cuda), low(cuda), r(cuda), steps(cuda), product(cuda), change(cuda);
     ingot_cuda_buffer sums(cuda), totals(cuda), skip(cuda);
     INGOT_TRY(damped.alloc(n, n * sizeof(float)));
-    INGOT_TRY(e.alloc(rows, n * sizeof(float)));
+    INGOT_TRY(low.alloc(n, n * sizeof(float)));
     INGOT_TRY(r.alloc(rows, n * sizeof(float)));
     INGOT_TRY(steps.alloc(rows, group * sizeof(float)));
     INGOT_TRY(product.alloc(rows, group * sizeof(float)));
-    INGOT_TRY(change.alloc(rows, group * sizeof(float)));
+    job.span = ingot_max_u64(SPAN / group, 1) * group;
+    INGOT_TRY(change.alloc(rows, 2 * job.span * sizeof(float)));
     INGOT_TRY(sums.alloc(n, sizeof(float)));
     INGOT_TRY(totals.alloc(q->groups, sizeof(double)));
     job.codes = q->codes;
@@ -375,6 +461,7 @@ ingot_status cuda_polish(void *context, ingot_quantized *q, const float *w, cons
     job.steps = steps.as<float>();
     job.product = product.as<float>();
     job.change = change.as<float>();
+    job.change_low = job.change + rows * job.span;
     job.rows = rows;
     job.n = n;
     job.group_size = group;
@@ -391,16 +478,12 @@ ingot_status cuda_polish(void *context, ingot_quantized *q, const float *w, cons
     INGOT_TRY(ingot_cuda_status(cudaMemcpyAsync(damped.as<float>(), gram, n * n * sizeof(float),
                                                 cudaMemcpyDeviceToDevice, cuda->stream)));
     const bool is_free = q->format.zero_mode == INGOT_ZERO_STORED;
-    INGOT_TRY(prepare(cuda, &job, damped.as<float>(), is_free ? sums.as<float>() : nullptr,
-                      totals.as<double>(), importance));
-    INGOT_TRY(cuda_quantized_values(context, e.as<float>(), q));
-    difference_kernel<<<cuda_blocks(cuda, rows * n, THREADS), THREADS, 0, cuda->stream>>>(
-        e.as<float>(), w, rows * n);
-    INGOT_TRY(ingot_cuda_launched());
-    INGOT_TRY(multiply(cuda, job.r, n, 1.0f, e.as<float>(), n, job.gram, n, rows, n, n, 0.0f));
+    INGOT_TRY(prepare(cuda, &job, damped.as<float>(), low.as<float>(),
+                      is_free ? sums.as<float>() : nullptr, totals.as<double>(), importance));
+    INGOT_TRY(begin(cuda, &job, q, w));
     for (unsigned round = 0; round < rounds; round++) {
-        for (uint64_t g = 0; g < q->groups; g++) {
-            INGOT_TRY(take_group(cuda, job, g));
+        for (uint64_t at = 0; at < n; at += job.span) {
+            INGOT_TRY(take_span(cuda, job, at));
         }
     }
     return INGOT_OK;

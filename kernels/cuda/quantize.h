@@ -37,8 +37,6 @@ ingot_status cuda_cholesky(bool *is_done, const ingot_cuda *cuda, float *l, uint
 ingot_status cuda_cholesky(bool *is_done, const ingot_cuda *cuda, double *l, uint64_t n);
 
 /* refine.cu */
-ingot_status cuda_drift(void *context, float *out, const float *a, const float *b, const float *x,
-                        uint64_t m, uint64_t p, uint64_t n);
 ingot_status cuda_multiply_add(void *context, float *out, float share, const float *a,
                                const float *b, uint64_t rows, uint64_t k, uint64_t n);
 ingot_status cuda_gram_solve(void *context, float *x, unsigned *damping_step, uint64_t rows,
@@ -53,7 +51,7 @@ ingot_status cuda_gptq(void *context, ingot_quantized *q, const float *w,
                        const ingot_gptq_factor *factor, ingot_arena *scratch);
 
 /* error.cu */
-ingot_status cuda_weight_error(void *context, double *error, const ingot_weight_view *source,
+ingot_status cuda_weight_error(void *context, double sums[2], const ingot_weight_view *source,
                                const float *row_fold, const float *column_fold,
                                const ingot_quantized *q, ingot_arena *scratch);
 ingot_status cuda_quadratic_loss(void *context, double *loss, const float *w, uint64_t rows,

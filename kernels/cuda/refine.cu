@@ -1,9 +1,7 @@
-/* Targets that make up for drift, on the device (kernels/refine.h): the drift of inputs, solving
- * with H, and products.
+/* Targets that make up for drift, on the device (kernels/refine.h): solving with H, and products.
  *
- * Drift and products run on tensor cores in TF32: both are corrections, small beside what they
- * correct, and their own rounding of 2^-11 is small beside them.  The difference of the two streams
- * is taken in FP32 before it is rounded. */
+ * Products run on tensor cores in TF32: they are corrections, small beside what they correct, and
+ * their own rounding of 2^-11 is small beside them. */
 #include "kernels/cuda/element.h"
 #include "kernels/cuda/forward.h"
 #include "kernels/cuda/quantize.h"
@@ -14,65 +12,7 @@ extern "C" {
 
 #include <cmath>
 
-#define THREADS      256
-#define PIECE_FLOATS (UINT64_C(64) << 20) /* of scratch: rows are taken in pieces of this size */
-
-/* ---- drift ------------------------------------------------------------------------------------
- */
-
-/* difference[row][p] = a - b and inputs[row][n] = x, in TF32; zero where the row has a value that
- * is not finite.  One thread block a row. */
-__global__ __launch_bounds__(THREADS) static void drift_rows_kernel(
-    float *difference, float *inputs, const float *__restrict__ a, const float *__restrict__ b,
-    const float *__restrict__ x, uint64_t rows, uint64_t p, uint64_t n) {
-    for (uint64_t row = blockIdx.x; row < rows; row += gridDim.x) {
-        bool is_bad = false;
-        for (uint64_t i = threadIdx.x; i < p; i += THREADS) {
-            is_bad = is_bad || !isfinite(a[row * p + i]) || !isfinite(b[row * p + i]);
-        }
-        for (uint64_t i = threadIdx.x; i < n; i += THREADS) {
-            is_bad = is_bad || !isfinite(x[row * n + i]);
-        }
-        is_bad = __syncthreads_or(is_bad) != 0;
-        for (uint64_t i = threadIdx.x; i < p; i += THREADS) {
-            const float d = a[row * p + i] - b[row * p + i];
-            difference[row * p + i] = is_bad ? 0.0f : rounded_to_tf32(d);
-        }
-        for (uint64_t i = threadIdx.x; i < n; i += THREADS) {
-            inputs[row * n + i] = is_bad ? 0.0f : rounded_to_tf32(x[row * n + i]);
-        }
-    }
-}
-
-ingot_status cuda_drift(void *context, float *out, const float *a, const float *b, const float *x,
-                        uint64_t m, uint64_t p, uint64_t n) {
-    ingot_cuda *cuda = ingot_cuda_of(context);
-    const float one = 1.0f;
-    if (m == 0 || p == 0 || n == 0) {
-        return INGOT_OK;
-    }
-    if (p > INT32_MAX || n > INT32_MAX) {
-        return INGOT_ERR_UNSUPPORTED;
-    }
-    const uint64_t step = ingot_min_u64(m, ingot_max_u64(1, PIECE_FLOATS / (p + n)));
-    ingot_cuda_buffer difference(cuda), inputs(cuda);
-    INGOT_TRY(difference.alloc(step * p, sizeof(float)));
-    INGOT_TRY(inputs.alloc(step * n, sizeof(float)));
-    cuda_written(cuda, out, p * n * sizeof *out);
-    for (uint64_t first = 0; first < m; first += step) {
-        const uint64_t rows = ingot_min_u64(step, m - first);
-        drift_rows_kernel<<<cuda_blocks(cuda, rows * THREADS, THREADS), THREADS, 0, cuda->stream>>>(
-            difference.as<float>(), inputs.as<float>(), a + first * p, b + first * p, x + first * n,
-            rows, p, n);
-        INGOT_TRY(ingot_cuda_launched());
-        /* row-major D^T X is column-major X^T D */
-        INGOT_TRY(ingot_cublas_status(cublasGemmEx(
-            cuda->blas, CUBLAS_OP_N, CUBLAS_OP_T, (int)n, (int)p, (int)rows, &one,
-            inputs.as<float>(), CUDA_R_32F, (int)n, difference.as<float>(), CUDA_R_32F, (int)p,
-            &one, out, CUDA_R_32F, (int)n, CUBLAS_COMPUTE_32F_FAST_TF32, CUBLAS_GEMM_DEFAULT)));
-    }
-    return INGOT_OK;
-}
+#define THREADS 256
 
 /* ---- products ---------------------------------------------------------------------------------
  */

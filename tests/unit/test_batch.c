@@ -102,7 +102,7 @@ static void unload(loaded *l, const ingot_backend *b) {
 }
 
 /* Two blocks of a model whose prefix is another model's first block. */
-static void streams_on(const ingot_backend *b) {
+static void streams_on(const ingot_backend *b, ingot_streams streams) {
     ingot_arena *arena, *device;
     loaded model, other;
     uint32_t ids[TOKENS];
@@ -130,7 +130,7 @@ static void streams_on(const ingot_backend *b) {
                                 .backend = b,
                                 .windows = &windows,
                                 .progress = &progress};
-    CU_ASSERT_FATAL(ingot_batch_create(&batch, &job, 1, true, 0, arena, NULL) == INGOT_OK);
+    CU_ASSERT_FATAL(ingot_batch_create(&batch, &job, 1, streams, 0, arena, NULL) == INGOT_OK);
     CU_ASSERT(batch.chunk == CHUNK);
     *e = (expectation){.backend = b};
     for (uint64_t layer = 0; layer < 2; layer++) {
@@ -145,16 +145,25 @@ static void streams_on(const ingot_backend *b) {
         e->hidden = hidden;
         /* as far as the attention's output: nothing advances */
         memset(e->seen, 0, sizeof e->seen);
-        ingot_pair_use use = {.last = INGOT_INPUT_OUTPUT, .hook = compare_pair, .hook_context = e};
+        ingot_pair_use use = {.wanted = 1u << INGOT_INPUT_OUTPUT,
+                              .last = INGOT_INPUT_OUTPUT,
+                              .hook = compare_pair,
+                              .hook_context = e};
         CU_ASSERT(ingot_batch_run_pair(&batch, &job, block, block, 0, WINDOWS, &use, NULL) == 0);
-        CU_ASSERT(e->seen[INGOT_INPUT_OUTPUT] == TOKENS && e->seen[INGOT_INPUT_MLP] == 0);
+        for (unsigned i = 0; i < INGOT_INPUT_COUNT; i++) {
+            CU_ASSERT(e->seen[i] == (i == INGOT_INPUT_OUTPUT ? TOKENS : 0));
+        }
         memset(e->seen, 0, sizeof e->seen);
         use.last = INGOT_INPUT_DOWN;
         use.advances = true;
+        use.wanted = 1u << INGOT_INPUT_DOWN;
+        if (streams == INGOT_BOTH) {
+            use.wanted = (1u << INGOT_INPUT_COUNT) - 1;
+        }
         CU_ASSERT(ingot_batch_run_pair(&batch, &job, block, block, 0, WINDOWS - 1, &use, NULL) ==
                   INGOT_OK);
         for (unsigned i = 0; i < INGOT_INPUT_COUNT; i++) {
-            CU_ASSERT(e->seen[i] == TOKENS - LENGTH);
+            CU_ASSERT(e->seen[i] == ((use.wanted & 1u << i) != 0 ? TOKENS - LENGTH : 0));
         }
         /* the judge alone: its output is taken, its states stay, the exact ones advance */
         float *judged = NULL, *target = NULL;
@@ -183,12 +192,59 @@ static void streams_on(const ingot_backend *b) {
     free(e);
 }
 
+/* A block in two halves, both streams, is the block. */
+static void halves_on(const ingot_backend *b) {
+    ingot_arena *arena;
+    loaded model, other;
+    uint32_t ids[TOKENS];
+    ingot_progress progress;
+    ingot_batch batch[2];
+    const uint64_t seed = tiny_seed();
+    CU_ASSERT_FATAL(ingot_arena_create(&arena) == INGOT_OK);
+    load(&model, seed, b, arena);
+    load(&other, seed + 1, b, arena);
+    for (uint64_t i = 0; i < TOKENS; i++) {
+        ids[i] = (uint32_t)(tiny_bits(model.tiny) % model.tiny->model.vocab);
+    }
+    const ingot_windows windows = {.ids = ids, .count = WINDOWS, .length = LENGTH};
+    ingot_progress_begin(&progress, "testing", "blocks", 2, true);
+    const ingot_loop_job job = {.source = &model.tiny->source,
+                                .model = &model.tiny->model,
+                                .backend = b,
+                                .windows = &windows,
+                                .progress = &progress};
+    for (unsigned k = 0; k < 2; k++) {
+        ingot_batch *at = &batch[k];
+        const ingot_block *exact = &model.block[0], *prefix = &other.block[0];
+        CU_ASSERT_FATAL(ingot_batch_create(at, &job, 1, INGOT_BOTH, 0, arena, NULL) == INGOT_OK);
+        CU_ASSERT(k == 0 || ingot_batch_halfway(at, &job, exact, prefix, NULL) == INGOT_OK);
+        CU_ASSERT(k == 0 || ingot_batch_halfway(at, &job, exact, prefix, NULL) == INGOT_OK);
+        CU_ASSERT(ingot_batch_run(at, &job, exact, 0, WINDOWS, &(ingot_batch_use){.is_exact = true},
+                                  NULL) == INGOT_OK);
+        CU_ASSERT(ingot_batch_run(at, &job, prefix, 0, WINDOWS, &(ingot_batch_use){0}, NULL) ==
+                  INGOT_OK);
+        ingot_batch_end(at);
+        CU_ASSERT(!at->is_halfway);
+    }
+    const uint64_t bytes = TOKENS * model.tiny->model.hidden * sizeof(float);
+    CU_ASSERT(memcmp(batch[0].exact.values, batch[1].exact.values, bytes) == 0);
+    CU_ASSERT(memcmp(batch[0].prefix.values, batch[1].prefix.values, bytes) == 0);
+    CU_ASSERT(memcmp(batch[0].prefix.values, batch[0].exact.values, bytes) != 0);
+    ingot_batch_destroy(&batch[0], b);
+    ingot_batch_destroy(&batch[1], b);
+    unload(&model, b);
+    unload(&other, b);
+    ingot_arena_destroy(arena);
+}
+
 static void streams(void) {
     ingot_backend backend;
     CU_ASSERT_FATAL(ingot_backend_open(&backend, "cpu", 2, NULL) == INGOT_OK);
     backend.batch_tokens = CHUNK * LENGTH + 3;
     worst = 0;
-    streams_on(&backend);
+    streams_on(&backend, INGOT_BOTH);
+    streams_on(&backend, INGOT_BOTH_IN_TURN);
+    halves_on(&backend);
     ingot_backend_close(&backend);
     printf("largest relative difference %.1e ", worst);
 }

@@ -151,39 +151,98 @@ static void test_windows(void) {
     }
 }
 
-/* The largest input alone, the rest to the other; one rank has all; what is not there is no work.
- */
-static void test_shares(void) {
-    static const ingot_model model = {
-        .linear = {[INGOT_ROLE_Q] = {.rows = 4096, .cols = 4096, .input = INGOT_INPUT_ATTENTION},
-                   [INGOT_ROLE_K] = {.rows = 1024, .cols = 4096, .input = INGOT_INPUT_ATTENTION},
-                   [INGOT_ROLE_V] = {.rows = 1024, .cols = 4096, .input = INGOT_INPUT_ATTENTION},
-                   [INGOT_ROLE_O] = {.rows = 4096, .cols = 4096, .input = INGOT_INPUT_OUTPUT},
-                   [INGOT_ROLE_GATE] = {.rows = 14336, .cols = 4096, .input = INGOT_INPUT_MLP},
-                   [INGOT_ROLE_UP] = {.rows = 14336, .cols = 4096, .input = INGOT_INPUT_MLP},
-                   [INGOT_ROLE_DOWN] = {.rows = 4096, .cols = 14336, .input = INGOT_INPUT_DOWN}}};
-    bool is_present[INGOT_ROLE_COUNT];
-    unsigned owner[INGOT_ROLE_COUNT];
-    memset(is_present, true, sizeof is_present);
-    for (unsigned size = 1; size <= MOST_RANKS; size++) {
-        const ingot_rank rank = {.size = size};
-        ingot_team_share(owner, &rank, &model, is_present, false);
-        for (unsigned role = 0; role < INGOT_ROLE_COUNT; role++) {
-            CU_ASSERT(owner[role] < size);
-            CU_ASSERT(size == 1 ||
-                      (owner[role] == owner[INGOT_ROLE_DOWN]) == (role == INGOT_ROLE_DOWN));
+/* Every row has one rank, or every rank has all rows. */
+static void test_rows(void) {
+    static const uint64_t counts[] = {1, 15, 16, 17, 33, 64, 100, 4096, 14337};
+    for (unsigned size = 2; size <= MOST_RANKS; size++) {
+        ingot_team *team;
+        CU_ASSERT_FATAL(ingot_team_create(&team, size) == INGOT_OK);
+        for (unsigned i = 0; i < sizeof counts / sizeof *counts; i++) {
+            uint64_t next = 0;
+            for (unsigned r = 0; r < size; r++) {
+                const ingot_rank rank = {.team = team, .number = r, .size = size};
+                uint64_t first, count;
+                if (!ingot_team_rows(&first, &count, &rank, counts[i])) {
+                    CU_ASSERT(first == 0 && count == counts[i] && counts[i] <= 16 * (size - 1));
+                    next = counts[i];
+                    continue;
+                }
+                CU_ASSERT(first == next && count > 0 && first % 16 == 0);
+                CU_ASSERT(count <= counts[i] / size + 32);
+                next = first + count;
+            }
+            CU_ASSERT(next == counts[i]);
         }
-        CU_ASSERT(owner[INGOT_ROLE_Q] == owner[INGOT_ROLE_V]);
-        CU_ASSERT(size < 4 || owner[INGOT_ROLE_O] != owner[INGOT_ROLE_Q]);
-        ingot_team_share(owner, &rank, &model, is_present, true);
-        CU_ASSERT(size == 1 || owner[INGOT_ROLE_GATE] != owner[INGOT_ROLE_UP]);
-        CU_ASSERT(size == 1 || owner[INGOT_ROLE_Q] != owner[INGOT_ROLE_V]);
-        CU_ASSERT(owner[INGOT_ROLE_DOWN] == 0 && owner[INGOT_ROLE_O] == 0);
+        ingot_team_destroy(team);
     }
-    const ingot_rank rank = {.size = 2};
-    is_present[INGOT_ROLE_DOWN] = false;
-    ingot_team_share(owner, &rank, &model, is_present, false);
-    CU_ASSERT(owner[INGOT_ROLE_GATE] != owner[INGOT_ROLE_O]);
+}
+
+/* What every rank has packed of a matrix comes together. */
+typedef struct gathered {
+    ingot_rank rank;
+    ingot_weight_view own, whole;
+    uint64_t first;
+    ingot_arena *arena;
+} gathered;
+
+static ingot_status run_gather(void *context, ingot_error *error) {
+    gathered *g = context;
+    (void)error;
+    return ingot_team_gather(&g->whole, &g->rank, 100, g->first, &g->own, g->arena);
+}
+
+static void test_gather(void) {
+    static uint8_t codes[100 * 12], zeros[100 * 3];
+    static uint16_t scales[100 * 3];
+    for (unsigned i = 0; i < sizeof codes; i++) {
+        codes[i] = (uint8_t)rand();
+        zeros[i % sizeof zeros] = (uint8_t)rand();
+        scales[i % 300] = (uint16_t)rand();
+    }
+    for (unsigned size = 2; size <= MOST_RANKS; size++) {
+        ingot_team *team;
+        gathered parts[MOST_RANKS];
+        ingot_worker *workers[MOST_RANKS];
+        ingot_error error = {0};
+        CU_ASSERT_FATAL(ingot_team_create(&team, size) == INGOT_OK);
+        for (unsigned r = 0; r < size; r++) {
+            gathered *g = &parts[r];
+            const ingot_zero_mode mode = size % 2 ? INGOT_ZERO_STORED : INGOT_ZERO_SYMMETRIC;
+            *g = (gathered){
+                .rank = {.team = team, .number = r, .size = size, .backend = &backends[r]},
+                .own = {.kind = INGOT_GROUPED,
+                        .cols = 24,
+                        .bits = 4,
+                        .zero_mode = mode,
+                        .scale_dtype = INGOT_F16,
+                        .group = 8,
+                        .groups_per_row = 3,
+                        .row_stride_bytes = 12}};
+            CU_ASSERT_FATAL(ingot_arena_create(&g->arena) == INGOT_OK);
+            (void)ingot_team_rows(&g->first, &g->own.rows, &g->rank, 100);
+            g->own.codes = codes + g->first * 12;
+            g->own.scales = scales + g->first * 3;
+            g->own.zeros = mode == INGOT_ZERO_STORED ? zeros + g->first * 3 : NULL;
+            CU_ASSERT_FATAL(ingot_worker_create(&workers[r]) == INGOT_OK);
+            ingot_worker_start(workers[r], run_gather, g);
+        }
+        for (unsigned r = 0; r < size; r++) {
+            CU_ASSERT(ingot_worker_wait(workers[r], &error) == INGOT_OK);
+            ingot_worker_destroy(workers[r]);
+        }
+        for (unsigned r = 0; r < size; r++) {
+            const ingot_weight_view *v = &parts[r].whole;
+            CU_ASSERT(v->rows == 100 && v->cols == 24 && v->codes == parts[0].whole.codes);
+            CU_ASSERT(memcmp(v->codes, codes, sizeof codes) == 0);
+            CU_ASSERT(memcmp(v->scales, scales, sizeof scales) == 0);
+            CU_ASSERT((v->zeros != NULL) == (size % 2 == 1));
+            CU_ASSERT(v->zeros == NULL || memcmp(v->zeros, zeros, sizeof zeros) == 0);
+        }
+        for (unsigned r = 0; r < size; r++) {
+            ingot_arena_destroy(parts[r].arena);
+        }
+        ingot_team_destroy(team);
+    }
 }
 
 int main(void) {
@@ -191,7 +250,8 @@ int main(void) {
         {"sums over ranks", test_sums},
         {"a rank that leaves", test_leaving},
         {"windows", test_windows},
-        {"shares", test_shares},
+        {"rows", test_rows},
+        {"rows come together", test_gather},
         CU_TEST_INFO_NULL,
     };
     ingot_error error = {0};
