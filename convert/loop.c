@@ -18,6 +18,7 @@
 #include <string.h>
 
 #define JUDGES_MOST 8u
+
 const char *ingot_phase_name(ingot_phase phase) {
     static const char *const names[] = {"plan", "read",  "collect",   "fold",  "quantize",
                                         "tune", "write", "propagate", "finish"};
@@ -591,7 +592,6 @@ static ingot_status begin_batch(ingot_loop *l) {
         ingot_plan_block_bytes(l->job->plan, l->job->model, has_drift(l), l->job->is_tuned) +
             tuning,
         l->block.host, l->error);
-                              l->block.host, l->error);
 }
 
 /* A block, and the state behind it. */
