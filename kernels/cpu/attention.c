@@ -77,7 +77,7 @@ static void score_keys(const attention_task *t, float *scores, const float *q, u
 }
 
 /* sums[rows][head_dim] += scores[rows][keys] v */
-static void add_values(const attention_task *t, float *sums, const float *scores, const float *v,
+static void sum_values(const attention_task *t, float *sums, const float *scores, const float *v,
                        uint64_t v_stride, uint64_t rows, uint64_t keys) {
     const uint64_t n = t->shape->head_dim;
     if (rows > FEW_ROWS) {
@@ -87,6 +87,35 @@ static void add_values(const attention_task *t, float *sums, const float *scores
     for (uint64_t r = 0; r < rows; r++) {
         for (uint64_t i = 0; i < keys; i++) {
             t->cpu->isa->math->add(sums + r * n, v + i * v_stride, scores[r * keys + i], n);
+        }
+    }
+}
+
+static bool are_finite(const attention_task *t, const float *v, uint64_t stride, uint64_t keys) {
+    bool are = true;
+    for (uint64_t i = 0; i < keys && are; i++) {
+        are = t->cpu->isa->math->is_finite(v + i * stride, t->shape->head_dim);
+    }
+    return are;
+}
+
+/* accumulated += weights v.  A weight of zero does not undo a value that is not finite, so where
+ * there is one each query meets the keys that it sees alone. */
+static void add_values(const attention_task *t, block_state *state, uint64_t position,
+                       uint64_t rows, uint64_t key0, uint64_t keys, const float *v) {
+    const ingot_attention *s = t->shape;
+    const uint64_t stride = s->kv_heads * s->head_dim;
+    if (are_finite(t, v, stride, keys)) {
+        sum_values(t, state->accumulated, state->scores, v, stride, rows, keys);
+        return;
+    }
+    for (uint64_t r = 0; r < rows; r++) {
+        const uint64_t low = ingot_max_u64(first_key(s, position + r), key0);
+        const uint64_t high = ingot_min_u64(position + r + 1, key0 + keys);
+        if (low < high) {
+            sum_values(t, state->accumulated + r * s->head_dim,
+                       state->scores + r * keys + (low - key0), v + (low - key0) * stride, stride,
+                       1, high - low);
         }
     }
 }
@@ -119,7 +148,7 @@ static void attend_block(void *context, size_t index, unsigned worker) {
         const uint64_t at = kv_at + key0 * kv_stride;
         score_keys(t, state.scores, t->q + q_at, q_stride, t->k + at, kv_stride, rows, keys);
         weigh_rows(t, &state, position, rows, key0, keys);
-        add_values(t, state.accumulated, state.scores, t->v + at, kv_stride, rows, keys);
+        add_values(t, &state, position, rows, key0, keys, t->v + at);
     }
     for (uint64_t r = 0; r < rows; r++) {
         float *out = t->out + q_at + r * q_stride;

@@ -32,12 +32,22 @@ __device__ static int half_exponent(const ingot_cuda_range &range) {
 typedef struct half_job {
     __half *out;
     const float *x;
+    const float *values; /* of keys: x[i] becomes NaN where values[i] is not finite; else NULL */
+    bool is_value;       /* what is not finite becomes zero: its key sees to those who see it */
     ingot_cuda_range *range;
     uint64_t rows, rows_per_run, run_stride;
     unsigned heads, head_dim, padded;
     bool is_vector; /* every head starts at 16 bytes and has a multiple of 8 values */
     bool is_repair; /* the pass that scales, where the first one found reason to */
 } half_job;
+
+/* Tensor cores multiply what a mask gave a weight of zero too, and zero times NaN is NaN. */
+__device__ static float contained(const half_job &job, float x, float value) {
+    if (job.is_value) {
+        return isfinite(x) ? x : 0.0f;
+    }
+    return job.values == nullptr || isfinite(value) ? x : NAN;
+}
 
 /* One thread block a row, eight values a thread. */
 __global__ static void attention_half_kernel(const half_job job) {
@@ -74,7 +84,10 @@ __global__ static void attention_half_kernel(const half_job job) {
             alignas(16) __half values[8];
 #pragma unroll
             for (unsigned j = 0; j < 8; j++) {
-                values[j] = __float2half_rn(v[j] * factor);
+                const float value = job.values != nullptr && first + j < job.head_dim
+                                        ? job.values[from - job.x + j]
+                                        : 0.0f;
+                values[j] = __float2half_rn(contained(job, v[j], value) * factor);
                 cuda_range_add(&range, v[j]);
             }
             *reinterpret_cast<int4 *>(to_row + i * 8) = *reinterpret_cast<const int4 *>(values);
@@ -437,8 +450,11 @@ ingot_status cuda_attention(void *context, float *out, const float *q, const flo
     job.heads = (unsigned)s.kv_heads;
     job.out = k_half.as<__half>();
     job.x = k;
+    job.values = v;
     job.range = range + 1;
     INGOT_TRY(to_half(cuda, job));
+    job.values = nullptr;
+    job.is_value = true;
     job.out = v_half.as<__half>();
     job.x = v;
     job.range = range + 2;

@@ -224,6 +224,49 @@ static void check_attention(ingot_attention s) {
     free(size);
 }
 
+/* What is not finite reaches those who see it, nobody else. */
+static void check_attention_special(ingot_attention s) {
+    const uint64_t width = s.heads * s.head_dim, count = s.sequences * s.q_len * width;
+    const uint64_t kv_width = s.kv_heads * s.head_dim;
+    float *q = input_floats(count, 1.0), *k = random_cache(&s), *v = random_cache(&s);
+    float *before = malloc(count * sizeof(float)), *after = malloc(count * sizeof(float));
+    const attention_case c = {q, k, v, s};
+    const uint64_t key = input_below(s.kv_len), sequence = input_below(s.sequences);
+    const uint64_t kv_head = input_below(s.kv_heads), place = input_below(s.head_dim);
+    const uint64_t at =
+        (sequence * s.kv_stride + key) * kv_width + kv_head * s.head_dim + place;
+    const float old_k = k[at], old_v = v[at];
+    for (unsigned d = 0; d < DEVICES; d++) {
+        for (unsigned which = 0; devices[d].is_open && which < 3; which++) {
+            k[at] = old_k;
+            v[at] = old_v;
+            run_attention(&devices[d].backend[0], &c, before);
+            k[at] = which == 0 ? NAN : old_k;
+            v[at] = which == 1 ? NAN : which == 2 ? INFINITY : old_v;
+            run_attention(&devices[d].backend[0], &c, after);
+            unsigned wrong = 0;
+            for (uint64_t i = 0; i < count; i += s.head_dim) {
+                const uint64_t position = s.kv_len - s.q_len + i / width % s.q_len;
+                const uint64_t head = i % width / s.head_dim / (s.heads / s.kv_heads);
+                const bool sees = i / width / s.q_len == sequence && head == kv_head &&
+                                  key <= position && (s.window == 0 || key + s.window > position);
+                bool is_whole = true, is_same = true;
+                for (uint64_t j = 0; j < s.head_dim; j++) {
+                    is_whole = is_whole && isfinite(after[i + j]);
+                    is_same = is_same && fabsf(after[i + j] - before[i + j]) <= 1e-4f;
+                }
+                wrong += sees ? is_whole : !is_same;
+            }
+            CU_ASSERT(wrong == 0);
+        }
+    }
+    free(q);
+    free(k);
+    free(v);
+    free(before);
+    free(after);
+}
+
 static void test_attention(void) {
     static const uint64_t lengths[] = {1, 2, 3, 17, 33, 129};
     for (unsigned i = 0; i < 48; i++) {
@@ -244,6 +287,12 @@ static void test_attention(void) {
     check_attention((ingot_attention){2, 270, 1200, 1200, 1, 1, 8, 600, 0.4f, 0.0f});
     check_attention((ingot_attention){1, 1, 1537, 1600, 3, 3, 33, 513, 0.2f, 0.0f});
     check_attention((ingot_attention){1, 5, 1300, 1300, 4, 2, 129, 1, 3.0f, 50.0f});
+    for (unsigned i = 0; i < 12; i++) {
+        const uint64_t length = 1 + input_below(300);
+        check_attention_special((ingot_attention){2, length, length + input_below(2) * 70,
+                                                  length + 75, 4, 2, 8 + input_below(100),
+                                                  input_below(3) * 40, 0.2f, 0.0f});
+    }
     report_share();
 }
 
