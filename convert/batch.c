@@ -293,7 +293,7 @@ static void show_progress(const ingot_batch *b, const ingot_loop_job *job, const
 }
 
 /* What is left of the block at hand. */
-static ingot_block_part part_of(const ingot_batch *b) {
+static ingot_block_part part_left(const ingot_batch *b) {
     return b->is_halfway ? INGOT_BLOCK_MLP : INGOT_BLOCK_WHOLE;
 }
 
@@ -302,13 +302,13 @@ ingot_status ingot_batch_run(const ingot_batch *batch, const ingot_loop_job *job
                              const ingot_batch_use *use, ingot_error *error) {
     const bool is_kept = use->hook == NULL && use->output == NULL;
     const uint64_t floats = window_floats(batch, job->model);
+    const ingot_block_part left = use->part != INGOT_BLOCK_WHOLE ? use->part : part_left(batch);
     for (uint64_t w = first; w < end; w += batch->chunk) {
         const uint64_t count = ingot_min_u64(batch->chunk, end - w);
         ingot_batch_use part = *use;
         part.output = use->output != NULL ? use->output + (w - first) * floats : NULL;
         const float *at;
-        INGOT_TRY(run_chunk(batch, job, block, w, count, part_of(batch), &part, is_kept, &at,
-                            error));
+        INGOT_TRY(run_chunk(batch, job, block, w, count, left, &part, is_kept, &at, error));
         show_progress(batch, job, block, w + count);
     }
     return INGOT_OK;
@@ -316,14 +316,8 @@ ingot_status ingot_batch_run(const ingot_batch *batch, const ingot_loop_job *job
 
 static ingot_status run_attention(const ingot_batch *batch, const ingot_loop_job *job,
                                   const ingot_block *block, bool is_exact, ingot_error *error) {
-    const ingot_batch_use use = {.is_exact = is_exact};
-    for (uint64_t w = 0; w < batch->windows; w += batch->chunk) {
-        const uint64_t count = ingot_min_u64(batch->chunk, batch->windows - w);
-        const float *at;
-        INGOT_TRY(run_chunk(batch, job, block, w, count, INGOT_BLOCK_ATTENTION, &use, true, &at,
-                            error));
-    }
-    return INGOT_OK;
+    const ingot_batch_use use = {.is_exact = is_exact, .part = INGOT_BLOCK_ATTENTION};
+    return ingot_batch_run(batch, job, block, 0, batch->windows, &use, error);
 }
 
 ingot_status ingot_batch_halfway(ingot_batch *batch, const ingot_loop_job *job,
@@ -398,9 +392,9 @@ ingot_status ingot_batch_run_pair(const ingot_batch *batch, const ingot_loop_job
         .hook = meet_input, .hook_context = &p, .stops = true, .last = use->last};
     for (uint64_t w = first; w < end; w += batch->chunk) {
         const uint64_t count = ingot_min_u64(batch->chunk, end - w);
-        INGOT_TRY(run_chunk(batch, job, exact, w, count, part_of(batch), &keep, use->advances,
+        INGOT_TRY(run_chunk(batch, job, exact, w, count, part_left(batch), &keep, use->advances,
                             &p.at, error));
-        INGOT_TRY(run_chunk(batch, job, prefix, w, count, part_of(batch), &meet, false, &p.at,
+        INGOT_TRY(run_chunk(batch, job, prefix, w, count, part_left(batch), &meet, false, &p.at,
                             error));
         show_progress(batch, job, prefix, w + count);
     }

@@ -52,7 +52,8 @@ typedef struct ingot_batch_use {
     void *hook_context;
     float *output; /* not NULL: [end - first][length][hidden], device, takes the output */
     bool is_exact; /* of the exact states instead of the prefix's */
-    bool stops;    /* with a hook: the block is not run beyond input `last` */
+    ingot_block_part part; /* INGOT_BLOCK_WHOLE: what is left of the block */
+    bool stops;            /* with a hook: the block is not run beyond input `last` */
     ingot_input last;
 } ingot_batch_use; /* neither hook nor output: the states advance */
 

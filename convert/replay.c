@@ -35,16 +35,26 @@ static ingot_status load(void *self, const char *name, ingot_arena *arena, ingot
 /* ---- the streams ---------------------------------------------------------------------------- */
 
 /* The windows of one forward call are those of the first run: chunks begin anew at the judges where
- * the full-precision stream ran beside the collecting of statistics. */
+ * the full-precision stream ran beside the collecting of statistics, in the second half of the
+ * block alone where the first was over by then (ingot_batch_halfway). */
 static ingot_status run_exact(ingot_loop *l, const ingot_block *block) {
     const ingot_batch *b = &l->batch;
-    const ingot_batch_use use = {.is_exact = true};
+    ingot_batch_use use = {.is_exact = true};
+    const bool is_in_turn = b->streams == INGOT_BOTH_IN_TURN && !l->job->is_tuned;
     uint64_t fitted = b->windows;
     for (uint64_t i = 0; i < l->job->plan->count; i++) {
         const ingot_plan_tensor *t = &l->job->plan->tensors[i];
         if (t->layer == block->layer && t->origin == INGOT_ORIGIN_QUANTIZE) {
+            const ingot_input input = l->job->model->linear[t->role].input;
             fitted = b->windows - b->judges; /* something was collected */
+            if (is_in_turn && (input == INGOT_INPUT_MLP || input == INGOT_INPUT_DOWN)) {
+                use.part = INGOT_BLOCK_MLP;
+            }
         }
+    }
+    if (use.part == INGOT_BLOCK_MLP) {
+        const ingot_batch_use before = {.is_exact = true, .part = INGOT_BLOCK_ATTENTION};
+        INGOT_TRY(ingot_batch_run(b, l->job, block, 0, b->windows, &before, l->error));
     }
     INGOT_TRY(ingot_batch_run(b, l->job, block, 0, fitted, &use, l->error));
     return ingot_batch_run(b, l->job, block, fitted, b->windows, &use, l->error);
