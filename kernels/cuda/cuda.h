@@ -47,7 +47,7 @@ typedef struct ingot_cuda {
     int multiprocessors;
     int shared_bytes; /* of shared memory that a block can have */
     bool is_hopper;   /* or later: clusters of blocks, programmatic dependent launches */
-    uint64_t peers; /* a bit for each other device whose memory was asked for */
+    uint64_t peers;   /* a bit for each other device whose memory was asked for */
     cudaStream_t stream;
     cudaMemPool_t memory;
     cublasHandle_t blas;       /* bound to the stream; scalars come from the host */
@@ -142,6 +142,13 @@ class ingot_cuda_buffer {
     const ingot_cuda *cuda_;
     void *memory_ = nullptr;
 };
+
+/* Of L1 and shared memory together, the part that kernels of a pass of so many rows ask for, in
+ * percent.  All ask for the same: a multiprocessor that has to change it must run empty first.  One
+ * or two rows leave most to L1, which keeps scales; more rows need all of it. */
+static inline unsigned cuda_carveout(uint64_t rows) {
+    return rows <= 2 ? 72 : 100;
+}
 
 /* The context of an operation, its device made current in this thread. */
 static inline ingot_cuda *ingot_cuda_of(void *context) {

@@ -60,13 +60,16 @@ static bool is_fault_due(void) {
     return allocations_left != 0 && --allocations_left == 0;
 }
 
+/* Whole words: kernels copy the words in which scales and zero points lie. */
 static ingot_status cuda_alloc(void *context, void **out, uint64_t bytes) {
     const ingot_cuda *cuda = ingot_cuda_of(context);
     if (is_fault_due()) {
         *out = nullptr;
         return ingot_cuda_failed("cudaMallocAsync", "asked to fail", true);
     }
-    const cudaError_t error = cudaMallocAsync(out, bytes != 0 ? bytes : 1, cuda->stream);
+    const uint64_t words = bytes <= UINT64_MAX - 4 ? ingot_max_u64(ingot_ceil_div(bytes, 4), 1) : 0;
+    const cudaError_t error =
+        words == 0 ? cudaErrorMemoryAllocation : cudaMallocAsync(out, words * 4, cuda->stream);
     if (error != cudaSuccess) {
         *out = nullptr;
         (void)cudaGetLastError(); /* exhaustion is reported once, not by the next launch */

@@ -1,5 +1,6 @@
 /* cuda_product: x is normalised and rounded where the kernel that multiplies does not do it,
  * outliers are multiplied by themselves, and a kernel is chosen by the shape. */
+#include "kernels/cuda/product_input.h"
 #include "kernels/cuda/product_load.h"
 #include "kernels/cuda/weights.h"
 
@@ -8,80 +9,43 @@
 /* ---- x in 16 bits -----------------------------------------------------------------------------
  */
 
+#define INPUT_THREADS 512
+
 typedef struct input_job {
     void *out;       /* [m][stride] */
     uint64_t stride; /* columns behind those of the source become zero */
-    unsigned order;  /* of the columns, as in product_task */
     product_source source;
 } input_job;
 
-/* The sum over a block, in every thread; the same order for all. */
-__device__ static float block_sum(float value) {
-    __shared__ float parts[THREADS / 32];
-    for (int lane = 16; lane > 0; lane /= 2) {
-        value += __shfl_xor_sync(0xffffffffu, value, lane);
-    }
-    __syncthreads();
-    if (threadIdx.x % 32 == 0) {
-        parts[threadIdx.x / 32] = value;
-    }
-    __syncthreads();
-    float sum = 0.0f;
-    for (int i = 0; i < THREADS / 32; i++) {
-        sum += parts[i];
-    }
-    return sum;
-}
-
-/* A block per row. */
-template <typename T>
-__global__ __launch_bounds__(THREADS) static void product_input_kernel(const input_job job) {
-    const product_source &source = job.source;
+/* A block per row; columns in the order of codes of BITS bits, as in product_task. */
+template <int BITS, typename T>
+__global__ __launch_bounds__(INPUT_THREADS) static void product_input_kernel(const input_job job) {
+    __shared__ float parts[INPUT_THREADS / 32];
+    product_norm<INPUT_THREADS, true> norm;
+    T *out = static_cast<T *>(job.out) + blockIdx.x * job.stride;
     product_let_next_start();
+    norm.fetch(job.source);
     product_wait();
-    const uint64_t row = blockIdx.x, first = row * source.stride, cols = source.cols;
-    T *out = static_cast<T *>(job.out) + row * job.stride;
-    const bool has_norm = source.norm_weight != nullptr;
-    const bool is_layer = source.norm_kind == INGOT_NORM_LAYER;
-    float mean = 0.0f, factor = 1.0f;
-    if (has_norm) {
-        float sum = 0.0f;
-        for (uint64_t k = threadIdx.x; is_layer && k < cols; k += THREADS) {
-            sum += cuda_float_at(source.x, source.dtype, first + k);
-        }
-        mean = is_layer ? block_sum(sum) / (float)cols : 0.0f;
-        sum = 0.0f;
-        for (uint64_t k = threadIdx.x; k < cols; k += THREADS) {
-            const float v = cuda_float_at(source.x, source.dtype, first + k) - mean;
-            sum = fmaf(v, v, sum);
-        }
-        factor = 1.0f / sqrtf(block_sum(sum) / (float)cols + source.norm_eps);
-    }
-    for (uint64_t k = threadIdx.x; k < job.stride; k += THREADS) {
-        float v = 0.0f;
-        if (k < cols) {
-            v = cuda_float_at(source.x, source.dtype, first + k);
-            if (has_norm) {
-                v = (v - mean) * factor *
-                    (source.norm_weight[k] +
-                     (source.norm_kind == INGOT_NORM_RMS_PLUS_ONE ? 1.0f : 0.0f));
-                v += is_layer && source.norm_bias != nullptr ? source.norm_bias[k] : 0.0f;
-            }
-        }
-        out[product_column(k, job.order)] = from_float<T>(v);
-    }
+    norm.row(parts, job.source, blockIdx.x, (unsigned)(job.stride / 8),
+             [&](unsigned unit, const float(&v)[8]) {
+                 product_put_unit<BITS, T>(unit, v, [&](unsigned at) { return out + at * 8; });
+             });
 }
 
 /* Whether kernels can read x as it is. */
-static bool is_input_ready(const ingot_product *job) {
-    return job->x_dtype == job->dtype && job->norm_weight == nullptr && job->w->cols % 8 == 0 &&
-           (reinterpret_cast<uintptr_t>(job->x) & 15) == 0;
+static bool is_input_ready(const product_source *source, ingot_dtype dtype) {
+    return source->dtype == dtype && source->norm_weight == nullptr && source->is_even;
 }
 
-/* Whether the kernel for one or two rows can, which rounds and normalises on its way. */
-static bool is_source_ready(const ingot_product *job) {
+static bool is_even(const ingot_product *job) {
     return job->w->cols % 8 == 0 && (reinterpret_cast<uintptr_t>(job->x) & 15) == 0 &&
-           (job->norm_weight == nullptr || job->norm_kind != INGOT_NORM_LAYER);
+           (reinterpret_cast<uintptr_t>(job->norm_weight) & 15) == 0;
+}
+
+/* Whether the kernel for one or two rows can, which normalises and rounds on its way. */
+static bool is_source_ready(const product_source *source) {
+    return source->is_even &&
+           (source->norm_weight == nullptr || source->norm_kind != INGOT_NORM_LAYER);
 }
 
 static uint64_t input_stride(const ingot_product *job) {
@@ -92,19 +56,33 @@ static uint64_t input_bytes(const ingot_product *job) {
     return product_aligned(job->m * input_stride(job) * 2);
 }
 
+template <int BITS>
+static ingot_status launch_input(const product_context *context, const input_job &input,
+                                 uint64_t m) {
+    const dim3 grid((unsigned)m);
+    return context->dtype == INGOT_F16
+               ? product_launch(context, product_input_kernel<BITS, __half>, grid, INPUT_THREADS, 0,
+                                1, input)
+               : product_launch(context, product_input_kernel<BITS, __nv_bfloat16>, grid,
+                                INPUT_THREADS, 0, 1, input);
+}
+
 /* x in 16 bits to the workspace; *source becomes that. */
 static ingot_status make_input(product_context *context, product_source *source,
                                const ingot_product *job, unsigned order) {
-    const input_job input = {context->workspace, input_stride(job), order, *source};
-    const dim3 grid((unsigned)job->m);
-    INGOT_TRY(job->dtype == INGOT_F16 ? product_launch(context, product_input_kernel<__half>, grid,
-                                                       THREADS, 0, 1, input)
-                                      : product_launch(context, product_input_kernel<__nv_bfloat16>,
-                                                       grid, THREADS, 0, 1, input));
+    const input_job input = {context->workspace, input_stride(job), *source};
+    ingot_status status;
+    if (order == 0) {
+        status = launch_input<0>(context, input, job->m);
+    } else {
+        PRODUCT_FOR_BITS(status, order, launch_input, context, input, job->m);
+    }
+    INGOT_TRY(status);
     source->x = input.out;
     source->dtype = job->dtype;
     source->stride = input.stride;
     source->norm_weight = nullptr;
+    source->is_even = job->w->cols % 8 == 0;
     context->workspace += input_bytes(job);
     context->is_chained = true;
     return INGOT_OK;
@@ -252,16 +230,22 @@ extern "C" ingot_status cuda_product(void *context, const ingot_product *job) {
         return INGOT_OK;
     }
     const product_path path = choose(cuda, job);
-    product_context work = {cuda, job->stream != nullptr ? job->stream : cuda->stream, job->dtype,
-                            job->is_chained, static_cast<uint8_t *>(job->workspace)};
-    product_source source = {job->x,           job->x_dtype,   job->w->cols,   job->w->cols,
-                             job->norm_weight, job->norm_bias, job->norm_kind, job->norm_eps};
+    product_context work = {cuda,
+                            job->stream != nullptr ? job->stream : cuda->stream,
+                            job->dtype,
+                            job->is_chained,
+                            static_cast<uint8_t *>(job->workspace),
+                            job->m};
+    product_source source = {job->x,         job->x_dtype,     job->w->cols,
+                             job->w->cols,   job->norm_weight, job->norm_bias,
+                             job->norm_kind, job->norm_eps,    is_even(job)};
     product_task task = task_of(job);
     const bool has_addends = has_outliers(job->w) || has_outliers(job->up);
-    task.x_order = path == PATH_BLOCK ? job->w->bits : 0;
-    const bool is_ready = path == PATH_BLOCK                 ? false
-                          : path == PATH_FEW && !has_addends ? is_source_ready(job)
-                                                             : is_input_ready(job);
+    const bool is_plain = is_input_ready(&source, job->dtype);
+    const bool is_ready = path == PATH_FEW && !has_addends ? is_source_ready(&source)
+                          : path == PATH_BLOCK ? is_plain && product_block_orders(job->w, job->m)
+                                               : is_plain;
+    task.x_order = path == PATH_BLOCK && !is_ready ? job->w->bits : 0;
     if (!is_ready) {
         INGOT_TRY(make_input(&work, &source, job, task.x_order));
     }

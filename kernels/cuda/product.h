@@ -34,7 +34,9 @@ typedef struct ingot_product {
     bool is_chained;
     uint64_t m; /* rows of x */
 
-    const ingot_weight_view *w;  /* in host memory, its pointers on the device; any kind */
+    /* in host memory, its pointers on the device, what they point to readable to the end of its
+     * last aligned word of 4 bytes; any kind */
+    const ingot_weight_view *w;
     const float *bias;           /* [w->rows], device, or NULL */
     const ingot_weight_view *up; /* U: as many rows and columns as W, or NULL */
     const float *up_bias;

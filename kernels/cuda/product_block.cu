@@ -15,6 +15,11 @@ bool product_block_can(const ingot_weight_view *w, uint64_t m) {
            (!has_small_groups(w) || w->bits == 4 || w->bits == 8);
 }
 
+/* Whether the kernel puts x in order itself. */
+bool product_block_orders(const ingot_weight_view *w, uint64_t m) {
+    return m <= 16 && (w->bits == 4 || w->bits == 8);
+}
+
 /* Blocks that share the columns of a tile: as many as keep every multiprocessor busy with two, and
  * leave a block enough steps to be worth its start and end. */
 static unsigned parts_of(const ingot_cuda *cuda, unsigned tiles, unsigned steps) {
@@ -29,18 +34,19 @@ static unsigned parts_of(const ingot_cuda *cuda, unsigned tiles, unsigned steps)
     return parts;
 }
 
-template <int BITS, typename T, product_mode MODE, int COLUMNS, int SUBS, int DEPTH, int BLOCKS>
+template <int BITS, typename T, product_mode MODE, int COLUMNS, int SUBS, int SLOTS, int BLOCKS>
 static ingot_status launch_shape(const product_context *context, const block_job &job,
                                  unsigned parts, unsigned tiles) {
     return product_launch(
-        context, product_block_kernel<BITS, T, MODE, COLUMNS, SUBS, DEPTH, BLOCKS>,
-        dim3(parts, tiles), BLOCK_THREADS, block_shared_bytes<COLUMNS>(), parts, job);
+        context, product_block_kernel<BITS, T, MODE, COLUMNS, SUBS, SLOTS, BLOCKS>,
+        dim3(parts, tiles), BLOCK_THREADS,
+        block_shared_bytes<COLUMNS>(SLOTS, product_slot<BITS, MODE, SUBS>::BYTES), parts, job);
 }
 
-/* Short stretches of columns want three blocks on a multiprocessor, long ones deeper fetching. */
+/* Two blocks on a multiprocessor, with as many slots as fit; three where columns are shared. */
 template <int BITS, typename T, product_mode MODE, int COLUMNS, int SUBS>
 static ingot_status launch(const product_context *context, const product_task &task) {
-    constexpr int DEPTH = SUBS == 4 || COLUMNS == 8 ? 1 : BITS <= 4 && COLUMNS <= 2 ? 4 : 2;
+    constexpr int SLOTS = COLUMNS == 8 || BITS > 4 ? 3 : COLUMNS == 4 ? 4 : 6;
     block_job job = {};
     const unsigned rows = task.has_up ? BLOCK_ROWS / 2 : BLOCK_ROWS;
     const unsigned tiles = (unsigned)ingot_ceil_div(task.w[0].rows, rows);
@@ -51,10 +57,10 @@ static ingot_status launch(const product_context *context, const product_task &t
     job.group_shift = (unsigned)product_group_shift(&task.w[0]);
     if constexpr (BITS == 4 && MODE == PRODUCT_PLAIN && COLUMNS <= 2) {
         if (parts > 1) {
-            return launch_shape<BITS, T, MODE, COLUMNS, SUBS, 2, 3>(context, job, parts, tiles);
+            return launch_shape<BITS, T, MODE, COLUMNS, SUBS, 4, 3>(context, job, parts, tiles);
         }
     }
-    return launch_shape<BITS, T, MODE, COLUMNS, SUBS, DEPTH, 2>(context, job, parts, tiles);
+    return launch_shape<BITS, T, MODE, COLUMNS, SUBS, SLOTS, 2>(context, job, parts, tiles);
 }
 
 /* The usual widths have kernels for 8, 16, 32 and 64 rows of x, others for 16 and 64. */

@@ -2,9 +2,9 @@
  *
  * A block of eight warps takes 128 rows of W (64 of W and the same 64 of U, where there is one), a
  * warp 16 of them, and COLUMNS times eight rows of x; all warps share the x of a step of 128
- * columns in shared memory, copied there a few steps ahead.  It comes in the order of the codes
- * (product_order), which whoever wrote it has put it in.  Weights go from memory to registers DEPTH
- * steps ahead, the first of them before the kernel waits for its predecessor.
+ * columns in shared memory.  It comes in the order of the codes (product_order), or each thread
+ * puts the units it has copied in order.  x and weights go from memory to shared memory, SLOTS
+ * steps of each at a time; the first weights before the kernel waits for its predecessor.
  *
  * Where there are few rows of W, the blocks of a cluster share the columns, and add up their sums
  * through each other's shared memory, in the order of the columns.
@@ -32,34 +32,46 @@ typedef struct block_job {
     unsigned group_shift; /* log2 of the chunks of 32 in a group */
 } block_job;
 
-#define BLOCK_STAGES 4 /* steps of x in shared memory */
-
 template <int COLUMNS> constexpr unsigned block_x_bytes = COLUMNS * 8 * PRODUCT_STEP_BYTES;
-template <int COLUMNS> static inline unsigned block_shared_bytes(void) {
+/* Slots of x, then those of each warp; sums take their place in the end. */
+template <int COLUMNS> static inline unsigned block_shared_bytes(unsigned slots, unsigned bytes) {
     const unsigned sums = COLUMNS * 8 * BLOCK_PITCH * (unsigned)sizeof(float);
-    const unsigned x = BLOCK_STAGES * block_x_bytes<COLUMNS>;
-    return sums > x ? sums : x;
+    const unsigned steps = slots * (block_x_bytes<COLUMNS> + BLOCK_WARPS * bytes);
+    return sums > steps ? sums : steps;
 }
 
-/* Starts the copy of a step of x: 16 pieces of eight columns a row; rows behind m become zero. */
+/* Starts the copy of a step of x: 16 units of a row; rows and columns behind the last are zero. */
 template <int COLUMNS>
-__device__ static inline void block_fetch_x(uint8_t *stage, const uint8_t *x, unsigned row_bytes,
+__device__ static inline void block_fetch_x(unsigned slot, const uint8_t *x, unsigned row_bytes,
                                             unsigned m, unsigned step) {
-    constexpr unsigned PIECES = COLUMNS * 8 * 16;
+    constexpr unsigned UNITS = COLUMNS * 8 * 16;
 #pragma unroll
-    for (unsigned i = 0; i < PIECES; i += BLOCK_THREADS) {
-        const unsigned at = threadIdx.x + i, row = at / 16, block = at % 16;
-        if (PIECES % BLOCK_THREADS == 0 || at < PIECES) {
-            const uint8_t *from =
-                x + (uint64_t)min(row, m - 1) * row_bytes + step * 256 + block * 16;
-            const unsigned to = (unsigned)__cvta_generic_to_shared(
-                stage + row * PRODUCT_STEP_BYTES + block / 4 * PRODUCT_CHUNK_BYTES +
-                block % 4 * 16);
-            asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
-                         "r"(row < m ? 16 : 0));
+    for (unsigned i = 0; i < UNITS; i += BLOCK_THREADS) {
+        const unsigned at = threadIdx.x + i, row = at / 16, unit = at % 16;
+        if (UNITS % BLOCK_THREADS == 0 || at < UNITS) {
+            const unsigned column = step * 256 + unit * 16;
+            async_copy<16>(slot + row * PRODUCT_STEP_BYTES + product_x_at(row, unit),
+                           x + (uint64_t)min(row, m - 1) * row_bytes + column,
+                           row < m && column < row_bytes ? 16 : 0);
         }
     }
-    asm volatile("cp.async.commit_group;");
+}
+
+/* Puts what block_fetch_x of this thread brought in the order of codes of 4 or 8 bits. */
+template <int BITS, int COLUMNS> __device__ static inline void block_order_x(uint8_t *slot) {
+    constexpr unsigned UNITS = COLUMNS * 8 * 16;
+#pragma unroll
+    for (unsigned i = 0; i < UNITS; i += BLOCK_THREADS) {
+        const unsigned at = threadIdx.x + i, row = at / 16;
+        if (UNITS % BLOCK_THREADS == 0 || at < UNITS) {
+            uint4 *unit = reinterpret_cast<uint4 *>(slot + row * PRODUCT_STEP_BYTES +
+                                                    product_x_at(row, at % 16));
+            const uint4 v = *unit;
+            const unsigned second = BITS == 4 ? v.z : v.y, third = BITS == 4 ? v.y : v.z;
+            *unit = make_uint4(__byte_perm(v.x, second, 0x5410), __byte_perm(v.x, second, 0x7632),
+                               __byte_perm(third, v.w, 0x5410), __byte_perm(third, v.w, 0x7632));
+        }
+    }
 }
 
 /* totals += the products of a step. */
@@ -67,6 +79,7 @@ template <int BITS, typename T, product_mode MODE, int COLUMNS, int SUBS>
 __device__ static inline void
 block_add(float (&totals)[COLUMNS][4], const product_chunk<BITS, SUBS> &chunk,
           product_zero<BITS, T> (&zero)[2][SUBS], const product_matrix &w, const uint8_t *x) {
+    const unsigned lane = threadIdx.x % 32, row = lane / 4, quarter = lane % 4;
     unsigned pair[2][16];
     float scale[2][SUBS], sums[COLUMNS][4] = {};
 #pragma unroll
@@ -84,8 +97,9 @@ block_add(float (&totals)[COLUMNS][4], const product_chunk<BITS, SUBS> &chunk,
     for (int i = 0; i < 4; i++) {
 #pragma unroll
         for (int c = 0; c < COLUMNS; c++) {
-            const unsigned part = SUBS == 1 ? 16 * i : PRODUCT_CHUNK_BYTES * i;
-            const uint4 b = *reinterpret_cast<const uint4 *>(x + c * 8 * PRODUCT_STEP_BYTES + part);
+            const unsigned unit = SUBS == 1 ? quarter * 4 + i : i * 4 + quarter;
+            const uint4 b = *reinterpret_cast<const uint4 *>(
+                x + (c * 8 + row) * PRODUCT_STEP_BYTES + product_x_at(row, unit));
             product_mma<T>(sums[c], pair[0][4 * i], pair[1][4 * i], pair[0][4 * i + 1],
                            pair[1][4 * i + 1], b.x, b.y);
             product_mma<T>(sums[c], pair[0][4 * i + 2], pair[1][4 * i + 2], pair[0][4 * i + 3],
@@ -146,51 +160,48 @@ __device__ static void block_finish(float *shared, const float (&totals)[COLUMNS
 #endif
 }
 
-template <int BITS, typename T, product_mode MODE, int COLUMNS, int SUBS, int DEPTH, int BLOCKS>
+template <int BITS, typename T, product_mode MODE, int COLUMNS, int SUBS, int SLOTS, int BLOCKS>
 __global__
 __launch_bounds__(BLOCK_THREADS,
                   BLOCKS) static void product_block_kernel(const __grid_constant__ block_job job) {
-    extern __shared__ __align__(16) uint8_t block_shared[];
+    typedef product_slot<BITS, MODE, SUBS> layout;
+    extern __shared__ __align__(256) uint8_t block_shared[];
     const product_task &task = job.task;
-    const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32, quarter = lane % 4;
+    const unsigned warp = threadIdx.x / 32;
     const bool is_up = task.has_up && warp >= BLOCK_WARPS / 2;
     const product_matrix w = product_matrix_of(task, is_up, job.group_shift);
-    const unsigned first_step = min(blockIdx.x * job.own_steps, job.steps);
-    const unsigned count = min(job.own_steps, job.steps - first_step);
+    const unsigned first = min(blockIdx.x * job.own_steps, job.steps);
+    const unsigned count = min(job.own_steps, job.steps - first);
     const unsigned row = task.has_up ? blockIdx.y * (BLOCK_ROWS / 2) + warp % (BLOCK_WARPS / 2) * 16
                                      : blockIdx.y * BLOCK_ROWS + warp * 16;
+    uint8_t *slots = block_shared + SLOTS * block_x_bytes<COLUMNS> + warp * (SLOTS * layout::BYTES);
+    const unsigned x_slots_at = async_address(block_shared);
+    const unsigned slots_at = async_address(slots);
 
     product_let_next_start();
-    product_rows<MODE> rows;
-    rows.find(w, row + lane / 4);
-    product_chunk<BITS, SUBS> chunk[DEPTH];
-    auto load = [&](product_chunk<BITS, SUBS> *out, unsigned i) {
-        if (i < count) {
-            if constexpr (SUBS == 1) {
-                product_load_chunk<BITS, MODE>(out, w, rows, (first_step + i) * 4 + quarter);
-            } else {
-                product_load_parts<BITS, MODE>(out, w, rows, first_step + i, quarter);
-            }
+    const auto fetch = [&](unsigned slot, unsigned step) {
+        if (step < count) {
+            product_fetch<BITS, MODE, SUBS>(slots_at + slot * layout::BYTES, w, row, first + step);
         }
     };
-#pragma unroll
-    for (int i = 0; i < DEPTH; i++) {
-        load(&chunk[i], i);
+#pragma unroll 1
+    for (unsigned i = 0; i < SLOTS; i++) {
+        fetch(i, i);
     }
+    async_commit();
     product_wait();
     const uint8_t *x = static_cast<const uint8_t *>(task.x);
     const unsigned row_bytes = (unsigned)task.x_stride * 2, m = (unsigned)task.m;
-    auto fetch = [&](unsigned i) {
-        if (i < count) {
-            block_fetch_x<COLUMNS>(block_shared + i % BLOCK_STAGES * block_x_bytes<COLUMNS>, x,
-                                   row_bytes, m, first_step + i);
-        } else {
-            asm volatile("cp.async.commit_group;");
+    const auto fetch_x = [&](unsigned slot, unsigned step) {
+        if (step < count) {
+            block_fetch_x<COLUMNS>(x_slots_at + slot * block_x_bytes<COLUMNS>, x, row_bytes, m,
+                                   first + step);
         }
     };
-#pragma unroll
-    for (unsigned i = 0; i < BLOCK_STAGES - 1; i++) {
-        fetch(i);
+#pragma unroll 1
+    for (unsigned i = 0; i + 1 < SLOTS; i++) {
+        fetch_x(i, i);
+        async_commit();
     }
 
     product_zero<BITS, T> zero[2][SUBS];
@@ -200,29 +211,27 @@ __launch_bounds__(BLOCK_THREADS,
         zero[1][s].set(1u << (BITS - 1));
     }
     float totals[COLUMNS][4] = {};
-    const unsigned x_at =
-        lane / 4 * PRODUCT_STEP_BYTES + quarter * (SUBS == 1 ? PRODUCT_CHUNK_BYTES : 16);
+    unsigned slot = 0;
 #pragma unroll 1
-    for (unsigned first = 0; first < count; first += DEPTH) {
-#pragma unroll
-        for (int i = 0; i < DEPTH; i++) {
-            const unsigned step = first + i;
-            if (step < count) {
-                asm volatile("cp.async.wait_group %0;" ::"n"(BLOCK_STAGES - 2));
-                __syncthreads(); /* x of this step is there, that of the last one is used up */
-                fetch(step + BLOCK_STAGES - 1);
-                block_add<BITS, T, MODE, COLUMNS, SUBS>(
-                    totals, chunk[i], zero, w,
-                    block_shared + step % BLOCK_STAGES * block_x_bytes<COLUMNS> + x_at);
+    for (unsigned step = 0; step < count; step++) {
+        product_chunk<BITS, SUBS> chunk;
+        async_arrived<SLOTS - 2>();
+        if constexpr ((BITS == 4 || BITS == 8) && COLUMNS <= 2) {
+            if (task.x_order == 0) {
+                block_order_x<BITS, COLUMNS>(block_shared + slot * block_x_bytes<COLUMNS>);
             }
         }
-        /* All at once: a wait for one of several loads is a wait for all of them. */
-#pragma unroll
-        for (int i = 0; i < DEPTH; i++) {
-            load(&chunk[i], first + DEPTH + i);
-        }
+        __syncthreads(); /* all of this step is there, all of the last one is used up */
+        fetch_x(slot != 0 ? slot - 1 : SLOTS - 1, step + SLOTS - 1);
+        product_take<BITS, MODE, SUBS>(&chunk, slots + slot * layout::BYTES, w, first + step);
+        __syncwarp();
+        fetch(slot, step + SLOTS);
+        async_commit();
+        block_add<BITS, T, MODE, COLUMNS, SUBS>(totals, chunk, zero, w,
+                                                block_shared + slot * block_x_bytes<COLUMNS>);
+        slot = slot + 1 < SLOTS ? slot + 1 : 0;
     }
-    asm volatile("cp.async.wait_all;");
+    async_arrived<0>();
     __syncthreads();
     block_finish<COLUMNS>(reinterpret_cast<float *>(block_shared), totals, task);
 }

@@ -1,26 +1,24 @@
 /* cuda_product for one or two rows of x: the choice of a kernel of product_few.h. */
 #include "kernels/cuda/product_few.h"
 
-#define FEW_WARPS 8
-
 static unsigned steps_of(const ingot_weight_view *w) {
     return (unsigned)ingot_ceil_div(w->cols, PRODUCT_STEP);
 }
 
 bool product_few_can(const ingot_cuda *cuda, const ingot_weight_view *w, uint64_t m) {
     return m <= FEW_ROWS && product_is_regular(w) &&
-           few_shared_bytes<FEW_WARPS>(steps_of(w), (unsigned)m) <= (unsigned)cuda->shared_bytes;
+           few_shared_bytes(steps_of(w), (unsigned)m) <= (unsigned)cuda->shared_bytes;
 }
 
 /* Two blocks of eight warps on a multiprocessor, each with its share of the tiles; four steps ahead
  * where registers allow. */
 template <int BITS, typename T, product_mode MODE>
 static ingot_status launch(const product_context *context, const few_job &job) {
-    constexpr int BLOCKS = 2, DEPTH = BITS <= 4 ? 4 : 2;
-    const unsigned most = BLOCKS * (unsigned)context->cuda->multiprocessors;
-    return product_launch(context, product_few_kernel<BITS, T, MODE, FEW_WARPS, DEPTH, BLOCKS>,
-                          dim3(job.tiles < most ? job.tiles : most), FEW_WARPS * 32,
-                          few_shared_bytes<FEW_WARPS>(job.steps, (unsigned)job.task.m), 1, job);
+    constexpr int DEPTH = BITS <= 4 ? 4 : 2;
+    const unsigned most = 2 * (unsigned)context->cuda->multiprocessors;
+    return product_launch(context, product_few_kernel<BITS, T, MODE, DEPTH>,
+                          dim3(job.tiles < most ? job.tiles : most), FEW_THREADS,
+                          few_shared_bytes(job.steps, (unsigned)job.task.m), 1, job);
 }
 
 /* The usual widths have a kernel for the usual groups. */

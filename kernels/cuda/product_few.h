@@ -14,6 +14,7 @@
 #ifndef INGOT_CUDA_PRODUCT_FEW_H
 #define INGOT_CUDA_PRODUCT_FEW_H
 
+#include "kernels/cuda/product_input.h"
 #include "kernels/cuda/product_load.h"
 
 #define FEW_ROWS 2 /* of x */
@@ -27,102 +28,113 @@ typedef struct few_job {
     unsigned parts;       /* warps that share the columns: all, or half of them with U */
 } few_job;
 
-/* Shared memory: x [step][m] in PRODUCT_STEP_BYTES, a chunk of zeros, sums. */
-template <int WARPS> static inline unsigned few_shared_bytes(unsigned steps, unsigned m) {
-    return steps * m * PRODUCT_STEP_BYTES + PRODUCT_CHUNK_BYTES +
-           2 * WARPS * FEW_ROWS * 16 * (unsigned)sizeof(float);
+#define FEW_WARPS   8
+#define FEW_THREADS (FEW_WARPS * 32)
+
+typedef float few_sums[FEW_WARPS][FEW_ROWS][16];
+
+/* Shared memory: x [step][m], a step of zeros, sums of two tiles in turn. */
+static inline unsigned few_shared_bytes(unsigned steps, unsigned m) {
+    return (steps * m + 1) * PRODUCT_STEP_BYTES + 2 * (unsigned)sizeof(few_sums);
 }
 
-/* 1 / sqrt(mean x^2 + eps) of a row of x, the same in every thread of every block. */
-template <int WARPS>
-__device__ static float few_norm_factor(float *parts, const product_source &source, unsigned row) {
-    float sum = 0.0f;
-#pragma unroll 2
-    for (unsigned block = threadIdx.x; block < (unsigned)source.cols / 8; block += WARPS * 32) {
-        float v[8];
-        product_read_eight(v, source, row, block);
-#pragma unroll
-        for (int i = 0; i < 8; i++) {
-            sum = fmaf(v[i], v[i], sum);
-        }
-    }
-    __syncwarp();
-    for (int lane = 16; lane > 0; lane /= 2) {
-        sum += __shfl_xor_sync(0xffffffffu, sum, lane);
-    }
-    if (threadIdx.x % 32 == 0) {
-        parts[threadIdx.x / 32] = sum;
-    }
-    __syncthreads();
-    sum = 0.0f;
-    for (int i = 0; i < WARPS; i++) {
-        sum += parts[i];
-    }
-    return 1.0f / sqrtf(sum / (float)source.cols + source.norm_eps);
-}
+/* ---- weights to registers ----------------------------------------------------------------------
+ */
 
-/* norm(x), rounded, to shared memory in the order of the codes, zeros behind its columns. */
-template <int BITS, typename T, int WARPS>
-__device__ static void few_load_x(uint8_t *shared, float *parts, const few_job &job) {
-    const product_source &source = job.source;
-    const unsigned m = (unsigned)job.task.m, chunks = job.steps * 4;
-    const unsigned cols = (unsigned)source.cols;
-    const bool has_norm = source.norm_weight != nullptr;
-    const bool is_copy =
-        !has_norm &&
-        source.dtype ==
-            (sizeof(T) == 2 && product_float<T>::MANTISSA == 10 ? INGOT_F16 : INGOT_BF16);
-    const float more = source.norm_kind == INGOT_NORM_RMS_PLUS_ONE ? 1.0f : 0.0f;
-#pragma unroll 1
-    for (unsigned row = 0; row < m; row++) {
-        const float factor =
-            has_norm ? few_norm_factor<WARPS>(parts + row * WARPS, source, row) : 1.0f;
-#pragma unroll 1
-        for (unsigned chunk = threadIdx.x; chunk < chunks; chunk += WARPS * 32) {
-            T rounded[PRODUCT_CHUNK];
+/* Where a lane finds its two rows. */
+template <product_mode MODE> struct product_rows {
+    const uint8_t *code[2], *scale[2], *zero[2];
+
+    /* Rows `row` and row + 8; those behind the last are the last, their sums are dropped. */
+    __device__ void find(const product_matrix &w, unsigned row) {
 #pragma unroll
-            for (unsigned i = 0; i < 4; i++) {
-                float v[8] = {};
-                const unsigned first = chunk * PRODUCT_CHUNK + i * 8;
-                if (is_copy) {
-                    alignas(16) T eight[8];
-                    *reinterpret_cast<uint4 *>(eight) = make_uint4(0, 0, 0, 0);
-                    if (first < cols) {
-                        *reinterpret_cast<uint4 *>(eight) = *reinterpret_cast<const uint4 *>(
-                            static_cast<const T *>(source.x) + row * source.stride + first);
-                    }
-#pragma unroll
-                    for (unsigned k = 0; k < 8; k++) {
-                        rounded[i * 8 + k] = eight[k];
-                    }
-                    continue;
-                }
-                if (first < cols) {
-                    product_read_eight(v, source, row, chunk * 4 + i);
-                }
-#pragma unroll
-                for (unsigned k = 0; k < 8; k++) {
-                    if (has_norm && first < cols) {
-                        v[k] *= factor * (__ldg(source.norm_weight + first + k) + more);
-                    }
-                    rounded[i * 8 + k] = from_float<T>(v[k]);
-                }
+        for (int h = 0; h < 2; h++) {
+            const unsigned at = min(row + 8 * h, w.last_row);
+            code[h] = w.codes + (uint64_t)at * w.stride;
+            if (MODE == PRODUCT_PLAIN) {
+                scale[h] = w.scales + (uint64_t)at * (w.groups * 2);
+            } else {
+                scale[h] = w.scales + (uint64_t)at * (w.groups << w.scale_shift);
+                zero[h] = w.zeros + (uint64_t)at * w.groups;
             }
-            product_put_chunk<BITS, T>(shared + (chunk / 4 * m + row) * PRODUCT_STEP_BYTES +
-                                           chunk % 4 * PRODUCT_CHUNK_BYTES,
-                                       rounded);
         }
     }
-    if (threadIdx.x < PRODUCT_CHUNK_BYTES / 4) {
-        reinterpret_cast<unsigned *>(shared + job.steps * m * PRODUCT_STEP_BYTES)[threadIdx.x] = 0;
+};
+
+/* Streamed once: not kept in L1. */
+__device__ static inline uint4 product_read16(const uint8_t *at) {
+    uint4 v;
+    asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "l"(at));
+    return v;
+}
+
+/* BITS words of a row. */
+template <int BITS>
+__device__ static inline void product_load_codes(unsigned (&out)[BITS], const uint8_t *at) {
+    if constexpr (BITS % 4 == 0) {
+#pragma unroll
+        for (int i = 0; i < BITS / 4; i++) {
+            const uint4 v = product_read16(at + 16 * i);
+            out[4 * i] = v.x, out[4 * i + 1] = v.y, out[4 * i + 2] = v.z, out[4 * i + 3] = v.w;
+        }
+    } else if constexpr (BITS % 2 == 0) {
+#pragma unroll
+        for (int i = 0; i < BITS / 2; i++) {
+            const uint2 v = __ldg(reinterpret_cast<const uint2 *>(at) + i);
+            out[2 * i] = v.x, out[2 * i + 1] = v.y;
+        }
+    } else {
+#pragma unroll
+        for (int i = 0; i < BITS; i++) {
+            out[i] = __ldg(reinterpret_cast<const unsigned *>(at) + i);
+        }
     }
 }
+
+template <product_mode MODE>
+__device__ static inline void product_load_group(unsigned *scale, unsigned *zero,
+                                                 const product_matrix &w, const uint8_t *scales,
+                                                 const uint8_t *zeros, unsigned group) {
+    if (MODE == PRODUCT_PLAIN) {
+        *scale = __ldg(reinterpret_cast<const unsigned short *>(scales) + group);
+        return;
+    }
+    const uint8_t *at = scales + ((uint64_t)group << w.scale_shift);
+    if (w.scale_shift == 2) {
+        *scale = __ldg(reinterpret_cast<const unsigned *>(at));
+    } else {
+        *scale = __ldg(reinterpret_cast<const unsigned short *>(at));
+    }
+    if (w.zeros != nullptr) {
+        *zero = __ldg(zeros + group);
+    }
+}
+
+/* Chunk number `chunk` of both rows, its scale and zero point.  Behind the last chunk that one is
+ * read again: x is zero there. */
+template <int BITS, product_mode MODE>
+__device__ static inline void product_load_chunk(product_chunk<BITS, 1> *out,
+                                                 const product_matrix &w,
+                                                 const product_rows<MODE> &rows, unsigned chunk) {
+    chunk = min(chunk, w.last_chunk);
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        product_load_codes<BITS>(out->code[h], rows.code[h] + (uint64_t)chunk * (4 * BITS));
+        product_load_group<MODE>(&out->scale[h][0], &out->zero[h][0], w, rows.scale[h],
+                                 rows.zero[h], chunk >> w.group_shift);
+    }
+}
+
+/* ---- the product -------------------------------------------------------------------------------
+ */
 
 /* totals += the chunk's sums times its scales. */
 template <int BITS, typename T, product_mode MODE>
 __device__ static inline void few_add(float (&totals)[4], const product_chunk<BITS, 1> &chunk,
                                       product_zero<BITS, T> (&zero)[2][1], const product_matrix &w,
-                                      const uint8_t *x) {
+                                      const uint8_t *x, unsigned x_at) {
     unsigned pair[2][16];
     float even[4] = {}, odd[4] = {}, scale[2];
 #pragma unroll
@@ -135,7 +147,7 @@ __device__ static inline void few_add(float (&totals)[4], const product_chunk<BI
     }
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-        const uint4 b = reinterpret_cast<const uint4 *>(x)[i];
+        const uint4 b = *reinterpret_cast<const uint4 *>(x + (x_at ^ 16 * i));
         product_mma<T>(even, pair[0][4 * i], pair[1][4 * i], pair[0][4 * i + 1], pair[1][4 * i + 1],
                        b.x, b.y);
         product_mma<T>(odd, pair[0][4 * i + 2], pair[1][4 * i + 2], pair[0][4 * i + 3],
@@ -148,9 +160,8 @@ __device__ static inline void few_add(float (&totals)[4], const product_chunk<BI
 }
 
 /* The sums of all warps over a tile meet; one of the warps, another one each time, stores. */
-template <int WARPS>
-__device__ static inline void few_finish(float (*shared)[FEW_ROWS][16], float (&totals)[4],
-                                         const few_job &job, unsigned tile, unsigned turn) {
+__device__ static inline void few_finish(few_sums &shared, float (&totals)[4], const few_job &job,
+                                         unsigned tile, unsigned turn) {
     const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32;
 #pragma unroll
     for (int i = 0; i < 4; i++) {
@@ -163,13 +174,13 @@ __device__ static inline void few_finish(float (*shared)[FEW_ROWS][16], float (&
         }
     }
     __syncthreads();
-    if (warp != turn % WARPS) {
+    if (warp != turn % FEW_WARPS) {
         return;
     }
     const unsigned row = tile * 16 + lane % 16, column = lane / 16;
     float sum = 0.0f, up = 0.0f;
 #pragma unroll
-    for (unsigned i = 0; i < WARPS; i++) {
+    for (unsigned i = 0; i < FEW_WARPS; i++) {
         const float part = shared[i][column][lane % 16];
         if (i < job.parts) {
             sum += part;
@@ -182,11 +193,11 @@ __device__ static inline void few_finish(float (*shared)[FEW_ROWS][16], float (&
     }
 }
 
-template <int BITS, typename T, product_mode MODE, int WARPS, int DEPTH, int BLOCKS>
+template <int BITS, typename T, product_mode MODE, int DEPTH>
 __global__
-__launch_bounds__(WARPS * 32,
-                  BLOCKS) static void product_few_kernel(const __grid_constant__ few_job job) {
-    extern __shared__ __align__(16) uint8_t few_shared[];
+__launch_bounds__(FEW_THREADS,
+                  2) static void product_few_kernel(const __grid_constant__ few_job job) {
+    extern __shared__ __align__(256) uint8_t few_shared[];
     const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32, quarter = lane % 4;
     const unsigned parts = job.parts, steps = job.steps, m = (unsigned)job.task.m;
     const product_matrix w = product_matrix_of(job.task, warp >= parts, job.group_shift);
@@ -194,7 +205,7 @@ __launch_bounds__(WARPS * 32,
     const unsigned own_steps = part < steps ? (steps - part - 1) / parts + 1 : 0;
     const unsigned own_tiles = (job.tiles - blockIdx.x - 1) / gridDim.x + 1;
     uint8_t *zeros = few_shared + steps * m * PRODUCT_STEP_BYTES;
-    auto *sums = reinterpret_cast<float(*)[FEW_ROWS][16]>(zeros + PRODUCT_CHUNK_BYTES);
+    few_sums *sums = reinterpret_cast<few_sums *>(zeros + PRODUCT_STEP_BYTES);
 
     product_let_next_start();
     product_chunk<BITS, 1> chunk[DEPTH];
@@ -208,16 +219,32 @@ __launch_bounds__(WARPS * 32,
             product_load_chunk<BITS, MODE>(&chunk[i], w, rows, first_chunk + i * stride);
         }
     }
-    product_wait();
-    few_load_x<BITS, T, WARPS>(few_shared, &sums[0][0][0], job);
-    __syncthreads();
+    {
+        product_norm<FEW_THREADS, false> norm;
+        norm.fetch(job.source);
+        product_wait();
+        if (threadIdx.x < PRODUCT_STEP_BYTES / 16) {
+            reinterpret_cast<uint4 *>(zeros)[threadIdx.x] = make_uint4(0, 0, 0, 0);
+        }
+#pragma unroll 1
+        for (unsigned row = 0; row < m; row++) {
+            norm.row(&sums[0][0][0][0], job.source, row, steps * 16,
+                     [&](unsigned unit, const float(&v)[8]) {
+                         product_put_unit<BITS, T>(unit, v, [&](unsigned at) {
+                             return few_shared + (at / 16 * m + row) * PRODUCT_STEP_BYTES +
+                                    product_x_at(row, at % 16);
+                         });
+                     });
+        }
+        __syncthreads();
+    }
 
     const unsigned column = lane / 4;
     const bool has_x = column / 2 == quarter && column % 2 < m;
-    const uint8_t *x_first = has_x ? few_shared + (part * m + column % 2) * PRODUCT_STEP_BYTES +
-                                         quarter * PRODUCT_CHUNK_BYTES
-                                   : zeros;
+    const uint8_t *x_first =
+        has_x ? few_shared + (part * m + column % 2) * PRODUCT_STEP_BYTES : zeros;
     const unsigned x_step = has_x ? parts * m * PRODUCT_STEP_BYTES : 0;
+    const unsigned x_at = product_x_at(column % 2, quarter * 4);
     product_zero<BITS, T> zero[2][1];
     zero[0][0].set(1u << (BITS - 1));
     zero[1][0].set(1u << (BITS - 1));
@@ -228,7 +255,7 @@ __launch_bounds__(WARPS * 32,
 #pragma unroll
             for (unsigned i = 0; i < DEPTH; i++) {
                 if (base + i < own_steps) {
-                    few_add<BITS, T, MODE>(totals, chunk[i], zero, w, x);
+                    few_add<BITS, T, MODE>(totals, chunk[i], zero, w, x, x_at);
                     x += x_step;
                 }
             }
@@ -248,8 +275,7 @@ __launch_bounds__(WARPS * 32,
                 }
             }
         }
-        few_finish<WARPS>(sums + turn % 2 * WARPS, totals, job, blockIdx.x + turn * gridDim.x,
-                          turn);
+        few_finish(sums[turn % 2], totals, job, blockIdx.x + turn * gridDim.x, turn);
     }
 }
 

@@ -3,22 +3,28 @@
 #ifndef INGOT_CUDA_PRODUCT_LOAD_H
 #define INGOT_CUDA_PRODUCT_LOAD_H
 
+#include "kernels/cuda/async_copy.h"
 #include "kernels/cuda/product_parts.h"
 #include "kernels/cuda/product_unpack.h"
 
 #define PRODUCT_STEP 128 /* columns that the four lanes of a row take at once */
-/* Of x in shared memory: a step of one row is four chunks of 64 bytes, each with 16 bytes behind
- * it, so that lanes which read different chunks of up to two rows meet different banks. */
-#define PRODUCT_CHUNK_BYTES 80
-#define PRODUCT_STEP_BYTES  (4 * PRODUCT_CHUNK_BYTES)
+/* Of x in shared memory: a step of one row, 16 units of eight columns. */
+#define PRODUCT_STEP_BYTES 256
+
+/* Where unit `unit` of a step lies, so that lanes which read the same unit of the four chunks of a
+ * step, or the four units of one chunk, in two rows that follow each other meet different banks. */
+__device__ static inline unsigned product_x_at(unsigned row, unsigned unit) {
+    return (unit ^ unit >> 3 ^ (row % 2 != 0 ? 6u : 0u)) * 16;
+}
 
 /* What lanes need to find weights, in registers: a matrix of the task, no reference into it. */
 typedef struct product_matrix {
     const uint8_t *codes, *scales, *zeros;
     unsigned last_row, stride, groups, last_chunk;
-    unsigned group_shift; /* log2 of the chunks in a group */
-    unsigned scale_shift; /* log2 of the bytes of a scale */
-    bool is_bf16;         /* scales of 16 bits; else F16 */
+    unsigned group_shift;             /* log2 of the chunks in a group */
+    unsigned scale_shift;             /* log2 of the bytes of a scale */
+    unsigned scale_phase, zero_phase; /* low bits of the addresses of this lane's rows */
+    bool is_bf16;                     /* scales of 16 bits; else F16 */
 } product_matrix;
 
 __device__ static inline product_matrix product_matrix_of(const product_task &task, bool is_up,
@@ -35,6 +41,10 @@ __device__ static inline product_matrix product_matrix_of(const product_task &ta
     out.group_shift = group_shift;
     out.scale_shift = w.scale_dtype == INGOT_F32 ? 2 : 1;
     out.is_bf16 = w.scale_dtype == INGOT_BF16;
+    const unsigned first = threadIdx.x % 32 / 4 * out.groups;
+    out.scale_phase =
+        (unsigned)reinterpret_cast<uintptr_t>(out.scales) + (first << out.scale_shift);
+    out.zero_phase = (unsigned)reinterpret_cast<uintptr_t>(out.zeros) + first;
     return out;
 }
 
@@ -56,7 +66,7 @@ static inline product_mode product_mode_of(const product_task *task) {
 static inline bool product_is_regular(const ingot_weight_view *w) {
     return w->kind == INGOT_GROUPED && w->cols % PRODUCT_CHUNK == 0 &&
            product_group_shift(w) >= 0 && w->cols < (UINT64_C(1) << 24) &&
-           w->rows < (UINT64_C(1) << 28);
+           w->rows < (UINT64_C(1) << 28) && w->rows * w->groups_per_row < (UINT64_C(1) << 30);
 }
 
 /* Calls the template function `launch` for a width. */
@@ -86,32 +96,138 @@ static inline bool product_is_regular(const ingot_weight_view *w) {
         }                                                                                          \
     } while (0)
 
-/* Where a lane finds its two rows. */
-template <product_mode MODE> struct product_rows {
-    const uint8_t *code[2], *scale[2], *zero[2];
+/* ---- weights on their way ----------------------------------------------------------------------
+ *
+ * A warp takes 16 rows, a step at a time.  It copies the codes as the file has them, 16 adjacent
+ * bytes at once, and for each lane the aligned words that hold its scales and zero points, to a
+ * slot of its own in shared memory: what is on its way takes no registers. */
 
-    /* Rows `row` and row + 8; those behind the last are the last, their sums are dropped. */
-    __device__ void find(const product_matrix &w, unsigned row) {
-#pragma unroll
-        for (int h = 0; h < 2; h++) {
-            const unsigned at = min(row + 8 * h, w.last_row);
-            code[h] = w.codes + (uint64_t)at * w.stride;
-            if (MODE == PRODUCT_PLAIN) {
-                scale[h] = w.scales + (uint64_t)at * (w.groups * 2);
-            } else {
-                scale[h] = w.scales + (uint64_t)at * (w.groups << w.scale_shift);
-                zero[h] = w.zeros + (uint64_t)at * w.groups;
-            }
-        }
-    }
+template <int BITS, product_mode MODE, int SUBS> struct product_slot {
+    static constexpr unsigned ROW = 16 * BITS, CODES = 16 * ROW;
+    static constexpr unsigned WORDS = 2 * SUBS * 32 * 4; /* [row of the lane][part][lane] */
+    static constexpr unsigned BYTES = CODES + WORDS * (MODE == PRODUCT_PLAIN ? 1 : 2);
 };
 
-/* A chunk of both rows as it comes from memory, with what its SUBS parts are multiplied by. */
+/* A chunk of both rows of a lane, with what its SUBS parts are multiplied by. */
 template <int BITS, int SUBS> struct product_chunk {
     unsigned code[2][BITS];
     unsigned scale[2][SUBS]; /* bits of the scale dtype */
     unsigned zero[2][SUBS];
 };
+
+/* The 16-byte units of a row trade places, so that reads of lanes meet different banks. */
+template <int BITS> __device__ static inline unsigned product_swap(unsigned row) {
+    return BITS == 4 ? row / 2 % 4 : BITS == 8 ? row % 4 * 2 + row % 2 : 0;
+}
+
+/* Starts a copy of the aligned word that holds what lies at base + offset. */
+__device__ static inline void product_copy_word(unsigned to, const uint8_t *base, unsigned offset) {
+    const uintptr_t at = reinterpret_cast<uintptr_t>(base) + offset;
+    async_copy<4>(to, reinterpret_cast<const void *>(at & ~(uintptr_t)3), 4);
+}
+
+/* The chunk whose scale part s of a step has in this lane. */
+template <int SUBS>
+__device__ static inline unsigned product_chunk_of(const product_matrix &w, unsigned step,
+                                                   unsigned s) {
+    return min(step * 4 + (SUBS == 1 ? threadIdx.x % 4 : s), w.last_chunk);
+}
+
+/* Starts copies of step `step` of rows row .. row + 15 to a slot.  Rows behind the last are the
+ * last, their sums are dropped; columns behind the last are zero, or x is. */
+template <int BITS, product_mode MODE, int SUBS>
+__device__ static inline void product_fetch(unsigned slot, const product_matrix &w, unsigned row,
+                                            unsigned step) {
+    typedef product_slot<BITS, MODE, SUBS> layout;
+    const unsigned lane = threadIdx.x % 32;
+#pragma unroll
+    for (unsigned i = 0; i < 16 * BITS; i += 32) {
+        const unsigned at = lane + i, own = at / BITS, unit = at % BITS;
+        if (BITS % 2 == 0 || at < 16 * BITS) {
+            const unsigned column = (step * BITS + unit) * 16;
+            async_copy<16>(slot + own * layout::ROW + (unit ^ product_swap<BITS>(own)) * 16,
+                           w.codes + (uint64_t)min(row + own, w.last_row) * w.stride + column,
+                           column < w.stride ? 16 : 0);
+        }
+    }
+#pragma unroll
+    for (unsigned h = 0; h < 2; h++) {
+        const unsigned first = min(row + lane / 4 + 8 * h, w.last_row) * w.groups;
+#pragma unroll
+        for (unsigned s = 0; s < SUBS; s++) {
+            const unsigned at = first + (product_chunk_of<SUBS>(w, step, s) >> w.group_shift);
+            const unsigned to = slot + layout::CODES + ((h * SUBS + s) * 32 + lane) * 4;
+            if (MODE == PRODUCT_PLAIN) {
+                product_copy_word(to, w.scales, at * 2);
+                continue;
+            }
+            product_copy_word(to, w.scales, at << w.scale_shift);
+            if (w.zeros != nullptr) {
+                product_copy_word(to + layout::WORDS, w.zeros, at);
+            }
+        }
+    }
+}
+
+/* What product_fetch brought; all lanes have waited for their copies, and for each other. */
+template <int BITS, product_mode MODE, int SUBS>
+__device__ static inline void product_take(product_chunk<BITS, SUBS> *out, const uint8_t *slot,
+                                           const product_matrix &w, unsigned step) {
+    typedef product_slot<BITS, MODE, SUBS> layout;
+    const unsigned lane = threadIdx.x % 32, quarter = lane % 4, swap = product_swap<BITS>(lane / 4);
+#pragma unroll
+    for (unsigned h = 0; h < 2; h++) {
+        const uint8_t *row = slot + (lane / 4 + 8 * h) * layout::ROW;
+        if constexpr (SUBS == 4) { /* 8 columns of each of four parts; 4 or 8 bits */
+#pragma unroll
+            for (unsigned i = 0; i < 4; i++) {
+                if constexpr (BITS == 4) {
+                    out->code[h][i] =
+                        *reinterpret_cast<const unsigned *>(row + (i ^ swap) * 16 + quarter * 4);
+                } else {
+                    const uint2 v = *reinterpret_cast<const uint2 *>(
+                        row + ((2 * i + quarter / 2) ^ swap) * 16 + quarter % 2 * 8);
+                    out->code[h][2 * i] = v.x, out->code[h][2 * i + 1] = v.y;
+                }
+            }
+        } else if constexpr (BITS % 4 == 0) {
+#pragma unroll
+            for (unsigned i = 0; i < BITS / 4; i++) {
+                const uint4 v = *reinterpret_cast<const uint4 *>(
+                    row + ((quarter * (BITS / 4) + i) ^ swap) * 16);
+                out->code[h][4 * i] = v.x, out->code[h][4 * i + 1] = v.y;
+                out->code[h][4 * i + 2] = v.z, out->code[h][4 * i + 3] = v.w;
+            }
+        } else if constexpr (BITS % 2 == 0) {
+#pragma unroll
+            for (unsigned i = 0; i < BITS / 2; i++) {
+                const uint2 v = reinterpret_cast<const uint2 *>(row + quarter * 4 * BITS)[i];
+                out->code[h][2 * i] = v.x, out->code[h][2 * i + 1] = v.y;
+            }
+        } else {
+#pragma unroll
+            for (unsigned i = 0; i < BITS; i++) {
+                out->code[h][i] = reinterpret_cast<const unsigned *>(row + quarter * 4 * BITS)[i];
+            }
+        }
+    }
+    const unsigned *words = reinterpret_cast<const unsigned *>(slot + layout::CODES) + lane;
+#pragma unroll
+    for (unsigned s = 0; s < SUBS; s++) {
+        const unsigned group = product_chunk_of<SUBS>(w, step, s) >> w.group_shift;
+        const unsigned shift = MODE == PRODUCT_PLAIN ? 1 : w.scale_shift;
+        const unsigned scale_bits = (w.scale_phase + (group << shift)) % 4 * 8;
+        const unsigned zero_bits = (w.zero_phase + group) % 4 * 8;
+#pragma unroll
+        for (unsigned h = 0; h < 2; h++) {
+            out->scale[h][s] = words[(h * SUBS + s) * 32] >> scale_bits;
+            if (MODE == PRODUCT_GENERAL && w.zeros != nullptr) {
+                out->zero[h][s] =
+                    words[layout::WORDS / 4 + (h * SUBS + s) * 32] >> zero_bits & 0xffu;
+            }
+        }
+    }
+}
 
 template <product_mode MODE>
 __device__ static inline float product_scale(unsigned bits, const product_matrix &w) {
@@ -121,112 +237,6 @@ __device__ static inline float product_scale(unsigned bits, const product_matrix
     }
     const float other = __uint_as_float(bits << (w.is_bf16 ? 16 : 0));
     return w.is_bf16 || w.scale_shift == 2 ? other : half;
-}
-
-/* Streamed once: not kept in L1. */
-__device__ static inline uint4 product_read16(const uint8_t *at) {
-    uint4 v;
-    asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0,%1,%2,%3}, [%4];"
-                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-                 : "l"(at));
-    return v;
-}
-
-/* BITS words of a row. */
-template <int BITS>
-__device__ static inline void product_load_codes(unsigned (&out)[BITS], const uint8_t *at) {
-    if constexpr (BITS % 4 == 0) {
-#pragma unroll
-        for (int i = 0; i < BITS / 4; i++) {
-            const uint4 v = product_read16(at + 16 * i);
-            out[4 * i] = v.x, out[4 * i + 1] = v.y, out[4 * i + 2] = v.z, out[4 * i + 3] = v.w;
-        }
-    } else if constexpr (BITS % 2 == 0) {
-#pragma unroll
-        for (int i = 0; i < BITS / 2; i++) {
-            const uint2 v = __ldg(reinterpret_cast<const uint2 *>(at) + i);
-            out[2 * i] = v.x, out[2 * i + 1] = v.y;
-        }
-    } else {
-#pragma unroll
-        for (int i = 0; i < BITS; i++) {
-            out[i] = __ldg(reinterpret_cast<const unsigned *>(at) + i);
-        }
-    }
-}
-
-template <product_mode MODE>
-__device__ static inline void product_load_group(unsigned *scale, unsigned *zero,
-                                                 const product_matrix &w, const uint8_t *scales,
-                                                 const uint8_t *zeros, unsigned group) {
-    if (MODE == PRODUCT_PLAIN) {
-        *scale = __ldg(reinterpret_cast<const unsigned short *>(scales) + group);
-        return;
-    }
-    const uint8_t *at = scales + ((uint64_t)group << w.scale_shift);
-    if (w.scale_shift == 2) {
-        *scale = __ldg(reinterpret_cast<const unsigned *>(at));
-    } else {
-        *scale = __ldg(reinterpret_cast<const unsigned short *>(at));
-    }
-    if (w.zeros != nullptr) {
-        *zero = __ldg(zeros + group);
-    }
-}
-
-/* Chunk number `chunk` of both rows, its scale and zero point.  Behind the last chunk that one is
- * read again: x is zero there. */
-template <int BITS, product_mode MODE>
-__device__ static inline void product_load_chunk(product_chunk<BITS, 1> *out,
-                                                 const product_matrix &w,
-                                                 const product_rows<MODE> &rows, unsigned chunk) {
-    chunk = min(chunk, w.last_chunk);
-#pragma unroll
-    for (int h = 0; h < 2; h++) {
-        product_load_codes<BITS>(out->code[h], rows.code[h] + (uint64_t)chunk * (4 * BITS));
-        product_load_group<MODE>(&out->scale[h][0], &out->zero[h][0], w, rows.scale[h],
-                                 rows.zero[h], chunk >> w.group_shift);
-    }
-}
-
-/* Step number `step` of both rows in the other way: each of its four parts of 32 columns belongs to
- * all four lanes, 8 columns each, so that a group of 32 is summed up by itself.  4 and 8 bits. */
-template <int BITS, product_mode MODE>
-__device__ static inline void
-product_load_parts(product_chunk<BITS, 4> *out, const product_matrix &w,
-                   const product_rows<MODE> &rows, unsigned step, unsigned lane) {
-    static_assert(BITS == 4 || BITS == 8, "eight codes are words");
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        const unsigned chunk = min(step * 4 + i, w.last_chunk);
-#pragma unroll
-        for (int h = 0; h < 2; h++) {
-            const uint8_t *at = rows.code[h] + (uint64_t)chunk * (4 * BITS) + lane * BITS;
-            if (BITS == 4) {
-                out->code[h][i] = __ldg(reinterpret_cast<const unsigned *>(at));
-            } else {
-                const uint2 v = __ldg(reinterpret_cast<const uint2 *>(at));
-                out->code[h][(2 * i) % BITS] = v.x;
-                out->code[h][(2 * i + 1) % BITS] = v.y;
-            }
-            product_load_group<MODE>(&out->scale[h][i], &out->zero[h][i], w, rows.scale[h],
-                                     rows.zero[h], chunk >> w.group_shift);
-        }
-    }
-}
-
-/* A chunk of x to shared memory in the order of product_order. */
-template <int BITS, typename T>
-__device__ static inline void product_put_chunk(uint8_t *out, const T (&v)[PRODUCT_CHUNK]) {
-    alignas(16) T moved[PRODUCT_CHUNK];
-#pragma unroll
-    for (int i = 0; i < PRODUCT_CHUNK; i++) {
-        moved[product_order<BITS>::position(i)] = v[i];
-    }
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        reinterpret_cast<uint4 *>(out)[i] = reinterpret_cast<const uint4 *>(moved)[i];
-    }
 }
 
 #endif

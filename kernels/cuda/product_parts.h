@@ -16,6 +16,7 @@ typedef struct product_source {
     const float *norm_weight, *norm_bias; /* NULL: no norm, no bias */
     ingot_norm_kind norm_kind;
     float norm_eps;
+    bool is_even; /* whole units of eight columns, 16-byte aligned, norm_weight too */
 } product_source;
 
 /* What the kernels that multiply take of a product; all pointers are on the device. */
@@ -42,6 +43,7 @@ typedef struct product_context {
     ingot_dtype dtype;  /* of x in 16 bits */
     bool is_chained;    /* the next launch may start before the kernel in front of it is done */
     uint8_t *workspace; /* what is left of it */
+    uint64_t rows;      /* of x */
 } product_context;
 
 /* The kernels.  Each launches the whole task; `can` says for which it is meant. */
@@ -49,6 +51,8 @@ bool product_few_can(const ingot_cuda *cuda, const ingot_weight_view *w, uint64_
 ingot_status product_few(const product_context *context, const product_task &task,
                          const product_source &source);
 bool product_block_can(const ingot_weight_view *w, uint64_t m);
+/* Whether it takes x in its own order, too: in 16 bits, is_even. */
+bool product_block_orders(const ingot_weight_view *w, uint64_t m);
 ingot_status product_block(const product_context *context, const product_task &task);
 ingot_status product_plain(const product_context *context, const product_task &task);
 /* By way of weights in 16 bits and cuBLAS; the workspace it needs beyond that of x. */
@@ -135,41 +139,15 @@ __device__ static inline void product_store(const product_task &task, uint64_t i
     }
 }
 
-/* Eight columns of a row of x from column 8 block, which is less than the number of columns. */
-__device__ static inline void product_read_eight(float (&v)[8], const product_source &source,
-                                                 uint64_t row, uint64_t block) {
-    const uint64_t at = row * source.stride + block * 8;
-    if (source.dtype == INGOT_F32) {
-        const float4 *from =
-            reinterpret_cast<const float4 *>(static_cast<const float *>(source.x) + at);
-        const float4 low = from[0], high = from[1];
-        v[0] = low.x, v[1] = low.y, v[2] = low.z, v[3] = low.w;
-        v[4] = high.x, v[5] = high.y, v[6] = high.z, v[7] = high.w;
-        return;
-    }
-    const uint4 words =
-        *reinterpret_cast<const uint4 *>(static_cast<const unsigned short *>(source.x) + at);
-    const unsigned pairs[4] = {words.x, words.y, words.z, words.w};
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        const unsigned pair = pairs[i];
-        if (source.dtype == INGOT_BF16) {
-            v[2 * i] = __uint_as_float(pair << 16);
-            v[2 * i + 1] = __uint_as_float(pair & 0xffff0000u);
-        } else {
-            v[2 * i] = __half2float(__ushort_as_half((unsigned short)pair));
-            v[2 * i + 1] = __half2float(__ushort_as_half((unsigned short)(pair >> 16)));
-        }
-    }
-}
-
 /* Launches `kernel`; chained: see ingot_product. */
 template <typename... Parameters, typename... Arguments>
 static inline ingot_status
 product_launch(const product_context *context, void (*kernel)(Parameters...), dim3 grid,
                unsigned threads, unsigned shared_bytes, unsigned cluster, Arguments... arguments) {
-    cudaLaunchAttribute attribute[2] = {};
+    cudaLaunchAttribute attribute[3] = {};
     unsigned count = 0;
+    attribute[count].id = cudaLaunchAttributePreferredSharedMemoryCarveout;
+    attribute[count++].val.sharedMemCarveout = cuda_carveout(context->rows);
     if (context->is_chained && context->cuda->is_hopper) {
         attribute[count].id = cudaLaunchAttributeProgrammaticStreamSerialization;
         attribute[count++].val.programmaticStreamSerializationAllowed = 1;

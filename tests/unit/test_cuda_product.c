@@ -8,6 +8,7 @@
 #include "suite.h"
 
 static ingot_backend cuda;
+static bool is_brief; /* INGOT_TEST_SMALL: few cases, for runs under compute-sanitizer */
 
 #define REQUIRE_OK(call) CU_ASSERT_FATAL((call) == INGOT_OK)
 
@@ -292,8 +293,9 @@ static product_case draw(unsigned bits, uint64_t group, uint64_t m) {
 static void test_widths(void) {
     static const uint64_t groups[] = {32, 64, 128, 256, 0};
     for (unsigned bits = 2; bits <= 8; bits++) {
-        for (unsigned g = 0; g < 5; g++) {
-            for (unsigned i = 0; i < ROW_COUNTS; i += 1 + (unsigned)input_below(2)) {
+        for (unsigned g = 0; g < 5; g += is_brief ? 2 : 1) {
+            for (unsigned i = 0; i < ROW_COUNTS;
+                 i += (is_brief ? 3u : 1u) + (unsigned)input_below(2)) {
                 const product_case c = draw(bits, groups[g], row_counts[i]);
                 check(&c);
             }
@@ -323,7 +325,7 @@ static void test_large(void) {
     for (unsigned i = 0; i < 4; i++) {
         for (unsigned bits = 3; bits <= 8; bits += bits == 4 ? 4 : 1) {
             product_case c = draw(bits, 0, m[i]);
-            c.rows = i < 2 && bits == 4 ? 4300 : 100 + input_below(100);
+            c.rows = i < 2 && bits == 4 && !is_brief ? 4300 : 100 + input_below(100);
             c.cols = i < 2 && bits == 4 ? 512 : 4096 + 32 * input_below(10);
             c.group = i % 2 == 0 ? 128 : 64;
             check(&c);
@@ -378,6 +380,7 @@ int main(void) {
         printf("SKIP: no CUDA device: %s\n", error.reason);
         return 77;
     }
+    is_brief = getenv("INGOT_TEST_SMALL") != NULL;
     const CU_TestInfo tests[] = {
         {"parts by themselves", test_parts},
         {"widths and groups", test_widths},

@@ -1,0 +1,36 @@
+/* Internal to kernels/cuda: copies from device memory to shared memory that take no registers on
+ * their way (cp.async). */
+#ifndef INGOT_CUDA_ASYNC_COPY_H
+#define INGOT_CUDA_ASYNC_COPY_H
+
+#include <cstdint>
+
+/* Starts a copy of SIZE (4 or 16) bytes; of 16 bytes only `bytes`, zeros behind them.  Both sides
+ * are aligned to SIZE.  `to` is an address in shared memory as __cvta_generic_to_shared gives it.
+ */
+template <int SIZE>
+__device__ static inline void async_copy(unsigned to, const void *from, unsigned bytes) {
+    if constexpr (SIZE == 16) {
+        asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
+                     "r"(bytes)
+                     : "memory");
+    } else {
+        asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(to), "l"(from) : "memory");
+    }
+}
+
+__device__ static inline unsigned async_address(const void *shared) {
+    return (unsigned)__cvta_generic_to_shared(shared);
+}
+
+/* Closes a group of copies of this thread. */
+__device__ static inline void async_commit(void) {
+    asm volatile("cp.async.commit_group;" ::: "memory");
+}
+
+/* Waits for all copies of this thread but those of its last PENDING groups. */
+template <int PENDING> __device__ static inline void async_arrived(void) {
+    asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
+}
+
+#endif
