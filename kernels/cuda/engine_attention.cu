@@ -2,19 +2,25 @@
  *
  * A tile is up to 16 rows of queries that read the same keys: the heads of a group for one token of
  * a sequence, or for a few consecutive tokens of a prompt.  A thread block takes a tile and a part
- * of the keys; its four warps take 16 keys in turn, multiply on tensor cores straight from global
- * memory, and keep the running maximum of flash attention (arXiv 2205.14135).  The block that ends
- * last adds the parts up, in order.
+ * of the keys; its four warps take 16 keys in turn, copied to slots in shared memory ahead of their
+ * use, multiply on tensor cores, and keep the running maximum of flash attention (arXiv
+ * 2205.14135).  The block that ends last adds the parts up, in order.
+ *
+ * For sequences the keys of older tokens are on their way before the projections of the newest are
+ * done; its own key and value go to the cache and to the slot where they are used.
  *
  * Fragments of mma.m16n8k16 without shuffles: which feature stands behind index k of a product is
  * free as long as queries and keys agree, so that a lane takes 16 bytes of a key and uses them in
  * two products; likewise for the features of values, where a lane holds 8 of them for 4 keys. */
+#include "kernels/cuda/async_copy.h"
 #include "kernels/cuda/engine_parts.h"
 
 #define THREADS 128
 #define WARPS   4u
 #define STEP    16u            /* keys of a warp at a time */
 #define ROUND   (WARPS * STEP) /* of the block */
+#define SLOTS   2u             /* steps of a warp on their way */
+#define NO_KEY  UINT32_MAX
 
 typedef struct attention_job {
     engine_rows rows;
@@ -83,48 +89,136 @@ __device__ static bool find_span(span *s, const attention_job &job) {
     return blockIdx.y < s->active;
 }
 
-/* queries[rows][PAD] in binary16, zero beyond; FUSED: and the newest key and value in the cache. */
-template <int PAD, bool FUSED>
-__device__ static void stage_queries(__half (*queries)[PAD], float *scratch, unsigned rows,
-                                     const attention_job &job, const span &s) {
+/* Keys and values of a step; units of 8 features trade places, so that reads of lanes meet
+ * different banks. */
+template <int PAD> struct key_slot {
+    __half key[STEP][PAD], value[STEP][PAD];
+
+    __device__ static unsigned key_at(unsigned row, unsigned unit) {
+        return (unit ^ row % 2 * 4) * 8;
+    }
+    __device__ static unsigned value_at(unsigned row, unsigned unit) {
+        return (unit ^ row / 2 % 4 * 2) * 8;
+    }
+};
+
+/* Shared memory of a block. */
+template <int PAD, int ROWS> struct block_memory {
+    union {
+        key_slot<PAD> slot[WARPS][SLOTS];
+        float out[WARPS][ROWS][PAD]; /* in the end */
+    };
+    float scratch[WARPS][ENGINE_HEAD_DIM];
+    __half queries[ROWS][PAD];
+    float peak[WARPS][ROWS], total[WARPS][ROWS];
+    bool is_last;
+};
+
+/* Starts copies of the keys and values from `first` on, of one step, but of key `skipped`; zeros
+ * behind the features. */
+template <int PAD>
+__device__ static void fetch_keys(key_slot<PAD> *slot, const attention_job &job, const span &s,
+                                  unsigned first, unsigned skipped) {
+    constexpr unsigned UNITS = PAD / 8;
+    const unsigned dim = job.shape.head_dim;
+#pragma unroll 4
+    for (unsigned i = threadIdx.x % 32; i < STEP * UNITS; i += 32) {
+        const unsigned row = i / UNITS, unit = i % UNITS, bytes = unit * 8 < dim ? 16 : 0;
+        const uint64_t from = s.base + (uint64_t)(first + row) * dim + (bytes != 0 ? unit * 8 : 0);
+        if (first + row != skipped || bytes == 0) {
+            async_copy<16>(async_address(&slot->key[row][slot->key_at(row, unit)]), job.k + from,
+                           bytes);
+            async_copy<16>(async_address(&slot->value[row][slot->value_at(row, unit)]),
+                           job.v + from, bytes);
+        }
+    }
+}
+
+/* Rows of queries[ROWS][PAD] in binary16, zero beyond. */
+template <int PAD, int ROWS>
+__device__ static void stage_queries(block_memory<PAD, ROWS> *memory, const attention_job &job,
+                                     const span &s) {
+    const unsigned dim = job.shape.head_dim;
+    for (unsigned i = threadIdx.x; i < ROWS * (PAD / 8); i += THREADS) {
+        const unsigned row = i / (PAD / 8), d = i % (PAD / 8) * 8;
+        uint4 value = make_uint4(0, 0, 0, 0);
+        if (row < s.rows && d < dim) {
+            const uint64_t token = s.first_token + row / s.heads;
+            value = *reinterpret_cast<const uint4 *>(
+                job.q + (token * job.heads + s.first_head + row % s.heads) * dim + d);
+        }
+        *reinterpret_cast<uint4 *>(&memory->queries[row][d]) = value;
+    }
+}
+
+/* The newest key or value to its place in the slots, where it is used before it would be fetched.
+ */
+template <int PAD, int ROWS>
+__device__ static __half *newest_slot(block_memory<PAD, ROWS> *memory, const span &s, bool is_key,
+                                      unsigned d) {
+    const unsigned at = s.end - 1 - s.begin, row = at % STEP;
+    key_slot<PAD> *slot = &memory->slot[at % ROUND / STEP][at / ROUND % SLOTS];
+    return is_key ? &slot->key[row][slot->key_at(row, d / 8) + d % 8]
+                  : &slot->value[row][slot->value_at(row, d / 8) + d % 8];
+}
+
+/* The same from projections, for one token: heads are shaped on the way, and the newest key and
+ * value go to the cache.  Queries were zeroed before. */
+template <int PAD, int ROWS>
+__device__ static void shape_heads(block_memory<PAD, ROWS> *memory, const attention_job &job,
+                                   const span &s, bool has_slot) {
     const unsigned warp = threadIdx.x / 32, lane = threadIdx.x % 32, dim = job.shape.head_dim;
-    if (!FUSED) {
-        for (unsigned i = threadIdx.x; i < rows * (PAD / 8); i += THREADS) {
-            const unsigned row = i / (PAD / 8), d = i % (PAD / 8) * 8;
-            uint4 value = make_uint4(0, 0, 0, 0);
-            if (row < s.rows && d < dim) {
-                const uint64_t token = s.first_token + row / s.heads;
-                value = *reinterpret_cast<const uint4 *>(
-                    job.q + (token * job.heads + s.first_head + row % s.heads) * dim + d);
-            }
-            *reinterpret_cast<uint4 *>(&queries[row][d]) = value;
-        }
-        return;
-    }
     const unsigned token = s.first_token, rotary = job.shape.rotary;
-    const float2 *angles = job.angles + (uint64_t)token * (rotary / 2);
-    const unsigned starts[3] = {s.first_head * dim, s.kv_head * dim, s.kv_head * dim};
-    const unsigned offsets[3] = {0, job.heads * dim, (job.heads + job.kv_heads) * dim};
-    for (unsigned i = threadIdx.x; i < rows * PAD; i += THREADS) {
-        if (i / PAD >= s.rows || i % PAD >= dim) {
-            queries[i / PAD][i % PAD] = __float2half_rn(0.0f);
-        }
+    const unsigned items = s.heads + (s.is_last ? 2 : 0);
+    const auto which_of = [&](unsigned i) { return i < s.heads ? 0 : i - s.heads + 1; };
+    const auto read = [&](float(&part)[ENGINE_HEAD_PARTS], unsigned i) {
+        const unsigned which = which_of(i);
+        const unsigned at = which == 0 ? (s.first_head + i) * dim : s.kv_head * dim;
+        const unsigned offset = (which == 0   ? 0
+                                 : which == 1 ? job.heads
+                                              : job.heads + job.kv_heads) *
+                                dim;
+        engine_read_head(part, job.from.x[which] + token * job.from.stride[which] + at,
+                         job.from.bias != nullptr ? job.from.bias + offset + at : nullptr,
+                         job.shape);
+    };
+    float part[ENGINE_HEAD_PARTS], *scratch = memory->scratch[warp];
+    float2 angle[ENGINE_HEAD_PARTS];
+    if (warp < items) {
+        read(part, warp);
     }
-    for (unsigned i = warp; i < s.heads + (s.is_last ? 2 : 0); i += WARPS) {
-        const unsigned which = i < s.heads ? 0 : i - s.heads + 1;
-        const unsigned at = starts[which] + (which == 0 ? i * dim : 0);
-        engine_load_head(scratch, job.from.x[which] + token * job.from.stride[which] + at,
-                         job.from.bias != nullptr ? job.from.bias + offsets[which] + at : nullptr,
+#pragma unroll
+    for (unsigned i = 0; i < ENGINE_HEAD_PARTS; i++) {
+        angle[i] = engine_angle(job.angles + (uint64_t)token * (rotary / 2), lane + 32 * i, rotary);
+    }
+#pragma unroll 1
+    for (unsigned i = warp; i < items; i += WARPS) {
+        const unsigned which = which_of(i);
+        float next[ENGINE_HEAD_PARTS] = {};
+        if (i + WARPS < items) {
+            read(next, i + WARPS);
+        }
+        engine_norm_head(scratch, part,
                          which == 0   ? job.from.norm_q
                          : which == 1 ? job.from.norm_k
                                       : nullptr,
                          job.shape);
-        __half *to = which == 0   ? queries[i]
-                     : which == 1 ? job.k + s.base + (uint64_t)(s.end - 1) * dim
-                                  : job.v + s.base + (uint64_t)(s.end - 1) * dim;
-        for (unsigned d = lane; d < dim; d += 32) {
-            to[d] =
-                engine_half(which == 2 ? scratch[d] : engine_rotated(scratch, angles, d, rotary));
+#pragma unroll
+        for (unsigned j = 0; j < ENGINE_HEAD_PARTS; j++) {
+            const unsigned d = lane + 32 * j;
+            if (d < dim) {
+                const __half v = engine_half(
+                    which == 2 ? scratch[d] : engine_rotated(scratch, angle[j], d, rotary));
+                if (which == 0) {
+                    memory->queries[i][d] = v;
+                } else {
+                    (which == 1 ? job.k : job.v)[s.base + (uint64_t)(s.end - 1) * dim + d] = v;
+                    if (has_slot) {
+                        *newest_slot(memory, s, which == 1, d) = v;
+                    }
+                }
+            }
+            part[j] = next[j];
         }
     }
 }
@@ -191,28 +285,26 @@ __device__ static void weigh(float (&score)[2][4], warp_sums<PAD> *sums, const a
 
 template <int PAD, bool WIDE>
 __device__ static void add_keys(warp_sums<PAD> *sums, const unsigned (&query)[PAD / 16][4],
-                                const attention_job &job, const span &s,
+                                const key_slot<PAD> *slot, const attention_job &job,
                                 const row_limit (&limit)[2], unsigned first) {
-    const unsigned lane = threadIdx.x % 32, dim = job.shape.head_dim;
+    const unsigned lane = threadIdx.x % 32;
     uint4 key[2][PAD / 32], value[4][PAD / 64];
-    const uint4 zero = make_uint4(0, 0, 0, 0);
 #pragma unroll
-    for (int i = 0; i < 2; i++) {
-        const __half *row = job.k + s.base + (uint64_t)(first + i * 8 + lane / 4) * dim;
+    for (unsigned i = 0; i < 2; i++) {
+        const unsigned row = i * 8 + lane / 4;
 #pragma unroll
-        for (int j = 0; j < PAD / 32; j++) {
-            const unsigned d = j * 32 + lane % 4 * 8;
-            key[i][j] = d < dim ? *reinterpret_cast<const uint4 *>(row + d) : zero;
+        for (unsigned j = 0; j < PAD / 32; j++) {
+            key[i][j] = *reinterpret_cast<const uint4 *>(
+                &slot->key[row][slot->key_at(row, j * 4 + lane % 4)]);
         }
     }
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
-        const __half *row =
-            job.v + s.base + (uint64_t)(first + i / 2 * 8 + lane % 4 * 2 + i % 2) * dim;
+    for (unsigned i = 0; i < 4; i++) {
+        const unsigned row = i / 2 * 8 + lane % 4 * 2 + i % 2;
 #pragma unroll
-        for (int j = 0; j < PAD / 64; j++) {
-            const unsigned d = j * 64 + lane / 4 * 8;
-            value[i][j] = d < dim ? *reinterpret_cast<const uint4 *>(row + d) : zero;
+        for (unsigned j = 0; j < PAD / 64; j++) {
+            value[i][j] = *reinterpret_cast<const uint4 *>(
+                &slot->value[row][slot->value_at(row, j * 8 + lane / 4)]);
         }
     }
     float score[2][4] = {};
@@ -239,15 +331,6 @@ __device__ static void add_keys(warp_sums<PAD> *sums, const unsigned (&query)[PA
         }
     }
 }
-
-/* Shared memory of a block. */
-template <int PAD, int ROWS> struct block_memory {
-    float scratch[WARPS][ENGINE_HEAD_DIM];
-    __half queries[ROWS][PAD];
-    float out[WARPS][ROWS][PAD];
-    float peak[WARPS][ROWS], total[WARPS][ROWS];
-    bool is_last;
-};
 
 template <int PAD, bool WIDE, int ROWS>
 __device__ static void store_sums(block_memory<PAD, ROWS> *memory, warp_sums<PAD> *sums) {
@@ -369,14 +452,43 @@ __device__ static bool is_last_block(bool *shared, unsigned *done, unsigned acti
 template <int PAD, bool FUSED, bool WIDE>
 __global__ __launch_bounds__(THREADS) static void engine_attention_kernel(const attention_job job) {
     constexpr int ROWS = WIDE ? 16 : 8;
-    __shared__ __align__(16) block_memory<PAD, ROWS> memory;
+    extern __shared__ __align__(16) uint8_t attention_shared[];
+    auto *shared = reinterpret_cast<block_memory<PAD, ROWS> *>(attention_shared);
+    block_memory<PAD, ROWS> &memory = *shared;
     const unsigned warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    engine_chain();
-    span s;
-    if (!find_span(&s, job)) {
+    if (!FUSED) {
+        engine_chain();
+    }
+    span s = {};
+    const bool has_work = find_span(&s, job);
+    const unsigned own = s.begin + warp * STEP;
+    const bool has_slot = s.is_last && s.end - 1 - s.begin < SLOTS * ROUND;
+    if (has_work) {
+#pragma unroll 1
+        for (unsigned i = 0; i < SLOTS; i++) {
+            if (own + i * ROUND < s.end) {
+                fetch_keys(&memory.slot[warp][i], job, s, own + i * ROUND,
+                           FUSED && s.is_last ? s.end - 1 : NO_KEY);
+            }
+            async_commit();
+        }
+    }
+    if (FUSED) {
+        for (unsigned i = threadIdx.x; i < ROWS * (PAD / 8); i += THREADS) {
+            reinterpret_cast<uint4 *>(memory.queries)[i] = make_uint4(0, 0, 0, 0);
+        }
+        __syncthreads();
+        engine_wait();
+        engine_let_next_start(); /* not before: its blocks would crowd where there is room early */
+    }
+    if (!has_work) {
         return;
     }
-    stage_queries<PAD, FUSED>(memory.queries, memory.scratch[warp], ROWS, job, s);
+    if (FUSED) {
+        shape_heads(&memory, job, s, has_slot);
+    } else {
+        stage_queries(&memory, job, s);
+    }
     __syncthreads();
     unsigned query[PAD / 16][4];
 #pragma unroll
@@ -395,9 +507,20 @@ __global__ __launch_bounds__(THREADS) static void engine_attention_kernel(const 
     const row_limit limit[2] = {find_limit(job, s, lane / 4), find_limit(job, s, lane / 4 + 8)};
     warp_sums<PAD> sums = {};
     sums.peak[0] = sums.peak[1] = -INFINITY;
-    for (unsigned first = s.begin + warp * STEP; first < s.end; first += ROUND) {
-        add_keys<PAD, WIDE>(&sums, query, job, s, limit, first);
+    unsigned slot = 0;
+#pragma unroll 1
+    for (unsigned first = own; first < s.end; first += ROUND) {
+        async_arrived<SLOTS - 1>();
+        __syncwarp();
+        add_keys<PAD, WIDE>(&sums, query, &memory.slot[warp][slot], job, limit, first);
+        __syncwarp();
+        if (first + SLOTS * ROUND < s.end) {
+            fetch_keys(&memory.slot[warp][slot], job, s, first + SLOTS * ROUND, NO_KEY);
+        }
+        async_commit();
+        slot = (slot + 1) % SLOTS;
     }
+    __syncthreads(); /* sums take the place of slots */
     store_sums<PAD, WIDE, ROWS>(&memory, &sums);
     __syncthreads();
     const uint64_t unit = (uint64_t)blockIdx.z * gridDim.x + blockIdx.x, part = unit * gridDim.y;
@@ -422,7 +545,7 @@ static attention_cut cut_pass(const ingot_engine *e, uint64_t rows, bool is_prom
     cut.tile_tokens = is_prompt && group <= ENGINE_TILE ? (unsigned)(ENGINE_TILE / group) : 1;
     cut.tiles = (unsigned)ingot_ceil_div(rows, cut.tile_tokens);
     const uint64_t units = (uint64_t)cut.tiles * e->model.kv_heads * cut.chunks;
-    const uint64_t wanted = ingot_ceil_div(2 * (uint64_t)e->cuda->multiprocessors, units);
+    const uint64_t wanted = ingot_ceil_div(3 * (uint64_t)e->cuda->multiprocessors, units);
     cut.splits = (unsigned)ingot_min_u64(ingot_min_u64(wanted, ENGINE_SPLITS),
                                          ingot_ceil_div(e->capacity, ROUND));
     return cut;
@@ -485,9 +608,13 @@ ingot_status engine_attend(const ingot_engine *e, const engine_rows *rows,
     job.softcap = m->softcap;
     const uint64_t group = m->heads / m->kv_heads;
     const bool is_wide = ingot_min_u64(group, ENGINE_TILE) * cut.tile_tokens > 8;
+    const bool is_half = m->head_dim <= 64;
+    const size_t shared =
+        is_half ? (is_wide ? sizeof(block_memory<64, 16>) : sizeof(block_memory<64, 8>))
+                : (is_wide ? sizeof(block_memory<128, 16>) : sizeof(block_memory<128, 8>));
     const engine_shape shape = {dim3((unsigned)m->kv_heads * cut.chunks, cut.splits, cut.tiles),
-                                THREADS};
+                                THREADS, (unsigned)shared};
     return engine_launch(
-        e, m->head_dim <= 64 ? choose<64>(!is_prompt, is_wide) : choose<128>(!is_prompt, is_wide),
-        shape, job, true);
+        e, is_half ? choose<64>(!is_prompt, is_wide) : choose<128>(!is_prompt, is_wide), shape, job,
+        true);
 }

@@ -27,7 +27,7 @@ extern "C" {
 #define ENGINE_PIECE_BYTES  (UINT64_C(160) << 20) /* of a matrix in binary16 at once */
 #define ENGINE_HEAD_DIM     128u                  /* most */
 #define ENGINE_TILE         16u                   /* rows of queries that share keys in one tile */
-#define ENGINE_SPLITS       32u                   /* most parts of a context */
+#define ENGINE_SPLITS       48u                   /* most parts of a context */
 #define ENGINE_RING         64u  /* tokens on their way to the host, per sequence */
 #define ENGINE_BLOCKS       128u /* of the search over one row of logits, most */
 
@@ -127,22 +127,29 @@ struct ingot_engine {
 
 typedef struct engine_shape {
     dim3 grid;
-    unsigned threads;
+    unsigned threads, shared_bytes;
 } engine_shape;
 
 /* Launches a kernel whose only argument is `job`; chained to the one before. */
 template <typename T>
 static ingot_status engine_launch(const ingot_engine *e, void (*kernel)(T),
                                   const engine_shape &shape, const T &job, bool is_chained) {
+    if (shape.shared_bytes > 48 * 1024) {
+        INGOT_TRY(ingot_cuda_status(cudaFuncSetAttribute(
+            kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shape.shared_bytes)));
+    }
     cudaLaunchConfig_t config = {};
-    cudaLaunchAttribute attribute = {};
-    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attribute.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchAttribute attribute[2] = {};
+    attribute[0].id = cudaLaunchAttributePreferredSharedMemoryCarveout;
+    attribute[0].val.sharedMemCarveout = cuda_carveout(e->sequences);
+    attribute[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attribute[1].val.programmaticStreamSerializationAllowed = 1;
     config.gridDim = shape.grid;
     config.blockDim = dim3(shape.threads);
+    config.dynamicSmemBytes = shape.shared_bytes;
     config.stream = e->cuda->stream;
-    config.attrs = &attribute;
-    config.numAttrs = is_chained && e->is_chained ? 1 : 0;
+    config.attrs = attribute;
+    config.numAttrs = is_chained && e->is_chained ? 2 : 1;
     return ingot_cuda_status(cudaLaunchKernelEx(&config, kernel, job));
 }
 
@@ -205,12 +212,23 @@ ingot_status engine_sample(const ingot_engine *e, bool is_greedy, bool advances)
 
 #ifdef __CUDACC__
 
-/* Lets the next kernel of the stream start, and waits until the one before has ended. */
-__device__ static inline void engine_chain(void) {
+/* Waits until the kernel before has ended. */
+__device__ static inline void engine_wait(void) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
     asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
+}
+
+/* Lets the next kernel of the stream start. */
+__device__ static inline void engine_let_next_start(void) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+__device__ static inline void engine_chain(void) {
+    engine_let_next_start();
+    engine_wait();
 }
 
 __device__ static inline unsigned engine_position(const engine_rows &rows, unsigned row) {
@@ -227,46 +245,68 @@ __device__ static inline __half engine_half(float value) {
     return __float2half_rn(value > largest ? largest : value < -largest ? -largest : value);
 }
 
-/* The head at x[head_dim], as one warp makes it ready: bias, norm; into v[head_dim], which is the
- * warp's own shared memory.  Every lane must call; ends in step. */
+/* A head of projections as one warp makes it ready: read with its bias, then normalised into
+ * v[head_dim], which is the warp's own shared memory.  Every lane must call; ends in step. */
 typedef struct engine_head_shape {
     unsigned head_dim, rotary;
     float eps;
     bool is_plus_one;
 } engine_head_shape;
 
-__device__ static inline void engine_load_head(float *v, const float *x, const float *bias,
+#define ENGINE_HEAD_PARTS (ENGINE_HEAD_DIM / 32) /* of a head in a lane: d = lane + 32 i */
+
+__device__ static inline void engine_read_head(float (&part)[ENGINE_HEAD_PARTS], const float *x,
+                                               const float *bias, const engine_head_shape &shape) {
+    const unsigned lane = threadIdx.x % 32;
+#pragma unroll
+    for (unsigned i = 0; i < ENGINE_HEAD_PARTS; i++) {
+        const unsigned d = lane + 32 * i;
+        part[i] = d < shape.head_dim ? x[d] + (bias != nullptr ? bias[d] : 0.0f) : 0.0f;
+    }
+}
+
+__device__ static inline void engine_norm_head(float *v, const float (&part)[ENGINE_HEAD_PARTS],
                                                const float *norm, const engine_head_shape &shape) {
     const unsigned lane = threadIdx.x % 32;
-    float square = 0.0f;
-    __syncwarp();
-    for (unsigned d = lane; d < shape.head_dim; d += 32) {
-        const float value = x[d] + (bias != nullptr ? bias[d] : 0.0f);
-        square = fmaf(value, value, square);
-        v[d] = value;
-    }
+    float factor = 1.0f;
     if (norm != nullptr) {
+        float square = 0.0f;
+#pragma unroll
+        for (unsigned i = 0; i < ENGINE_HEAD_PARTS; i++) {
+            square = fmaf(part[i], part[i], square);
+        }
         for (int other = 16; other > 0; other /= 2) {
             square += __shfl_xor_sync(0xffffffffu, square, other);
         }
-        const float factor = 1.0f / sqrtf(square / (float)shape.head_dim + shape.eps);
-        for (unsigned d = lane; d < shape.head_dim; d += 32) {
-            v[d] *= factor * (norm[d] + (shape.is_plus_one ? 1.0f : 0.0f));
+        factor = 1.0f / sqrtf(square / (float)shape.head_dim + shape.eps);
+    }
+    __syncwarp();
+#pragma unroll
+    for (unsigned i = 0; i < ENGINE_HEAD_PARTS; i++) {
+        const unsigned d = lane + 32 * i;
+        if (d < shape.head_dim) {
+            v[d] = norm == nullptr
+                       ? part[i]
+                       : part[i] * factor * (norm[d] + (shape.is_plus_one ? 1.0f : 0.0f));
         }
     }
     __syncwarp();
 }
 
-/* Feature d of the head after rotation. */
-__device__ static inline float engine_rotated(const float *v, const float2 *angles, unsigned d,
+/* Feature d of the head after rotation by `angle`, which is engine_angle of d. */
+__device__ static inline float engine_rotated(const float *v, const float2 &angle, unsigned d,
                                               unsigned rotary) {
     const unsigned middle = rotary / 2;
     if (d >= rotary) {
         return v[d];
     }
-    const float2 angle = angles[d < middle ? d : d - middle];
     return d < middle ? v[d] * angle.x - v[d + middle] * angle.y
                       : v[d] * angle.x + v[d - middle] * angle.y;
+}
+
+__device__ static inline float2 engine_angle(const float2 *angles, unsigned d, unsigned rotary) {
+    const unsigned middle = rotary / 2;
+    return d < rotary ? angles[d < middle ? d : d - middle] : make_float2(1.0f, 0.0f);
 }
 
 #endif

@@ -18,10 +18,10 @@ typedef struct embed_job {
     float scale, rotary_scale;
 } embed_job;
 
-/* A block per row. */
+/* A block per row.  The first kernel of a pass: it waits for everything before it, and no other
+ * starts before it has ended, so that these may read ids, lengths and older keys at once. */
 template <int KIND>
 __global__ __launch_bounds__(THREADS) static void engine_embed_kernel(const embed_job job) {
-    engine_chain();
     const uint64_t row = blockIdx.x, id = job.rows.ids[row];
     float *x = job.x + row * job.table.cols;
     const double position = engine_position(job.rows, (unsigned)row);
@@ -162,9 +162,11 @@ __global__ __launch_bounds__(THREADS) static void engine_heads_kernel(const head
     if (position >= job.rows.capacity) {
         return;
     }
-    float *v = scratch[warp];
-    engine_load_head(v, job.from.x[which] + row * job.from.stride[which] + (uint64_t)own * dim,
+    float *v = scratch[warp], part[ENGINE_HEAD_PARTS];
+    engine_read_head(part, job.from.x[which] + row * job.from.stride[which] + (uint64_t)own * dim,
                      job.from.bias != nullptr ? job.from.bias + (uint64_t)head * dim : nullptr,
+                     job.shape);
+    engine_norm_head(v, part,
                      which == 0   ? job.from.norm_q
                      : which == 1 ? job.from.norm_k
                                   : nullptr,
@@ -176,7 +178,8 @@ __global__ __launch_bounds__(THREADS) static void engine_heads_kernel(const head
                               : job.v + at;
     const float2 *angles = job.angles + (uint64_t)row * (rotary / 2);
     for (unsigned d = lane; d < dim; d += 32) {
-        to[d] = engine_half(which == 2 ? v[d] : engine_rotated(v, angles, d, rotary));
+        to[d] = engine_half(
+            which == 2 ? v[d] : engine_rotated(v, engine_angle(angles, d, rotary), d, rotary));
     }
 }
 
