@@ -15,7 +15,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define COPY_BYTES    (UINT64_C(1) << 30)
 #define UPLOAD_BYTES  (UINT64_C(256) << 20)
 #define DIGEST_BYTES  (UINT64_C(64) << 20) /* a thread's */
 #define DIGEST_PIECE  (UINT64_C(1) << 20)  /* as containers have them */
@@ -188,40 +187,27 @@ typedef struct transfer {
     void *to, *from;
 } transfer;
 
-static ingot_status copy_call(void *context) {
-    const transfer *t = context;
-    for (int i = 0; i < 8; i++) { /* so that the wait does not count */
-        INGOT_TRY(t->backend->ops->copy(t->backend->context, t->to, t->from, COPY_BYTES));
-    }
-    return INGOT_OK;
-}
-
 static ingot_status upload_call(void *context) {
     const transfer *t = context;
     return t->backend->ops->upload(t->backend->context, t->to, t->from, UPLOAD_BYTES);
 }
 
-/* Bytes a second that a copy on the device reads and writes together, and that come from pinned
- * host memory. */
+/* Bytes a second that the device's memory delivers, and that come from pinned host memory. */
 static ingot_status measure_transfers(const subject *s, unsigned runs, double *memory,
                                       double *bus) {
     const ingot_backend_ops *ops = s->backend.ops;
     void *context = s->backend.context;
-    transfer device = {.backend = &s->backend}, host = {.backend = &s->backend};
+    transfer host = {.backend = &s->backend};
     double seconds;
+    INGOT_TRY(ops->measure_read(context, memory));
     ingot_status status = INGOT_OK;
-    INGOT_GO(ops->alloc(context, &device.to, COPY_BYTES));
-    INGOT_GO(ops->alloc(context, &device.from, COPY_BYTES));
+    INGOT_GO(ops->alloc(context, &host.to, UPLOAD_BYTES));
     INGOT_GO(ops->host_alloc(context, &host.from, UPLOAD_BYTES));
-    host.to = device.from;
     memset(host.from, 0x5a, UPLOAD_BYTES);
     INGOT_GO(shortest(s, runs + 2, upload_call, &host, &seconds));
     *bus = (double)UPLOAD_BYTES / seconds;
-    INGOT_GO(shortest(s, runs + 2, copy_call, &device, &seconds));
-    *memory = 8 * 2 * (double)COPY_BYTES / seconds;
 done:
-    ops->release(context, device.to);
-    ops->release(context, device.from);
+    ops->release(context, host.to);
     ops->host_release(context, host.from);
     return status;
 }
