@@ -17,8 +17,9 @@
 #define DEPTH_MAX 64
 #define REMEDY    "correct or restore the file"
 
-/* INGOT_OK if no array or object is nested deeper than DEPTH_MAX. */
-static ingot_status check_depth(const char *bytes, uint64_t size, const char *file,
+/* INGOT_OK if no array or object is nested deeper than DEPTH_MAX, and there is no NUL byte: behind
+ * a number jansson passes over one. */
+static ingot_status check_text(const char *bytes, uint64_t size, const char *file,
                                 ingot_error *error) {
     unsigned depth = 0;
     unsigned line = 1;
@@ -27,6 +28,10 @@ static ingot_status check_depth(const char *bytes, uint64_t size, const char *fi
         const char c = bytes[i];
         if (c == '\n') {
             line++;
+        }
+        if (c == '\0') {
+            return ingot_error_set(error, INGOT_ERR_INPUT, file, NULL, REMEDY,
+                                   "line %u: a NUL byte is not part of JSON", line);
         }
         if (is_string) {
             if (c == '\\') {
@@ -86,7 +91,7 @@ static bool load(json_t **out, const char *bytes, uint64_t size, json_error_t *d
 ingot_status ingot_json_parse(json_t **out, const char *bytes, uint64_t size, const char *file,
                               ingot_error *error) {
     *out = NULL;
-    INGOT_TRY(check_depth(bytes, size, file, error));
+    INGOT_TRY(check_text(bytes, size, file, error));
     watch_allocations();
     json_error_t detail;
     if (!load(out, bytes, size, &detail)) {

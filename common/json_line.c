@@ -45,11 +45,11 @@ static void skip_value(scanner *s) {
             s->at++;
         } else if (depth > 0 && (*s->at == ',' || *s->at == ':')) {
             s->at++;
-        } else { /* a number or a word */
-            while (s->at < s->end && strchr(",:]}", *s->at) == NULL &&
-                   !isspace((unsigned char)*s->at)) {
+        } else { /* a number or a word: one byte at least, whatever it is */
+            do {
                 s->at++;
-            }
+            } while (s->at < s->end && strchr(",:]}", *s->at) == NULL &&
+                     !isspace((unsigned char)*s->at));
         }
     } while (depth > 0);
 }

@@ -99,6 +99,15 @@ static void test_refused(void) {
     }
 }
 
+/* jansson passes over a NUL byte behind a number. */
+static void test_nul_byte(void) {
+    static const char text[] = "{\"a\":\n1\0}";
+    json_t *value = NULL;
+    CU_ASSERT(ingot_json_parse(&value, text, sizeof text - 1, "f.json", &error) == INGOT_ERR_INPUT);
+    CU_ASSERT_PTR_NULL(value);
+    CU_ASSERT_PTR_NOT_NULL(strstr(error.reason, "line 2: a NUL byte"));
+}
+
 static void test_depth(void) {
     enum { limit = 64 };
     static char text[3 * 100000];
@@ -225,6 +234,7 @@ static void test_read(void) {
 int main(void) {
     const CU_TestInfo tests[] = {
         {"refused", test_refused},
+        {"nul byte", test_nul_byte},
         {"depth", test_depth},
         {"members", test_members},
         {"keys", test_keys},

@@ -108,6 +108,7 @@ def metas():
     deep, deeper = (b"[" * n + b"]" * n for n in (63, 64))
     return [("meta-no-json", "E_META", b"no JSON"), ("meta-empty", "E_META", b""),
             ("meta-list", "E_META", b"[1]"), ("meta-nul", "E_META", b'{"a":"\\u0000"}'),
+            ("meta-nul-byte", "E_META", b'{"a":1\0}'),
             ("meta-surrogate", "E_META", b'{"a":"\\ud800"}'),
             ("meta-key-twice", "E_META", b'{"a":1,"a":2}'),
             ("meta-deeper", "E_META", b'{"a":' + deeper + b"}"),
