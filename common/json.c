@@ -20,7 +20,7 @@
 /* INGOT_OK if no array or object is nested deeper than DEPTH_MAX, and there is no NUL byte: behind
  * a number jansson passes over one. */
 static ingot_status check_text(const char *bytes, uint64_t size, const char *file,
-                                ingot_error *error) {
+                               ingot_error *error) {
     unsigned depth = 0;
     unsigned line = 1;
     bool is_string = false;
