@@ -99,8 +99,8 @@ ingot_status ingot_block_forward_part(const ingot_model *model, const ingot_back
                                       ingot_workspace *workspace, ingot_input_hook hook,
                                       void *hook_context) INGOT_MUST_CHECK;
 
-/* ingot_block_forward for any number of sequences without a cache: as many per call as the workspace holds, in
- * order.  The hook is called once per call, for its tokens. */
+/* ingot_block_forward for any number of sequences without a cache: as many per call as the
+ * workspace holds, in order.  The hook is called once per call, for its tokens. */
 ingot_status ingot_block_forward_batch(const ingot_model *model, const ingot_backend *backend,
                                        const ingot_block *block, float *x, uint64_t sequences,
                                        uint64_t q_len, ingot_workspace *workspace,

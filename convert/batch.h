@@ -25,11 +25,11 @@ typedef struct ingot_batch {
     ingot_states prefix;      /* on the quantized prefix */
     ingot_states exact;       /* in the full-precision model */
     ingot_streams streams;
-    bool is_halfway; /* the states are those between the halves of a block */
-    float *scratch;  /* [chunk][length][hidden], device */
-    float *aside[INGOT_INPUT_COUNT];          /* [chunk][length][width], device: inputs of the exact
-                                                 states, in turn all the same memory; NULL without
-                                                 these */
+    bool is_halfway;                 /* the states are those between the halves of a block */
+    float *scratch;                  /* [chunk][length][hidden], device */
+    float *aside[INGOT_INPUT_COUNT]; /* [chunk][length][width], device: inputs of the exact
+                                        states, in turn all the same memory; NULL without
+                                        these */
     float *aside_residual[INGOT_INPUT_COUNT]; /* [chunk][length][hidden]: the residual stream at
                                                  the inputs of o and down */
     float *aside_output;                      /* [chunk][length][hidden]: for what is made of an
@@ -37,8 +37,9 @@ typedef struct ingot_batch {
     ingot_workspace *workspace;
 } ingot_batch;
 
-/* Embeds the windows of the job for all streams.  reserve_bytes of device memory are left free for the work on a block: states move to the host and forward calls shrink until it
- * fits.  arena (host) holds the embedding table meanwhile and may be reset afterwards. */
+/* Embeds the windows of the job for all streams.  reserve_bytes of device memory are left free for
+ * the work on a block: states move to the host and forward calls shrink until it fits.  arena
+ * (host) holds the embedding table meanwhile and may be reset afterwards. */
 ingot_status ingot_batch_create(ingot_batch *out, const ingot_loop_job *job, uint64_t judges,
                                 ingot_streams streams, uint64_t reserve_bytes, ingot_arena *arena,
                                 ingot_error *error) INGOT_MUST_CHECK;
@@ -50,8 +51,8 @@ void ingot_batch_destroy(ingot_batch *batch, const ingot_backend *backend);
 typedef struct ingot_batch_use {
     ingot_input_hook hook; /* not NULL: sees the inputs; the output is dropped */
     void *hook_context;
-    float *output; /* not NULL: [end - first][length][hidden], device, takes the output */
-    bool is_exact; /* of the exact states instead of the prefix's */
+    float *output;         /* not NULL: [end - first][length][hidden], device, takes the output */
+    bool is_exact;         /* of the exact states instead of the prefix's */
     ingot_block_part part; /* INGOT_BLOCK_WHOLE: what is left of the block */
     bool stops;            /* with a hook: the block is not run beyond input `last` */
     ingot_input last;

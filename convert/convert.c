@@ -377,12 +377,6 @@ static ingot_status make_forecast(ingot_forecast *out, const session *s,
     return INGOT_OK;
 }
 
-static void set(json_t *object, const char *key, json_t *value) {
-    if (json_object_set_new(object, key, value) != 0) {
-        (void)json_object_set_new(object, key, json_null());
-    }
-}
-
 /* The quantized tensors and what each step gained; NULL when out of memory. */
 static json_t *tensors_json(const session *s) {
     json_t *list = json_array();
@@ -393,15 +387,15 @@ static json_t *tensors_json(const session *s) {
             continue;
         }
         json_t *tensor = json_object();
-        set(tensor, "name", json_string(s->plan.tensors[i].name));
-        set(tensor, "method", json_string(ingot_method_name(ledger->method)));
-        set(tensor, "bits", json_integer(s->plan.specs[i].bits));
-        set(tensor, "output_error_rtn", ingot_json_number(ledger->output_error_rtn));
-        set(tensor, "output_error", ingot_json_number(ledger->output_error));
-        set(tensor, "correction_share", ingot_json_number(steps->share));
-        set(tensor, "correction_gain", ingot_json_number(steps->gain));
-        set(tensor, "gptq", ingot_json_number(steps->gptq));
-        set(tensor, "polish", ingot_json_number(steps->polished));
+        ingot_json_put(tensor, "name", json_string(s->plan.tensors[i].name));
+        ingot_json_put(tensor, "method", json_string(ingot_method_name(ledger->method)));
+        ingot_json_put(tensor, "bits", json_integer(s->plan.specs[i].bits));
+        ingot_json_put(tensor, "output_error_rtn", ingot_json_number(ledger->output_error_rtn));
+        ingot_json_put(tensor, "output_error", ingot_json_number(ledger->output_error));
+        ingot_json_put(tensor, "correction_share", ingot_json_number(steps->share));
+        ingot_json_put(tensor, "correction_gain", ingot_json_number(steps->gain));
+        ingot_json_put(tensor, "gptq", ingot_json_number(steps->gptq));
+        ingot_json_put(tensor, "polish", ingot_json_number(steps->polished));
         (void)json_array_append_new(list, tensor);
     }
     return list;
@@ -670,138 +664,4 @@ ingot_status ingot_convert_plan(ingot_forecast *out, json_t **json, ingot_conver
 done:
     release(&s);
     return status;
-}
-
-/* ---- the tool ------------------------------------------------------------------------------- */
-
-static json_t *digest_or_null(const uint8_t digest[16], bool is_known) {
-    char text[33];
-    ingot_digest_hex(text, digest);
-    return is_known ? json_string(text) : json_null();
-}
-
-/* Per block what its tuning came to. */
-static json_t *tunings_json(const ingot_convert_result *r) {
-    json_t *array = json_array();
-    for (uint64_t i = 0; i < r->tuning_count; i++) {
-        json_t *block = json_object();
-        set(block, "before", ingot_json_number(r->tunings[i].before));
-        set(block, "after", ingot_json_number(r->tunings[i].after));
-        set(block, "steps", json_integer((json_int_t)r->tunings[i].step));
-        set(block, "kld_before", ingot_json_number(r->tunings[i].divergence[1]));
-        set(block, "kld_after", ingot_json_number(r->tunings[i].divergence[0]));
-        (void)json_array_append_new(array, block);
-    }
-    return array;
-}
-
-static json_t *distillation_json(const ingot_distill_result *r) {
-    json_t *object = json_object();
-    set(object, "before", ingot_json_number(r->before));
-    set(object, "after", ingot_json_number(r->after));
-    set(object, "steps", json_integer((json_int_t)r->step));
-    return object;
-}
-
-static void print_json(const ingot_convert_options *o, const ingot_convert_result *r,
-                       const ingot_error *error) {
-    json_t *object = json_object(), *phases = json_object();
-    const bool is_good = error->status == INGOT_OK;
-    char text[2200];
-    for (unsigned i = 0; i < INGOT_PHASE_COUNT; i++) {
-        set(phases, ingot_phase_name((ingot_phase)i), ingot_json_number(r->phase_seconds[i]));
-    }
-    ingot_error_format(error, text, sizeof text);
-    const char *output = r->is_written ? r->path : o->output;
-    set(object, "output", output != NULL ? json_string(output) : json_null());
-    set(object, "bytes", is_good ? json_integer((json_int_t)r->bytes) : json_null());
-    set(object, "source_bytes",
-        r->source_bytes != 0 ? json_integer((json_int_t)r->source_bytes) : json_null());
-    set(object, "seconds", ingot_json_number(r->seconds));
-    set(object, "phases", phases);
-    set(object, "peak_host_bytes", json_integer((json_int_t)ingot_memory_peak_bytes()));
-    set(object, "peak_device_bytes", json_integer((json_int_t)r->peak_device_bytes));
-    set(object, "bits_per_weight", ingot_json_number(r->bits_per_weight));
-    set(object, "fallbacks", r->is_written ? json_integer((json_int_t)r->fallbacks) : json_null());
-    set(object, "tensors", r->tensors != NULL ? json_incref(r->tensors) : json_null());
-    set(object, "plan", r->forecast != NULL ? json_incref(r->forecast) : json_null());
-    set(object, "tuning", r->is_written && r->tuning_count != 0 ? tunings_json(r) : json_null());
-    set(object, "distillation",
-        r->is_written && r->distillation.has_run ? distillation_json(&r->distillation)
-                                                 : json_null());
-    set(object, "root", digest_or_null(r->root, r->is_written));
-    set(object, "content_id", digest_or_null(r->content_id, r->is_written));
-    set(object, "error", is_good ? json_null() : json_string(ingot_status_code(error->status)));
-    set(object, "message", is_good ? json_null() : json_string(text));
-    if (!ingot_json_print(object, stdout) || fflush(stdout) != 0) {
-        (void)fprintf(stderr, "%s: warning: the report could not be written\n",
-                      ingot_convert_spec.tool);
-    }
-    json_decref(object);
-}
-
-static void print_text(const ingot_convert_result *r) {
-    char size[32], before[32], time[32], peak[32];
-    ingot_format_bytes(size, sizeof size, (double)r->bytes);
-    ingot_format_bytes(before, sizeof before, (double)r->source_bytes);
-    ingot_format_bytes(peak, sizeof peak, (double)ingot_memory_peak_bytes());
-    ingot_format_seconds(time, sizeof time, r->seconds);
-    printf("%s: %s from %s of weights, %.3f bits per quantized weight, %s, peak memory %s\n",
-           r->path, size, before, r->bits_per_weight, time, peak);
-    double start = 0, kept = 0;
-    for (uint64_t i = 0; i < r->tuning_count; i++) {
-        start += r->tunings[i].before;
-        kept += r->tunings[i].after;
-    }
-    if (start > 0) {
-        printf("tuning took %.0f %% of the blocks' squared error on held-out windows away\n",
-               100 * (1 - kept / start));
-    }
-    if (r->distillation.has_run) {
-        printf("distillation took the divergence on held-out windows from %.4f to %.4f\n",
-               r->distillation.before, r->distillation.after);
-    }
-    if (r->fallbacks != 0) {
-        printf("%llu tensors fell back; the ledger says why\n", (unsigned long long)r->fallbacks);
-    }
-}
-
-int ingot_convert_tool(int argc, char **argv) {
-    ingot_convert_options options = {0};
-    ingot_convert_result result = {.bits_per_weight = NAN};
-    ingot_error error = {0};
-    ingot_recipe_init(&options.recipe);
-    for (int i = 1; i < argc; i++) { /* wrong usage is reported as JSON as well */
-        options.as_json = options.as_json || strcmp(argv[i], "--json") == 0;
-    }
-    const ingot_cli_outcome outcome =
-        ingot_cli_parse(&ingot_convert_spec, argc, argv, ingot_convert_option, &options,
-                        &options.model_dir, &error);
-    if (outcome == INGOT_CLI_EXIT) {
-        return 0;
-    }
-    if (outcome == INGOT_CLI_USAGE) {
-        error.status = error.status == INGOT_OK ? INGOT_ERR_USAGE : error.status;
-        if (options.as_json) {
-            print_json(&options, &result, &error);
-        }
-        return 2;
-    }
-    ingot_interrupt_install();
-    const ingot_status status = ingot_convert_run(&result, &options, &error);
-    ingot_recipe_free(&options.recipe);
-    if (status != INGOT_OK && error.status != status) {
-        (void)ingot_error_set(&error, status, options.model_dir, NULL, NULL, "%s",
-                              ingot_status_text(status));
-    }
-    if (options.as_json) {
-        print_json(&options, &result, &error);
-    }
-    json_decref(result.tensors);
-    json_decref(result.forecast);
-    if (status == INGOT_OK && !options.as_json && !options.is_dry_run) {
-        print_text(&result);
-    }
-    ingot_free(result.tunings);
-    return status == INGOT_OK ? 0 : ingot_cli_report(ingot_convert_spec.tool, &error);
 }

@@ -30,8 +30,8 @@ typedef struct ingot_loop {
     uint64_t judges; /* windows at the end that are held out of the statistics */
     const ingot_backend_ops *ops;
     void *context;
-    ingot_loop_memory block;  /* lifetime: a block */
-    ingot_arena *statistics; /* device, of inputs: a block, or a collection where one follows another */
+    ingot_loop_memory block; /* lifetime: a block */
+    ingot_arena *statistics; /* device, of inputs: a block, or one collection after another */
     ingot_loop_memory
         tensors[2];       /* lifetime: a tensor; the one before may still be on its way out */
     unsigned turn;        /* which of the two is in use */

@@ -41,8 +41,8 @@ ingot_status ingot_team_sum(const ingot_rank *rank, float *values, uint64_t coun
 ingot_status ingot_team_sum_host(const ingot_rank *rank, double *values,
                                  uint64_t count) INGOT_MUST_CHECK;
 
-/* Rows first .. first + count - 1 of a matrix are this rank's to quantize; false: all of them, since
- * they are too few to be shared. */
+/* Rows first .. first + count - 1 of a matrix are this rank's to quantize; false: all of them,
+ * since they are too few to be shared. */
 bool ingot_team_rows(uint64_t *first, uint64_t *count, const ingot_rank *rank, uint64_t rows);
 /* *whole = all rows of a matrix of which each rank has packed its own (device memory, without
  * outliers), in memory from rank 0's arena (host), for every rank; it stays for as long as that

@@ -21,7 +21,8 @@ sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanit
 export INGOT_TEST_SMALL=1
 
 for tool in memcheck racecheck initcheck; do
-    for program in "$build"/tests/test_kernels "$build"/tests/test_linear "$build"/tests/test_tuning \
+    for program in "$build"/tests/test_backend "$build"/tests/test_kernels \
+        "$build"/tests/test_linear "$build"/tests/test_tuning \
         "$build"/tests/test_backward "$build"/tests/test_cuda_*; do
         case $program in *.d) continue ;; esac
         name=$tool-$(basename "$program")

@@ -71,8 +71,8 @@ typedef struct cuda_half_copy {
  * statistics read the same input.  Valid until the next call. */
 ingot_status cuda_half_of(ingot_cuda *cuda, cuda_half_copy *out, const float *x, uint64_t m,
                           uint64_t n);
-/* values[m][n rounded up to a multiple of 8] = the same of another input, or of x - minus where that
- * is not NULL, for products of two: not kept.  Its factor is scalars->unscale_aside. */
+/* values[m][n rounded up to a multiple of 8] = the same of another input, or of x - minus where
+ * that is not NULL, for products of two: not kept.  Its factor is scalars->unscale_aside. */
 ingot_status cuda_half_aside(const ingot_cuda *cuda, __half *values, const float *x,
                              const float *minus, uint64_t m, uint64_t n);
 /* To be called by every operation that writes device memory: forgets a copy of that range. */

@@ -1,5 +1,5 @@
-/* Statistics of a layer's inputs: the lower triangle of x^T x, sums of magnitudes, the rows that had
- * to be left out, and products of drift with the inputs.
+/* Statistics of a layer's inputs: the lower triangle of x^T x, sums of magnitudes, the rows that
+ * had to be left out, and products of drift with the inputs.
  *
  * The triangle is made of panels, GEMMs of block columns on the binary16 copy that the layer's
  * products share (half.cu), FP32 sums.  What lies above the diagonal in a panel's first rows is

@@ -9,25 +9,25 @@
 
 #define THREADS 256
 #define WARPS   8
-#define BLOCK   128 /* columns whose codes are visited between two updates of all */
-#define EACH    4   /* columns of a lane */
+#define BLOCK   128  /* columns whose codes are visited between two updates of all */
+#define EACH    4    /* columns of a lane */
 #define SPAN    1024 /* columns whose changes move those of all others together, about */
 
 typedef struct polish_job {
     uint8_t *codes; /* [rows][n] */
     float *scales;
     uint8_t *zeros;
-    const uint64_t *row_ptr;   /* of outliers; NULL: none */
-    const uint8_t *skip;       /* [rows][n], nonzero: an outlier; NULL: none */
+    const uint64_t *row_ptr;      /* of outliers; NULL: none */
+    const uint8_t *skip;          /* [rows][n], nonzero: an outlier; NULL: none */
     const float *gram, *gram_low; /* [n][n], damped: the sum of both */
-    const float *group_sum;    /* [n]: gram summed over the columns of the own group; NULL: zero
-                                  points are not stored */
-    const double *group_total; /* [groups] */
-    float *r;                  /* [rows][n]: E H */
-    float *steps, *product;    /* [rows][group]: c and c H_gg */
-    float *change, *change_low; /* [rows][span]: of stored values, from column span_at on */
+    const float *group_sum;       /* [n]: gram summed over the columns of the own group; NULL: zero
+                                     points are not stored */
+    const double *group_total;    /* [groups] */
+    float *r;                     /* [rows][n]: E H */
+    float *steps, *product;       /* [rows][group]: c and c H_gg */
+    float *change, *change_low;   /* [rows][span]: of stored values, from column span_at on */
     uint64_t rows, n, group_size, groups, group;
-    uint64_t at, count;            /* columns at hand */
+    uint64_t at, count;               /* columns at hand */
     uint64_t span, span_at, span_end; /* of them are the last ones of which r knows */
     unsigned bits;
     ingot_dtype scale_dtype;
@@ -217,8 +217,8 @@ __global__ __launch_bounds__(WARPS * 32) void descend_kernel(const polish_job jo
             const int col = k * 32 + lane;
             if (col < count) {
                 job.codes[row * job.n + job.at + col] = (uint8_t)(c[k] + zero);
-                store_split(job.change, job.change_low,
-                            row * job.span + job.at - job.span_at + col, scale * c[k] - old[k]);
+                store_split(job.change, job.change_low, row * job.span + job.at - job.span_at + col,
+                            scale * c[k] - old[k]);
             }
         }
         if (IS_GROUP && lane == 0) {
@@ -241,10 +241,10 @@ static ingot_status multiply_tf32(const ingot_cuda *cuda, float *c, uint64_t c_s
                                   const float *a, uint64_t a_stride, const float *b,
                                   uint64_t b_stride, uint64_t rows, uint64_t k, uint64_t n,
                                   float beta) {
-    return ingot_cublas_status(cublasGemmEx(
-        cuda->blas, CUBLAS_OP_N, CUBLAS_OP_N, (int)n, (int)rows, (int)k, &alpha, b, CUDA_R_32F,
-        (int)b_stride, a, CUDA_R_32F, (int)a_stride, &beta, c, CUDA_R_32F, (int)c_stride,
-        CUBLAS_COMPUTE_32F_FAST_TF32, CUBLAS_GEMM_DEFAULT));
+    return ingot_cublas_status(
+        cublasGemmEx(cuda->blas, CUBLAS_OP_N, CUBLAS_OP_N, (int)n, (int)rows, (int)k, &alpha, b,
+                     CUDA_R_32F, (int)b_stride, a, CUDA_R_32F, (int)a_stride, &beta, c, CUDA_R_32F,
+                     (int)c_stride, CUBLAS_COMPUTE_32F_FAST_TF32, CUBLAS_GEMM_DEFAULT));
 }
 
 /* c[rows][n] = beta c + alpha a[rows][k] b[k][n], row-major; the smallest terms first */
@@ -300,8 +300,8 @@ static ingot_status take_group(const ingot_cuda *cuda, polish_job job, uint64_t 
         job);
     INGOT_TRY(ingot_cuda_launched());
     const split steps = {job.steps, nullptr, job.group_size}; /* integers */
-    INGOT_TRY(multiply(cuda, job.product, job.group_size, 1.0f, steps, gram_at(&job, job.at, job.at),
-                       job.rows, job.count, job.count, 0.0f));
+    INGOT_TRY(multiply(cuda, job.product, job.group_size, 1.0f, steps,
+                       gram_at(&job, job.at, job.at), job.rows, job.count, job.count, 0.0f));
     if (job.count <= BLOCK) {
         return descend(cuda, &job, true);
     }
@@ -394,8 +394,8 @@ static ingot_status sum_groups(const ingot_cuda *cuda, polish_job *job, const fl
 static ingot_status prepare(const ingot_cuda *cuda, polish_job *job, float *gram, float *low,
                             float *sums, double *totals, const float *importance) {
     const uint64_t n = job->n;
-    damp_kernel<<<(unsigned)ingot_ceil_div(n, THREADS), THREADS, 0, cuda->stream>>>(
-        gram, importance, n);
+    damp_kernel<<<(unsigned)ingot_ceil_div(n, THREADS), THREADS, 0, cuda->stream>>>(gram,
+                                                                                    importance, n);
     INGOT_TRY(ingot_cuda_launched());
     if (sums != nullptr) {
         INGOT_TRY(sum_groups(cuda, job, gram, sums, totals));

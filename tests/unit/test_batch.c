@@ -101,6 +101,22 @@ static void unload(loaded *l, const ingot_backend *b) {
     tiny_destroy(l->tiny);
 }
 
+/* The judge alone: its output is taken, its states stay, the exact ones advance. */
+static void check_judge(ingot_batch *batch, const ingot_loop_job *job, const ingot_block *block,
+                        states_of kept, states_of exact, ingot_arena *device) {
+    const ingot_backend *b = job->backend;
+    const uint64_t hidden = job->model->hidden;
+    float *judged = NULL, *target = NULL;
+    CU_ASSERT_FATAL(ingot_arena_array(device, (void **)&judged, LENGTH, hidden * 4) == 0);
+    const ingot_batch_use take = {.output = judged};
+    CU_ASSERT(ingot_batch_run(batch, job, block, WINDOWS - 1, WINDOWS, &take, NULL) == 0);
+    check_states(b, judged, kept, WINDOWS - 1, WINDOWS, hidden);
+    const ingot_batch_use go_on = {.is_exact = true};
+    CU_ASSERT(ingot_batch_run(batch, job, block, WINDOWS - 1, WINDOWS, &go_on, NULL) == 0);
+    CU_ASSERT(ingot_batch_exact(&target, batch, job, 1, WINDOWS, device) == INGOT_OK);
+    check_states(b, target, exact, 1, WINDOWS, hidden);
+}
+
 /* Two blocks of a model whose prefix is another model's first block. */
 static void streams_on(const ingot_backend *b, ingot_streams streams) {
     ingot_arena *arena, *device;
@@ -165,16 +181,7 @@ static void streams_on(const ingot_backend *b, ingot_streams streams) {
         for (unsigned i = 0; i < INGOT_INPUT_COUNT; i++) {
             CU_ASSERT(e->seen[i] == ((use.wanted & 1u << i) != 0 ? TOKENS - LENGTH : 0));
         }
-        /* the judge alone: its output is taken, its states stay, the exact ones advance */
-        float *judged = NULL, *target = NULL;
-        CU_ASSERT_FATAL(ingot_arena_array(device, (void **)&judged, LENGTH, hidden * 4) == 0);
-        const ingot_batch_use take = {.output = judged};
-        CU_ASSERT(ingot_batch_run(&batch, &job, block, WINDOWS - 1, WINDOWS, &take, NULL) == 0);
-        check_states(b, judged, *kept, WINDOWS - 1, WINDOWS, hidden);
-        const ingot_batch_use go_on = {.is_exact = true};
-        CU_ASSERT(ingot_batch_run(&batch, &job, block, WINDOWS - 1, WINDOWS, &go_on, NULL) == 0);
-        CU_ASSERT(ingot_batch_exact(&target, &batch, &job, 1, WINDOWS, device) == INGOT_OK);
-        check_states(b, target, *exact, 1, WINDOWS, hidden);
+        check_judge(&batch, &job, block, *kept, *exact, device);
         advance(other.tiny, layer, *prefix, e->prefix);
         CU_ASSERT(ingot_batch_run(&batch, &job, &other.block[layer], 0, WINDOWS,
                                   &(ingot_batch_use){0}, NULL) == INGOT_OK);

@@ -126,9 +126,10 @@ static void check_ledger(const expectation *e) {
         if (t->kind != INGOT_GROUPED) {
             continue;
         }
-        const bool is_first = strstr(t->name, "layers.0.") != NULL &&
-                              (strstr(t->name, "q_proj") != NULL ||
-                               strstr(t->name, "k_proj") != NULL || strstr(t->name, "v_proj") != NULL);
+        const bool is_first =
+            strstr(t->name, "layers.0.") != NULL &&
+            (strstr(t->name, "q_proj") != NULL || strstr(t->name, "k_proj") != NULL ||
+             strstr(t->name, "v_proj") != NULL);
         const uint64_t expected = e->tokens - (is_first ? e->alone : e->behind);
         if (ledger.tokens_seen != expected) {
             printf("\n    %s saw %llu tokens, not %llu", t->name,
@@ -158,8 +159,8 @@ static void test_dropped(void) {
     const char *const paths[] = {text_path};
     CU_ASSERT_FATAL(ingot_text_load(&text, paths, 1, model.tokenizer, model.model.vocab, &error) ==
                     INGOT_OK);
-    CU_ASSERT_FATAL(ingot_windows_calibration(&windows, &text, SAMPLES, LENGTH, text_path,
-                                              &error) == INGOT_OK);
+    CU_ASSERT_FATAL(
+        ingot_windows_calibration(&windows, &text, SAMPLES, LENGTH, text_path, &error) == INGOT_OK);
     const uint32_t token = choose_token(&windows);
     const expectation e = expect(&windows, token);
     CU_ASSERT(windows.count == SAMPLES && e.alone < e.behind && e.behind < e.tokens);

@@ -233,8 +233,7 @@ static void check_attention_special(ingot_attention s) {
     const attention_case c = {q, k, v, s};
     const uint64_t key = input_below(s.kv_len), sequence = input_below(s.sequences);
     const uint64_t kv_head = input_below(s.kv_heads), place = input_below(s.head_dim);
-    const uint64_t at =
-        (sequence * s.kv_stride + key) * kv_width + kv_head * s.head_dim + place;
+    const uint64_t at = (sequence * s.kv_stride + key) * kv_width + kv_head * s.head_dim + place;
     const float old_k = k[at], old_v = v[at];
     for (unsigned d = 0; d < DEVICES; d++) {
         for (unsigned which = 0; devices[d].is_open && which < 3; which++) {
@@ -704,115 +703,10 @@ static void test_divergence(void) {
     report_share();
 }
 
-/* ---- memory and views -------------------------------------------------------------------------
- */
-
-static void check_memory(const ingot_backend *b) {
-    const ingot_backend_ops *ops = b->ops;
-    const uint64_t bytes = 4 * input_size(300);
-    float *host = input_floats(bytes / 4, 1.0), *got = malloc(bytes);
-    void *pinned = NULL;
-    CU_ASSERT_FATAL(ops->host_alloc(b->context, &pinned, bytes) == INGOT_OK);
-    void *from = device_put(b, host, bytes), *to = device_put(b, NULL, bytes);
-    CU_ASSERT(ops->copy(b->context, to, from, bytes) == INGOT_OK);
-    CU_ASSERT(ops->zero(b->context, from, bytes) == INGOT_OK);
-    CU_ASSERT(ops->download(b->context, pinned, to, bytes) == INGOT_OK);
-    CU_ASSERT(ops->wait(b->context) == INGOT_OK);
-    CU_ASSERT(memcmp(pinned, host, bytes) == 0);
-    device_take(b, got, to, bytes);
-    CU_ASSERT(memcmp(got, host, bytes) == 0);
-    device_take(b, got, from, bytes);
-    memset(host, 0, bytes);
-    CU_ASSERT(memcmp(got, host, bytes) == 0);
-    CU_ASSERT(b->has_own_memory == (ops->peak_bytes(b->context) != 0));
-    CU_ASSERT(b->batch_tokens > 0 && b->path[0] != '\0');
-    ops->host_release(b->context, pinned);
-    free(host);
-    free(got);
-}
-
-/* A view that went to the device and came back has the same weights. */
-static void check_view(const ingot_backend *b, unsigned kind) {
-    const uint64_t rows = input_size(33), cols = input_size(129);
-    input_weights w = input_kind(kind, rows, cols);
-    ingot_weight_view there, back;
-    ingot_arena *arena = NULL;
-    CU_ASSERT_FATAL(ingot_backend_host_arena_create(&arena, b) == INGOT_OK);
-    CU_ASSERT_FATAL(b->ops->upload_view(b->context, &there, &w.view) == INGOT_OK);
-    CU_ASSERT_FATAL(b->ops->download_view(b->context, &back, &there, arena) == INGOT_OK);
-    CU_ASSERT(back.rows == rows && back.cols == cols);
-    unsigned wrong = 0;
-    for (uint64_t i = 0; i < rows * cols; i++) {
-        wrong += ref_weight(&back, i / cols, i % cols) != ref_weight(&w.view, i / cols, i % cols);
-    }
-    CU_ASSERT(wrong == 0);
-    b->ops->release_view(b->context, &there);
-    ingot_arena_destroy(arena);
-    input_weights_free(&w);
-}
-
-static void test_memory(void) {
-    for (unsigned d = 0; d < DEVICES; d++) {
-        for (unsigned kind = 0; devices[d].is_open && kind < INPUT_KINDS; kind++) {
-            check_memory(&devices[d].backend[kind % DEVICE_THREADS]);
-            check_view(&devices[d].backend[kind % DEVICE_THREADS], kind);
-        }
-    }
-}
-
-/* ---- what is refused
- * ------------------------------------------------------------------------------------------ */
-
-static void check_refused(const ingot_backend *b) {
-    const ingot_backend_ops *ops = b->ops;
-    const float x[64] = {0};
-    const uint32_t ids[2] = {0, 4};
-    double nll[2];
-    uint32_t best[2];
-    input_weights w = input_grouped(4, 16, 4, 8, INGOT_ZERO_SYMMETRIC, INGOT_F16, false);
-    ingot_weight_view view;
-    CU_ASSERT_FATAL(ops->upload_view(b->context, &view, &w.view) == INGOT_OK);
-    float *in = device_put(b, x, sizeof x), *out = device_put(b, NULL, sizeof x);
-    CU_ASSERT(ops->embed(b->context, out, &view, ids, 2, 1.0f) == INGOT_ERR_INPUT);
-    CU_ASSERT(ops->score(b->context, nll, best, in, ids, 2, 4) == INGOT_ERR_INPUT);
-    ingot_attention s = {1, 2, 2, 2, 3, 2, 4, 0, 1.0f, 0.0f};
-    CU_ASSERT(ops->attention(b->context, out, in, in, in, &s) == INGOT_ERR_USAGE);
-    s = (ingot_attention){1, 3, 2, 3, 2, 1, 4, 0, 1.0f, 0.0f};
-    CU_ASSERT(ops->attention(b->context, out, in, in, in, &s) == INGOT_ERR_USAGE);
-    s = (ingot_attention){1, 2, 3, 2, 2, 1, 4, 0, 1.0f, 0.0f};
-    CU_ASSERT(ops->attention(b->context, out, in, in, in, &s) == INGOT_ERR_USAGE);
-    const double frequency[8] = {1};
-    CU_ASSERT(ops->rotary(b->context, out, 0, 1, frequency, 1.0f, 1, 1, 8, 10) == INGOT_ERR_USAGE);
-    CU_ASSERT(ops->rotary(b->context, out, 0, 1, frequency, 1.0f, 1, 1, 8, 3) == INGOT_ERR_USAGE);
-    CU_ASSERT(ops->linear(b->context, out, &view, NULL, in, 0) == INGOT_OK); /* nothing to do */
-    uint8_t untouched[sizeof x], bytes[sizeof x];
-    memset(untouched, POISON, sizeof untouched);
-    device_take(b, bytes, out, sizeof x);
-    CU_ASSERT(memcmp(bytes, untouched, sizeof x) == 0);
-    device_release(b, in);
-    ops->release_view(b->context, &view);
-    input_weights_free(&w);
-}
-
-static void test_refused(void) {
-    for (unsigned d = 0; d < DEVICES; d++) {
-        if (devices[d].is_open) {
-            check_refused(&devices[d].backend[0]);
-        }
-    }
-    ingot_backend backend;
-    ingot_error error;
-    CU_ASSERT(ingot_backend_open(&backend, "abacus", 1, &error) == INGOT_ERR_USAGE);
-    (void)setenv("INGOT_CPU_ISA", "v9", 1);
-    CU_ASSERT(ingot_backend_open(&backend, "cpu", 1, &error) == INGOT_ERR_DEVICE);
-    (void)unsetenv("INGOT_CPU_ISA");
-}
-
 int main(void) {
     input_start("kernels");
     const CU_TestInfo tests[] = {
         {"devices", devices_open}, /* first: the others use them */
-        {"memory and views", test_memory},
         {"embed", test_embed},
         {"norm", test_norm},
         {"rotary", test_rotary},
@@ -823,7 +717,6 @@ int main(void) {
         {"distance", test_distance},
         {"divergence", test_divergence},
         {"gradient of the divergence", test_slope},
-        {"what is refused", test_refused},
         CU_TEST_INFO_NULL,
     };
     const int result = suite_run("kernels", tests);

@@ -1,0 +1,144 @@
+/* ingot-convert: the command line, and what it came to as text or JSON (convert/convert.h). */
+#include "common/memory.h"
+#include "common/sizes.h"
+#include "convert/convert.h"
+#include "format/digest.h"
+
+#include <math.h>
+#include <string.h>
+
+static json_t *digest_or_null(const uint8_t digest[16], bool is_known) {
+    char text[33];
+    ingot_digest_hex(text, digest);
+    return is_known ? json_string(text) : json_null();
+}
+
+/* Per block what its tuning came to. */
+static json_t *tunings_json(const ingot_convert_result *r) {
+    json_t *array = json_array();
+    for (uint64_t i = 0; i < r->tuning_count; i++) {
+        json_t *block = json_object();
+        ingot_json_put(block, "before", ingot_json_number(r->tunings[i].before));
+        ingot_json_put(block, "after", ingot_json_number(r->tunings[i].after));
+        ingot_json_put(block, "steps", json_integer((json_int_t)r->tunings[i].step));
+        ingot_json_put(block, "kld_before", ingot_json_number(r->tunings[i].divergence[1]));
+        ingot_json_put(block, "kld_after", ingot_json_number(r->tunings[i].divergence[0]));
+        (void)json_array_append_new(array, block);
+    }
+    return array;
+}
+
+static json_t *distillation_json(const ingot_distill_result *r) {
+    json_t *object = json_object();
+    ingot_json_put(object, "before", ingot_json_number(r->before));
+    ingot_json_put(object, "after", ingot_json_number(r->after));
+    ingot_json_put(object, "steps", json_integer((json_int_t)r->step));
+    return object;
+}
+
+static void print_json(const ingot_convert_options *o, const ingot_convert_result *r,
+                       const ingot_error *error) {
+    json_t *object = json_object(), *phases = json_object();
+    const bool is_good = error->status == INGOT_OK;
+    char text[2200];
+    for (unsigned i = 0; i < INGOT_PHASE_COUNT; i++) {
+        ingot_json_put(phases, ingot_phase_name((ingot_phase)i),
+                       ingot_json_number(r->phase_seconds[i]));
+    }
+    ingot_error_format(error, text, sizeof text);
+    const char *output = r->is_written ? r->path : o->output;
+    ingot_json_put(object, "output", output != NULL ? json_string(output) : json_null());
+    ingot_json_put(object, "bytes", is_good ? json_integer((json_int_t)r->bytes) : json_null());
+    ingot_json_put(object, "source_bytes",
+                   r->source_bytes != 0 ? json_integer((json_int_t)r->source_bytes) : json_null());
+    ingot_json_put(object, "seconds", ingot_json_number(r->seconds));
+    ingot_json_put(object, "phases", phases);
+    ingot_json_put(object, "peak_host_bytes", json_integer((json_int_t)ingot_memory_peak_bytes()));
+    ingot_json_put(object, "peak_device_bytes", json_integer((json_int_t)r->peak_device_bytes));
+    ingot_json_put(object, "bits_per_weight", ingot_json_number(r->bits_per_weight));
+    ingot_json_put(object, "fallbacks",
+                   r->is_written ? json_integer((json_int_t)r->fallbacks) : json_null());
+    ingot_json_put(object, "tensors", r->tensors != NULL ? json_incref(r->tensors) : json_null());
+    ingot_json_put(object, "plan", r->forecast != NULL ? json_incref(r->forecast) : json_null());
+    ingot_json_put(object, "tuning",
+                   r->is_written && r->tuning_count != 0 ? tunings_json(r) : json_null());
+    ingot_json_put(object, "distillation",
+                   r->is_written && r->distillation.has_run ? distillation_json(&r->distillation)
+                                                            : json_null());
+    ingot_json_put(object, "root", digest_or_null(r->root, r->is_written));
+    ingot_json_put(object, "content_id", digest_or_null(r->content_id, r->is_written));
+    ingot_json_put(object, "error",
+                   is_good ? json_null() : json_string(ingot_status_code(error->status)));
+    ingot_json_put(object, "message", is_good ? json_null() : json_string(text));
+    if (!ingot_json_print(object, stdout) || fflush(stdout) != 0) {
+        (void)fprintf(stderr, "%s: warning: the report could not be written\n",
+                      ingot_convert_spec.tool);
+    }
+    json_decref(object);
+}
+
+static void print_text(const ingot_convert_result *r) {
+    char size[32], before[32], time[32], peak[32];
+    ingot_format_bytes(size, sizeof size, (double)r->bytes);
+    ingot_format_bytes(before, sizeof before, (double)r->source_bytes);
+    ingot_format_bytes(peak, sizeof peak, (double)ingot_memory_peak_bytes());
+    ingot_format_seconds(time, sizeof time, r->seconds);
+    printf("%s: %s from %s of weights, %.3f bits per quantized weight, %s, peak memory %s\n",
+           r->path, size, before, r->bits_per_weight, time, peak);
+    double start = 0, kept = 0;
+    for (uint64_t i = 0; i < r->tuning_count; i++) {
+        start += r->tunings[i].before;
+        kept += r->tunings[i].after;
+    }
+    if (start > 0) {
+        printf("tuning took %.0f %% of the blocks' squared error on held-out windows away\n",
+               100 * (1 - kept / start));
+    }
+    if (r->distillation.has_run) {
+        printf("distillation took the divergence on held-out windows from %.4f to %.4f\n",
+               r->distillation.before, r->distillation.after);
+    }
+    if (r->fallbacks != 0) {
+        printf("%llu tensors fell back; the ledger says why\n", (unsigned long long)r->fallbacks);
+    }
+}
+
+int ingot_convert_tool(int argc, char **argv) {
+    ingot_convert_options options = {0};
+    ingot_convert_result result = {.bits_per_weight = NAN};
+    ingot_error error = {0};
+    ingot_recipe_init(&options.recipe);
+    for (int i = 1; i < argc; i++) { /* wrong usage is reported as JSON as well */
+        options.as_json = options.as_json || strcmp(argv[i], "--json") == 0;
+    }
+    const ingot_cli_outcome outcome =
+        ingot_cli_parse(&ingot_convert_spec, argc, argv, ingot_convert_option, &options,
+                        &options.model_dir, &error);
+    if (outcome == INGOT_CLI_EXIT) {
+        return 0;
+    }
+    if (outcome == INGOT_CLI_USAGE) {
+        error.status = error.status == INGOT_OK ? INGOT_ERR_USAGE : error.status;
+        if (options.as_json) {
+            print_json(&options, &result, &error);
+        }
+        return 2;
+    }
+    ingot_interrupt_install();
+    const ingot_status status = ingot_convert_run(&result, &options, &error);
+    ingot_recipe_free(&options.recipe);
+    if (status != INGOT_OK && error.status != status) {
+        (void)ingot_error_set(&error, status, options.model_dir, NULL, NULL, "%s",
+                              ingot_status_text(status));
+    }
+    if (options.as_json) {
+        print_json(&options, &result, &error);
+    }
+    json_decref(result.tensors);
+    json_decref(result.forecast);
+    if (status == INGOT_OK && !options.as_json && !options.is_dry_run) {
+        print_text(&result);
+    }
+    ingot_free(result.tunings);
+    return status == INGOT_OK ? 0 : ingot_cli_report(ingot_convert_spec.tool, &error);
+}
