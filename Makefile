@@ -128,10 +128,10 @@ run-tests: all $(UNIT_TESTS) $(FUZZ_REPLAYS) $(FAULT_LIBRARIES)
 	@sh tests/run.sh $(BUILD) $(if $(ONLY),'$(ONLY)')
 
 # What compares the CUDA backend with its references; skipped, loudly, without a device.
-GPU_TESTS := $(patsubst tests/unit/%.c,%,$(wildcard tests/unit/test_backend.c tests/unit/test_kernels.c tests/unit/test_linear.c \
-               tests/unit/test_backward.c tests/unit/test_tuning.c tests/unit/test_tune.c \
-               tests/unit/test_distill.c tests/unit/test_dropped.c \
-               tests/unit/test_cuda*.c))
+GPU_TESTS := $(patsubst tests/unit/%.c,%,$(wildcard tests/unit/test_backend.c \
+               tests/unit/test_kernels.c tests/unit/test_linear.c tests/unit/test_backward.c \
+               tests/unit/test_tuning.c tests/unit/test_tune.c tests/unit/test_distill.c \
+               tests/unit/test_dropped.c tests/unit/test_cuda*.c))
 test-gpu: libraries $(GPU_TESTS:%=$(BUILD)/tests/%)
 	@sh tests/run.sh $(BUILD) '^unit/($(subst $(space),|,$(GPU_TESTS)))$$'
 
