@@ -19,8 +19,10 @@ static ingot_status measure_again(ingot_loop *l, uint64_t index, const ingot_qua
     INGOT_TRY(source->load(source->self, l->job->plan->tensors[index].name, l->block.host, &host,
                            l->error));
     INGOT_TRY(l->ops->upload_view(l->context, &device, &host));
-    const ingot_status status = l->ops->weight_error(
-        l->context, &l->job->ledgers[index].weight_error, &device, NULL, NULL, q, l->scratch);
+    double sums[2] = {0};
+    const ingot_status status =
+        l->ops->weight_error(l->context, sums, &device, NULL, NULL, q, l->scratch);
+    l->job->ledgers[index].weight_error = ingot_weight_error_ratio(sums);
     l->ops->release_view(l->context, &device);
     return status;
 }

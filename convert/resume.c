@@ -18,7 +18,7 @@
 #define SUFFIX        ".resume"
 #define NAME_BYTES    32
 #define STEP_BYTES    32u /* share, gain, gptq, polished as binary64 */
-#define TUNING_BYTES  24u /* before, after as binary64, step as u64 */
+#define TUNING_BYTES  40u /* before, after, both divergences as binary64, step as u64 */
 #define READ_BYTES    (UINT64_C(8) << 20)
 
 /* A part of the state: bytes of the conversion, or a copy of them. */
@@ -292,7 +292,9 @@ static ingot_status copy_all(ingot_resume *r) {
             const uint64_t step = r->job.tunings[i].step;
             store_double(bytes + i * TUNING_BYTES, r->job.tunings[i].before);
             store_double(bytes + i * TUNING_BYTES + 8, r->job.tunings[i].after);
-            memcpy(bytes + i * TUNING_BYTES + 16, &step, sizeof step);
+            store_double(bytes + i * TUNING_BYTES + 16, r->job.tunings[i].divergence[1]);
+            store_double(bytes + i * TUNING_BYTES + 24, r->job.tunings[i].divergence[0]);
+            memcpy(bytes + i * TUNING_BYTES + 32, &step, sizeof step);
         }
     }
     return INGOT_OK;
@@ -477,9 +479,12 @@ static ingot_status load_figures(const ingot_resume *r, const ingot_container *s
     for (uint64_t i = 0; r->job.tunings != NULL && i < r->job.layers; i++) {
         const uint8_t *from = bytes + i * TUNING_BYTES;
         uint64_t step;
-        memcpy(&step, from + 16, sizeof step);
-        r->job.tunings[i] = (ingot_tune_result){
-            .before = load_double(from), .after = load_double(from + 8), .step = (unsigned)step};
+        memcpy(&step, from + 32, sizeof step);
+        r->job.tunings[i] =
+            (ingot_tune_result){.before = load_double(from),
+                                .after = load_double(from + 8),
+                                .divergence = {load_double(from + 24), load_double(from + 16)},
+                                .step = (unsigned)step};
     }
 done:
     ingot_free(bytes);

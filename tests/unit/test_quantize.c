@@ -508,7 +508,7 @@ static void quantize_through_table(matrix_results *r, const float *w, const floa
     ingot_gptq_factor factor;
     ingot_weight_view view;
     float *values = NULL, *folded = NULL, diagonal[160];
-    double figures[3];
+    double figures[3], sums[2];
     uint64_t bad = 0;
     const ingot_weight_view source = {
         .kind = INGOT_DENSE, .rows = rows, .cols = cols, .dtype = INGOT_F32, .data = w};
@@ -535,8 +535,8 @@ static void quantize_through_table(matrix_results *r, const float *w, const floa
     CU_ASSERT(memcmp(values, r->bytes + r->size - rows * cols * 4, rows * cols * 4) == 0);
     CU_ASSERT(b->ops->quantized_pack(b->context, &view, &q, arena) == INGOT_OK);
     CU_ASSERT(view.rows == rows && view.outlier_count == rows * cols / 64);
-    CU_ASSERT(b->ops->weight_error(b->context, &figures[0], &source, NULL, NULL, &q, arena) ==
-              INGOT_OK);
+    CU_ASSERT(b->ops->weight_error(b->context, sums, &source, NULL, NULL, &q, arena) == INGOT_OK);
+    figures[0] = ingot_weight_error_ratio(sums);
     CU_ASSERT(b->ops->quadratic_loss(b->context, &figures[1], w, rows, cols, &q, gram, arena) ==
               INGOT_OK);
     CU_ASSERT(b->ops->quadratic_loss(b->context, &figures[2], w, rows, cols, NULL, gram, arena) ==
