@@ -217,12 +217,15 @@ static void check_scales(unsigned number) {
         c.w[at] = (float)(1 + 0.2 * input_normal());
         c.scales[at] = at % 11 == 5 ? 0.0f : ingot_scale_store(scale, c.format.scale_dtype);
         c.zeros[at] = (uint8_t)input_below(1u << c.format.bits);
-        value[at] = size[at] = (double)c.w[at];
+        /* a sum of group + 1 values, whose products were rounded: as many roundings of each */
+        const double roundings = (double)c.format.group + 1;
+        value[at] = (double)c.w[at];
+        size[at] = roundings * fabs(value[at]);
         for (uint64_t j = first; j < c.cols && j < first + c.format.group; j++) {
             const double term = (double)c.gradient[row * c.cols + j] *
                                 ((double)c.codes[row * c.cols + j] - (double)c.zeros[at]);
             value[at] += term;
-            size[at] += (double)c.format.group * fabs(term);
+            size[at] += roundings * fabs(term);
         }
         double gain = (double)c.w[at];
         for (unsigned step = 0; step < c.steps; step++) {
