@@ -43,7 +43,7 @@ typedef struct checker {
 /* ---- one product ---------------------------------------------------------------------------- */
 
 static void know(checker *c, const char *path) {
-    ingot_zoo_set(c->known, path, json_true());
+    ingot_json_put(c->known, path, json_true());
 }
 
 /* The files of a product: of a set every shard. */
@@ -189,9 +189,9 @@ static ingot_status check_products(checker *c, ingot_error *error) {
         INGOT_TRY(check_product(c, p, &verdict, reason, error));
         c->counts[verdict]++;
         json_t *row = json_object();
-        ingot_zoo_set(row, "product", json_string(p->name));
-        ingot_zoo_set(row, "verdict", json_string(verdict_names[verdict]));
-        ingot_zoo_set(row, "reason", reason[0] != '\0' ? json_string(reason) : json_null());
+        ingot_json_put(row, "product", json_string(p->name));
+        ingot_json_put(row, "verdict", json_string(verdict_names[verdict]));
+        ingot_json_put(row, "reason", reason[0] != '\0' ? json_string(reason) : json_null());
         (void)json_array_append_new(c->products, row);
         if (!c->options->as_json && verdict != CHECK_WHOLE) {
             ingot_progress_line(&c->progress, "%s: %s: %s", p->name, verdict_names[verdict],
@@ -253,13 +253,13 @@ static void report(const checker *c, ingot_zoo_result *result, double seconds) {
     const size_t foreign = json_array_size(c->foreign);
     json_t *counts = json_object();
     for (unsigned i = 0; i < CHECK_COUNT; i++) {
-        ingot_zoo_set(counts, verdict_names[i], json_integer((json_int_t)c->counts[i]));
+        ingot_json_put(counts, verdict_names[i], json_integer((json_int_t)c->counts[i]));
     }
-    ingot_zoo_set(result->json, "products", json_incref(c->products));
-    ingot_zoo_set(result->json, "foreign", json_incref(c->foreign));
-    ingot_zoo_set(result->json, "verdicts", counts);
-    ingot_zoo_set(result->json, "bytes", json_integer((json_int_t)c->bytes));
-    ingot_zoo_set(result->json, "seconds", ingot_json_number(seconds));
+    ingot_json_put(result->json, "products", json_incref(c->products));
+    ingot_json_put(result->json, "foreign", json_incref(c->foreign));
+    ingot_json_put(result->json, "verdicts", counts);
+    ingot_json_put(result->json, "bytes", json_integer((json_int_t)c->bytes));
+    ingot_json_put(result->json, "seconds", ingot_json_number(seconds));
     result->exit_code = whole == count && foreign == 0 ? 0 : 1;
     if (!c->options->as_json) {
         char bytes[32], time[32];

@@ -61,9 +61,9 @@ static void take_line(json_t *states, const json_t *jobs, char *line) {
     char id[64];
     (void)snprintf(id, sizeof id, "%.40s_%ld", fields[0], index);
     fields[1][strcspn(fields[1], " +")] = '\0'; /* "CANCELLED by 0" */
-    ingot_zoo_set(states, product,
-                  json_pack("{s:s, s:s, s:s, s:s}", "job", id, "state", fields[1], "node",
-                            fields[2], "reason", fields[3]));
+    ingot_json_put(states, product,
+                   json_pack("{s:s, s:s, s:s, s:s}", "job", id, "state", fields[1], "node",
+                             fields[2], "reason", fields[3]));
 }
 
 static void take_lines(json_t *states, const json_t *jobs, char *text) {

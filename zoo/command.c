@@ -107,10 +107,10 @@ static void print_json(json_t *object, const char *command, const ingot_error *e
     const bool is_good = error->status == INGOT_OK;
     char text[2200];
     ingot_error_format(error, text, sizeof text);
-    ingot_zoo_set(object, "command", command != NULL ? json_string(command) : json_null());
-    ingot_zoo_set(object, "error",
-                  is_good ? json_null() : json_string(ingot_status_code(error->status)));
-    ingot_zoo_set(object, "message", is_good ? json_null() : json_string(text));
+    ingot_json_put(object, "command", command != NULL ? json_string(command) : json_null());
+    ingot_json_put(object, "error",
+                   is_good ? json_null() : json_string(ingot_status_code(error->status)));
+    ingot_json_put(object, "message", is_good ? json_null() : json_string(text));
     if (!ingot_json_print(object, stdout) || fflush(stdout) != 0) {
         (void)fprintf(stderr, "%s: warning: the report could not be written\n", zoo_spec.tool);
     }

@@ -12,7 +12,7 @@ static json_t *pick(const json_t *report, const char *const *keys, size_t count)
     json_t *object = json_object();
     for (size_t i = 0; i < count; i++) {
         json_t *value = json_object_get(report, keys[i]);
-        ingot_zoo_set(object, keys[i], value != NULL ? json_deep_copy(value) : json_null());
+        ingot_json_put(object, keys[i], value != NULL ? json_deep_copy(value) : json_null());
     }
     return object;
 }
@@ -63,9 +63,9 @@ json_t *ingot_zoo_layer_errors(const json_t *report) {
             layers = (size_t)layer + 1;
         }
     }
-    ingot_zoo_set(object, "output", layer_errors(tensors, "output_error", layers));
-    ingot_zoo_set(object, "output_rtn", layer_errors(tensors, "output_error_rtn", layers));
-    ingot_zoo_set(object, "weight", layer_errors(tensors, "weight_error", layers));
-    ingot_zoo_set(object, "weight_rtn", layer_errors(tensors, "weight_error_rtn", layers));
+    ingot_json_put(object, "output", layer_errors(tensors, "output_error", layers));
+    ingot_json_put(object, "output_rtn", layer_errors(tensors, "output_error_rtn", layers));
+    ingot_json_put(object, "weight", layer_errors(tensors, "weight_error", layers));
+    ingot_json_put(object, "weight_rtn", layer_errors(tensors, "weight_error_rtn", layers));
     return object;
 }

@@ -32,7 +32,7 @@ static const char *model_of(const ingot_zoo_job *job) {
 }
 
 static ingot_status write_record(ingot_zoo_job *job, ingot_error *error) {
-    ingot_zoo_set(job->record, "written", json_integer((json_int_t)time(NULL)));
+    ingot_json_put(job->record, "written", json_integer((json_int_t)time(NULL)));
     return ingot_shelf_write_record(job->shelf, job->product->name, job->record, error);
 }
 
@@ -61,20 +61,20 @@ static ingot_status take_file(ingot_zoo_job *job, const json_t *report, ingot_er
         return ingot_error_set(error, INGOT_ERR_INPUT, path, NULL, "move it away",
                                "another file is in the place of the product");
     }
-    ingot_zoo_set(job->record, "file",
-                  json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:I}", "path", path + start, "root",
-                            hex, "content_id", content, "bytes", (json_int_t)info.file_bytes,
-                            "first_bytes", bytes, "mtime_ns", mtime_ns, "shards",
-                            (json_int_t)info.shard_count));
-    ingot_zoo_set(job->record, "convert", ingot_zoo_convert_figures(report));
-    ingot_zoo_set(job->record, "convert_key", json_string(job->keys.convert));
-    ingot_zoo_set(job->record, "fingerprint", json_string(job->keys.fingerprint));
+    ingot_json_put(job->record, "file",
+                   json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:I}", "path", path + start, "root",
+                             hex, "content_id", content, "bytes", (json_int_t)info.file_bytes,
+                             "first_bytes", bytes, "mtime_ns", mtime_ns, "shards",
+                             (json_int_t)info.shard_count));
+    ingot_json_put(job->record, "convert", ingot_zoo_convert_figures(report));
+    ingot_json_put(job->record, "convert_key", json_string(job->keys.convert));
+    ingot_json_put(job->record, "fingerprint", json_string(job->keys.fingerprint));
     (void)json_object_del(job->record, "pending_key");
     (void)json_object_del(job->record, "pending_fingerprint");
     (void)json_object_del(job->record, "verify");
     (void)json_object_del(job->record, "layers");
     (void)json_object_del(job->record, "evaluate_key");
-    ingot_zoo_set(job->record, "state", json_string("converted"));
+    ingot_json_put(job->record, "state", json_string("converted"));
     return INGOT_OK;
 }
 
@@ -112,7 +112,7 @@ static ingot_status compare_source(ingot_zoo_job *job, bool *is_same, ingot_erro
     ingot_shelf_output(path, job->shelf, name);
     INGOT_TRY(ingot_zoo_compare_source(is_same, path, model_of(job), reason, error));
     if (*is_same) {
-        ingot_zoo_set(job->record, "fingerprint", json_string(job->keys.fingerprint));
+        ingot_json_put(job->record, "fingerprint", json_string(job->keys.fingerprint));
         INGOT_TRY(write_record(job, error));
     }
     return INGOT_OK;
@@ -321,10 +321,10 @@ static ingot_status begin_conversion(ingot_zoo_job *job, const char *recipe, ing
     if (job->is_forced || !is_text(job->record, "pending_key", job->keys.convert)) {
         drop_state(job);
     }
-    ingot_zoo_set(job->record, "output", json_string(job->product->output));
-    ingot_zoo_set(job->record, "state", json_string("converting"));
-    ingot_zoo_set(job->record, "pending_key", json_string(job->keys.convert));
-    ingot_zoo_set(job->record, "pending_fingerprint", json_string(job->keys.fingerprint));
+    ingot_json_put(job->record, "output", json_string(job->product->output));
+    ingot_json_put(job->record, "state", json_string("converting"));
+    ingot_json_put(job->record, "pending_key", json_string(job->keys.convert));
+    ingot_json_put(job->record, "pending_fingerprint", json_string(job->keys.fingerprint));
     (void)json_object_del(job->record, "error");
     (void)json_object_del(job->record, "message");
     return write_record(job, error);
@@ -423,10 +423,10 @@ static ingot_status finish_convert(ingot_zoo_job *job, const json_t *report, ing
 }
 
 static ingot_status finish_verify(ingot_zoo_job *job, const json_t *report, ingot_error *error) {
-    ingot_zoo_set(job->record, "verify", ingot_zoo_verify_figures(report));
-    ingot_zoo_set(job->record, "layers", ingot_zoo_layer_errors(report));
-    ingot_zoo_set(job->record, "evaluate_key", json_string(job->keys.evaluate));
-    ingot_zoo_set(job->record, "state", json_string("done"));
+    ingot_json_put(job->record, "verify", ingot_zoo_verify_figures(report));
+    ingot_json_put(job->record, "layers", ingot_zoo_layer_errors(report));
+    ingot_json_put(job->record, "evaluate_key", json_string(job->keys.evaluate));
+    ingot_json_put(job->record, "state", json_string("done"));
     (void)json_object_del(job->record, "error");
     (void)json_object_del(job->record, "message");
     job->step = INGOT_STEP_NONE;
@@ -441,16 +441,16 @@ static void note_step(ingot_zoo_job *job, const struct rusage *usage) {
                        1e-6 * (double)(usage->ru_utime.tv_usec + usage->ru_stime.tv_usec);
     if (steps == NULL || job->step == INGOT_STEP_CONVERT) {
         json_t *before = json_incref(json_object_get(steps, names[INGOT_STEP_STATISTICS]));
-        ingot_zoo_set(job->record, "steps", json_object());
+        ingot_json_put(job->record, "steps", json_object());
         steps = json_object_get(job->record, "steps");
         if (before != NULL) {
-            ingot_zoo_set(steps, names[INGOT_STEP_STATISTICS], before);
+            ingot_json_put(steps, names[INGOT_STEP_STATISTICS], before);
         }
     }
-    ingot_zoo_set(steps, names[job->step],
-                  json_pack("{s:f, s:f, s:I}", "seconds", ingot_clock_seconds() - job->step_started,
-                            "cpu_seconds", cpu, "peak_host_bytes",
-                            (json_int_t)usage->ru_maxrss * 1024));
+    ingot_json_put(steps, names[job->step],
+                   json_pack("{s:f, s:f, s:I}", "seconds",
+                             ingot_clock_seconds() - job->step_started, "cpu_seconds", cpu,
+                             "peak_host_bytes", (json_int_t)usage->ru_maxrss * 1024));
 }
 
 ingot_status ingot_job_finish(ingot_zoo_job *job, int wait_status, const struct rusage *usage,
@@ -497,9 +497,9 @@ void ingot_job_fail(ingot_zoo_job *job, const ingot_error *error) {
         return; /* on record it goes on where it stopped */
     }
     ingot_error_format(error, text, sizeof text);
-    ingot_zoo_set(job->record, "state", json_string("failed"));
-    ingot_zoo_set(job->record, "error", json_string(ingot_status_code(error->status)));
-    ingot_zoo_set(job->record, "message", json_string(text));
+    ingot_json_put(job->record, "state", json_string("failed"));
+    ingot_json_put(job->record, "error", json_string(ingot_status_code(error->status)));
+    ingot_json_put(job->record, "message", json_string(text));
     if (write_record(job, &ignored) != INGOT_OK) {
         (void)fprintf(stderr, "ingot-zoo: warning: %s: the failure could not be put on record\n",
                       job->product->name);

@@ -162,15 +162,15 @@ static void fill_json(json_t *row, const ingot_forecast *f, const ingot_zoo_need
                                                      (json_int_t)ingot_card_gigabytes[i], "fits",
                                                      fits, "tokens", (json_int_t)tokens));
     }
-    ingot_zoo_set(row, "has_weights", json_boolean(f->has_weights));
-    ingot_zoo_set(row, "parameters", json_integer((json_int_t)f->parameters));
-    ingot_zoo_set(row, "source_bytes", json_integer((json_int_t)f->source_bytes));
-    ingot_zoo_set(row, "bits_per_weight", ingot_json_number(f->bits_per_weight));
-    ingot_zoo_set(row, "file_bytes", json_integer((json_int_t)need->file_bytes));
-    ingot_zoo_set(row, "disk_bytes", json_integer((json_int_t)need->disk_bytes));
-    ingot_zoo_set(row, "host_bytes", json_integer((json_int_t)need->host_bytes));
-    ingot_zoo_set(row, "device_bytes", json_integer((json_int_t)need->device_bytes));
-    ingot_zoo_set(row, "cards", cards);
+    ingot_json_put(row, "has_weights", json_boolean(f->has_weights));
+    ingot_json_put(row, "parameters", json_integer((json_int_t)f->parameters));
+    ingot_json_put(row, "source_bytes", json_integer((json_int_t)f->source_bytes));
+    ingot_json_put(row, "bits_per_weight", ingot_json_number(f->bits_per_weight));
+    ingot_json_put(row, "file_bytes", json_integer((json_int_t)need->file_bytes));
+    ingot_json_put(row, "disk_bytes", json_integer((json_int_t)need->disk_bytes));
+    ingot_json_put(row, "host_bytes", json_integer((json_int_t)need->host_bytes));
+    ingot_json_put(row, "device_bytes", json_integer((json_int_t)need->device_bytes));
+    ingot_json_put(row, "cards", cards);
 }
 
 static ingot_status plan_product(ingot_forecasts *plan, const ingot_manifest *m,
@@ -187,7 +187,7 @@ static ingot_status plan_product(ingot_forecasts *plan, const ingot_manifest *m,
     if (status != INGOT_OK) {
         ingot_error_format(&error, text, sizeof text);
         need->problem = add_problem(plan, "%s: %s", p->name, text);
-        ingot_zoo_set(row, "problem", json_string(text));
+        ingot_json_put(row, "problem", json_string(text));
         return INGOT_OK;
     }
     const bool on_cuda = may_use_cuda(m), on_cpu = uses_cpu(m);
@@ -201,12 +201,12 @@ static ingot_status plan_product(ingot_forecasts *plan, const ingot_manifest *m,
                              .is_planned = true};
     fill_json(row, &f, need);
     const double seconds = seconds_of(plan->rate, &f, &m->recipes[p->recipe].recipe);
-    ingot_zoo_set(row, "seconds", ingot_json_number(seconds));
+    ingot_json_put(row, "seconds", ingot_json_number(seconds));
     if (!json_is_true(json_object_get(row, "finished"))) {
         plan->seconds += seconds;
     }
     if (json != NULL) {
-        ingot_zoo_set(row, "tensors", json_incref(json_object_get(json, "tensors")));
+        ingot_json_put(row, "tensors", json_incref(json_object_get(json, "tensors")));
         json_decref(json);
     }
     check_fits(plan, p, need);
@@ -232,8 +232,8 @@ static ingot_status find_states(json_t **out, const ingot_manifest *m, const ing
     INGOT_TRY(ingot_zoo_rows(&rows, m, shelf, options, false, error));
     for (size_t i = 0; i < json_array_size(rows); i++) {
         const json_t *row = json_array_get(rows, i);
-        ingot_zoo_set(*out, ingot_zoo_text_of(row, "product"),
-                      json_incref(json_object_get(row, "state")));
+        ingot_json_put(*out, ingot_zoo_text_of(row, "product"),
+                       json_incref(json_object_get(row, "state")));
     }
     json_decref(rows);
     return INGOT_OK;
@@ -278,9 +278,9 @@ ingot_status ingot_forecasts_make(ingot_forecasts *out, const ingot_manifest *ma
         json_t *row = json_object();
         const bool is_done = is_finished(states, p->name) && !options->is_forced;
         (void)json_array_append_new(out->products, row);
-        ingot_zoo_set(row, "product", json_string(p->name));
-        ingot_zoo_set(row, "output", json_string(p->output));
-        ingot_zoo_set(row, "finished", json_boolean(is_done));
+        ingot_json_put(row, "product", json_string(p->name));
+        ingot_json_put(row, "output", json_string(p->output));
+        ingot_json_put(row, "finished", json_boolean(is_done));
         INGOT_GO(ingot_interrupt_check(error));
         INGOT_GO(plan_product(out, manifest, p, need, row, options->with_tensors));
         if (!is_done && need->is_planned) {
@@ -384,15 +384,15 @@ ingot_status ingot_zoo_plan(ingot_zoo_result *result, const ingot_manifest *mani
     const ingot_status status =
         ingot_forecasts_make(&plan, manifest, has_shelf ? &shelf : NULL, options, true, error);
     if (status == INGOT_OK) {
-        ingot_zoo_set(result->json, "products", json_incref(plan.products));
-        ingot_zoo_set(result->json, "problems", json_incref(plan.problems));
-        ingot_zoo_set(result->json, "room",
-                      json_pack("{s:I, s:I, s:I}", "host_bytes", (json_int_t)plan.room.host_bytes,
-                                "device_bytes", (json_int_t)plan.room.device_bytes, "disk_bytes",
-                                (json_int_t)plan.room.disk_bytes));
-        ingot_zoo_set(result->json, "seconds", ingot_json_number(plan.seconds));
-        ingot_zoo_set(result->json, "product_rate", ingot_json_number(plan.rate));
-        ingot_zoo_set(result->json, "disk_bytes", json_integer((json_int_t)plan.disk_bytes));
+        ingot_json_put(result->json, "products", json_incref(plan.products));
+        ingot_json_put(result->json, "problems", json_incref(plan.problems));
+        ingot_json_put(result->json, "room",
+                       json_pack("{s:I, s:I, s:I}", "host_bytes", (json_int_t)plan.room.host_bytes,
+                                 "device_bytes", (json_int_t)plan.room.device_bytes, "disk_bytes",
+                                 (json_int_t)plan.room.disk_bytes));
+        ingot_json_put(result->json, "seconds", ingot_json_number(plan.seconds));
+        ingot_json_put(result->json, "product_rate", ingot_json_number(plan.rate));
+        ingot_json_put(result->json, "disk_bytes", json_integer((json_int_t)plan.disk_bytes));
         result->exit_code = json_array_size(plan.problems) > 0 ? 2 : 0;
         if (!options->as_json) {
             print_plan(&plan);

@@ -78,9 +78,9 @@ static json_t *text_json(const ingot_manifest *m, uint64_t index) {
 /* The recipe as it was read, so that its spelling does not matter. */
 static json_t *recipe_json(const ingot_recipe *recipe) {
     json_t *object = ingot_recipe_json(recipe);
-    ingot_zoo_set(object, "samples", json_integer((json_int_t)recipe->samples));
-    ingot_zoo_set(object, "seq_len", json_integer((json_int_t)recipe->seq_len));
-    ingot_zoo_set(object, "seed", json_integer((json_int_t)recipe->seed));
+    ingot_json_put(object, "samples", json_integer((json_int_t)recipe->samples));
+    ingot_json_put(object, "seq_len", json_integer((json_int_t)recipe->seq_len));
+    ingot_json_put(object, "seed", json_integer((json_int_t)recipe->seed));
     return object;
 }
 
@@ -91,26 +91,26 @@ ingot_status ingot_product_make_keys(ingot_product_keys *out, const ingot_manife
     json_t *convert = json_object(), *evaluate = json_object(), *shared = json_object();
     json_t *table = recipe_json(recipe);
     json_int_t bytes, mtime_ns;
-    ingot_zoo_set(convert, "recipe", recipe_json(recipe));
-    ingot_zoo_set(convert, "calibration", text_json(manifest, product->calibration));
-    ingot_zoo_set(convert, "statistics", json_boolean(product->uses_statistics));
-    ingot_zoo_set(convert, "zstd", json_boolean(product->is_compressed));
-    ingot_zoo_set(convert, "sha256", json_boolean(product->with_sha256));
-    ingot_zoo_set(convert, "shard_bytes", json_integer((json_int_t)product->shard_bytes));
-    ingot_zoo_set(convert, "output", json_string(product->output));
-    ingot_zoo_set(evaluate, "text", text_json(manifest, product->evaluation));
-    ingot_zoo_set(evaluate, "seq_len", json_integer((json_int_t)product->seq_len));
-    ingot_zoo_set(evaluate, "windows", json_integer((json_int_t)product->windows));
+    ingot_json_put(convert, "recipe", recipe_json(recipe));
+    ingot_json_put(convert, "calibration", text_json(manifest, product->calibration));
+    ingot_json_put(convert, "statistics", json_boolean(product->uses_statistics));
+    ingot_json_put(convert, "zstd", json_boolean(product->is_compressed));
+    ingot_json_put(convert, "sha256", json_boolean(product->with_sha256));
+    ingot_json_put(convert, "shard_bytes", json_integer((json_int_t)product->shard_bytes));
+    ingot_json_put(convert, "output", json_string(product->output));
+    ingot_json_put(evaluate, "text", text_json(manifest, product->evaluation));
+    ingot_json_put(evaluate, "seq_len", json_integer((json_int_t)product->seq_len));
+    ingot_json_put(evaluate, "windows", json_integer((json_int_t)product->windows));
     if (product->tasks != NULL && ingot_zoo_file_mark(&bytes, &mtime_ns, product->tasks)) {
-        ingot_zoo_set(evaluate, "tasks", json_pack("[s, I, I]", product->tasks, bytes, mtime_ns));
+        ingot_json_put(evaluate, "tasks", json_pack("[s, I, I]", product->tasks, bytes, mtime_ns));
     }
-    ingot_zoo_set(shared, "model", json_string(fingerprint));
-    ingot_zoo_set(shared, "text", text_json(manifest, product->calibration));
-    ingot_zoo_set(shared, "samples", json_integer((json_int_t)recipe->samples));
-    ingot_zoo_set(shared, "seq_len", json_integer((json_int_t)recipe->seq_len));
+    ingot_json_put(shared, "model", json_string(fingerprint));
+    ingot_json_put(shared, "text", text_json(manifest, product->calibration));
+    ingot_json_put(shared, "samples", json_integer((json_int_t)recipe->samples));
+    ingot_json_put(shared, "seq_len", json_integer((json_int_t)recipe->seq_len));
     /* A table serves every target: it holds for the rest of the recipe. */
     (void)json_object_del(table, "target_bpw");
-    ingot_zoo_set(table, "shared", json_deep_copy(shared));
+    ingot_json_put(table, "shared", json_deep_copy(shared));
     (void)snprintf(out->fingerprint, sizeof out->fingerprint, "%s", fingerprint);
     const bool is_made = ingot_zoo_json_digest(out->convert, convert) &&
                          ingot_zoo_json_digest(out->evaluate, evaluate) &&

@@ -143,8 +143,8 @@ static json_t *count_states(const json_t *rows) {
     json_t *counts = json_object();
     for (size_t i = 0; i < json_array_size(rows); i++) {
         const char *state = ingot_zoo_text_of(json_array_get(rows, i), "state");
-        ingot_zoo_set(counts, state,
-                      json_integer(json_integer_value(json_object_get(counts, state)) + 1));
+        ingot_json_put(counts, state,
+                       json_integer(json_integer_value(json_object_get(counts, state)) + 1));
     }
     return counts;
 }
@@ -163,9 +163,9 @@ static void summarize(ingot_zoo_result *result, json_t *rows) {
     const size_t over = count_over(rows), count = json_array_size(rows);
     json_t *states = count_states(rows);
     const size_t done = (size_t)json_integer_value(json_object_get(states, "done"));
-    ingot_zoo_set(result->json, "states", states);
-    ingot_zoo_set(result->json, "gates_failed", json_integer((json_int_t)over));
-    ingot_zoo_set(result->json, "products", json_incref(rows));
+    ingot_json_put(result->json, "states", states);
+    ingot_json_put(result->json, "gates_failed", json_integer((json_int_t)over));
+    ingot_json_put(result->json, "products", json_incref(rows));
     result->exit_code = done < count ? 2 : over > 0 ? 1 : 0;
 }
 
@@ -242,8 +242,8 @@ ingot_status ingot_zoo_report(ingot_zoo_result *result, const ingot_manifest *ma
     json_t *rows;
     INGOT_TRY(ingot_shelf_open(&shelf, manifest->shelf, false, error));
     INGOT_TRY(ingot_zoo_rows(&rows, manifest, &shelf, options, true, error));
-    ingot_zoo_set(result->json, "format", json_string(REPORT_FORMAT));
-    ingot_zoo_set(result->json, "version", json_integer(1));
+    ingot_json_put(result->json, "format", json_string(REPORT_FORMAT));
+    ingot_json_put(result->json, "version", json_integer(1));
     summarize(result, rows);
     if (!options->as_json) {
         print_report(rows);

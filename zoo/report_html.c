@@ -268,7 +268,7 @@ static json_t *by_model(const json_t *rows) {
         json_t *row = json_array_get(rows, i);
         const char *name = ingot_zoo_text_of(row, "model");
         if (json_object_get(models, name) == NULL) {
-            ingot_zoo_set(models, name, json_array());
+            ingot_json_put(models, name, json_array());
         }
         (void)json_array_append(json_object_get(models, name), row);
     }

@@ -26,9 +26,9 @@ static json_t *gate_json(double limit, const json_t *verify, const char *key) {
         return json_null();
     }
     json_t *gate = json_object();
-    ingot_zoo_set(gate, "limit", ingot_json_number(limit));
-    ingot_zoo_set(gate, "value", ingot_json_number(value));
-    ingot_zoo_set(gate, "passed", isnan(value) ? json_null() : json_boolean(value <= limit));
+    ingot_json_put(gate, "limit", ingot_json_number(limit));
+    ingot_json_put(gate, "value", ingot_json_number(value));
+    ingot_json_put(gate, "passed", isnan(value) ? json_null() : json_boolean(value <= limit));
     return gate;
 }
 
@@ -37,11 +37,12 @@ static json_t *gates_json(const ingot_zoo_product *p, const json_t *record) {
     json_t *gates = json_object();
     char reason[160];
     const ingot_gate_verdict verdict = ingot_product_gates(p, record, reason);
-    ingot_zoo_set(gates, "verdict", json_string(ingot_gate_verdict_name(verdict)));
-    ingot_zoo_set(gates, "reason", reason[0] != '\0' ? json_string(reason) : json_null());
-    ingot_zoo_set(gates, "ppl_ratio", gate_json(p->max_ppl_ratio, verify, "ppl_ratio"));
-    ingot_zoo_set(gates, "kld_mean", gate_json(p->max_kld, verify, "kld_mean"));
-    ingot_zoo_set(gates, "accuracy_drop", gate_json(p->max_accuracy_drop, verify, "accuracy_drop"));
+    ingot_json_put(gates, "verdict", json_string(ingot_gate_verdict_name(verdict)));
+    ingot_json_put(gates, "reason", reason[0] != '\0' ? json_string(reason) : json_null());
+    ingot_json_put(gates, "ppl_ratio", gate_json(p->max_ppl_ratio, verify, "ppl_ratio"));
+    ingot_json_put(gates, "kld_mean", gate_json(p->max_kld, verify, "kld_mean"));
+    ingot_json_put(gates, "accuracy_drop",
+                   gate_json(p->max_accuracy_drop, verify, "accuracy_drop"));
     return gates;
 }
 
@@ -95,16 +96,16 @@ static ingot_status make_row(json_t **out, const ingot_manifest *m, const ingot_
         find_progress(reason, shelf, p->name);
     }
     json_t *row = json_object();
-    ingot_zoo_set(row, "product", json_string(p->name));
-    ingot_zoo_set(row, "model", json_string(m->models[p->model].name));
-    ingot_zoo_set(row, "recipe", json_string(m->recipes[p->recipe].name));
-    ingot_zoo_set(row, "output", json_string(p->output));
-    ingot_zoo_set(row, "state", json_string(name));
-    ingot_zoo_set(row, "reason", reason[0] != '\0' ? json_string(reason) : json_null());
-    ingot_zoo_set(row, "gates", gates_json(p, record));
+    ingot_json_put(row, "product", json_string(p->name));
+    ingot_json_put(row, "model", json_string(m->models[p->model].name));
+    ingot_json_put(row, "recipe", json_string(m->recipes[p->recipe].name));
+    ingot_json_put(row, "output", json_string(p->output));
+    ingot_json_put(row, "state", json_string(name));
+    ingot_json_put(row, "reason", reason[0] != '\0' ? json_string(reason) : json_null());
+    ingot_json_put(row, "gates", gates_json(p, record));
     for (size_t i = 0; i < sizeof figures / sizeof *figures && with_figures; i++) {
         json_t *value = json_object_get(record, figures[i]);
-        ingot_zoo_set(row, figures[i], value != NULL ? json_incref(value) : json_null());
+        ingot_json_put(row, figures[i], value != NULL ? json_incref(value) : json_null());
     }
     json_decref(record);
     *out = row;
@@ -136,7 +137,7 @@ static ingot_status mark_fronts(json_t *rows) {
                          .bytes = ingot_zoo_number(json_object_get(row, "file"), "bytes"),
                          .divergence =
                              ingot_zoo_number(json_object_get(row, "verify"), "kld_mean")};
-        ingot_zoo_set(row, "front", json_false());
+        ingot_json_put(row, "front", json_false());
         if (isfinite(s.bytes) && isfinite(s.divergence)) {
             scores[count++] = s;
         }
@@ -146,7 +147,7 @@ static ingot_status mark_fronts(json_t *rows) {
         for (size_t k = 0; k < count && is_best; k++) {
             is_best = !is_beaten(&scores[i], &scores[k]);
         }
-        ingot_zoo_set(scores[i].row, "front", json_boolean(is_best));
+        ingot_json_put(scores[i].row, "front", json_boolean(is_best));
     }
     ingot_free(scores);
     return INGOT_OK;
@@ -156,7 +157,7 @@ static ingot_status mark_fronts(json_t *rows) {
 static void add_cluster(json_t *row, json_t *task) {
     const char *state = ingot_zoo_text_of(row, "state"), *said = ingot_zoo_text_of(task, "state");
     char reason[160];
-    ingot_zoo_set(row, "slurm", task != NULL ? json_incref(task) : json_null());
+    ingot_json_put(row, "slurm", task != NULL ? json_incref(task) : json_null());
     if (task == NULL || said == NULL || strcmp(state, "done") == 0 ||
         strcmp(state, "running") == 0 || strcmp(said, "COMPLETED") == 0) {
         return;
@@ -164,11 +165,11 @@ static void add_cluster(json_t *row, json_t *task) {
     (void)snprintf(reason, sizeof reason, "job %.40s %.40s %.30s", ingot_zoo_text_of(task, "job"),
                    said, ingot_zoo_text_of(task, "node"));
     if (ingot_cluster_is_pending(said)) {
-        ingot_zoo_set(row, "state",
-                      json_string(strcmp(said, "PENDING") == 0 ? "queued" : "running"));
-        ingot_zoo_set(row, "reason", json_string(reason));
+        ingot_json_put(row, "state",
+                       json_string(strcmp(said, "PENDING") == 0 ? "queued" : "running"));
+        ingot_json_put(row, "reason", json_string(reason));
     } else if (strcmp(state, "failed") != 0) {
-        ingot_zoo_set(row, "reason", json_string(reason));
+        ingot_json_put(row, "reason", json_string(reason));
     }
 }
 

@@ -269,18 +269,18 @@ static json_t *task_json(const task *t) {
     json_t *object = json_object();
     char text[2200];
     ingot_error_format(&t->error, text, sizeof text);
-    ingot_zoo_set(object, "product", json_string(t->product->name));
-    ingot_zoo_set(object, "state", json_string(names[t->state]));
-    ingot_zoo_set(object, "finished_before", json_boolean(t->was_finished));
-    ingot_zoo_set(object, "gates",
-                  t->state == TASK_DONE ? json_string(ingot_gate_verdict_name(t->gates))
-                                        : json_null());
-    ingot_zoo_set(object, "error",
-                  is_failed ? json_string(ingot_status_code(t->error.status)) : json_null());
-    ingot_zoo_set(object, "message",
-                  is_failed                        ? json_string(text)
-                  : t->gates == INGOT_GATES_FAILED ? json_string(t->gate_reason)
-                                                   : json_null());
+    ingot_json_put(object, "product", json_string(t->product->name));
+    ingot_json_put(object, "state", json_string(names[t->state]));
+    ingot_json_put(object, "finished_before", json_boolean(t->was_finished));
+    ingot_json_put(object, "gates",
+                   t->state == TASK_DONE ? json_string(ingot_gate_verdict_name(t->gates))
+                                         : json_null());
+    ingot_json_put(object, "error",
+                   is_failed ? json_string(ingot_status_code(t->error.status)) : json_null());
+    ingot_json_put(object, "message",
+                   is_failed                        ? json_string(text)
+                   : t->gates == INGOT_GATES_FAILED ? json_string(t->gate_reason)
+                                                    : json_null());
     return object;
 }
 
@@ -301,13 +301,13 @@ static void report(runner *r, ingot_zoo_result *result, double seconds) {
         left += t->state == TASK_LEFT;
         (void)json_array_append_new(list, task_json(t));
     }
-    ingot_zoo_set(result->json, "products", list);
-    ingot_zoo_set(result->json, "made", json_integer((json_int_t)made));
-    ingot_zoo_set(result->json, "finished_before", json_integer((json_int_t)before));
-    ingot_zoo_set(result->json, "failed", json_integer((json_int_t)(failed + invalid)));
-    ingot_zoo_set(result->json, "gates_failed", json_integer((json_int_t)gates));
-    ingot_zoo_set(result->json, "left", json_integer((json_int_t)left));
-    ingot_zoo_set(result->json, "seconds", ingot_json_number(seconds));
+    ingot_json_put(result->json, "products", list);
+    ingot_json_put(result->json, "made", json_integer((json_int_t)made));
+    ingot_json_put(result->json, "finished_before", json_integer((json_int_t)before));
+    ingot_json_put(result->json, "failed", json_integer((json_int_t)(failed + invalid)));
+    ingot_json_put(result->json, "gates_failed", json_integer((json_int_t)gates));
+    ingot_json_put(result->json, "left", json_integer((json_int_t)left));
+    ingot_json_put(result->json, "seconds", ingot_json_number(seconds));
     result->exit_code = failed + left > 0 ? 2 : gates + invalid > 0 ? 1 : 0;
     if (!r->options->as_json) {
         ingot_format_seconds(time, sizeof time, seconds);

@@ -163,12 +163,6 @@ bool ingot_shelf_is_locked(const ingot_shelf *shelf, const char *name) {
 
 /* ---- records -------------------------------------------------------------------------------- */
 
-void ingot_zoo_set(json_t *object, const char *key, json_t *value) {
-    if (json_object_set_new(object, key, value) != 0) {
-        (void)json_object_set_new(object, key, json_null());
-    }
-}
-
 double ingot_zoo_number(const json_t *object, const char *key) {
     const json_t *value = json_object_get(object, key);
     return json_is_number(value) ? json_number_value(value) : (double)NAN;
@@ -224,12 +218,12 @@ ingot_status ingot_shelf_write_record(const ingot_shelf *shelf, const char *prod
     char path[INGOT_SHELF_PATH_SIZE], digest[33];
     ingot_shelf_path(path, shelf, INGOT_SHELF_RECORD, product);
     (void)json_object_del(record, "digest");
-    ingot_zoo_set(record, "format", json_string(RECORD_FORMAT));
-    ingot_zoo_set(record, "version", json_integer(RECORD_VERSION));
-    ingot_zoo_set(record, "product", json_string(product));
+    ingot_json_put(record, "format", json_string(RECORD_FORMAT));
+    ingot_json_put(record, "version", json_integer(RECORD_VERSION));
+    ingot_json_put(record, "product", json_string(product));
     const bool is_digested = ingot_zoo_json_digest(digest, record);
     if (is_digested) {
-        ingot_zoo_set(record, "digest", json_string(digest));
+        ingot_json_put(record, "digest", json_string(digest));
     }
     char *text = is_digested ? ingot_json_text(record, JSON_SORT_KEYS | JSON_INDENT(1)) : NULL;
     (void)json_object_del(record, "digest");

@@ -241,7 +241,7 @@ static ingot_status submit_array(submitter *s, const array *a, ingot_error *erro
         const char *made = json_string_value(json_object_get(s->made, a->statistics));
         if (made == NULL) {
             INGOT_TRY(submit(s, a, true, "", after, error));
-            ingot_zoo_set(s->made, a->statistics, json_string(after));
+            ingot_json_put(s->made, a->statistics, json_string(after));
         } else {
             (void)snprintf(after, sizeof after, "%s", made);
         }
@@ -264,8 +264,8 @@ static ingot_status read_states(submitter *s, ingot_error *error) {
     INGOT_TRY(ingot_zoo_rows(&rows, s->manifest, &s->shelf, s->options, false, error));
     for (size_t i = 0; i < json_array_size(rows); i++) {
         const json_t *row = json_array_get(rows, i);
-        ingot_zoo_set(s->states, ingot_zoo_text_of(row, "product"),
-                      json_incref(json_object_get(row, "state")));
+        ingot_json_put(s->states, ingot_zoo_text_of(row, "product"),
+                       json_incref(json_object_get(row, "state")));
     }
     json_decref(rows);
     return ingot_cluster_states(&s->cluster, &s->shelf, error);
@@ -330,10 +330,10 @@ ingot_status ingot_zoo_slurm(ingot_zoo_result *result, const ingot_manifest *man
         status = submit_all(&s, error);
     }
     ingot_shelf_unlock(lock);
-    ingot_zoo_set(result->json, "submitted", json_integer((json_int_t)s.submitted));
-    ingot_zoo_set(result->json, "queued_before", json_integer((json_int_t)s.queued));
-    ingot_zoo_set(result->json, "left_out", json_integer((json_int_t)s.left_out));
-    ingot_zoo_set(result->json, "jobs", s.jobs != NULL ? json_incref(s.jobs) : json_array());
+    ingot_json_put(result->json, "submitted", json_integer((json_int_t)s.submitted));
+    ingot_json_put(result->json, "queued_before", json_integer((json_int_t)s.queued));
+    ingot_json_put(result->json, "left_out", json_integer((json_int_t)s.left_out));
+    ingot_json_put(result->json, "jobs", s.jobs != NULL ? json_incref(s.jobs) : json_array());
     result->exit_code = s.left_out > 0 ? 2 : 0;
     if (status == INGOT_OK && !options->as_json) {
         printf("%llu products submitted, %llu in the queue before, %llu left out\n",
