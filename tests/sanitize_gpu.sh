@@ -1,11 +1,11 @@
 #!/bin/sh
 # compute-sanitizer over the tests of the CUDA backend: sh tests/sanitize_gpu.sh BUILD [SECONDS]
 #
-# memcheck, racecheck and initcheck, each over every test program that needs a device, side by side;
-# SECONDS is the limit of each (default 600).  Fails when a test fails, a tool does not come to its
+# memcheck, racecheck, initcheck and synccheck, one after the other, each over every test program that
+# needs a device, side by side; SECONDS is the limit of each (default 600).  Fails when a test fails, a tool does not come to its
 # end, or it reports anything but this:
 #
-#   kernels of cuBLAS and cuSOLVER, which memcheck and racecheck leave out from the start.  Their
+#   kernels of cuBLAS and cuSOLVER, which all but initcheck leave out from the start.  Their
 #   tiles read past the edges of operands into memory of ours that was never written, and drop what
 #   they read; racecheck does not see the barriers of their asynchronous copies.  The results are
 #   compared by the tests themselves.
@@ -20,7 +20,7 @@ sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanit
 [ -n "$sanitizer" ] || { echo "SKIP: compute-sanitizer is missing"; exit 77; }
 export INGOT_TEST_SMALL=1
 
-for tool in memcheck racecheck initcheck; do
+for tool in memcheck racecheck initcheck synccheck; do
     for program in "$build"/tests/test_backend "$build"/tests/test_kernels \
         "$build"/tests/test_linear "$build"/tests/test_tuning \
         "$build"/tests/test_backward "$build"/tests/test_cuda_*; do
@@ -35,8 +35,8 @@ for tool in memcheck racecheck initcheck; do
             echo $? >"$logs/$name.code"
         } &
     done
+    wait
 done
-wait
 
 failed=0
 for code_file in "$logs"/*.code; do

@@ -1,8 +1,8 @@
 /* The engine of the CUDA backend (kernels/engine.h) against decoding operation by operation on the
  * CPU backend: random models of every kind it covers, dense and quantized, prompts around the sizes
  * at which the way of computing changes, batches, windows, sampling, containers; and the text of
- * real models.  Skipped, loudly, without a device.  INGOT_TEST_SMALL: less of all that, for
- * compute-sanitizer. */
+ * real models.  Skipped, loudly, without a device.  INGOT_TEST_SMALL: every kind, but
+ * fewer and shorter prompts, for compute-sanitizer. */
 #include "tiny_model.h"
 
 #include "calib/decode.h"
@@ -198,7 +198,7 @@ static void check_prompts(const packed_model *p, const char *what) {
         CU_ASSERT_EQUAL(cuda.ops->engine->feed(engine, s, ids, n, got), INGOT_OK);
         CU_ASSERT_EQUAL(ingot_decoder_feed(reference, ids, n, expected, &error), INGOT_OK);
         check_near(got, expected, vocab, what, n);
-        for (uint64_t k = n; k < n + 3; k++) {
+        for (uint64_t k = n; k < n + (is_small ? 1 : 3); k++) {
             CU_ASSERT_EQUAL(cuda.ops->engine->feed(engine, s, ids + k, 1, got), INGOT_OK);
             CU_ASSERT_EQUAL(ingot_decoder_feed(reference, ids + k, 1, expected, &error), INGOT_OK);
             check_near(got, expected, vocab, what, k + 1);
@@ -233,7 +233,7 @@ static const struct {
 #define KINDS (sizeof kinds / sizeof *kinds)
 
 static void test_kinds(void) {
-    for (unsigned i = 0; i < KINDS; i += is_small ? 3 : 1) {
+    for (unsigned i = 0; i < KINDS; i++) {
         packed_model p = pack_model(kinds[i].flags, &kinds[i].shape, DENSE);
         bind(&p);
         check_prompts(&p, kinds[i].name);
@@ -245,7 +245,7 @@ static void test_kinds(void) {
 static void test_storages(void) {
     static const char *const names[] = {"dense", "BF16", "W4",    "W4 asymmetric",
                                         "W3",    "W8",   "mixed", "outliers"};
-    for (int storage = HALVES; storage < STORAGES; storage += is_small ? 3 : 1) {
+    for (int storage = HALVES; storage < STORAGES; storage++) {
         packed_model p = pack_model(TINY_QKV_BIAS, &usual, storage);
         bind(&p);
         check_prompts(&p, names[storage]);
@@ -272,7 +272,7 @@ static void check_batch(const packed_model *p, uint64_t sequences) {
     uint64_t states[64] = {0};
     ingot_error error;
     for (uint64_t s = 0; s < sequences; s++) {
-        const uint64_t n = 1 + s * 37 % 80;
+        const uint64_t n = 1 + s * 37 % (is_small ? 20 : 80);
         uint32_t *prompt = random_ids(t, n);
         reference[s] = open_reference(p, capacity);
         CU_ASSERT_EQUAL(ops->feed(engine, s, prompt, n, NULL), INGOT_OK);
@@ -335,28 +335,29 @@ static void run_tokens(ingot_engine *engine, uint64_t sequences, double temperat
 /* Working ahead changes nothing, a full sequence is said to be full, drawing is that of the
  * sampler. */
 static void test_tokens(void) {
-    enum { sequences = 3, prompt = 20, count = 60 };
+    enum { sequences = 3, prompt = 20, most = 60 };
+    const uint64_t count = is_small ? 8 : most;
     const ingot_engine_ops *ops = cuda.ops->engine;
     packed_model p = pack_model(0, &usual, W4);
     bind(&p);
     const uint64_t vocab = p.tiny->model.vocab;
     ingot_engine *engine = open_engine(&p, sequences, prompt + count - 1);
     uint32_t *ids = random_ids(p.tiny, prompt + sequences);
-    uint32_t first[count * sequences], second[count * sequences];
+    uint32_t first[most * sequences], second[most * sequences];
     float *logits = malloc(sequences * vocab * sizeof *logits);
     CU_ASSERT_EQUAL(ops->next(engine, 0, first), INGOT_ERR_USAGE); /* nothing was fed */
     for (int drawn = 0; drawn < 2; drawn++) {
         run_tokens(engine, sequences, drawn ? 0.8 : 0, ids, prompt, 0, first, count);
         CU_ASSERT_EQUAL(ops->next(engine, 0, second), INGOT_ERR_USAGE);
         run_tokens(engine, sequences, drawn ? 0.8 : 0, ids, prompt, 1000, second, count);
-        CU_ASSERT_EQUAL(memcmp(first, second, sizeof first), 0);
+        CU_ASSERT_EQUAL(memcmp(first, second, count * sequences * sizeof *first), 0);
     }
     ingot_sampler host[sequences];
     run_tokens(engine, sequences, 1.3, ids, prompt, 0, first, 0);
     for (int s = 0; s < sequences; s++) {
         host[s] = (ingot_sampler){.temperature = 1.3, .state = seed + (uint64_t)s};
     }
-    for (int i = 0; i < 40; i++) {
+    for (uint64_t i = 0; i < (is_small ? 5 : 40); i++) {
         CU_ASSERT_EQUAL_FATAL(ops->next(engine, 0, first), INGOT_OK);
         CU_ASSERT_EQUAL_FATAL(ops->logits(engine, logits), INGOT_OK);
         for (uint64_t s = 0; s < sequences; s++) {
@@ -391,7 +392,7 @@ static void test_large_vocabulary(void) {
         CU_ASSERT_EQUAL_FATAL(ops->feed(engine, s, prompt + s, 2, NULL), INGOT_OK);
     }
     CU_ASSERT_EQUAL_FATAL(ops->sampler(engine, 3, states), INGOT_OK);
-    for (int i = 0; i < 20; i++) {
+    for (int i = 0; i < (is_small ? 3 : 20); i++) {
         CU_ASSERT_EQUAL_FATAL(ops->next(engine, 0, ids), INGOT_OK);
         CU_ASSERT_EQUAL_FATAL(ops->logits(engine, logits), INGOT_OK);
         for (uint64_t s = 0; s < 2; s++) {

@@ -8,7 +8,7 @@
 #include "suite.h"
 
 static ingot_backend cuda;
-static bool is_brief; /* INGOT_TEST_SMALL: few cases, for runs under compute-sanitizer */
+static bool is_brief; /* INGOT_TEST_SMALL: small sizes, for runs under compute-sanitizer */
 
 #define REQUIRE_OK(call) CU_ASSERT_FATAL((call) == INGOT_OK)
 
@@ -230,7 +230,7 @@ static void check(const product_case *c) {
     const uint64_t count = c->m * c->rows;
     double *value = malloc(count * sizeof *value), *bound = malloc(count * sizeof *bound);
     reference(c, &in, value, bound);
-    float *got = run(c, &in, 1), *again = run(c, &in, c->has_residual ? 1 : 3);
+    float *got = run(c, &in, 1), *again = run(c, &in, c->has_residual || is_brief ? 1 : 3);
     unsigned wrong = 0;
     for (uint64_t i = 0; i < count; i++) {
         const double error = fabs((double)got[i] - value[i]);
@@ -267,8 +267,8 @@ static product_case draw(unsigned bits, uint64_t group, uint64_t m) {
     static const uint64_t rows[] = {1, 7, 16, 17, 40, 64, 100, 130};
     static const uint64_t cols[] = {1, 8, 31, 40, 96, 128, 160, 200, 264, 512, 1000, 1032};
     static const ingot_dtype dtypes[] = {INGOT_F16, INGOT_BF16, INGOT_F32};
-    product_case c = {.rows = pick(rows, 8),
-                      .cols = pick(cols, 12),
+    product_case c = {.rows = pick(rows, is_brief ? 5 : 8),
+                      .cols = pick(cols, is_brief ? 9 : 12),
                       .m = m,
                       .bits = bits,
                       .zero_mode = input_below(2) ? INGOT_ZERO_STORED : INGOT_ZERO_SYMMETRIC,
@@ -325,8 +325,8 @@ static void test_large(void) {
     for (unsigned i = 0; i < 4; i++) {
         for (unsigned bits = 3; bits <= 8; bits += bits == 4 ? 4 : 1) {
             product_case c = draw(bits, 0, m[i]);
-            c.rows = i < 2 && bits == 4 && !is_brief ? 4300 : 100 + input_below(100);
-            c.cols = i < 2 && bits == 4 ? 512 : 4096 + 32 * input_below(10);
+            c.rows = is_brief ? 40 : i < 2 && bits == 4 ? 4300 : 100 + input_below(100);
+            c.cols = i < 2 && bits == 4 ? 512 : (is_brief ? 1024 : 4096) + 32 * input_below(10);
             c.group = i % 2 == 0 ? 128 : 64;
             check(&c);
         }
@@ -336,7 +336,7 @@ static void test_large(void) {
 /* Each part behind and before the sums by itself, where a mistake cannot hide behind another. */
 static void test_parts(void) {
     static const uint64_t m[] = {1, 2, 5, 20, 70};
-    for (unsigned i = 0; i < 5; i++) {
+    for (unsigned i = 0; i < 5; i += is_brief ? 3 : 1) { /* few rows, many rows */
         product_case plain = {.rows = 50,
                               .cols = 264,
                               .m = m[i],
