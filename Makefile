@@ -40,7 +40,7 @@ LIBS_STATIC  := -Wl,-Bstatic -lopenblas -lgfortran -lquadmath -lxxhash -lzstd -l
 LIBS := $(if $(filter 1,$(STATIC)),$(LIBS_STATIC),$(LIBS_DYNAMIC) -ldl)
 
 FOLDERS := common format kernels kernels/cpu calib convert verify zoo
-SOURCES := $(filter-out %_main.c kernels/cpu/isa_%.c,$(wildcard $(addsuffix /*.c,$(FOLDERS))))
+SOURCES := $(filter-out %_main.c kernels/cpu/isa_%.c format/isa_%.c,$(wildcard $(addsuffix /*.c,$(FOLDERS))))
 MAINS   := $(wildcard $(addsuffix /*_main.c,$(FOLDERS)))
 TOOLS   := $(patsubst %_main.c,ingot-%,$(notdir $(MAINS)))
 
@@ -50,13 +50,17 @@ ISAS := v2 v3 v4
 ISA_SOURCES := $(wildcard kernels/cpu/isa_*.c)
 ISA_OBJECTS := $(foreach isa,$(ISAS),$(patsubst %.c,$(BUILD)/%.$(isa).o,$(ISA_SOURCES)))
 
-OBJECTS := $(SOURCES:%.c=$(BUILD)/%.o) $(ISA_OBJECTS)
+# Digests likewise, but for the one extension that makes them faster.
+DIGEST_OBJECTS := $(foreach isa,sse2 avx2,$(BUILD)/format/isa_digest.$(isa).o)
+
+OBJECTS := $(SOURCES:%.c=$(BUILD)/%.o) $(ISA_OBJECTS) $(DIGEST_OBJECTS)
 LIBRARY := $(BUILD)/libingot_all.a
 
 # What a loader author links: the container reader and nothing else.
 PUBLIC_OBJECTS := $(patsubst %.c,$(BUILD)/%.o,common/status.c \
                   $(filter-out format/container_write%.c,$(wildcard format/container*.c)) \
-                  format/pack.c format/half.c format/digest.c format/weight_row.c)
+                  format/pack.c format/half.c format/digest.c format/weight_row.c) \
+                  $(DIGEST_OBJECTS)
 PUBLIC_LIBRARY := $(BUILD)/libingot.a
 
 # And, to compute on a CUDA device: calls into the library of the CUDA backend, which it opens.
@@ -178,6 +182,10 @@ $(BUILD)/%.v3.o: %.c
 	$(call compile,-march=x86-64-v3 -Wno-psabi -DISA=v3 -ffp-contract=fast)
 $(BUILD)/%.v4.o: %.c
 	$(call compile,-march=x86-64-v4 -Wno-psabi -mprefer-vector-width=512 -DISA=v4 -ffp-contract=fast)
+$(BUILD)/%.sse2.o: %.c
+	$(call compile,-DISA=sse2)
+$(BUILD)/%.avx2.o: %.c
+	$(call compile,-mavx2 -DISA=avx2)
 
 $(LIBRARY): $(OBJECTS)
 	$(call say,AR,$@)

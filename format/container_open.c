@@ -6,13 +6,13 @@
  * Invariants once a shard is open: every size was recomputed from the shape; parts and chunks lie
  * at their canonical offsets inside DATA; names are legal, unique and NUL-terminated. */
 #include "format/container_internal.h"
+#include "format/digest.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <sys/stat.h>
 #include <unistd.h>
-#include <xxhash.h>
 
 #define TRANSFER "copy or download the file again"
 
@@ -20,12 +20,6 @@ ingot_status shard_error(ingot_error *error, ingot_status code, const shard *par
                          const char *tensor, const char *remedy, const char *reason) {
     return ingot_error_set(error, code, part->path, tensor, remedy, "%s",
                            reason != NULL ? reason : ingot_status_text(code));
-}
-
-static void digest_of(uint8_t digest[16], const uint8_t *bytes, uint64_t size) {
-    const XXH128_hash_t hash = XXH3_128bits(bytes, (size_t)size);
-    store_le(digest, hash.low64, 8);
-    store_le(digest + 8, hash.high64, 8);
 }
 
 static bool is_zero(const uint8_t *bytes, uint64_t size) {
@@ -89,7 +83,7 @@ static ingot_status check_superblock(shard *part, uint64_t size, ingot_error *er
     if (memcmp(bytes, ingot_container_magic, 8) != 0) {
         return shard_error(error, INGOT_BAD_MAGIC, part, NULL, "is this an Ingot container?", NULL);
     }
-    if (load_le(bytes + 120, 8) != XXH3_64bits(bytes, 120)) {
+    if (load_le(bytes + 120, 8) != ingot_digest64(bytes, 120)) {
         return shard_error(error, INGOT_BAD_SUPERBLOCK_DIGEST, part, NULL, TRANSFER, NULL);
     }
     superblock_decode(super, bytes);
@@ -128,7 +122,7 @@ static ingot_status read_section_table(shard *part, ingot_error *error) {
     }
     INGOT_TRY(shard_read_at(part, table, bytes, SUPERBLOCK_BYTES, error));
     uint8_t root[16];
-    digest_of(root, table, bytes);
+    ingot_digest128(root, table, bytes);
     if (memcmp(root, part->super.root, 16) != 0) {
         return shard_error(error, INGOT_BAD_ROOT, part, NULL, TRANSFER, NULL);
     }
@@ -253,7 +247,7 @@ static ingot_status read_front(shard *part, ingot_error *error) {
     for (uint32_t i = 0; i + 1 < count; i++) {
         uint8_t digest[16];
         const section *record = &part->sections[i];
-        digest_of(digest, part->front + record->offset, record->size);
+        ingot_digest128(digest, part->front + record->offset, record->size);
         if (memcmp(digest, record->digest, 16) != 0) {
             return bad_section(error, INGOT_BAD_SECTION_DIGEST, part, record);
         }

@@ -1,11 +1,11 @@
 /* Reading what an open container holds: chunks, tensors, files (spec/container.md, "Integrity",
  * level "tensor"). */
 #include "format/container_internal.h"
+#include "format/digest.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <unistd.h>
-#include <xxhash.h>
 #include <zstd.h>
 
 #define TRANSFER "copy or download the file again"
@@ -89,7 +89,7 @@ static ingot_status chunk_error(ingot_error *error, ingot_status code, const sha
 ingot_status chunk_check_digest(const shard *part, const ingot_tensor *tensor, unsigned which,
                                 uint64_t chunk, const uint8_t *bytes, ingot_error *error) {
     const uint64_t number = chunk_number(tensor, which, chunk);
-    const uint64_t digest = XXH3_64bits(bytes, (size_t)chunk_length(tensor, which, chunk));
+    const uint64_t digest = ingot_digest64(bytes, chunk_length(tensor, which, chunk));
     return digest == load_le(part->chunks + number * 8, 8)
                ? INGOT_OK
                : chunk_error(error, INGOT_BAD_CHUNK_DIGEST, part, tensor, number);
@@ -103,7 +103,7 @@ static ingot_status read_compressed(const shard *part, const ingot_tensor *tenso
     const bool is_plain = load_le(entry + 12, 4) == 0;
     uint8_t *image = reader->stored;
     INGOT_TRY(shard_read_at(part, image, stored, part->data_offset + load_le(entry, 8), error));
-    if (verify && XXH3_64bits(image, stored) != load_le(entry + 16, 8)) {
+    if (verify && ingot_digest64(image, stored) != load_le(entry + 16, 8)) {
         return chunk_error(error, INGOT_BAD_STORED_DIGEST, part, tensor, number);
     }
     if (is_plain) {

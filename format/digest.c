@@ -1,6 +1,8 @@
 /* XXH3 digests as little-endian integers (spec/container.md, "Digests"). */
 #include "format/digest.h"
 
+#include "format/digest_isa.h"
+
 #include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
@@ -11,17 +13,38 @@ static void store_u64(uint8_t *out, uint64_t value) {
     }
 }
 
-static void store_digest(uint8_t digest[16], XXH128_hash_t hash) {
-    store_u64(digest, hash.low64);
-    store_u64(digest + 8, hash.high64);
+static void store_digest(uint8_t digest[16], const uint64_t hash[2]) {
+    store_u64(digest, hash[0]);
+    store_u64(digest + 8, hash[1]);
+}
+
+const ingot_digest_isa *ingot_digest_isa_at(unsigned index) {
+    __builtin_cpu_init();
+    return index == 0                                     ? &ingot_digest_sse2
+           : index == 1 && __builtin_cpu_supports("avx2") ? &ingot_digest_avx2
+                                                          : NULL;
+}
+
+/* The fastest.  Asked once: a virtual machine leaves the guest for every CPUID. */
+static const ingot_digest_isa *fastest(void) {
+    static const ingot_digest_isa *_Atomic known; /* threads that meet here store the same */
+    const ingot_digest_isa *isa = known;
+    if (isa == NULL) {
+        isa = ingot_digest_isa_at(1);
+        isa = isa != NULL ? isa : ingot_digest_isa_at(0);
+        known = isa;
+    }
+    return isa;
 }
 
 uint64_t ingot_digest64(const void *bytes, uint64_t size) {
-    return XXH3_64bits(bytes, (size_t)size);
+    return fastest()->digest64(bytes, (size_t)size);
 }
 
 void ingot_digest128(uint8_t digest[16], const void *bytes, uint64_t size) {
-    store_digest(digest, XXH3_128bits(bytes, (size_t)size));
+    uint64_t hash[2];
+    fastest()->digest128(hash, bytes, (size_t)size);
+    store_digest(digest, hash);
 }
 
 struct ingot_digest_stream {
@@ -43,11 +66,13 @@ ingot_status ingot_digest_stream_create(ingot_digest_stream **out) {
 }
 
 void ingot_digest_stream_update(ingot_digest_stream *stream, const void *bytes, uint64_t size) {
-    (void)XXH3_128bits_update(stream->state, bytes, (size_t)size);
+    fastest()->update128(stream->state, bytes, (size_t)size);
 }
 
 void ingot_digest_stream_finish(const ingot_digest_stream *stream, uint8_t digest[16]) {
-    store_digest(digest, XXH3_128bits_digest(stream->state));
+    uint64_t hash[2];
+    fastest()->finish128(hash, stream->state);
+    store_digest(digest, hash);
 }
 
 void ingot_digest_stream_destroy(ingot_digest_stream *stream) {

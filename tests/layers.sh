@@ -86,7 +86,7 @@ grep -E '\.cuh?$' "$work/files" | grep -v '^kernels/cuda/' >"$work/hits" &&
 # ---- libingot: the C library, xxHash and zstd ------------------------------------------------
 
 # All headers that a source of libingot sees, at any depth, that are not the compiler's.
-for source in common/status.c format/container*.c format/pack.c format/half.c format/digest.c \
+for source in common/status.c format/container*.c format/pack.c format/half.c format/*digest.c \
     format/weight_row.c; do
     case $source in format/container_write*) continue ;; esac # the writer belongs to the tools
     [ -f "$source" ] || continue
