@@ -417,6 +417,7 @@ static uint64_t written_bytes(const char *path, uint64_t fallback) {
 /* An output under work, and what --resume keeps of it. */
 typedef struct work {
     ingot_writer *writer;
+    ingot_waiting *waiting;
     char state[4096]; /* path of the state */
     ingot_resume *resume;
     uint64_t first_block;
@@ -443,24 +444,18 @@ static ingot_status reopen(work *w, const session *s, const ingot_writer_plan *p
     return status == INGOT_ERR_NOT_FOUND ? INGOT_OK : status;
 }
 
-/* Matrices that wait in memory for distillation are in no partial output: there is nothing to go on
- * from (convert/loop_distill.c). */
-static bool saves_states(const session *s) {
-    const bool is_distilled = s->options->recipe.effort == INGOT_EFFORT_BEST &&
-                              s->plan.steps.distills && !s->plan.has_folds;
-    if (s->options->resumes && is_distilled) {
-        (void)fprintf(stderr,
-                      "%s: matrices wait in memory for distillation: an interruption will "
-                      "start over\n",
-                      s->options->output);
-    }
-    return s->options->resumes && !is_distilled;
+/* Whether matrices wait for distillation before they are in the partial output. */
+static bool distills(const session *s) {
+    return s->options->recipe.effort == INGOT_EFFORT_BEST && s->plan.steps.distills &&
+           !s->plan.has_folds;
 }
 
 static ingot_status open_work(work *w, const session *s, const ingot_writer_plan *plan) {
     const ingot_convert_options *o = s->options;
     const char *reason = "left by an interrupted run, which --resume goes on with";
+    char waiting[4096];
     INGOT_TRY(ingot_resume_path(w->state, o->output, s->error));
+    INGOT_TRY(ingot_waiting_path(waiting, o->output, s->error));
     ingot_resume_job job = {.path = w->state,
                             .checkpoint = s->checkpoint,
                             .plan = &s->plan,
@@ -472,18 +467,25 @@ static ingot_status open_work(work *w, const session *s, const ingot_writer_plan
     const bool has_state = o->resumes && ingot_path_exists(w->state);
     if (has_state) {
         INGOT_TRY(ingot_resume_check(&job, s->error));
-        INGOT_TRY(reopen(w, s, plan));
+        if (!distills(s) || ingot_path_exists(waiting)) {
+            INGOT_TRY(reopen(w, s, plan));
+        }
         reason = "its partial output is gone";
     }
     const bool goes_on = w->writer != NULL;
     if (!goes_on) {
         INGOT_TRY(ingot_writer_create(&w->writer, o->output, o->force, plan, s->error));
         drop_state(w->state, reason);
+        (void)unlink(waiting); /* nobody writes it who has not locked the output */
     }
-    if (!saves_states(s)) {
+    if (!o->resumes) {
         return INGOT_OK;
     }
+    if (distills(s)) {
+        INGOT_TRY(ingot_waiting_create(&w->waiting, o->output, &s->plan, goes_on, s->error));
+    }
     job.writer = w->writer;
+    job.waiting = w->waiting;
     INGOT_TRY(ingot_resume_create(&w->resume, &job, s->error));
     return goes_on ? ingot_resume_load(w->resume, &w->first_block, s->error) : INGOT_OK;
 }
@@ -493,9 +495,13 @@ static void abandon(work *w, const session *s) {
     if (w->resume != NULL) {
         (void)!ingot_resume_wait(w->resume, NULL);
     }
-    if (w->resume != NULL && ingot_resume_blocks(w->resume) != 0) {
+    const bool is_kept = w->resume != NULL && ingot_resume_blocks(w->resume) != 0;
+    if (is_kept) {
         if (w->writer != NULL) {
             ingot_writer_keep(w->writer);
+        }
+        if (w->waiting != NULL) {
+            ingot_writer_keep(ingot_waiting_writer(w->waiting));
         }
         (void)fprintf(stderr, "%s: %llu of %llu blocks are kept; --resume goes on from there\n",
                       w->state, (unsigned long long)ingot_resume_blocks(w->resume),
@@ -503,6 +509,7 @@ static void abandon(work *w, const session *s) {
     }
     ingot_writer_abort(w->writer);
     ingot_resume_destroy(w->resume);
+    ingot_waiting_destroy(w->waiting);
 }
 
 static ingot_status convert_into(work *w, session *s) {
@@ -521,6 +528,7 @@ static ingot_status convert_into(work *w, session *s) {
                                 .seed = s->options->recipe.seed,
                                 .writer = w->writer,
                                 .resume = w->resume,
+                                .waiting = w->waiting,
                                 .first_block = w->first_block,
                                 .stored = w->writer,
                                 .progress = &progress,
@@ -570,6 +578,7 @@ static ingot_status write_container(session *s, const ingot_writer_plan *plan,
     }
     s->result->tensors = tensors_json(s);
     ingot_resume_destroy(w.resume);
+    ingot_waiting_remove(w.waiting);
     return INGOT_OK;
 done:
     abandon(&w, s);

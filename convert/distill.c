@@ -176,11 +176,21 @@ static ingot_status move_matrix(const ingot_distill *d, carry way, ingot_quantiz
     return move_part(d, way, &o->val, o->val, o->count * sizeof *o->val, arena);
 }
 
+static ingot_status copy_on_host(void *context, void *to, const void *from, uint64_t bytes) {
+    (void)context;
+    memcpy(to, from, bytes);
+    return INGOT_OK;
+}
+
 ingot_status ingot_distill_keep_matrix(ingot_distill *d, uint64_t at, ingot_role role,
-                                       const ingot_quantized *q, bool is_fixed) {
+                                       const ingot_quantized *q, bool is_fixed, bool is_on_host) {
     learned *m = &d->layers[at].matrix[role];
     *m = (learned){.is_kept = true, .is_fixed = is_fixed, .kept = *q};
-    return move_matrix(d, d->ops->download, &m->kept, d->waiting);
+    return move_matrix(d, is_on_host ? copy_on_host : d->ops->download, &m->kept, d->waiting);
+}
+
+const ingot_quantized *ingot_distill_waiting(const ingot_distill *d, uint64_t at, ingot_role role) {
+    return &d->layers[at].matrix[role].kept;
 }
 
 ingot_status ingot_distill_matrix(ingot_quantized *q, const ingot_distill *d, uint64_t at,

@@ -4,8 +4,8 @@
  * (arXiv 2407.11062); here the loss is the divergence, steps go along signs, and an iterate is kept
  * for its divergence on windows that are held out.
  *
- * During the block loop finished matrices wait in host memory; for the distillation all of them
- * are on the device. */
+ * During the block loop finished matrices wait in host memory, and with --resume on disk as well
+ * (convert/waiting.h); for the distillation all of them are on the device. */
 #ifndef INGOT_DISTILL_H
 #define INGOT_DISTILL_H
 
@@ -28,9 +28,13 @@ uint64_t ingot_distill_bytes(uint64_t *waiting_bytes, const ingot_plan *plan,
 
 /* Copies a block's norms, biases and those linears that are not kept, from the device. */
 ingot_status ingot_distill_keep_block(ingot_distill *d, const ingot_block *block) INGOT_MUST_CHECK;
-/* Copies a finished matrix (device memory). */
+/* Copies a finished matrix, from device memory or from the host's (is_on_host). */
 ingot_status ingot_distill_keep_matrix(ingot_distill *d, uint64_t layer, ingot_role role,
-                                       const ingot_quantized *q, bool is_fixed) INGOT_MUST_CHECK;
+                                       const ingot_quantized *q, bool is_fixed,
+                                       bool is_on_host) INGOT_MUST_CHECK;
+/* A kept matrix where it waits, in host memory; d's own. */
+const ingot_quantized *ingot_distill_waiting(const ingot_distill *d, uint64_t layer,
+                                             ingot_role role);
 
 /* Learns the kept matrices.  batch->exact are the states behind the last block; the
  * last batch->judges windows are held out.  out->has_run is false, and nothing is changed, when

@@ -609,7 +609,7 @@ static ingot_status convert_all(ingot_loop *l) {
     const ingot_plan *plan = l->job->plan;
     const uint64_t first = l->job->first_block;
     uint64_t next_layer = 0;
-    if (l->has_batch && first < l->job->model->layers) {
+    if (l->has_batch && (first < l->job->model->layers || l->distill != NULL)) {
         double since = ingot_clock_seconds();
         INGOT_TRY(begin_batch(l));
         ingot_loop_lap(l, INGOT_PHASE_COLLECT, &since);

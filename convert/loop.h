@@ -10,6 +10,7 @@
 #include "common/progress.h"
 #include "convert/linear.h"
 #include "convert/plan.h"
+#include "convert/waiting.h"
 
 typedef enum ingot_phase {
     INGOT_PHASE_PLAN,
@@ -58,7 +59,8 @@ typedef struct ingot_loop_job {
                                      (convert/distill.h), as the plan's steps say; wants windows */
     uint64_t seed;
     ingot_writer *writer;
-    ingot_resume *resume; /* NULL: nothing is saved */
+    ingot_resume *resume;   /* NULL: nothing is saved */
+    ingot_waiting *waiting; /* where matrices that wait for distillation are saved; NULL likewise */
     uint64_t
         first_block; /* blocks before it are finished, in `stored`; tensors that were put stay */
     const ingot_writer *stored; /* the writer, for every device */

@@ -6,8 +6,35 @@
 
 ingot_status ingot_loop_keep_matrix(ingot_loop *l, uint64_t index, const ingot_quantized *q) {
     const ingot_plan_tensor *t = &l->job->plan->tensors[index];
-    return ingot_distill_keep_matrix(l->distill, t->layer, t->role, q,
-                                     t->method == INGOT_METHOD_RTN); /* stays plain */
+    INGOT_TRY(ingot_distill_keep_matrix(l->distill, t->layer, t->role, q,
+                                        t->method == INGOT_METHOD_RTN, /* stays plain */
+                                        false));
+    return l->job->waiting != NULL
+               ? ingot_loop_save_behind(l, index,
+                                        ingot_distill_waiting(l->distill, t->layer, t->role),
+                                        &l->job->ledgers[index])
+               : INGOT_OK;
+}
+
+/* *packed = a kept matrix as it lies in a file, from the arena (host); the device memory is the
+ * caller's. */
+static ingot_status pack_kept(ingot_loop *l, uint64_t index, ingot_quantized *q,
+                              ingot_weight_view *packed, ingot_arena *host, ingot_arena *device) {
+    const ingot_plan_tensor *t = &l->job->plan->tensors[index];
+    ingot_weight_view view;
+    INGOT_TRY(ingot_distill_matrix(q, l->distill, t->layer, t->role, device));
+    INGOT_TRY(l->ops->quantized_pack(l->context, &view, q, device));
+    return l->ops->download_view(l->context, packed, &view, host);
+}
+
+ingot_status ingot_loop_keep_saved(ingot_loop *l, uint64_t index, ingot_arena *arena,
+                                   ingot_weight_view *packed) {
+    const ingot_plan_tensor *t = &l->job->plan->tensors[index];
+    ingot_quantized q;
+    INGOT_TRY(ingot_waiting_load(&q, l->job->waiting, index, arena, l->error));
+    INGOT_TRY(ingot_distill_keep_matrix(l->distill, t->layer, t->role, &q,
+                                        t->method == INGOT_METHOD_RTN, true));
+    return pack_kept(l, index, &q, packed, arena, l->block.device);
 }
 
 /* The weight error of a matrix whose scales have moved. */
@@ -28,16 +55,13 @@ static ingot_status measure_again(ingot_loop *l, uint64_t index, const ingot_qua
 }
 
 static ingot_status write_matrix(ingot_loop *l, uint64_t index) {
-    const ingot_plan_tensor *t = &l->job->plan->tensors[index];
     ingot_quantized q;
-    ingot_weight_view view, packed;
+    ingot_weight_view packed;
     INGOT_TRY(ingot_interrupt_check(l->error));
     INGOT_TRY(ingot_loop_next_tensor(l));
     const ingot_loop_memory *memory = &l->tensors[l->turn];
-    INGOT_TRY(ingot_distill_matrix(&q, l->distill, t->layer, t->role, memory->device));
+    INGOT_TRY(pack_kept(l, index, &q, &packed, memory->host, memory->device));
     INGOT_TRY(measure_again(l, index, &q));
-    INGOT_TRY(l->ops->quantized_pack(l->context, &view, &q, memory->device));
-    INGOT_TRY(l->ops->download_view(l->context, &packed, &view, memory->host));
     l->job->ledgers[index].low_precision_scales = (uint32_t)ingot_view_low_precision(&packed);
     return ingot_loop_put_behind(l, index, &packed, &l->job->ledgers[index]);
 }

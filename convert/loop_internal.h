@@ -43,6 +43,8 @@ typedef struct ingot_loop {
     ingot_worker *writing; /* puts a packed matrix into the writer */
     struct ingot_loop_put {
         ingot_writer *writer;
+        ingot_waiting *waiting; /* not NULL: of a matrix that waits, */
+        const ingot_quantized *matrix;
         uint64_t index;
         ingot_weight_view view; /* a packed matrix; or, with bytes set, a piece of a tensor */
         ingot_ledger *ledger;
@@ -89,9 +91,17 @@ ingot_status ingot_loop_write_folded(ingot_loop *l, uint64_t index,
 ingot_status ingot_loop_write_fold(ingot_loop *l, uint64_t index,
                                    const ingot_block_state *state) INGOT_MUST_CHECK;
 
-/* loop_distill.c: a matrix of the block at hand that will be distilled, and the block it is in. */
+/* Saves a matrix that waits, in the background; it stays where it is until then. */
+ingot_status ingot_loop_save_behind(ingot_loop *l, uint64_t index, const ingot_quantized *matrix,
+                                    ingot_ledger *ledger) INGOT_MUST_CHECK;
+
+/* loop_distill.c: a matrix of the block at hand that will be distilled, from the device. */
 ingot_status ingot_loop_keep_matrix(ingot_loop *l, uint64_t index,
                                     const ingot_quantized *q) INGOT_MUST_CHECK;
+/* The same of a block that an interrupted conversion finished; *packed (host, from the arena) is
+ * what the forward pass reads. */
+ingot_status ingot_loop_keep_saved(ingot_loop *l, uint64_t index, ingot_arena *arena,
+                                   ingot_weight_view *packed) INGOT_MUST_CHECK;
 /* Distils what was kept, and writes it. */
 ingot_status ingot_loop_distill(ingot_loop *l) INGOT_MUST_CHECK;
 

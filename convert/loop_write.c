@@ -16,6 +16,9 @@
 
 static ingot_status run_put(void *context, ingot_error *error) {
     const struct ingot_loop_put *put = context;
+    if (put->waiting != NULL) {
+        return ingot_waiting_put(put->waiting, put->index, put->matrix, put->ledger, error);
+    }
     if (put->bytes != NULL) {
         return ingot_writer_put_bytes(put->writer, put->index, put->bytes, put->size, put->offset,
                                       error);
@@ -47,6 +50,13 @@ static ingot_status start_put(ingot_loop *l, struct ingot_loop_put put) {
 ingot_status ingot_loop_put_behind(ingot_loop *l, uint64_t index, const ingot_weight_view *view,
                                    ingot_ledger *ledger) {
     return start_put(l, (struct ingot_loop_put){.index = index, .view = *view, .ledger = ledger});
+}
+
+ingot_status ingot_loop_save_behind(ingot_loop *l, uint64_t index, const ingot_quantized *matrix,
+                                    ingot_ledger *ledger) {
+    return start_put(
+        l, (struct ingot_loop_put){
+               .waiting = l->job->waiting, .matrix = matrix, .index = index, .ledger = ledger});
 }
 
 static ingot_status put_bytes_behind(ingot_loop *l, uint64_t index, const void *bytes,

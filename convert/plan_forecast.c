@@ -5,6 +5,7 @@
 #include "common/sizes.h"
 #include "convert/distill.h"
 #include "convert/tune.h"
+#include "convert/waiting.h"
 
 #include <math.h>
 #include <string.h>
@@ -88,6 +89,12 @@ static uint64_t call_bytes(const ingot_forecast_job *job, const batch_need *b,
     return b->token_bytes * ingot_min_u64(most, ingot_max_u64(job->length, call_tokens));
 }
 
+/* Whether matrices wait for distillation. */
+static bool distills(const ingot_forecast_job *job) {
+    return job->recipe->effort == INGOT_EFFORT_BEST && job->plan->steps.distills &&
+           !job->plan->has_folds;
+}
+
 static uint64_t embedding_bytes(const ingot_forecast_job *job) {
     uint64_t index;
     const ingot_st_tensor *t =
@@ -114,7 +121,7 @@ static void need_memory(ingot_forecast *out, const ingot_forecast_job *job) {
         CPU_BASE_BYTES + reading + work + b.state_bytes + call_bytes(job, &b, CPU_CALL_TOKENS);
     out->cuda.host_bytes = CUDA_BASE_BYTES + reading + ends;
     out->cuda.device_bytes = work + b.state_bytes + call_bytes(job, &b, CUDA_CALL_TOKENS);
-    if (tuning != 0 && plan->steps.distills && !plan->has_folds) {
+    if (tuning != 0 && distills(job)) {
         uint64_t waiting;
         const uint64_t learning =
             ingot_distill_bytes(&waiting, plan, job->model, job->length) + b.state_bytes / 2;
@@ -145,8 +152,9 @@ void ingot_forecast_make(ingot_forecast *out, const ingot_forecast_job *job) {
     }
     need_memory(out, job);
     /* a state is written while the one before is there: digests, places and records */
-    out->disk_bytes =
-        out->file_bytes + 2 * ((out->file_bytes >> 20) * 32 + plan->count * 256 + 16384);
+    const uint64_t waiting = distills(job) ? ingot_waiting_bytes(plan) : 0;
+    const uint64_t fronts = ((out->file_bytes + waiting) >> 20) * 32 + plan->count * 512 + 16384;
+    out->disk_bytes = out->file_bytes + waiting + 2 * fronts;
 }
 
 uint64_t ingot_forecast_card_tokens(bool *fits, const ingot_forecast *forecast,

@@ -21,7 +21,7 @@ typedef struct ingot_forecast {
     uint64_t file_bytes;    /* of the container, all shards, before zstd */
     uint32_t shard_count;
     uint64_t disk_bytes; /* free space that the conversion needs at once: the container, and what
-                            --resume keeps */
+                            --resume keeps, matrices that wait for distillation among it */
     uint64_t kv_bytes_per_token; /* F16 keys and values of one token */
     uint64_t tokens;             /* of the calibration batch; 0 without data */
     ingot_memory_need cpu, cuda; /* on either kind of device */

@@ -9,6 +9,7 @@
 
 /* Names of finished tensors -> what was stored of them. */
 typedef struct stored_source {
+    ingot_loop *loop;
     const ingot_loop_job *job;
     ingot_weight_source source;
 } stored_source;
@@ -27,6 +28,9 @@ static ingot_status load(void *self, const char *name, ingot_arena *arena, ingot
     if (index == INGOT_PLAN_NONE) {
         return ingot_error_set(error, INGOT_ERR_NOT_FOUND, s->source.path, name, NULL,
                                "there is no such tensor");
+    }
+    if (s->loop->distill != NULL && ingot_waiting_is_of(s->job->plan, index)) {
+        return ingot_loop_keep_saved(s->loop, index, arena, view);
     }
     INGOT_TRY(ingot_arena_alloc(arena, &buffer, ingot_writer_load_bytes(s->job->stored, index)));
     return ingot_writer_load(s->job->stored, index, buffer, view, error);
@@ -65,17 +69,19 @@ static ingot_status run_stream(ingot_loop *l, const ingot_weight_source *source,
     ingot_block block;
     INGOT_TRY(ingot_block_load(&block, l->job->model, layer, source, l->job->backend, l->block.host,
                                l->error));
-    const ingot_status status =
-        is_exact ? run_exact(l, &block)
-                 : ingot_batch_run(&l->batch, l->job, &block, 0, l->batch.windows,
-                                   &(ingot_batch_use){0}, l->error);
+    ingot_status status = is_exact ? run_exact(l, &block)
+                                   : ingot_batch_run(&l->batch, l->job, &block, 0, l->batch.windows,
+                                                     &(ingot_batch_use){0}, l->error);
+    if (status == INGOT_OK && !is_exact && l->distill != NULL) {
+        status = ingot_distill_keep_block(l->distill, &block);
+    }
     (void)!l->ops->wait(l->context); /* the block's memory goes */
     ingot_block_release(&block, l->job->backend);
     return status;
 }
 
 ingot_status ingot_replay(ingot_loop *l) {
-    stored_source stored = {.job = l->job};
+    stored_source stored = {.loop = l, .job = l->job};
     double since = ingot_clock_seconds();
     stored.source = (ingot_weight_source){
         .self = &stored, .path = l->job->source->path, .describe = describe, .load = load};

@@ -20,6 +20,9 @@
 #define STEP_BYTES    32u /* share, gain, gptq, polished as binary64 */
 #define TUNING_BYTES  40u /* before, after, both divergences as binary64, step as u64 */
 #define READ_BYTES    (UINT64_C(8) << 20)
+#define OUTPUT        "output" /* of names of pieces: the file an image is of */
+#define WAITING       "waiting"
+#define OTHER_PIECES  3u /* done, steps, tuning */
 
 /* A part of the state: bytes of the conversion, or a copy of them. */
 typedef struct piece {
@@ -249,19 +252,19 @@ static ingot_status add_piece(ingot_resume *r, uint8_t **bytes, uint64_t size, c
 
 static const char *const image_names[INGOT_IMAGE_COUNT] = {"chunks", "ledger", "zmap"};
 
-static void image_name(char name[NAME_BYTES], uint32_t shard, unsigned image) {
-    (void)snprintf(name, NAME_BYTES, "output.%u.%s", (unsigned)shard, image_names[image]);
+static void image_name(char name[NAME_BYTES], const char *file, uint32_t shard, unsigned image) {
+    (void)snprintf(name, NAME_BYTES, "%s.%u.%s", file, (unsigned)shard, image_names[image]);
 }
 
-static ingot_status copy_images(ingot_resume *r) {
-    for (uint32_t s = 0; s < ingot_writer_shard_count(r->job.writer); s++) {
+static ingot_status copy_images(ingot_resume *r, const char *file, ingot_writer *writer) {
+    for (uint32_t s = 0; s < ingot_writer_shard_count(writer); s++) {
         for (unsigned k = 0; k < INGOT_IMAGE_COUNT; k++) {
             char name[NAME_BYTES];
             uint8_t *image, *copy;
             uint64_t size;
-            ingot_writer_get_image(&image, &size, r->job.writer, s, (ingot_writer_image)k);
+            ingot_writer_get_image(&image, &size, writer, s, (ingot_writer_image)k);
             if (size != 0) {
-                image_name(name, s, k);
+                image_name(name, file, s, k);
                 INGOT_TRY(add_piece(r, &copy, size, name));
                 memcpy(copy, image, size);
             }
@@ -272,7 +275,10 @@ static ingot_status copy_images(ingot_resume *r) {
 
 static ingot_status copy_all(ingot_resume *r) {
     uint8_t *bytes;
-    INGOT_TRY(copy_images(r));
+    INGOT_TRY(copy_images(r, OUTPUT, r->job.writer));
+    if (r->job.waiting != NULL) {
+        INGOT_TRY(copy_images(r, WAITING, ingot_waiting_writer(r->job.waiting)));
+    }
     INGOT_TRY(add_piece(r, &bytes, r->job.plan->count, "done"));
     for (uint64_t i = 0; i < r->job.plan->count; i++) {
         bytes[i] = ingot_writer_is_put(r->job.writer, i);
@@ -336,6 +342,8 @@ static ingot_status write_state(void *context, ingot_error *error) {
                                     .meta = r->meta,
                                     .meta_size = strlen(r->meta)};
     INGOT_GO(ingot_writer_sync(r->job.writer, error));
+    INGOT_GO(r->job.waiting != NULL ? ingot_writer_sync(ingot_waiting_writer(r->job.waiting), error)
+                                    : INGOT_OK);
     INGOT_GO(ingot_writer_create(&writer, r->path, true, &plan, error));
     status = put_pieces(r, writer, error);
     if (status != INGOT_OK) {
@@ -356,7 +364,8 @@ ingot_status ingot_resume_create(ingot_resume **out, const ingot_resume_job *job
     ingot_status status = ingot_alloc_zero(&memory, 1, sizeof(ingot_resume));
     if (status == INGOT_OK) {
         ingot_resume *r = memory;
-        const uint64_t most = ingot_writer_shard_count(job->writer) * INGOT_IMAGE_COUNT + 3;
+        const uint64_t files = ingot_writer_shard_count(job->writer) + (job->waiting != NULL);
+        const uint64_t most = files * INGOT_IMAGE_COUNT + OTHER_PIECES;
         r->job = *job;
         (void)snprintf(r->path, sizeof r->path, "%s", job->path);
         *out = r;
@@ -422,20 +431,25 @@ static ingot_status load_piece(const ingot_resume *r, const ingot_container *sta
 }
 
 static ingot_status load_images(const ingot_resume *r, const ingot_container *state,
-                                ingot_error *error) {
-    for (uint32_t s = 0; s < ingot_writer_shard_count(r->job.writer); s++) {
+                                const char *file, ingot_writer *writer, ingot_error *error) {
+    for (uint32_t s = 0; s < ingot_writer_shard_count(writer); s++) {
         for (unsigned k = 0; k < INGOT_IMAGE_COUNT; k++) {
             char name[NAME_BYTES];
             uint8_t *image;
             uint64_t size;
-            ingot_writer_get_image(&image, &size, r->job.writer, s, (ingot_writer_image)k);
-            image_name(name, s, k);
+            ingot_writer_get_image(&image, &size, writer, s, (ingot_writer_image)k);
+            image_name(name, file, s, k);
             if (size != 0) {
                 INGOT_TRY(load_piece(r, state, name, image, size, error));
             }
         }
     }
     return INGOT_OK;
+}
+
+/* Whether a tensor of a finished block waits: it is not in the partial output yet. */
+static bool is_waiting(const ingot_resume *r, uint64_t index) {
+    return r->job.waiting != NULL && ingot_waiting_is_of(r->job.plan, index);
 }
 
 /* The tensors that count as put: all of the finished blocks must be among them. */
@@ -449,8 +463,9 @@ static ingot_status load_done(const ingot_resume *r, const ingot_container *stat
     for (uint64_t i = 0; status == INGOT_OK && i < plan->count; i++) {
         const ingot_plan_tensor *t = &plan->tensors[i];
         const bool is_in_block = t->layer != INGOT_PLAN_NONE && t->origin != INGOT_ORIGIN_ALIAS;
-        is_put[i] = done[i] != 0 && (t->layer == INGOT_PLAN_NONE || t->layer < blocks);
-        if (is_in_block && t->layer < blocks && !is_put[i]) {
+        const bool waits = is_waiting(r, i);
+        is_put[i] = done[i] != 0 && !waits && (t->layer == INGOT_PLAN_NONE || t->layer < blocks);
+        if (is_in_block && t->layer < blocks && !is_put[i] && !waits) {
             status = refuse(r, error, "a finished block lacks a tensor", t->name);
         }
     }
@@ -517,14 +532,43 @@ static ingot_status check_source(const ingot_resume *r, uint64_t index, uint8_t 
     return status;
 }
 
-static ingot_status take_ledgers(const ingot_resume *r, const bool *is_put, ingot_error *error) {
+/* The matrices of finished blocks that wait. */
+static ingot_status load_waiting(const ingot_resume *r, const ingot_container *state,
+                                 uint64_t blocks, ingot_error *error) {
+    ingot_writer *writer;
+    void *memory;
+    if (r->job.waiting == NULL) {
+        return INGOT_OK;
+    }
+    writer = ingot_waiting_writer(r->job.waiting);
+    INGOT_TRY(load_images(r, state, WAITING, writer, error));
+    INGOT_TRY(ingot_alloc_zero(&memory, r->job.plan->count, sizeof(bool)));
+    bool *is_put = memory;
+    for (uint64_t i = 0; i < r->job.plan->count; i++) {
+        if (is_waiting(r, i) && r->job.plan->tensors[i].layer < blocks) {
+            is_put[ingot_waiting_number(r->job.waiting, i)] = true;
+        }
+    }
+    const ingot_status status = ingot_writer_restore(writer, is_put, error);
+    ingot_free(is_put);
+    return status;
+}
+
+static ingot_status take_ledgers(const ingot_resume *r, const bool *is_put, uint64_t blocks,
+                                 ingot_error *error) {
     void *buffer;
     INGOT_TRY(ingot_alloc(&buffer, READ_BYTES));
     ingot_status status = INGOT_OK;
     for (uint64_t i = 0; i < r->job.plan->count && status == INGOT_OK; i++) {
         const ingot_plan_tensor *t = &r->job.plan->tensors[i];
-        if (is_put[i]) {
+        const bool waits = is_waiting(r, i) && t->layer < blocks;
+        if (waits) {
+            ingot_writer_get_ledger(&r->job.ledgers[i], ingot_waiting_writer(r->job.waiting),
+                                    ingot_waiting_number(r->job.waiting, i));
+        } else if (is_put[i]) {
             ingot_writer_get_ledger(&r->job.ledgers[i], r->job.writer, i);
+        }
+        if (waits || is_put[i]) {
             status =
                 t->source_index != INGOT_PLAN_NONE ? check_source(r, i, buffer, error) : INGOT_OK;
         }
@@ -576,9 +620,10 @@ static ingot_status take_over(ingot_resume *r, const ingot_container *state, uin
     bool *is_put = memory;
     ingot_status status = INGOT_OK;
     INGOT_GO(load_done(r, state, blocks, is_put, error));
-    INGOT_GO(load_images(r, state, error));
+    INGOT_GO(load_images(r, state, OUTPUT, r->job.writer, error));
     INGOT_GO(ingot_writer_restore(r->job.writer, is_put, error));
-    INGOT_GO(take_ledgers(r, is_put, error));
+    INGOT_GO(load_waiting(r, state, blocks, error));
+    INGOT_GO(take_ledgers(r, is_put, blocks, error));
     INGOT_GO(load_figures(r, state, error));
     r->kept = blocks;
 done:

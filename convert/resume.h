@@ -1,10 +1,11 @@
 /* Going on with an interrupted conversion (--resume): what is saved after every block, and when it
  * is believed (spec/resume.md).
  *
- * The tensors of finished blocks lie in the partial output.  The state beside it, OUT.resume, is a
- * container of profile 2 with what they do not say: the growing sections of the front, and what
- * --json reports of finished blocks.  Hidden states are not saved: they are recomputed from what is
- * written (convert/replay.h), since they are large and change with every block. */
+ * The tensors of finished blocks lie in the partial output, but for matrices that wait for
+ * distillation (convert/waiting.h).  The state beside it, OUT.resume, is a container of profile 2
+ * with what they do not say: the growing sections of the fronts, and what --json reports of
+ * finished blocks.  Hidden states are not saved: they are recomputed from what is written
+ * (convert/replay.h), since they are large and change with every block. */
 #ifndef INGOT_RESUME_H
 #define INGOT_RESUME_H
 
@@ -24,6 +25,7 @@ typedef struct ingot_resume_job {
     const ingot_plan *plan;
     const ingot_writer_plan *writer_plan; /* its META says what the conversion is */
     ingot_writer *writer;
+    ingot_waiting *waiting; /* NULL: no matrix waits for distillation */
     uint64_t layers;
     ingot_ledger *ledgers;      /* [plan->count] */
     ingot_steps_taken *steps;   /* [plan->count] */

@@ -255,9 +255,7 @@ static void build_convert(ingot_child *child, const ingot_zoo_job *job, const ch
     ingot_child_option(child, "--output", output);
     ingot_child_option(child, "--recipe", recipe);
     ingot_child_word(child, "--force");
-    if (recipe_of(job)->effort != INGOT_EFFORT_BEST) { /* whose matrices wait in memory */
-        ingot_child_word(child, "--resume");
-    }
+    ingot_child_word(child, "--resume");
     if (p->uses_statistics) {
         ingot_child_option(child, "--stats", shared);
     } else if (ingot_product_has_data(p)) {

@@ -56,14 +56,16 @@ stop() {
     stop INGOT_TEST_KILL_WRITE 137 $text --devices cpu,cpu --target-bpw 5
     stop INGOT_TEST_KILL_WRITE 137 --method rtn --zstd --shard-size 20K
     stop INGOT_TEST_KILL_WRITE 137 --effort fast --embed-bits 4
+    stop INGOT_TEST_KILL_WRITE 137 $text --effort best --bits 2 --asym --outliers 0.02
+    stop INGOT_TEST_KILL_WRITE 137 $text --effort best --samples 3 --zstd --shard-size 20K
     stop INGOT_TEST_FAIL_WRITE 2 $text
     stop INGOT_TEST_FAIL_WRITE 2 --method rtn --zstd
 }
 [ $resumed -gt 20 ] || fail "only $resumed of $kills interruptions left a state"
 
-# Folds and tuning, stopped once, late.
+# Folds, tuning and distillation, stopped once, late.
 # shellcheck disable=SC2086
-for options in "--effort best --method awq+gptq --samples 4"; do
+for options in "--effort best --method awq+gptq --samples 4" "--effort best --bits 2"; do
     rm -f whole*.ingot out*.ingot
     convert -o whole.ingot $text $options
     code=0
@@ -78,20 +80,60 @@ for options in "--effort best --method awq+gptq --samples 4"; do
     "$PYTHON" - out resumed.json <<'END' || fail "the report differs: $options"
 import json, sys
 a, b = (json.load(open(name)) for name in sys.argv[1:])
-sys.exit(any(a[key] != b[key] for key in ("tensors", "tuning", "fallbacks", "root")))
+keys = ("tensors", "tuning", "distillation", "fallbacks", "root")
+sys.exit(any(a.get(key) != b.get(key) for key in keys))
 END
     same "$options"
 done
-# What waits in memory for distillation starts over, which is said, and leaves nothing.
+
+# Matrices that wait for distillation: without their file, or where it is damaged, a state is of no
+# use; a full disk leaves all that can be gone on from, and a run without --resume removes it.
+best="$text --effort best --bits 2"
+interrupt() {
+    rm -f out*.ingot*
+    code=0
+    # shellcheck disable=SC2086
+    INGOT_TEST_FAIL_WRITE=70 convert -o out.ingot --resume $best || code=$?
+    [ $code = 2 ] && [ -e out.ingot.resume ] && [ -e out.ingot.waiting.partial ] ||
+        fail "a full disk: exit code $code, left $(ls)"
+}
 # shellcheck disable=SC2086
 {
-    rm -f whole*.ingot out*.ingot
-    convert -o whole.ingot $text --effort best
-    INGOT_TEST_FAIL_WRITE=30 ingot-convert tiny --group 32 -o out.ingot --resume $text --effort best \
-        >out 2>err </dev/null && fail "the disk was not full"
-    grep -q 'an interruption will start over' err || fail "it is not said that nothing is saved"
-    [ ! -e out.ingot.partial ] && [ ! -e out.ingot.resume ] || fail "something was left: $(ls)"
-    convert -o out.ingot --resume $text --effort best
-    same --effort best
+    rm -f whole*.ingot
+    convert -o whole.ingot $best
+    interrupt
+    rm out.ingot.waiting.partial
+    convert -o out.ingot --resume $best
+    grep -q 'its partial output is gone: removed' err || fail "it is not said that a file is gone"
+    same "$best"
+    interrupt
+    "$PYTHON" - <<'END'
+data = bytearray(open("out.ingot.waiting.partial", "rb").read())
+data[len(data) // 4] ^= 1
+open("out.ingot.waiting.partial", "wb").write(data)
+END
+    cp out.ingot.waiting.partial damaged
+    expect_exit 2 ingot-convert tiny --group 32 -o out.ingot --resume $best
+    expect_error "the partial output does not hold what was written"
+    cmp damaged out.ingot.waiting.partial || fail "a refused state: what waited was touched"
+    convert -o out.ingot $best
+    same "$best"
 }
+
+# Killed at random moments, again and again, until one run is fast enough.
+random() { "$PYTHON" -c 'import random; print(random.uniform(0.05, 1.5))'; }
+moments=0
+# shellcheck disable=SC2086
+for round in 1 2 3 4; do
+    rm -f out*.ingot*
+    for again in 1 2 3; do
+        ingot-convert tiny --group 32 -o out.ingot --resume $best >out 2>err </dev/null &
+        sleep "$(random)"
+        ! kill -KILL $! 2>kill || moments=$((moments + 1))
+        wait $! && break
+    done
+    [ -e out.ingot ] || convert -o out.ingot --resume $best || { cat err >&2; fail "round $round"; }
+    same "$best"
+done
+kills=$((kills + moments))
 echo "stopped $kills times, $resumed times with a state"

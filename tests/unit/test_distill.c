@@ -41,7 +41,7 @@ static void keep_linear(setup *s, const ingot_block *block, ingot_role role,
                     INGOT_OK);
     CU_ASSERT_FATAL(s->b->ops->quantize_rtn(s->b->context, q, w) == INGOT_OK);
     CU_ASSERT_FATAL(ingot_distill_keep_matrix(s->distill, block->layer, role, q,
-                                              s->is_fixed[role]) == INGOT_OK);
+                                              s->is_fixed[role], false) == INGOT_OK);
 }
 
 /* What the block loop does: matrices, then the block they are in; the exact states advance. */
