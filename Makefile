@@ -136,8 +136,8 @@ GPU_TESTS := $(patsubst tests/unit/%.c,%,$(wildcard tests/unit/test_backend.c \
                tests/unit/test_kernels.c tests/unit/test_linear.c tests/unit/test_backward.c \
                tests/unit/test_tuning.c tests/unit/test_tune.c tests/unit/test_distill.c \
                tests/unit/test_dropped.c tests/unit/test_cuda*.c))
-test-gpu: libraries $(GPU_TESTS:%=$(BUILD)/tests/%)
-	@sh tests/run.sh $(BUILD) '^unit/($(subst $(space),|,$(GPU_TESTS)))$$'
+test-gpu: tools libraries $(GPU_TESTS:%=$(BUILD)/tests/%)
+	@sh tests/run.sh $(BUILD) '^(unit/($(subst $(space),|,$(GPU_TESTS)))|cli/decode_cuda)$$'
 
 # Sanitized tests first (they include the layer rule), then the analyzer.
 check:
