@@ -270,18 +270,18 @@ ingot_status ingot_part_read(const ingot_container *container, uint64_t index, i
     INGOT_TRY(reader_for(&reader, part, tensor, error));
     ingot_status status = INGOT_OK;
     uint8_t *out = buffer;
-    uint8_t *whole = malloc(CHUNK_BYTES); /* chunks of which only a piece is wanted */
-    if (whole == NULL) {
-        status = ingot_error_set(error, INGOT_ERR_NO_MEMORY, part->path, tensor->name, NULL,
-                                 "out of memory");
-        goto done;
-    }
+    uint8_t *whole = NULL; /* a chunk of which only a piece is wanted */
     while (offset < end) {
         const uint64_t chunk = offset / CHUNK_BYTES;
         const uint64_t start = chunk * CHUNK_BYTES;
         const uint64_t length = chunk_length(tensor, which, chunk);
         const uint64_t take = ingot_min_u64(start + length, end) - offset;
         const bool is_whole = take == length;
+        if (!is_whole && whole == NULL && (whole = malloc(CHUNK_BYTES)) == NULL) {
+            status = ingot_error_set(error, INGOT_ERR_NO_MEMORY, part->path, tensor->name, NULL,
+                                     "out of memory");
+            goto done;
+        }
         INGOT_GO(
             chunk_read(part, tensor, which, chunk, verify, is_whole ? out : whole, &reader, error));
         if (verify) {
