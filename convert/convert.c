@@ -6,6 +6,7 @@
 #include "common/memory.h"
 #include "common/sizes.h"
 #include "convert/meta.h"
+#include "convert/outlier_gain.h"
 #include "convert/plan_config.h"
 #include "convert/plan_measure.h"
 #include "convert/resume.h"
@@ -377,6 +378,30 @@ static ingot_status make_forecast(ingot_forecast *out, const session *s,
     return INGOT_OK;
 }
 
+/* What a tensor's outliers gain beside smaller groups of no more bits; null without outliers. */
+static json_t *outliers_json(const ingot_tensor_spec *spec, const ingot_steps_taken *steps) {
+    const uint64_t rows = spec->dim[0], cols = spec->dim[1];
+    ingot_quant_format format = {.bits = spec->bits,
+                                 .group = spec->group,
+                                 .zero_mode = spec->zero_mode,
+                                 .scale_dtype = spec->scale_dtype};
+    if (spec->outlier_count == 0) {
+        return json_null();
+    }
+    const uint64_t group = ingot_outlier_gain_group(&format, rows, cols, spec->outlier_count);
+    const double bits = ingot_outlier_gain_bits(&format, rows, cols, spec->outlier_count);
+    format.group = ingot_max_u64(group, 1);
+    const double group_bits =
+        group == 0 ? (double)NAN : ingot_outlier_gain_bits(&format, rows, cols, 0);
+    json_t *object = json_object();
+    ingot_json_put(object, "bits_per_weight", ingot_json_number(bits));
+    ingot_json_put(object, "error", ingot_json_number(steps->outliers));
+    ingot_json_put(object, "group", group == 0 ? json_null() : json_integer((json_int_t)group));
+    ingot_json_put(object, "group_bits_per_weight", ingot_json_number(group_bits));
+    ingot_json_put(object, "group_error", ingot_json_number(steps->groups));
+    return object;
+}
+
 /* The quantized tensors and what each step gained; NULL when out of memory. */
 static json_t *tensors_json(const session *s) {
     json_t *list = json_array();
@@ -396,6 +421,7 @@ static json_t *tensors_json(const session *s) {
         ingot_json_put(tensor, "correction_gain", ingot_json_number(steps->gain));
         ingot_json_put(tensor, "gptq", ingot_json_number(steps->gptq));
         ingot_json_put(tensor, "polish", ingot_json_number(steps->polished));
+        ingot_json_put(tensor, "outliers", outliers_json(&s->plan.specs[i], steps));
         (void)json_array_append_new(list, tensor);
     }
     return list;

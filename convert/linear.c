@@ -1,6 +1,8 @@
 /* Quantizing one matrix (convert/linear.h). */
 #include "convert/linear.h"
 
+#include "convert/outlier_gain.h"
+
 #include <math.h>
 
 /* A corrected matrix whose error against the source is more than this many times that of plain
@@ -54,9 +56,9 @@ static ingot_status quadratic_part(double *loss, const work *k, const float *w,
                                    const ingot_quantized *q, const float *gram) {
     const ingot_weight_view *v = k->job->source;
     *loss = NAN;
-    return gram == NULL ? INGOT_OK
-                        : k->ops->quadratic_loss(k->context, loss, w, v->rows, v->cols, q, gram,
-                                                 k->scratch);
+    return gram == NULL
+               ? INGOT_OK
+               : k->ops->quadratic_loss(k->context, loss, w, v->rows, v->cols, q, gram, k->scratch);
 }
 
 static double not_negative(double loss) {
@@ -135,6 +137,8 @@ static ingot_status by_method(const work *k, result *r, ingot_ledger *ledger,
         INGOT_TRY(k->ops->quantize_search(k->context, q, k->w, importance, k->scratch));
         INGOT_TRY(k->ops->outliers_choose(k->context, q, k->w, importance, job->outlier_count,
                                           job->outlier_dtype, k->arena, k->scratch));
+        INGOT_TRY(ingot_outlier_gain(&steps->outliers, &steps->groups, job, k->w, &q->outliers,
+                                     importance, k->scratch));
     }
     const bool is_gptq = has_loop(job->method);
     if (job->method == INGOT_METHOD_RTN) {
@@ -277,7 +281,7 @@ static ingot_status quantize(ingot_quantized *out, ingot_ledger *ledger, ingot_s
               .scratch = scratch,
               .error = error};
     begin_ledger(ledger, job);
-    *steps = (ingot_steps_taken){NAN, NAN, NAN, NAN};
+    *steps = (ingot_steps_taken){NAN, NAN, NAN, NAN, NAN, NAN};
     const ingot_drift *drift = job->data.drift;
     const bool is_corrected = has_loop(job->method) && drift != NULL && drift->solved != NULL;
     if (is_corrected) {

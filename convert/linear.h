@@ -22,6 +22,8 @@ typedef struct ingot_steps_taken {
     /* Output errors relative to that of plain rounding: */
     double gptq;     /* after the column loop, before the polish */
     double polished; /* after the polish */
+    /* convert/outlier_gain.h: what outliers gain, and smaller groups in their place */
+    double outliers, groups;
 } ingot_steps_taken;
 
 typedef struct ingot_linear_job {

@@ -17,7 +17,7 @@
 #define KIND          "conversion-state"
 #define SUFFIX        ".resume"
 #define NAME_BYTES    32
-#define STEP_BYTES    32u /* share, gain, gptq, polished as binary64 */
+#define STEP_BYTES    48u /* the members of ingot_steps_taken as binary64 */
 #define TUNING_BYTES  40u /* before, after, both divergences as binary64, step as u64 */
 #define READ_BYTES    (UINT64_C(8) << 20)
 #define OUTPUT        "output" /* of names of pieces: the file an image is of */
@@ -291,6 +291,8 @@ static ingot_status copy_all(ingot_resume *r) {
         store_double(to + 8, steps->gain);
         store_double(to + 16, steps->gptq);
         store_double(to + 24, steps->polished);
+        store_double(to + 32, steps->outliers);
+        store_double(to + 40, steps->groups);
     }
     if (r->job.tunings != NULL) {
         INGOT_TRY(add_piece(r, &bytes, tuning_bytes(r), "tuning"));
@@ -486,7 +488,9 @@ static ingot_status load_figures(const ingot_resume *r, const ingot_container *s
         r->job.steps[i] = (ingot_steps_taken){.share = load_double(from),
                                               .gain = load_double(from + 8),
                                               .gptq = load_double(from + 16),
-                                              .polished = load_double(from + 24)};
+                                              .polished = load_double(from + 24),
+                                              .outliers = load_double(from + 32),
+                                              .groups = load_double(from + 40)};
     }
     if (r->job.tunings != NULL) {
         INGOT_GO(load_piece(r, state, "tuning", bytes, tuning_bytes(r), error));

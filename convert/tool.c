@@ -77,6 +77,37 @@ static void print_json(const ingot_convert_options *o, const ingot_convert_resul
     json_decref(object);
 }
 
+/* Whether outliers or smaller groups of no more bits gain more, over the matrices where both are
+ * possible. */
+static void print_outliers(const json_t *tensors) {
+    double bits[2] = {0}, squares[2] = {0};
+    uint64_t count = 0, kept = 0;
+    for (size_t i = 0; i < json_array_size(tensors); i++) {
+        const json_t *o = json_object_get(json_array_get(tensors, i), "outliers");
+        const json_t *own = json_object_get(o, "error"), *other = json_object_get(o, "group_error");
+        if (!json_is_number(own) || !json_is_number(other)) {
+            continue;
+        }
+        const double error[2] = {json_number_value(own), json_number_value(other)};
+        count++;
+        kept += error[0] <= error[1];
+        for (unsigned k = 0; k < 2; k++) {
+            squares[k] += error[k] * error[k];
+            bits[k] += json_number_value(
+                json_object_get(o, k == 0 ? "bits_per_weight" : "group_bits_per_weight"));
+        }
+    }
+    if (count != 0) {
+        const double n = (double)count;
+        printf(
+            "outliers (%.3f bits) leave %.2f of the error of rounding, smaller groups (%.3f bits) "
+            "%.2f: %s pay more, outliers in %llu of %llu matrices\n",
+            bits[0] / n, sqrt(squares[0] / n), bits[1] / n, sqrt(squares[1] / n),
+            squares[0] <= squares[1] ? "outliers" : "smaller groups", (unsigned long long)kept,
+            (unsigned long long)count);
+    }
+}
+
 static void print_text(const ingot_convert_result *r) {
     char size[32], before[32], time[32], peak[32];
     ingot_format_bytes(size, sizeof size, (double)r->bytes);
@@ -98,6 +129,7 @@ static void print_text(const ingot_convert_result *r) {
         printf("distillation took the divergence on held-out windows from %.4f to %.4f\n",
                r->distillation.before, r->distillation.after);
     }
+    print_outliers(r->tensors);
     if (r->fallbacks != 0) {
         printf("%llu tensors fell back; the ledger says why\n", (unsigned long long)r->fallbacks);
     }
@@ -134,11 +166,11 @@ int ingot_convert_tool(int argc, char **argv) {
     if (options.as_json) {
         print_json(&options, &result, &error);
     }
-    json_decref(result.tensors);
-    json_decref(result.forecast);
     if (status == INGOT_OK && !options.as_json && !options.is_dry_run) {
         print_text(&result);
     }
+    json_decref(result.tensors);
+    json_decref(result.forecast);
     ingot_free(result.tunings);
     return status == INGOT_OK ? 0 : ingot_cli_report(ingot_convert_spec.tool, &error);
 }
