@@ -2,17 +2,20 @@
 """The ablation table of spec/quality.md: every step of GPTQ and of --effort best on and off.
 
     python3 tests/ablation.py [--build build/release] [--shared ../shared] [--models demo-4m,...]
-                              [--smollm2 DIR] [--device D] [--jobs N]
+                              [--smollm2 DIR] [--device D] [--jobs N] [--bits 4,3]
+                              [--rows REGEX] [--samples N] [--windows N]
 
 Converts each model at 4 and 3 bits by every row of ROWS and prints a table in Markdown: perplexity,
 mean KL divergence to the checkpoint in nats, seconds of the conversion.  Models that are not there
 are left out, with a line that says so.  Conversions run N side by side (default 1); for the seconds
-leave it at 1.
+leave it at 1.  --rows takes the rows whose title matches; --samples and --windows make a quick pass
+of it, on fewer windows of calibration and of scored text.
 """
 import argparse
 import concurrent.futures
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -62,6 +65,7 @@ def call(command):
 
 def measure(args, folder, model, bits, method, steps):
     group, samples, length, text, windows = MODELS[model]
+    samples, windows = args.samples or samples, args.windows or windows
     steps = dict(steps)
     calibration = steps.pop("text", os.path.join(args.shared, "corpora", "books-calibration.txt"))
     with tempfile.TemporaryDirectory() as work:
@@ -93,6 +97,10 @@ def main():
     parser.add_argument("--books", default=None, help="folder of books-28m")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--bits", default="4,3")
+    parser.add_argument("--rows", default="")
+    parser.add_argument("--samples", type=int)
+    parser.add_argument("--windows", type=int)
     args = parser.parse_args()
     folders = {}
     for model in args.models.split(","):
@@ -102,13 +110,14 @@ def main():
             folders[model] = folder
         else:
             print("left out: %s is not in %s" % (model, folder), file=sys.stderr)
-    columns = [(model, bits) for model in folders for bits in (4, 3)]
+    columns = [(model, int(bits)) for model in folders for bits in args.bits.split(",")]
+    chosen = [row for row in ROWS if re.search(args.rows, row[0])]
     print("| | " + " | ".join("%s W%d g%d" % (m, b, MODELS[m][0]) for m, b in columns) + " |")
     print("|---|" + "---|" * len(columns), flush=True)
     with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
         rows = [[pool.submit(measure, args, folders[m], m, b, method, steps) for m, b in columns]
-                for _, method, steps in ROWS]
-        for (title, _, _), cells in zip(ROWS, rows):
+                for _, method, steps in chosen]
+        for (title, _, _), cells in zip(chosen, rows):
             figures = ["%.2f / %.4f, %.1f s" % cell.result() for cell in cells]
             print("| %s | %s |" % (title, " | ".join(figures)), flush=True)
 
