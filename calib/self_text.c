@@ -40,6 +40,7 @@ typedef struct author {
     float *host;             /* the same on the host */
     ingot_sampler *samplers; /* [together] */
     uint32_t *next;          /* [together]: the tokens at hand */
+    bool *is_finite;         /* [together]: whether the logits of a sequence are */
 } author;
 
 static ingot_status device_floats(const author *a, float **out, uint64_t rows, uint64_t cols) {
@@ -63,7 +64,9 @@ static ingot_status make_room(author *a, uint64_t samples, ingot_error *error) {
     const uint64_t bytes =
         2 * m->layers * a->length * m->kv_heads * m->head_dim * sizeof(float); /* of a sequence */
     const uint64_t limit = a->backend->has_own_memory ? DEVICE_CACHE_BYTES : HOST_CACHE_BYTES;
-    a->together = ingot_max_u64(1, ingot_min_u64(samples, limit / bytes));
+    /* in as few rounds as the cache allows, of equal size */
+    const uint64_t most = ingot_max_u64(1, ingot_min_u64(samples, limit / bytes));
+    a->together = ingot_ceil_div(samples, ingot_ceil_div(samples, most));
     INGOT_TRY(ingot_kv_cache_create(&a->cache, m, a->backend, a->together, a->length, error));
     INGOT_TRY(ingot_workspace_create(&a->work, m, a->backend, a->together, error));
     INGOT_TRY(device_floats(a, &a->x, a->together, m->hidden));
@@ -72,6 +75,7 @@ static ingot_status make_room(author *a, uint64_t samples, ingot_error *error) {
     INGOT_TRY(a->backend->ops->host_alloc(a->backend->context, (void **)&a->host,
                                           a->together * m->vocab * sizeof *a->host));
     INGOT_TRY(ingot_alloc_zero((void **)&a->samplers, a->together, sizeof *a->samplers));
+    INGOT_TRY(ingot_alloc_zero((void **)&a->is_finite, a->together, sizeof *a->is_finite));
     return ingot_alloc_zero((void **)&a->next, a->together, sizeof *a->next);
 }
 
@@ -95,6 +99,7 @@ static void leave(author *a) {
         a->backend->ops->host_release(a->backend->context, a->host);
     }
     ingot_free(a->samplers);
+    ingot_free(a->is_finite);
     ingot_free(a->next);
     ingot_free(a->blocks);
     ingot_arena_destroy(a->arena);
@@ -104,7 +109,15 @@ static void draw(void *context, size_t index, unsigned worker) {
     (void)worker;
     const author *a = context;
     const uint64_t vocab = a->model->vocab;
-    a->next[index] = ingot_sampler_next(&a->samplers[index], a->host + index * vocab, vocab);
+    const float *logits = a->host + index * vocab;
+    bool is_finite = true;
+    for (uint64_t i = 0; i < vocab; i++) {
+        is_finite &= isfinite(logits[i]) != 0;
+    }
+    a->is_finite[index] = is_finite;
+    if (is_finite) {
+        a->next[index] = ingot_sampler_next(&a->samplers[index], logits, vocab);
+    }
 }
 
 /* Feeds the tokens at hand and draws those after them. */
@@ -120,13 +133,13 @@ static ingot_status step(author *a, ingot_error *error) {
     INGOT_TRY(ingot_ends_logits(&a->ends, m, a->backend, a->logits, a->x, a->scratch, a->together));
     INGOT_TRY(a->backend->ops->download(a->backend->context, a->host, a->logits,
                                         a->together * m->vocab * sizeof *a->host));
-    for (uint64_t i = 0; i < a->together * m->vocab; i++) {
-        if (!isfinite(a->host[i])) {
+    ingot_pool_run(a->backend->pool, a->together, draw, a);
+    for (uint64_t i = 0; i < a->together; i++) {
+        if (!a->is_finite[i]) {
             return ingot_error_set(error, INGOT_ERR_NUMERIC, NULL, NULL,
                                    "look for NaN or infinite weights", "a logit is not finite");
         }
     }
-    ingot_pool_run(a->backend->pool, a->together, draw, a);
     return INGOT_OK;
 }
 
