@@ -8,7 +8,6 @@
 #include "convert/meta.h"
 #include "convert/outlier_gain.h"
 #include "convert/plan_config.h"
-#include "convert/plan_measure.h"
 #include "convert/resume.h"
 #include "convert/team.h"
 #include "convert/widths.h"
@@ -44,7 +43,8 @@ typedef struct session {
     char table[4096];  /* path of the sensitivity table; empty: not kept */
     bool is_self_text; /* the model writes the calibration text */
     bool has_source, has_model, has_backend, has_text, has_windows, has_plan;
-    bool is_forecast; /* nothing but the plan: no device, no text */
+    bool is_forecast;     /* nothing but the plan: no device, no text; */
+    ingot_speeds *speeds; /* of a device that is the caller's, or NULL */
 } session;
 
 /* ---- before any work ------------------------------------------------------------------------ */
@@ -361,6 +361,7 @@ static ingot_status make_forecast(ingot_forecast *out, const session *s,
                                     .recipe = recipe,
                                     .windows = has_windows ? s->windows.count : 0,
                                     .length = has_windows ? s->windows.length : 0,
+                                    .has_widths = !s->is_forecast,
                                     .layout = *layout};
     ingot_forecast_make(out, &job);
     if (s->is_forecast && recipe->target_bpw != 0 && s->plan.quantized_weights != 0) {
@@ -369,13 +370,15 @@ static ingot_status make_forecast(ingot_forecast *out, const session *s,
         out->file_bytes = (uint64_t)((double)out->file_bytes - planned + target);
         out->bits_per_weight = recipe->target_bpw;
     }
-    if (!s->has_backend) {
-        return INGOT_OK;
+    if (s->speeds != NULL || !s->has_backend) {
+        return s->speeds != NULL ? ingot_forecast_seconds(&out->seconds, &job, s->speeds, s->error)
+                                 : INGOT_OK;
     }
-    ingot_speed speed;
-    INGOT_TRY(ingot_speed_measure(&speed, &job, &s->backend, s->error));
-    out->seconds = ingot_forecast_seconds(&job, &speed);
-    return INGOT_OK;
+    ingot_speeds *speeds;
+    INGOT_TRY(ingot_speeds_create(&speeds, &s->backend));
+    const ingot_status status = ingot_forecast_seconds(&out->seconds, &job, speeds, s->error);
+    ingot_speeds_destroy(speeds);
+    return status;
 }
 
 /* What a tensor's outliers gain beside smaller groups of no more bits; null without outliers. */
@@ -681,9 +684,13 @@ ingot_status ingot_convert_run(ingot_convert_result *result, ingot_convert_optio
 }
 
 ingot_status ingot_convert_plan(ingot_forecast *out, json_t **json, ingot_convert_options *options,
-                                ingot_error *error) {
+                                ingot_speeds *speeds, ingot_error *error) {
     ingot_convert_result result = {.bits_per_weight = NAN};
-    session s = {.options = options, .result = &result, .error = error, .is_forecast = true};
+    session s = {.options = options,
+                 .result = &result,
+                 .error = error,
+                 .is_forecast = true,
+                 .speeds = speeds};
     ingot_writer_plan plan;
     ingot_layout_info layout;
     ingot_status status;

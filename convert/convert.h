@@ -4,7 +4,7 @@
 
 #include "common/cli.h"
 #include "convert/loop.h"
-#include "convert/plan_forecast.h"
+#include "convert/plan_measure.h"
 #include "convert/recipe.h"
 
 #define INGOT_MAX_TEXTS 64
@@ -47,7 +47,8 @@ ingot_status ingot_convert_run(ingot_convert_result *result, ingot_convert_optio
                                ingot_error *error) INGOT_MUST_CHECK;
 
 /* The plan of a conversion, as the command line gives it (ingot_convert_option), for whoever plans
- * many: nothing is measured, no device is opened, no text is read.  Of the texts and a statistics
+ * many: no device is opened, no text is read; what is measured is what *speeds lacks for the
+ * seconds (NULL: these are NaN).  Of the texts and a statistics
  * file only that they are named counts: the calibration batch is taken to have all of its samples.
  * With a target of bits per weight the file has the size of the target.  An output that exists is
  * no error, and none need be named.  model_dir may be a config.json (convert/plan_config.h).  The
@@ -55,7 +56,7 @@ ingot_status ingot_convert_run(ingot_convert_result *result, ingot_convert_optio
  * has.  *json (json may be NULL) is the whole of it, ingot_forecast_json, the caller's to release.
  */
 ingot_status ingot_convert_plan(ingot_forecast *out, json_t **json, ingot_convert_options *options,
-                                ingot_error *error) INGOT_MUST_CHECK;
+                                ingot_speeds *speeds, ingot_error *error) INGOT_MUST_CHECK;
 
 /* The whole tool; returns the exit code. */
 int ingot_convert_tool(int argc, char **argv);

@@ -234,6 +234,20 @@ uint64_t ingot_distill_bytes(uint64_t *waiting_bytes, const ingot_plan *plan, co
            8 * m->vocab * m->hidden;
 }
 
+double ingot_distill_tokens(double *scored, const ingot_plan *plan, uint64_t windows,
+                            uint64_t length, uint64_t judges) {
+    uint64_t weights = 0;
+    for (uint64_t i = 0; i < plan->count; i++) {
+        const ingot_tensor_spec *spec = &plan->specs[i];
+        weights += ingot_waiting_is_of(plan, i) ? spec->dim[0] * spec->dim[1] : 0;
+    }
+    const double steps = weights <= INGOT_DISTILL_CODES_MOST ? CODE_STEPS : STEPS;
+    const double taken = (double)(ingot_min_u64(SEQUENCES, windows - judges) * length);
+    const double judged = (1 + steps / JUDGE_EVERY) * (double)(judges * length);
+    *scored = steps * 3 * taken + 2 * judged;
+    return steps * 4 * taken + judged;
+}
+
 static ingot_status place_learned(const ingot_distill *d, learned *m) {
     const ingot_quantized *q = &m->q;
     m->q = m->kept;

@@ -325,9 +325,6 @@ static ingot_status apply_folds(ingot_loop *l, ingot_block_state *state) {
 
 /* ---- one block ------------------------------------------------------------------------------ */
 
-/* Windows from which on some are held out: without judges nothing is corrected. */
-#define JUDGED_FROM 8u
-
 static bool corrects(const ingot_plan *plan) {
     return plan->needs_gram && plan->steps.corrects && plan->has_loop;
 }
@@ -336,7 +333,7 @@ static bool corrects(const ingot_plan *plan) {
  * alone takes one of fewer windows too.  A device of several has a part of the windows only. */
 static bool has_drift(const ingot_loop *l) {
     return l->has_batch && l->judges != 0 && corrects(l->job->plan) &&
-           (l->rank.size > 1 || l->job->windows->count >= JUDGED_FROM);
+           (l->rank.size > 1 || l->job->windows->count >= INGOT_JUDGED_FROM);
 }
 
 /* Whether a linear's output is added to the residual stream as it is. */
@@ -570,14 +567,12 @@ static ingot_status convert_block(ingot_loop *l, uint64_t layer) {
 
 /* ---- the batch ------------------------------------------------------------------------------ */
 
-/* Windows that are held out of the statistics. */
-static uint64_t count_judges(const ingot_loop_job *job) {
-    const uint64_t windows = job->windows != NULL ? job->windows->count : 0;
-    const bool are_wanted = job->plan->has_folds || corrects(job->plan) || job->is_tuned;
-    if (are_wanted && windows >= JUDGED_FROM) {
+uint64_t ingot_loop_judges(const ingot_plan *plan, uint64_t windows, bool is_tuned) {
+    const bool are_wanted = plan->has_folds || corrects(plan) || is_tuned;
+    if (are_wanted && windows >= INGOT_JUDGED_FROM) {
         return ingot_min_u64(windows / 16 + 1, JUDGES_MOST);
     }
-    return job->is_tuned && windows > 1 ? 1 : 0;
+    return is_tuned && windows > 1 ? 1 : 0;
 }
 
 static ingot_status begin_batch(ingot_loop *l) {
@@ -694,10 +689,11 @@ done:;
 }
 
 ingot_status ingot_loop_run(const ingot_loop_job *job, ingot_error *error) {
-    const bool has_batch = job->windows != NULL && job->plan->needs_gram;
-    const uint64_t shared = has_batch ? job->windows->count - count_judges(job) : 1;
+    const uint64_t windows = job->windows != NULL ? job->windows->count : 0;
+    const uint64_t judges = ingot_loop_judges(job->plan, windows, job->is_tuned);
+    const uint64_t shared = windows != 0 && job->plan->needs_gram ? windows - judges : 1;
     const unsigned size = (unsigned)ingot_min_u64(shared, job->other_count + 1);
     const ingot_rank alone = {.size = 1, .backend = job->backend};
-    return size > 1 ? ingot_team_run(job, size, count_judges(job), run_rank, error)
-                    : run_rank(job, &alone, count_judges(job), error);
+    return size > 1 ? ingot_team_run(job, size, judges, run_rank, error)
+                    : run_rank(job, &alone, judges, error);
 }

@@ -72,6 +72,11 @@ typedef struct ingot_loop_job {
     ingot_distill_result *distillation; /* filled where blocks are tuned */
 } ingot_loop_job;
 
+/* Windows from which on some are held out of the statistics; without them nothing is corrected. */
+#define INGOT_JUDGED_FROM 8u
+/* How many of `windows` are held out, the last ones. */
+uint64_t ingot_loop_judges(const ingot_plan *plan, uint64_t windows, bool is_tuned);
+
 /* Converts every tensor of the plan and puts it into the writer. */
 ingot_status ingot_loop_run(const ingot_loop_job *job, ingot_error *error) INGOT_MUST_CHECK;
 

@@ -4,6 +4,7 @@
 #include "common/cli.h"
 #include "common/sizes.h"
 #include "convert/distill.h"
+#include "convert/loop.h"
 #include "convert/tune.h"
 #include "convert/waiting.h"
 
@@ -16,8 +17,6 @@
 /* A process before it reads anything; with a CUDA context and its libraries. */
 #define CPU_BASE_BYTES  (24u << 20)
 #define CUDA_BASE_BYTES (700u << 20)
-/* Windows from which on some are held out, so that drift can be corrected (convert/loop.c). */
-#define JUDGED_FROM 8u
 
 const unsigned ingot_card_gigabytes[INGOT_CARD_COUNT] = {24, 40, 80};
 
@@ -68,7 +67,7 @@ static batch_need need_of_batch(const ingot_forecast_job *job) {
     batch_need b = {.has_batch = job->windows != 0 && job->plan->needs_gram};
     const bool corrects = job->plan->steps.corrects && job->plan->has_loop;
     const bool is_tuned = job->recipe->effort == INGOT_EFFORT_BEST;
-    b.has_exact = b.has_batch && ((corrects && job->windows >= JUDGED_FROM) || is_tuned);
+    b.has_exact = b.has_batch && ((corrects && job->windows >= INGOT_JUDGED_FROM) || is_tuned);
     b.state_bytes = b.has_batch ? job->windows * job->length * model->hidden * sizeof(float) *
                                       (b.has_exact ? 2 : 1)
                                 : 0;
@@ -121,6 +120,7 @@ static void need_memory(ingot_forecast *out, const ingot_forecast_job *job) {
         CPU_BASE_BYTES + reading + work + b.state_bytes + call_bytes(job, &b, CPU_CALL_TOKENS);
     out->cuda.host_bytes = CUDA_BASE_BYTES + reading + ends;
     out->cuda.device_bytes = work + b.state_bytes + call_bytes(job, &b, CUDA_CALL_TOKENS);
+    out->cuda_least_bytes = work + call_bytes(job, &b, 0);
     if (tuning != 0 && distills(job)) {
         uint64_t waiting;
         const uint64_t learning =

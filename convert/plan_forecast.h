@@ -25,6 +25,8 @@ typedef struct ingot_forecast {
     uint64_t kv_bytes_per_token; /* F16 keys and values of one token */
     uint64_t tokens;             /* of the calibration batch; 0 without data */
     ingot_memory_need cpu, cuda; /* on either kind of device */
+    uint64_t cuda_least_bytes;   /* of device memory it cannot do without: hidden states on the
+                                    host, calls of one window, no distillation */
     double seconds;              /* on the device that was measured; NaN: not measured */
 } ingot_forecast;
 
@@ -36,6 +38,7 @@ typedef struct ingot_forecast_job {
     const ingot_recipe *recipe;
     uint64_t windows, length; /* of the calibration batch; 0: none */
     bool has_stats;           /* a statistics file in its place */
+    bool has_widths;          /* a target of bits per weight has been met: nothing is measured */
     ingot_layout_info layout; /* of the container */
 } ingot_forecast_job;
 

@@ -8,22 +8,34 @@
 #include "common/memory.h"
 #include "common/progress.h"
 #include "common/sizes.h"
+#include "convert/distill.h"
 #include "convert/linear.h"
+#include "convert/sensitivity.h"
+#include "convert/tune.h"
 
 #include <math.h>
 
-#define LEAST_SECONDS 0.05 /* of a measurement; what is faster is repeated */
+#define LEAST_SECONDS 0.03 /* of a measurement; what is faster is repeated */
 #define READ_BYTES    (UINT64_C(32) << 20)
 #define FOLD_RATIOS   20u  /* that a fold tries (convert/awq.c), */
 #define FOLD_ROWS     512u /* on so many rows of each consumer */
-#define JUDGED_FROM   8u   /* windows (convert/loop.c) */
 
 /* Sizes that keep the device busy. */
 typedef struct sizes {
     uint64_t tokens, n, rows, narrow;
 } sizes;
 
-typedef struct bench {
+/* What quantizing by a method takes. */
+typedef struct pace {
+    bool is_known;
+    double weight;        /* seconds per weight of quantizing a matrix, */
+    double weight_column; /* and per weight and column */
+    double factor;        /* seconds per n^3 of factorizing H */
+} pace;
+
+#define METHOD_COUNT 8u /* methods, rounded up */
+
+struct ingot_speeds {
     const ingot_backend *backend;
     const ingot_backend_ops *ops;
     void *context;
@@ -31,9 +43,15 @@ typedef struct bench {
     ingot_arena *arena, *scratch; /* device */
     float *x;                     /* [tokens][n] */
     float *gram;                  /* [n][n], of x */
-    ingot_weight_view w;          /* [rows][n], F32, device */
-    ingot_error *error;
-} bench;
+    ingot_weight_view w;          /* [n][n], F32, device */
+    bool is_prepared;
+    double product_flops; /* of large products per second, a multiply and an add being two; */
+    double gram_flops;    /* of H, whose lower triangle counts; 0: not measured */
+    double read_bytes;    /* of a checkpoint per second; 0: not measured */
+    pace paces[2][METHOD_COUNT]; /* without and with H */
+    ingot_error *error;          /* of the forecast at hand */
+};
+typedef ingot_speeds bench;
 
 /* ---- random matrices ------------------------------------------------------------------------ */
 
@@ -54,8 +72,9 @@ static ingot_status fill(const bench *b, float **out, uint64_t rows, uint64_t co
 
 static ingot_status prepare(bench *b) {
     float *w;
-    b->ops = b->backend->ops;
-    b->context = b->backend->context;
+    if (b->is_prepared) {
+        return INGOT_OK;
+    }
     b->size =
         b->backend->has_own_memory ? (sizes){8192, 4096, 2048, 1024} : (sizes){1024, 640, 64, 256};
     INGOT_TRY(ingot_backend_arena_create(&b->arena, b->backend));
@@ -65,6 +84,7 @@ static ingot_status prepare(bench *b) {
     INGOT_TRY(ingot_arena_array(b->arena, (void **)&b->gram, b->size.n, b->size.n * sizeof(float)));
     b->w = (ingot_weight_view){
         .kind = INGOT_DENSE, .rows = b->size.n, .cols = b->size.n, .dtype = INGOT_F32, .data = w};
+    b->is_prepared = true;
     return INGOT_OK;
 }
 
@@ -129,7 +149,7 @@ static ingot_status quantize(bench *b, void *context) {
 
 /* Seconds of quantizing a matrix of `cols` columns by a method, and of factorizing its H. */
 static ingot_status time_matrix(double *seconds, double *factor, bench *b, ingot_method method,
-                                const ingot_forecast_job *from, uint64_t cols) {
+                                const ingot_forecast_job *from, bool has_gram, uint64_t cols) {
     const ingot_setting *setting = &from->recipe->defaults;
     const uint64_t group = setting->group == 0 ? cols : ingot_min_u64(setting->group, cols);
     trial t = {.cols = cols, .gram = b->gram};
@@ -151,7 +171,7 @@ static ingot_status time_matrix(double *seconds, double *factor, bench *b, ingot
     ingot_status status = INGOT_OK;
     *factor = 0;
     INGOT_GO(ingot_backend_arena_create(&t.kept, b->backend));
-    if (from->plan->needs_gram) {
+    if (has_gram) {
         /* H of the first columns is the first rows of that of x summed over these alone */
         INGOT_GO(ingot_arena_array(b->arena, (void **)&t.gram, cols, cols * sizeof(float)));
         INGOT_GO(b->ops->zero(b->context, t.gram, cols * cols * sizeof(float)));
@@ -170,12 +190,12 @@ done:
 
 /* The method of most weights. */
 static ingot_method main_method(const ingot_plan *plan) {
-    double weights[8] = {0};
+    double weights[METHOD_COUNT] = {0};
     unsigned best = INGOT_METHOD_RTN;
     for (uint64_t i = 0; i < plan->count; i++) {
         const ingot_tensor_spec *spec = &plan->specs[i];
         if (plan->tensors[i].origin == INGOT_ORIGIN_QUANTIZE) {
-            const unsigned method = (unsigned)plan->tensors[i].method & 7;
+            const unsigned method = (unsigned)plan->tensors[i].method % METHOD_COUNT;
             weights[method] += (double)spec->dim[0] * (double)spec->dim[1];
             best = weights[method] > weights[best] ? method : best;
         }
@@ -205,43 +225,67 @@ static ingot_status time_reading(double *rate, const ingot_checkpoint *checkpoin
     return status;
 }
 
-static ingot_status measure(ingot_speed *out, bench *b, const ingot_forecast_job *job) {
-    const ingot_method method = main_method(job->plan);
-    double wide, narrow, wide_factor, narrow_factor, seconds;
-    float *y;
-    INGOT_TRY(prepare(b));
+/* Products, and sums of H. */
+static ingot_status measure_products(bench *b) {
     const sizes *s = &b->size;
+    double seconds;
+    float *y;
+    if (b->gram_flops != 0) {
+        return INGOT_OK;
+    }
+    INGOT_TRY(prepare(b));
     const double tokens = (double)s->tokens, n = (double)s->n;
-    if (job->plan->needs_gram) {
-        INGOT_TRY(ingot_arena_array(b->arena, (void **)&y, s->tokens, s->n * sizeof(float)));
-        INGOT_TRY(take_time(&seconds, b, multiply, y));
-        out->product_flops = 2 * tokens * n * n / seconds;
-        INGOT_TRY(b->ops->zero(b->context, b->gram, s->n * s->n * sizeof(float)));
-        INGOT_TRY(take_time(&seconds, b, sum_gram, NULL));
-        out->gram_flops = tokens * n * n / seconds;
-    }
-    INGOT_TRY(time_matrix(&wide, &wide_factor, b, method, job, s->n));
-    INGOT_TRY(time_matrix(&narrow, &narrow_factor, b, method, job, s->narrow));
-    const double per_wide = wide / ((double)s->rows * n),
-                 per_narrow = narrow / (double)(s->rows * s->narrow);
-    out->factor = wide_factor / (n * n * n);
-    out->weight_column = fmax(0, (per_wide - per_narrow) / (n - (double)s->narrow));
-    out->weight = fmax(0, per_narrow - out->weight_column * (double)s->narrow);
-    if (job->plan->has_folds) {
-        INGOT_TRY(time_matrix(&seconds, &wide_factor, b, INGOT_METHOD_SEARCHED, job, s->narrow));
-        out->searched = seconds / (double)(s->rows * s->narrow);
-    }
-    return time_reading(&out->read_bytes, job->checkpoint, b->error);
+    INGOT_TRY(ingot_arena_array(b->arena, (void **)&y, s->tokens, s->n * sizeof(float)));
+    INGOT_TRY(take_time(&seconds, b, multiply, y));
+    b->product_flops = 2 * tokens * n * n / seconds;
+    INGOT_TRY(b->ops->zero(b->context, b->gram, s->n * s->n * sizeof(float)));
+    INGOT_TRY(take_time(&seconds, b, sum_gram, NULL));
+    b->gram_flops = tokens * n * n / seconds;
+    return INGOT_OK;
 }
 
-ingot_status ingot_speed_measure(ingot_speed *out, const ingot_forecast_job *job,
-                                 const ingot_backend *backend, ingot_error *error) {
-    bench b = {.backend = backend, .error = error};
-    *out = (ingot_speed){0};
-    const ingot_status status = measure(out, &b, job);
-    ingot_arena_destroy(b.arena);
-    ingot_arena_destroy(b.scratch);
-    return status;
+/* *out = the pace of a method, with H or without. */
+static ingot_status measure_pace(const pace **out, bench *b, ingot_method method, bool has_gram,
+                                 const ingot_forecast_job *job) {
+    pace *p = &b->paces[has_gram][(unsigned)method % METHOD_COUNT];
+    double wide, narrow, wide_factor, narrow_factor;
+    const sizes *s = &b->size;
+    *out = p;
+    if (p->is_known) {
+        return INGOT_OK;
+    }
+    INGOT_TRY(prepare(b));
+    const double n = (double)s->n;
+    INGOT_TRY(time_matrix(&wide, &wide_factor, b, method, job, has_gram, s->n));
+    INGOT_TRY(time_matrix(&narrow, &narrow_factor, b, method, job, has_gram, s->narrow));
+    const double per_wide = wide / ((double)s->rows * n),
+                 per_narrow = narrow / (double)(s->rows * s->narrow);
+    p->factor = wide_factor / (n * n * n);
+    p->weight_column = fmax(0, (per_wide - per_narrow) / (n - (double)s->narrow));
+    p->weight = fmax(0, per_narrow - p->weight_column * (double)s->narrow);
+    p->is_known = true;
+    return INGOT_OK;
+}
+
+ingot_status ingot_speeds_create(ingot_speeds **out, const ingot_backend *backend) {
+    void *memory;
+    *out = NULL;
+    INGOT_TRY(ingot_alloc_zero(&memory, 1, sizeof(ingot_speeds)));
+    *out = memory;
+    **out = (ingot_speeds){.backend = backend, .ops = backend->ops, .context = backend->context};
+    return INGOT_OK;
+}
+
+void ingot_speeds_destroy(ingot_speeds *speeds) {
+    if (speeds != NULL) {
+        ingot_arena_destroy(speeds->arena);
+        ingot_arena_destroy(speeds->scratch);
+        ingot_free(speeds);
+    }
+}
+
+double ingot_speeds_products(const ingot_speeds *speeds) {
+    return speeds->product_flops != 0 ? speeds->product_flops : NAN;
 }
 
 /* ---- the work ------------------------------------------------------------------------------- */
@@ -274,11 +318,12 @@ static block_work work_of(const ingot_forecast_job *job) {
 }
 
 /* Of one block: forward passes, statistics and what follows from them. */
-static double collecting_seconds(const ingot_forecast_job *job, const ingot_speed *speed) {
+static double collecting_seconds(const ingot_forecast_job *job, const bench *b, double factor) {
     const ingot_plan *plan = job->plan;
     const block_work w = work_of(job);
     const double tokens = (double)(job->windows * job->length), hidden = (double)job->model->hidden;
-    const bool corrects = plan->steps.corrects && plan->has_loop && job->windows >= JUDGED_FROM;
+    const bool corrects =
+        plan->steps.corrects && plan->has_loop && job->windows >= INGOT_JUDGED_FROM;
     const bool is_sequential = plan->steps.is_sequential && !plan->has_folds;
     double products = w.whole, grams = 0, factors = 0; /* propagating */
     for (unsigned input = 0; input < INGOT_INPUT_COUNT; input++) {
@@ -295,11 +340,11 @@ static double collecting_seconds(const ingot_forecast_job *job, const ingot_spee
         }
     }
     products += corrects ? w.whole - w.before[w.last] : 0; /* the full-precision block's rest */
-    return 2 * tokens * products / speed->product_flops + tokens * grams / speed->gram_flops +
-           speed->factor * factors * (corrects ? 3 : 1);
+    return 2 * tokens * products / b->product_flops + tokens * grams / b->gram_flops +
+           factor * factors * (corrects ? 3 : 1);
 }
 
-static double folding_seconds(const ingot_forecast_job *job, const ingot_speed *speed) {
+static double folding_seconds(const ingot_forecast_job *job, const bench *b, double searched) {
     double seconds = 0;
     for (unsigned i = 0; i < job->model->fold_count; i++) {
         const ingot_fold_desc *f = &job->model->fold[i];
@@ -307,28 +352,89 @@ static double folding_seconds(const ingot_forecast_job *job, const ingot_speed *
             const ingot_linear_desc *d = &job->model->linear[f->consumers[c]];
             const double cols = (double)d->cols,
                          weights = (double)ingot_min_u64(d->rows, FOLD_ROWS) * cols;
-            seconds += FOLD_RATIOS * weights * (speed->searched + 2 * cols / speed->product_flops);
+            seconds += FOLD_RATIOS * weights * (searched + 2 * cols / b->product_flops);
         }
     }
     return seconds;
 }
 
-double ingot_forecast_seconds(const ingot_forecast_job *job, const ingot_speed *speed) {
+/* Tuning of all blocks, and distillation: forward passes, a step of learning being three. */
+static double learning_seconds(const ingot_forecast_job *job, const bench *b) {
     const ingot_plan *plan = job->plan;
-    double seconds = speed->read_bytes > 0 ? (double)plan->source_bytes / speed->read_bytes : 0;
-    if (job->recipe->effort == INGOT_EFFORT_BEST) {
-        return NAN;
+    const double layers = (double)job->model->layers, whole = work_of(job).whole;
+    const double head = (double)job->model->vocab * (double)job->model->hidden;
+    const uint64_t judges = ingot_loop_judges(plan, job->windows, true);
+    double products = 0;
+    if (plan->steps.tunes) {
+        double behind;
+        const double tokens = ingot_tune_tokens(&behind, job->windows, job->length, judges);
+        products += layers * (tokens * whole + behind * (whole * layers / 2 + head));
     }
+    if (plan->steps.distills && !plan->has_folds) {
+        double scored;
+        const double tokens =
+            ingot_distill_tokens(&scored, plan, job->windows, job->length, judges);
+        products += tokens * layers * whole + scored * head;
+    }
+    return 2 * products / b->product_flops;
+}
+
+/* The table that a target of bits per weight is chosen by: every matrix at a few widths, each
+ * through the blocks behind it. */
+static double sensing_seconds(const ingot_forecast_job *job, const bench *b) {
+    const ingot_model *model = job->model;
+    const double layers = (double)model->layers;
+    double matrices = 0;
+    for (unsigned role = 0; role < INGOT_ROLE_COUNT; role++) {
+        matrices += model->linear[role].is_present ? 1 : 0;
+    }
+    const double candidates = layers * matrices * INGOT_MEASURED_COUNT;
+    const double tokens = (double)(ingot_min_u64(job->windows, INGOT_SENSITIVITY_WINDOWS) *
+                                   ingot_min_u64(job->length, INGOT_SENSITIVITY_LENGTH));
+    return 2 * tokens * candidates *
+           (work_of(job).whole * layers / 2 + (double)model->vocab * (double)model->hidden) /
+           b->product_flops;
+}
+
+static ingot_status add_up(double *out, const ingot_forecast_job *job, bench *b) {
+    const ingot_plan *plan = job->plan;
+    const pace *own, *searching;
+    const double layers = (double)job->model->layers;
+    const bool has_batch = plan->needs_gram && job->windows != 0;
+    const bool has_target = job->recipe->target_bpw != 0 && !job->has_widths && job->windows != 0;
+    if (b->read_bytes == 0) {
+        INGOT_TRY(time_reading(&b->read_bytes, job->checkpoint, b->error));
+    }
+    double seconds = b->read_bytes > 0 ? (double)plan->source_bytes / b->read_bytes : 0;
+    INGOT_TRY(has_batch || has_target ? measure_products(b) : INGOT_OK);
+    INGOT_TRY(measure_pace(&own, b, main_method(plan), plan->needs_gram, job));
     for (uint64_t i = 0; i < plan->count; i++) {
         const ingot_tensor_spec *spec = &plan->specs[i];
         if (plan->tensors[i].origin == INGOT_ORIGIN_QUANTIZE) {
             seconds += (double)spec->dim[0] * (double)spec->dim[1] *
-                       (speed->weight + speed->weight_column * (double)spec->dim[1]);
+                       (own->weight + own->weight_column * (double)spec->dim[1]);
         }
     }
-    const double layers = (double)job->model->layers;
-    if (plan->needs_gram && job->windows != 0) {
-        seconds += layers * collecting_seconds(job, speed);
+    if (has_batch) {
+        seconds += layers * collecting_seconds(job, b, own->factor);
     }
-    return seconds + (plan->has_folds ? layers * folding_seconds(job, speed) : 0);
+    if (plan->has_folds) {
+        INGOT_TRY(measure_products(b));
+        INGOT_TRY(measure_pace(&searching, b, INGOT_METHOD_SEARCHED, plan->needs_gram, job));
+        seconds += layers * folding_seconds(job, b, searching->weight);
+    }
+    if (job->recipe->effort == INGOT_EFFORT_BEST && has_batch) {
+        seconds += learning_seconds(job, b);
+    }
+    *out = seconds + (has_target ? sensing_seconds(job, b) : 0);
+    return INGOT_OK;
+}
+
+ingot_status ingot_forecast_seconds(double *seconds, const ingot_forecast_job *job,
+                                    ingot_speeds *speeds, ingot_error *error) {
+    speeds->error = error;
+    *seconds = NAN;
+    const ingot_status status = add_up(seconds, job, speeds);
+    speeds->error = NULL;
+    return status;
 }

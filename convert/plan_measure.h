@@ -5,24 +5,22 @@
 #include "convert/plan_forecast.h"
 #include "kernels/backend.h"
 
-/* What was measured of a device, and of the disk that the checkpoint is on. */
-typedef struct ingot_speed {
-    double product_flops; /* of large products per second, a multiply and an add being two */
-    double gram_flops;    /* of H, whose lower triangle counts */
-    double read_bytes;    /* per second; 0: there are no weights */
-    double factor;        /* seconds per n^3 of factorizing H */
-    double weight;        /* seconds per weight of quantizing a matrix, */
-    double weight_column; /* and per weight and column */
-    double searched;      /* seconds per weight of searching scales */
-} ingot_speed;
+/* What was measured of one device.  Every figure is taken when a forecast first needs it, in a
+ * fraction of a second, on random matrices, and serves all later ones. */
+typedef struct ingot_speeds ingot_speeds;
 
-/* Measures, in a second or two, what the plan's most frequent method needs, on random matrices.
- * INGOT_ERR_NO_MEMORY where the device has none left. */
-ingot_status ingot_speed_measure(ingot_speed *out, const ingot_forecast_job *job,
-                                 const ingot_backend *backend, ingot_error *error) INGOT_MUST_CHECK;
+/* A reference to the backend. */
+ingot_status ingot_speeds_create(ingot_speeds **out, const ingot_backend *backend) INGOT_MUST_CHECK;
+void ingot_speeds_destroy(ingot_speeds *speeds); /* NULL is fine */
 
-/* Seconds of the conversion on one such device; NaN for --effort best, whose tuning is not
- * estimated.  Writing, and measuring sensitivities, are not counted. */
-double ingot_forecast_seconds(const ingot_forecast_job *job, const ingot_speed *speed);
+/* *seconds of the conversion on that device, --effort best and a target of bits per weight
+ * included; what quantizing a weight takes is measured for each method at the bits and the group of
+ * the first forecast that has it.  Writing is not counted.  INGOT_ERR_NO_MEMORY where the device
+ * has none left. */
+ingot_status ingot_forecast_seconds(double *seconds, const ingot_forecast_job *job,
+                                    ingot_speeds *speeds, ingot_error *error) INGOT_MUST_CHECK;
+/* Operations per second of large products, a multiply and an add being two; NaN: no forecast needed
+ * it. */
+double ingot_speeds_products(const ingot_speeds *speeds);
 
 #endif

@@ -5,6 +5,8 @@
 #include "kernels/cuda/open.h"
 
 #include <dlfcn.h>
+#include <stddef.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* *open = the entry of the CUDA backend; INGOT_ERR_DEVICE with the reason. */
@@ -40,4 +42,56 @@ ingot_status ingot_plugin_open(ingot_backend *out, const char *device, int ordin
     ingot_cuda_open_function *open = NULL;
     INGOT_TRY(load_cuda(&open, device, error));
     return open(out, ordinal, threads, error);
+}
+
+/* ---- free memory ---------------------------------------------------------------------------- */
+
+/* The driver's interface is stable and small enough to be declared here: nothing but the driver is
+ * loaded.  0 is success of all of these. */
+typedef struct driver {
+    int (*init)(unsigned flags);
+    int (*get)(int *device, int ordinal);
+    int (*retain)(void **context, int device);
+    int (*push)(void *context);
+    int (*info)(size_t *free_bytes, size_t *total_bytes);
+    int (*pop)(void **context);
+    int (*release)(int device);
+} driver;
+
+static bool find(void *library, const char *name, void *function, size_t size) {
+    void *symbol = dlsym(library, name);
+    memcpy(function, &symbol, size); /* C has no cast from data to function */
+    return symbol != NULL;
+}
+
+static bool load(driver *d) {
+    void *library = dlopen(INGOT_CUDA_DRIVER, RTLD_LAZY | RTLD_LOCAL);
+    return library != NULL && find(library, "cuInit", &d->init, sizeof d->init) &&
+           find(library, "cuDeviceGet", &d->get, sizeof d->get) &&
+           find(library, "cuDevicePrimaryCtxRetain", &d->retain, sizeof d->retain) &&
+           find(library, "cuCtxPushCurrent_v2", &d->push, sizeof d->push) &&
+           find(library, "cuMemGetInfo_v2", &d->info, sizeof d->info) &&
+           find(library, "cuCtxPopCurrent_v2", &d->pop, sizeof d->pop) &&
+           find(library, "cuDevicePrimaryCtxRelease_v2", &d->release, sizeof d->release);
+}
+
+bool ingot_plugin_free_bytes(uint64_t *bytes, const char *device) {
+    driver d;
+    int number;
+    void *context;
+    size_t free_bytes = 0, total_bytes = 0;
+    const int ordinal = strncmp(device, "cuda:", 5) == 0 ? (int)strtol(device + 5, NULL, 10) : 0;
+    *bytes = 0;
+    if (!load(&d) || d.init(0) != 0 || d.get(&number, ordinal) != 0 ||
+        d.retain(&context, number) != 0) {
+        return false;
+    }
+    bool is_known = d.push(context) == 0;
+    if (is_known) {
+        is_known = d.info(&free_bytes, &total_bytes) == 0;
+        (void)d.pop(&context);
+    }
+    (void)d.release(number);
+    *bytes = free_bytes;
+    return is_known;
 }

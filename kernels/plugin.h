@@ -9,4 +9,8 @@
 ingot_status ingot_plugin_open(ingot_backend *out, const char *device, int ordinal,
                                unsigned threads, ingot_error *error) INGOT_MUST_CHECK;
 
+/* *bytes that are free on a device (cuda: the first; cuda:N) beside a context, which is made for
+ * the question and given back; false where there is no such device. */
+bool ingot_plugin_free_bytes(uint64_t *bytes, const char *device);
+
 #endif

@@ -3,7 +3,7 @@
 
 #include "common/files.h"
 #include "convert/convert.h"
-#include "kernels/product_rate.h"
+#include "kernels/plugin.h"
 #include "zoo/rows.h"
 
 #include <math.h>
@@ -30,52 +30,51 @@ static uint64_t free_disk(const char *shelf) {
     return statvfs(path, &info) == 0 ? (uint64_t)info.f_bavail * info.f_frsize : 0;
 }
 
-static void find_room(ingot_zoo_room *room, const ingot_manifest *m) {
+/* The least that is free on a card of the manifest; 0: it names none, or none is here. */
+static uint64_t free_device(const ingot_manifest *m, const ingot_zoo_options *options) {
+    uint64_t least = 0, bytes;
+    const uint64_t count = options->device != NULL ? 1 : m->device_count;
+    for (uint64_t i = 0; i < count; i++) {
+        const char *device = options->device != NULL ? options->device : m->devices[i];
+        if (strncmp(device, "cuda", 4) == 0 && ingot_plugin_free_bytes(&bytes, device)) {
+            least = least == 0 || bytes < least ? bytes : least;
+        }
+    }
+    return least;
+}
+
+static void find_room(ingot_zoo_room *room, const ingot_manifest *m,
+                      const ingot_zoo_options *options) {
     const long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
     const uint64_t memory = pages > 0 && page > 0 ? (uint64_t)pages * (uint64_t)page : 0;
     *room = (ingot_zoo_room){
         .host_bytes = m->limits.host_bytes != 0 ? m->limits.host_bytes : memory,
         .device_bytes = m->limits.device_bytes,
+        .device_free_bytes = free_device(m, options),
         .disk_bytes = m->limits.disk_bytes != 0 ? m->limits.disk_bytes : free_disk(m->shelf)};
 }
 
 /* ---- time ----------------------------------------------------------------------------------- */
 
-/* Operations of a conversion, as multiples of those of one forward pass over the calibration batch
- * through the linears, and per weight: from measured conversions of demo-4m (spec/zoo.md). */
-#define PASSES_GPTQ        10.0
-#define PASSES_SEARCHED    6.5
-#define PASSES_BEST        60.0
-#define OPERATIONS_ROUNDED 300.0   /* per weight: read, rounded, packed, digested, read back */
-#define OPERATIONS_CHOSEN  30000.0 /* per weight: scale search, column loop, polish */
-
-static double passes_of(const ingot_recipe *recipe) {
-    const ingot_choice method = recipe->defaults.method;
-    return recipe->effort == INGOT_EFFORT_BEST ? PASSES_BEST
-           : recipe->effort == INGOT_EFFORT_FAST || method == INGOT_CHOICE_SEARCHED ||
-                   method == INGOT_CHOICE_RTN
-               ? PASSES_SEARCHED
-               : PASSES_GPTQ;
-}
-
-static double seconds_of(double rate, const ingot_forecast *f, const ingot_recipe *recipe) {
-    const bool is_plain = f->tokens == 0 || recipe->defaults.method == INGOT_CHOICE_RTN;
-    const double weights = (double)f->quantized_weights;
-    const double forward = 2 * weights * (double)f->tokens;
-    return (passes_of(recipe) * (is_plain && recipe->target_bpw == 0 ? 0 : forward) +
-            weights * (is_plain ? OPERATIONS_ROUNDED : OPERATIONS_CHOSEN)) /
-           rate;
-}
-
-static void measure(ingot_forecasts *plan, const ingot_manifest *m,
-                    const ingot_zoo_options *options) {
+/* The first device, for measurements; without it times are not known. */
+typedef struct stopwatch {
     ingot_backend backend;
+    ingot_speeds *speeds; /* NULL: nothing is measured */
+} stopwatch;
+
+static void open_stopwatch(stopwatch *w, const ingot_manifest *m,
+                           const ingot_zoo_options *options) {
     ingot_error ignored;
     const char *device = options->device != NULL ? options->device : m->devices[0];
-    if (ingot_backend_open(&backend, device, (unsigned)options->threads, &ignored) == INGOT_OK) {
-        plan->rate = ingot_product_rate(&backend, 3);
-        ingot_backend_close(&backend);
+    if (ingot_backend_open(&w->backend, device, (unsigned)options->threads, &ignored) == INGOT_OK &&
+        ingot_speeds_create(&w->speeds, &w->backend) != INGOT_OK) {
+        w->speeds = NULL;
     }
+}
+
+static void close_stopwatch(stopwatch *w) {
+    ingot_speeds_destroy(w->speeds);
+    ingot_backend_close(&w->backend);
 }
 
 /* ---- one product ---------------------------------------------------------------------------- */
@@ -93,25 +92,21 @@ static const char *add_problem(ingot_forecasts *plan, const char *format, ...) {
     return json_string_value(json_array_get(plan->problems, json_array_size(plan->problems) - 1));
 }
 
-/* Any device that is not the cpu: "auto" may be one. */
-static bool may_use_cuda(const ingot_manifest *m) {
+/* Whether a device of the manifest, or the one that the command line names in their place, is of a
+ * kind.  "auto" may be either, and is planned as the cpu. */
+static bool may_use(const ingot_manifest *m, const ingot_zoo_options *options, bool cuda) {
     bool may = false;
-    for (uint64_t i = 0; i < m->device_count; i++) {
-        may = may || strncmp(m->devices[i], "cuda", 4) == 0;
+    const uint64_t count = options->device != NULL ? 1 : m->device_count;
+    for (uint64_t i = 0; i < count; i++) {
+        const char *device = options->device != NULL ? options->device : m->devices[i];
+        may = may || (strncmp(device, "cuda", 4) == 0) == cuda;
     }
     return may;
 }
 
-static bool uses_cpu(const ingot_manifest *m) {
-    bool uses = false;
-    for (uint64_t i = 0; i < m->device_count; i++) {
-        uses = uses || strncmp(m->devices[i], "cuda", 4) != 0;
-    }
-    return uses;
-}
-
 static ingot_status forecast_of(ingot_forecast *out, json_t **json, const ingot_manifest *m,
-                                const ingot_zoo_product *p, bool with_tensors, ingot_error *error) {
+                                const ingot_zoo_product *p, bool with_tensors, ingot_speeds *speeds,
+                                ingot_error *error) {
     ingot_convert_options o = {.model_dir = m->models[p->model].path,
                                .recipe =
                                    m->recipes[p->recipe].recipe, /* rules stay the manifest's */
@@ -128,7 +123,7 @@ static ingot_status forecast_of(ingot_forecast *out, json_t **json, const ingot_
         o.text_count = 1;
         o.texts[0] = m->texts[p->calibration].paths[0];
     }
-    return ingot_convert_plan(out, with_tensors ? json : NULL, &o, error);
+    return ingot_convert_plan(out, with_tensors ? json : NULL, &o, speeds, error);
 }
 
 static void check_fits(ingot_forecasts *plan, const ingot_zoo_product *p, ingot_zoo_need *need) {
@@ -153,6 +148,23 @@ static void check_fits(ingot_forecasts *plan, const ingot_zoo_product *p, ingot_
     }
 }
 
+/* What cannot be on a card as it is now: states of the batch give way to the host and calls shrink,
+ * but a block at work does not. */
+static void check_card(ingot_forecasts *plan, const ingot_zoo_product *p, ingot_zoo_need *need,
+                       const ingot_forecast *f) {
+    char wanted[32], there[32];
+    if (plan->room.device_free_bytes != 0 && f->cuda_least_bytes > plan->room.device_free_bytes) {
+        ingot_format_bytes(wanted, sizeof wanted, (double)f->cuda_least_bytes);
+        ingot_format_bytes(there, sizeof there, (double)plan->room.device_free_bytes);
+        need->problem =
+            add_problem(plan,
+                        "%s: needs at least %s of device memory, %s are free on a card of the "
+                        "manifest (end what else runs there, a smaller \"seq_len\" in its recipe, "
+                        "or another device)",
+                        p->name, wanted, there);
+    }
+}
+
 static void fill_json(json_t *row, const ingot_forecast *f, const ingot_zoo_need *need) {
     json_t *cards = json_array();
     for (unsigned i = 0; i < INGOT_CARD_COUNT; i++) {
@@ -170,17 +182,19 @@ static void fill_json(json_t *row, const ingot_forecast *f, const ingot_zoo_need
     ingot_json_put(row, "disk_bytes", json_integer((json_int_t)need->disk_bytes));
     ingot_json_put(row, "host_bytes", json_integer((json_int_t)need->host_bytes));
     ingot_json_put(row, "device_bytes", json_integer((json_int_t)need->device_bytes));
+    ingot_json_put(row, "device_least_bytes",
+                   json_integer(need->device_bytes != 0 ? (json_int_t)f->cuda_least_bytes : 0));
     ingot_json_put(row, "cards", cards);
 }
 
 static ingot_status plan_product(ingot_forecasts *plan, const ingot_manifest *m,
                                  const ingot_zoo_product *p, ingot_zoo_need *need, json_t *row,
-                                 bool with_tensors) {
+                                 const ingot_zoo_options *options, ingot_speeds *speeds) {
     ingot_forecast f = {.seconds = NAN};
     ingot_error error = {0};
     json_t *json = NULL;
     char text[900];
-    const ingot_status status = forecast_of(&f, &json, m, p, with_tensors, &error);
+    const ingot_status status = forecast_of(&f, &json, m, p, options->with_tensors, speeds, &error);
     if (status == INGOT_ERR_NO_MEMORY || status == INGOT_ERR_INTERRUPTED) {
         return status;
     }
@@ -190,7 +204,7 @@ static ingot_status plan_product(ingot_forecasts *plan, const ingot_manifest *m,
         ingot_json_put(row, "problem", json_string(text));
         return INGOT_OK;
     }
-    const bool on_cuda = may_use_cuda(m), on_cpu = uses_cpu(m);
+    const bool on_cuda = may_use(m, options, true), on_cpu = may_use(m, options, false);
     *need = (ingot_zoo_need){.file_bytes = f.file_bytes,
                              .disk_bytes = f.disk_bytes,
                              .host_bytes =
@@ -200,16 +214,16 @@ static ingot_status plan_product(ingot_forecasts *plan, const ingot_manifest *m,
                              .device_bytes = on_cuda ? f.cuda.device_bytes : 0,
                              .is_planned = true};
     fill_json(row, &f, need);
-    const double seconds = seconds_of(plan->rate, &f, &m->recipes[p->recipe].recipe);
-    ingot_json_put(row, "seconds", ingot_json_number(seconds));
+    ingot_json_put(row, "seconds", ingot_json_number(f.seconds));
     if (!json_is_true(json_object_get(row, "finished"))) {
-        plan->seconds += seconds;
+        plan->seconds += f.seconds;
     }
     if (json != NULL) {
         ingot_json_put(row, "tensors", json_incref(json_object_get(json, "tensors")));
         json_decref(json);
     }
     check_fits(plan, p, need);
+    check_card(plan, p, need, &f);
     return INGOT_OK;
 }
 
@@ -261,12 +275,13 @@ ingot_status ingot_forecasts_make(ingot_forecasts *out, const ingot_manifest *ma
     void *memory;
     ingot_status status;
     uint64_t extra = 0;
+    stopwatch watch = {.speeds = NULL};
     *out = (ingot_forecasts){.products = json_array(), .problems = json_array(), .rate = NAN};
     INGOT_TRY(ingot_alloc_zero(&memory, manifest->product_count, sizeof *out->needs));
     out->needs = memory;
-    find_room(&out->room, manifest);
+    find_room(&out->room, manifest, options);
     if (with_times) {
-        measure(out, manifest, options);
+        open_stopwatch(&watch, manifest, options);
     }
     INGOT_GO(find_states(&states, manifest, shelf, options, error));
     for (uint64_t i = 0; i < manifest->product_count; i++) {
@@ -282,7 +297,7 @@ ingot_status ingot_forecasts_make(ingot_forecasts *out, const ingot_manifest *ma
         ingot_json_put(row, "output", json_string(p->output));
         ingot_json_put(row, "finished", json_boolean(is_done));
         INGOT_GO(ingot_interrupt_check(error));
-        INGOT_GO(plan_product(out, manifest, p, need, row, options->with_tensors));
+        INGOT_GO(plan_product(out, manifest, p, need, row, options, watch.speeds));
         if (!is_done && need->is_planned) {
             out->disk_bytes += need->file_bytes;
             extra = need->disk_bytes - need->file_bytes > extra
@@ -292,7 +307,9 @@ ingot_status ingot_forecasts_make(ingot_forecasts *out, const ingot_manifest *ma
     }
     out->disk_bytes += extra;
     check_disk(out);
+    out->rate = watch.speeds != NULL ? ingot_speeds_products(watch.speeds) : NAN;
 done:
+    close_stopwatch(&watch);
     json_decref(states);
     return status;
 }
@@ -387,8 +404,10 @@ ingot_status ingot_zoo_plan(ingot_zoo_result *result, const ingot_manifest *mani
         ingot_json_put(result->json, "products", json_incref(plan.products));
         ingot_json_put(result->json, "problems", json_incref(plan.problems));
         ingot_json_put(result->json, "room",
-                       json_pack("{s:I, s:I, s:I}", "host_bytes", (json_int_t)plan.room.host_bytes,
-                                 "device_bytes", (json_int_t)plan.room.device_bytes, "disk_bytes",
+                       json_pack("{s:I, s:I, s:I, s:I}", "host_bytes",
+                                 (json_int_t)plan.room.host_bytes, "device_bytes",
+                                 (json_int_t)plan.room.device_bytes, "device_free_bytes",
+                                 (json_int_t)plan.room.device_free_bytes, "disk_bytes",
                                  (json_int_t)plan.room.disk_bytes));
         ingot_json_put(result->json, "seconds", ingot_json_number(plan.seconds));
         ingot_json_put(result->json, "product_rate", ingot_json_number(plan.rate));

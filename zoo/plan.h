@@ -7,6 +7,7 @@
 /* What is there to fit into; 0: not known, and then not checked. */
 typedef struct ingot_zoo_room {
     uint64_t host_bytes, device_bytes, disk_bytes;
+    uint64_t device_free_bytes; /* on the cards of the manifest, the least */
 } ingot_zoo_room;
 
 typedef struct ingot_zoo_need {
@@ -22,11 +23,11 @@ typedef struct ingot_forecasts {
     bool lacks_disk;       /* the last problem: the disk does not hold them all */
     ingot_zoo_room room;
     uint64_t disk_bytes; /* of the products that are not finished */
-    double rate;         /* operations per second of products here; NaN: not measured */
+    double rate;         /* operations per second of products here; NaN: no product needs them */
     double seconds;      /* of the products that are not finished, one at a time; NaN likewise */
 } ingot_forecasts;
 
-/* with_times: measures how fast this machine multiplies, for a fraction of a second.
+/* with_times: measures how fast the first device is, for a fraction of a second for each method.
  * Plans every chosen product; a product that cannot be planned or does not fit is a problem, not a
  * failure.  shelf NULL: there is none yet.  Released with ingot_forecasts_free in any case. */
 ingot_status ingot_forecasts_make(ingot_forecasts *out, const ingot_manifest *manifest,

@@ -52,6 +52,7 @@ expect_error "float8"
 "$PYTHON" "$INGOT_ROOT/tests/tiny_checkpoint.py" tiny
 head -c 3000 "$text" >text.txt
 for options in "--method rtn" "--method rtn --shard-size 20K" \
+    "--effort best --samples 4 --seq-len 32 --text text.txt" \
     "--method awq --bits 3 --samples 2 --seq-len 64 --text text.txt"; do
     rm -f out.ingot out-*.ingot
     # shellcheck disable=SC2086

@@ -1,0 +1,36 @@
+# ingot-zoo on a card that is full: what cannot be on it is named before anything is begun, with what
+# to change; what fits is not refused.
+. "$INGOT_ROOT/tests/lib.sh"
+need ingot-zoo
+
+mkdir lib
+cp "$INGOT_BUILD/fault/small_card.so" lib/libcuda.so.1
+cat >zoo.json <<END
+{"shelf": "shelf", "models": {"m": "$MODEL"}, "texts": {"t": "$MODEL/calibration.txt"},
+ "recipes": {"w4": {"samples": 4}, "best": {"samples": 4, "effort": "best"},
+  "rtn": {"defaults": {"method": "rtn"}}},
+ "products": [{"model": "m", "recipes": ["w4", "best"], "calibration": "t"},
+  {"model": "m", "recipes": ["rtn"]}],
+ "devices": ["cuda:0", "cpu"]}
+END
+plan() { # CODE BYTES OPTIONS...
+    code=$1 bytes=$2
+    shift 2
+    LD_LIBRARY_PATH=$PWD/lib INGOT_TEST_CARD_BYTES=$bytes expect_exit "$code" ingot-zoo "$@"
+}
+
+plan 0 20000000000 plan zoo.json --json
+grep -q '"device_free_bytes": 20000000000' out || fail "the card was not asked: $(cat out)"
+plan 2 5000000 plan zoo.json
+grep -q 'm/w4: needs at least .* of device memory, 5.0 MB are free on a card of the manifest' err ||
+    { cat err >&2; fail "no reason"; }
+grep -q 'a smaller "seq_len"' err || fail "it is not said what to change"
+! grep -q 'm/rtn: needs' err || fail "what fits was refused"
+# A run begins nothing of what does not fit, and only that; another device is another matter.
+plan 2 5000000 run zoo.json --only m/w4
+grep -q 'm/w4: failed: needs at least' err || { cat err >&2; fail "no reason"; }
+[ ! -e shelf/m/w4.ingot ] && [ ! -e shelf/m/w4.ingot.partial ] || fail "something was begun"
+plan 0 5000000 plan zoo.json --device cpu
+# A card that the manifest names and that is not here is left to the run.
+sed -i 's/"cuda:0", "cpu"/"cuda:7"/' zoo.json
+plan 0 5000000 plan zoo.json
