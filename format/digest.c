@@ -20,9 +20,16 @@ static void store_digest(uint8_t digest[16], const uint64_t hash[2]) {
 
 const ingot_digest_isa *ingot_digest_isa_at(unsigned index) {
     __builtin_cpu_init();
-    return index == 0                                     ? &ingot_digest_sse2
-           : index == 1 && __builtin_cpu_supports("avx2") ? &ingot_digest_avx2
-                                                          : NULL;
+    switch (index) {
+    case 0:
+        return &ingot_digest_sse2;
+    case 1:
+        return __builtin_cpu_supports("avx2") ? &ingot_digest_avx2 : NULL;
+    case 2:
+        return __builtin_cpu_supports("avx512f") ? &ingot_digest_avx512 : NULL;
+    default:
+        return NULL;
+    }
 }
 
 /* The fastest.  Asked once: a virtual machine leaves the guest for every CPUID. */
@@ -30,8 +37,9 @@ static const ingot_digest_isa *fastest(void) {
     static const ingot_digest_isa *_Atomic known; /* threads that meet here store the same */
     const ingot_digest_isa *isa = known;
     if (isa == NULL) {
-        isa = ingot_digest_isa_at(1);
-        isa = isa != NULL ? isa : ingot_digest_isa_at(0);
+        for (unsigned i = 0; ingot_digest_isa_at(i) != NULL; i++) {
+            isa = ingot_digest_isa_at(i);
+        }
         known = isa;
     }
     return isa;

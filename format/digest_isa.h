@@ -17,7 +17,7 @@ typedef struct ingot_digest_isa {
     void (*finish128)(uint64_t out[2], const void *state);
 } ingot_digest_isa;
 
-extern const ingot_digest_isa ingot_digest_sse2, ingot_digest_avx2;
+extern const ingot_digest_isa ingot_digest_sse2, ingot_digest_avx2, ingot_digest_avx512;
 
 /* Number `index` of those this processor has, slowest first; NULL beyond the last. */
 const ingot_digest_isa *ingot_digest_isa_at(unsigned index);

@@ -60,9 +60,9 @@ EOF
     fi
 }
 
-# ids_of FOLDER: of the prompt, as its reference.json has them.
+# ids_of FOLDER: of the prompt, as its reference.json has them; nothing where there is none.
 ids_of() {
-    python3 -c 'if True:
+    [ ! -e "$1/reference.json" ] || python3 -c 'if True:
         import json, sys
         reference = json.load(open(sys.argv[1]))
         print(*reference.get("prompts", [reference])[0]["ids"])' "$1/reference.json"
