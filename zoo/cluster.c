@@ -35,35 +35,68 @@ static const char *product_of(const json_t *jobs, const char *job, long index) {
     return NULL;
 }
 
-/* One line "JOB_INDEX|STATE|NODE|REASON"; lines about other things are passed over. */
+/* A line of squeue or sacct. */
+typedef struct said {
+    const char *job, *state, *node, *reason;
+} said;
+
+/* Notes what was said of one task; false: the job has no such task. */
+static bool take_task(json_t *states, const json_t *jobs, const said *line, long index) {
+    const char *product = product_of(jobs, line->job, index);
+    if (product == NULL) {
+        return false;
+    }
+    /* Jobs are in the order of their submission: a later one replaces what was said before. */
+    const json_t *before = json_object_get(states, product);
+    const char *other = ingot_zoo_text_of(before, "job");
+    if (other != NULL && strtol(other, NULL, 10) > strtol(line->job, NULL, 10)) {
+        return true;
+    }
+    char id[64];
+    (void)snprintf(id, sizeof id, "%.40s_%ld", line->job, index);
+    ingot_json_put(states, product,
+                   json_pack("{s:s, s:s, s:s, s:s}", "job", id, "state", line->state, "node",
+                             line->node, "reason", line->reason));
+    return true;
+}
+
+/* The tasks of "3", or of "[0-2,5%2]", as sacct calls those of an array that were never started
+ * one by one ("%2": so many at a time; "...": it was too long to be told). */
+static void take_tasks(json_t *states, const json_t *jobs, const said *line, const char *text) {
+    const char *at = text + (text[0] == '[');
+    while (*at >= '0' && *at <= '9') {
+        char *end;
+        const long first = strtol(at, &end, 10);
+        long last = first, step = 1;
+        last = *end == '-' ? strtol(end + 1, &end, 10) : last;
+        step = *end == ':' ? strtol(end + 1, &end, 10) : step;
+        for (long i = first; i <= last && step > 0; i += step) {
+            if (!take_task(states, jobs, line, i)) {
+                break;
+            }
+        }
+        at = end + (*end == ',');
+    }
+}
+
+/* One line "JOB_TASKS|STATE|NODE|REASON"; lines about other things are passed over. */
 static void take_line(json_t *states, const json_t *jobs, char *line) {
     char nothing[1] = "", *fields[4] = {nothing, nothing, nothing, nothing};
     for (unsigned i = 0; i < 4 && line != NULL; i++) {
         fields[i] = strsep(&line, "|");
     }
-    char *underscore = strchr(fields[0], '_'), *end = NULL;
+    char *underscore = strchr(fields[0], '_');
     if (underscore == NULL) {
         return;
     }
     *underscore = '\0';
-    const long index = strtol(underscore + 1, &end, 10);
-    const char *product =
-        end != underscore + 1 && *end == '\0' ? product_of(jobs, fields[0], index) : NULL;
-    if (product == NULL) {
-        return;
-    }
-    /* Jobs are in the order of their submission: a later one replaces what was said before. */
-    const json_t *before = json_object_get(states, product);
-    const char *other = ingot_zoo_text_of(before, "job");
-    if (other != NULL && strtol(other, NULL, 10) > strtol(fields[0], NULL, 10)) {
-        return;
-    }
-    char id[64];
-    (void)snprintf(id, sizeof id, "%.40s_%ld", fields[0], index);
     fields[1][strcspn(fields[1], " +")] = '\0'; /* "CANCELLED by 0" */
-    ingot_json_put(states, product,
-                   json_pack("{s:s, s:s, s:s, s:s}", "job", id, "state", fields[1], "node",
-                             fields[2], "reason", fields[3]));
+    const bool has_node = strcmp(fields[2], "None assigned") != 0;
+    const said what = {.job = fields[0],
+                       .state = fields[1],
+                       .node = has_node ? fields[2] : nothing,
+                       .reason = fields[3]};
+    take_tasks(states, jobs, &what, underscore + 1);
 }
 
 static void take_lines(json_t *states, const json_t *jobs, char *text) {

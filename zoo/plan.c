@@ -44,13 +44,13 @@ static uint64_t free_device(const ingot_manifest *m, const ingot_zoo_options *op
 }
 
 static void find_room(ingot_zoo_room *room, const ingot_manifest *m,
-                      const ingot_zoo_options *options) {
+                      const ingot_zoo_options *options, bool is_here) {
     const long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
-    const uint64_t memory = pages > 0 && page > 0 ? (uint64_t)pages * (uint64_t)page : 0;
+    const uint64_t memory = is_here && pages > 0 && page > 0 ? (uint64_t)pages * (uint64_t)page : 0;
     *room = (ingot_zoo_room){
         .host_bytes = m->limits.host_bytes != 0 ? m->limits.host_bytes : memory,
         .device_bytes = m->limits.device_bytes,
-        .device_free_bytes = free_device(m, options),
+        .device_free_bytes = is_here ? free_device(m, options) : 0,
         .disk_bytes = m->limits.disk_bytes != 0 ? m->limits.disk_bytes : free_disk(m->shelf)};
 }
 
@@ -270,7 +270,7 @@ static void check_disk(ingot_forecasts *plan) {
 
 ingot_status ingot_forecasts_make(ingot_forecasts *out, const ingot_manifest *manifest,
                                   const ingot_shelf *shelf, const ingot_zoo_options *options,
-                                  bool with_times, ingot_error *error) {
+                                  unsigned use, ingot_error *error) {
     json_t *states = NULL;
     void *memory;
     ingot_status status;
@@ -279,8 +279,8 @@ ingot_status ingot_forecasts_make(ingot_forecasts *out, const ingot_manifest *ma
     *out = (ingot_forecasts){.products = json_array(), .problems = json_array(), .rate = NAN};
     INGOT_TRY(ingot_alloc_zero(&memory, manifest->product_count, sizeof *out->needs));
     out->needs = memory;
-    find_room(&out->room, manifest, options);
-    if (with_times) {
+    find_room(&out->room, manifest, options, (use & INGOT_FORECASTS_HERE) != 0);
+    if ((use & INGOT_FORECASTS_TIMES) != 0) {
         open_stopwatch(&watch, manifest, options);
     }
     INGOT_GO(find_states(&states, manifest, shelf, options, error));
@@ -399,7 +399,8 @@ ingot_status ingot_zoo_plan(ingot_zoo_result *result, const ingot_manifest *mani
     ingot_shelf shelf;
     const bool has_shelf = ingot_shelf_open(&shelf, manifest->shelf, false, NULL) == INGOT_OK;
     const ingot_status status =
-        ingot_forecasts_make(&plan, manifest, has_shelf ? &shelf : NULL, options, true, error);
+        ingot_forecasts_make(&plan, manifest, has_shelf ? &shelf : NULL, options,
+                             INGOT_FORECASTS_HERE | INGOT_FORECASTS_TIMES, error);
     if (status == INGOT_OK) {
         ingot_json_put(result->json, "products", json_incref(plan.products));
         ingot_json_put(result->json, "problems", json_incref(plan.problems));

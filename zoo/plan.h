@@ -27,12 +27,15 @@ typedef struct ingot_forecasts {
     double seconds;      /* of the products that are not finished, one at a time; NaN likewise */
 } ingot_forecasts;
 
-/* with_times: measures how fast the first device is, for a fraction of a second for each method.
- * Plans every chosen product; a product that cannot be planned or does not fit is a problem, not a
+/* What a plan is for. */
+#define INGOT_FORECASTS_HERE  1u /* a run on this machine: its memory and its cards count */
+#define INGOT_FORECASTS_TIMES 2u /* people: how fast the first device is, is measured */
+
+/* Plans every chosen product; a product that cannot be planned or does not fit is a problem, not a
  * failure.  shelf NULL: there is none yet.  Released with ingot_forecasts_free in any case. */
 ingot_status ingot_forecasts_make(ingot_forecasts *out, const ingot_manifest *manifest,
                                   const ingot_shelf *shelf, const ingot_zoo_options *options,
-                                  bool with_times, ingot_error *error) INGOT_MUST_CHECK;
+                                  unsigned use, ingot_error *error) INGOT_MUST_CHECK;
 void ingot_forecasts_free(ingot_forecasts *plan);
 
 #endif

@@ -1,5 +1,7 @@
 # ingot-zoo slurm against a real slurmctld and two slurmd of this machine: shared statistics first,
-# one task a product, a node killed in the middle, its task requeued and finished on the other.
+# one task a product, a node killed in the middle, its task requeued and finished on the other; what
+# became of jobs that left the queue, from accounting (slurmdbd and MariaDB, where they are); a GPU for
+# products on devices.
 . "$INGOT_ROOT/tests/lib.sh"
 need ingot-zoo
 [ "$(id -u)" = 0 ] || skip "only root runs slurmd here"
@@ -38,12 +40,15 @@ SchedulerType=sched/backfill
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 SlurmdParameters=config_overrides
-AccountingStorageType=accounting_storage/none
 JobRequeue=1
-NodeName=z1 NodeHostname=$host NodeAddr=127.0.0.1 Port=$((port + 1)) CPUs=2 RealMemory=8000
-NodeName=z2 NodeHostname=$host NodeAddr=127.0.0.1 Port=$((port + 2)) CPUs=2 RealMemory=8000
+MinJobAge=10
+GresTypes=gpu
+NodeName=z1 NodeHostname=$host NodeAddr=127.0.0.1 Port=$((port + 1)) CPUs=2 RealMemory=8000 Gres=gpu:1
+NodeName=z2 NodeHostname=$host NodeAddr=127.0.0.1 Port=$((port + 2)) CPUs=2 RealMemory=8000 Gres=gpu:1
 PartitionName=all Nodes=ALL Default=YES State=UP
 END
+touch card0
+echo "NodeName=z[1-2] Name=gpu File=$here/card0" >gres.conf
 export SLURM_CONF="$here/slurm.conf"
 
 # Whatever runs on a node of ours, or is one: their environment names our configuration.
@@ -51,7 +56,7 @@ processes_of() {
     grep -lazF "$1" /proc/[0-9]*/environ 2>/dev/null | sed -n 's,/proc/\([0-9]*\)/.*,\1,p'
 }
 end_all() {
-    for file in "$here"/*.pid "$here"/munge/pid; do
+    for file in "$here"/z?.pid "$here"/ctld.pid "$here"/dbd.pid "$here"/db.pid "$here"/munge/pid; do
         [ ! -e "$file" ] || kill -9 "$(cat "$file")" 2>/dev/null || true
     done
 }
@@ -60,6 +65,62 @@ trap end_all EXIT
 munged --force --key-file="$here/munge/key" --socket="$here/munge/socket" \
     --pid-file="$here/munge/pid" --log-file="$here/log/munge" --seed-file="$here/munge/seed" \
     2>log/munged.err || skip "munged does not start: $(cat log/munged.err)"
+
+# Accounting in a database of ours.
+start_accounting() {
+    command -v slurmdbd >/dev/null && command -v mariadbd >/dev/null &&
+        command -v mariadb-install-db >/dev/null || return 1
+    mariadb-install-db --no-defaults --user=root --datadir="$here/db" --skip-test-db \
+        --auth-root-authentication-method=normal >log/db.install 2>&1 || return 1
+    mariadbd --no-defaults --user=root --datadir="$here/db" --socket="$here/db.sock" \
+        --bind-address=127.0.0.1 --port=$((port + 4)) --pid-file="$here/db.pid" \
+        --innodb-buffer-pool-size=64M >log/db 2>&1 </dev/null &
+    waited=0
+    until mariadb --no-defaults --user=root --socket="$here/db.sock" -e \
+        "CREATE USER 'slurm'@'127.0.0.1' IDENTIFIED BY 'zoo'; GRANT ALL ON *.* TO 'slurm'@'127.0.0.1'" \
+        2>log/db.user; do
+        waited=$((waited + 1))
+        [ $waited -lt 30 ] || return 1
+        sleep 1
+    done
+    cat >slurmdbd.conf <<END
+AuthType=auth/munge
+AuthInfo=socket=$here/munge/socket
+DbdHost=$host
+DbdAddr=127.0.0.1
+DbdPort=$((port + 3))
+SlurmUser=root
+LogFile=$here/log/dbd
+PidFile=$here/dbd.pid
+StorageType=accounting_storage/mysql
+StorageHost=127.0.0.1
+StoragePort=$((port + 4))
+StorageUser=slurm
+StoragePass=zoo
+StorageLoc=zoo
+END
+    chmod 600 slurmdbd.conf
+    cat >>slurm.conf <<END
+AccountingStorageType=accounting_storage/slurmdbd
+AccountingStorageHost=127.0.0.1
+AccountingStoragePort=$((port + 3))
+AccountingStoragePass=$here/munge/socket
+END
+    slurmdbd >log/dbd.out 2>&1 || return 1
+    waited=0
+    until sacctmgr -i add cluster zoo >log/sacctmgr 2>&1; do
+        waited=$((waited + 1))
+        [ $waited -lt 20 ] || return 1
+        sleep 1
+    done
+}
+has_accounting=yes
+if ! start_accounting; then
+    has_accounting=
+    echo "SKIP: no accounting here: $(cat log/dbd.out log/db.user log/sacctmgr 2>/dev/null | tail -3)"
+    sed -i '/^AccountingStorage/d' slurm.conf
+    echo "AccountingStorageType=accounting_storage/none" >>slurm.conf
+fi
 slurmctld -f "$SLURM_CONF" || skip "slurmctld does not start: $(tail -3 log/ctld)"
 for node in z1 z2; do
     slurmd -N $node -f "$SLURM_CONF" || skip "slurmd does not start: $(tail -3 log/$node)"
@@ -138,4 +199,47 @@ grep -c 'demo/long: converting' shelf/.ingot-zoo/slurm/*.out | grep -q ':2$' ||
     fail "the long conversion was not requeued"
 [ "$(grep -c '^block 1/4  error' $log)" = 1 ] || fail "the requeued task began from the beginning"
 expect_exit 0 ingot-zoo verify zoo.json
+
+# A product on devices asks for a GPU; a task that cannot make it says why, also when it has left the
+# queue, which then only accounting knows.
+sed 's/"devices": \["cpu"\]/"devices": ["cuda:0"]/; s/"shelf": "shelf"/"shelf": "cards"/' zoo.json >cards.json
+sed -i 's/"recipes": \["long", "rtn"\]/"recipes": ["rtn"]/; /"statistics": true/d; s/\["rtn"\]},/["rtn"]}],/' cards.json
+expect_exit 0 ingot-zoo slurm cards.json
+grep -q 'one GPU' out || fail "$(cat out)"
+job=$(sed -n 's/^job \([0-9]*\):.*/\1/p' out)
+scontrol show job "$job" >shown
+grep -qE 'TresPerNode=gres[:/]gpu:1' shown || fail "no GPU was asked for: $(cat shown)"
+grep -q -- '--device cuda$' cards/.ingot-zoo/slurm/*.sh || fail "the task does not use it"
+waited=0
+while squeue -h -t all -j "$job" -o %T 2>/dev/null | grep -q .; do
+    waited=$((waited + 1))
+    [ $waited -lt 120 ] || fail "the job does not leave the queue: $(squeue -t all)"
+    sleep 1
+done
+code=0
+ingot-zoo status cards.json --json >out 2>err || code=$?
+if [ -e /dev/nvidiactl ]; then
+    wanted=COMPLETED
+else
+    wanted=FAILED
+    grep -q 'no NVIDIA driver' out || fail "status does not say why: $(cat out)"
+fi
+if [ -n "$has_accounting" ]; then
+    grep -q "\"state\": \"$wanted\"" out || fail "accounting was not asked: $(cat out; sacct -n -P -X -o JobID,State)"
+    sacct -n -P -X -j "$job" -o JobID,State,NodeList,ExitCode
+    # One that was cancelled, and left no record of its own.
+    scontrol update PartitionName=all State=DOWN
+    rm -r cards
+    expect_exit 0 ingot-zoo slurm cards.json
+    job=$(sed -n 's/^job \([0-9]*\):.*/\1/p' out)
+    scancel "$job"
+    waited=0
+    while squeue -h -t all -j "$job" -o %T 2>/dev/null | grep -q .; do
+        waited=$((waited + 1))
+        [ $waited -lt 120 ] || fail "the job does not leave the queue: $(squeue -t all)"
+        sleep 1
+    done
+    expect_exit 2 ingot-zoo status cards.json
+    grep -q 'demo/rtn .*CANCELLED' out || fail "a cancelled task is not told: $(cat out)"
+fi
 echo "node $node was killed; its task was finished on the other"
