@@ -142,9 +142,14 @@ static inline void ref_attend_backward(double *const value[3], double *const siz
         weight[j] = exp(weight[j] - top);
         total += weight[j];
     }
+    /* dO . O is a sum over keys, of values that may cancel in O: its errors are relative to these
+     */
     for (uint64_t d = 0; d < n; d++) {
         delta += (double)in->dout[at + d] * (double)in->out[at + d];
-        delta_size += fabs((double)in->dout[at + d] * (double)in->out[at + d]);
+        for (uint64_t j = first; j <= i; j++) {
+            delta_size += weight[j] / total *
+                          fabs((double)in->dout[at + d] * (double)in->v[kv + j * stride + d]);
+        }
     }
     for (uint64_t j = first; j <= i; j++) {
         const double p = weight[j] / total;
