@@ -44,6 +44,25 @@ static bool is_injected_failure(void) {
     return left == 0;
 }
 
+/* Allocations of device memory until one fails; 0: none. */
+static atomic_llong device_allocations_left;
+
+void ingot_device_fault_arm(void) {
+    const char *value = getenv("INGOT_TEST_FAIL_DEVICE_ALLOC");
+    atomic_store(&device_allocations_left,
+                 value != NULL ? (long long)strtoull(value, NULL, 10) : 0);
+}
+
+bool ingot_device_fault_is_due(void) {
+    long long left = atomic_load_explicit(&device_allocations_left, memory_order_relaxed);
+    while (left > 0) {
+        if (atomic_compare_exchange_weak(&device_allocations_left, &left, left - 1)) {
+            return left == 1;
+        }
+    }
+    return false;
+}
+
 static ingot_status alloc_aligned(void **out, uint64_t size_bytes, uint64_t alignment_bytes) {
     *out = NULL;
     uint64_t padded_bytes;

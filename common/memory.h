@@ -21,6 +21,11 @@ void ingot_free(void *memory); /* NULL is fine */
  * 0 turns it off.  Also set at start-up by the environment variable INGOT_TEST_FAIL_ALLOC. */
 void ingot_memory_fail_after(uint64_t n);
 
+/* The same for allocations of device memory, of which the n-th alone fails: a backend that opens
+ * calls _arm, which takes n from INGOT_TEST_FAIL_DEVICE_ALLOC, and asks _is_due at each. */
+void ingot_device_fault_arm(void);
+bool ingot_device_fault_is_due(void);
+
 /* Peak resident size of this process in bytes (VmHWM of /proc/self/status); 0 if not known. */
 uint64_t ingot_memory_peak_bytes(void);
 

@@ -10,6 +10,12 @@ static uint64_t window_floats(const ingot_batch *b, const ingot_model *model) {
 
 /* ---- opening -------------------------------------------------------------------------------- */
 
+static void count_shortage(const ingot_loop_job *job) {
+    if (job->shortages != NULL) {
+        (*job->shortages)++;
+    }
+}
+
 static ingot_status place_states(ingot_states *states, const ingot_batch *b,
                                  const ingot_loop_job *job) {
     const ingot_backend_ops *ops = job->backend->ops;
@@ -18,12 +24,16 @@ static ingot_status place_states(ingot_states *states, const ingot_batch *b,
         !ingot_size_mul(&bytes, bytes, b->windows)) {
         return INGOT_ERR_NO_MEMORY;
     }
-    states->is_on_device = true;
-    const ingot_status status = ops->alloc(job->backend->context, (void **)&states->values, bytes);
-    if (status != INGOT_ERR_NO_MEMORY) {
-        return status;
+    states->is_on_device = !job->spares_device || !job->backend->has_own_memory;
+    if (states->is_on_device) {
+        const ingot_status status =
+            ops->alloc(job->backend->context, (void **)&states->values, bytes);
+        if (status != INGOT_ERR_NO_MEMORY || !job->backend->has_own_memory) {
+            return status;
+        }
+        states->is_on_device = false;
+        count_shortage(job);
     }
-    states->is_on_device = false;
     ingot_progress_line(job->progress,
                         "%.1f GiB of hidden states do not fit the device: kept in host memory",
                         (double)bytes / 0x1p30);
@@ -88,8 +98,7 @@ static ingot_status place_aside(ingot_batch *b, const ingot_loop_job *job, uint6
         if (is_in_turn && i != 0) {
             b->aside[i] = b->aside[0];
         } else if (width != 0) {
-            INGOT_TRY(
-                ops->alloc(context, (void **)&b->aside[i], tokens * width * sizeof(float)));
+            INGOT_TRY(ops->alloc(context, (void **)&b->aside[i], tokens * width * sizeof(float)));
         }
         if (is_in_turn && i == INGOT_INPUT_DOWN) {
             *residual = b->aside_residual[INGOT_INPUT_OUTPUT];
@@ -127,6 +136,7 @@ static ingot_status place_calls(ingot_batch *b, const ingot_loop_job *job) {
         b->chunk = b->chunk == 1 ? 0 : b->chunk / 2;
     }
     if (status == INGOT_OK && b->chunk < wanted) {
+        count_shortage(job);
         ingot_progress_line(job->progress,
                             "device memory is short: %llu windows a call instead of %llu",
                             (unsigned long long)b->chunk, (unsigned long long)wanted);
@@ -394,8 +404,8 @@ ingot_status ingot_batch_run_pair(const ingot_batch *batch, const ingot_loop_job
         const uint64_t count = ingot_min_u64(batch->chunk, end - w);
         INGOT_TRY(run_chunk(batch, job, exact, w, count, part_left(batch), &keep, use->advances,
                             &p.at, error));
-        INGOT_TRY(run_chunk(batch, job, prefix, w, count, part_left(batch), &meet, false, &p.at,
-                            error));
+        INGOT_TRY(
+            run_chunk(batch, job, prefix, w, count, part_left(batch), &meet, false, &p.at, error));
         show_progress(batch, job, prefix, w + count);
     }
     return INGOT_OK;

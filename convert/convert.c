@@ -560,6 +560,7 @@ static ingot_status convert_into(work *w, session *s) {
                                 .waiting = w->waiting,
                                 .first_block = w->first_block,
                                 .stored = w->writer,
+                                .shortages = &s->result->memory_shortages,
                                 .progress = &progress,
                                 .phase_seconds = s->result->phase_seconds,
                                 .ledgers = s->ledgers,

@@ -26,6 +26,7 @@ typedef struct ingot_convert_result {
     uint64_t peak_device_bytes; /* 0 on the cpu */
     double bits_per_weight;
     uint64_t fallbacks;
+    unsigned memory_shortages; /* times that memory was short and less of it was made to do */
     ingot_tune_result *tunings; /* [tuning_count], one a block; ingot_free */
     uint64_t tuning_count;
     ingot_distill_result distillation;

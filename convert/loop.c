@@ -688,7 +688,7 @@ done:;
                : status;
 }
 
-ingot_status ingot_loop_run(const ingot_loop_job *job, ingot_error *error) {
+ingot_status ingot_loop_try(const ingot_loop_job *job, ingot_error *error) {
     const uint64_t windows = job->windows != NULL ? job->windows->count : 0;
     const uint64_t judges = ingot_loop_judges(job->plan, windows, job->is_tuned);
     const uint64_t shared = windows != 0 && job->plan->needs_gram ? windows - judges : 1;

@@ -64,6 +64,9 @@ typedef struct ingot_loop_job {
     uint64_t
         first_block; /* blocks before it are finished, in `stored`; tensors that were put stay */
     const ingot_writer *stored; /* the writer, for every device */
+    bool spares_device;         /* hidden states live in host memory from the start */
+    unsigned *shortages; /* counted: states that went to the host, calls of fewer windows, and
+                            times the loop began anew for want of memory */
     ingot_progress *progress;
     double *phase_seconds;              /* [INGOT_PHASE_COUNT], added to */
     ingot_ledger *ledgers;              /* [plan->count], filled */
@@ -77,8 +80,12 @@ typedef struct ingot_loop_job {
 /* How many of `windows` are held out, the last ones. */
 uint64_t ingot_loop_judges(const ingot_plan *plan, uint64_t windows, bool is_tuned);
 
-/* Converts every tensor of the plan and puts it into the writer. */
+/* Converts every tensor of the plan and puts it into the writer.  Out of memory it goes on from the
+ * last block that is whole in the writer, with less of it (spec/decisions/0022). */
 ingot_status ingot_loop_run(const ingot_loop_job *job, ingot_error *error) INGOT_MUST_CHECK;
+
+/* The same without that: ends when memory is short. */
+ingot_status ingot_loop_try(const ingot_loop_job *job, ingot_error *error) INGOT_MUST_CHECK;
 
 /* Seconds since *since, which becomes now. */
 double ingot_lap(double *since);

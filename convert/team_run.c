@@ -11,6 +11,7 @@ typedef struct member {
     ingot_windows windows;
     ingot_progress progress;
     double phase_seconds[INGOT_PHASE_COUNT];
+    unsigned shortages;
     uint64_t judges;
     ingot_rank_run *run;
     ingot_worker *thread;
@@ -34,6 +35,7 @@ static ingot_status open_member(member *m, const ingot_loop_job *job, ingot_team
         return INGOT_OK;
     }
     m->job.writer = NULL;
+    m->job.shortages = &m->shortages;
     m->job.phase_seconds = m->phase_seconds;
     ingot_progress_begin(&m->progress, "", "", 0, true);
     m->job.progress = &m->progress;
@@ -59,6 +61,13 @@ ingot_status ingot_team_run(const ingot_loop_job *job, unsigned size, uint64_t j
     members[0].status = run_member(&members[0], &members[0].error);
     for (unsigned i = 1; i < size; i++) {
         members[i].status = ingot_worker_wait(members[i].thread, &members[i].error);
+        if (members[i].shortages != 0) { /* its own lines are not shown */
+            *job->shortages += members[i].shortages;
+            ingot_progress_line(job->progress,
+                                "device %u of %u was short of memory: fewer windows a call, or "
+                                "hidden states in host memory",
+                                i + 1, size);
+        }
     }
     if (ingot_team_left(team) >= 0) {
         const member *first = &members[ingot_team_left(team)];

@@ -58,6 +58,7 @@ static void print_json(const ingot_convert_options *o, const ingot_convert_resul
     ingot_json_put(object, "bits_per_weight", ingot_json_number(r->bits_per_weight));
     ingot_json_put(object, "fallbacks",
                    r->is_written ? json_integer((json_int_t)r->fallbacks) : json_null());
+    ingot_json_put(object, "memory_shortages", json_integer((json_int_t)r->memory_shortages));
     ingot_json_put(object, "tensors", r->tensors != NULL ? json_incref(r->tensors) : json_null());
     ingot_json_put(object, "plan", r->forecast != NULL ? json_incref(r->forecast) : json_null());
     ingot_json_put(object, "tuning",

@@ -118,6 +118,9 @@ bool ingot_writer_is_put(const ingot_writer *writer, uint64_t index);
  * its digests say. */
 ingot_status ingot_writer_restore(ingot_writer *writer, const bool *is_put,
                                   ingot_error *error) INGOT_MUST_CHECK;
+/* Tensor `index` counts as not put, or not begun, and is to be put again.  Of a compressed file
+ * room is won back for what lies behind all that is put. */
+void ingot_writer_forget(ingot_writer *writer, uint64_t index);
 /* The record of a tensor that was put. */
 void ingot_writer_get_ledger(ingot_ledger *out, const ingot_writer *writer, uint64_t index);
 /* Reads a tensor that was put (no alias) into buffer[ingot_writer_load_bytes], as ingot_tensor_load

@@ -114,6 +114,29 @@ static ingot_status take_tensor(ingot_writer *writer, uint64_t index, ingot_erro
     return INGOT_OK;
 }
 
+void ingot_writer_forget(ingot_writer *writer, uint64_t index) {
+    place *where = &writer->places[index];
+    writer_shard *part = &writer->shards[where->shard];
+    where->is_put = where->has_ledger = false;
+    where->streamed_bytes = 0;
+    if (part->zmap == NULL) {
+        return;
+    }
+    part->stored_size = 0;
+    for (uint64_t i = 0; i < writer->plan->tensor_count; i++) {
+        const place *other = &writer->places[i];
+        if (other->is_put && other->shard == where->shard) {
+            const ingot_tensor *tensor = &part->tensors[other->local];
+            const uint64_t end = tensor->first_chunk + tensor_chunk_count(tensor);
+            for (uint64_t chunk = tensor->first_chunk; chunk < end; chunk++) {
+                const uint8_t *entry = part->zmap + chunk * ZMAP_BYTES;
+                part->stored_size =
+                    ingot_max_u64(part->stored_size, load_le(entry, 8) + load_le(entry + 8, 4));
+            }
+        }
+    }
+}
+
 ingot_status ingot_writer_restore(ingot_writer *writer, const bool *is_put, ingot_error *error) {
     const uint64_t count = writer->plan->tensor_count;
     ingot_status status = INGOT_OK;

@@ -11,6 +11,12 @@
 
 static ingot_status cpu_alloc(void *context, void **out, uint64_t bytes) {
     (void)context;
+    *out = NULL;
+    return ingot_device_fault_is_due() ? INGOT_ERR_NO_MEMORY : ingot_alloc(out, bytes);
+}
+
+static ingot_status cpu_host_alloc(void *context, void **out, uint64_t bytes) {
+    (void)context;
     return ingot_alloc(out, bytes);
 }
 
@@ -99,7 +105,7 @@ static const ingot_backend_ops cpu_ops = {
     .copy_rows = cpu_copy_rows,
     .fetch = cpu_fetch,
     .zero = cpu_zero,
-    .host_alloc = cpu_alloc,
+    .host_alloc = cpu_host_alloc,
     .host_release = cpu_release,
     .wait = cpu_wait,
     .peak_bytes = cpu_peak_bytes,
@@ -210,6 +216,7 @@ ingot_status ingot_cpu_open(ingot_backend *out, unsigned threads, ingot_error *e
         ingot_cpu *cpu = memory;
         cpu->isa = isa;
         status = fill(cpu, threads);
+        ingot_device_fault_arm();
         if (status == INGOT_OK) {
             /* BLAS never starts threads of its own: its results would depend on their number. */
             openblas_set_num_threads(1);

@@ -75,17 +75,15 @@ ingot_status ingot_cuda_failed(const char *call, const char *said, bool is_memor
 const char *ingot_cuda_failure(void);
 
 static inline ingot_status ingot_cuda_check(cudaError_t error, const char *call) {
-    return error == cudaSuccess
-               ? INGOT_OK
-               : ingot_cuda_failed(call, cudaGetErrorString(error),
-                                   error == cudaErrorMemoryAllocation);
+    return error == cudaSuccess ? INGOT_OK
+                                : ingot_cuda_failed(call, cudaGetErrorString(error),
+                                                    error == cudaErrorMemoryAllocation);
 }
 
 static inline ingot_status ingot_cublas_check(cublasStatus_t error, const char *call) {
-    return error == CUBLAS_STATUS_SUCCESS
-               ? INGOT_OK
-               : ingot_cuda_failed(call, cublasGetStatusString(error),
-                                   error == CUBLAS_STATUS_ALLOC_FAILED);
+    return error == CUBLAS_STATUS_SUCCESS ? INGOT_OK
+                                          : ingot_cuda_failed(call, cublasGetStatusString(error),
+                                                              error == CUBLAS_STATUS_ALLOC_FAILED);
 }
 
 static inline ingot_status ingot_cusolver_check(cusolverStatus_t error, const char *call) {
@@ -126,6 +124,9 @@ class ingot_cuda_buffer {
         uint64_t bytes;
         if (!ingot_size_mul(&bytes, count, size_bytes)) {
             return INGOT_ERR_NO_MEMORY;
+        }
+        if (ingot_device_fault_is_due()) {
+            return ingot_cuda_failed("cudaMallocAsync", "asked to fail", true);
         }
         const cudaError_t error = cudaMallocAsync(&memory_, bytes != 0 ? bytes : 1, cuda_->stream);
         if (error != cudaSuccess) {

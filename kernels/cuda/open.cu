@@ -9,13 +9,12 @@ extern "C" {
 #include "kernels/cuda/product.h"
 }
 
-#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 
-#define LEAST_MAJOR  8      /* of compute capability: Ampere */
-#define BATCH_TOKENS 8192u  /* of one forward call: a GEMM of 8192 x 4096 x 4096 takes 0.4 ms */
+#define LEAST_MAJOR  8     /* of compute capability: Ampere */
+#define BATCH_TOKENS 8192u /* of one forward call: a GEMM of 8192 x 4096 x 4096 takes 0.4 ms */
 #define FULL_BYTES   (UINT64_C(64) << 20) /* of free memory: a device with less is full */
 
 /* ---- failures ---------------------------------------------------------------------------------
@@ -23,12 +22,27 @@ extern "C" {
 
 static thread_local char failure[256];
 
+/* What the pool keeps for later may be what others lack: kernels' code, libraries, other programs.
+ */
+static void give_back_unused(void) {
+    int device = 0;
+    cudaMemPool_t pool;
+    if (cudaGetDevice(&device) == cudaSuccess &&
+        cudaDeviceGetDefaultMemPool(&pool, device) == cudaSuccess) {
+        (void)cudaMemPoolTrimTo(pool, 0);
+    }
+    (void)cudaGetLastError();
+}
+
 ingot_status ingot_cuda_failed(const char *call, const char *said, bool is_memory) {
     size_t free_bytes = 0, total_bytes = 0;
     (void)cudaGetLastError(); /* is reported once, not by the next launch */
     const bool is_known = cudaMemGetInfo(&free_bytes, &total_bytes) == cudaSuccess;
     (void)cudaGetLastError();
     is_memory = is_memory || (is_known && free_bytes < FULL_BYTES);
+    if (is_memory) {
+        give_back_unused();
+    }
     int size = snprintf(failure, sizeof failure, "%s: %.*s: %s",
                         is_memory ? "out of device memory" : "the device failed",
                         (int)strcspn(call, "("), call, said);
@@ -47,23 +61,10 @@ const char *ingot_cuda_failure(void) {
 /* ---- memory -----------------------------------------------------------------------------------
  */
 
-/* Fault injection for tests (INGOT_TEST_FAIL_DEVICE_ALLOC): allocations until one fails; 0: none.
- */
-static std::atomic<uint64_t> allocations_left;
-
-static void set_fault(void) {
-    const char *value = getenv("INGOT_TEST_FAIL_DEVICE_ALLOC");
-    allocations_left = value != nullptr ? strtoull(value, nullptr, 10) : 0;
-}
-
-static bool is_fault_due(void) {
-    return allocations_left != 0 && --allocations_left == 0;
-}
-
 /* Whole words: kernels copy the words in which scales and zero points lie. */
 static ingot_status cuda_alloc(void *context, void **out, uint64_t bytes) {
     const ingot_cuda *cuda = ingot_cuda_of(context);
-    if (is_fault_due()) {
+    if (ingot_device_fault_is_due()) {
         *out = nullptr;
         return ingot_cuda_failed("cudaMallocAsync", "asked to fail", true);
     }
@@ -484,7 +485,7 @@ ingot_cuda_open(ingot_backend *out, int ordinal, unsigned threads, ingot_error *
     ingot_cuda *cuda = static_cast<ingot_cuda *>(memory);
     if (status == INGOT_OK) {
         status = fill(cuda, ordinal, threads);
-        set_fault(); /* from here on: what opening takes is not counted */
+        ingot_device_fault_arm(); /* from here on: what opening takes is not counted */
     }
     if (status != INGOT_OK) {
         const char *failure = ingot_cuda_failure();
