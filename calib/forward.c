@@ -45,6 +45,12 @@ ingot_status ingot_vector_load(float **out, const char *name, uint64_t width,
     return INGOT_OK;
 }
 
+/* What to do where a tensor does not go onto a device. */
+static const char *device_remedy(ingot_status status) {
+    return status == INGOT_ERR_NO_MEMORY ? "end what else uses the device, or use --device cpu"
+                                         : "see nvidia-smi";
+}
+
 static ingot_status upload_vector(float **device, const float *host, uint64_t width,
                                   const ingot_backend *backend, ingot_error *error) {
     void *memory = NULL;
@@ -56,7 +62,7 @@ static ingot_status upload_vector(float **device, const float *host, uint64_t wi
         }
     }
     if (status != INGOT_OK) {
-        return ingot_error_set(error, status, NULL, NULL, NULL,
+        return ingot_error_set(error, status, NULL, NULL, device_remedy(status),
                                "a vector could not be put on the device: %s",
                                ingot_status_text(status));
     }
@@ -97,7 +103,7 @@ static ingot_status load_linear(const loader *l, ingot_role role) {
     const ingot_status status =
         l->backend->ops->upload_view(l->backend->context, &block->owned_view[role], host);
     if (status != INGOT_OK) {
-        return ingot_error_set(l->error, status, l->source->path, name, NULL,
+        return ingot_error_set(l->error, status, l->source->path, name, device_remedy(status),
                                "the tensor could not be put on the device: %s",
                                ingot_status_text(status));
     }
@@ -539,7 +545,7 @@ static ingot_status load_end(ingot_ends *ends, ingot_weight_view *view, const ch
         ingot_view_check_shape(&host, model->vocab, model->hidden, name, source->path, error));
     const ingot_status status = backend->ops->upload_view(backend->context, view, &host);
     if (status != INGOT_OK) {
-        return ingot_error_set(error, status, source->path, name, NULL,
+        return ingot_error_set(error, status, source->path, name, device_remedy(status),
                                "the tensor could not be put on the device: %s",
                                ingot_status_text(status));
     }
