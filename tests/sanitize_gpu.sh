@@ -30,9 +30,10 @@ for tool in memcheck racecheck initcheck synccheck; do
             # initcheck must see what libraries write: there their reports are sorted out below
             set -- --kernel-name-exclude "regex=$foreign"
             [ $tool != initcheck ] || set --
+            start=$(date +%s)
             timeout -k 5 "$limit" "$sanitizer" --tool $tool "$@" --print-limit 10000 "$program" \
                 >"$logs/$name.log" 2>&1
-            echo $? >"$logs/$name.code"
+            echo "$? $(($(date +%s) - start))" >"$logs/$name.code"
         } &
     done
     wait
@@ -41,7 +42,7 @@ done
 failed=0
 for code_file in "$logs"/*.code; do
     name=$(basename "$code_file" .code)
-    code=$(cat "$code_file")
+    read -r code seconds <"$code_file"
     # A report is a line at the margin and the indented lines after it.
     awk -v foreign="$foreign" '
         function finish() {
@@ -64,7 +65,7 @@ for code_file in "$logs"/*.code; do
     [ "$code" = 0 ] && tail -n 1 "$logs/$name.reports" | grep -q '^0 reports.*, to the end' || {
         verdict=FAIL failed=1
     }
-    printf '%-4s  %-34s exit %s, %s\n' $verdict "$name" "$code" "$(tail -n 1 "$logs/$name.reports")"
+    printf '%-4s  %-34s exit %s, %3s s, %s\n' $verdict "$name" "$code" "$seconds" "$(tail -n 1 "$logs/$name.reports")"
     [ $verdict = ok ] || head -n 12 "$logs/$name.reports"
 done
 exit $failed

@@ -12,6 +12,7 @@
 #define MODEL       "examples/demo-4m"
 
 static char output[64], partial[80];
+static bool is_small; /* INGOT_TEST_SMALL: few of the allocations, for compute-sanitizer */
 
 static bool exists(const char *path) {
     struct stat state;
@@ -56,7 +57,7 @@ static ingot_status convert(const char *method, unsigned *shortages) {
  * but those before the loop. */
 static void test_failed_allocations(const char *method) {
     unsigned failed = 0, mended = 0, n = 1;
-    for (bool is_reached = true; is_reached; n += 1 + n / 6) {
+    for (bool is_reached = true; is_reached; n += is_small ? 20 + n : 1 + n / 6) {
         char text[16];
         unsigned shortages = 0;
         (void)snprintf(text, sizeof text, "%u", n);
@@ -71,7 +72,7 @@ static void test_failed_allocations(const char *method) {
     }
     (void)unsetenv("INGOT_TEST_FAIL_DEVICE_ALLOC");
     printf("%s: %u made up for, of %u or so ", method, mended, n);
-    CU_ASSERT(failed == 0 && mended > 10);
+    CU_ASSERT(failed == 0 && mended > (is_small ? 1 : 10));
     CU_ASSERT(convert(method, NULL) == INGOT_OK);
 }
 
@@ -87,6 +88,9 @@ static void test_failed_awq(void) {
 static void test_full_device(void) {
     static const uint64_t left[] = {4000, 1000, 400, 250, 150, 100, 60, 20, 0}; /* MiB */
     static void *chunks[CHUNKS_MOST];
+    if (is_small) {
+        return; /* what a sanitizer takes of the memory for itself is not known */
+    }
     ingot_backend hog;
     ingot_error error = {0};
     CU_ASSERT_FATAL(ingot_backend_open(&hog, "cuda", 1, &error) == INGOT_OK);
@@ -137,6 +141,7 @@ int main(void) {
         printf("SKIP: %s is missing: run it from the root of the tree\n", MODEL);
         return 77;
     }
+    is_small = getenv("INGOT_TEST_SMALL") != NULL;
     (void)snprintf(output, sizeof output, "/tmp/ingot-memory-%ld.ingot", (long)getpid());
     (void)snprintf(partial, sizeof partial, "%s.partial", output);
     return suite_run("cuda_memory", tests);
