@@ -153,15 +153,15 @@ static ingot_status open_devices(session *s) {
                    o->devices != NULL  ? o->devices
                    : o->device != NULL ? o->device
                                        : "auto");
-    if (o->devices != NULL && o->recipe.effort == INGOT_EFFORT_BEST) {
-        return ingot_error_set(s->error, INGOT_ERR_UNSUPPORTED, NULL, NULL, "use --device",
-                               "--effort best runs on one device");
-    }
     if (o->devices != NULL && (o->device != NULL || strlen(o->devices) >= sizeof list)) {
         return ingot_error_set(s->error, INGOT_ERR_USAGE, NULL, NULL, "give one of them",
                                "--device and --devices exclude each other");
     }
     while ((name = strsep(&rest, ",")) != NULL) {
+        if (s->has_backend && o->recipe.effort == INGOT_EFFORT_BEST) {
+            (void)fprintf(stderr, "--effort best runs on one device: on the first of --devices\n");
+            break;
+        }
         if (s->other_count + 1 == INGOT_MAX_DEVICES) {
             return ingot_error_set(s->error, INGOT_ERR_USAGE, NULL, NULL, NULL,
                                    "more than %u devices", INGOT_MAX_DEVICES);

@@ -75,3 +75,22 @@ for wrong in "--devices cpu,banana" "--devices cpu,cuda:999" "--device cpu --dev
     expect_exit 2 ingot-convert "$MODEL" -o wrong.ingot --threads 1 $wrong
     expect_error ":"
 done
+
+need_python json
+"$PYTHON" "$INGOT_ROOT/tests/tiny_checkpoint.py" tiny
+tiny() { # OUT OPTIONS...
+    out=$1
+    shift
+    expect_exit 0 timeout 300 ingot-convert tiny -o "$out.ingot" --text text.txt --group 32 \
+        --seq-len 32 --samples 12 --threads 1 --json "$@"
+    grep '"bits"' out >"$out.bits"
+    expect_exit 0 ingot-verify "$out.ingot" --source tiny --threads 1
+}
+# Bits by sensitivity, which the first device measures: the same choice.
+tiny target1 --device cpu --target-bpw 4.4667
+tiny target2 --devices cpu,cpu --target-bpw 4.4667
+cmp target1.bits target2.bits || fail "other widths on two devices"
+# Tuning is the first device's.
+tiny best1 --device cpu --effort best
+tiny best2 --devices cpu,cpu --effort best
+same best1 best2
