@@ -9,6 +9,7 @@
 #include "common/sizes.h"
 #include "format/checkpoint.h"
 #include "kernels/product_rate.h"
+#include "verify/bench_block.h"
 #include "verify/bench_machine.h"
 
 #include <errno.h>
@@ -30,14 +31,18 @@
 
 extern char **environ;
 
-/* What the machine does at best, bytes or operations per second. */
+#define BLOCK_LENGTH 2048u /* tokens of a window of the block that is measured by itself */
+
+/* What the machine does at best, bytes or operations per second; and of a block by itself, as a
+ * fraction of products. */
 typedef struct limits {
     double product, upload, disk_read, cached_read, disk_write;
+    double forward, statistics;
 } limits;
 
 /* Arithmetic of one token in all blocks; a multiply and an add are two. */
 typedef struct work {
-    double forward, statistics;
+    double forward, second_half, statistics; /* second_half: of forward, the MLP */
 } work;
 
 typedef struct bench {
@@ -46,7 +51,8 @@ typedef struct bench {
     ingot_model model;
     ingot_bench_file shards[MOST_SHARDS];
     uint64_t shard_count;
-    bool has_model;
+    ingot_weight_source source;
+    bool has_source, has_model;
     char tool[4096]; /* ingot-convert beside this program */
     char output[4096], report[4096];
     limits limits;
@@ -56,12 +62,10 @@ typedef struct bench {
 /* ---- limits --------------------------------------------------------------------------------- */
 
 static ingot_status open_source(bench *b) {
-    ingot_weight_source source;
     INGOT_TRY(ingot_checkpoint_open(&b->checkpoint, b->options->model, b->error));
-    ingot_weight_source_from_checkpoint(&source, b->checkpoint);
-    const ingot_status status = ingot_model_open(&b->model, &source, b->error);
-    ingot_weight_source_close(&source);
-    INGOT_TRY(status);
+    ingot_weight_source_from_checkpoint(&b->source, b->checkpoint);
+    b->has_source = true;
+    INGOT_TRY(ingot_model_open(&b->model, &b->source, b->error));
     b->has_model = true;
     b->shard_count = ingot_min_u64(ingot_checkpoint_shard_count(b->checkpoint), MOST_SHARDS);
     for (uint64_t i = 0; i < b->shard_count; i++) {
@@ -87,6 +91,48 @@ static bool is_in_memory(const bench *b) {
     return false;
 }
 
+static work work_per_token(const ingot_model *model, uint64_t length) {
+    work w = {0};
+    double width[INGOT_INPUT_COUNT] = {0};
+    for (unsigned role = 0; role < INGOT_ROLE_COUNT; role++) {
+        const ingot_linear_desc *d = &model->linear[role];
+        if (d->is_present) {
+            const double linear = 2.0 * (double)d->rows * (double)d->cols;
+            w.forward += linear;
+            w.second_half +=
+                d->input == INGOT_INPUT_MLP || d->input == INGOT_INPUT_DOWN ? linear : 0;
+            width[d->input] = (double)d->cols;
+        }
+    }
+    w.forward += 2.0 * (double)(model->heads * model->head_dim) * (double)(length + 1);
+    for (unsigned i = 0; i < INGOT_INPUT_COUNT; i++) {
+        w.statistics += width[i] * (width[i] + 1); /* one triangle */
+    }
+    w.forward *= (double)model->layers;
+    w.second_half *= (double)model->layers;
+    w.statistics *= (double)model->layers;
+    return w;
+}
+
+/* What a block by itself makes of the rate of products. */
+static ingot_status measure_block(bench *b, const ingot_backend *backend) {
+    const ingot_bench_options *o = b->options;
+    const uint64_t wanted = o->seq_len != 0 ? o->seq_len : BLOCK_LENGTH;
+    const uint64_t length = ingot_min_u64(wanted, b->model.context);
+    const work w = work_per_token(&b->model, length);
+    const double rate = b->limits.product * (double)b->model.layers;
+    ingot_bench_block block;
+    b->limits.forward = b->limits.statistics = (double)NAN;
+    if (strcmp(o->methods, "rtn") == 0) {
+        return INGOT_OK; /* neither is needed */
+    }
+    INGOT_TRY(ingot_bench_block_measure(&block, &b->model, &b->source, backend, length, o->runs,
+                                        b->error));
+    b->limits.forward = w.forward / block.forward_seconds / rate;
+    b->limits.statistics = w.statistics / block.statistics_seconds / rate;
+    return INGOT_OK;
+}
+
 /* The backend is closed again: the conversions are to have its memory. */
 static ingot_status measure_limits(bench *b, json_t *machine) {
     const ingot_bench_options *o = b->options;
@@ -97,7 +143,9 @@ static ingot_status measure_limits(bench *b, json_t *machine) {
     b->limits.upload =
         backend.has_own_memory ? ingot_bench_upload_rate(&backend, o->runs) : INFINITY;
     const int failed = json_object_set_new(machine, "backend", json_string(backend.path));
+    const ingot_status status = measure_block(b, &backend);
     ingot_backend_close(&backend);
+    INGOT_TRY(status);
     INGOT_TRY(ingot_interrupt_check(b->error));
 
     uint64_t count = 0, bytes = 0;
@@ -111,25 +159,6 @@ static ingot_status measure_limits(bench *b, json_t *machine) {
     b->limits.disk_write = ingot_bench_write_rate(
         b->output, ingot_max_u64(ingot_min_u64(bytes / 4, DISK_WRITE_BYTES), 1 << 20), o->runs);
     return failed == 0 ? ingot_interrupt_check(b->error) : INGOT_ERR_NO_MEMORY;
-}
-
-static work work_per_token(const ingot_model *model, uint64_t length) {
-    work w = {0};
-    double width[INGOT_INPUT_COUNT] = {0};
-    for (unsigned role = 0; role < INGOT_ROLE_COUNT; role++) {
-        const ingot_linear_desc *d = &model->linear[role];
-        if (d->is_present) {
-            w.forward += 2.0 * (double)d->rows * (double)d->cols;
-            width[d->input] = (double)d->cols;
-        }
-    }
-    w.forward += 2.0 * (double)(model->heads * model->head_dim) * (double)(length + 1);
-    for (unsigned i = 0; i < INGOT_INPUT_COUNT; i++) {
-        w.statistics += width[i] * (width[i] + 1); /* one triangle */
-    }
-    w.forward *= (double)model->layers;
-    w.statistics *= (double)model->layers;
-    return w;
 }
 
 /* ---- one conversion ------------------------------------------------------------------------- */
@@ -151,10 +180,10 @@ static ingot_status wait_for(pid_t child, int *state, ingot_error *error) {
     }
 }
 
-/* Runs ingot-convert with its --json in b->report. */
-static ingot_status run_tool(bench *b, const char *method) {
+/* Runs ingot-convert on a checkpoint with its --json in b->report; devices NULL: on --device. */
+static ingot_status run_tool(bench *b, const char *model, const char *method, const char *devices) {
     const ingot_bench_options *o = b->options;
-    const char *words[32] = {b->tool,   o->model, "--output", b->output,
+    const char *words[32] = {b->tool,   model,    "--output", b->output,
                              "--force", "--json", "--method", method};
     char samples[24], length[24], threads[24];
     unsigned n = 8;
@@ -169,9 +198,9 @@ static ingot_status run_tool(bench *b, const char *method) {
             words[n++] = length;
         }
     }
-    if (o->device != NULL) {
-        words[n++] = "--device";
-        words[n++] = o->device;
+    if (devices != NULL || o->device != NULL) {
+        words[n++] = devices != NULL ? "--devices" : "--device";
+        words[n++] = devices != NULL ? devices : o->device;
     }
     (void)snprintf(threads, sizeof threads, "%u", o->threads);
     words[n++] = "--threads";
@@ -253,7 +282,7 @@ static int set_phase(json_t *phases, const json_t *measured, const char *name, d
 }
 
 /* Adds floors to the report of a conversion whose source was in the cache or not. */
-static ingot_status add_floors(const bench *b, json_t *run, bool is_cold) {
+static ingot_status add_floors(const bench *b, json_t *run, const char *method, bool is_cold) {
     static const char *const plain[] = {"plan", "fold", "quantize", "finish"};
     double tokens;
     uint64_t length;
@@ -263,28 +292,22 @@ static ingot_status add_floors(const bench *b, json_t *run, bool is_cold) {
     const double layers = (double)b->model.layers, share = (layers - 1) / layers;
     const double forward = tokens * w.forward / l->product;
     const double statistics = tokens * w.statistics / l->product;
+    /* without folds the first half is run while statistics are gathered (convert/collect.h) */
+    const double again = strstr(method, "awq") != NULL ? w.forward : w.second_half;
+    const double propagate = tokens * again / l->product * share;
     const double source =
         number_of(run, "source_bytes") / fmin(is_cold ? l->disk_read : l->cached_read, l->upload);
     const double written = number_of(run, "bytes") / l->disk_write;
     const double seconds = number_of(run, "seconds");
-    const double floor = fmax(fmax(source, written), forward * (1 + share) + statistics);
+    const double floor = fmax(fmax(source, written), forward + propagate + statistics);
     json_t *measured = json_incref(json_object_get(run, "phases")), *phases = json_object();
-    const double propagate = number_of(measured, "propagate");
-    const double forward_again = propagate / share; /* of the collecting pass */
     int failed = set_phase(phases, measured, "read", source) |
                  set_phase(phases, measured, "write", written) |
                  set_phase(phases, measured, "collect", forward + statistics) |
-                 set_phase(phases, measured, "propagate", forward * share);
+                 set_phase(phases, measured, "propagate", propagate);
     for (size_t i = 0; i < sizeof plain / sizeof *plain; i++) {
         failed |= set_phase(phases, measured, plain[i], 0);
     }
-    failed |= json_object_set_new(
-        run, "forward_fraction",
-        ingot_json_number(tokens > 0 ? forward * share / propagate : (double)NAN));
-    failed |= json_object_set_new(
-        run, "statistics_fraction",
-        ingot_json_number(tokens > 0 ? statistics / (number_of(measured, "collect") - forward_again)
-                                     : (double)NAN));
     failed |= json_object_set_new(run, "tokens", ingot_json_number(tokens));
     failed |= json_object_set_new(run, "floor_seconds", ingot_json_number(floor));
     failed |= json_object_set_new(run, "floor_fraction", ingot_json_number(floor / seconds));
@@ -293,7 +316,8 @@ static ingot_status add_floors(const bench *b, json_t *run, bool is_cold) {
     return failed == 0 ? INGOT_OK : INGOT_ERR_NO_MEMORY;
 }
 
-static ingot_status measure_method(bench *b, const char *method, bool is_cold, json_t *runs) {
+static ingot_status measure_method(bench *b, const char *method, const char *devices, bool is_cold,
+                                   json_t *runs) {
     static const char *const dropped[] = {"output", "root", "content_id", "error", "message"};
     json_t *run = NULL;
     if (is_cold && is_in_memory(b)) { /* drops the pages as well */
@@ -302,14 +326,16 @@ static ingot_status measure_method(bench *b, const char *method, bool is_cold, j
     if (!is_cold) {
         (void)ingot_bench_read_rate(b->shards, b->shard_count, false, b->options->threads, 1);
     }
-    INGOT_TRY(run_tool(b, method));
+    INGOT_TRY(run_tool(b, b->options->model, method, devices));
     INGOT_TRY(read_report(b, &run));
-    const ingot_status status = add_floors(b, run, is_cold);
+    const ingot_status status = add_floors(b, run, method, is_cold);
     for (size_t i = 0; i < sizeof dropped / sizeof *dropped; i++) {
         (void)json_object_del(run, dropped[i]);
     }
     if (status != INGOT_OK ||
         json_object_set_new(run, "method", json_string(method)) +
+                json_object_set_new(run, "devices",
+                                    devices != NULL ? json_string(devices) : json_null()) +
                 json_object_set_new(run, "source", json_string(is_cold ? "disk" : "cache")) +
                 json_array_append(runs, run) !=
             0) {
@@ -331,10 +357,90 @@ static ingot_status measure_methods(bench *b, json_t *runs) {
                                    "give --text, or --methods rtn", "method %s calibrates on text",
                                    method);
         }
-        INGOT_TRY(measure_method(b, method, false, runs));
-        INGOT_TRY(measure_method(b, method, true, runs));
+        INGOT_TRY(measure_method(b, method, NULL, false, runs));
+        INGOT_TRY(measure_method(b, method, NULL, true, runs));
     }
     return INGOT_OK;
+}
+
+/* The first of the methods. */
+static const char *first_method(const bench *b, char room[32]) {
+    (void)snprintf(room, 32, "%.*s", (int)strcspn(b->options->methods, ","), b->options->methods);
+    return room;
+}
+
+/* The first method on several devices; its time on one over that. */
+static ingot_status measure_devices(bench *b, json_t *figures, json_t *runs) {
+    char room[32];
+    if (b->options->devices == NULL) {
+        return INGOT_OK;
+    }
+    INGOT_TRY(measure_method(b, first_method(b, room), b->options->devices, false, runs));
+    const double one = number_of(json_array_get(runs, 0), "seconds");
+    const double all = number_of(json_array_get(runs, json_array_size(runs) - 1), "seconds");
+    return json_object_set_new(figures, "devices_speedup", ingot_json_number(one / all)) == 0
+               ? INGOT_OK
+               : INGOT_ERR_NO_MEMORY;
+}
+
+/* Blocks of the checkpoint at hand. */
+static ingot_status count_blocks(uint64_t *blocks, const bench *b, const char *model) {
+    ingot_checkpoint *checkpoint = NULL;
+    ingot_weight_source source;
+    ingot_model description;
+    INGOT_TRY(ingot_checkpoint_open(&checkpoint, model, b->error));
+    ingot_weight_source_from_checkpoint(&source, checkpoint);
+    const ingot_status status = ingot_model_open(&description, &source, b->error);
+    if (status == INGOT_OK) {
+        *blocks = description.layers;
+        ingot_model_close(&description);
+    }
+    ingot_weight_source_close(&source);
+    ingot_checkpoint_close(checkpoint);
+    return status;
+}
+
+/* A few blocks of a larger model, whose other blocks take as long: all phases but the plan and the
+ * end grow with them, and nothing is propagated behind the last one. */
+static ingot_status measure_slice(bench *b, json_t *figures) {
+    static const char *const grow[] = {"read", "collect", "fold", "quantize", "write"};
+    const ingot_bench_options *o = b->options;
+    json_t *run = NULL, *slice = json_object();
+    char room[32];
+    uint64_t blocks = 0;
+    ingot_status status = INGOT_OK;
+    if (o->slice == NULL) {
+        json_decref(slice);
+        return INGOT_OK;
+    }
+    INGOT_GO(count_blocks(&blocks, b, o->slice));
+    INGOT_GO(run_tool(b, o->slice, first_method(b, room), NULL));
+    INGOT_GO(read_report(b, &run));
+    const json_t *phases = json_object_get(run, "phases");
+    const double seconds = number_of(run, "seconds");
+    double block = blocks > 1 ? number_of(phases, "propagate") / (double)(blocks - 1) : 0;
+    for (size_t i = 0; i < sizeof grow / sizeof *grow; i++) {
+        block += number_of(phases, grow[i]) / (double)blocks;
+    }
+    const double more = (double)o->slice_blocks - (double)blocks;
+    const int failed =
+        json_object_set_new(slice, "method", json_string(room)) |
+        json_object_set_new(slice, "blocks", json_integer((json_int_t)blocks)) |
+        json_object_set_new(slice, "of_blocks", json_integer((json_int_t)o->slice_blocks)) |
+        json_object_set_new(slice, "seconds", ingot_json_number(seconds)) |
+        json_object_set_new(slice, "block_seconds", ingot_json_number(block)) |
+        json_object_set_new(slice, "whole_seconds", ingot_json_number(seconds + more * block)) |
+        json_object_set_new(slice, "peak_device_bytes",
+                            ingot_json_number(number_of(run, "peak_device_bytes"))) |
+        json_object_set_new(slice, "peak_host_bytes",
+                            ingot_json_number(number_of(run, "peak_host_bytes"))) |
+        json_object_set(figures, "slice", slice);
+    status = failed == 0 ? INGOT_OK : INGOT_ERR_NO_MEMORY;
+done:
+    (void)unlink(b->output);
+    json_decref(run);
+    json_decref(slice);
+    return status;
 }
 
 static ingot_status name_files(bench *b) {
@@ -353,6 +459,8 @@ static ingot_status name_files(bench *b) {
 
 static int set_limits(json_t *machine, const limits *l) {
     return json_object_set_new(machine, "product_tflops", ingot_json_number(l->product / 1e12)) |
+           json_object_set_new(machine, "forward_fraction", ingot_json_number(l->forward)) |
+           json_object_set_new(machine, "statistics_fraction", ingot_json_number(l->statistics)) |
            json_object_set_new(machine, "upload_gbps", ingot_json_number(l->upload / 1e9)) |
            json_object_set_new(machine, "disk_read_gbps", ingot_json_number(l->disk_read / 1e9)) |
            json_object_set_new(machine, "cached_read_gbps",
@@ -382,6 +490,8 @@ ingot_status ingot_bench_convert(json_t **out, const ingot_bench_options *option
     INGOT_GO(measure_limits(b, *out));
     INGOT_GO(set_limits(*out, &b->limits) == 0 ? INGOT_OK : INGOT_ERR_NO_MEMORY);
     INGOT_GO(measure_methods(b, runs));
+    INGOT_GO(measure_devices(b, *out, runs));
+    INGOT_GO(measure_slice(b, *out));
     INGOT_GO(json_object_set(*out, "runs", runs) == 0 ? INGOT_OK : INGOT_ERR_NO_MEMORY);
 done:
     (void)unlink(b->report);
@@ -390,6 +500,9 @@ done:
     }
     if (b->has_model) {
         ingot_model_close(&b->model);
+    }
+    if (b->has_source) {
+        ingot_weight_source_close(&b->source);
     }
     ingot_checkpoint_close(b->checkpoint);
     ingot_free(b);
@@ -423,8 +536,10 @@ static void print_run(const json_t *run) {
     static const char *const names[] = {"plan",     "read",  "collect",   "fold",
                                         "quantize", "write", "propagate", "finish"};
     const char *source = json_string_value(json_object_get(run, "source"));
-    printf("\n%s, the source %s: device %.2f GB, host %.2f GB at most, %.3g GB from %.3g GB\n",
-           json_string_value(json_object_get(run, "method")),
+    const char *devices = json_string_value(json_object_get(run, "devices"));
+    printf("\n%s%s%s, the source %s: device %.2f GB, host %.2f GB at most, %.3g GB from %.3g GB\n",
+           json_string_value(json_object_get(run, "method")), devices != NULL ? " on " : "",
+           devices != NULL ? devices : "",
            strcmp(source, "disk") == 0 ? "on the disk" : "in the page cache",
            number_of(run, "peak_device_bytes") / 1e9, number_of(run, "peak_host_bytes") / 1e9,
            number_of(run, "bytes") / 1e9, number_of(run, "source_bytes") / 1e9);
@@ -434,14 +549,46 @@ static void print_run(const json_t *run) {
         print_beside(names[i], number_of(phase, "seconds"), number_of(phase, "floor"));
     }
     print_beside("all", number_of(run, "seconds"), number_of(run, "floor_seconds"));
-    print_figure("forward, of products", 100 * number_of(run, "forward_fraction"), "%");
-    print_figure("statistics, of products", 100 * number_of(run, "statistics_fraction"), "%");
+}
+
+/* All conversions, a line each, and what is not a conversion of this model. */
+static void print_summary(const json_t *figures) {
+    const json_t *runs = json_object_get(figures, "runs"), *run;
+    const json_t *slice = json_object_get(figures, "slice");
+    const double speedup = number_of(figures, "devices_speedup");
+    size_t i;
+    printf("\n  %-16s%-10s%-8s%11s%11s%12s%12s\n", "method", "devices", "source", "measured",
+           "floor", "device", "host");
+    json_array_foreach((json_t *)(uintptr_t)runs, i, run) {
+        const char *devices = json_string_value(json_object_get(run, "devices"));
+        printf("  %-16s%-10s%-8s%9.1f s%9.1f s%9.1f GB%9.1f GB\n",
+               json_string_value(json_object_get(run, "method")), devices != NULL ? devices : "one",
+               json_string_value(json_object_get(run, "source")), number_of(run, "seconds"),
+               number_of(run, "floor_seconds"), number_of(run, "peak_device_bytes") / 1e9,
+               number_of(run, "peak_host_bytes") / 1e9);
+    }
+    if (isfinite(speedup)) {
+        print_figure("devices together", speedup, "times one");
+    }
+    if (slice != NULL) {
+        printf("  %s of %.0f blocks: %.1f s, %.2f s a block, %.1f GB of device memory; all %.0f "
+               "blocks "
+               "would take %.0f s\n",
+               json_string_value(json_object_get(slice, "method")), number_of(slice, "blocks"),
+               number_of(slice, "seconds"), number_of(slice, "block_seconds"),
+               number_of(slice, "peak_device_bytes") / 1e9, number_of(slice, "of_blocks"),
+               number_of(slice, "whole_seconds"));
+    }
 }
 
 void ingot_bench_convert_print(const json_t *figures) {
     const json_t *runs = json_object_get(figures, "runs");
     printf("%s\n", json_string_value(json_object_get(figures, "backend")));
     print_figure("products", number_of(figures, "product_tflops"), "TFLOP/s");
+    print_figure("a block's forward pass", 100 * number_of(figures, "forward_fraction"),
+                 "% of products");
+    print_figure("a block's statistics", 100 * number_of(figures, "statistics_fraction"),
+                 "% of products");
     print_figure("host to device", number_of(figures, "upload_gbps"), "GB/s");
     print_figure("disk, reading", number_of(figures, "disk_read_gbps"), "GB/s");
     print_figure("page cache, reading", number_of(figures, "cached_read_gbps"), "GB/s");
@@ -449,4 +596,5 @@ void ingot_bench_convert_print(const json_t *figures) {
     for (size_t i = 0; i < json_array_size(runs); i++) {
         print_run(json_array_get(runs, i));
     }
+    print_summary(figures);
 }

@@ -39,6 +39,20 @@ for key in product_tflops cached_read_gbps disk_write_gbps forward_fraction floo
 done
 grep -q '"tokens": 256.0' out || fail "another number of tokens: $(cat out)"
 [ "$(grep -c '"source": "cache"' out)" = 2 ] || fail "not two methods: $(cat out)"
+# Several devices, and a few blocks of a larger model.
+expect_exit 0 ingot-bench convert --model "$MODEL" --text "$MODEL/calibration.txt" --samples 4 \
+    --seq-len 64 --methods gptq --device cpu --threads 1 --runs 1 --devices cpu,cpu \
+    --slice "$MODEL" --slice-blocks 10 --json
+grep -qE '"devices_speedup": [0-9.]*[1-9]' out || fail "no speedup: $(cat out)"
+grep -q '"devices": "cpu,cpu"' out || fail "no run on two devices: $(cat out)"
+# 4 of 10 blocks: six more of them on top of what was measured
+sed -n 's/^ *"\(blocks\|of_blocks\|seconds\|block_seconds\|whole_seconds\)": \([0-9.e+-]*\).*/\1 \2/p' out |
+    awk '$1 == "blocks" { in_slice = 1 } { v[$1] = $2 } END {
+        d = v["whole_seconds"] - v["seconds"] - 6 * v["block_seconds"]
+        exit !(v["blocks"] == 4 && v["of_blocks"] == 10 && v["block_seconds"] > 0 && d < 1e-6 && d > -1e-6) }' ||
+    fail "the extrapolation is not what it says: $(cat out)"
+expect_exit 2 ingot-bench convert --model "$MODEL" --methods rtn --device cpu --runs 1 --slice none
+expect_error none
 expect_exit 0 ingot-bench convert --model "$MODEL" --methods rtn --device cpu --runs 1
 grep -qE '^  finish +[0-9.]+ s' out || fail "no phases: $(cat out)"
 [ -z "$(ls ./*bench* 2>/dev/null)" ] || fail "left behind: $(ls)"
