@@ -216,7 +216,8 @@ const shard *shard_of_tensor(const ingot_container *container, uint64_t index);
 ingot_status values_check_piece(const shard *part, const ingot_tensor *tensor, unsigned which,
                                 uint64_t offset, const uint8_t *bytes, uint64_t length,
                                 ingot_error *error);
-/* The outlier rules; parts in memory, or with parts NULL read through the reader. */
+/* The outlier rules; parts in memory, or those that are NULL, with parts NULL all, read through the
+ * reader. */
 ingot_status values_check_outliers(const shard *part, const ingot_tensor *tensor,
                                    const uint8_t *const *parts, chunk_reader *reader,
                                    ingot_error *error);

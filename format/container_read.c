@@ -251,6 +251,26 @@ ingot_status ingot_tensor_load(const ingot_container *container, uint64_t index,
     return tensor_load(part, tensor, verify, buffer, view, error);
 }
 
+ingot_status ingot_outliers_load(const ingot_container *container, uint64_t index, bool verify,
+                                 void *buffer, ingot_weight_view *view, ingot_error *error) {
+    const shard *part;
+    const ingot_tensor *tensor = resolve(container, index, &part);
+    const uint8_t *parts[INGOT_PART_COUNT] = {[INGOT_PART_OUTLIERS] = buffer};
+    chunk_reader reader;
+    if (tensor->kind != INGOT_GROUPED || tensor->outlier_count == 0) {
+        return ingot_error_set(error, INGOT_ERR_USAGE, part->path, tensor->name, NULL,
+                               "the tensor has no outliers");
+    }
+    INGOT_TRY(reader_for(&reader, part, tensor, error));
+    ingot_status status = INGOT_OK;
+    INGOT_GO(part_load(part, tensor, INGOT_PART_OUTLIERS, verify, buffer, &reader, error));
+    INGOT_GO(values_check_outliers(part, tensor, parts, &reader, error));
+    fill_view(view, tensor, parts);
+done:
+    chunk_reader_destroy(&reader);
+    return status;
+}
+
 ingot_status ingot_part_read(const ingot_container *container, uint64_t index, ingot_part which,
                              uint64_t offset, uint64_t size, bool verify, void *buffer,
                              ingot_error *error) {

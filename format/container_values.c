@@ -143,7 +143,7 @@ static const unsigned part_of_stream[STREAM_COUNT] = {INGOT_PART_OUTLIERS, INGOT
 typedef struct source {
     const shard *part;
     const ingot_tensor *tensor;
-    const uint8_t *const *parts; /* in memory; NULL: read through the windows */
+    const uint8_t *const *parts; /* in memory; NULL, it or a part: read through the windows */
     chunk_reader *reader;
     uint8_t *windows; /* [STREAM_COUNT][CHUNK_BYTES] */
     uint64_t chunk[STREAM_COUNT];
@@ -153,7 +153,7 @@ typedef struct source {
 /* *out points at the bytes from offset of the stream's part; no element straddles a chunk. */
 static ingot_status source_at(source *from, stream which, uint64_t offset, const uint8_t **out) {
     const unsigned p = part_of_stream[which];
-    if (from->parts != NULL) {
+    if (from->parts != NULL && from->parts[p] != NULL) {
         *out = from->parts[p] + offset;
         return INGOT_OK;
     }
@@ -261,7 +261,7 @@ ingot_status values_check_outliers(const shard *part, const ingot_tensor *tensor
     for (unsigned i = 0; i < STREAM_COUNT; i++) {
         from.chunk[i] = UINT64_MAX;
     }
-    if (parts == NULL) {
+    if (reader != NULL) {
         from.windows = malloc(STREAM_COUNT * CHUNK_BYTES);
         if (from.windows == NULL) {
             return ingot_error_set(error, INGOT_ERR_NO_MEMORY, part->path, tensor->name, NULL,

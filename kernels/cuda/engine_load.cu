@@ -1,9 +1,12 @@
 /* Weights of the engine: one block of device memory, filled from host views, containers or random
  * numbers.
  *
- * A container is read in pieces by all threads of the backend: each reads into pinned memory of its
- * own, checks digests and values, and starts the copy to the device; while that runs it fills its
- * other buffer.  So reading, digests and the bus overlap without a thread waiting for another.
+ * A container is read in pieces by several readers, each on a thread of the backend: a reader reads
+ * into pinned memory of its own, checks digests and values, and starts the copy to the device;
+ * while that runs it fills its other buffer.  So reading, digests and the bus overlap without a
+ * thread waiting for another.  All copies are in one stream: the device runs them one after the
+ * other anyway, and a reader's buffer is free again as soon as in a stream of its own with twice
+ * the buffers.
  *
  * Q, K and V are put one behind the other where they are stored alike, and become one matrix. */
 #include "kernels/cuda/engine_parts.h"
@@ -22,7 +25,10 @@ extern "C" {
 #define ALIGNMENT   UINT64_C(256)
 #define PIECE_BYTES (UINT64_C(1) << 20)
 #define BATCH       1024u /* pieces between two looks at options->poll */
-#define BUFFERS     2u    /* of a thread */
+#define BUFFERS     2u    /* of a reader */
+/* A reader gets 2.8 to 5 GB/s through pread and digests, a bus takes 25 to 55; more pinned memory
+ * takes longer to get (0.5 ms a MiB) than it saves. */
+#define MOST_READERS 16u
 
 /* What fills a stretch of device memory. */
 typedef struct filling {
@@ -36,6 +42,14 @@ typedef struct filling {
     float spread;
 } filling;
 
+/* Outliers of a tensor, in host memory: their rules want to be checked as a whole. */
+typedef struct outliers {
+    const ingot_container *container;
+    uint64_t index;
+    void *buffer;
+    ingot_weight_view view;
+} outliers;
+
 typedef struct loader {
     ingot_engine *e;
     const ingot_engine_options *options;
@@ -43,29 +57,37 @@ typedef struct loader {
     uint64_t used;
     filling *list;
     uint64_t count, room;
-    ingot_arena *host; /* tensors whose rules need the whole of them */
-    uint64_t bytes;    /* of weights */
+    ingot_arena *host; /* outliers */
+    outliers *sparse;  /* of all tensors that have some, in the order of the plan */
+    uint64_t sparse_count, sparse_room, sparse_next;
+    uint64_t bytes; /* of weights */
     ingot_error *error;
 } loader;
 
 /* ---- the plan ---------------------------------------------------------------------------------
  */
 
+/* Room for one more behind the `count` entries of an array. */
+static ingot_status grow(void **array, uint64_t *room, uint64_t count, uint64_t entry_bytes) {
+    void *memory;
+    if (count < *room) {
+        return INGOT_OK;
+    }
+    INGOT_TRY(ingot_alloc_zero(&memory, 2 * *room + 1024, entry_bytes));
+    if (count != 0) {
+        memcpy(memory, *array, count * entry_bytes);
+    }
+    ingot_free(*array);
+    *array = memory;
+    *room = 2 * *room + 1024;
+    return INGOT_OK;
+}
+
 static ingot_status add_filling(loader *l, const filling &one) {
     if (l->base == nullptr || one.bytes == 0) {
         return INGOT_OK;
     }
-    if (l->count == l->room) {
-        void *memory;
-        const uint64_t room = 2 * l->room + 1024;
-        INGOT_TRY(ingot_alloc_zero(&memory, room, sizeof *l->list));
-        if (l->count != 0) {
-            memcpy(memory, l->list, l->count * sizeof *l->list);
-        }
-        ingot_free(l->list);
-        l->list = static_cast<filling *>(memory);
-        l->room = room;
-    }
+    INGOT_TRY(grow(reinterpret_cast<void **>(&l->list), &l->room, l->count, sizeof one));
     l->list[l->count++] = one;
     return INGOT_OK;
 }
@@ -93,21 +115,40 @@ static ingot_status add_vector(loader *l, const float **out, const float *host, 
     return add_filling(l, one);
 }
 
-/* The geometry of a matrix, without pointers to rely on; a tensor with outliers is loaded. */
+/* The first plan finds out which tensors have outliers, the second takes what was read of them. */
+static ingot_status describe_outliers(loader *l, ingot_engine_matrix *m, uint64_t index) {
+    if (l->base != nullptr) {
+        const ingot_weight_view *from = &l->sparse[l->sparse_next++].view;
+        m->view.outlier_row_ptr = from->outlier_row_ptr;
+        m->view.outlier_col = from->outlier_col;
+        m->view.outlier_val = from->outlier_val;
+        return INGOT_OK;
+    }
+    outliers one = {};
+    one.container = m->container;
+    one.index = index;
+    INGOT_TRY(
+        ingot_arena_alloc(l->host, &one.buffer,
+                          ingot_tensor_at(m->container, index)->part_bytes[INGOT_PART_OUTLIERS]));
+    INGOT_TRY(
+        grow(reinterpret_cast<void **>(&l->sparse), &l->sparse_room, l->sparse_count, sizeof one));
+    l->sparse[l->sparse_count++] = one;
+    return INGOT_OK;
+}
+
+static const ingot_tensor *tensor_of(const ingot_engine_matrix *m, uint64_t *index) {
+    const ingot_tensor *t = ingot_tensor_at(m->container, m->index);
+    *index = t->kind == INGOT_ALIAS ? t->alias_of : m->index;
+    return ingot_tensor_at(m->container, *index);
+}
+
+/* The geometry of a matrix; of pointers those to outliers, once they are read. */
 static ingot_status describe(loader *l, ingot_engine_matrix *m) {
     if (m->origin != INGOT_ENGINE_CONTAINER) {
         return INGOT_OK;
     }
-    const ingot_tensor *t = ingot_tensor_at(m->container, m->index);
-    if (t->outlier_count != 0 && l->base != nullptr) {
-        void *memory;
-        INGOT_TRY(
-            ingot_arena_alloc(l->host, &memory, ingot_tensor_load_bytes(m->container, m->index)));
-        INGOT_TRY(ingot_tensor_load(m->container, m->index, !l->options->skip_verify, memory,
-                                    &m->view, l->error));
-        m->origin = INGOT_ENGINE_HOST;
-        return INGOT_OK;
-    }
+    uint64_t index;
+    const ingot_tensor *t = tensor_of(m, &index);
     memset(&m->view, 0, sizeof m->view);
     m->view.kind = t->bits != 0 ? INGOT_GROUPED : INGOT_DENSE;
     m->view.rows = t->rows;
@@ -120,7 +161,7 @@ static ingot_status describe(loader *l, ingot_engine_matrix *m) {
     m->view.groups_per_row = t->groups_per_row;
     m->view.row_stride_bytes = t->row_stride_bytes;
     m->view.outlier_count = t->outlier_count;
-    return INGOT_OK;
+    return t->outlier_count != 0 ? describe_outliers(l, m, index) : INGOT_OK;
 }
 
 /* The parts of a matrix that are arrays of rows: codes or data, scales, zeros. */
@@ -172,8 +213,7 @@ static ingot_status fill_part(loader *l, const ingot_engine_matrix *m, int part,
         return add_filling(l, one);
     }
     one.container = m->container;
-    const ingot_tensor *t = ingot_tensor_at(m->container, m->index);
-    one.index = t->kind == INGOT_ALIAS ? t->alias_of : m->index;
+    (void)tensor_of(m, &one.index);
     one.part = (ingot_part)part;
     for (uint64_t at = 0; at < bytes; at += PIECE_BYTES) {
         one.to = to == nullptr ? nullptr : to + at;
@@ -239,9 +279,10 @@ static bool are_alike(loader *l, const ingot_engine_matrix *from, int count) {
     ingot_engine_matrix first = from[0], other;
     for (int i = 0; i < count; i++) {
         other = from[i];
+        uint64_t index;
         if (other.origin == INGOT_ENGINE_CONTAINER &&
-            ingot_tensor_at(other.container, other.index)->outlier_count != 0) {
-            return false;
+            tensor_of(&other, &index)->outlier_count != 0) {
+            return false; /* before it is described: every plan describes it once */
         }
         if (describe(l, &other) != INGOT_OK || (i == 0 && describe(l, &first) != INGOT_OK)) {
             return false;
@@ -350,90 +391,123 @@ __global__ __launch_bounds__(THREADS) static void random_kernel(uint8_t *to, uin
 /* ---- filling ----------------------------------------------------------------------------------
  */
 
-/* What a thread of the pool holds. */
 typedef struct reader {
-    cudaStream_t stream;
     uint8_t *buffer[BUFFERS];
-    cudaEvent_t event[BUFFERS];
+    cudaEvent_t event[BUFFERS]; /* of the copy out of it */
     unsigned next;
 } reader;
 
-typedef struct batch {
+typedef struct reading {
     loader *l;
-    reader *readers;
-    uint64_t first;
+    cudaStream_t stream;
+    reader readers[MOST_READERS];
+    unsigned count;
+    std::atomic<uint64_t> next; /* piece; those before it are taken */
+    uint64_t end;
     std::atomic<bool> has_failed;
     std::mutex mutex;
     ingot_status status;
     ingot_error error;
-} batch;
+} reading;
 
-static ingot_status open_reader(reader *r) {
-    if (r->stream != nullptr) {
-        return INGOT_OK;
-    }
-    INGOT_TRY(ingot_cuda_status(cudaStreamCreateWithFlags(&r->stream, cudaStreamNonBlocking)));
-    for (unsigned i = 0; i < BUFFERS; i++) {
-        INGOT_TRY(
-            ingot_cuda_status(cudaEventCreateWithFlags(&r->event[i], cudaEventDisableTiming)));
+static ingot_status open_readers(reading *all, uint8_t *pinned) {
+    INGOT_TRY(ingot_cuda_status(cudaStreamCreateWithFlags(&all->stream, cudaStreamNonBlocking)));
+    for (unsigned i = 0; i < all->count * BUFFERS; i++) {
+        reader *r = &all->readers[i / BUFFERS];
+        r->buffer[i % BUFFERS] = pinned + i * PIECE_BYTES;
+        INGOT_TRY(ingot_cuda_status(
+            cudaEventCreateWithFlags(&r->event[i % BUFFERS], cudaEventDisableTiming)));
     }
     return INGOT_OK;
 }
 
-static void close_reader(reader *r) {
-    if (r->stream != nullptr) {
-        (void)cudaStreamSynchronize(r->stream);
-        (void)cudaStreamDestroy(r->stream);
+/* Returns after all copies. */
+static void close_readers(reading *all) {
+    if (all->stream != nullptr) {
+        (void)cudaStreamSynchronize(all->stream);
+        (void)cudaStreamDestroy(all->stream);
     }
-    for (unsigned i = 0; i < BUFFERS; i++) {
-        if (r->event[i] != nullptr) {
-            (void)cudaEventDestroy(r->event[i]);
+    for (unsigned i = 0; i < all->count * BUFFERS; i++) {
+        cudaEvent_t event = all->readers[i / BUFFERS].event[i % BUFFERS];
+        if (event != nullptr) {
+            (void)cudaEventDestroy(event);
         }
     }
 }
 
-static ingot_status read_piece(const loader *l, reader *r, const filling *one, ingot_error *error) {
-    INGOT_TRY(open_reader(r));
+static ingot_status read_piece(reading *all, reader *r, const filling *one, ingot_error *error) {
     const unsigned slot = r->next++ % BUFFERS;
     INGOT_TRY(ingot_cuda_status(cudaEventSynchronize(r->event[slot])));
     INGOT_TRY(ingot_part_read(one->container, one->index, one->part, one->offset, one->bytes,
-                              !l->options->skip_verify, r->buffer[slot], error));
-    INGOT_TRY(ingot_cuda_status(
-        cudaMemcpyAsync(one->to, r->buffer[slot], one->bytes, cudaMemcpyHostToDevice, r->stream)));
-    return ingot_cuda_status(cudaEventRecord(r->event[slot], r->stream));
+                              !all->l->options->skip_verify, r->buffer[slot], error));
+    INGOT_TRY(ingot_cuda_status(cudaMemcpyAsync(one->to, r->buffer[slot], one->bytes,
+                                                cudaMemcpyHostToDevice, all->stream)));
+    return ingot_cuda_status(cudaEventRecord(r->event[slot], all->stream));
 }
 
-static void read_task(void *context, size_t index, unsigned worker) {
-    batch *b = static_cast<batch *>(context);
-    const filling *one = &b->l->list[b->first + index];
-    if (one->container == nullptr || b->has_failed) {
-        return;
-    }
-    (void)cudaSetDevice(b->l->e->cuda->device);
-    ingot_error error = {};
-    const ingot_status status = read_piece(b->l, &b->readers[worker], one, &error);
+/* The first that goes wrong is kept, and ends the rest. */
+static void keep_failure(reading *all, ingot_status status, const ingot_error *error) {
     if (status != INGOT_OK) {
-        const std::lock_guard<std::mutex> lock(b->mutex);
-        if (!b->has_failed.exchange(true)) {
-            b->status = status;
-            b->error = error;
+        const std::lock_guard<std::mutex> lock(all->mutex);
+        if (!all->has_failed.exchange(true)) {
+            all->status = status;
+            all->error = *error;
         }
     }
 }
 
-static ingot_status read_containers(loader *l, reader *readers) {
-    batch b = {};
-    b.l = l;
-    b.readers = readers;
-    for (b.first = 0; b.first < l->count; b.first += BATCH) {
+static ingot_status failure_of(const reading *all) {
+    if (all->has_failed && all->l->error != nullptr) {
+        *all->l->error = all->error;
+    }
+    return all->status; /* INGOT_OK at first */
+}
+
+/* Reader `index` takes pieces until there are none. */
+static void read_task(void *context, size_t index, unsigned worker) {
+    reading *all = static_cast<reading *>(context);
+    (void)worker;
+    (void)cudaSetDevice(all->l->e->cuda->device);
+    for (uint64_t at; !all->has_failed && (at = all->next++) < all->end;) {
+        const filling *one = &all->l->list[at];
+        ingot_error error = {};
+        const ingot_status status = one->container == nullptr
+                                        ? INGOT_OK
+                                        : read_piece(all, &all->readers[index], one, &error);
+        keep_failure(all, status, &error);
+    }
+}
+
+static void outliers_task(void *context, size_t index, unsigned worker) {
+    reading *all = static_cast<reading *>(context);
+    outliers *one = &all->l->sparse[index];
+    ingot_error error = {};
+    (void)worker;
+    if (!all->has_failed) {
+        keep_failure(all,
+                     ingot_outliers_load(one->container, one->index, !all->l->options->skip_verify,
+                                         one->buffer, &one->view, &error),
+                     &error);
+    }
+}
+
+/* Tensor by tensor on all threads: the check of an outlier reads its code, so this reads the codes
+ * once more. */
+static ingot_status read_outliers(loader *l) {
+    reading all = {};
+    all.l = l;
+    ingot_pool_run(l->e->cuda->pool, l->sparse_count, outliers_task, &all);
+    return failure_of(&all);
+}
+
+static ingot_status read_containers(reading *all) {
+    loader *l = all->l;
+    for (uint64_t first = 0; first < l->count; first += BATCH) {
         INGOT_TRY(l->options->poll != nullptr ? l->options->poll(l->error) : INGOT_OK);
-        ingot_pool_run(l->e->cuda->pool, ingot_min_u64(BATCH, l->count - b.first), read_task, &b);
-        if (b.has_failed) {
-            if (l->error != nullptr) {
-                *l->error = b.error;
-            }
-            return b.status;
-        }
+        all->next = first;
+        all->end = ingot_min_u64(first + BATCH, l->count);
+        ingot_pool_run(l->e->cuda->pool, all->count, read_task, all);
+        INGOT_TRY(failure_of(all));
     }
     return INGOT_OK;
 }
@@ -455,27 +529,35 @@ static ingot_status fill_rest(const loader *l) {
     return ingot_cuda_status(cudaStreamSynchronize(stream));
 }
 
+static bool has_containers(const loader *l) {
+    for (uint64_t i = 0; i < l->count; i++) {
+        if (l->list[i].container != nullptr) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static ingot_status fill_all(loader *l) {
-    const unsigned threads = ingot_pool_threads(l->e->cuda->pool);
-    void *memory, *pinned = nullptr;
+    void *pinned = nullptr;
     INGOT_TRY(fill_rest(l));
-    INGOT_TRY(ingot_alloc_zero(&memory, threads, sizeof(reader)));
-    reader *readers = static_cast<reader *>(memory);
+    if (!has_containers(l)) {
+        return INGOT_OK;
+    }
+    reading all = {};
+    all.l = l;
+    all.count = (unsigned)ingot_min_u64(ingot_pool_threads(l->e->cuda->pool), MOST_READERS);
     /* At once: every call takes a lock of the driver for long. */
     ingot_status status = ingot_cuda_status(
-        cudaHostAlloc(&pinned, threads * BUFFERS * PIECE_BYTES, cudaHostAllocDefault));
+        cudaHostAlloc(&pinned, all.count * BUFFERS * PIECE_BYTES, cudaHostAllocDefault));
     if (status == INGOT_OK) {
-        for (unsigned i = 0; i < threads * BUFFERS; i++) {
-            readers[i / BUFFERS].buffer[i % BUFFERS] =
-                static_cast<uint8_t *>(pinned) + i * PIECE_BYTES;
-        }
-        status = read_containers(l, readers);
+        status = open_readers(&all, static_cast<uint8_t *>(pinned));
     }
-    for (unsigned i = 0; i < threads; i++) {
-        close_reader(&readers[i]); /* after its copies */
+    if (status == INGOT_OK) {
+        status = read_containers(&all);
     }
+    close_readers(&all);
     (void)cudaFreeHost(pinned);
-    ingot_free(readers);
     return status;
 }
 
@@ -512,7 +594,7 @@ static ingot_status load_all(loader *l, const ingot_engine_model *model) {
     INGOT_TRY(ingot_cuda_status(cudaMallocAsync(&memory, bytes, l->e->cuda->stream)));
     l->e->slab = memory;
     INGOT_TRY(ingot_cuda_status(cudaStreamSynchronize(l->e->cuda->stream)));
-    ingot_arena_reset(l->host);
+    INGOT_TRY(read_outliers(l));
     l->base = static_cast<uint8_t *>(memory);
     l->used = l->bytes = 0;
     INGOT_TRY(add_all(l, model));
@@ -529,6 +611,7 @@ ingot_status engine_load(ingot_engine *e, const ingot_engine_model *model,
     l.error = error;
     const ingot_status status = load_all(&l, model);
     ingot_free(l.list);
+    ingot_free(l.sparse);
     ingot_arena_destroy(l.host);
     load->seconds = ingot_clock_seconds() - start;
     load->bytes = l.bytes;

@@ -210,6 +210,33 @@ static void compare_views(const ingot_weight_view *a, const ingot_weight_view *b
     }
 }
 
+static unsigned outliers_compared;
+
+/* The outliers of a tensor alone are those that loading the whole of it gives. */
+static void compare_outliers(const ingot_container *container, uint64_t index,
+                             const ingot_weight_view *whole, bool verify) {
+    const ingot_tensor *tensor = ingot_tensor_at(container, index);
+    tensor = tensor->kind == INGOT_ALIAS ? ingot_tensor_at(container, tensor->alias_of) : tensor;
+    ingot_weight_view view;
+    void *buffer;
+    CU_ASSERT_EQUAL_FATAL(ingot_alloc(&buffer, tensor->part_bytes[INGOT_PART_OUTLIERS] + 1),
+                          INGOT_OK);
+    const ingot_status status = ingot_outliers_load(container, index, verify, buffer, &view, NULL);
+    CU_ASSERT_EQUAL(status, tensor->outlier_count != 0 ? INGOT_OK : INGOT_ERR_USAGE);
+    if (tensor->outlier_count != 0) {
+        const uint64_t n = tensor->outlier_count;
+        CU_ASSERT_EQUAL(view.outlier_count, n);
+        CU_ASSERT(view.codes == NULL && view.scales == NULL && view.zeros == NULL);
+        CU_ASSERT(memcmp(view.outlier_row_ptr, whole->outlier_row_ptr, 8 * (tensor->rows + 1)) ==
+                  0);
+        CU_ASSERT(memcmp(view.outlier_col, whole->outlier_col, 4 * n) == 0);
+        CU_ASSERT(memcmp(view.outlier_val, whole->outlier_val,
+                         n * ingot_dtype_bytes(tensor->dtype)) == 0);
+        outliers_compared++;
+    }
+    ingot_free(buffer);
+}
+
 static void read_back(const char *path, uint8_t content_id[16]) {
     ingot_container *container;
     ingot_error error = {0};
@@ -231,6 +258,7 @@ static void read_back(const char *path, uint8_t content_id[16]) {
             ingot_tensor_load(container, index, i % 2 == 0, buffer, &view, &error), INGOT_OK);
         const uint64_t source = specs[i].kind == INGOT_ALIAS ? specs[i].alias_of : i;
         compare_views(&views[source], &view);
+        compare_outliers(container, index, &view, i % 2 == 0);
         ingot_free(buffer);
         ingot_ledger ledger;
         ingot_ledger_at(container, index, &ledger);
@@ -256,6 +284,7 @@ static void test_round_trips(void) {
     const ingot_writer_plan whole = make_plan(false, 0);
     write_container(path_of("whole.ingot"), &whole, false);
     read_back(path_of("whole.ingot"), plain);
+    CU_ASSERT(outliers_compared != 0);
     write_container(path_of("backwards.ingot"), &whole, true);
     read_back(path_of("backwards.ingot"), other);
     CU_ASSERT_EQUAL(memcmp(plain, other, 16), 0);
@@ -404,6 +433,21 @@ static uint64_t section_offset(const uint8_t *bytes, uint32_t fourcc) {
     return 0;
 }
 
+/* What loading the outliers of a tensor says. */
+static ingot_status outliers_of(const char *path, uint64_t index, bool verify) {
+    ingot_container *container;
+    ingot_weight_view view;
+    void *buffer;
+    CU_ASSERT_EQUAL_FATAL(ingot_open(&container, path, NULL), INGOT_OK);
+    CU_ASSERT_EQUAL_FATAL(
+        ingot_alloc(&buffer, ingot_tensor_at(container, index)->part_bytes[INGOT_PART_OUTLIERS]),
+        INGOT_OK);
+    const ingot_status status = ingot_outliers_load(container, index, verify, buffer, &view, NULL);
+    ingot_free(buffer);
+    ingot_close(container);
+    return status;
+}
+
 static void test_rules(void) {
     make_specs();
     const ingot_writer_plan whole = make_plan(false, 0);
@@ -458,6 +502,9 @@ static void test_rules(void) {
                    ingot_status_code(faults[i].expected));
         }
         CU_ASSERT_EQUAL(status, faults[i].expected);
+        if (status == INGOT_BAD_OUTLIER) {
+            CU_ASSERT_EQUAL(outliers_of(path_of("fault.ingot"), 15, i % 2 == 0), status);
+        }
         free(changed);
     }
     uint8_t *copy = malloc(size);
