@@ -27,7 +27,7 @@ extern "C" {
 #define BATCH       1024u /* pieces between two looks at options->poll */
 #define BUFFERS     2u    /* of a reader */
 /* A reader gets 2.8 to 5 GB/s through pread and digests, a bus takes 25 to 55; more pinned memory
- * takes longer to get (0.5 ms a MiB) than it saves. */
+ * takes longer to get (0.3 to 0.5 ms a MiB) than it saves. */
 #define MOST_READERS 16u
 
 /* What fills a stretch of device memory. */
