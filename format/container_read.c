@@ -2,6 +2,7 @@
  * level "tensor"). */
 #include "format/container_internal.h"
 #include "format/digest.h"
+#include "format/outliers.h"
 
 #include <errno.h>
 #include <stdlib.h>

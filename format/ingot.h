@@ -203,17 +203,9 @@ uint64_t ingot_tensor_load_bytes(const ingot_container *container, uint64_t inde
 ingot_status ingot_tensor_load(const ingot_container *container, uint64_t index, bool verify,
                                void *buffer, ingot_weight_view *view,
                                ingot_error *error) INGOT_MUST_CHECK;
-/* The outliers of a grouped tensor that has some, for a loader that takes its other parts through
- * ingot_part_read: into buffer[part_bytes[INGOT_PART_OUTLIERS]] (64-byte aligned, caller's), where
- * outlier_row_ptr, outlier_col and outlier_val of *view then point, its other pointers are NULL.
- * Their rules are checked whatever verify says, against codes and zero points, which are read for
- * it a chunk at a time; verify: digests of the outliers. */
-ingot_status ingot_outliers_load(const ingot_container *container, uint64_t index, bool verify,
-                                 void *buffer, ingot_weight_view *view,
-                                 ingot_error *error) INGOT_MUST_CHECK;
 /* A part of a part: size bytes from offset within the part.  verify: digests of the 1 MiB chunks
  * they lie in (which are read whole), range of scales and zeros; the rules of outliers concern a
- * whole tensor and are those of ingot_tensor_load and ingot_outliers_load alone. */
+ * whole tensor and are those of ingot_tensor_load alone. */
 ingot_status ingot_part_read(const ingot_container *container, uint64_t index, ingot_part part,
                              uint64_t offset, uint64_t size, bool verify, void *buffer,
                              ingot_error *error) INGOT_MUST_CHECK;

@@ -14,6 +14,7 @@
 
 extern "C" {
 #include "common/progress.h"
+#include "format/outliers.h"
 }
 
 #include <atomic>

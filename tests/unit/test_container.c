@@ -7,6 +7,7 @@
 #include "format/container_write.h"
 #include "format/digest.h"
 #include "format/half.h"
+#include "format/outliers.h"
 #include "format/pack.h"
 
 #include <math.h>
