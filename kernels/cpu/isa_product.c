@@ -263,16 +263,30 @@ INLINE spread_rule spread_rule_make(unsigned groups_per_block) {
     return r;
 }
 
+/* The builtin is GCC's; other compilers, with which the readers are fuzzed, go lane by lane. */
+#if defined(__clang__)
+#define SHUFFLE(out, v, from)                                                                      \
+    do {                                                                                           \
+        for (unsigned lane_ = 0; lane_ < sizeof(v) / sizeof((v)[0]); lane_++) {                    \
+            (out)[lane_] = (v)[(from)[lane_]];                                                     \
+        }                                                                                          \
+    } while (0)
+#else
+#define SHUFFLE(out, v, from) ((out) = __builtin_shuffle(v, from))
+#endif
+
 INLINE vec_f32 spread_f32(const float *values, unsigned p, const spread_rule *rule) {
-    vec_f32 v;
+    vec_f32 v, out;
     memcpy(&v, values + rule->begin[p], sizeof v);
-    return __builtin_shuffle(v, rule->from);
+    SHUFFLE(out, v, rule->from);
+    return out;
 }
 
 INLINE vec_i32 spread_i32(const int32_t *values, unsigned p, const spread_rule *rule) {
-    vec_i32 v;
+    vec_i32 v, out;
     memcpy(&v, values + rule->begin[p], sizeof v);
-    return __builtin_shuffle(v, rule->from);
+    SHUFFLE(out, v, rule->from);
+    return out;
 }
 
 INLINE vec_i32 integers_load(const int32_t *x) {
