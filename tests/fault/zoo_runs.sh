@@ -1,6 +1,7 @@
 # What can go wrong while a zoo runs: each has its message, and nothing else is lost.
 . "$INGOT_ROOT/tests/lib.sh"
 need ingot-zoo ingot-convert
+need_python json
 
 cp -r "$MODEL" model
 cp -r "$MODEL" other
@@ -74,6 +75,32 @@ cmp whole.ingot ended/m/slow.ingot
 [ "$(grep -c '^block 1/4  error' ended/.ingot-zoo/logs/m@slow.log)" = 1 ] || fail "a finished block was made again"
 expect_exit 0 ingot-zoo verify zoo.json
 
+# The same with matrices that wait for distillation, at whatever moment.
+"$PYTHON" "$INGOT_ROOT/tests/tiny_checkpoint.py" tiny
+head -c 3000 "$MODEL/calibration.txt" >text.txt
+best() {
+    cat >best.json <<END
+{"shelf": "$1", "models": {"t": "tiny"}, "texts": {"cal": "text.txt"},
+ "recipes": {"best": {"effort": "best", "defaults": {"bits": 2, "group": 32}, "samples": 10, "seq_len": 32}},
+ "products": [{"model": "t", "recipes": ["best"], "calibration": "cal"}], "devices": ["cpu"]}
+END
+}
+best smooth
+expect_exit 0 ingot-zoo run best.json
+best stopped
+for moment in 0.3 0.6 0.9; do
+    ingot-zoo run best.json >out 2>err </dev/null &
+    run=$!
+    sleep $moment
+    kill -9 $run 2>/dev/null || true
+    wait $run 2>/dev/null || true
+    ingot-zoo verify best.json >out 2>err </dev/null || true
+    ! grep -q foreign err || fail "what a conversion keeps was taken for foreign: $(cat err)"
+done
+expect_exit 0 ingot-zoo run best.json
+cmp smooth/t/best.ingot stopped/t/best.ingot
+[ "$(ls stopped/t)" = best.ingot ] || fail "something was left: $(ls stopped/t)"
+
 # SIGINT: what runs is ended, what waits is left, and said so.
 manifest interrupted
 ingot-zoo run zoo.json >out 2>err </dev/null &
@@ -140,6 +167,9 @@ cp -r "$MODEL" other
 sed -i 's,model/calibration.txt,no/such.txt,' zoo.json
 expect_exit 2 ingot-zoo plan zoo.json
 expect_error 'zoo.json: line 3: text "cal": no/such.txt: cannot open'
+sed -i 's,no/such.txt,model,' zoo.json
+expect_exit 2 ingot-zoo run zoo.json
+expect_error 'zoo.json: line 3: text "cal": model: is a folder, not a file'
 expect_no_files nothing
 
 # What does not fit is named before it is begun.
