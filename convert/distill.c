@@ -8,14 +8,27 @@
 
 #include <string.h>
 
-#define STEPS        100u /* of scales alone */
-#define CODE_STEPS   200u /* of codes and scales */
-#define SEQUENCES    4u   /* of a step */
-#define JUDGE_EVERY  5u
-#define RATE         0.001 /* of a scale, in the first step */
-#define CODE_RATE    1.2   /* way of a position in all steps, in codes, times 2 */
 #define TAPE_BYTES   (UINT64_C(2) << 30)
 #define LOGITS_BYTES (UINT64_C(256) << 20) /* of a chunk, per model */
+
+/* How a model is learned (spec/quality.md, section 10, and decision 0028). */
+typedef struct schedule {
+    unsigned steps, sequences; /* sequences of a step */
+    unsigned judge_every;      /* steps */
+    double code_rate;          /* way of a position in all steps, in codes, times 2 */
+    double gain_rate;          /* of a gain, in the first step */
+} schedule;
+
+static const schedule of_scales = {100, 4, 5, 0, 0.001};
+static const schedule of_codes = {200, 8, 10, 2.4, 0.0003};
+#define SEQUENCES_MOST 8u
+/* How much the held-out divergence of the last iterate may lie above the start's: what the few
+ * windows of the judges cannot tell from no change (decision 0028). */
+#define TOLERANCE 1.02
+
+static const schedule *schedule_for(bool learns_codes) {
+    return learns_codes ? &of_codes : &of_scales;
+}
 
 /* One quantized matrix and the way of its scales. */
 typedef struct learned {
@@ -43,6 +56,7 @@ struct ingot_distill {
     ingot_arena *device;  /* everything else */
     uint64_t codes_most;  /* weights up to which codes are learned as well */
     bool learns_codes;
+    const schedule *way;
     const ingot_batch *batch;
     ingot_ends ends;
     ingot_arena *ends_host;
@@ -50,8 +64,8 @@ struct ingot_distill {
     uint64_t floats;   /* of a window's states */
     uint64_t per_call; /* windows the tape holds */
     uint64_t rows;     /* tokens whose logits are made at once */
-    float *states;     /* [layers + 1][SEQUENCES][length][hidden]: what each block reads */
-    float *slope;      /* [SEQUENCES][length][hidden]: gradient of what follows */
+    float *states;     /* [layers + 1][sequences][length][hidden]: what each block reads */
+    float *slope;      /* [sequences][length][hidden]: gradient of what follows */
     float *x;          /* [per_call][length][hidden] */
     float *exact;      /* [length][hidden] */
     float *normed;     /* [rows][hidden] */
@@ -224,13 +238,15 @@ uint64_t ingot_distill_bytes(uint64_t *waiting_bytes, const ingot_plan *plan, co
     for (unsigned role = 0; role < INGOT_ROLE_COUNT; role++) {
         block += m->linear[role].rows * m->linear[role].cols;
     }
+    const bool learns_codes = weights <= INGOT_DISTILL_CODES_MOST;
+    const uint64_t sequences = schedule_for(learns_codes)->sequences;
     const uint64_t window = 4 * length * m->hidden; /* bytes */
     const uint64_t calls =
         ingot_max_u64(length * tape_token_bytes(m),
-                      ingot_min_u64(TAPE_BYTES, SEQUENCES * length * tape_token_bytes(m)));
+                      ingot_min_u64(TAPE_BYTES, sequences * length * tape_token_bytes(m)));
     *waiting_bytes = weights + 5 * groups;
-    return *waiting_bytes + (weights <= INGOT_DISTILL_CODES_MOST ? 5 * weights : 0) + 16 * groups +
-           8 * block + ((m->layers + 3) * SEQUENCES + 1) * window + calls + 2 * LOGITS_BYTES +
+    return *waiting_bytes + (learns_codes ? 5 * weights : 0) + 16 * groups + 8 * block +
+           ((m->layers + 3) * sequences + 1) * window + calls + 2 * LOGITS_BYTES +
            8 * m->vocab * m->hidden;
 }
 
@@ -241,9 +257,10 @@ double ingot_distill_tokens(double *scored, const ingot_plan *plan, uint64_t win
         const ingot_tensor_spec *spec = &plan->specs[i];
         weights += ingot_waiting_is_of(plan, i) ? spec->dim[0] * spec->dim[1] : 0;
     }
-    const double steps = weights <= INGOT_DISTILL_CODES_MOST ? CODE_STEPS : STEPS;
-    const double taken = (double)(ingot_min_u64(SEQUENCES, windows - judges) * length);
-    const double judged = (1 + steps / JUDGE_EVERY) * (double)(judges * length);
+    const schedule *way = schedule_for(weights <= INGOT_DISTILL_CODES_MOST);
+    const double steps = way->steps;
+    const double taken = (double)(ingot_min_u64(way->sequences, windows - judges) * length);
+    const double judged = (1 + steps / way->judge_every) * (double)(judges * length);
     *scored = steps * 3 * taken + 2 * judged;
     return steps * 4 * taken + judged;
 }
@@ -312,11 +329,14 @@ static ingot_status place_way(ingot_distill *d, ingot_error *error) {
     const uint64_t length = d->batch->length;
     const uint64_t tokens =
         ingot_min_u64(TAPE_BYTES / tape_token_bytes(m), d->job->backend->batch_tokens);
+    d->learns_codes = count_weights(d) <= d->codes_most;
+    d->way = schedule_for(d->learns_codes);
+    const uint64_t sequences = d->way->sequences;
     d->floats = length * m->hidden;
-    d->per_call = ingot_max_u64(1, ingot_min_u64(tokens / length, SEQUENCES));
+    d->per_call = ingot_max_u64(1, ingot_min_u64(tokens / length, sequences));
     d->rows = ingot_max_u64(1, ingot_min_u64(length, LOGITS_BYTES / (m->vocab * sizeof(float))));
-    INGOT_TRY(floats_of(d, &d->states, (m->layers + 1) * SEQUENCES, d->floats));
-    INGOT_TRY(floats_of(d, &d->slope, SEQUENCES, d->floats));
+    INGOT_TRY(floats_of(d, &d->states, (m->layers + 1) * sequences, d->floats));
+    INGOT_TRY(floats_of(d, &d->slope, sequences, d->floats));
     INGOT_TRY(floats_of(d, &d->x, d->per_call, d->floats));
     INGOT_TRY(floats_of(d, &d->exact, 1, d->floats));
     INGOT_TRY(floats_of(d, &d->normed, d->rows, m->hidden));
@@ -329,7 +349,6 @@ static ingot_status place_way(ingot_distill *d, ingot_error *error) {
             INGOT_TRY(floats_of(d, &d->slopes[role], desc->rows, desc->cols));
         }
     }
-    d->learns_codes = count_weights(d) <= d->codes_most;
     for (uint64_t at = 0; at < m->layers; at++) {
         for (unsigned role = 0; role < INGOT_ROLE_COUNT; role++) {
             learned *one = &d->layers[at].matrix[role];
@@ -349,7 +368,7 @@ static ingot_status place_way(ingot_distill *d, ingot_error *error) {
 /* ---- forward -------------------------------------------------------------------------------- */
 
 static float *states_of(const ingot_distill *d, uint64_t at) {
-    return d->states + at * SEQUENCES * d->floats;
+    return d->states + at * d->way->sequences * d->floats;
 }
 
 /* The block with the values of its matrices as they are now. */
@@ -466,15 +485,15 @@ static ingot_status back_block(const ingot_distill *d, uint64_t at, uint64_t cou
         if (d->learns_codes) {
             const ingot_tuning t = {m->position, m->gain, m->start};
             INGOT_TRY(d->ops->tuning_step(d->context, &t, &m->q, wanted[role],
-                                          (float)(CODE_RATE * left / CODE_STEPS),
-                                          (float)(RATE * left)));
+                                          (float)(d->way->code_rate * left / d->way->steps),
+                                          (float)(d->way->gain_rate * left)));
             INGOT_TRY(d->ops->tuning_round(d->context, &m->q, &t));
             continue;
         }
         INGOT_TRY(d->ops->zero(d->context, m->gradient, m->q.rows * m->q.groups * sizeof(float)));
         INGOT_TRY(d->ops->scale_backward(d->context, m->gradient, &m->q, wanted[role]));
         INGOT_TRY(d->ops->scale_step(d->context, &m->q, m->gain, m->start, m->gradient,
-                                     (float)(RATE * left)));
+                                     (float)(d->way->gain_rate * left)));
     }
     return INGOT_OK;
 }
@@ -489,9 +508,9 @@ static uint64_t next_random(ingot_distill *d) {
 }
 
 /* The windows of the next step: all of them once, shuffled, before any comes again. */
-static uint64_t draw_windows(ingot_distill *d, uint32_t windows[SEQUENCES]) {
+static uint64_t draw_windows(ingot_distill *d, uint32_t windows[SEQUENCES_MOST]) {
     const uint64_t limit = d->batch->windows - d->batch->judges;
-    const uint64_t count = ingot_min_u64(SEQUENCES, limit);
+    const uint64_t count = ingot_min_u64(d->way->sequences, limit);
     if (d->taken + count > limit) {
         for (uint64_t i = 0; i < limit; i++) {
             d->order[i] = (uint32_t)i;
@@ -510,7 +529,7 @@ static uint64_t draw_windows(ingot_distill *d, uint32_t windows[SEQUENCES]) {
 }
 
 static ingot_status step(ingot_distill *d, double left) {
-    uint32_t windows[SEQUENCES];
+    uint32_t windows[SEQUENCES_MOST];
     const uint64_t count = draw_windows(d, windows);
     INGOT_TRY(run_forward(d, windows, count));
     INGOT_TRY(back_head(d, windows, count));
@@ -525,9 +544,9 @@ static ingot_status judge(const ingot_distill *d, double *mean) {
     const ingot_batch *b = d->batch;
     const ingot_model *m = d->model;
     double sum = 0;
-    for (uint64_t first = b->windows - b->judges; first < b->windows; first += SEQUENCES) {
-        const uint64_t count = ingot_min_u64(SEQUENCES, b->windows - first);
-        uint32_t windows[SEQUENCES];
+    for (uint64_t first = b->windows - b->judges; first < b->windows; first += d->way->sequences) {
+        const uint64_t count = ingot_min_u64(d->way->sequences, b->windows - first);
+        uint32_t windows[SEQUENCES_MOST];
         for (uint64_t i = 0; i < count; i++) {
             windows[i] = (uint32_t)(first + i);
         }
@@ -571,27 +590,31 @@ static ingot_status copy_best(const ingot_distill *d, bool is_back) {
     return INGOT_OK;
 }
 
-/* Keeps what is at hand when it is the best so far, by the judges. */
-static ingot_status consider(const ingot_distill *d, ingot_distill_result *result, unsigned at) {
-    double loss;
-    INGOT_TRY(judge(d, &loss));
-    if (at != 0 && !(loss < result->after)) {
-        return INGOT_OK;
-    }
+/* Makes what is at hand the result. */
+static ingot_status keep(const ingot_distill *d, ingot_distill_result *result, unsigned at,
+                         double loss) {
     result->before = at == 0 ? loss : result->before;
     result->after = loss;
     result->step = at;
     return copy_best(d, false);
 }
 
+/* The last iterate, unless the judges advise against it; then the best of those they have seen. */
 static ingot_status descend(ingot_distill *d, ingot_distill_result *result, ingot_error *error) {
-    INGOT_TRY(consider(d, result, 0));
-    const unsigned steps = d->learns_codes ? CODE_STEPS : STEPS;
-    for (unsigned i = 0; i < steps; i++) {
+    const unsigned steps = d->way->steps;
+    double loss;
+    INGOT_TRY(judge(d, &loss));
+    INGOT_TRY(keep(d, result, 0, loss));
+    for (unsigned i = 1; i <= steps; i++) {
         INGOT_TRY(ingot_interrupt_check(error));
-        INGOT_TRY(step(d, 1 - (double)i / steps));
-        if ((i + 1) % JUDGE_EVERY == 0) {
-            INGOT_TRY(consider(d, result, i + 1));
+        INGOT_TRY(step(d, 1 - (double)(i - 1) / steps));
+        if (i % d->way->judge_every != 0) {
+            continue;
+        }
+        INGOT_TRY(judge(d, &loss));
+        const bool is_taken = i == steps && d->learns_codes && loss < TOLERANCE * result->before;
+        if (is_taken || loss < result->after) {
+            INGOT_TRY(keep(d, result, i, loss));
         }
     }
     return copy_best(d, true);

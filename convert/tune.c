@@ -10,14 +10,15 @@
 #include <math.h>
 #include <string.h>
 
-#define STEPS        200u
-#define SEQUENCES    8u  /* of a step */
-#define JUDGE_EVERY  5u  /* steps; odd, since codes may change back and forth from step to step */
-#define RATE         0.6 /* way of a position in all steps, in codes, times 2 */
-#define GAIN_RATE    0.3 /* of a gain, likewise */
-#define TAPE_BYTES   (UINT64_C(2) << 30)
-#define GUARD_TOKENS UINT64_C(8192) /* of the judges, on which a result is held against its start  \
-                                     */
+#define STEPS       100u
+#define SEQUENCES   8u  /* of a step */
+#define JUDGE_EVERY 5u  /* steps; odd, since codes may change back and forth from step to step */
+#define RATE        0.6 /* way of a position in all steps, in codes, times 2 */
+#define GAIN_RATE   0.3 /* of a gain, likewise */
+#define TAPE_BYTES  (UINT64_C(2) << 30)
+#define GUARD_TOKENS                                                                               \
+    UINT64_C(8192) /* of the judges, on which a result is held against its start                   \
+                    */
 
 /* What the functions below share. */
 typedef struct tuner {

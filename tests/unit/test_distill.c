@@ -172,7 +172,7 @@ static double judge(setup *s, unsigned flags) {
     return sum / (JUDGES * LENGTH);
 }
 
-static double check(const ingot_backend *b, unsigned flags, ingot_quant_format format,
+static void check(const ingot_backend *b, unsigned flags, ingot_quant_format format,
                     bool codes_move) {
     setup s;
     uint64_t moved = 0;
@@ -194,13 +194,13 @@ static double check(const ingot_backend *b, unsigned flags, ingot_quant_format f
     CU_ASSERT(moved > 0 && s.result.step > 0 && s.result.after < 0.98 * s.result.before);
     CU_ASSERT(fabs(after - s.result.after) <= (b->has_own_memory ? 2e-2 : 1e-4) * after);
     end(&s);
-    return s.result.after;
 }
 
-/* Scales alone, then codes as well, which gain more. */
+/* Scales alone, then codes as well.  Which of them gains more on a random model of few weights is
+ * chance; on trained ones it is codes (spec/decisions/0018). */
 static void check_both(const ingot_backend *b, unsigned flags, ingot_quant_format format) {
-    const double scales = check(b, flags, format, false), both = check(b, flags, format, true);
-    CU_ASSERT(both < scales);
+    check(b, flags, format, false);
+    check(b, flags, format, true);
 }
 
 static void test_divergence(void) {
