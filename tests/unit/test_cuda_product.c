@@ -333,6 +333,26 @@ static void test_large(void) {
     }
 }
 
+/* Symmetric weights with F16 scales, which kernels of their own take: up to 16 rows of x, fewer
+ * tiles of W than multiprocessors and more, columns that end inside a step of 128, fewer steps than
+ * warps and more than are fetched ahead, x longer than a block holds, with and without a norm. */
+static void test_usual_weights(void) {
+    static const uint64_t rows[] = {16, 48, 144, 2144, 4240}, groups[] = {128, 256, 1024, 0};
+    static const uint64_t cols[] = {32, 96, 256, 288, 1536, 2080, 4096, 14336};
+    static const uint64_t m[] = {1, 2, 3, 8, 9, 16};
+    static const unsigned widths[] = {3, 4, 8};
+    for (unsigned i = 0; i < (is_brief ? 18u : 108u); i++) {
+        product_case c = draw(widths[i % 3], 0, m[i / 3 % 6]);
+        const uint64_t group = pick(groups, 4);
+        c.rows = pick(rows, is_brief ? 2 : c.has_up ? 4 : 5);
+        c.cols = pick(cols, is_brief ? 5 : c.rows > 144 ? 6 : 8);
+        c.group = group == 0 || group > c.cols ? c.cols : group;
+        c.zero_mode = INGOT_ZERO_SYMMETRIC;
+        c.scale_dtype = INGOT_F16;
+        check(&c);
+    }
+}
+
 /* Each part behind and before the sums by itself, where a mistake cannot hide behind another. */
 static void test_parts(void) {
     static const uint64_t m[] = {1, 2, 5, 20, 70};
@@ -382,11 +402,9 @@ int main(void) {
     }
     is_brief = getenv("INGOT_TEST_SMALL") != NULL;
     const CU_TestInfo tests[] = {
-        {"parts by themselves", test_parts},
-        {"widths and groups", test_widths},
-        {"other weights", test_other_weights},
-        {"large", test_large},
-        CU_TEST_INFO_NULL,
+        {"parts by themselves", test_parts},   {"widths and groups", test_widths},
+        {"other weights", test_other_weights}, {"large", test_large},
+        {"usual weights", test_usual_weights}, CU_TEST_INFO_NULL,
     };
     const int result = suite_run("cuda product", tests);
     ingot_backend_close(&cuda);
