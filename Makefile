@@ -45,10 +45,12 @@ MAINS   := $(wildcard $(addsuffix /*_main.c,$(FOLDERS)))
 TOOLS   := $(patsubst %_main.c,ingot-%,$(notdir $(MAINS)))
 
 # kernels/cpu/isa_*.c are compiled once per instruction set and chosen at run time
-# (kernels/cpu/dispatch.c); the macro ISA names the variant.
+# (kernels/cpu/dispatch.c); the macro ISA names the variant.  Products of packed weights have two
+# more, with VNNI.
 ISAS := v2 v3 v4
 ISA_SOURCES := $(wildcard kernels/cpu/isa_*.c)
-ISA_OBJECTS := $(foreach isa,$(ISAS),$(patsubst %.c,$(BUILD)/%.$(isa).o,$(ISA_SOURCES)))
+ISA_OBJECTS := $(foreach isa,$(ISAS),$(patsubst %.c,$(BUILD)/%.$(isa).o,$(ISA_SOURCES))) \
+               $(foreach isa,v3n v4n,$(BUILD)/kernels/cpu/isa_product.$(isa).o)
 
 # Digests likewise, for narrower sets: libingot asks for no more than they need.
 DIGEST_OBJECTS := $(foreach isa,sse2 avx2 avx512,$(BUILD)/format/isa_digest.$(isa).o)
@@ -188,6 +190,11 @@ $(BUILD)/%.avx2.o: %.c
 	$(call compile,-mavx2 -DISA=avx2)
 $(BUILD)/%.avx512.o: %.c
 	$(call compile,-mavx512f -DISA=avx512)
+$(BUILD)/%.v3n.o: %.c
+	$(call compile,-march=x86-64-v3 -mavxvnni -Wno-psabi -DISA=v3n -ffp-contract=fast)
+$(BUILD)/%.v4n.o: %.c
+	$(call compile,-march=x86-64-v4 -mavx512vnni -Wno-psabi -mprefer-vector-width=512 -DISA=v4n \
+	    -ffp-contract=fast)
 
 $(LIBRARY): $(OBJECTS)
 	$(call say,AR,$@)

@@ -100,12 +100,12 @@ static bool are_finite(const attention_task *t, const float *v, uint64_t stride,
 }
 
 /* accumulated += weights v.  A weight of zero does not undo a value that is not finite, so where
- * there is one each query meets the keys that it sees alone. */
+ * there is one each query meets the keys that it sees alone.  A single query sees all of them. */
 static void add_values(const attention_task *t, block_state *state, uint64_t position,
                        uint64_t rows, uint64_t key0, uint64_t keys, const float *v) {
     const ingot_attention *s = t->shape;
     const uint64_t stride = s->kv_heads * s->head_dim;
-    if (are_finite(t, v, stride, keys)) {
+    if (rows == 1 || are_finite(t, v, stride, keys)) {
         sum_values(t, state->accumulated, state->scores, v, stride, rows, keys);
         return;
     }

@@ -25,7 +25,7 @@ typedef struct ingot_cpu_weight_ops {
 #define INGOT_CPU_DOT_ROWS 4u
 
 /* Products of packed weights, outliers left out (isa_product.c).  Activations are rounded to 16
- * bits (spec/decisions/0020) and arranged once for all rows of the weights. */
+ * bits (spec/decisions/0020, 0027) and arranged once for all rows of the weights. */
 typedef struct ingot_cpu_product_ops {
     /* Codes that share a scale of the activations and must belong to one group. */
     unsigned (*word_codes)(unsigned bits);
@@ -89,6 +89,7 @@ typedef struct ingot_cpu_isa {
 
 extern const ingot_cpu_weight_ops ingot_cpu_weight_v2, ingot_cpu_weight_v3, ingot_cpu_weight_v4;
 extern const ingot_cpu_product_ops ingot_cpu_product_v2, ingot_cpu_product_v3, ingot_cpu_product_v4;
+extern const ingot_cpu_product_ops ingot_cpu_product_v3n, ingot_cpu_product_v4n;
 extern const ingot_cpu_math_ops ingot_cpu_math_v2, ingot_cpu_math_v3, ingot_cpu_math_v4;
 extern const ingot_cpu_backward_ops ingot_cpu_backward_v2, ingot_cpu_backward_v3,
     ingot_cpu_backward_v4;
@@ -96,7 +97,9 @@ extern const ingot_cpu_backward_ops ingot_cpu_backward_v2, ingot_cpu_backward_v3
 /* The best level this processor has, or the one named by INGOT_CPU_ISA; NULL when that name is
  * unknown or the processor lacks it. */
 const ingot_cpu_isa *ingot_cpu_isa_select(void);
-/* Level number index (0: v2 ...), NULL past the end or when the processor lacks it. */
+/* Level number index (0: v2 ...), NULL past the end or when the processor lacks it.  Where it has
+ * the dot products of bytes as well (AVX-VNNI with v3, AVX512-VNNI with v4), the level's products
+ * use them and give the same bits. */
 const ingot_cpu_isa *ingot_cpu_isa_at(unsigned index);
 
 /* Fixed scratch of one worker: the largest need is a dequantized weight tile. */

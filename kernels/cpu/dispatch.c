@@ -5,10 +5,22 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const ingot_cpu_isa levels[] = {
-    {"v2", &ingot_cpu_weight_v2, &ingot_cpu_product_v2, &ingot_cpu_math_v2, &ingot_cpu_backward_v2},
-    {"v3", &ingot_cpu_weight_v3, &ingot_cpu_product_v3, &ingot_cpu_math_v3, &ingot_cpu_backward_v3},
-    {"v4", &ingot_cpu_weight_v4, &ingot_cpu_product_v4, &ingot_cpu_math_v4, &ingot_cpu_backward_v4},
+/* Each level, and what it is where the processor has the dot products of bytes (VNNI) that go with
+ * it: the same results in fewer instructions, hence the same name. */
+typedef struct isa_level {
+    ingot_cpu_isa plain, vnni;
+} isa_level;
+
+#define LEVEL(name, product)                                                                       \
+    {                                                                                              \
+#name, &ingot_cpu_weight_##name, &ingot_cpu_product_##product, &ingot_cpu_math_##name,     \
+            &ingot_cpu_backward_##name                                                             \
+    }
+
+static const isa_level levels[] = {
+    {LEVEL(v2, v2), LEVEL(v2, v2)},
+    {LEVEL(v3, v3), LEVEL(v3, v3n)},
+    {LEVEL(v4, v4), LEVEL(v4, v4n)},
 };
 #define LEVELS (sizeof levels / sizeof levels[0])
 
@@ -19,6 +31,19 @@ static bool has_f16c(void) {
     unsigned ecx;
     unsigned edx;
     return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_F16C) != 0;
+}
+
+/* Nor this one, whose registers are those of AVX2. */
+static bool has_avx_vnni(void) {
+    unsigned eax;
+    unsigned ebx;
+    unsigned ecx;
+    unsigned edx;
+    return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 && (eax & bit_AVXVNNI) != 0;
+}
+
+static bool has_vnni(unsigned index) {
+    return index == 1 ? has_avx_vnni() : index == 2 && __builtin_cpu_supports("avx512vnni");
 }
 
 /* The features a level adds; the psABI's lists, less those no vector loop uses.
@@ -40,28 +65,30 @@ static bool is_supported(unsigned index) {
     }
 }
 
-/* How many levels the processor has.  Asked once: a virtual machine leaves the guest for every
- * CPUID, and this is asked for single rows. */
-static unsigned level_count(void) {
-    static _Atomic unsigned known; /* the count + 1; threads that meet here store the same */
-    unsigned count = known;
-    if (count == 0) {
+/* The levels the processor has, two bits each: 0 no, 1 plain, 2 with VNNI.  Asked once: a virtual
+ * machine leaves the guest for every CPUID, and this is asked for single rows. */
+static unsigned known_levels(void) {
+    static _Atomic unsigned known; /* threads that meet here store the same */
+    unsigned found = known;
+    if (found == 0) {
         __builtin_cpu_init();
-        for (count = 1; count <= LEVELS && is_supported(count - 1); count++) {
+        for (unsigned i = 0; i < LEVELS && is_supported(i); i++) {
+            found |= (has_vnni(i) ? 2u : 1u) << (2 * i);
         }
-        known = count;
+        known = found;
     }
-    return count - 1;
+    return found;
 }
 
 const ingot_cpu_isa *ingot_cpu_isa_at(unsigned index) {
-    return index < level_count() ? &levels[index] : NULL;
+    const unsigned kind = index < LEVELS ? known_levels() >> (2 * index) & 3u : 0;
+    return kind == 0 ? NULL : kind == 1 ? &levels[index].plain : &levels[index].vnni;
 }
 
 const ingot_cpu_isa *ingot_cpu_isa_select(void) {
     const char *forced = getenv("INGOT_CPU_ISA");
     for (unsigned i = LEVELS; i-- > 0;) {
-        if (forced != NULL && forced[0] != '\0' && strcmp(forced, levels[i].name) != 0) {
+        if (forced != NULL && forced[0] != '\0' && strcmp(forced, levels[i].plain.name) != 0) {
             continue;
         }
         const ingot_cpu_isa *isa = ingot_cpu_isa_at(i);

@@ -11,9 +11,19 @@ INLINE void f16_segment(float *out, const uint16_t *in, uint64_t count) {
     for (; i + 16 <= count; i += 16) {
         _mm512_storeu_ps(out + i, _mm512_cvtph_ps(_mm256_loadu_si256((const void *)(in + i))));
     }
+    if (i < count && count >= 16) { /* the last once more, rather than one by one */
+        i = count - 16;
+        _mm512_storeu_ps(out + i, _mm512_cvtph_ps(_mm256_loadu_si256((const void *)(in + i))));
+        return;
+    }
 #elif defined(__F16C__)
     for (; i + 8 <= count; i += 8) {
         _mm256_storeu_ps(out + i, _mm256_cvtph_ps(_mm_loadu_si128((const void *)(in + i))));
+    }
+    if (i < count && count >= 8) {
+        i = count - 8;
+        _mm256_storeu_ps(out + i, _mm256_cvtph_ps(_mm_loadu_si128((const void *)(in + i))));
+        return;
     }
 #endif
     for (; i < count; i++) {

@@ -136,20 +136,34 @@ INLINE lanes lanes_abs(lanes a) {
     return a;
 }
 
-/* Halves added to halves: i + (i + 8), then i + (i + 4), i + (i + 2), i + (i + 1). */
-INLINE float lanes_sum(lanes a) {
+/* The first halvings of a sum: i + (i + 8), then i + (i + 4). */
+INLINE __m128 lanes_quarter(lanes a) {
 #if defined(__AVX512F__)
     const __m512 all = (__m512)a.part[0];
     const __m256 half = _mm512_castps512_ps256(all) + _mm512_extractf32x8_ps(all, 1);
-    const __m128 quarter = _mm256_castps256_ps128(half) + _mm256_extractf128_ps(half, 1);
+    return _mm256_castps256_ps128(half) + _mm256_extractf128_ps(half, 1);
 #elif defined(__AVX2__)
     const __m256 half = (__m256)(a.part[0] + a.part[1]);
-    const __m128 quarter = _mm256_castps256_ps128(half) + _mm256_extractf128_ps(half, 1);
+    return _mm256_castps256_ps128(half) + _mm256_extractf128_ps(half, 1);
 #else
-    const __m128 quarter = (__m128)((a.part[0] + a.part[2]) + (a.part[1] + a.part[3]));
+    return (__m128)((a.part[0] + a.part[2]) + (a.part[1] + a.part[3]));
 #endif
+}
+
+/* Halves added to halves: i + (i + 8), then i + (i + 4), i + (i + 2), i + (i + 1). */
+INLINE float lanes_sum(lanes a) {
+    const __m128 quarter = lanes_quarter(a);
     const __m128 pair = quarter + _mm_movehl_ps(quarter, quarter);
     return pair[0] + pair[1];
+}
+
+/* lanes_sum of four at once, the same bits. */
+INLINE void lanes_sum_4(float *sums, lanes a, lanes b, lanes c, lanes d) {
+    const __m128 qa = lanes_quarter(a), qb = lanes_quarter(b);
+    const __m128 qc = lanes_quarter(c), qd = lanes_quarter(d);
+    const __m128 ab = _mm_unpacklo_ps(qa, qb) + _mm_unpackhi_ps(qa, qb);
+    const __m128 cd = _mm_unpacklo_ps(qc, qd) + _mm_unpackhi_ps(qc, qd);
+    _mm_storeu_ps(sums, _mm_movelh_ps(ab, cd) + _mm_movehl_ps(cd, ab));
 }
 
 INLINE float lanes_maximum(lanes a) {

@@ -1,4 +1,5 @@
-/* Products of packed weights with few rows of x, compiled once per x86-64 level: the loop of
+/* Products of packed weights with few rows of x, compiled once per x86-64 level and again with the
+ * instructions that add products of bytes and of pairs to 32-bit sums (VNNI: v3n, v4n): the loop of
  * decoding, which is to run at the speed at which memory delivers the codes.
  *
  * Sixteen 32-bit words make a block.  A word holds two halves of 16 bits, a half `per_half` codes:
@@ -6,20 +7,31 @@
  * together by a shuffle, and a multiplication moves the last code to its top.  Code k of both
  * halves of all words is then taken by a shift and a mask, and meets integers of 16 bits: the
  * activations, rounded to 16 bits with one scale for each word, in the order in which they are
- * met.  One instruction multiplies the two halves and adds them in 32 bits, exactly.  So a weight
- * costs an eighth of an instruction on AVX2, less than a conversion to floats alone would.
- * spec/decisions/0020 has what the rounding does and where it is used.
+ * met.  One instruction multiplies the two halves and adds them in 32 bits, exactly.
+ *
+ * Where bytes can be multiplied, codes of 2, 4 and 8 bits stay bytes, and an integer of 16 bits is
+ * met as two digits of 8: q = 256 high + low, both signed.  Twice the products, each of four codes
+ * to a word: half the shifts and masks, and the same sums, for all are exact.
+ * spec/decisions/0020 and 0027 have what the rounding does and where it is used.
  *
  * Zero points leave the loop: sum (q - z) x  =  sum q x - z sum x, integers, where a word belongs
  * to one group.  Only  scale of the group x scale of the word  is left for floats.
  *
- * The order of the sums is that of the lanes: v3 and v4 agree bit for bit (isa_lanes.h). */
+ * The order of the sums is that of the lanes: v3, v3n, v4 and v4n agree bit for bit
+ * (isa_lanes.h). */
 #include "kernels/cpu/isa_halves.h"
 
 #define WORDS        16u      /* in a block, one to a lane */
 #define GROUP_VALUES 512u     /* scales of a row widened at a time */
 #define ROWS         4u       /* of the weights, met together */
-#define LARGEST      32767.0f /* of the activations */
+#define LARGEST      32639.0f /* of the activations: 127 x 256 + 127, so that digits are bytes */
+#define AHEAD_BYTES  16384u   /* how far codes are asked for ahead */
+
+#if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
+#define HAS_BYTES 1
+#else
+#define HAS_BYTES 0
+#endif
 
 /* Unrolled completely, but not under sanitizers (clang builds the fuzz targets alone): what they
  * add to every access would take minutes. */
@@ -102,14 +114,44 @@ INLINE vec_u16 bytes_shuffle(vec_u16 v, vec_u16 from) {
 #endif
 }
 
-/* a[2i] b[2i] + a[2i+1] b[2i+1], signed */
-INLINE vec_i32 pairs_product(vec_u16 a, vec_u16 b) {
-#if defined(__AVX512F__)
-    return (vec_i32)_mm512_madd_epi16((__m512i)a, (__m512i)b);
+/* sum[i] + a[2i] b[2i] + a[2i+1] b[2i+1], signed */
+INLINE vec_i32 pairs_product(vec_i32 sum, vec_u16 a, vec_u16 b) {
+#if defined(__AVX512VNNI__)
+    return (vec_i32)_mm512_dpwssd_epi32((__m512i)sum, (__m512i)a, (__m512i)b);
+#elif defined(__AVXVNNI__)
+    return (vec_i32)_mm256_dpwssd_avx_epi32((__m256i)sum, (__m256i)a, (__m256i)b);
+#elif defined(__AVX512F__)
+    return sum + (vec_i32)_mm512_madd_epi16((__m512i)a, (__m512i)b);
 #elif defined(__AVX2__)
-    return (vec_i32)_mm256_madd_epi16((__m256i)a, (__m256i)b);
+    return sum + (vec_i32)_mm256_madd_epi16((__m256i)a, (__m256i)b);
 #else
-    return (vec_i32)_mm_madd_epi16((__m128i)a, (__m128i)b);
+    return sum + (vec_i32)_mm_madd_epi16((__m128i)a, (__m128i)b);
+#endif
+}
+
+/* Whether codes of this width are met as bytes, and activations as digits. */
+INLINE bool are_bytes(unsigned bits) {
+    return HAS_BYTES && 8 % bits == 0;
+}
+
+#if HAS_BYTES
+/* sum[i] + the sum of a[4i..4i+3] b[4i..4i+3], a unsigned, b signed */
+INLINE vec_i32 bytes_product(vec_i32 sum, vec_u16 a, vec_i32 b) {
+#if defined(__AVX512VNNI__)
+    return (vec_i32)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)a, (__m512i)b);
+#else
+    return (vec_i32)_mm256_dpbusd_avx_epi32((__m256i)sum, (__m256i)a, (__m256i)b);
+#endif
+}
+#endif
+
+INLINE vec_i32 vec_max_i32(vec_i32 a, vec_i32 b) {
+#if defined(__AVX512F__)
+    return (vec_i32)_mm512_max_epi32((__m512i)a, (__m512i)b);
+#elif defined(__AVX2__)
+    return (vec_i32)_mm256_max_epi32((__m256i)a, (__m256i)b);
+#else
+    return (vec_i32)_mm_max_epi32((__m128i)a, (__m128i)b);
 #endif
 }
 
@@ -135,10 +177,18 @@ INLINE vec_u16 half_codes(vec_u16 w, unsigned k, const unsigned bits) {
     return k == last ? w : w & (uint16_t)((1u << bits) - 1u);
 }
 
+/* Code k of every byte. */
+INLINE vec_u16 byte_codes(vec_u16 w, unsigned k, const unsigned bits) {
+    const uint16_t mask = (uint16_t)(((1u << bits) - 1u) * 0x0101u);
+    return bits == 8 ? w : (w >> (uint16_t)(bits * k)) & mask;
+}
+
 /* ---- activations ------------------------------------------------------------------------- */
 
-/* Of each block: integers [per_half][WORDS], pairs of 16 bits, then their sum of each word [WORDS],
- * times -2^(bits-1) where that is the zero point, then the scale of each word [WORDS], a float. */
+/* Of each block: integers [per_half][WORDS], pairs of 16 bits or digits (first all high ones), then
+ * what the zero point makes of each word [WORDS]: the sum of its integers times -2^(bits-1) where
+ * that is the zero point, else the sum as a pair that meets zero_pair, then the scale of each word
+ * [WORDS], a float. */
 #define ARRANGED_EXTRA 2u
 
 static uint64_t arranged_count(uint64_t cols, unsigned bits) {
@@ -146,80 +196,119 @@ static uint64_t arranged_count(uint64_t cols, unsigned bits) {
     return (cols + block - 1) / block * (per_half + ARRANGED_EXTRA) * WORDS;
 }
 
-/* The word's scale.  Not finite where a value is not: it then makes the sums so.  Words that are
- * next to nothing become zero, since 1 / scale would overflow. */
-INLINE float word_scale(const float *x, unsigned count) {
-    uint32_t most = 0;
-    for (unsigned i = 0; i < count; i++) {
-        uint32_t magnitude;
-        memcpy(&magnitude, x + i, sizeof magnitude);
-        magnitude &= 0x7fffffffu;
-        most = magnitude > most ? magnitude : most;
-    }
-    float largest;
-    memcpy(&largest, &most, sizeof largest);
-    return largest < 0x1p-100f ? 0.0f : largest / LARGEST;
+/* A sum of words is 128 a + b; with a in the upper half it meets a zero point as (-128 z, -z). */
+#define SUM_SHIFT 7
+
+INLINE vec_i32 sum_pair(vec_i32 sum) {
+    return sum >> SUM_SHIFT << 16 | (sum & ((1 << SUM_SHIFT) - 1));
 }
 
-INLINE void arrange_word(int32_t *out, const float *x, const unsigned per_half, int32_t zero) {
-    const float scale = word_scale(x, 2 * per_half);
-    const float inverse = scale == 0.0f ? 0.0f : 1.0f / scale;
-    uint32_t q[16];
-    int32_t sum = 0;
-    for (unsigned i = 0; i < 2 * per_half; i++) {
+INLINE int32_t zero_pair(uint8_t zero) {
+    const uint32_t minus = (uint32_t) - (int32_t)zero;
+    return (int32_t)(minus << (16 + SUM_SHIFT) | (minus & 0xffffu));
+}
+
+INLINE vec_i32 integers_load(const int32_t *x) {
+    vec_i32 v;
+    memcpy(&v, x, sizeof v);
+    return v;
+}
+
+INLINE void integers_store(int32_t *x, vec_i32 v) {
+    memcpy(x, &v, sizeof v);
+}
+
+/* The scales of words: not finite where a value is not: they then make the sums so.  Words that are
+ * next to nothing become zero, since 1 / scale would overflow.  value[i]: value i of every word. */
+INLINE vec_f32 word_scales(const vec_i32 *value, const unsigned count) {
+    vec_i32 most = {0};
+    EACH_OF(i, count) {
+        most = vec_max_i32(most, value[i] & 0x7fffffff);
+    }
+    const vec_f32 largest = (vec_f32)most;
+    return (vec_f32)((vec_i32)(largest / LARGEST) & ~(vec_i32)(largest < 0x1p-100f));
+}
+
+/* A register of words of a block, of which t[i] has value i of every word. */
+INLINE void arrange_words(int32_t *out, const float (*t)[WORDS], const unsigned bits,
+                          const bool has_zeros) {
+    const unsigned per_half = codes_per_half(bits), planes = per_half / 2;
+    vec_i32 q[16], sum = {0};
+    EACH_OF(i, 2 * per_half) {
+        memcpy(&q[i], t[i], sizeof q[i]);
+    }
+    const vec_f32 scale = word_scales(q, 2 * per_half);
+    const vec_f32 inverse = (vec_f32)((vec_i32)(1.0f / scale) & ~(vec_i32)(scale == 0.0f));
+    EACH_OF(i, 2 * per_half) {
         /* adding 1.5 * 2^23 rounds to an integer, which lies in the low bits */
-        const float rounded = x[i] * inverse + 12582912.0f;
-        memcpy(&q[i], &rounded, sizeof q[i]);
-        sum += (int16_t)q[i];
+        q[i] = (vec_i32)((vec_f32)q[i] * inverse + 12582912.0f) << 16 >> 16;
+        sum += q[i];
     }
-    for (unsigned k = 0; k < per_half; k++) {
-        out[k * WORDS] = (int32_t)((q[k] & 0xffffu) | q[k + per_half] << 16);
+    for (unsigned k = 0; are_bytes(bits) && k < planes; k++) {
+        vec_i32 high = {0}, low = {0};
+        EACH_OF(b, 4) {
+            const vec_i32 v = q[b * planes + k];
+            high |= ((v + 128) >> 8 & 0xff) << (int32_t)(8 * b);
+            low |= (v & 0xff) << (int32_t)(8 * b);
+        }
+        integers_store(out + k * WORDS, high);
+        integers_store(out + (planes + k) * WORDS, low);
     }
-    out[per_half * WORDS] = zero * sum;
-    memcpy(out + (per_half + 1) * WORDS, &scale, sizeof scale);
+    for (unsigned k = 0; !are_bytes(bits) && k < per_half; k++) {
+        integers_store(out + k * WORDS, (q[k] & 0xffff) | q[k + per_half] << 16);
+    }
+    sum = has_zeros ? sum_pair(sum) : sum * -(1 << (bits - 1));
+    integers_store(out + per_half * WORDS, sum);
+    integers_store(out + (per_half + 1) * WORDS, (vec_i32)scale);
 }
 
-INLINE void arrange_row(int32_t *out, const float *x, uint64_t cols, const unsigned per_half,
-                        int32_t zero) {
-    const uint64_t word = 2 * per_half, block = WORDS * word;
+INLINE void arrange_row(int32_t *out, const float *x, uint64_t cols, const unsigned bits,
+                        const bool has_zeros) {
+    const unsigned per_half = codes_per_half(bits), word = 2 * per_half, block = WORDS * word;
+    float rest[WORDS * 16];
+    float t[16][WORDS];
     for (uint64_t first = 0; first < cols; first += block) {
+        const float *from = x + first;
+        if (cols - first < block) {
+            memset(rest, 0, sizeof rest);
+            memcpy(rest, from, (cols - first) * sizeof *x);
+            from = rest;
+        }
         for (unsigned j = 0; j < WORDS; j++) {
-            const uint64_t at = first + j * word;
-            if (at + word <= cols) {
-                arrange_word(out + j, x + at, per_half, zero);
-                continue;
+            EACH_OF(i, word) {
+                t[i][j] = from[j * word + i];
             }
-            float rest[16] = {0};
-            if (at < cols) {
-                memcpy(rest, x + at, (cols - at) * sizeof *x);
-            }
-            arrange_word(out + j, rest, per_half, zero);
+        }
+        EACH_PART(p) {
+            arrange_words(out + p * NATIVE, (const float(*)[WORDS])(t[0] + p * NATIVE), bits,
+                          has_zeros);
         }
         out += (per_half + ARRANGED_EXTRA) * WORDS;
     }
 }
 
 static void arrange(void *out, const float *x, const ingot_weight_view *w) {
-    const int32_t zero = w->zero_mode == INGOT_ZERO_STORED ? 1 : -(1 << (w->bits - 1));
-    switch (codes_per_half(w->bits)) {
-    case 1:
-        arrange_row(out, x, w->cols, 1, zero);
+    const bool has_zeros = w->zero_mode == INGOT_ZERO_STORED;
+    switch (w->bits) {
+#define ARRANGE(bits)                                                                              \
+    case bits:                                                                                     \
+        arrange_row(out, x, w->cols, bits, has_zeros);                                             \
         break;
-    case 2:
-        arrange_row(out, x, w->cols, 2, zero);
-        break;
-    case 4:
-        arrange_row(out, x, w->cols, 4, zero);
-        break;
+        ARRANGE(2)
+        ARRANGE(3)
+        ARRANGE(4)
+        ARRANGE(5)
+        ARRANGE(6)
+        ARRANGE(7)
+        ARRANGE(8)
     default:
-        arrange_row(out, x, w->cols, 8, zero);
         break;
     }
 }
 
 /* ---- rows -------------------------------------------------------------------------------- */
 
-/* Scales and negated zero points of consecutive groups of a row; the rest is zero. */
+/* Scales of consecutive groups of a row, and zero_pair of their zero points; the rest is zero. */
 typedef struct group_values {
     float scale[GROUP_VALUES + WORDS];
     int32_t zero[GROUP_VALUES + WORDS];
@@ -235,7 +324,7 @@ INLINE void load_groups(group_values *v, const ingot_weight_view *w, uint64_t fi
     memset(v->scale + count, 0, WORDS * sizeof *v->scale);
     if (w->zero_mode == INGOT_ZERO_STORED) {
         for (uint64_t g = 0; g < count; g++) {
-            v->zero[g] = -(int32_t)w->zeros[first + g];
+            v->zero[g] = zero_pair(w->zeros[first + g]);
         }
         memset(v->zero + count, 0, WORDS * sizeof *v->zero);
     }
@@ -289,12 +378,6 @@ INLINE vec_i32 spread_i32(const int32_t *values, unsigned p, const spread_rule *
     return out;
 }
 
-INLINE vec_i32 integers_load(const int32_t *x) {
-    vec_i32 v;
-    memcpy(&v, x, sizeof v);
-    return v;
-}
-
 /* A call: what is the same for all its rows.  Groups fall into blocks as some blocks to a group, or
  * some groups to a block. */
 typedef struct call {
@@ -322,47 +405,72 @@ INLINE call call_make(const ingot_weight_view *w, const int32_t *x, uint64_t x_s
     return c;
 }
 
-/* What is computed at once: `rows` rows of the weights with `m` rows of x, constants where this is
+/* What is computed at once: `rows` rows of the weights with a row of x, a constant where this is
  * used, so that all sums live in registers. */
 typedef struct tile {
     const uint8_t *codes[ROWS]; /* of the block at hand */
     const int32_t *x;           /* arranged, of the block at hand */
-    lanes total[ROWS][INGOT_CPU_DOT_ROWS];
+    const uint8_t *ahead;       /* codes to be asked for next */
+    lanes total[ROWS];
 } tile;
+
+/* sum[rows] += part p of the words w[rows] times the integers at x */
+INLINE void words_product(vec_i32 *sum, const words *w, const int32_t *x, unsigned p,
+                          const unsigned rows, const unsigned bits) {
+    const unsigned per_half = codes_per_half(bits);
+#if HAS_BYTES
+    if (are_bytes(bits)) {
+        const unsigned planes = per_half / 2;
+        vec_i32 high[ROWS] = {{0}};
+        EACH_OF(k, planes) {
+            const vec_i32 h = integers_load(x + k * WORDS);
+            const vec_i32 l = integers_load(x + (planes + k) * WORDS);
+            EACH_OF(i, rows) {
+                const vec_u16 codes = byte_codes(w[i].part[p], k, bits);
+                high[i] = bytes_product(high[i], codes, h);
+                sum[i] = bytes_product(sum[i], codes, l);
+            }
+        }
+        EACH_OF(i, rows) {
+            sum[i] += high[i] << 8;
+        }
+        return;
+    }
+#endif
+    EACH_OF(k, per_half) {
+        const vec_u16 value = (vec_u16)integers_load(x + k * WORDS);
+        EACH_OF(i, rows) {
+            sum[i] = pairs_product(sum[i], half_codes(w[i].part[p], k, bits), value);
+        }
+    }
+}
 
 /* Adds a block whose groups begin at values[i] + g. */
 INLINE void block_product(tile *t, const call *c, const group_values *values, uint64_t g,
-                          const unsigned rows, const unsigned m, const unsigned bits,
-                          const bool has_zeros) {
+                          const unsigned rows, const unsigned bits, const bool has_zeros) {
     const unsigned per_half = codes_per_half(bits);
-    const uint64_t next = rows * c->w->row_stride_bytes;
     words w[ROWS];
     EACH_OF(i, rows) {
         w[i] = words_load(t->codes[i], c->rule, bits);
-        __builtin_prefetch(t->codes[i] + next);
+        __builtin_prefetch(t->ahead, 0, 2); /* into the second-level cache */
+        t->ahead += 4 * quarter_bytes(bits);
     }
     EACH_PART(p) {
-        EACH_OF(r, m) {
-            const int32_t *x = t->x + r * c->x_stride + p * NATIVE;
-            const vec_i32 sums = integers_load(x + per_half * WORDS);
-            const vec_f32 scale = (vec_f32)integers_load(x + (per_half + 1) * WORDS);
-            vec_i32 sum[ROWS];
-            EACH_OF(i, rows) {
-                sum[i] = sums;
-                if (has_zeros) {
-                    sum[i] *= spread_i32(values[i].zero + g, p, &c->spread);
-                }
+        const int32_t *x = t->x + p * NATIVE;
+        const vec_i32 sums = integers_load(x + per_half * WORDS);
+        const vec_f32 scale = (vec_f32)integers_load(x + (per_half + 1) * WORDS);
+        vec_i32 sum[ROWS];
+        EACH_OF(i, rows) {
+            sum[i] = sums;
+            if (has_zeros) {
+                const vec_i32 zero = spread_i32(values[i].zero + g, p, &c->spread);
+                sum[i] = pairs_product((vec_i32){0}, (vec_u16)sums, (vec_u16)zero);
             }
-            UNROLLED for (unsigned k = 0; k < per_half; k++) {
-                const vec_u16 value = (vec_u16)integers_load(x + k * WORDS);
-                EACH_OF(i, rows) {
-                    sum[i] += pairs_product(half_codes(w[i].part[p], k, bits), value);
-                }
-            }
-            EACH_OF(i, rows) {
-                const vec_f32 both = scale * spread_f32(values[i].scale + g, p, &c->spread);
-                t->total[i][r].part[p] += __builtin_convertvector(sum[i], vec_f32) * both;
-            }
+        }
+        words_product(sum, w, x, p, rows, bits);
+        EACH_OF(i, rows) {
+            const vec_f32 both = scale * spread_f32(values[i].scale + g, p, &c->spread);
+            t->total[i].part[p] += __builtin_convertvector(sum[i], vec_f32) * both;
         }
     }
     t->x += (per_half + ARRANGED_EXTRA) * WORDS;
@@ -376,8 +484,9 @@ static const uint8_t *copy_last(uint8_t *copy, const ingot_weight_view *w, uint6
     return copy;
 }
 
-INLINE void tile_product(float *sums, const call *c, uint64_t row, const unsigned rows,
-                         const unsigned m, const unsigned bits, const bool has_zeros) {
+/* sums[i] = row `row + i` . x, i < rows */
+INLINE void tile_product(float *sums, const call *c, uint64_t row, const int32_t *x,
+                         const unsigned rows, const unsigned bits, const bool has_zeros) {
     const ingot_weight_view *w = c->w;
     const unsigned block_bytes = 4 * quarter_bytes(bits);
     const uint64_t stride = w->row_stride_bytes;
@@ -387,12 +496,11 @@ INLINE void tile_product(float *sums, const call *c, uint64_t row, const unsigne
     group_values values[ROWS];
     uint8_t last[ROWS][64];
     tile t;
-    t.x = c->x;
+    t.x = x;
+    t.ahead = w->codes + row * stride + AHEAD_BYTES;
     EACH_OF(i, rows) {
         t.codes[i] = w->codes + (row + i) * stride;
-        EACH_OF(r, m) {
-            t.total[i][r] = lanes_set(0.0f);
-        }
+        t.total[i] = lanes_set(0.0f);
     }
     uint64_t in_group = 0, g = GROUP_VALUES, first = 0;
     for (uint64_t b = 0; b < c->blocks; b++) {
@@ -410,7 +518,7 @@ INLINE void tile_product(float *sums, const call *c, uint64_t row, const unsigne
                 t.codes[i] = copy_last(last[i], w, (row + i) * stride + b * block_bytes);
             }
         }
-        block_product(&t, c, values, g, rows, m, bits, has_zeros);
+        block_product(&t, c, values, g, rows, bits, has_zeros);
         EACH_OF(i, rows) {
             t.codes[i] += block_bytes;
         }
@@ -419,41 +527,42 @@ INLINE void tile_product(float *sums, const call *c, uint64_t row, const unsigne
             g += c->groups_per_block;
         }
     }
-    EACH_OF(i, rows) {
-        EACH_OF(r, m) {
-            sums[i * m + r] = lanes_sum(t.total[i][r]);
+    if (rows == ROWS) {
+        lanes_sum_4(sums, t.total[0], t.total[1], t.total[2], t.total[3]);
+    } else {
+        sums[0] = lanes_sum(t.total[0]);
+    }
+}
+
+/* Several rows of weights at a time share what is loaded of a row of x; their codes stay in the
+ * first-level cache for the other rows of x. */
+INLINE void rows_product(float *sums, const call *c, uint64_t row, uint64_t rows, unsigned m,
+                         const unsigned bits, const bool has_zeros) {
+    float of_row[ROWS];
+    uint64_t i = 0;
+    for (; i + ROWS <= rows; i += ROWS) {
+        for (unsigned r = 0; r < m; r++) {
+            tile_product(of_row, c, row + i, c->x + r * c->x_stride, ROWS, bits, has_zeros);
+            for (unsigned k = 0; k < ROWS; k++) {
+                sums[(i + k) * m + r] = of_row[k];
+            }
+        }
+    }
+    for (; i < rows; i++) {
+        for (unsigned r = 0; r < m; r++) {
+            tile_product(sums + i * m + r, c, row + i, c->x + r * c->x_stride, 1, bits, has_zeros);
         }
     }
 }
 
-INLINE void rows_product(float *sums, const call *c, uint64_t row, uint64_t rows, const unsigned m,
-                         const unsigned bits, const bool has_zeros) {
-    uint64_t i = 0;
-    for (; m == 1 && i + ROWS <= rows; i += ROWS) {
-        tile_product(sums + i, c, row + i, ROWS, 1, bits, has_zeros);
-    }
-    for (; i < rows; i++) {
-        tile_product(sums + i * m, c, row + i, 1, m, bits, has_zeros);
-    }
-}
-
-/* One case for each number of rows of x; a single one, which is usual, meets several rows of
- * weights at a time, which then share what is loaded of it. */
 #define PRODUCT(bits)                                                                              \
     static void product_##bits(float *sums, const ingot_weight_view *w, uint64_t row,              \
                                uint64_t rows, const int32_t *x, uint64_t stride, unsigned m) {     \
         const call c = call_make(w, x, stride, bits);                                              \
-        const bool has_zeros = w->zero_mode == INGOT_ZERO_STORED;                                  \
-        if (m == 1 && !has_zeros) {                                                                \
-            rows_product(sums, &c, row, rows, 1, bits, false);                                     \
-        } else if (m == 1) {                                                                       \
-            rows_product(sums, &c, row, rows, 1, bits, true);                                      \
-        } else if (m == 2) {                                                                       \
-            rows_product(sums, &c, row, rows, 2, bits, has_zeros);                                 \
-        } else if (m == 3) {                                                                       \
-            rows_product(sums, &c, row, rows, 3, bits, has_zeros);                                 \
+        if (w->zero_mode == INGOT_ZERO_STORED) {                                                   \
+            rows_product(sums, &c, row, rows, m, bits, true);                                      \
         } else {                                                                                   \
-            rows_product(sums, &c, row, rows, 4, bits, has_zeros);                                 \
+            rows_product(sums, &c, row, rows, m, bits, false);                                     \
         }                                                                                          \
     }
 PRODUCT(2)

@@ -1,5 +1,6 @@
 /* What lies below the cpu backend (kernels/cpu/cpu.h), on every instruction set: unpacking of any
- * stretch of a row, and the exponentials. */
+ * stretch of a row, the exponentials, and products with dot products of bytes (VNNI) against those
+ * without. */
 #include "backend_inputs.h"
 #include "backend_reference.h"
 #include "kernels/cpu/cpu.h"
@@ -60,6 +61,52 @@ static void test_exponentials(void) {
     }
 }
 
+/* sums[rows][m] of all rows of a view and m rows of x, by one table. */
+static float *product_of(const ingot_cpu_product_ops *ops, const ingot_weight_view *w,
+                         const float *x, unsigned m) {
+    const uint64_t stride = ops->arranged_count(w->cols, w->bits);
+    int32_t *arranged = malloc(m * stride * sizeof *arranged);
+    float *sums = malloc(w->rows * m * sizeof *sums);
+    for (unsigned r = 0; r < m; r++) {
+        ops->arrange(arranged + r * stride, x + r * w->cols, w);
+    }
+    ops->rows(sums, w, 0, w->rows, arranged, stride, m);
+    free(arranged);
+    return sums;
+}
+
+/* A level's products, whatever instructions they use, have the same bits. */
+static void test_products(void) {
+    static const struct {
+        const ingot_cpu_product_ops *plain, *vnni;
+    } pairs[] = {{&ingot_cpu_product_v3, &ingot_cpu_product_v3n},
+                 {&ingot_cpu_product_v4, &ingot_cpu_product_v4n}};
+    static const uint64_t groups[] = {32, 64, 128, 256};
+    for (unsigned i = 0; i < 2; i++) {
+        const ingot_cpu_isa *isa = ingot_cpu_isa_at(1 + i);
+        if (isa == NULL || isa->product != pairs[i].vnni) {
+            printf("\nSKIP: no VNNI for level v%u\n", 3 + i);
+            continue;
+        }
+        for (unsigned k = 0; k < 140; k++) {
+            const unsigned m = 1 + input_below(4);
+            const uint64_t rows = 1 + input_below(40), cols = 1 + input_below(1500);
+            const uint64_t drawn = k % 6 == 5 ? cols : groups[input_below(4)];
+            input_weights w = input_grouped(rows, cols, 2 + k % 7, drawn < cols ? drawn : cols,
+                                            k % 2 == 0 ? INGOT_ZERO_SYMMETRIC : INGOT_ZERO_STORED,
+                                            INGOT_F16, false);
+            float *x = input_floats(m * cols, 1.0);
+            float *plain = product_of(pairs[i].plain, &w.view, x, m);
+            float *vnni = product_of(pairs[i].vnni, &w.view, x, m);
+            CU_ASSERT(memcmp(plain, vnni, rows * m * sizeof *plain) == 0);
+            free(plain);
+            free(vnni);
+            free(x);
+            input_weights_free(&w);
+        }
+    }
+}
+
 static void test_levels(void) {
     CU_ASSERT(ingot_cpu_isa_at(0) != NULL);
     CU_ASSERT(ingot_cpu_isa_at(3) == NULL);
@@ -78,6 +125,7 @@ int main(void) {
     const CU_TestInfo tests[] = {
         {"segments of a row", test_segments},
         {"exponentials", test_exponentials},
+        {"products with and without VNNI", test_products},
         {"levels by name", test_levels},
         CU_TEST_INFO_NULL,
     };
