@@ -13,8 +13,10 @@
 #define TILE_K 1024u
 /* Rows of x per task: every unpacked weight then serves that many products. */
 #define TILE_M 1024u
-/* Rows of W per task when x has few rows. */
-#define ROWS_PER_TASK 32u
+/* Of W per task when x has few rows. */
+#define ROWS_PER_TASK    1024u
+#define TASK_BYTES_LEAST (UINT64_C(128) << 10)
+#define TASK_BYTES_MOST  (UINT64_C(512) << 10)
 
 typedef struct linear_task {
     const ingot_cpu *cpu;
@@ -144,6 +146,18 @@ static void linear_rows(void *context, size_t index, unsigned worker) {
     }
 }
 
+/* Some tasks for every thread, as many for each: large ones, since codes are asked for ahead within
+ * a task.  The sum of a row does not depend on the task that it is in. */
+static ingot_cpu_cut cut_few_rows(const ingot_weight_view *w, unsigned threads) {
+    const uint64_t bytes =
+        w->rows * (w->kind == INGOT_GROUPED ? w->row_stride_bytes : w->cols * sizeof(float));
+    const uint64_t task = ingot_min_u64(
+        ingot_max_u64(bytes / (4 * (uint64_t)threads), TASK_BYTES_LEAST), TASK_BYTES_MOST);
+    const uint64_t count = ingot_ceil_div(ingot_ceil_div(bytes, task), threads) * threads;
+    const uint64_t rows = ingot_ceil_div(w->rows, ingot_max_u64(count, 1));
+    return ingot_cpu_cut_make(w->rows, ingot_min_u64((rows + 3) / 4 * 4, ROWS_PER_TASK), 4);
+}
+
 static bool is_computable(const ingot_weight_view *w) {
     if (w->kind == INGOT_DENSE) {
         return w->dtype == INGOT_F32 || w->dtype == INGOT_F16 || w->dtype == INGOT_BF16;
@@ -163,7 +177,7 @@ ingot_status ingot_cpu_linear(void *context, float *y, const ingot_weight_view *
     }
     if (m <= INGOT_CPU_DOT_ROWS) {
         arrange(&t);
-        t.cut_n = ingot_cpu_cut_make(w->rows, ROWS_PER_TASK, 1);
+        t.cut_n = cut_few_rows(w, ingot_pool_threads(cpu->pool));
         ingot_pool_run(cpu->pool, t.cut_n.count, linear_rows, &t);
         return INGOT_OK;
     }
