@@ -80,7 +80,7 @@ CUDA_TARGETS := $(if $(CUDA_ARCH),-gencode arch=compute_$(CUDA_ARCH)$(comma)code
     -gencode arch=compute_90$(comma)code=compute_90)
 CUDA_ROOT     = $(patsubst %/bin/nvcc,%,$(realpath $(NVCC)))
 NVCCFLAGS    := -std=c++17 -O3 -lineinfo -Werror all-warnings -Xcompiler -fPIC,-Wall,-pthread \
-                --threads 2
+                --threads 2 -DINGOT_HAS_SM90A=$(if $(findstring 90a,$(CUDA_TARGETS)),1,0)
 
 UNIT_SOURCES := $(wildcard tests/unit/test_*.c)
 UNIT_TESTS   := $(UNIT_SOURCES:tests/unit/%.c=$(BUILD)/tests/%)

@@ -25,6 +25,8 @@ extern "C" {
 
 #define CUDA_BLAS_BYTES (UINT64_C(32) << 20) /* workspace; what cuBLAS asks for on Hopper */
 
+#define CUDA_WGMMA_PARTS 8 /* blocks of a cluster that run on every device of compute 9.0 */
+
 /* What a conversion to binary16 met. */
 typedef struct ingot_cuda_range {
     unsigned largest;     /* bits of the largest finite magnitude: they order like the values */
@@ -65,6 +67,10 @@ typedef struct ingot_cuda {
         uint64_t m, n;
         bool is_flat; /* without columns between the rows: good for any m n of this product */
     } half;
+
+    int major, minor; /* of compute capability */
+    /* clusters of 1 .. blocks of product_wgmma.h that run at once; zeros: it is not for here */
+    unsigned short wgmma_clusters[CUDA_WGMMA_PARTS];
 } ingot_cuda;
 
 /* Notes for ops->failure that `call` (its text up to the parenthesis) failed, and what was said of

@@ -2,6 +2,7 @@
 #include "kernels/cuda/backward.h"
 #include "kernels/cuda/engine.h"
 #include "kernels/cuda/forward.h"
+#include "kernels/cuda/product_parts.h"
 #include "kernels/cuda/quantize.h"
 
 extern "C" {
@@ -356,10 +357,12 @@ static ingot_status fill(ingot_cuda *cuda, int ordinal, unsigned threads) {
     INGOT_TRY(ingot_cuda_status(cudaSetDevice(ordinal)));
     INGOT_TRY(ingot_cuda_status(
         cudaDeviceGetAttribute(&cuda->multiprocessors, cudaDevAttrMultiProcessorCount, ordinal)));
-    int major;
     INGOT_TRY(ingot_cuda_status(
-        cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, ordinal)));
-    cuda->is_hopper = major >= 9;
+        cudaDeviceGetAttribute(&cuda->major, cudaDevAttrComputeCapabilityMajor, ordinal)));
+    INGOT_TRY(ingot_cuda_status(
+        cudaDeviceGetAttribute(&cuda->minor, cudaDevAttrComputeCapabilityMinor, ordinal)));
+    cuda->is_hopper = cuda->major >= 9;
+    product_wgmma_open(cuda);
     INGOT_TRY(ingot_cuda_status(cudaDeviceGetAttribute(
         &cuda->shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, ordinal)));
     INGOT_TRY(ingot_cuda_status(cudaStreamCreateWithFlags(&cuda->stream, cudaStreamNonBlocking)));

@@ -14,6 +14,7 @@
 typedef struct input_job {
     void *out;       /* [m][stride] */
     uint64_t stride; /* columns behind those of the source become zero */
+    unsigned tile;   /* not 0: out is in tiles of so many rows (product_tile_at) */
     product_source source;
 } input_job;
 
@@ -28,8 +29,45 @@ __global__ __launch_bounds__(INPUT_THREADS) static void product_input_kernel(con
     product_wait();
     norm.row(parts, job.source, blockIdx.x, (unsigned)(job.stride / 8),
              [&](unsigned unit, const float(&v)[8]) {
+                 if constexpr (BITS != 0) {
+                     if (job.tile != 0) {
+                         product_put_tile<BITS, T>(static_cast<T *>(job.out), job.tile, blockIdx.x,
+                                                   unit, v);
+                         return;
+                     }
+                 }
                  product_put_unit<BITS, T>(unit, v, [&](unsigned at) { return out + at * 8; });
              });
+}
+
+/* x as it is to tiles in the order of codes of 4 bits, which stays within units of eight columns:
+ * a warp takes eight rows of a step.  Its lanes write adjacent words. */
+__global__ __launch_bounds__(THREADS) static void product_tile_kernel(const input_job job,
+                                                                      unsigned m) {
+    product_let_next_start();
+    product_wait();
+    const unsigned warp = (blockIdx.x * THREADS + threadIdx.x) / 32, lane = threadIdx.x % 32;
+    const unsigned step = warp / (job.tile / 8), row = warp % (job.tile / 8) * 8 + lane / 4;
+    if ((uint64_t)step * PRODUCT_STEP >= job.stride) {
+        return;
+    }
+    const uint16_t *x = static_cast<const uint16_t *>(job.source.x) + row * job.source.stride;
+    uint16_t *out = static_cast<uint16_t *>(job.out);
+#pragma unroll
+    for (unsigned i = 0; i < 4; i++) {
+        const uint64_t column = (uint64_t)step * PRODUCT_STEP + lane % 4 * PRODUCT_CHUNK + i * 8;
+        uint4 v = make_uint4(0, 0, 0, 0);
+        if (row < m && column < job.source.cols) {
+            v = *reinterpret_cast<const uint4 *>(x + column);
+        }
+        const unsigned pairs[4] = {__byte_perm(v.x, v.z, 0x5410), __byte_perm(v.x, v.z, 0x7632),
+                                   __byte_perm(v.y, v.w, 0x5410), __byte_perm(v.y, v.w, 0x7632)};
+#pragma unroll
+        for (unsigned pair = 0; pair < 4; pair++) {
+            *reinterpret_cast<unsigned *>(out + product_tile_at(job.tile, row, column + 2 * pair)) =
+                pairs[pair];
+        }
+    }
 }
 
 /* Whether kernels can read x as it is. */
@@ -52,13 +90,20 @@ static uint64_t input_stride(const ingot_product *job) {
     return (job->w->cols + PRODUCT_STEP - 1) / PRODUCT_STEP * PRODUCT_STEP;
 }
 
-static uint64_t input_bytes(const ingot_product *job) {
-    return product_aligned(job->m * input_stride(job) * 2);
+/* In rows, or tiles of so many. */
+static uint64_t input_bytes(const ingot_product *job, unsigned tile) {
+    return product_aligned((tile != 0 ? tile : job->m) * input_stride(job) * 2);
 }
 
 template <int BITS>
 static ingot_status launch_input(const product_context *context, const input_job &input,
                                  uint64_t m) {
+    if (BITS == 4 && input.tile != 0 && is_input_ready(&input.source, context->dtype)) {
+        const uint64_t warps = input.stride / PRODUCT_STEP * (input.tile / 8);
+        return product_launch(context, product_tile_kernel,
+                              dim3((unsigned)ingot_ceil_div(warps, THREADS / 32)), THREADS, 0, 1,
+                              input, (unsigned)m);
+    }
     const dim3 grid((unsigned)m);
     return context->dtype == INGOT_F16
                ? product_launch(context, product_input_kernel<BITS, __half>, grid, INPUT_THREADS, 0,
@@ -69,8 +114,8 @@ static ingot_status launch_input(const product_context *context, const input_job
 
 /* x in 16 bits to the workspace; *source becomes that. */
 static ingot_status make_input(product_context *context, product_source *source,
-                               const ingot_product *job, unsigned order) {
-    const input_job input = {context->workspace, input_stride(job), *source};
+                               const ingot_product *job, unsigned order, unsigned tile) {
+    const input_job input = {context->workspace, input_stride(job), tile, *source};
     ingot_status status;
     if (order == 0) {
         status = launch_input<0>(context, input, job->m);
@@ -83,7 +128,7 @@ static ingot_status make_input(product_context *context, product_source *source,
     source->stride = input.stride;
     source->norm_weight = nullptr;
     source->is_even = job->w->cols % 8 == 0;
-    context->workspace += input_bytes(job);
+    context->workspace += input_bytes(job, tile);
     context->is_chained = true;
     return INGOT_OK;
 }
@@ -95,7 +140,7 @@ static ingot_status make_input(product_context *context, product_source *source,
 template <typename T>
 __global__ __launch_bounds__(THREADS) static void product_outliers_kernel(
     float *out, const ingot_weight_view w, const T *x, uint64_t x_stride, unsigned x_order,
-    unsigned m) {
+    unsigned x_tile, unsigned m) {
     product_let_next_start();
     product_wait();
     const unsigned lane = threadIdx.x % 32;
@@ -106,9 +151,10 @@ __global__ __launch_bounds__(THREADS) static void product_outliers_kernel(
         for (unsigned i = 0; i < m; i++) {
             float sum = 0.0f;
             for (uint64_t k = begin + lane; k < end; k += 32) {
-                sum = fmaf(cuda_float_at(w.outlier_val, w.dtype, k),
-                           to_float(x[i * x_stride + product_column(w.outlier_col[k], x_order)]),
-                           sum);
+                const uint64_t column = product_column(w.outlier_col[k], x_order);
+                const uint64_t at =
+                    x_tile != 0 ? product_tile_at(x_tile, i, column) : i * x_stride + column;
+                sum = fmaf(cuda_float_at(w.outlier_val, w.dtype, k), to_float(x[at]), sum);
             }
             __syncwarp();
             for (int other = 16; other > 0; other /= 2) {
@@ -144,11 +190,11 @@ static ingot_status make_addends(product_context *context, product_task *task) {
         INGOT_TRY(context->dtype == INGOT_F16
                       ? product_launch(context, product_outliers_kernel<__half>, grid, THREADS, 0,
                                        1, out, w, static_cast<const __half *>(task->x),
-                                       task->x_stride, task->x_order, m)
+                                       task->x_stride, task->x_order, task->x_tile, m)
                       : product_launch(context, product_outliers_kernel<__nv_bfloat16>, grid,
                                        THREADS, 0, 1, out, w,
                                        static_cast<const __nv_bfloat16 *>(task->x), task->x_stride,
-                                       task->x_order, m));
+                                       task->x_order, task->x_tile, m));
         task->addend[side] = out;
         context->workspace += product_aligned(m * w.rows * sizeof(float));
         context->is_chained = true;
@@ -159,7 +205,7 @@ static ingot_status make_addends(product_context *context, product_task *task) {
 /* ---- the product ------------------------------------------------------------------------------
  */
 
-typedef enum product_path { PATH_FEW, PATH_BLOCK, PATH_PLAIN, PATH_GEMM } product_path;
+typedef enum product_path { PATH_FEW, PATH_BLOCK, PATH_WGMMA, PATH_PLAIN, PATH_GEMM } product_path;
 
 #define PLAIN_MOST 8u /* rows of x from which weights in 16 bits pay for kinds without a kernel */
 
@@ -172,6 +218,9 @@ static bool is_alike(const ingot_weight_view *w, const ingot_weight_view *up) {
 static product_path choose(const ingot_cuda *cuda, const ingot_product *job) {
     if (product_few_can(cuda, job->w, job->m)) {
         return PATH_FEW;
+    }
+    if (product_wgmma_tile(cuda, job->w, job->m) != 0) {
+        return PATH_WGMMA;
     }
     if (product_block_can(job->w, job->m)) {
         return PATH_BLOCK;
@@ -206,10 +255,11 @@ static product_task task_of(const ingot_product *job) {
 
 extern "C" uint64_t cuda_product_workspace_bytes(void *context, const ingot_product *job) {
     const ingot_cuda *cuda = static_cast<const ingot_cuda *>(context);
-    uint64_t bytes = input_bytes(job);
+    uint64_t bytes = input_bytes(job, product_wgmma_tile(cuda, job->w, job->m));
     switch (choose(cuda, job)) {
     case PATH_FEW:
     case PATH_BLOCK:
+    case PATH_WGMMA:
         bytes += addend_bytes(job);
         break;
     case PATH_GEMM:
@@ -240,22 +290,25 @@ extern "C" ingot_status cuda_product(void *context, const ingot_product *job) {
                              job->w->cols,   job->norm_weight, job->norm_bias,
                              job->norm_kind, job->norm_eps,    is_even(job)};
     product_task task = task_of(job);
+    const bool is_packed = path == PATH_BLOCK || path == PATH_WGMMA;
     const bool has_addends = has_outliers(job->w) || has_outliers(job->up);
     const bool is_plain = is_input_ready(&source, job->dtype);
     const bool is_ready = path == PATH_FEW && !has_addends ? is_source_ready(&source)
                           : path == PATH_BLOCK ? is_plain && product_block_orders(job->w, job->m)
-                                               : is_plain;
-    task.x_order = path == PATH_BLOCK && !is_ready ? job->w->bits : 0;
+                                               : is_plain && path != PATH_WGMMA;
+    task.x_tile = path == PATH_WGMMA ? product_wgmma_tile(cuda, job->w, job->m) : 0;
+    task.x_order = is_packed && !is_ready ? job->w->bits : 0;
     if (!is_ready) {
-        INGOT_TRY(make_input(&work, &source, job, task.x_order));
+        INGOT_TRY(make_input(&work, &source, job, task.x_order, task.x_tile));
     }
     task.x = source.x;
     task.x_stride = source.stride;
-    if (has_addends && (path == PATH_FEW || path == PATH_BLOCK)) {
+    if (has_addends && (path == PATH_FEW || is_packed)) {
         INGOT_TRY(make_addends(&work, &task));
     }
     return path == PATH_FEW     ? product_few(&work, task, source)
            : path == PATH_BLOCK ? product_block(&work, task)
+           : path == PATH_WGMMA ? product_wgmma(&work, task)
            : path == PATH_PLAIN ? product_plain(&work, task)
                                 : product_gemm(&work, task);
 }

@@ -200,4 +200,25 @@ __device__ static inline void product_put_unit(unsigned unit, const float (&v)[8
     }
 }
 
+/* The same to tiles of `rows` rows of x (product_tile_at). */
+template <int BITS, typename T>
+__device__ static inline void product_put_tile(T *out, unsigned rows, unsigned row, unsigned unit,
+                                               const float (&v)[8]) {
+    static_assert(BITS != 0, "tiles are in the order of codes");
+    if constexpr (BITS == 4 || BITS == 8) { /* whole pairs */
+        alignas(16) T moved[8];
+        product_put_unit<BITS, T>(0, v, [&](unsigned) { return moved; });
+#pragma unroll
+        for (unsigned i = 0; i < 8; i += 2) {
+            memcpy(out + product_tile_at(rows, row, (uint64_t)unit * 8 + i), moved + i, 4);
+        }
+    } else {
+#pragma unroll
+        for (unsigned i = 0; i < 8; i++) {
+            const unsigned at = (unsigned)product_order<BITS>::position((int)(unit % 4 * 8 + i));
+            out[product_tile_at(rows, row, (uint64_t)(unit / 4) * 32 + at)] = from_float<T>(v[i]);
+        }
+    }
+}
+
 #endif

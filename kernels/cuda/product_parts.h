@@ -28,6 +28,7 @@ typedef struct product_task {
     uint64_t x_stride;      /* elements; a multiple of 8, what lies behind the columns is zero */
     unsigned x_order; /* columns stand in the order of codes of that many bits (product_unpack.h),
                          rows are whole steps long; 0: in their own */
+    unsigned x_tile;  /* x is in tiles of so many rows (product_tile_at); 0: in rows */
     const void *residual;
     void *y;
     ingot_dtype y_dtype;
@@ -54,6 +55,11 @@ bool product_block_can(const ingot_weight_view *w, uint64_t m);
 /* Whether it takes x in its own order, too: in 16 bits, is_even. */
 bool product_block_orders(const ingot_weight_view *w, uint64_t m);
 ingot_status product_block(const product_context *context, const product_task &task);
+/* Once for a context, zeroed before: how the kernels of product_wgmma.h run on the device. */
+void product_wgmma_open(ingot_cuda *cuda);
+/* The rows of a tile of x for the kernel of product_wgmma.cu, or 0 where it is not meant for it. */
+unsigned product_wgmma_tile(const ingot_cuda *cuda, const ingot_weight_view *w, uint64_t m);
+ingot_status product_wgmma(const product_context *context, const product_task &task);
 ingot_status product_plain(const product_context *context, const product_task &task);
 /* By way of weights in 16 bits and cuBLAS; the workspace it needs beyond that of x. */
 uint64_t product_gemm_workspace_bytes(const product_task &task);

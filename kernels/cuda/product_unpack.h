@@ -48,6 +48,17 @@ __device__ static inline uint64_t product_column(uint64_t column, unsigned bits)
     return column - k + at;
 }
 
+/* Tiles, for products of warpgroups: of x in the order of codes, the 128 columns of a step are
+ * eight products of 16 rows of b.  Those of a chunk of 32 that a lane multiplies together, four by
+ * four, stand two by two in both halves of such a product, beside those of the three other chunks:
+ * [step][product][half][rows of x][8].  Where column `column` of row `row` lies, in elements. */
+__host__ __device__ static inline uint64_t product_tile_at(unsigned rows, unsigned row,
+                                                           uint64_t column) {
+    const unsigned in_step = (unsigned)(column % 128), chunk = in_step / PRODUCT_CHUNK;
+    const unsigned place = in_step % PRODUCT_CHUNK, product = place / 4, half = place / 2 % 2;
+    return ((column / 128 * 8 + product) * 2 + half) * rows * 8 + row * 8 + chunk * 2 + place % 2;
+}
+
 /* The floats into whose mantissas codes are put. */
 template <typename T> struct product_float;
 template <> struct product_float<__half> {

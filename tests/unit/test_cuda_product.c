@@ -129,6 +129,9 @@ static void reference(const product_case *c, const inputs *in, double *value, do
         value[i] = v;
         bound[i] = e + (fabs(v) + e) * 1.01 * roundoff(c->y_dtype) + 0x1p-23 * fabs(v) +
                    (c->y_dtype == INGOT_F16 ? 0x1p-25 : 1e-37);
+        if (c->y_dtype == INGOT_F16 && fabs(v) + bound[i] > 65504) {
+            bound[i] = INFINITY; /* beyond binary16: an infinity, or the largest */
+        }
     }
     for (int side = 0; side < (c->has_up ? 2 : 1); side++) {
         free(sum[side]);
@@ -353,6 +356,26 @@ static void test_usual_weights(void) {
     }
 }
 
+/* 17 to 64 rows, odd ones too, with groups that products of warpgroups take: tiles that end early,
+ * more steps than stages, columns that clusters share, both matrices of a block. */
+static void test_warpgroups(void) {
+    static const unsigned widths[] = {3, 4, 8};
+    static const uint64_t groups[] = {128, 256, 0};
+    static const uint64_t cols[] = {32, 96, 128, 1024, 2208, 4096};
+    for (unsigned i = 0; i < (is_brief ? 6u : 36u); i++) {
+        product_case c = draw(widths[i % 3], 0, 17 + input_below(48));
+        c.rows = is_brief ? 20 + input_below(30) : 1 + input_below(700);
+        c.cols = cols[is_brief ? input_below(3) : i / 3 % 6];
+        c.group = groups[input_below(3)];
+        c.group = c.group == 0 || c.group > c.cols ? c.cols : c.group;
+        if (i % 4 == 0) { /* as most files are */
+            c.zero_mode = INGOT_ZERO_SYMMETRIC;
+            c.scale_dtype = INGOT_F16;
+        }
+        check(&c);
+    }
+}
+
 /* Each part behind and before the sums by itself, where a mistake cannot hide behind another. */
 static void test_parts(void) {
     static const uint64_t m[] = {1, 2, 5, 20, 70};
@@ -402,9 +425,13 @@ int main(void) {
     }
     is_brief = getenv("INGOT_TEST_SMALL") != NULL;
     const CU_TestInfo tests[] = {
-        {"parts by themselves", test_parts},   {"widths and groups", test_widths},
-        {"other weights", test_other_weights}, {"large", test_large},
-        {"usual weights", test_usual_weights}, CU_TEST_INFO_NULL,
+        {"parts by themselves", test_parts},
+        {"widths and groups", test_widths},
+        {"other weights", test_other_weights},
+        {"large", test_large},
+        {"usual weights", test_usual_weights},
+        {"warpgroups", test_warpgroups},
+        CU_TEST_INFO_NULL,
     };
     const int result = suite_run("cuda product", tests);
     ingot_backend_close(&cuda);

@@ -1,0 +1,146 @@
+/* Internal to kernels/cuda: the instructions of Hopper (sm_90a) that product_wgmma.h needs:
+ * products of a warpgroup, copies of many bytes at once, and the barriers that count them. */
+#ifndef INGOT_CUDA_WGMMA_H
+#define INGOT_CUDA_WGMMA_H
+
+#include "kernels/cuda/async_copy.h"
+#include "kernels/cuda/element.h"
+
+#include <cuda.h>
+#include <type_traits>
+
+/* Other targets compile the kernels without a body: the host chooses them for none. */
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#define INGOT_SM90A 1
+#else
+#define INGOT_SM90A 0
+#endif
+
+#if INGOT_SM90A
+
+/* ---- barriers in shared memory -----------------------------------------------------------------
+ */
+
+__device__ static inline void barrier_set(unsigned barrier, unsigned arrivals) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals)
+                 : "memory");
+}
+
+/* Makes barriers just set known to the copies that count on them. */
+__device__ static inline void barrier_publish(void) {
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+
+__device__ static inline void barrier_arrive(unsigned barrier) {
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+
+/* Waits for the end of the phase whose number is odd or even. */
+__device__ static inline void barrier_wait(unsigned barrier, unsigned odd) {
+    asm volatile("{\n"
+                 ".reg .pred done;\n"
+                 "again:\n"
+                 "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+                 "@done bra over;\n"
+                 "bra again;\n"
+                 "over:\n"
+                 "}" ::"r"(barrier),
+                 "r"(odd)
+                 : "memory");
+}
+
+/* Adds `bytes` that are on their way to the barrier's phase, which then ends with the last of them.
+ */
+__device__ static inline void barrier_expect(unsigned barrier, unsigned bytes) {
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
+                 : "memory");
+}
+
+/* Starts a copy of `bytes`, a multiple of 16, both sides aligned to 16.  One thread. */
+__device__ static inline void bulk_copy(unsigned to, const void *from, unsigned bytes,
+                                        unsigned barrier) {
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], "
+                 "%2, [%3];" ::"r"(to),
+                 "l"(from), "r"(bytes), "r"(barrier)
+                 : "memory");
+}
+
+/* Starts a copy of the box of a map whose first element is at (column, row).  One thread. */
+__device__ static inline void bulk_copy_box(unsigned to, const CUtensorMap *map, unsigned column,
+                                            unsigned row, unsigned barrier) {
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
+                 "[%0], [%1, {%2, %3}], [%4];" ::"r"(to),
+                 "l"(map), "r"(column), "r"(row), "r"(barrier)
+                 : "memory");
+}
+
+/* ---- products of a warpgroup -------------------------------------------------------------------
+ */
+
+/* In front of the first product behind writes to its registers. */
+__device__ static inline void wgmma_fence(void) {
+    asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+}
+
+__device__ static inline void wgmma_commit(void) {
+    asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
+
+/* Waits for all but the last PENDING groups of products. */
+template <int PENDING> __device__ static inline void wgmma_wait(void) {
+    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory");
+}
+
+/* b[16][N] at an address in shared memory, aligned to 128 bytes, as [2 halves of 8 rows][N][8]:
+ * no swizzle, cores of eight columns of 16 bytes lie one behind the other. */
+template <int N> __device__ static inline uint64_t wgmma_matrix(unsigned address) {
+    constexpr uint64_t LEADING = N * 16, STRIDE = 128; /* bytes to the other half, to 8 columns */
+    return (uint64_t)(address >> 4 & 0x3fff) | LEADING >> 4 << 16 | STRIDE >> 4 << 32;
+}
+
+#define WGMMA_FOUR(d, c) "+f"(d[c][0]), "+f"(d[c][1]), "+f"(d[c][2]), "+f"(d[c][3])
+#define WGMMA_32(d)      WGMMA_FOUR(d, 0), WGMMA_FOUR(d, 1), WGMMA_FOUR(d, 2), WGMMA_FOUR(d, 3)
+#define WGMMA_64(d)                                                                                \
+    WGMMA_32(d), WGMMA_FOUR(d, 4), WGMMA_FOUR(d, 5), WGMMA_FOUR(d, 6), WGMMA_FOUR(d, 7)
+#define WGMMA_TEXT_32(type)                                                                        \
+    "{\n"                                                                                          \
+    ".reg .pred adds;\n"                                                                           \
+    "setp.ne.b32 adds, %21, 0;\n"                                                                  \
+    "wgmma.mma_async.sync.aligned.m64n32k16.f32." type "." type " {%0,%1,%2,%3,%4,%5,%6,%7,"       \
+    "%8,%9,%10,%11,%12,%13,%14,%15}, {%16,%17,%18,%19}, %20, adds, 1, 1, 0;\n"                     \
+    "}"
+#define WGMMA_TEXT_64(type)                                                                        \
+    "{\n"                                                                                          \
+    ".reg .pred adds;\n"                                                                           \
+    "setp.ne.b32 adds, %37, 0;\n"                                                                  \
+    "wgmma.mma_async.sync.aligned.m64n64k16.f32." type "." type " {%0,%1,%2,%3,%4,%5,%6,%7,"       \
+    "%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,"   \
+    "%31}, {%32,%33,%34,%35}, %36, adds, 1, 1, 0;\n"                                               \
+    "}"
+#define WGMMA_INPUTS(a0, a1, a2, a3, b, adds)                                                      \
+    "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(b), "r"((int)(adds))
+
+/* sums[64][8 COLUMNS] = (adds ? sums : 0) + a[64][16] b[16][8 COLUMNS]; each of the four warps has
+ * 16 rows, a lane's share of a and of sums is as in product_mma. */
+template <typename T, int COLUMNS>
+__device__ static inline void wgmma(float (&sums)[COLUMNS][4], unsigned a0, unsigned a1,
+                                    unsigned a2, unsigned a3, uint64_t b, bool adds) {
+    constexpr bool IS_HALF = std::is_same<T, __half>::value;
+    static_assert(COLUMNS == 4 || COLUMNS == 8, "");
+    if constexpr (IS_HALF && COLUMNS == 4) {
+        asm volatile(WGMMA_TEXT_32("f16") : WGMMA_32(sums) : WGMMA_INPUTS(a0, a1, a2, a3, b, adds));
+    } else if constexpr (IS_HALF) {
+        asm volatile(WGMMA_TEXT_64("f16") : WGMMA_64(sums) : WGMMA_INPUTS(a0, a1, a2, a3, b, adds));
+    } else if constexpr (COLUMNS == 4) {
+        asm volatile(WGMMA_TEXT_32("bf16")
+                     : WGMMA_32(sums)
+                     : WGMMA_INPUTS(a0, a1, a2, a3, b, adds));
+    } else {
+        asm volatile(WGMMA_TEXT_64("bf16")
+                     : WGMMA_64(sums)
+                     : WGMMA_INPUTS(a0, a1, a2, a3, b, adds));
+    }
+}
+
+#endif
+#endif
