@@ -40,8 +40,8 @@ static void keep_linear(setup *s, const ingot_block *block, ingot_role role,
     CU_ASSERT_FATAL(s->b->ops->values(s->b->context, w, &bad, &block->linear[role], NULL, NULL) ==
                     INGOT_OK);
     CU_ASSERT_FATAL(s->b->ops->quantize_rtn(s->b->context, q, w) == INGOT_OK);
-    CU_ASSERT_FATAL(ingot_distill_keep_matrix(s->distill, block->layer, role, q,
-                                              s->is_fixed[role], false) == INGOT_OK);
+    CU_ASSERT_FATAL(ingot_distill_keep_matrix(s->distill, block->layer, role, q, s->is_fixed[role],
+                                              false) == INGOT_OK);
 }
 
 /* What the block loop does: matrices, then the block they are in; the exact states advance. */
@@ -173,7 +173,7 @@ static double judge(setup *s, unsigned flags) {
 }
 
 static void check(const ingot_backend *b, unsigned flags, ingot_quant_format format,
-                    bool codes_move) {
+                  bool codes_move) {
     setup s;
     uint64_t moved = 0;
     begin(&s, b, flags, 1, codes_move ? UINT64_MAX : 0);
