@@ -57,7 +57,7 @@ static ingot_status convert(const char *method, unsigned *shortages) {
  * but those before the loop. */
 static void test_failed_allocations(const char *method) {
     unsigned failed = 0, mended = 0, n = 1;
-    for (bool is_reached = true; is_reached; n += is_small ? 20 + n : 1 + n / 6) {
+    for (bool is_reached = true; is_reached; n += is_small ? 50 + 2 * n : 1 + n / 3) {
         char text[16];
         unsigned shortages = 0;
         (void)snprintf(text, sizeof text, "%u", n);

@@ -2,6 +2,7 @@
  * tables, on fresh random inputs and odd sizes.  What is exact (values, packing, plain rounding) is
  * compared bit for bit; a search may break near ties differently, so its codes agree in nearly
  * every place and its losses closely.  Skipped, loudly, where there is no device. */
+#include "common/sizes.h"
 #include "kernels/backend.h"
 #include "quantize_inputs.h"
 
@@ -381,6 +382,7 @@ static void test_losses(void) {
  * sees of a residual r = w - s q in FP32 is off by some 2^-24 |w|: of many bits, or of groups of
  * one weight, residuals are as small.  By Cauchy the sum of d r^2 is off by that times its root and
  * the root of the sum of d w^2. */
+/* And one group of a few may end in another basin: 2.5e-3 was seen of nine (H200). */
 static void check_near(const shape *s, const float *w, const float *d, double a, double b) {
     double whole = 0;
     for (uint64_t i = 0; i < s->rows * s->cols; i++) {
@@ -388,7 +390,8 @@ static void check_near(const shape *s, const float *w, const float *d, double a,
         whole += value * value * (d != NULL ? (double)d[i % s->cols] : 1.0);
     }
     const double rounding = 8 * 0x1p-24 * sqrt(whole);
-    const double bound = 1e-3 * a + rounding * (sqrt(a) + rounding);
+    const double groups = (double)(s->rows * ingot_ceil_div(s->cols, s->group));
+    const double bound = (1e-3 + 0.03 / groups) * a + rounding * (sqrt(a) + rounding);
     if (!(fabs(b - a) <= bound)) {
         printf("\n    %ux%u g%u w%u: losses %.9g and %.9g (bound %.3g)", (unsigned)s->rows,
                (unsigned)s->cols, (unsigned)s->group, s->bits, a, b, bound);

@@ -97,7 +97,7 @@ static void check_norm(ingot_norm_kind kind, uint64_t m, uint64_t n, double offs
 }
 
 static void test_norm(void) {
-    for (unsigned i = 0; i < 60; i++) {
+    for (unsigned i = 0; i < input_rounds(60); i++) {
         const ingot_norm_kind kind = (ingot_norm_kind)(i % 3);
         check_norm(kind, input_size(129), input_size(300), i % 4 == 3 ? 100.0 : 0.0, i % 2 == 0);
     }
@@ -127,7 +127,7 @@ static void run_rotary(const ingot_backend *b, const void *argument, float *out)
 }
 
 static void test_rotary(void) {
-    for (unsigned i = 0; i < 40; i++) {
+    for (unsigned i = 0; i < input_rounds(40); i++) {
         const uint64_t head_dim = input_size(129), m = input_size(129), heads = 1 + input_below(5);
         const uint64_t rotary_dim =
             i % 2 == 0 ? head_dim / 2 * 2 : 2 * input_below(head_dim / 2 + 1);
@@ -268,7 +268,7 @@ static void check_attention_special(ingot_attention s) {
 
 static void test_attention(void) {
     static const uint64_t lengths[] = {1, 2, 3, 17, 33, 129};
-    for (unsigned i = 0; i < 48; i++) {
+    for (unsigned i = 0; i < input_rounds(48); i++) {
         ingot_attention s = {.sequences = 1 + input_below(3),
                              .q_len = lengths[input_below(6)],
                              .kv_heads = 1 + input_below(3),
@@ -282,11 +282,13 @@ static void test_attention(void) {
         check_attention(s);
     }
     /* more than one block of queries and of keys; a window that leaves whole blocks out */
-    check_attention((ingot_attention){1, 300, 700, 701, 2, 1, 17, 0, 0.25f, 0.0f});
-    check_attention((ingot_attention){2, 270, 1200, 1200, 1, 1, 8, 600, 0.4f, 0.0f});
+    if (!input_is_small()) {
+        check_attention((ingot_attention){1, 300, 700, 701, 2, 1, 17, 0, 0.25f, 0.0f});
+        check_attention((ingot_attention){2, 270, 1200, 1200, 1, 1, 8, 600, 0.4f, 0.0f});
+    }
     check_attention((ingot_attention){1, 1, 1537, 1600, 3, 3, 33, 513, 0.2f, 0.0f});
     check_attention((ingot_attention){1, 5, 1300, 1300, 4, 2, 129, 1, 3.0f, 50.0f});
-    for (unsigned i = 0; i < 12; i++) {
+    for (unsigned i = 0; i < input_rounds(12); i++) {
         const uint64_t length = 1 + input_below(300);
         check_attention_special((ingot_attention){2, length, length + input_below(2) * 70,
                                                   length + 75, 4, 2, 8 + input_below(100),
@@ -349,7 +351,7 @@ static void check_elements(ingot_activation kind, uint64_t n, bool has_up) {
 static void check_activate_nan(ingot_activation kind) {
     for (unsigned d = 0; d < DEVICES; d++) {
         float gate[19], out[19];
-        for (unsigned i = 0; i < 19; i++) {
+        for (unsigned i = 0; i < input_rounds(19); i++) {
             gate[i] = i == 4 || i == 17 ? NAN : 2.0f;
         }
         const elements_case c = {gate, NULL, kind, 0, 19};
@@ -357,7 +359,7 @@ static void check_activate_nan(ingot_activation kind) {
             continue;
         }
         run_activate(&devices[d].backend[0], &c, out);
-        for (unsigned i = 0; i < 19; i++) {
+        for (unsigned i = 0; i < input_rounds(19); i++) {
             CU_ASSERT(isnan(out[i]) == isnan(gate[i]));
         }
     }
@@ -365,7 +367,7 @@ static void check_activate_nan(ingot_activation kind) {
 
 static void test_elements(void) {
     for (unsigned kind = INGOT_ACT_SILU; kind <= INGOT_ACT_RELU; kind++) {
-        for (unsigned i = 0; i < 12; i++) {
+        for (unsigned i = 0; i < input_rounds(12); i++) {
             check_elements((ingot_activation)kind, input_size(300), i % 2 == 0);
         }
         check_elements((ingot_activation)kind, 50003, kind % 2 == 0); /* several tasks */
@@ -485,7 +487,7 @@ static void check_gram(uint64_t m, uint64_t n, bool is_spoiled) {
 }
 
 static void test_gram(void) {
-    for (unsigned i = 0; i < 24; i++) {
+    for (unsigned i = 0; i < input_rounds(24); i++) {
         check_gram(input_size(300), input_size(i % 4 == 0 ? 300 : 129), i % 2 == 0);
     }
     check_gram(65, 530, true);   /* several tiles of the triangle */
@@ -647,7 +649,7 @@ static void check_slope(uint64_t m, uint64_t vocab) {
 }
 
 static void test_slope(void) {
-    for (unsigned i = 0; i < 24; i++) {
+    for (unsigned i = 0; i < input_rounds(24); i++) {
         check_slope(input_size(129), input_size(600));
     }
     check_slope(3, 32003);
@@ -655,7 +657,7 @@ static void test_slope(void) {
 }
 
 static void test_score(void) {
-    for (unsigned i = 0; i < 24; i++) {
+    for (unsigned i = 0; i < input_rounds(24); i++) {
         check_score(input_size(129), input_size(300), i % 3 != 0);
     }
     check_score(5, 32003, true);
@@ -686,14 +688,14 @@ static void check_distance(uint64_t n) {
 }
 
 static void test_distance(void) {
-    for (unsigned i = 0; i < 12; i++) {
+    for (unsigned i = 0; i < input_rounds(12); i++) {
         check_distance(input_size(3000));
     }
     check_distance(3 * 65536 + 17);
 }
 
 static void test_divergence(void) {
-    for (unsigned i = 0; i < 24; i++) {
+    for (unsigned i = 0; i < input_rounds(24); i++) {
         check_divergence(input_size(129), input_size(300),
                          i % 3 == 0   ? 0
                          : i % 3 == 1 ? 1e-3

@@ -93,7 +93,7 @@ static void test_special_values(void) {
     static const float special[] = {NAN, INFINITY, -INFINITY, 1e-42f, 1e30f};
     for (unsigned bits = 2; bits <= 8; bits++) {
         input_weights w = input_grouped(3, 200, bits, 32, INGOT_ZERO_STORED, INGOT_F32, false);
-        for (unsigned i = 0; i < 5; i++) {
+        for (unsigned i = 0; i < input_rounds(5); i++) {
             float *x = input_floats(200, 0.0), y[3];
             x[input_below(200)] = special[i];
             for (unsigned d = 0; d < DEVICES; d++) {
@@ -118,7 +118,7 @@ static void test_special_values(void) {
 static void test_few_rows(void) {
     static const uint64_t groups[] = {8, 16, 24, 32, 64, 128, 256, 1024};
     static const ingot_dtype dtypes[] = {INGOT_F32, INGOT_F16, INGOT_BF16};
-    for (unsigned i = 0; i < 168; i++) {
+    for (unsigned i = 0; i < input_rounds(168); i++) {
         const unsigned bits = 2 + i % 7;
         const uint64_t cols = i % 8 == 7 ? 8192 + input_below(1000) : 1 + input_below(1500);
         const uint64_t drawn = i % 6 == 5 ? cols : groups[input_below(8)];
@@ -134,7 +134,7 @@ static void test_few_rows(void) {
 static void test_linear(void) {
     static const uint64_t rows_of_x[] = {1, 2, 3, 4, 5, 17, 33, 129};
     for (unsigned kind = 0; kind < INPUT_KINDS; kind++) {
-        for (unsigned i = 0; i < 8; i++) {
+        for (unsigned i = 0; i < input_rounds(8); i++) {
             check_linear(kind, rows_of_x[i], input_size(300), input_size(300), i % 2 == 0);
         }
     }

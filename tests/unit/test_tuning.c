@@ -253,14 +253,14 @@ static void check_scales(unsigned number) {
 }
 
 static void test_scales(void) {
-    for (unsigned i = 0; i < 42; i++) {
+    for (unsigned i = 0; i < input_rounds(42); i++) {
         check_scales(i);
     }
     printf("largest error %.2f of the bound ", largest_share);
 }
 
 static void test_steps(void) {
-    for (unsigned i = 0; i < 42; i++) {
+    for (unsigned i = 0; i < input_rounds(42); i++) {
         check_case(i);
     }
     printf("largest error %.2f of the bound ", largest_share);
