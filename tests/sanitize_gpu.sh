@@ -1,9 +1,9 @@
 #!/bin/sh
 # compute-sanitizer over the tests of the CUDA backend: sh tests/sanitize_gpu.sh BUILD [SECONDS]
 #
-# memcheck, racecheck, initcheck and synccheck, one after the other, each over every test program that
-# needs a device, side by side; SECONDS is the limit of each (default 600).  Fails when a test fails, a tool does not come to its
-# end, or it reports anything but this:
+# memcheck, racecheck, initcheck and synccheck, each over every test program that needs a device, one at a time on each
+# card (CUDA_VISIBLE_DEVICES: on those); SECONDS is the limit of each (default 600).  Fails when a test
+# fails, a tool does not come to its end, or it reports anything but this:
 #
 #   kernels of cuBLAS and cuSOLVER, which all but initcheck leave out from the start.  Their
 #   tiles read past the edges of operands into memory of ours that was never written, and drop what
@@ -20,26 +20,46 @@ sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanit
 [ -n "$sanitizer" ] || { echo "SKIP: compute-sanitizer is missing"; exit 77; }
 export INGOT_TEST_SMALL=1
 
-for tool in memcheck racecheck initcheck synccheck; do
-    for program in "$build"/tests/test_backend "$build"/tests/test_kernels \
-        "$build"/tests/test_linear "$build"/tests/test_tuning \
-        "$build"/tests/test_backward "$build"/tests/test_cuda_*; do
-        case $program in *.d) continue ;; esac
-        name=$tool-$(basename "$program")
-        # whole conversions, of kernels that the other programs run: their memory alone
-        case $name in memcheck-*) ;; *-test_cuda_memory) continue ;; esac
-        {
-            # initcheck must see what libraries write: there their reports are sorted out below
-            set -- --kernel-name-exclude "regex=$foreign"
-            [ $tool != initcheck ] || set --
-            start=$(date +%s)
-            timeout -k 5 "$limit" "$sanitizer" --tool $tool "$@" --print-limit 10000 "$program" \
-                >"$logs/$name.log" 2>&1
-            echo "$? $(($(date +%s) - start))" >"$logs/$name.code"
-        } &
-    done
-    wait
+run_one() { # TOOL PROGRAM CARD
+    name=$1-$(basename "$2")
+    # initcheck must see what libraries write: there their reports are sorted out below
+    exclude="--kernel-name-exclude regex=$foreign"
+    [ "$1" != initcheck ] || exclude=
+    start=$(date +%s)
+    # shellcheck disable=SC2086 # two words or none
+    CUDA_VISIBLE_DEVICES=$3 timeout -k 5 "$limit" "$sanitizer" --tool "$1" $exclude \
+        --print-limit 10000 "$2" >"$logs/$name.log" 2>&1
+    echo "$? $(($(date +%s) - start))" >"$logs/$name.code"
+}
+
+# One program at a time on each card: side by side they fail inside cuBLAS (decision 0032).
+cards=$(echo "${CUDA_VISIBLE_DEVICES:-$(nvidia-smi --query-gpu=index --format=csv,noheader |
+    paste -sd, -)}" | tr ',' ' ')
+[ -n "$cards" ] || { echo "SKIP: no card"; exit 77; }
+rm -f "$logs"/*.code
+lane=0
+for card in $cards; do
+    {
+        count=0
+        for tool in memcheck racecheck initcheck synccheck; do
+            for program in "$build"/tests/test_backend "$build"/tests/test_kernels \
+                "$build"/tests/test_linear "$build"/tests/test_tuning \
+                "$build"/tests/test_backward "$build"/tests/test_cuda_*; do
+                # whole conversions, of kernels that the other programs run: their memory alone
+                case $tool-$program in
+                *.d) continue ;;
+                memcheck-*) ;;
+                *-*/test_cuda_memory) continue ;;
+                esac
+                [ $((count % $(echo "$cards" | wc -w))) != $lane ] ||
+                    run_one $tool "$program" "$card"
+                count=$((count + 1))
+            done
+        done
+    } &
+    lane=$((lane + 1))
 done
+wait
 
 failed=0
 for code_file in "$logs"/*.code; do
