@@ -1,13 +1,16 @@
 /* Persistent worker threads and one shared tile counter.
  *
- * A run publishes (task, context, count) under the mutex and raises the generation; every worker
- * takes tiles from an atomic counter until none is left and then reports itself idle.  The caller
- * works as worker 0.  The end of a run waits until every worker is idle again, so no worker can see
- * the counter of one run with the task of another.  Which worker gets which tile is not
- * deterministic; by the contract of pool.h nothing may depend on it.
+ * A run publishes (task, context, count) and raises the generation; every worker takes tiles from
+ * an atomic counter until none is left and then reports itself idle.  The caller works as worker 0.
+ * The end of a run waits until every worker is idle again, so no worker can see the counter of one
+ * run with the task of another.  Which worker gets which tile is not deterministic; by the contract
+ * of pool.h nothing may depend on it.
  *
  * Decoding makes hundreds of short runs a token, and waking a thread takes as long as some of them:
- * whoever waits looks at the shared counters for some microseconds before it sleeps. */
+ * whoever waits looks at the shared counters for some microseconds before it sleeps, and who did
+ * not sleep takes no mutex, which the other side would hold at just that moment.  Who sleeps says
+ * so first and looks once more; who changes a counter looks for sleepers afterwards.  Both in one
+ * order for all threads (sequentially consistent atomics), so one of the two sees the other. */
 #include "common/pool.h"
 
 #include "common/memory.h"
@@ -32,15 +35,17 @@ typedef struct pool_worker {
 struct ingot_pool {
     unsigned threads;      /* the caller included */
     unsigned started;      /* workers whose thread exists */
-    pthread_mutex_t mutex; /* guards everything below but next_index */
+    pthread_mutex_t mutex; /* of those who sleep and those who wake them */
     pthread_cond_t work_ready;
     pthread_cond_t work_done;
-    /* Written under the mutex; read without it only to learn that waiting may end. */
     atomic_uint_fast64_t generation;
     atomic_uint busy; /* workers that have not finished this generation */
     atomic_bool is_stopping;
-    unsigned looks;  /* before a thread sleeps; 0 when threads outnumber the processors */
-    bool is_running; /* catches re-entrant use */
+    atomic_uint sleepers; /* workers that wait for work_ready, or are about to */
+    atomic_bool is_caller_asleep;
+    unsigned looks;         /* before a thread sleeps; 0 when threads outnumber the processors */
+    atomic_bool is_running; /* catches re-entrant use */
+    /* Of a run: written before its generation, read after it. */
     ingot_task task;
     void *context;
     size_t count;
@@ -71,31 +76,66 @@ static bool has_work(const ingot_pool *pool, uint64_t seen_generation) {
     return pool->is_stopping || pool->generation != seen_generation;
 }
 
+/* Until there is a generation that is not the one seen, or the end. */
+static void wait_for_work(ingot_pool *pool, uint64_t seen_generation) {
+    for (unsigned i = 0; i < pool->looks; i++) {
+        if (has_work(pool, seen_generation)) {
+            return;
+        }
+        pause_briefly();
+    }
+    (void)pthread_mutex_lock(&pool->mutex);
+    pool->sleepers++;
+    while (!has_work(pool, seen_generation)) {
+        (void)pthread_cond_wait(&pool->work_ready, &pool->mutex);
+    }
+    pool->sleepers--;
+    (void)pthread_mutex_unlock(&pool->mutex);
+}
+
+static void wake_workers(ingot_pool *pool) {
+    if (pool->sleepers != 0) {
+        (void)pthread_mutex_lock(&pool->mutex);
+        (void)pthread_cond_broadcast(&pool->work_ready);
+        (void)pthread_mutex_unlock(&pool->mutex);
+    }
+}
+
 static void *worker_main(void *argument) {
     const pool_worker *worker = argument;
     ingot_pool *pool = worker->pool;
     uint64_t seen_generation = 0;
     for (;;) {
-        for (unsigned i = 0; i < pool->looks && !has_work(pool, seen_generation); i++) {
-            pause_briefly();
-        }
-        (void)pthread_mutex_lock(&pool->mutex);
-        while (!has_work(pool, seen_generation)) {
-            (void)pthread_cond_wait(&pool->work_ready, &pool->mutex);
-        }
-        const bool is_stopping = pool->is_stopping;
-        seen_generation = pool->generation;
-        (void)pthread_mutex_unlock(&pool->mutex);
-        if (is_stopping) {
+        wait_for_work(pool, seen_generation);
+        if (pool->is_stopping) {
             return NULL;
         }
+        /* The next one comes when this worker, too, is idle again. */
+        seen_generation = pool->generation;
         run_tiles(pool, worker->index);
-        (void)pthread_mutex_lock(&pool->mutex);
-        if (--pool->busy == 0) {
+        if (atomic_fetch_sub(&pool->busy, 1) == 1 && pool->is_caller_asleep) {
+            (void)pthread_mutex_lock(&pool->mutex);
             (void)pthread_cond_signal(&pool->work_done);
+            (void)pthread_mutex_unlock(&pool->mutex);
         }
-        (void)pthread_mutex_unlock(&pool->mutex);
     }
+}
+
+/* The caller's wait for the workers of a run. */
+static void wait_until_idle(ingot_pool *pool) {
+    for (unsigned i = 0; i < pool->looks; i++) {
+        if (pool->busy == 0) {
+            return;
+        }
+        pause_briefly();
+    }
+    (void)pthread_mutex_lock(&pool->mutex);
+    pool->is_caller_asleep = true;
+    while (pool->busy != 0) {
+        (void)pthread_cond_wait(&pool->work_done, &pool->mutex);
+    }
+    pool->is_caller_asleep = false;
+    (void)pthread_mutex_unlock(&pool->mutex);
 }
 
 static unsigned usable_cpus(void) {
@@ -167,10 +207,8 @@ void ingot_pool_destroy(ingot_pool *pool) {
     if (pool == NULL) {
         return;
     }
-    (void)pthread_mutex_lock(&pool->mutex);
     pool->is_stopping = true;
-    (void)pthread_cond_broadcast(&pool->work_ready);
-    (void)pthread_mutex_unlock(&pool->mutex);
+    wake_workers(pool);
     for (unsigned i = 1; i <= pool->started; i++) {
         (void)pthread_join(pool->workers[i].thread, NULL);
     }
@@ -192,27 +230,17 @@ void ingot_pool_run(ingot_pool *pool, size_t count, ingot_task task, void *conte
         }
         return;
     }
-    (void)pthread_mutex_lock(&pool->mutex);
-    assert(!pool->is_running);
-    pool->is_running = true;
+    const bool was_running = atomic_exchange(&pool->is_running, true);
+    assert(!was_running);
+    (void)was_running;
     pool->task = task;
     pool->context = context;
     pool->count = count;
     atomic_store(&pool->next_index, 0);
     pool->busy = pool->threads - 1;
     pool->generation++;
-    (void)pthread_cond_broadcast(&pool->work_ready);
-    (void)pthread_mutex_unlock(&pool->mutex);
-
+    wake_workers(pool);
     run_tiles(pool, 0);
-
-    for (unsigned i = 0; i < pool->looks && pool->busy != 0; i++) {
-        pause_briefly();
-    }
-    (void)pthread_mutex_lock(&pool->mutex);
-    while (pool->busy != 0) {
-        (void)pthread_cond_wait(&pool->work_done, &pool->mutex);
-    }
+    wait_until_idle(pool);
     pool->is_running = false;
-    (void)pthread_mutex_unlock(&pool->mutex);
 }
