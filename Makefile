@@ -131,7 +131,7 @@ tools: $(TOOLS:%=$(BUILD)/bin/%)
 run-demo: tools libraries
 	@sh examples/demo.sh $(BUILD)/bin
 run-tests: all $(UNIT_TESTS) $(FUZZ_REPLAYS) $(FAULT_LIBRARIES)
-	@sh tests/run.sh $(BUILD) $(if $(ONLY),'$(ONLY)')
+	@sh tests/run.sh $(BUILD) $(if $(value ONLY),'$(value ONLY)')
 
 # What compares the CUDA backend with its references; skipped, loudly, without a device.
 GPU_TESTS := $(patsubst tests/unit/%.c,%,$(wildcard tests/unit/test_backend.c \
