@@ -475,8 +475,7 @@ static ingot_status reopen(work *w, const session *s, const ingot_writer_plan *p
 
 /* Whether matrices wait for distillation before they are in the partial output. */
 static bool distills(const session *s) {
-    return s->options->recipe.effort == INGOT_EFFORT_BEST && s->plan.steps.distills &&
-           !s->plan.has_folds;
+    return ingot_plan_distills(&s->plan, s->options->recipe.effort == INGOT_EFFORT_BEST);
 }
 
 static ingot_status open_work(work *w, const session *s, const ingot_writer_plan *plan) {

@@ -224,17 +224,24 @@ static uint64_t tape_token_bytes(const ingot_model *m) {
                 4 * m->ffn);
 }
 
-uint64_t ingot_distill_bytes(uint64_t *waiting_bytes, const ingot_plan *plan, const ingot_model *m,
-                             uint64_t length) {
-    uint64_t weights = 0, groups = 0, block = 0;
+/* Weights and *groups of the matrices that wait. */
+static uint64_t planned_weights(uint64_t *groups, const ingot_plan *plan) {
+    uint64_t weights = 0;
+    *groups = 0;
     for (uint64_t i = 0; i < plan->count; i++) {
         const ingot_tensor_spec *spec = &plan->specs[i];
-        if (plan->tensors[i].layer != INGOT_PLAN_NONE &&
-            plan->tensors[i].origin == INGOT_ORIGIN_QUANTIZE) {
+        if (ingot_waiting_is_of(plan, i)) {
             weights += spec->dim[0] * spec->dim[1];
-            groups += spec->dim[0] * ingot_ceil_div(spec->dim[1], spec->group);
+            *groups += spec->dim[0] * ingot_ceil_div(spec->dim[1], spec->group);
         }
     }
+    return weights;
+}
+
+uint64_t ingot_distill_bytes(uint64_t *waiting_bytes, const ingot_plan *plan, const ingot_model *m,
+                             uint64_t length) {
+    uint64_t groups, block = 0;
+    const uint64_t weights = planned_weights(&groups, plan);
     for (unsigned role = 0; role < INGOT_ROLE_COUNT; role++) {
         block += m->linear[role].rows * m->linear[role].cols;
     }
@@ -252,12 +259,8 @@ uint64_t ingot_distill_bytes(uint64_t *waiting_bytes, const ingot_plan *plan, co
 
 double ingot_distill_tokens(double *scored, const ingot_plan *plan, uint64_t windows,
                             uint64_t length, uint64_t judges) {
-    uint64_t weights = 0;
-    for (uint64_t i = 0; i < plan->count; i++) {
-        const ingot_tensor_spec *spec = &plan->specs[i];
-        weights += ingot_waiting_is_of(plan, i) ? spec->dim[0] * spec->dim[1] : 0;
-    }
-    const schedule *way = schedule_for(weights <= INGOT_DISTILL_CODES_MOST);
+    uint64_t groups;
+    const schedule *way = schedule_for(planned_weights(&groups, plan) <= INGOT_DISTILL_CODES_MOST);
     const double steps = way->steps;
     const double taken = (double)(ingot_min_u64(way->sequences, windows - judges) * length);
     const double judged = (1 + steps / way->judge_every) * (double)(judges * length);

@@ -655,8 +655,7 @@ static ingot_status run_rank(const ingot_loop_job *job, const ingot_rank *rank, 
     INGOT_GO(ingot_backend_arena_create(&l.statistics, job->backend));
     INGOT_GO(ingot_backend_arena_create(&l.scratch, job->backend));
     INGOT_GO(ingot_backend_arena_create(&l.tuning, job->backend));
-    if (job->is_tuned && job->plan->steps.distills && judges != 0 && rank->size == 1 &&
-        !job->plan->has_folds) {
+    if (ingot_plan_distills(job->plan, job->is_tuned) && judges != 0 && rank->size == 1) {
         INGOT_GO(ingot_distill_create(&l.distill, job, INGOT_DISTILL_CODES_MOST));
     }
     INGOT_GO(ingot_worker_create(&l.writing));

@@ -26,7 +26,7 @@ static ingot_writer *loop_writer(const ingot_loop_job *job, uint64_t index, uint
 /* Blocks from the first on of which every tensor is written; none where matrices wait for
  * distillation in memory alone. */
 static uint64_t finished_blocks(const ingot_loop_job *job) {
-    const bool distills = job->is_tuned && job->plan->steps.distills && !job->plan->has_folds;
+    const bool distills = ingot_plan_distills(job->plan, job->is_tuned);
     uint64_t finished = distills && job->waiting == NULL ? 0 : job->model->layers;
     for (uint64_t i = 0; i < job->plan->count; i++) {
         const ingot_plan_tensor *t = &job->plan->tensors[i];

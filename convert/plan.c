@@ -561,6 +561,10 @@ uint64_t ingot_plan_find(const ingot_plan *plan, const char *name) {
     return INGOT_PLAN_NONE;
 }
 
+bool ingot_plan_distills(const ingot_plan *plan, bool is_best) {
+    return is_best && plan->steps.distills && !plan->has_folds;
+}
+
 double ingot_plan_bits_per_weight(const ingot_plan *plan) {
     return plan->quantized_weights != 0
                ? 8.0 * (double)plan->quantized_bytes / (double)plan->quantized_weights

@@ -75,6 +75,9 @@ ingot_status ingot_plan_set_bits(ingot_plan *plan, uint64_t index, unsigned bits
 
 /* Index of a tensor by name, or INGOT_PLAN_NONE. */
 uint64_t ingot_plan_find(const ingot_plan *plan, const char *name);
+/* Whether matrices of blocks wait to be distilled at the end (spec/quality.md, section 10): with
+ * effort best (is_best) where the recipe has it and nothing is folded. */
+bool ingot_plan_distills(const ingot_plan *plan, bool is_best);
 double ingot_plan_bits_per_weight(const ingot_plan *plan);
 /* The plan for people: tensors by kind of layer, sizes, memory; every tensor when is_long. */
 void ingot_plan_print(const ingot_plan *plan, const ingot_layout_info *layout, bool is_long,

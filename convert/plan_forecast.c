@@ -90,8 +90,7 @@ static uint64_t call_bytes(const ingot_forecast_job *job, const batch_need *b,
 
 /* Whether matrices wait for distillation. */
 static bool distills(const ingot_forecast_job *job) {
-    return job->recipe->effort == INGOT_EFFORT_BEST && job->plan->steps.distills &&
-           !job->plan->has_folds;
+    return ingot_plan_distills(job->plan, job->recipe->effort == INGOT_EFFORT_BEST);
 }
 
 static uint64_t embedding_bytes(const ingot_forecast_job *job) {

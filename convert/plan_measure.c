@@ -370,7 +370,7 @@ static double learning_seconds(const ingot_forecast_job *job, const bench *b) {
         const double tokens = ingot_tune_tokens(&behind, job->windows, job->length, judges);
         products += layers * (tokens * whole + behind * (whole * layers / 2 + head));
     }
-    if (plan->steps.distills && !plan->has_folds) {
+    if (ingot_plan_distills(plan, true)) {
         double scored;
         const double tokens =
             ingot_distill_tokens(&scored, plan, job->windows, job->length, judges);

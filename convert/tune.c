@@ -16,9 +16,8 @@
 #define RATE        0.6 /* way of a position in all steps, in codes, times 2 */
 #define GAIN_RATE   0.3 /* of a gain, likewise */
 #define TAPE_BYTES  (UINT64_C(2) << 30)
-#define GUARD_TOKENS                                                                               \
-    UINT64_C(8192) /* of the judges, on which a result is held against its start                   \
-                    */
+/* Of the judges, on which a result is held against its start. */
+#define GUARD_TOKENS UINT64_C(8192)
 
 /* What the functions below share. */
 typedef struct tuner {
