@@ -200,6 +200,15 @@ grep -c 'demo/long: converting' shelf/.ingot-zoo/slurm/*.out | grep -q ':2$' ||
 [ "$(grep -c '^block 1/4  error' $log)" = 1 ] || fail "the requeued task began from the beginning"
 expect_exit 0 ingot-zoo verify zoo.json
 
+wait_until_gone() { # JOB leaves the queue
+    waited=0
+    while squeue -h -t all -j "$1" -o %T 2>/dev/null | grep -q .; do
+        waited=$((waited + 1))
+        [ $waited -lt 120 ] || fail "the job does not leave the queue: $(squeue -t all)"
+        sleep 1
+    done
+}
+
 # A product on devices asks for a GPU; a task that cannot make it says why, also when it has left the
 # queue, which then only accounting knows.
 sed 's/"devices": \["cpu"\]/"devices": ["cuda:0"]/; s/"shelf": "shelf"/"shelf": "cards"/' zoo.json >cards.json
@@ -210,12 +219,7 @@ job=$(sed -n 's/^job \([0-9]*\):.*/\1/p' out)
 scontrol show job "$job" >shown
 grep -qE 'TresPerNode=gres[:/]gpu:1' shown || fail "no GPU was asked for: $(cat shown)"
 grep -q -- '--device cuda$' cards/.ingot-zoo/slurm/*.sh || fail "the task does not use it"
-waited=0
-while squeue -h -t all -j "$job" -o %T 2>/dev/null | grep -q .; do
-    waited=$((waited + 1))
-    [ $waited -lt 120 ] || fail "the job does not leave the queue: $(squeue -t all)"
-    sleep 1
-done
+wait_until_gone "$job"
 code=0
 ingot-zoo status cards.json --json >out 2>err || code=$?
 if [ -e /dev/nvidiactl ]; then
@@ -233,12 +237,7 @@ if [ -n "$has_accounting" ]; then
     expect_exit 0 ingot-zoo slurm cards.json
     job=$(sed -n 's/^job \([0-9]*\):.*/\1/p' out)
     scancel "$job"
-    waited=0
-    while squeue -h -t all -j "$job" -o %T 2>/dev/null | grep -q .; do
-        waited=$((waited + 1))
-        [ $waited -lt 120 ] || fail "the job does not leave the queue: $(squeue -t all)"
-        sleep 1
-    done
+    wait_until_gone "$job"
     expect_exit 2 ingot-zoo status cards.json
     grep -q 'demo/rtn .*CANCELLED' out || fail "a cancelled task is not told: $(cat out)"
 fi
