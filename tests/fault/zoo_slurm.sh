@@ -138,7 +138,7 @@ cat >zoo.json <<END
  "recipes": {"rtn": {"defaults": {"method": "rtn"}},
   "w4": {"samples": 2, "seq_len": 128},
   "w3": {"defaults": {"bits": 3}, "samples": 2, "seq_len": 128},
-  "long": {"defaults": {"bits": 3}, "samples": 6}},
+  "long": {"defaults": {"bits": 3}, "samples": 32}},
  "defaults": {"evaluation": "eval", "windows": 1, "calibration": "cal"},
  "products": [{"model": "demo", "recipes": ["long", "rtn"]},
   {"model": "demo", "recipes": ["w4", "w3"], "statistics": true}],
@@ -153,13 +153,14 @@ grep -qE 'demo/(w3|long) .*(queued|running)' out || fail "status does not ask Sl
 expect_exit 0 ingot-zoo slurm zoo.json
 grep -q '^0 products submitted' out || fail "what is queued was submitted again: $(cat out)"
 
-# The node of the long conversion dies, with all that runs there, once a block is done.
+# The node of the long conversion dies, with all that runs there, once a block is done: that it runs is
+# looked at often, and it has text enough for some seconds, so that its end is not first.
 waited=0
 log=shelf/.ingot-zoo/logs/demo@long.log
 until grep -qs '^block 1/' $log && [ -e shelf/demo/long.ingot.resume ]; do
     waited=$((waited + 1))
-    [ $waited -lt 90 ] || fail "the long conversion does not begin: $(squeue; cat $log)"
-    sleep 1
+    [ $waited -lt 450 ] || fail "the long conversion does not begin: $(squeue; cat $log)"
+    sleep 0.2
 done
 node=$(squeue -h -r -n ingot-zoo -o '%K|%N|%T' -t R | sed -n 's/^0|\(z[12]\)|.*/\1/p' | head -1)
 [ -n "$node" ] || fail "where does it run? $(squeue -r)"
