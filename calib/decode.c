@@ -6,6 +6,7 @@
 #include "calib/engine_model.h"
 #include "common/files.h"
 #include "common/progress.h"
+#include "common/random.h"
 #include "common/sizes.h"
 
 #include <math.h>
@@ -244,16 +245,6 @@ void ingot_decoder_rewind(ingot_decoder *decoder) {
 
 /* ---- choosing a token ------------------------------------------------------------------- */
 
-#define SPLITMIX_STEP 0x9E3779B97F4A7C15ull
-
-static double uniform(uint64_t *state) {
-    uint64_t z = *state += SPLITMIX_STEP;
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
-    z ^= z >> 31;
-    return (double)(z >> 11) * 0x1p-53;
-}
-
 uint32_t ingot_sampler_next(ingot_sampler *sampler, const float *logits, uint64_t vocab) {
     uint64_t best = 0;
     for (uint64_t i = 1; i < vocab; i++) {
@@ -269,7 +260,7 @@ uint32_t ingot_sampler_next(ingot_sampler *sampler, const float *logits, uint64_
     for (uint64_t i = 0; i < vocab; i++) {
         total += exp((logits[i] - peak) / sampler->temperature);
     }
-    const double target = uniform(&sampler->state) * total;
+    const double target = ingot_random_unit(&sampler->state) * total;
     double cumulative = 0;
     for (uint64_t i = 0; i < vocab; i++) {
         cumulative += exp((logits[i] - peak) / sampler->temperature);
@@ -435,7 +426,9 @@ static ingot_status generate_on_engine(ingot_generation *out, ingot_decoder *d,
         uint32_t id = 0;
         INGOT_GO(ingot_interrupt_check(error));
         INGOT_GO(feed_status(d, ops->next(d->engine, limit - made - 1, &id), error));
-        sampler->state += sampler->temperature > 0 ? SPLITMIX_STEP : 0;
+        if (sampler->temperature > 0) { /* the engine drew with a copy of it */
+            (void)ingot_random_bits(&sampler->state);
+        }
         d->cache.length += made != 0;
         out->decode_steps = made;
         INGOT_GO(keep_token(out, d, id, limit, stream, &is_done, error));

@@ -4,6 +4,7 @@
 #include "calib/backward.h"
 #include "common/files.h"
 #include "common/memory.h"
+#include "common/random.h"
 #include "common/sizes.h"
 
 #include <string.h>
@@ -503,13 +504,6 @@ static ingot_status back_block(const ingot_distill *d, uint64_t at, uint64_t cou
 
 /* ---- the way -------------------------------------------------------------------------------- */
 
-static uint64_t next_random(ingot_distill *d) {
-    uint64_t z = d->random += UINT64_C(0x9E3779B97F4A7C15); /* splitmix64 */
-    z = (z ^ z >> 30) * UINT64_C(0xBF58476D1CE4E5B9);
-    z = (z ^ z >> 27) * UINT64_C(0x94D049BB133111EB);
-    return z ^ z >> 31;
-}
-
 /* The windows of the next step: all of them once, shuffled, before any comes again. */
 static uint64_t draw_windows(ingot_distill *d, uint32_t windows[SEQUENCES_MOST]) {
     const uint64_t limit = d->batch->windows - d->batch->judges;
@@ -519,7 +513,7 @@ static uint64_t draw_windows(ingot_distill *d, uint32_t windows[SEQUENCES_MOST])
             d->order[i] = (uint32_t)i;
         }
         for (uint64_t i = limit - 1; i > 0; i--) {
-            const uint64_t k = next_random(d) % (i + 1);
+            const uint64_t k = ingot_random_bits(&d->random) % (i + 1);
             const uint32_t kept = d->order[i];
             d->order[i] = d->order[k];
             d->order[k] = kept;

@@ -7,6 +7,7 @@
 
 #include "common/memory.h"
 #include "common/progress.h"
+#include "common/random.h"
 #include "common/sizes.h"
 #include "convert/distill.h"
 #include "convert/linear.h"
@@ -62,8 +63,7 @@ static ingot_status fill(const bench *b, float **out, uint64_t rows, uint64_t co
     INGOT_TRY(ingot_arena_array(b->arena, (void **)out, rows, cols * sizeof(float)));
     INGOT_TRY(ingot_alloc((void **)&host, count * sizeof *host));
     for (uint64_t i = 0; i < count; i++) {
-        state = state * 6364136223846793005u + 1442695040888963407u;
-        host[i] = (float)(int32_t)(state >> 32) * 0x1p-31f;
+        host[i] = ingot_random_signed(&state);
     }
     const ingot_status status = b->ops->upload(b->context, *out, host, count * sizeof *host);
     ingot_free(host);

@@ -4,6 +4,7 @@
 #include "calib/backward.h"
 #include "common/files.h"
 #include "common/memory.h"
+#include "common/random.h"
 #include "common/sizes.h"
 #include "convert/suffix.h"
 
@@ -135,10 +136,7 @@ static ingot_status take_windows(const tuner *t, const uint64_t *windows, uint64
 static uint64_t draw_windows(tuner *t, uint64_t windows[SEQUENCES], uint64_t limit) {
     const uint64_t count = ingot_min_u64(SEQUENCES, limit);
     for (uint64_t i = 0; i < count;) {
-        uint64_t z = t->random += 0x9E3779B97F4A7C15u; /* splitmix64 */
-        z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9u;
-        z = (z ^ z >> 27) * 0x94D049BB133111EBu;
-        windows[i] = (z ^ z >> 31) % limit;
+        windows[i] = ingot_random_bits(&t->random) % limit;
         bool is_new = true;
         for (uint64_t k = 0; k < i; k++) {
             is_new = is_new && windows[k] != windows[i];

@@ -3,13 +3,9 @@
 
 #include "common/memory.h"
 #include "common/progress.h"
+#include "common/random.h"
 
 #include <math.h>
-
-static uint64_t next_random(uint64_t *state) {
-    *state = *state * UINT64_C(6364136223846793005) + 1442695040888963407u;
-    return *state >> 33;
-}
 
 /* A product of x[m][width] with w[width][width], operands random. */
 typedef struct product {
@@ -29,11 +25,11 @@ static ingot_status fill_product(product *p, const ingot_backend *backend) {
     INGOT_TRY(ingot_arena_array(p->arena, (void **)&weights, weight_count, sizeof *weights));
     INGOT_TRY(ingot_arena_alloc(p->arena, (void **)&x, bytes));
     for (uint64_t i = 0; i < weight_count; i++) { /* BF16 of either sign, 2^-7 to 2^-3 */
-        const uint64_t r = next_random(&state);
+        const uint64_t r = ingot_random_bits(&state);
         weights[i] = (uint16_t)((r & 0x8000) | ((120 + (r & 3)) << 7) | ((r >> 4) & 0x7f));
     }
     for (uint64_t i = 0; i < p->m * p->width; i++) {
-        x[i] = (float)next_random(&state) * 0x1p-30f - 1.0f;
+        x[i] = ingot_random_signed(&state);
     }
     const ingot_weight_view host = {.kind = INGOT_DENSE,
                                     .rows = p->width,

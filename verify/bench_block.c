@@ -4,6 +4,7 @@
 #include "calib/forward.h"
 #include "common/memory.h"
 #include "common/progress.h"
+#include "common/random.h"
 #include "common/sizes.h"
 
 #include <math.h>
@@ -41,8 +42,7 @@ static ingot_status place(subject *s, const ingot_weight_source *source) {
     INGOT_TRY(ingot_arena_alloc(s->device, (void **)&s->dropped, sizeof *s->dropped));
     uint64_t state = 1;
     for (uint64_t i = 0; i < s->tokens * s->widest; i++) {
-        state = state * UINT64_C(6364136223846793005) + 1442695040888963407u;
-        s->random[i] = (float)(int32_t)(state >> 32) * 0x1p-31f;
+        s->random[i] = ingot_random_signed(&state);
     }
     INGOT_TRY(ingot_block_load(&s->block, s->model, 0, source, b, s->host, s->error));
     return ingot_workspace_create(&s->work, s->model, b, s->tokens, s->error);

@@ -7,6 +7,7 @@
 #include "calib/engine_model.h"
 #include "common/memory.h"
 #include "common/progress.h"
+#include "common/random.h"
 #include "common/sizes.h"
 #include "format/digest.h"
 
@@ -368,8 +369,7 @@ static ingot_status measure(json_t *figures, subject *s, const ingot_bench_optio
     INGOT_TRY(open_model(s, options, error));
     count_bytes(s);
     for (size_t i = 0; i < sizeof ids / sizeof *ids; i++) {
-        state = state * UINT64_C(6364136223846793005) + 1442695040888963407u;
-        ids[i] = (uint32_t)((state >> 33) % s->model.vocab);
+        ids[i] = (uint32_t)(ingot_random_bits(&state) % s->model.vocab);
     }
     INGOT_TRY(measure_transfers(s, options->runs, &memory, &bus));
     INGOT_TRY(measure_digests(options->runs, &digests));

@@ -5,6 +5,7 @@
 
 #include "common/files.h"
 #include "common/memory.h"
+#include "common/random.h"
 #include "kernels/backend.h"
 #include "kernels/measure.h"
 
@@ -160,8 +161,7 @@ static void read_piece(void *context, size_t index, unsigned worker) {
 static void fill_random(void *memory, uint64_t bytes, uint64_t seed) {
     uint64_t *words = memory;
     for (uint64_t i = 0; i < bytes / 8; i++) {
-        seed = seed * UINT64_C(6364136223846793005) + 1442695040888963407u;
-        words[i] = seed ^ seed >> 29;
+        words[i] = ingot_random_bits(&seed);
     }
 }
 

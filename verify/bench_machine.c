@@ -3,6 +3,7 @@
 
 #include "common/files.h"
 #include "common/progress.h"
+#include "common/random.h"
 #include "common/sizes.h"
 
 #include <fcntl.h>
@@ -23,11 +24,6 @@
 #define MOST_BENCH_THREADS 64u
 
 extern char **environ;
-
-static uint64_t next_random(uint64_t *state) {
-    *state = *state * UINT64_C(6364136223846793005) + 1442695040888963407u;
-    return *state >> 33;
-}
 
 /* ---- files and memory -----------------------------------------------------------------------
  */
@@ -146,7 +142,7 @@ double ingot_bench_write_rate(const char *path, uint64_t size_bytes, unsigned ru
     uint64_t state = 1;
     double best = NAN;
     for (uint64_t i = 0; piece != NULL && i < PIECE_BYTES / sizeof *piece; i++) {
-        piece[i] = (uint32_t)next_random(&state);
+        piece[i] = (uint32_t)ingot_random_bits(&state);
     }
     for (unsigned i = 0; piece != NULL && i < runs; i++) {
         double rate = NAN;

@@ -4,6 +4,7 @@
 #include "common/files.h"
 #include "common/memory.h"
 #include "common/progress.h"
+#include "common/random.h"
 #include "common/sizes.h"
 #include "format/container_write.h"
 #include "verify/bench_machine.h"
@@ -51,8 +52,7 @@ static ingot_status write_copies(const char *path, uint64_t count, uint64_t rows
     }
     uint64_t state = 1;
     for (uint64_t i = 0; i < geometry.part_bytes[INGOT_PART_CODES]; i++) {
-        state = state * UINT64_C(6364136223846793005) + 1442695040888963407u;
-        codes[i] = (uint8_t)(state >> 56);
+        codes[i] = (uint8_t)ingot_random_bits(&state);
     }
     for (uint64_t i = 0; i < scale_count; i++) {
         scales[i] = 0x2000; /* 2^-7 */

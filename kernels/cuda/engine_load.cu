@@ -14,6 +14,7 @@
 
 extern "C" {
 #include "common/progress.h"
+#include "common/random.h"
 #include "format/outliers.h"
 }
 
@@ -358,20 +359,14 @@ static ingot_status add_all(loader *l, const ingot_engine_model *model) {
 /* ---- random values ----------------------------------------------------------------------------
  */
 
-__device__ static uint64_t mixed(uint64_t z) {
-    z += 0x9E3779B97F4A7C15ull;
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
-    return z ^ (z >> 31);
-}
-
 /* Floats are uniform: in [-spread, spread] in a matrix, scales within a quarter of it. */
 __global__ __launch_bounds__(THREADS) static void random_kernel(uint8_t *to, uint64_t bytes,
                                                                 ingot_dtype dtype, float spread,
                                                                 uint64_t seed) {
-    const uint64_t step = (uint64_t)gridDim.x * THREADS;
+    const uint64_t step = (uint64_t)gridDim.x * THREADS, base = ingot_random_bits(&seed);
     for (uint64_t i = (uint64_t)blockIdx.x * THREADS + threadIdx.x; i * 4 < bytes; i += step) {
-        const uint64_t random = mixed(mixed(seed) + i);
+        uint64_t state = base + i;
+        const uint64_t random = ingot_random_bits(&state);
         const float a = (float)(int32_t)random * 0x1p-31f * spread;
         const float b = (float)(int32_t)(random >> 32) * 0x1p-31f * spread;
         for (unsigned j = 0; j < 4 && i * 4 + j < bytes; j++) {

@@ -8,6 +8,8 @@
  * side of a boundary by an FP64 rounding. */
 #include "kernels/cuda/engine_parts.h"
 
+#include "common/random.h"
+
 #define THREADS 256
 
 typedef struct sample_job {
@@ -133,14 +135,6 @@ __device__ static double weight_of(const sample_job &job, const float *logits, u
     return exp(((double)logits[i] - (double)job.choice->peak[row]) / job.choice->temperature);
 }
 
-__device__ static double uniform(uint64_t *state) {
-    uint64_t z = *state += 0x9E3779B97F4A7C15ull;
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
-    z ^= z >> 31;
-    return (double)(z >> 11) * 0x1p-53;
-}
-
 /* The sum of a thread's own run of logits, [*first, *last), of the piece that starts at `begin`. */
 __device__ static double run_sum(const sample_job &job, const float *logits, unsigned row,
                                  unsigned begin, unsigned *first, unsigned *last) {
@@ -176,7 +170,7 @@ __global__ __launch_bounds__(THREADS) static void engine_draw_kernel(const sampl
     own = threadIdx.x < gridDim.x ? __ldcg(&job.sum_part[row * ENGINE_BLOCKS + threadIdx.x]) : 0;
     double before = sum_before(shared, own, &total);
     if (threadIdx.x == 0) {
-        target = uniform(&job.choice->random[row]) * total;
+        target = ingot_random_unit(&job.choice->random[row]) * total;
         piece = gridDim.x;
         found = job.vocab;
     }

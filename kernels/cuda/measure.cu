@@ -2,6 +2,8 @@
  * the L2 cache in turn, in a graph whose replays are timed by events.  Before that the result of
  * one call, written over poison, is compared with FP64. */
 #include "kernels/cuda/element.h"
+
+#include "common/random.h"
 #include "kernels/cuda/forward.h"
 #include "kernels/cuda/weights.h"
 
@@ -22,11 +24,9 @@ extern "C" {
 /* ---- inputs -----------------------------------------------------------------------------------
  */
 
-__device__ static uint64_t random_bits(uint64_t seed, uint64_t index) { /* splitmix64 */
-    uint64_t z = (seed + index) * 0x9E3779B97F4A7C15u;
-    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9u;
-    z = (z ^ z >> 27) * 0x94D049BB133111EBu;
-    return z ^ z >> 31;
+__device__ static uint64_t random_bits(uint64_t seed, uint64_t index) {
+    uint64_t state = seed + index;
+    return ingot_random_bits(&state);
 }
 
 __global__ static void measure_fill_kernel(uint64_t *out, uint64_t count, uint64_t seed,

@@ -3,6 +3,7 @@
 #ifndef INGOT_BACKEND_INPUTS_H
 #define INGOT_BACKEND_INPUTS_H
 
+#include "common/random.h"
 #include "format/half.h"
 #include "format/pack.h"
 #include "kernels/backend.h"
@@ -22,11 +23,8 @@ static inline void input_start(const char *suite) {
     printf("%s: INGOT_TEST_SEED=%llu\n", suite, (unsigned long long)input_state);
 }
 
-static inline uint64_t input_bits(void) { /* splitmix64 */
-    uint64_t z = input_state += 0x9E3779B97F4A7C15u;
-    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9u;
-    z = (z ^ z >> 27) * 0x94D049BB133111EBu;
-    return z ^ z >> 31;
+static inline uint64_t input_bits(void) {
+    return ingot_random_bits(&input_state);
 }
 
 static inline uint64_t input_below(uint64_t n) {
@@ -34,7 +32,7 @@ static inline uint64_t input_below(uint64_t n) {
 }
 
 static inline double input_uniform(void) {
-    return (double)(input_bits() >> 11) * 0x1p-53;
+    return ingot_random_unit(&input_state);
 }
 
 static inline double input_normal(void) {

@@ -5,6 +5,7 @@
 #define INGOT_TEST_TINY_MODEL_H
 
 #include "calib/forward.h"
+#include "common/random.h"
 
 #include <CUnit/Basic.h>
 #include <math.h>
@@ -64,10 +65,7 @@ static inline uint64_t tiny_seed(void) {
 }
 
 static inline uint64_t tiny_bits(tiny_model *t) {
-    uint64_t z = t->random += 0x9E3779B97F4A7C15ull;
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
-    return z ^ (z >> 31);
+    return ingot_random_bits(&t->random);
 }
 
 /* Uniform in [-1, 1). */
