@@ -221,6 +221,23 @@ void ingot_batch_forget_prefix(ingot_batch *batch, const ingot_backend *backend)
     release_call(batch, backend);
 }
 
+ingot_status ingot_batch_spare_exact(ingot_batch *batch, const ingot_loop_job *job) {
+    const ingot_backend *backend = job->backend;
+    const uint64_t bytes = batch->windows * window_floats(batch, job->model) * sizeof(float);
+    ingot_states to = {0};
+    if (!backend->has_own_memory || !batch->exact.is_on_device || batch->exact.values == NULL) {
+        return INGOT_OK;
+    }
+    if (backend->ops->host_alloc(backend->context, (void **)&to.values, bytes) != INGOT_OK) {
+        return INGOT_OK;
+    }
+    const ingot_status status =
+        backend->ops->download(backend->context, to.values, batch->exact.values, bytes);
+    release_states(status == INGOT_OK ? &batch->exact : &to, backend);
+    batch->exact = status == INGOT_OK ? to : batch->exact;
+    return status;
+}
+
 void ingot_batch_destroy(ingot_batch *batch, const ingot_backend *backend) {
     release_call(batch, backend);
     release_states(&batch->prefix, backend);

@@ -45,6 +45,10 @@ ingot_status ingot_batch_create(ingot_batch *out, const ingot_loop_job *job, uin
                                 ingot_error *error) INGOT_MUST_CHECK;
 /* Gives the states on the quantized prefix back when they are not needed any more. */
 void ingot_batch_forget_prefix(ingot_batch *batch, const ingot_backend *backend);
+/* Moves the exact states to the host where these have memory of the device and the host has some
+ * left. */
+ingot_status ingot_batch_spare_exact(ingot_batch *batch,
+                                     const ingot_loop_job *job) INGOT_MUST_CHECK;
 void ingot_batch_destroy(ingot_batch *batch, const ingot_backend *backend);
 
 /* What becomes of a block's output. */

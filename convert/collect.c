@@ -17,7 +17,7 @@ typedef struct collector {
     void *context;
     const ingot_batch *batch;
     unsigned inputs;
-    ingot_arena *host, *device, *scratch;
+    ingot_arena *host, *device, *solving, *scratch;
     sums fitted, judged; /* statistics; held out */
     sums *now;
     uint64_t *dropped; /* [INGOT_INPUT_COUNT], device */
@@ -69,10 +69,9 @@ static ingot_status collect_pair(void *context, ingot_input input, const ingot_p
     if (s->drift[input] == NULL) {
         return INGOT_OK;
     }
-    return is_of_output(input)
-               ? add_output_drift(c, s->drift[input], input, in, m, width)
-               : c->ops->drift(c->context, s->drift[input], in->exact, in->prefix, in->prefix, m,
-                               width, width);
+    return is_of_output(input) ? add_output_drift(c, s->drift[input], input, in, m, width)
+                               : c->ops->drift(c->context, s->drift[input], in->exact, in->prefix,
+                                               in->prefix, m, width, width);
 }
 
 static ingot_status zeroed(const collector *c, ingot_arena *arena, void **out, uint64_t count,
@@ -89,12 +88,13 @@ static ingot_status place_sums(const collector *c, sums *s) {
         if (!input->is_present || (c->inputs & INGOT_INPUT_BIT(i)) == 0) {
             continue;
         }
-        INGOT_TRY(zeroed(c, c->device, (void **)&s->gram[i], n, n * sizeof(float)));
+        INGOT_TRY(zeroed(c, s == &c->fitted ? c->device : c->solving, (void **)&s->gram[i], n,
+                         n * sizeof(float)));
         if (plan->has_folds && s == &c->fitted) {
             INGOT_TRY(zeroed(c, c->scratch, (void **)&s->magnitude[i], n, sizeof(double)));
         }
         if (input->is_corrected) {
-            INGOT_TRY(zeroed(c, c->device, (void **)&s->drift[i], drift_rows(c, i, n),
+            INGOT_TRY(zeroed(c, c->solving, (void **)&s->drift[i], drift_rows(c, i, n),
                              n * sizeof(float)));
         }
     }
@@ -158,7 +158,7 @@ static ingot_status take_drift(const collector *c, ingot_input_state *s, unsigne
     const float *judge_gram = c->judged.gram[input];
     ingot_drift *d = &s->drift;
     bool solves = true;
-    INGOT_TRY(ingot_arena_array(c->device, (void **)&fitted, rows, n * sizeof *fitted));
+    INGOT_TRY(ingot_arena_array(c->solving, (void **)&fitted, rows, n * sizeof *fitted));
     if (is_of_output(input) && !s->has_outliers) {
         (void)ingot_team_rows(&first, &own, c->rank, rows);
     }
@@ -181,9 +181,8 @@ static ingot_status sum_over_devices(const collector *c, unsigned input, uint64_
     float *drift = c->fitted.drift[input];
     ingot_arena_reset(c->scratch);
     INGOT_TRY(ingot_team_sum(c->rank, c->fitted.gram[input], n * n, c->scratch));
-    return drift == NULL
-               ? INGOT_OK
-               : ingot_team_sum(c->rank, drift, drift_rows(c, input, n) * n, c->scratch);
+    return drift == NULL ? INGOT_OK
+                         : ingot_team_sum(c->rank, drift, drift_rows(c, input, n) * n, c->scratch);
 }
 
 static ingot_status take_statistics(const collector *c, unsigned input) {
@@ -202,7 +201,7 @@ static ingot_status take_statistics(const collector *c, unsigned input) {
 ingot_status ingot_collect(ingot_block_state *state, const ingot_loop_job *job,
                            const ingot_rank *rank, const ingot_batch *batch, unsigned inputs,
                            bool is_last, ingot_arena *host, ingot_arena *device,
-                           ingot_arena *scratch, ingot_error *error) {
+                           ingot_arena *solving, ingot_arena *scratch, ingot_error *error) {
     collector c = {.state = state,
                    .job = job,
                    .rank = rank,
@@ -212,6 +211,7 @@ ingot_status ingot_collect(ingot_block_state *state, const ingot_loop_job *job,
                    .inputs = inputs,
                    .host = host,
                    .device = device,
+                   .solving = solving,
                    .scratch = scratch,
                    .error = error};
     uint64_t dropped[INGOT_INPUT_COUNT];

@@ -14,10 +14,11 @@
  * as far as the last of them, with the weights that state->block has now, and the block of the
  * checkpoint on the full-precision stream where that is kept, which advances when is_last.  Fills
  * tokens, magnitude (with folds), plain_gram, gram and drift of these inputs; they lie in host and
- * device (arenas of the block).  scratch (device) is reset. */
+ * device (arenas of the block), the drift in solving (device).  scratch (device) is reset. */
 ingot_status ingot_collect(ingot_block_state *state, const ingot_loop_job *job,
                            const ingot_rank *rank, const ingot_batch *batch, unsigned inputs,
                            bool is_last, ingot_arena *host, ingot_arena *device,
-                           ingot_arena *scratch, ingot_error *error) INGOT_MUST_CHECK;
+                           ingot_arena *solving, ingot_arena *scratch,
+                           ingot_error *error) INGOT_MUST_CHECK;
 
 #endif

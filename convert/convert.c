@@ -562,6 +562,7 @@ static ingot_status convert_into(work *w, session *s) {
                                 .shortages = &s->result->memory_shortages,
                                 .progress = &progress,
                                 .phase_seconds = s->result->phase_seconds,
+                                .phase_bytes = s->result->phase_bytes,
                                 .ledgers = s->ledgers,
                                 .steps = s->steps,
                                 .tunings = s->result->tunings,
@@ -654,11 +655,12 @@ static void release(session *s) {
     }
     ingot_tokenizer_destroy(s->tokenizer);
     if (s->has_backend) {
-        s->result->peak_device_bytes = s->backend.ops->peak_bytes(s->backend.context);
+        uint64_t peak = s->backend.ops->peak_bytes(s->backend.context);
+        for (unsigned i = 0; i < INGOT_PHASE_COUNT; i++) {
+            peak = ingot_max_u64(peak, s->result->phase_bytes[i]);
+        }
+        s->result->peak_device_bytes = peak;
         for (unsigned i = 0; i < s->other_count; i++) {
-            const ingot_backend *other = &s->others[i];
-            s->result->peak_device_bytes =
-                ingot_max_u64(s->result->peak_device_bytes, other->ops->peak_bytes(other->context));
             ingot_backend_close(&s->others[i]);
         }
         ingot_backend_close(&s->backend);

@@ -23,10 +23,11 @@ typedef struct ingot_convert_options {
 typedef struct ingot_convert_result {
     uint64_t bytes, source_bytes;
     double seconds, phase_seconds[INGOT_PHASE_COUNT];
-    uint64_t peak_device_bytes; /* 0 on the cpu */
+    uint64_t phase_bytes[INGOT_PHASE_COUNT]; /* of one device, at its most; 0 on the cpu */
+    uint64_t peak_device_bytes;              /* 0 on the cpu */
     double bits_per_weight;
     uint64_t fallbacks;
-    unsigned memory_shortages; /* times that memory was short and less of it was made to do */
+    unsigned memory_shortages;  /* times that memory was short and less of it was made to do */
     ingot_tune_result *tunings; /* [tuning_count], one a block; ingot_free */
     uint64_t tuning_count;
     ingot_distill_result distillation;

@@ -20,8 +20,8 @@
 #define JUDGES_MOST 8u
 
 const char *ingot_phase_name(ingot_phase phase) {
-    static const char *const names[] = {"plan", "read",  "collect",   "fold",  "quantize",
-                                        "tune", "write", "propagate", "finish"};
+    static const char *const names[] = {"plan", "read",    "collect", "fold",      "quantize",
+                                        "tune", "distill", "write",   "propagate", "finish"};
     return names[phase];
 }
 
@@ -43,7 +43,7 @@ static ingot_status get_factor(const ingot_gptq_factor **out, ingot_loop *l,
     if (input->factor.group != group) {
         ingot_arena_reset(l->scratch);
         INGOT_TRY(l->ops->factorize(l->context, &input->factor, input->gram, input->width, group,
-                                    l->statistics, l->scratch));
+                                    l->solving, l->scratch));
     }
     *out = &input->factor;
     return INGOT_OK;
@@ -54,10 +54,9 @@ typedef struct source_pair {
     const ingot_weight_view *host, *device;
 } source_pair;
 
-/* What is to be done with planned tensor `index`, with the factor it needs. */
-static ingot_status linear_job(ingot_linear_job *job, ingot_loop *l, uint64_t index,
-                               const ingot_weight_view *source, ingot_input_state *input,
-                               const float *row_fold) {
+ingot_status ingot_loop_linear_job(ingot_linear_job *job, ingot_loop *l, uint64_t index,
+                                   const ingot_weight_view *source, ingot_input_state *input,
+                                   const float *row_fold) {
     const ingot_plan_tensor *t = &l->job->plan->tensors[index];
     const ingot_tensor_spec *spec = &l->job->plan->specs[index];
     *job =
@@ -120,8 +119,7 @@ static ingot_status bring_together(ingot_weight_view *packed, ingot_loop *l,
                                    uint64_t rows, ingot_weight_view *fetched,
                                    ingot_weight_view *stored) {
     if (job->rank.team != NULL) {
-        INGOT_TRY(
-            ingot_team_gather(packed, &l->rank, rows, job->first_row, own, l->block.host));
+        INGOT_TRY(ingot_team_gather(packed, &l->rank, rows, job->first_row, own, l->block.host));
         INGOT_TRY(l->ops->upload_view(l->context, fetched, packed));
         *stored = *fetched;
         return INGOT_OK;
@@ -143,7 +141,11 @@ static ingot_status convert_matrix(ingot_loop *l, uint64_t index, source_pair so
     ingot_weight_view rows;
     double since = ingot_clock_seconds();
     INGOT_TRY(ingot_interrupt_check(l->error));
-    INGOT_TRY(linear_job(&job, l, index, source.device, input, row_fold));
+    if (tuned != NULL && tuned->target != NULL) {
+        job = tuned->job;
+    } else {
+        INGOT_TRY(ingot_loop_linear_job(&job, l, index, source.device, input, row_fold));
+    }
     const bool is_shared = stored != NULL && take_rows(&job, &rows, l);
     ingot_arena_reset(l->scratch);
     ingot_quantized q;
@@ -171,9 +173,8 @@ static ingot_status convert_matrix(ingot_loop *l, uint64_t index, source_pair so
     }
     digest_source(ledger->source_digest, l, index, source.host);
     ledger->low_precision_scales = (uint32_t)ingot_view_low_precision(&packed);
-    return l->distill != NULL && stored != NULL
-               ? ingot_loop_keep_matrix(l, index, &q)
-               : ingot_loop_put_behind(l, index, &packed, ledger);
+    return l->distill != NULL && stored != NULL ? ingot_loop_keep_matrix(l, index, &q)
+                                                : ingot_loop_put_behind(l, index, &packed, ledger);
 }
 
 /* A matrix outside the blocks, or in a block that needs no forward pass. */
@@ -216,7 +217,7 @@ static bool is_sequential(const ingot_loop *l) {
 /* Inputs of the second half of a block. */
 #define HALF_INPUTS (INGOT_INPUT_BIT(INGOT_INPUT_MLP) | INGOT_INPUT_BIT(INGOT_INPUT_DOWN))
 
-static ingot_status collect(ingot_loop *l, ingot_block_state *state, unsigned inputs) {
+ingot_status ingot_loop_collect(ingot_loop *l, ingot_block_state *state, unsigned inputs) {
     double since = ingot_clock_seconds();
     unsigned last = 0;
     for (unsigned i = 0; i < INGOT_INPUT_COUNT; i++) {
@@ -228,13 +229,16 @@ static ingot_status collect(ingot_loop *l, ingot_block_state *state, unsigned in
     if (is_settled) {
         ingot_arena_reset(l->statistics);
     }
+    if (is_sequential(l)) {
+        ingot_arena_reset(l->solving); /* what quantized the matrices before */
+    }
     if (is_settled && (inputs & HALF_INPUTS) == inputs) {
-        INGOT_TRY(ingot_batch_halfway(&l->batch, l->job, &state->checkpoint, &state->block,
-                                      l->error));
+        INGOT_TRY(
+            ingot_batch_halfway(&l->batch, l->job, &state->checkpoint, &state->block, l->error));
     }
     INGOT_TRY(ingot_collect(state, l->job, &l->rank, &l->batch, inputs,
                             (inputs & INGOT_INPUT_BIT(last)) != 0, l->block.host, l->statistics,
-                            l->scratch, l->error));
+                            l->solving, l->scratch, l->error));
     for (unsigned i = 0; i < INGOT_INPUT_COUNT; i++) {
         state->input[i].is_collected |= (inputs & INGOT_INPUT_BIT(i)) != 0;
     }
@@ -426,7 +430,8 @@ static ingot_status convert_block_tensors(ingot_loop *l, ingot_block_state *stat
         case INGOT_ORIGIN_QUANTIZE: {
             ingot_input_state *input = &state->input[l->job->model->linear[t->role].input];
             if (l->has_batch && !input->is_collected) {
-                INGOT_TRY(collect(l, state, INGOT_INPUT_BIT(l->job->model->linear[t->role].input)));
+                INGOT_TRY(ingot_loop_collect(
+                    l, state, INGOT_INPUT_BIT(l->job->model->linear[t->role].input)));
             }
             if (!l->has_batch && state->source[t->role].data == NULL) {
                 INGOT_TRY(convert_alone(l, i, input));
@@ -445,61 +450,6 @@ static ingot_status convert_block_tensors(ingot_loop *l, ingot_block_state *stat
     return INGOT_OK;
 }
 
-/* Quantizes a matrix of the block and gives the block its values, without writing it. */
-static ingot_status quantize_ahead(ingot_loop *l, ingot_block_state *state, uint64_t index) {
-    const ingot_plan_tensor *t = &l->job->plan->tensors[index];
-    const ingot_linear_desc *d = &l->job->model->linear[t->role];
-    ingot_input_state *input = &state->input[d->input];
-    ingot_tuned_matrix *m = &l->tuned[t->role];
-    ingot_linear_job job;
-    INGOT_TRY(ingot_interrupt_check(l->error));
-    if (!input->is_collected) {
-        INGOT_TRY(collect(l, state, INGOT_INPUT_BIT(d->input)));
-    }
-    double since = ingot_clock_seconds();
-    INGOT_TRY(linear_job(&job, l, index, &state->source[t->role], input,
-                         state->device_row_fold[t->role]));
-    ingot_arena_reset(l->scratch);
-    INGOT_TRY(
-        ingot_arena_array(l->block.device, (void **)&m->target, d->rows, d->cols * sizeof(float)));
-    job.target = m->target;
-    INGOT_TRY(ingot_linear_quantize(&m->q, &l->job->ledgers[index], &l->job->steps[index], &job,
-                                    l->block.device, l->scratch, l->error));
-    INGOT_TRY(
-        l->ops->quantized_pack(l->context, &state->block.linear[t->role], &m->q, l->block.device));
-    ingot_loop_lap(l, INGOT_PHASE_QUANTIZE, &since);
-    return INGOT_OK;
-}
-
-/* Quantizes the matrices of a block and tunes them together. */
-static ingot_status tune_block(ingot_loop *l, ingot_block_state *state) {
-    ingot_tune_job job = {.loop = l->job, .batch = &l->batch, .block = &state->block};
-    bool has_any = false;
-    for (uint64_t i = 0; i < l->job->plan->count; i++) {
-        const ingot_plan_tensor *t = &l->job->plan->tensors[i];
-        if (t->layer == state->layer && t->origin == INGOT_ORIGIN_QUANTIZE) {
-            INGOT_TRY(quantize_ahead(l, state, i));
-            job.linear[t->role] = &l->tuned[t->role].q;
-            job.target[t->role] = l->tuned[t->role].target;
-            job.is_fixed[t->role] = t->method == INGOT_METHOD_RTN; /* stays plain */
-            has_any = true;
-        }
-    }
-    double since = ingot_clock_seconds();
-    ingot_arena_reset(l->scratch);
-    if (has_any) {
-        ingot_tune_result *result = &l->job->tunings[state->layer];
-        INGOT_TRY(ingot_tune_block(result, &job, l->tuning, l->error));
-        ingot_arena_reset(l->tuning);
-        ingot_progress_line(l->job->progress,
-                            "block %llu: tuned in %u steps, held-out error %.3f of the start's",
-                            (unsigned long long)(state->layer + 1), result->step,
-                            result->before > 0 ? result->after / result->before : 1.0);
-    }
-    ingot_loop_lap(l, INGOT_PHASE_TUNE, &since);
-    return INGOT_OK;
-}
-
 static ingot_status convert_block_steps(ingot_loop *l, ingot_block_state *state) {
     double since = ingot_clock_seconds();
     const double start = since;
@@ -510,7 +460,7 @@ static ingot_status convert_block_steps(ingot_loop *l, ingot_block_state *state)
         ingot_loop_lap(l, INGOT_PHASE_READ, &since);
     }
     if (l->has_batch && !is_sequential(l)) {
-        INGOT_TRY(collect(l, state, INGOT_INPUT_ALL));
+        INGOT_TRY(ingot_loop_collect(l, state, INGOT_INPUT_ALL));
         since = ingot_clock_seconds();
     } else if (!l->has_batch && l->job->stats != NULL && l->job->plan->needs_gram) {
         INGOT_TRY(load_statistics(l, state));
@@ -528,7 +478,7 @@ static ingot_status convert_block_steps(ingot_loop *l, ingot_block_state *state)
         INGOT_TRY(apply_folds(l, state));
     }
     if (l->job->is_tuned && l->job->plan->steps.tunes && l->batch.judges != 0) {
-        INGOT_TRY(tune_block(l, state));
+        INGOT_TRY(ingot_loop_tune(l, state));
     }
     INGOT_TRY(convert_block_tensors(l, state));
     INGOT_TRY(keep_step(l, state));
@@ -555,6 +505,7 @@ static ingot_status convert_block(ingot_loop *l, uint64_t layer) {
     INGOT_TRY(ingot_team_meet(&l->rank));
     ingot_loop_reset(&l->block);
     ingot_arena_reset(l->statistics);
+    ingot_arena_reset(l->solving);
     memset(l->tuned, 0, sizeof l->tuned);
     begin_state(l, &state, layer);
     const ingot_status status = convert_block_steps(l, &state);
@@ -584,9 +535,8 @@ static ingot_status begin_batch(ingot_loop *l) {
     ingot_loop_reset(&l->block);
     return ingot_batch_create(
         &l->batch, l->job, l->judges, streams,
-        ingot_plan_block_bytes(l->job->plan, l->job->model, has_drift(l), l->job->is_tuned) +
-            tuning,
-        l->block.host, l->error);
+        ingot_plan_block_bytes(l->job->plan, l->job->model, has_drift(l), tuning), l->block.host,
+        l->error);
 }
 
 /* A block, and the state behind it. */
@@ -653,8 +603,8 @@ static ingot_status run_rank(const ingot_loop_job *job, const ingot_rank *rank, 
     INGOT_GO(open_memory(&l.tensors[0], job->backend));
     INGOT_GO(open_memory(&l.tensors[1], job->backend));
     INGOT_GO(ingot_backend_arena_create(&l.statistics, job->backend));
+    INGOT_GO(ingot_backend_arena_create(&l.solving, job->backend));
     INGOT_GO(ingot_backend_arena_create(&l.scratch, job->backend));
-    INGOT_GO(ingot_backend_arena_create(&l.tuning, job->backend));
     if (ingot_plan_distills(job->plan, job->is_tuned) && judges != 0 && rank->size == 1) {
         INGOT_GO(ingot_distill_create(&l.distill, job, INGOT_DISTILL_CODES_MOST));
     }
@@ -676,14 +626,14 @@ done:;
     close_memory(&l.tensors[0]);
     close_memory(&l.tensors[1]);
     ingot_arena_destroy(l.statistics);
+    ingot_arena_destroy(l.solving);
     ingot_arena_destroy(l.scratch);
-    ingot_arena_destroy(l.tuning);
     const bool is_memory = status == INGOT_ERR_NO_MEMORY;
     return (is_memory || status == INGOT_ERR_DEVICE) && error != NULL && error->status == INGOT_OK
-               ? ingot_error_set(
-                     error, status, NULL, NULL,
-                     is_memory ? "use fewer --samples or a shorter --seq-len" : "see nvidia-smi",
-                     "%s", failure)
+               ? ingot_error_set(error, status, NULL, NULL,
+                                 is_memory ? "use fewer --samples or a shorter --seq-len"
+                                           : "see nvidia-smi",
+                                 "%s", failure)
                : status;
 }
 

@@ -19,6 +19,7 @@ typedef enum ingot_phase {
     INGOT_PHASE_FOLD,
     INGOT_PHASE_QUANTIZE,
     INGOT_PHASE_TUNE,
+    INGOT_PHASE_DISTILL,
     INGOT_PHASE_WRITE,
     INGOT_PHASE_PROPAGATE,
     INGOT_PHASE_FINISH,
@@ -69,6 +70,7 @@ typedef struct ingot_loop_job {
                             times the loop began anew for want of memory */
     ingot_progress *progress;
     double *phase_seconds;              /* [INGOT_PHASE_COUNT], added to */
+    uint64_t *phase_bytes;              /* [INGOT_PHASE_COUNT], device memory at its most: raised */
     ingot_ledger *ledgers;              /* [plan->count], filled */
     ingot_steps_taken *steps;           /* [plan->count], filled for quantized tensors */
     ingot_tune_result *tunings;         /* [model->layers], filled where blocks are tuned */

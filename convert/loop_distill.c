@@ -69,13 +69,11 @@ static ingot_status write_matrix(ingot_loop *l, uint64_t index) {
 /* Device memory that only the block loop needs makes room. */
 static ingot_status make_room(ingot_loop *l) {
     ingot_batch_forget_prefix(&l->batch, l->job->backend);
-    ingot_arena **const arenas[] = {&l->block.device, &l->scratch, &l->tuning};
+    ingot_arena **const arenas[] = {&l->block.device, &l->statistics, &l->solving, &l->scratch};
     for (unsigned i = 0; i < sizeof arenas / sizeof arenas[0]; i++) {
-        ingot_arena_destroy(*arenas[i]);
-        *arenas[i] = NULL;
-        INGOT_TRY(ingot_backend_arena_create(arenas[i], l->job->backend));
+        INGOT_TRY(ingot_loop_renew(l, arenas[i]));
     }
-    return INGOT_OK;
+    return ingot_batch_spare_exact(&l->batch, l->job);
 }
 
 ingot_status ingot_loop_distill(ingot_loop *l) {
@@ -91,7 +89,7 @@ ingot_status ingot_loop_distill(ingot_loop *l) {
     } else {
         ingot_progress_line(l->job->progress, "no device memory for distillation: left out");
     }
-    ingot_loop_lap(l, INGOT_PHASE_TUNE, &since);
+    ingot_loop_lap(l, INGOT_PHASE_DISTILL, &since);
     for (uint64_t i = 0; i < l->job->plan->count; i++) {
         const ingot_plan_tensor *t = &l->job->plan->tensors[i];
         if (t->layer != INGOT_PLAN_NONE && t->origin == INGOT_ORIGIN_QUANTIZE) {

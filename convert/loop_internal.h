@@ -4,6 +4,7 @@
 #ifndef INGOT_LOOP_INTERNAL_H
 #define INGOT_LOOP_INTERNAL_H
 
+#include "common/sizes.h"
 #include "common/worker.h"
 #include "convert/collect.h"
 #include "convert/distill.h"
@@ -17,10 +18,11 @@ typedef struct ingot_loop_memory {
 } ingot_loop_memory;
 
 /* A matrix that was quantized before it is written, and what it stands for: [rows][cols]; both on
- * the device while the block is.  target NULL: it was not. */
+ * the device while the block is, H of its input too.  target NULL: it was not. */
 typedef struct ingot_tuned_matrix {
     ingot_quantized q;
     float *target;
+    ingot_linear_job job; /* what it was quantized by, without what is gone by then */
 } ingot_tuned_matrix;
 
 /* What the functions of the loop share. */
@@ -32,11 +34,11 @@ typedef struct ingot_loop {
     void *context;
     ingot_loop_memory block; /* lifetime: a block */
     ingot_arena *statistics; /* device, of inputs: a block, or one collection after another */
+    ingot_arena *solving;    /* device: drift, judges and factors, until matrices are quantized */
     ingot_loop_memory
         tensors[2];       /* lifetime: a tensor; the one before may still be on its way out */
     unsigned turn;        /* which of the two is in use */
     ingot_arena *scratch; /* device, a call */
-    ingot_arena *tuning;  /* device, while a block is tuned */
     ingot_tuned_matrix tuned[INGOT_ROLE_COUNT]; /* of the block at hand */
     ingot_distill *distill; /* NULL: no distillation, matrices are written at once */
     ingot_prefetch *prefetch;
@@ -68,12 +70,28 @@ static inline void ingot_loop_reset(const ingot_loop_memory *m) {
     ingot_arena_reset(m->device);
 }
 
-/* Books the time since *since under a phase; the device is done with it by then (an error of its
+/* Books the time since *since, and the device memory at its most since the phase before, under a
+ * phase; the device is done with it by then (an error of its
  * work is reported by the next operation). */
 static inline void ingot_loop_lap(const ingot_loop *l, ingot_phase phase, double *since) {
     (void)!l->ops->wait(l->context);
     l->job->phase_seconds[phase] += ingot_lap(since);
+    l->job->phase_bytes[phase] =
+        ingot_max_u64(l->job->phase_bytes[phase], l->ops->peak_bytes(l->context));
 }
+
+/* What is to be done with planned tensor `index`, with the factor it needs. */
+ingot_status ingot_loop_linear_job(ingot_linear_job *job, ingot_loop *l, uint64_t index,
+                                   const ingot_weight_view *source, ingot_input_state *input,
+                                   const float *row_fold) INGOT_MUST_CHECK;
+/* Statistics of the inputs in a mask (convert/collect.h). */
+ingot_status ingot_loop_collect(ingot_loop *l, ingot_block_state *state,
+                                unsigned inputs) INGOT_MUST_CHECK;
+/* *arena = a new one of device memory, the old one's given back. */
+ingot_status ingot_loop_renew(const ingot_loop *l, ingot_arena **arena) INGOT_MUST_CHECK;
+
+/* loop_tune.c: quantizes the matrices of the block at hand and tunes them together. */
+ingot_status ingot_loop_tune(ingot_loop *l, ingot_block_state *state) INGOT_MUST_CHECK;
 
 /* Returns when nothing is on its way to the writer, which then may be used directly. */
 ingot_status ingot_loop_settle(ingot_loop *l) INGOT_MUST_CHECK;

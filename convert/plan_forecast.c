@@ -21,8 +21,8 @@
 const unsigned ingot_card_gigabytes[INGOT_CARD_COUNT] = {24, 40, 80};
 
 /* Inputs are collected one after another, each when what comes before it is quantized. */
-static bool is_in_turn(const ingot_plan *plan, bool is_tuned) {
-    return plan->steps.is_sequential && !plan->has_folds && !is_tuned;
+static bool is_in_turn(const ingot_plan *plan) {
+    return plan->steps.is_sequential && !plan->has_folds;
 }
 
 /* What the statistics of an input take: H and its factor, under folds once more; and with a
@@ -36,8 +36,10 @@ static uint64_t statistics_floats(const ingot_plan *plan, const ingot_model *mod
 }
 
 uint64_t ingot_plan_block_bytes(const ingot_plan *plan, const ingot_model *model, bool has_drift,
-                                bool is_tuned) {
-    uint64_t weights = 0, largest = 0, all = 0, most = 0, widest[INGOT_INPUT_COUNT] = {0};
+                                uint64_t tuning_bytes) {
+    const bool is_tuned = tuning_bytes != 0;
+    uint64_t weights = 0, largest = 0, all = 0, most = 0, grams = 0;
+    uint64_t widest[INGOT_INPUT_COUNT] = {0};
     for (unsigned role = 0; role < INGOT_ROLE_COUNT; role++) {
         const ingot_linear_desc *d = &model->linear[role];
         if (d->is_present) {
@@ -50,8 +52,12 @@ uint64_t ingot_plan_block_bytes(const ingot_plan *plan, const ingot_model *model
         const uint64_t floats = statistics_floats(plan, model, has_drift, widest[i]);
         all += floats;
         most = ingot_max_u64(most, floats);
+        grams += widest[i] * widest[i];
     }
-    return 6 * weights + 4 * (is_in_turn(plan, is_tuned) ? most : all) + 32 * largest;
+    /* one after another, tuned ones keep H */
+    const uint64_t statistics = !is_in_turn(plan) ? all : most + (is_tuned ? grams : 0);
+    const uint64_t quantizing = (is_tuned ? 11 : 6) * weights + 4 * statistics + 32 * largest;
+    return ingot_max_u64(quantizing, is_tuned ? 8 * weights + 4 * grams + tuning_bytes : 0);
 }
 
 /* ---- memory --------------------------------------------------------------------------------- */
@@ -75,8 +81,8 @@ static batch_need need_of_batch(const ingot_forecast_job *job) {
     uint64_t floats = 3 * model->hidden + 2 * q + 2 * kv + 2 * model->ffn;
     if (b.has_exact) { /* inputs of the full-precision stream, its residual, drift of an output */
         const uint64_t widest = ingot_max_u64(ingot_max_u64(q, model->hidden), model->ffn);
-        floats += is_in_turn(job->plan, is_tuned) ? 2 * model->hidden + widest
-                                                  : 5 * model->hidden + q + model->ffn;
+        floats +=
+            is_in_turn(job->plan) ? 2 * model->hidden + widest : 5 * model->hidden + q + model->ffn;
     }
     b.token_bytes = b.has_batch ? floats * sizeof(float) : 0;
     return b;
@@ -109,9 +115,7 @@ static void need_memory(ingot_forecast *out, const ingot_forecast_job *job) {
                                 : 0;
     uint64_t work = plan->work_bytes; /* one matrix, without data */
     if (plan->needs_gram) {
-        work = ingot_plan_block_bytes(plan, job->model, b.has_exact,
-                                      job->recipe->effort == INGOT_EFFORT_BEST) +
-               tuning;
+        work = ingot_plan_block_bytes(plan, job->model, b.has_exact, tuning);
     }
     const uint64_t ends = b.has_batch ? embedding_bytes(job) : 0;
     work = ingot_max_u64(work, ends); /* the embedding is gone before the first block */

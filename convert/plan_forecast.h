@@ -44,12 +44,13 @@ typedef struct ingot_forecast_job {
 
 void ingot_forecast_make(ingot_forecast *out, const ingot_forecast_job *job);
 
-/* Device memory that work on one block takes beside hidden states, calls and tuning: its weights
+/* Device memory that work on one block takes beside hidden states and calls: its weights
  * twice (as they are, and stored or as the forward pass wants them), H of every input, or of one at
  * a time, with its factor and what correcting drift needs, and what quantizing the largest matrix
- * needs. */
+ * needs; or, where that is more, its weights with their targets, H of every input, and
+ * tuning_bytes (convert/tune.h; 0: it is not tuned). */
 uint64_t ingot_plan_block_bytes(const ingot_plan *plan, const ingot_model *model, bool has_drift,
-                                bool is_tuned);
+                                uint64_t tuning_bytes);
 
 /* Cards, by the memory in their name: nominal gigabytes of 10^9 bytes hold weights and keys and
  * values; what a card has beyond them is left to activations and the driver. */

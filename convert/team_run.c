@@ -2,6 +2,7 @@
 #include "convert/team_run.h"
 
 #include "common/memory.h"
+#include "common/sizes.h"
 #include "common/worker.h"
 
 /* A device, and the thread that drives it (rank 0: the caller's). */
@@ -11,6 +12,7 @@ typedef struct member {
     ingot_windows windows;
     ingot_progress progress;
     double phase_seconds[INGOT_PHASE_COUNT];
+    uint64_t phase_bytes[INGOT_PHASE_COUNT];
     unsigned shortages;
     uint64_t judges;
     ingot_rank_run *run;
@@ -37,6 +39,7 @@ static ingot_status open_member(member *m, const ingot_loop_job *job, ingot_team
     m->job.writer = NULL;
     m->job.shortages = &m->shortages;
     m->job.phase_seconds = m->phase_seconds;
+    m->job.phase_bytes = m->phase_bytes;
     ingot_progress_begin(&m->progress, "", "", 0, true);
     m->job.progress = &m->progress;
     return ingot_worker_create(&m->thread);
@@ -61,6 +64,9 @@ ingot_status ingot_team_run(const ingot_loop_job *job, unsigned size, uint64_t j
     members[0].status = run_member(&members[0], &members[0].error);
     for (unsigned i = 1; i < size; i++) {
         members[i].status = ingot_worker_wait(members[i].thread, &members[i].error);
+        for (unsigned k = 0; k < INGOT_PHASE_COUNT; k++) {
+            job->phase_bytes[k] = ingot_max_u64(job->phase_bytes[k], members[i].phase_bytes[k]);
+        }
         if (members[i].shortages != 0) { /* its own lines are not shown */
             *job->shortages += members[i].shortages;
             ingot_progress_line(job->progress,

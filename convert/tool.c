@@ -38,12 +38,14 @@ static json_t *distillation_json(const ingot_distill_result *r) {
 
 static void print_json(const ingot_convert_options *o, const ingot_convert_result *r,
                        const ingot_error *error) {
-    json_t *object = json_object(), *phases = json_object();
+    json_t *object = json_object(), *phases = json_object(), *memory = json_object();
     const bool is_good = error->status == INGOT_OK;
     char text[2200];
     for (unsigned i = 0; i < INGOT_PHASE_COUNT; i++) {
         ingot_json_put(phases, ingot_phase_name((ingot_phase)i),
                        ingot_json_number(r->phase_seconds[i]));
+        ingot_json_put(memory, ingot_phase_name((ingot_phase)i),
+                       json_integer((json_int_t)r->phase_bytes[i]));
     }
     ingot_error_format(error, text, sizeof text);
     const char *output = r->is_written ? r->path : o->output;
@@ -53,6 +55,7 @@ static void print_json(const ingot_convert_options *o, const ingot_convert_resul
                    r->source_bytes != 0 ? json_integer((json_int_t)r->source_bytes) : json_null());
     ingot_json_put(object, "seconds", ingot_json_number(r->seconds));
     ingot_json_put(object, "phases", phases);
+    ingot_json_put(object, "phase_device_bytes", memory);
     ingot_json_put(object, "peak_host_bytes", json_integer((json_int_t)ingot_memory_peak_bytes()));
     ingot_json_put(object, "peak_device_bytes", json_integer((json_int_t)r->peak_device_bytes));
     ingot_json_put(object, "bits_per_weight", ingot_json_number(r->bits_per_weight));

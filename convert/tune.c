@@ -27,8 +27,10 @@ typedef struct tuner {
     void *context;
     const ingot_model *model;
     const ingot_batch *batch;
-    uint64_t per_call; /* sequences the tape holds */
-    uint64_t floats;   /* of a window's states */
+    uint64_t per_call;     /* sequences the tape holds */
+    uint64_t floats;       /* of a window's states */
+    ingot_arena *kept;     /* device: what is needed to the end */
+    ingot_arena *learning; /* device: what the steps alone need */
     ingot_tape *tape;
     ingot_block block; /* its linears are the values of the codes at hand */
     float *x, *target; /* [per_call][length][hidden]; the target is normalized */
@@ -72,14 +74,15 @@ uint64_t ingot_tune_bytes(const ingot_model *model, uint64_t length) {
         weights += model->linear[role].rows * model->linear[role].cols;
     }
     const uint64_t tokens = sequences_per_call(model, length, UINT64_MAX / sizeof(float)) * length;
-    return 4 * tokens * (tape_floats(model) + 2 * model->hidden) + 19 * weights;
+    return 4 * tokens * (tape_floats(model) + 3 * model->hidden) + 16 * weights;
 }
 
 static ingot_status floats_of(float **out, ingot_arena *arena, uint64_t rows, uint64_t cols) {
     return ingot_arena_array(arena, (void **)out, rows, cols * sizeof(float));
 }
 
-static ingot_status begin_matrix(tuner *t, unsigned role, ingot_arena *arena) {
+static ingot_status begin_matrix(tuner *t, unsigned role) {
+    ingot_arena *arena = t->learning;
     struct matrix *m = &t->matrix[role];
     ingot_quantized *q = m->q = t->job->linear[role];
     if (q == NULL) {
@@ -99,8 +102,8 @@ static ingot_status begin_matrix(tuner *t, unsigned role, ingot_arena *arena) {
     INGOT_TRY(floats_of(&m->tuning.gain, arena, q->rows, q->groups));
     INGOT_TRY(floats_of(&m->tuning.start_scale, arena, q->rows, q->groups));
     INGOT_TRY(floats_of(&m->gradient, arena, q->rows, q->cols));
-    INGOT_TRY(ingot_quantized_create(&m->best, q->rows, q->cols, &q->format, arena));
-    INGOT_TRY(ingot_quantized_create(&m->start, q->rows, q->cols, &q->format, arena));
+    INGOT_TRY(ingot_quantized_create(&m->best, q->rows, q->cols, &q->format, t->kept));
+    INGOT_TRY(ingot_quantized_create(&m->start, q->rows, q->cols, &q->format, t->kept));
     INGOT_TRY(t->ops->tuning_begin(t->context, &m->tuning, q, t->job->target[role]));
     t->gradient[role] = m->gradient;
     return INGOT_OK;
@@ -278,10 +281,17 @@ static ingot_status put_out(const tuner *t, float *out, uint64_t first, uint64_t
     return INGOT_OK;
 }
 
+/* Makes room for the rest of the model. */
+static void forget_learning(tuner *t) {
+    ingot_tape_destroy(t->tape);
+    ingot_arena_destroy(t->learning);
+    t->tape = NULL;
+    t->learning = NULL;
+}
+
 /* A block nearer to its target may lead the blocks behind it astray: the result is kept only where
  * it lowers the divergence of the model with exact blocks behind it, too. */
-static ingot_status guard(const tuner *t, ingot_tune_result *result, ingot_arena *arena,
-                          ingot_error *error) {
+static ingot_status guard(tuner *t, ingot_tune_result *result, ingot_error *error) {
     const ingot_batch *b = t->batch;
     const uint64_t count = ingot_min_u64(b->judges, ingot_ceil_div(GUARD_TOKENS, b->length));
     const uint64_t first = b->windows - count;
@@ -289,7 +299,7 @@ static ingot_status guard(const tuner *t, ingot_tune_result *result, ingot_arena
     if (result->step == 0) {
         return choose(t, false);
     }
-    INGOT_TRY(floats_of(&states, arena, 3 * count, t->floats));
+    INGOT_TRY(floats_of(&states, t->kept, 3 * count, t->floats));
     INGOT_TRY(choose(t, true));
     INGOT_TRY(put_out(t, states, first, count));
     INGOT_TRY(choose(t, false));
@@ -297,8 +307,9 @@ static ingot_status guard(const tuner *t, ingot_tune_result *result, ingot_arena
     for (uint64_t i = 0; i < count; i++) {
         INGOT_TRY(take_window(t, states + (2 * count + i) * t->floats, &b->exact, first + i));
     }
+    forget_learning(t);
     INGOT_TRY(ingot_suffix_divergence(result->divergence, t->job->loop, states,
-                                      t->job->block->layer, count, b->length, arena, error));
+                                      t->job->block->layer, count, b->length, t->kept, error));
     if (result->divergence[0] < result->divergence[1]) {
         return choose(t, true);
     }
@@ -361,24 +372,26 @@ static ingot_status load_weight(const tuner *t, ingot_error *error) {
     return status;
 }
 
-static ingot_status run(tuner *t, ingot_tune_result *result, ingot_arena *arena,
-                        ingot_error *error) {
+static ingot_status run(tuner *t, ingot_tune_result *result, ingot_error *error) {
+    const ingot_backend *backend = t->job->loop->backend;
     const uint64_t length = t->batch->length;
+    INGOT_TRY(ingot_backend_arena_create(&t->kept, backend));
+    INGOT_TRY(ingot_backend_arena_create(&t->learning, backend));
+    ingot_arena *arena = t->learning;
     INGOT_TRY(floats_of(&t->x, arena, t->per_call, t->floats));
     INGOT_TRY(floats_of(&t->target, arena, t->per_call, t->floats));
     INGOT_TRY(floats_of(&t->normed, arena, t->per_call, t->floats));
     INGOT_TRY(floats_of(&t->weight, arena, 1, t->model->hidden));
     INGOT_TRY(load_weight(t, error));
     for (unsigned role = 0; role < INGOT_ROLE_COUNT; role++) {
-        INGOT_TRY(begin_matrix(t, role, arena));
+        INGOT_TRY(begin_matrix(t, role));
     }
-    INGOT_TRY(
-        ingot_tape_create(&t->tape, t->model, t->job->loop->backend, t->per_call * length, error));
+    INGOT_TRY(ingot_tape_create(&t->tape, t->model, backend, t->per_call * length, error));
     INGOT_TRY(descend(t, result, error));
-    return guard(t, result, arena, error);
+    return guard(t, result, error);
 }
 
-ingot_status ingot_tune_block(ingot_tune_result *out, const ingot_tune_job *job, ingot_arena *arena,
+ingot_status ingot_tune_block(ingot_tune_result *out, const ingot_tune_job *job,
                               ingot_error *error) {
     const ingot_backend *backend = job->loop->backend;
     const ingot_model *model = job->loop->model;
@@ -393,7 +406,8 @@ ingot_status ingot_tune_block(ingot_tune_result *out, const ingot_tune_job *job,
                .block = *job->block,
                .random = job->loop->seed ^ (job->block->layer + 1) * 0xD1B54A32D192ED03u};
     *out = (ingot_tune_result){0};
-    const ingot_status status = run(&t, out, arena, error);
-    ingot_tape_destroy(t.tape);
+    const ingot_status status = run(&t, out, error);
+    forget_learning(&t);
+    ingot_arena_destroy(t.kept);
     return status;
 }

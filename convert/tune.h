@@ -19,14 +19,13 @@ typedef struct ingot_tune_job {
     bool is_fixed[INGOT_ROLE_COUNT];       /* stays at its start */
 } ingot_tune_job;
 
-/* Deterministic by the seed of the loop's job.  arena and scratch give device memory; both may be
- * reset afterwards. */
-ingot_status ingot_tune_block(ingot_tune_result *out, const ingot_tune_job *job, ingot_arena *arena,
+/* Deterministic by the seed of the loop's job. */
+ingot_status ingot_tune_block(ingot_tune_result *out, const ingot_tune_job *job,
                               ingot_error *error) INGOT_MUST_CHECK;
 /* Work of tuning one block, for forecasts: tokens that run through it, a step of learning counting
  * three times; *behind: tokens that run through all blocks behind it and the head. */
 double ingot_tune_tokens(double *behind, uint64_t windows, uint64_t length, uint64_t judges);
-/* Device memory it takes from the arena beside the states of the batch. */
+/* Device memory it takes beside the block and the states of the batch. */
 uint64_t ingot_tune_bytes(const ingot_model *model, uint64_t length);
 
 #endif

@@ -62,7 +62,8 @@ typedef struct ingot_backend_ops {
     void (*host_release)(void *context, void *memory);
     /* returns when the device has done all it was given: for timers */
     ingot_status (*wait)(void *context);
-    /* the most device memory that was in use at once; 0 where it is host memory */
+    /* the most device memory that was in use at once since the last call; 0 where it is host
+     * memory */
     uint64_t (*peak_bytes)(void *context);
     /* *device becomes a view whose pointers the operations may use; on cpu a plain copy of the
      * struct.  release_view undoes it. */

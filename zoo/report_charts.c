@@ -21,7 +21,7 @@
 
 const char *const ingot_zoo_phase_labels[INGOT_ZOO_PHASES] = {"statistics and plan",
                                                               "collect and propagate",
-                                                              "quantize, fold, tune",
+                                                              "quantize, fold, tune, distill",
                                                               "read and write",
                                                               "finish",
                                                               "verify"};
@@ -299,7 +299,7 @@ static double sum_of(const json_t *object, const char *const *keys, size_t count
 /* seconds[phases] of a product, as they are coloured; the sum. */
 static double times_of(double seconds[INGOT_ZOO_PHASES], const json_t *row) {
     static const char *const plan[] = {"plan"}, *const data[] = {"collect", "propagate"},
-                             *const work[] = {"quantize", "fold", "tune"},
+                             *const work[] = {"quantize", "fold", "tune", "distill"},
                              *const files[] = {"read", "write"}, *const finish[] = {"finish"},
                              *const all[] = {"seconds"};
     const json_t *phases = json_object_get(json_object_get(row, "convert"), "phases");
@@ -307,7 +307,7 @@ static double times_of(double seconds[INGOT_ZOO_PHASES], const json_t *row) {
     double sum = 0;
     seconds[0] = sum_of(phases, plan, 1) + sum_of(json_object_get(steps, "statistics"), all, 1);
     seconds[1] = sum_of(phases, data, 2);
-    seconds[2] = sum_of(phases, work, 3);
+    seconds[2] = sum_of(phases, work, 4);
     seconds[3] = sum_of(phases, files, 2);
     seconds[4] = sum_of(phases, finish, 1);
     seconds[5] = sum_of(json_object_get(steps, "verify"), all, 1);

@@ -189,10 +189,12 @@ static ingot_status cuda_wait(void *context) {
 
 static uint64_t cuda_peak_bytes(void *context) {
     const ingot_cuda *cuda = ingot_cuda_of(context);
-    uint64_t peak = 0;
-    const cudaError_t error =
-        cudaMemPoolGetAttribute(cuda->memory, cudaMemPoolAttrUsedMemHigh, &peak);
-    return error == cudaSuccess ? peak : 0;
+    uint64_t peak = 0, now = 0, anew = 0; /* the pool's mark can be set to zero alone */
+    (void)cudaMemPoolGetAttribute(cuda->memory, cudaMemPoolAttrUsedMemHigh, &peak);
+    (void)cudaMemPoolGetAttribute(cuda->memory, cudaMemPoolAttrUsedMemCurrent, &now);
+    (void)cudaMemPoolSetAttribute(cuda->memory, cudaMemPoolAttrUsedMemHigh, &anew);
+    (void)cudaGetLastError();
+    return ingot_max_u64(peak, now);
 }
 
 /* ---- views ------------------------------------------------------------------------------------

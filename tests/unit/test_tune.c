@@ -85,10 +85,7 @@ static void advance_exact(setup *s, const ingot_block *block) {
 }
 
 static void tune(setup *s) {
-    ingot_arena *arena = NULL;
-    CU_ASSERT_FATAL(ingot_backend_arena_create(&arena, s->b) == INGOT_OK);
-    CU_ASSERT_FATAL(ingot_tune_block(&s->result, &s->job, arena, NULL) == INGOT_OK);
-    ingot_arena_destroy(arena);
+    CU_ASSERT_FATAL(ingot_tune_block(&s->result, &s->job, NULL) == INGOT_OK);
 }
 
 static void end(setup *s) {
