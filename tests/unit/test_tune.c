@@ -6,8 +6,9 @@
 #include "convert/tune.h"
 #include "tiny_model.h"
 
-#define WINDOWS 12u
-#define JUDGES  3u
+/* Enough to learn from: what fits 81 tokens says little of others. */
+#define WINDOWS 96u
+#define JUDGES  16u
 #define LENGTH  9u
 #define TOKENS  (WINDOWS * LENGTH)
 
@@ -186,34 +187,30 @@ static double judge(setup *s, unsigned flags) {
     return sum / (double)(JUDGES * LENGTH * hidden);
 }
 
-/* Returns how many codes moved. */
-static uint64_t check_tuning(const ingot_backend *b, unsigned flags, ingot_quant_format format) {
+static void check_tuning(const ingot_backend *b, unsigned flags, ingot_quant_format format) {
     setup s;
     begin(&s, b, flags, format, 1);
     advance_exact(&s, &s.block);
     tune(&s);
-    CU_ASSERT(s.result.step > 0 && s.result.after < 0.95 * s.result.before);
-    const uint64_t moved = put_results(&s);
+    CU_ASSERT(s.result.step > 0 && s.result.after < 0.75 * s.result.before);
+    CU_ASSERT(put_results(&s) > 0);
     const double after = judge(&s, flags);
     printf("%.2f ", s.result.after / s.result.before);
     CU_ASSERT(fabs(after - s.result.after) <= (b->has_own_memory ? 2e-2 : 1e-4) * after);
     end(&s);
-    return moved;
 }
 
 static void test_tuning(void) {
     for (unsigned d = 0; d < DEVICES; d++) {
         const ingot_backend *b = &devices[d].backend[0];
-        uint64_t moved = 0;
         if (!devices[d].is_open) {
             continue;
         }
-        moved += check_tuning(b, 0, (ingot_quant_format){2, 16, INGOT_ZERO_SYMMETRIC, INGOT_F16});
-        moved += check_tuning(b, TINY_QKV_BIAS | TINY_HEAD_NORMS | TINY_WINDOW,
-                              (ingot_quant_format){4, 32, INGOT_ZERO_STORED, INGOT_BF16});
-        moved += check_tuning(b, TINY_LAYER_NORM | TINY_UNGATED | TINY_PARTIAL_ROTARY,
-                              (ingot_quant_format){2, 7, INGOT_ZERO_STORED, INGOT_F16});
-        CU_ASSERT(moved > 0);
+        check_tuning(b, 0, (ingot_quant_format){3, 16, INGOT_ZERO_SYMMETRIC, INGOT_F16});
+        check_tuning(b, TINY_QKV_BIAS | TINY_HEAD_NORMS | TINY_WINDOW,
+                     (ingot_quant_format){4, 32, INGOT_ZERO_STORED, INGOT_BF16});
+        check_tuning(b, TINY_LAYER_NORM | TINY_UNGATED | TINY_PARTIAL_ROTARY,
+                     (ingot_quant_format){2, 7, INGOT_ZERO_STORED, INGOT_F16});
     }
 }
 
