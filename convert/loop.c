@@ -609,7 +609,10 @@ static ingot_status run_rank(const ingot_loop_job *job, const ingot_rank *rank, 
         INGOT_GO(ingot_distill_create(&l.distill, job, INGOT_DISTILL_CODES_MOST));
     }
     INGOT_GO(ingot_worker_create(&l.writing));
-    INGOT_GO(ingot_prefetch_create(&l.prefetch, job, l.has_batch ? 0 : job->first_block));
+    INGOT_GO(ingot_prefetch_create(&l.prefetch, job, l.has_batch ? 0 : job->first_block, true));
+    if (job->is_tuned && job->plan->steps.tunes) {
+        INGOT_GO(ingot_prefetch_create(&l.behind, job, job->model->layers, false));
+    }
     INGOT_GO(convert_all(&l));
     INGOT_GO(ingot_loop_settle(&l));
     INGOT_GO(ingot_team_meet(rank)); /* nobody's memory goes before it was written */
@@ -621,6 +624,7 @@ done:;
     ingot_worker_destroy(l.writing); /* first: it may be using what goes next */
     ingot_distill_destroy(l.distill);
     ingot_prefetch_destroy(l.prefetch);
+    ingot_prefetch_destroy(l.behind);
     ingot_batch_destroy(&l.batch, job->backend);
     close_memory(&l.block);
     close_memory(&l.tensors[0]);

@@ -42,7 +42,8 @@ typedef struct ingot_loop {
     ingot_tuned_matrix tuned[INGOT_ROLE_COUNT]; /* of the block at hand */
     ingot_distill *distill; /* NULL: no distillation, matrices are written at once */
     ingot_prefetch *prefetch;
-    ingot_worker *writing; /* puts a packed matrix into the writer */
+    ingot_prefetch *behind; /* of blocks behind one that is tuned; NULL: none is */
+    ingot_worker *writing;  /* puts a packed matrix into the writer */
     struct ingot_loop_put {
         ingot_writer *writer;
         ingot_waiting *waiting; /* not NULL: of a matrix that waits, */

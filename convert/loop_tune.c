@@ -40,7 +40,8 @@ static ingot_status quantize_ahead(ingot_loop *l, ingot_block_state *state, uint
 }
 
 ingot_status ingot_loop_tune(ingot_loop *l, ingot_block_state *state) {
-    ingot_tune_job job = {.loop = l->job, .batch = &l->batch, .block = &state->block};
+    ingot_tune_job job = {
+        .loop = l->job, .batch = &l->batch, .block = &state->block, .ahead = l->behind};
     bool has_any = false;
     for (uint64_t i = 0; i < l->job->plan->count; i++) {
         const ingot_plan_tensor *t = &l->job->plan->tensors[i];

@@ -109,10 +109,11 @@ static uint64_t embedding_bytes(const ingot_forecast_job *job) {
 static void need_memory(ingot_forecast *out, const ingot_forecast_job *job) {
     const ingot_plan *plan = job->plan;
     const batch_need b = need_of_batch(job);
-    const uint64_t reading = 2 * plan->block_bytes;
     const uint64_t tuning = b.has_batch && job->recipe->effort == INGOT_EFFORT_BEST
                                 ? ingot_tune_bytes(job->model, job->length)
                                 : 0;
+    /* a block ahead; those behind one that is tuned are read ahead, too */
+    const uint64_t reading = (tuning != 0 ? 4 : 2) * plan->block_bytes;
     uint64_t work = plan->work_bytes; /* one matrix, without data */
     if (plan->needs_gram) {
         work = ingot_plan_block_bytes(plan, job->model, b.has_exact, tuning);

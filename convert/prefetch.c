@@ -29,6 +29,7 @@ struct ingot_prefetch {
     uint64_t most; /* matrices of a block */
     side sides[2]; /* block L in side L % 2 */
     uint64_t at;   /* the block at work */
+    bool digests;
 };
 
 /* A tensor worth reading ahead: a matrix of a block that comes from the checkpoint. */
@@ -53,7 +54,9 @@ static ingot_status read_side(void *context, ingot_error *error) {
         INGOT_TRY(ingot_arena_alloc(s->arena, &e->bytes, bytes));
         INGOT_TRY(
             ingot_checkpoint_read(p->job->checkpoint, t->source_index, 0, bytes, e->bytes, error));
-        ingot_digest128(e->digest, e->bytes, bytes);
+        if (p->digests) {
+            ingot_digest128(e->digest, e->bytes, bytes);
+        }
         s->count++;
     }
     return INGOT_OK;
@@ -140,13 +143,14 @@ static ingot_status fill(ingot_prefetch *p, uint64_t first) {
     return INGOT_OK;
 }
 
-ingot_status ingot_prefetch_create(ingot_prefetch **out, const ingot_loop_job *job,
-                                   uint64_t first) {
+ingot_status ingot_prefetch_create(ingot_prefetch **out, const ingot_loop_job *job, uint64_t first,
+                                   bool digests) {
     void *memory;
     *out = NULL;
     INGOT_TRY(ingot_alloc_zero(&memory, 1, sizeof(ingot_prefetch)));
     ingot_prefetch *p = memory;
     p->job = job;
+    p->digests = digests;
     p->source = (ingot_weight_source){.self = p,
                                       .path = job->source->path,
                                       .describe = describe,
@@ -180,6 +184,15 @@ ingot_status ingot_prefetch_take(ingot_prefetch *prefetch, uint64_t layer, ingot
     prefetch->at = layer;
     if (layer + 1 < prefetch->job->model->layers) {
         start(prefetch, layer + 1);
+    }
+    return INGOT_OK;
+}
+
+ingot_status ingot_prefetch_begin(ingot_prefetch *prefetch, uint64_t layer, ingot_error *error) {
+    INGOT_TRY(ingot_worker_wait(prefetch->worker, error));
+    prefetch->at = UINT64_MAX;
+    if (layer < prefetch->job->model->layers) {
+        start(prefetch, layer);
     }
     return INGOT_OK;
 }

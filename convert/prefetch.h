@@ -10,15 +10,19 @@
 
 typedef struct ingot_prefetch ingot_prefetch;
 
-/* Starts on the matrices of block `first`. */
-ingot_status ingot_prefetch_create(ingot_prefetch **out, const ingot_loop_job *job,
-                                   uint64_t first) INGOT_MUST_CHECK;
+/* Starts on the matrices of block `first`, if there is one.  digests: ingot_prefetch_bytes will be
+ * asked for. */
+ingot_status ingot_prefetch_create(ingot_prefetch **out, const ingot_loop_job *job, uint64_t first,
+                                   bool digests) INGOT_MUST_CHECK;
 void ingot_prefetch_destroy(ingot_prefetch *prefetch); /* NULL is fine */
 
 /* Makes the matrices of a block available, and starts on those of the next one.  What was handed
  * out for the block before is gone.  Blocks are taken in order. */
 ingot_status ingot_prefetch_take(ingot_prefetch *prefetch, uint64_t layer,
                                  ingot_error *error) INGOT_MUST_CHECK;
+/* Starts on a block that need not follow the last one; it is the next to be taken. */
+ingot_status ingot_prefetch_begin(ingot_prefetch *prefetch, uint64_t layer,
+                                  ingot_error *error) INGOT_MUST_CHECK;
 /* The source over the checkpoint; views of the block's matrices lie in pinned memory and are valid
  * until the next take. */
 const ingot_weight_source *ingot_prefetch_source(const ingot_prefetch *prefetch);

@@ -10,9 +10,11 @@
 #define LOGITS_BYTES (UINT64_C(128) << 20) /* of a chunk, per model */
 
 /* states[sequences][length][hidden] go through the blocks behind `layer`. */
-static ingot_status run_blocks(const ingot_loop_job *job, float *states, uint64_t layer,
-                               uint64_t sequences, uint64_t length, ingot_error *error) {
+static ingot_status run_blocks(const ingot_loop_job *job, ingot_prefetch *ahead, float *states,
+                               uint64_t layer, uint64_t sequences, uint64_t length,
+                               ingot_error *error) {
     const ingot_model *m = job->model;
+    const ingot_weight_source *source = ahead != NULL ? ingot_prefetch_source(ahead) : job->source;
     const uint64_t wanted = ingot_max_u64(1, job->backend->batch_tokens / length);
     ingot_workspace *work = NULL;
     ingot_status status = ingot_workspace_create(&work, m, job->backend,
@@ -22,8 +24,9 @@ static ingot_status run_blocks(const ingot_loop_job *job, float *states, uint64_
         ingot_block block;
         memset(&block, 0, sizeof block);
         INGOT_GO(ingot_interrupt_check(error));
+        INGOT_GO(ahead != NULL ? ingot_prefetch_take(ahead, at, error) : INGOT_OK);
         INGOT_GO(ingot_arena_create(&host));
-        status = ingot_block_load(&block, m, at, job->source, job->backend, host, error);
+        status = ingot_block_load(&block, m, at, source, job->backend, host, error);
         if (status == INGOT_OK) {
             status = ingot_block_forward_batch(m, job->backend, &block, states, sequences, length,
                                                work, NULL, NULL);
@@ -63,9 +66,10 @@ static ingot_status compare(const ending *e, double *sum, const float *exact, co
     return INGOT_OK;
 }
 
-ingot_status ingot_suffix_divergence(double divergence[2], const ingot_loop_job *job, float *states,
-                                     uint64_t layer, uint64_t count, uint64_t length,
-                                     ingot_arena *arena, ingot_error *error) {
+ingot_status ingot_suffix_divergence(double divergence[2], const ingot_loop_job *job,
+                                     ingot_prefetch *ahead, float *states, uint64_t layer,
+                                     uint64_t count, uint64_t length, ingot_arena *arena,
+                                     ingot_error *error) {
     const ingot_model *m = job->model;
     const uint64_t tokens = count * length;
     ending e = {.job = job};
@@ -74,7 +78,7 @@ ingot_status ingot_suffix_divergence(double divergence[2], const ingot_loop_job 
     memset(&ends, 0, sizeof ends);
     e.ends = &ends;
     e.rows = ingot_max_u64(1, ingot_min_u64(tokens, LOGITS_BYTES / (m->vocab * sizeof(float))));
-    INGOT_TRY(run_blocks(job, states, layer, 3 * count, length, error));
+    INGOT_TRY(run_blocks(job, ahead, states, layer, 3 * count, length, error));
     INGOT_TRY(ingot_arena_create(&host));
     ingot_status status = INGOT_OK;
     INGOT_GO(ingot_arena_array(arena, (void **)&e.p, e.rows, m->vocab * sizeof(float)));

@@ -299,6 +299,9 @@ static ingot_status guard(tuner *t, ingot_tune_result *result, ingot_error *erro
     if (result->step == 0) {
         return choose(t, false);
     }
+    if (t->job->ahead != NULL) {
+        INGOT_TRY(ingot_prefetch_begin(t->job->ahead, t->job->block->layer + 1, error));
+    }
     INGOT_TRY(floats_of(&states, t->kept, 3 * count, t->floats));
     INGOT_TRY(choose(t, true));
     INGOT_TRY(put_out(t, states, first, count));
@@ -308,7 +311,7 @@ static ingot_status guard(tuner *t, ingot_tune_result *result, ingot_error *erro
         INGOT_TRY(take_window(t, states + (2 * count + i) * t->floats, &b->exact, first + i));
     }
     forget_learning(t);
-    INGOT_TRY(ingot_suffix_divergence(result->divergence, t->job->loop, states,
+    INGOT_TRY(ingot_suffix_divergence(result->divergence, t->job->loop, t->job->ahead, states,
                                       t->job->block->layer, count, b->length, t->kept, error));
     if (result->divergence[0] < result->divergence[1]) {
         return choose(t, true);

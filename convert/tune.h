@@ -7,12 +7,14 @@
 #define INGOT_TUNE_H
 
 #include "convert/block.h"
+#include "convert/prefetch.h"
 
 /* The linears of the block that are tuned. */
 typedef struct ingot_tune_job {
     const ingot_loop_job *loop;
     const ingot_batch *batch; /* prefix: the block's inputs; exact: its outputs, already */
     const ingot_block *block; /* norms and biases as they are stored */
+    ingot_prefetch *ahead;    /* for the blocks behind it; NULL: they come from the source */
     ingot_quantized
         *linear[INGOT_ROLE_COUNT];         /* the start, and the result; NULL: as in the block */
     const float *target[INGOT_ROLE_COUNT]; /* [rows][cols], device: what they stand for */
