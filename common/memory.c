@@ -224,8 +224,9 @@ void ingot_arena_reset(ingot_arena *arena) {
     arena_chunk **link = &arena->first;
     while (*link != NULL) {
         arena_chunk *chunk = *link;
-        const bool is_oversized = chunk->capacity_bytes > ARENA_CHUNK_BYTES &&
-                                  chunk->used_bytes <= chunk->capacity_bytes / 2;
+        const bool is_oversized =
+            chunk->capacity_bytes > ARENA_CHUNK_BYTES &&
+            (arena->allocator.is_quick || chunk->used_bytes <= chunk->capacity_bytes / 2);
         if (!arena->allocator.is_slow && (chunk->used_bytes == 0 || is_oversized)) {
             *link = chunk->next;
             chunk_release(arena, chunk);
@@ -237,15 +238,19 @@ void ingot_arena_reset(ingot_arena *arena) {
     arena->current = NULL;
 }
 
-void ingot_arena_destroy(ingot_arena *arena) {
-    if (arena == NULL) {
-        return;
-    }
+void ingot_arena_clear(ingot_arena *arena) {
     arena_chunk *chunk = arena->first;
     while (chunk != NULL) {
         arena_chunk *next = chunk->next;
         chunk_release(arena, chunk);
         chunk = next;
     }
-    ingot_free(arena);
+    arena->first = arena->current = NULL;
+}
+
+void ingot_arena_destroy(ingot_arena *arena) {
+    if (arena != NULL) {
+        ingot_arena_clear(arena);
+        ingot_free(arena);
+    }
 }

@@ -38,6 +38,8 @@ typedef struct ingot_allocator {
     void (*release)(void *context, void *memory);
     void *context;
     bool is_slow;         /* chunks are dear: a reset gives none back */
+    bool is_quick;        /* chunks cost nothing: a reset gives back all but small ones, so that
+                             arenas filled in turn need no more than the fullest of them */
     uint64_t chunk_bytes; /* the least of a chunk; 0: 1 MiB */
 } ingot_allocator;
 /* Host memory in pages of 2 MiB where the system has them, for what is read again and again:
@@ -57,6 +59,8 @@ ingot_status ingot_arena_array(ingot_arena *arena, void **out, uint64_t count,
                                uint64_t size_bytes) INGOT_MUST_CHECK;
 /* Forgets all allocations; chunks that were larger than needed are given back to the system. */
 void ingot_arena_reset(ingot_arena *arena);
+/* The same, and gives everything back. */
+void ingot_arena_clear(ingot_arena *arena);
 void ingot_arena_destroy(ingot_arena *arena); /* NULL is fine */
 
 #endif

@@ -206,6 +206,7 @@ static ingot_status search_fold(bool *gained, float *best, const awq *a, unsigne
             memcpy(best, scale, channels * sizeof *best);
         }
     }
+    ingot_arena_reset(a->trial_device);
     return INGOT_OK;
 }
 

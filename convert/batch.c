@@ -121,11 +121,9 @@ static ingot_status place_call(ingot_batch *b, const ingot_loop_job *job) {
     return ingot_workspace_create(&b->workspace, job->model, backend, tokens, NULL);
 }
 
-/* Memory for as many windows a call as keep the device busy, or fit. */
-static ingot_status place_calls(ingot_batch *b, const ingot_loop_job *job) {
+/* Memory for `wanted` windows a call, or as many as fit. */
+static ingot_status place_calls(ingot_batch *b, const ingot_loop_job *job, uint64_t wanted) {
     const ingot_backend *backend = job->backend;
-    const uint64_t wanted =
-        ingot_min_u64(b->windows, ingot_max_u64(1, backend->batch_tokens / b->length));
     ingot_status status = INGOT_ERR_NO_MEMORY;
     for (b->chunk = wanted; status == INGOT_ERR_NO_MEMORY && b->chunk != 0;) {
         status = place_call(b, job);
@@ -191,7 +189,9 @@ ingot_status ingot_batch_create(ingot_batch *out, const ingot_loop_job *job, uin
     if (streams != INGOT_PREFIX_ALONE) {
         INGOT_GO(place_states(&out->exact, out, job));
     }
-    INGOT_GO(place_calls(out, job));
+    INGOT_GO(place_calls(
+        out, job,
+        ingot_min_u64(out->windows, ingot_max_u64(1, backend->batch_tokens / out->length))));
     if (reserve != NULL) {
         backend->ops->release(backend->context, reserve);
         reserve = NULL;
@@ -213,6 +213,16 @@ static void release_states(const ingot_states *states, const ingot_backend *back
     } else if (states->values != NULL) {
         backend->ops->host_release(backend->context, states->values);
     }
+}
+
+void ingot_batch_rest(ingot_batch *batch, const ingot_backend *backend) {
+    if (backend->has_own_memory) {
+        release_call(batch, backend);
+    }
+}
+
+ingot_status ingot_batch_wake(ingot_batch *batch, const ingot_loop_job *job) {
+    return batch->workspace != NULL ? INGOT_OK : place_calls(batch, job, batch->chunk);
 }
 
 void ingot_batch_forget_prefix(ingot_batch *batch, const ingot_backend *backend) {

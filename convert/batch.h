@@ -43,6 +43,11 @@ typedef struct ingot_batch {
 ingot_status ingot_batch_create(ingot_batch *out, const ingot_loop_job *job, uint64_t judges,
                                 ingot_streams streams, uint64_t reserve_bytes, ingot_arena *arena,
                                 ingot_error *error) INGOT_MUST_CHECK;
+/* Gives back what a forward call needs beside the states, until it is woken: what is done between
+ * calls needs as much.  Host memory stays. */
+void ingot_batch_rest(ingot_batch *batch, const ingot_backend *backend);
+/* Calls may follow; of fewer windows where there is less memory by now. */
+ingot_status ingot_batch_wake(ingot_batch *batch, const ingot_loop_job *job) INGOT_MUST_CHECK;
 /* Gives the states on the quantized prefix back when they are not needed any more. */
 void ingot_batch_forget_prefix(ingot_batch *batch, const ingot_backend *backend);
 /* Moves the exact states to the host where these have memory of the device and the host has some

@@ -16,6 +16,8 @@ typedef struct ingot_input_state {
     bool is_collected;
     bool has_outliers; /* of a linear that reads it */
     uint64_t width, tokens;
+    ingot_arena *memory;      /* device: of H; */
+    ingot_arena *solving;     /* of drift, judges and factor, until its matrices are quantized */
     float *plain_gram;        /* [width][width], whole, device; NULL without data */
     float *magnitude;         /* [width], mean |x|, host */
     float *gram;              /* under the fold, device; plain_gram itself without one */

@@ -17,7 +17,7 @@ typedef struct collector {
     void *context;
     const ingot_batch *batch;
     unsigned inputs;
-    ingot_arena *host, *device, *solving, *scratch;
+    ingot_arena *host, *scratch;
     sums fitted, judged; /* statistics; held out */
     sums *now;
     uint64_t *dropped; /* [INGOT_INPUT_COUNT], device */
@@ -88,13 +88,13 @@ static ingot_status place_sums(const collector *c, sums *s) {
         if (!input->is_present || (c->inputs & INGOT_INPUT_BIT(i)) == 0) {
             continue;
         }
-        INGOT_TRY(zeroed(c, s == &c->fitted ? c->device : c->solving, (void **)&s->gram[i], n,
-                         n * sizeof(float)));
+        INGOT_TRY(zeroed(c, s == &c->fitted ? input->memory : input->solving, (void **)&s->gram[i],
+                         n, n * sizeof(float)));
         if (plan->has_folds && s == &c->fitted) {
             INGOT_TRY(zeroed(c, c->scratch, (void **)&s->magnitude[i], n, sizeof(double)));
         }
         if (input->is_corrected) {
-            INGOT_TRY(zeroed(c, c->solving, (void **)&s->drift[i], drift_rows(c, i, n),
+            INGOT_TRY(zeroed(c, input->solving, (void **)&s->drift[i], drift_rows(c, i, n),
                              n * sizeof(float)));
         }
     }
@@ -158,7 +158,7 @@ static ingot_status take_drift(const collector *c, ingot_input_state *s, unsigne
     const float *judge_gram = c->judged.gram[input];
     ingot_drift *d = &s->drift;
     bool solves = true;
-    INGOT_TRY(ingot_arena_array(c->solving, (void **)&fitted, rows, n * sizeof *fitted));
+    INGOT_TRY(ingot_arena_array(s->solving, (void **)&fitted, rows, n * sizeof *fitted));
     if (is_of_output(input) && !s->has_outliers) {
         (void)ingot_team_rows(&first, &own, c->rank, rows);
     }
@@ -200,8 +200,8 @@ static ingot_status take_statistics(const collector *c, unsigned input) {
 
 ingot_status ingot_collect(ingot_block_state *state, const ingot_loop_job *job,
                            const ingot_rank *rank, const ingot_batch *batch, unsigned inputs,
-                           bool is_last, ingot_arena *host, ingot_arena *device,
-                           ingot_arena *solving, ingot_arena *scratch, ingot_error *error) {
+                           bool is_last, ingot_arena *host, ingot_arena *scratch,
+                           ingot_error *error) {
     collector c = {.state = state,
                    .job = job,
                    .rank = rank,
@@ -210,8 +210,6 @@ ingot_status ingot_collect(ingot_block_state *state, const ingot_loop_job *job,
                    .batch = batch,
                    .inputs = inputs,
                    .host = host,
-                   .device = device,
-                   .solving = solving,
                    .scratch = scratch,
                    .error = error};
     uint64_t dropped[INGOT_INPUT_COUNT];
@@ -219,7 +217,7 @@ ingot_status ingot_collect(ingot_block_state *state, const ingot_loop_job *job,
     const uint64_t judges = batch->judges, fitted = batch->windows - judges;
     const bool has_judges = judges != 0 && batch->exact.values != NULL;
     ingot_arena_reset(scratch);
-    INGOT_TRY(zeroed(&c, device, (void **)&c.dropped, INGOT_INPUT_COUNT, sizeof *dropped));
+    INGOT_TRY(zeroed(&c, scratch, (void **)&c.dropped, INGOT_INPUT_COUNT, sizeof *dropped));
     INGOT_TRY(place_sums(&c, &c.fitted));
     c.now = &c.fitted;
     INGOT_TRY(run(&c, 0, fitted, is_last));

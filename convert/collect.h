@@ -13,12 +13,11 @@
 /* Gathers what is planned of the inputs in the mask that are present: runs the block on the prefix
  * as far as the last of them, with the weights that state->block has now, and the block of the
  * checkpoint on the full-precision stream where that is kept, which advances when is_last.  Fills
- * tokens, magnitude (with folds), plain_gram, gram and drift of these inputs; they lie in host and
- * device (arenas of the block), the drift in solving (device).  scratch (device) is reset. */
+ * tokens, magnitude (with folds), plain_gram, gram and drift of these inputs; they lie in host (the
+ * block's) and in the device memory of the input.  scratch (device) is reset. */
 ingot_status ingot_collect(ingot_block_state *state, const ingot_loop_job *job,
                            const ingot_rank *rank, const ingot_batch *batch, unsigned inputs,
-                           bool is_last, ingot_arena *host, ingot_arena *device,
-                           ingot_arena *solving, ingot_arena *scratch,
+                           bool is_last, ingot_arena *host, ingot_arena *scratch,
                            ingot_error *error) INGOT_MUST_CHECK;
 
 #endif

@@ -41,8 +41,15 @@ typedef struct work {
     const float *w;      /* what is to be stored: these, or corrected for drift */
     double norm;         /* tr(W H W^T) of that; NaN without data */
     ingot_arena *arena, *scratch;
+    ingot_arena *call; /* of one operation, which leaves nothing in it */
     ingot_error *error;
 } work;
+
+/* Memory of the operation that follows. */
+static ingot_arena *for_call(const work *k) {
+    ingot_arena_reset(k->call);
+    return k->call;
+}
 
 /* A way to store the matrix and how good it is. */
 typedef struct result {
@@ -56,9 +63,9 @@ static ingot_status quadratic_part(double *loss, const work *k, const float *w,
                                    const ingot_quantized *q, const float *gram) {
     const ingot_weight_view *v = k->job->source;
     *loss = NAN;
-    return gram == NULL
-               ? INGOT_OK
-               : k->ops->quadratic_loss(k->context, loss, w, v->rows, v->cols, q, gram, k->scratch);
+    return gram == NULL ? INGOT_OK
+                        : k->ops->quadratic_loss(k->context, loss, w, v->rows, v->cols, q, gram,
+                                                 for_call(k));
 }
 
 static double not_negative(double loss) {
@@ -82,7 +89,7 @@ static ingot_status measure(result *r, const work *k) {
     const ingot_linear_job *job = k->job;
     double sums[3];
     INGOT_TRY(k->ops->weight_error(k->context, sums, job->source, job->row_fold, job->column_fold,
-                                   &r->q, k->scratch));
+                                   &r->q, for_call(k)));
     INGOT_TRY(quadratic_part(&sums[2], k, k->w, &r->q, job->data.gram));
     INGOT_TRY(ingot_team_sum_host(&job->rank, sums, 3));
     r->weight_error = ingot_weight_error_ratio(sums);
@@ -117,13 +124,13 @@ static bool has_loop(ingot_method method) {
 static ingot_status loop_and_polish(const work *k, result *r, ingot_steps_taken *steps) {
     const ingot_linear_job *job = k->job;
     const ingot_gptq_factor *factor = job->data.factor;
-    INGOT_TRY(k->ops->quantize_gptq(k->context, &r->q, k->w, factor, k->scratch));
+    INGOT_TRY(k->ops->quantize_gptq(k->context, &r->q, k->w, factor, for_call(k)));
     if (job->polish_rounds == 0) {
         return INGOT_OK;
     }
     INGOT_TRY(quadratic(&steps->gptq, k, k->w, &r->q, job->data.gram));
     return k->ops->quantize_polish(k->context, &r->q, k->w, job->data.gram, factor->importance,
-                                   job->polish_rounds, k->scratch);
+                                   job->polish_rounds, for_call(k));
 }
 
 /* Quantizes by the method; INGOT_METHOD_RTN with outliers keeps the plain scales. */
@@ -134,11 +141,11 @@ static ingot_status by_method(const work *k, result *r, ingot_ledger *ledger,
     const ingot_gptq_factor *factor = job->data.factor;
     const float *importance = factor != NULL ? factor->importance : NULL;
     if (job->outlier_count != 0) {
-        INGOT_TRY(k->ops->quantize_search(k->context, q, k->w, importance, k->scratch));
+        INGOT_TRY(k->ops->quantize_search(k->context, q, k->w, importance, for_call(k)));
         INGOT_TRY(k->ops->outliers_choose(k->context, q, k->w, importance, job->outlier_count,
-                                          job->outlier_dtype, k->arena, k->scratch));
+                                          job->outlier_dtype, k->arena, for_call(k)));
         INGOT_TRY(ingot_outlier_gain(&steps->outliers, &steps->groups, job, k->w, &q->outliers,
-                                     importance, k->scratch));
+                                     importance, for_call(k)));
     }
     const bool is_gptq = has_loop(job->method);
     if (job->method == INGOT_METHOD_RTN) {
@@ -156,7 +163,7 @@ static ingot_status by_method(const work *k, result *r, ingot_ledger *ledger,
         ledger->method =
             ledger->fallback == INGOT_FALLBACK_NONE ? job->method : INGOT_METHOD_SEARCHED;
     }
-    return k->ops->quantize_search(k->context, q, k->w, importance, k->scratch);
+    return k->ops->quantize_search(k->context, q, k->w, importance, for_call(k));
 }
 
 /* ---- the yardstick -------------------------------------------------------------------------- */
@@ -219,20 +226,21 @@ static ingot_status correct(work *k, float **unfolded, ingot_steps_taken *steps)
     const uint64_t count = v->rows * v->cols;
     const bool is_folded = job->row_fold != NULL || job->column_fold != NULL;
     const float *plain = k->source;
+    ingot_arena *call = for_call(k);
     float *folded;
     INGOT_TRY(ingot_arena_array(k->scratch, (void **)unfolded, count, sizeof **unfolded));
     if (is_folded) {
         ingot_linear_job source = *job;
         float *w;
         source.row_fold = source.column_fold = NULL;
-        INGOT_TRY(ingot_arena_array(k->scratch, (void **)&w, count, sizeof *w));
+        INGOT_TRY(ingot_arena_array(call, (void **)&w, count, sizeof *w));
         INGOT_TRY(ingot_linear_values(w, &source, k->error));
         plain = w;
     }
     ingot_rank rank = job->rank;
     rank.backend = job->backend;
     INGOT_TRY(ingot_correct(*unfolded, &steps->share, &steps->gain, job->data.drift, plain,
-                            job->first_row, v->rows, v->cols, &rank, k->scratch));
+                            job->first_row, v->rows, v->cols, &rank, call));
     k->w = *unfolded;
     if (!is_folded) {
         return INGOT_OK;
@@ -267,7 +275,7 @@ static void begin_ledger(ingot_ledger *ledger, const ingot_linear_job *job) {
 /* As ingot_linear_quantize; *strays: the correction took the weights too far from the source. */
 static ingot_status quantize(ingot_quantized *out, ingot_ledger *ledger, ingot_steps_taken *steps,
                              bool *strays, const ingot_linear_job *job, ingot_arena *arena,
-                             ingot_arena *scratch, ingot_error *error) {
+                             ingot_arena *scratch, ingot_arena *call, ingot_error *error) {
     const ingot_weight_view *v = job->source;
     float *w, *unfolded = NULL;
     INGOT_TRY(ingot_arena_array(scratch, (void **)&w, v->rows * v->cols, sizeof *w));
@@ -279,6 +287,7 @@ static ingot_status quantize(ingot_quantized *out, ingot_ledger *ledger, ingot_s
               .w = w,
               .arena = arena,
               .scratch = scratch,
+              .call = call,
               .error = error};
     begin_ledger(ledger, job);
     *steps = (ingot_steps_taken){NAN, NAN, NAN, NAN, NAN, NAN};
@@ -317,13 +326,16 @@ ingot_status ingot_linear_quantize(ingot_quantized *out, ingot_ledger *ledger,
                                    ingot_steps_taken *steps, const ingot_linear_job *job,
                                    ingot_arena *arena, ingot_arena *scratch, ingot_error *error) {
     bool strays = false;
-    INGOT_TRY(quantize(out, ledger, steps, &strays, job, arena, scratch, error));
-    if (!strays) {
-        return INGOT_OK;
+    ingot_arena *call;
+    INGOT_TRY(ingot_backend_arena_create(&call, job->backend));
+    ingot_status status = quantize(out, ledger, steps, &strays, job, arena, scratch, call, error);
+    if (status == INGOT_OK && strays) {
+        ingot_linear_job plain = *job;
+        plain.data.drift = NULL;
+        status = quantize(out, ledger, steps, &strays, &plain, arena, scratch, call, error);
     }
-    ingot_linear_job plain = *job;
-    plain.data.drift = NULL;
-    return quantize(out, ledger, steps, &strays, &plain, arena, scratch, error);
+    ingot_arena_destroy(call);
+    return status;
 }
 
 ingot_status ingot_linear_measure(ingot_ledger *ledger, const ingot_linear_job *job,
@@ -333,7 +345,7 @@ ingot_status ingot_linear_measure(ingot_ledger *ledger, const ingot_linear_job *
               .ops = job->backend->ops,
               .context = job->backend->context,
               .w = target,
-              .scratch = scratch};
+              .call = scratch};
     result r = {.q = *q};
     INGOT_TRY(quadratic(&k.norm, &k, target, NULL, job->data.gram));
     INGOT_TRY(measure(&r, &k));

@@ -59,7 +59,7 @@ ingot_status ingot_linear_quantize(ingot_quantized *out, ingot_ledger *ledger,
                                    ingot_error *error) INGOT_MUST_CHECK;
 
 /* Errors of a result that changed after ingot_linear_quantize, into its record.  target: device, as
- * that call left it. */
+ * that call left it, and not in scratch, which is reset. */
 ingot_status ingot_linear_measure(ingot_ledger *ledger, const ingot_linear_job *job,
                                   const float *target, const ingot_quantized *q,
                                   ingot_arena *scratch) INGOT_MUST_CHECK;

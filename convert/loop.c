@@ -43,7 +43,7 @@ static ingot_status get_factor(const ingot_gptq_factor **out, ingot_loop *l,
     if (input->factor.group != group) {
         ingot_arena_reset(l->scratch);
         INGOT_TRY(l->ops->factorize(l->context, &input->factor, input->gram, input->width, group,
-                                    l->solving, l->scratch));
+                                    input->solving, l->scratch));
     }
     *out = &input->factor;
     return INGOT_OK;
@@ -141,6 +141,7 @@ static ingot_status convert_matrix(ingot_loop *l, uint64_t index, source_pair so
     ingot_weight_view rows;
     double since = ingot_clock_seconds();
     INGOT_TRY(ingot_interrupt_check(l->error));
+    ingot_batch_rest(&l->batch, l->job->backend);
     if (tuned != NULL && tuned->target != NULL) {
         job = tuned->job;
     } else {
@@ -206,127 +207,6 @@ static ingot_status convert_alone(ingot_loop *l, uint64_t index, ingot_input_sta
     return status;
 }
 
-/* ---- statistics of a block ------------------------------------------------------------------ */
-
-/* Whether the statistics of an input are gathered only once what comes before it in the block is
- * quantized.  Folds are chosen for a whole block, before. */
-static bool is_sequential(const ingot_loop *l) {
-    return l->job->plan->steps.is_sequential && !l->job->plan->has_folds;
-}
-
-/* Inputs of the second half of a block. */
-#define HALF_INPUTS (INGOT_INPUT_BIT(INGOT_INPUT_MLP) | INGOT_INPUT_BIT(INGOT_INPUT_DOWN))
-
-ingot_status ingot_loop_collect(ingot_loop *l, ingot_block_state *state, unsigned inputs) {
-    double since = ingot_clock_seconds();
-    unsigned last = 0;
-    for (unsigned i = 0; i < INGOT_INPUT_COUNT; i++) {
-        last = state->input[i].is_present ? i : last;
-    }
-    /* With inputs one after another what comes before these is settled: it is run once, and its
-     * statistics have served. */
-    const bool is_settled = is_sequential(l) && !l->job->is_tuned;
-    if (is_settled) {
-        ingot_arena_reset(l->statistics);
-    }
-    if (is_sequential(l)) {
-        ingot_arena_reset(l->solving); /* what quantized the matrices before */
-    }
-    if (is_settled && (inputs & HALF_INPUTS) == inputs) {
-        INGOT_TRY(
-            ingot_batch_halfway(&l->batch, l->job, &state->checkpoint, &state->block, l->error));
-    }
-    INGOT_TRY(ingot_collect(state, l->job, &l->rank, &l->batch, inputs,
-                            (inputs & INGOT_INPUT_BIT(last)) != 0, l->block.host, l->statistics,
-                            l->solving, l->scratch, l->error));
-    for (unsigned i = 0; i < INGOT_INPUT_COUNT; i++) {
-        state->input[i].is_collected |= (inputs & INGOT_INPUT_BIT(i)) != 0;
-    }
-    ingot_loop_lap(l, INGOT_PHASE_COLLECT, &since);
-    return INGOT_OK;
-}
-
-/* Advances the full-precision stream over a block of which nothing was collected. */
-static ingot_status keep_step(ingot_loop *l, const ingot_block_state *state) {
-    for (unsigned i = 0; i < INGOT_INPUT_COUNT; i++) {
-        if (state->input[i].is_present) {
-            return INGOT_OK;
-        }
-    }
-    return l->batch.exact.values == NULL
-               ? INGOT_OK
-               : ingot_batch_run(&l->batch, l->job, &state->checkpoint, 0, l->batch.windows,
-                                 &(ingot_batch_use){.is_exact = true}, l->error);
-}
-
-static ingot_status load_statistics(ingot_loop *l, ingot_block_state *state) {
-    INGOT_TRY(ingot_loop_next_tensor(l));
-    for (unsigned i = 0; i < INGOT_INPUT_COUNT; i++) {
-        ingot_input_state *s = &state->input[i];
-        ingot_stats_input loaded;
-        if (!s->is_present) {
-            continue;
-        }
-        const uint64_t bytes = s->width * s->width * sizeof(float);
-        ingot_arena_reset(l->tensors[l->turn].host);
-        INGOT_TRY(ingot_stats_load(l->job->stats, state->layer, (ingot_input)i,
-                                   l->tensors[l->turn].host, &loaded, l->error));
-        INGOT_TRY(ingot_arena_array(l->block.host, (void **)&s->magnitude, s->width,
-                                    sizeof *s->magnitude));
-        memcpy(s->magnitude, loaded.magnitude, s->width * sizeof *s->magnitude);
-        s->tokens = loaded.tokens;
-        INGOT_TRY(ingot_arena_alloc(l->block.device, (void **)&s->plain_gram, bytes));
-        INGOT_TRY(l->ops->upload(l->context, s->plain_gram, loaded.gram, bytes));
-        INGOT_TRY(l->ops->gram_fold(l->context, s->plain_gram, s->plain_gram, NULL, s->width));
-        s->gram = s->plain_gram;
-    }
-    return INGOT_OK;
-}
-
-/* ---- folds ---------------------------------------------------------------------------------- */
-
-/* H of a folded input: x becomes x / fold. */
-static ingot_status fold_gram(ingot_loop *l, ingot_input_state *s) {
-    if (s->fold == NULL || s->plain_gram == NULL) {
-        return INGOT_OK;
-    }
-    INGOT_TRY(
-        ingot_arena_array(l->block.device, (void **)&s->gram, s->width, s->width * sizeof(float)));
-    return l->ops->gram_fold(l->context, s->gram, s->plain_gram, s->device_fold, s->width);
-}
-
-/* The block as the forward pass sees it once its folds and codes are in place. */
-static ingot_status apply_folds(ingot_loop *l, ingot_block_state *state) {
-    const ingot_model *model = l->job->model;
-    ingot_block *b = &state->block;
-    for (unsigned slot = 0; slot < INGOT_SLOT_COUNT; slot++) {
-        const float *fold = state->norm_fold[slot];
-        float *host[2] = {b->host.norm[slot], b->host.norm_bias[slot]};
-        float *device[2] = {b->norm[slot], b->norm_bias[slot]};
-        for (unsigned k = 0; fold != NULL && k < 2; k++) {
-            for (uint64_t i = 0; host[k] != NULL && i < model->hidden; i++) {
-                host[k][i] /= fold[i];
-            }
-            if (host[k] != NULL) {
-                INGOT_TRY(
-                    l->ops->upload(l->context, device[k], host[k], model->hidden * sizeof(float)));
-            }
-        }
-    }
-    for (unsigned role = 0; role < INGOT_ROLE_COUNT; role++) {
-        const float *fold = state->row_fold[role];
-        float *host = b->host.bias[role];
-        const uint64_t rows = model->linear[role].rows;
-        if (fold != NULL && host != NULL) {
-            for (uint64_t i = 0; i < rows; i++) {
-                host[i] *= fold[i];
-            }
-            INGOT_TRY(l->ops->upload(l->context, b->bias[role], host, rows * sizeof(float)));
-        }
-    }
-    return INGOT_OK;
-}
-
 /* ---- one block ------------------------------------------------------------------------------ */
 
 static bool corrects(const ingot_plan *plan) {
@@ -350,6 +230,8 @@ static bool reaches_residual(const ingot_loop *l, ingot_role role) {
 
 static void begin_state(const ingot_loop *l, ingot_block_state *state, uint64_t layer) {
     const ingot_plan *plan = l->job->plan;
+    /* statistics of an input are gathered when those before it have served */
+    const bool is_in_turn = l->has_batch && ingot_loop_is_sequential(l);
     *state = (ingot_block_state){.layer = layer};
     for (uint64_t i = 0; i < plan->count; i++) {
         const ingot_plan_tensor *t = &plan->tensors[i];
@@ -360,6 +242,8 @@ static void begin_state(const ingot_loop *l, ingot_block_state *state, uint64_t 
             const ingot_linear_desc *d = &l->job->model->linear[t->role];
             ingot_input_state *input = &state->input[d->input];
             input->is_present = true;
+            input->memory = l->statistics[is_in_turn && !l->job->is_tuned ? 0 : d->input];
+            input->solving = l->solving[is_in_turn ? 0 : d->input];
             input->width = d->cols;
             if (has_drift(l) &&
                 (t->method == INGOT_METHOD_GPTQ || t->method == INGOT_METHOD_AWQ_GPTQ)) {
@@ -443,6 +327,7 @@ static ingot_status convert_block_tensors(ingot_loop *l, ingot_block_state *stat
             INGOT_TRY(convert_matrix(l, i, pair, input, state->device_row_fold[t->role],
                                      &l->tuned[t->role], &state->fetched[t->role],
                                      &state->block.linear[t->role]));
+            ingot_loop_forget_statistics(l, state, i);
             break;
         }
         }
@@ -459,31 +344,28 @@ static ingot_status convert_block_steps(ingot_loop *l, ingot_block_state *state)
         INGOT_TRY(load_block(l, state));
         ingot_loop_lap(l, INGOT_PHASE_READ, &since);
     }
-    if (l->has_batch && !is_sequential(l)) {
+    if (l->has_batch && !ingot_loop_is_sequential(l)) {
         INGOT_TRY(ingot_loop_collect(l, state, INGOT_INPUT_ALL));
         since = ingot_clock_seconds();
     } else if (!l->has_batch && l->job->stats != NULL && l->job->plan->needs_gram) {
-        INGOT_TRY(load_statistics(l, state));
+        INGOT_TRY(ingot_loop_load_statistics(l, state));
     }
     ingot_loop_lap(l, INGOT_PHASE_COLLECT, &since);
     if (l->job->plan->has_folds) {
-        INGOT_TRY(ingot_awq_choose(state, l->job, l->has_batch ? &l->batch : NULL, l->block.host,
-                                   l->block.device, l->error));
-        for (unsigned i = 0; i < INGOT_INPUT_COUNT; i++) {
-            INGOT_TRY(fold_gram(l, &state->input[i]));
-        }
+        INGOT_TRY(ingot_loop_choose_folds(l, state));
         ingot_loop_lap(l, INGOT_PHASE_FOLD, &since);
     }
     if (l->has_batch) {
-        INGOT_TRY(apply_folds(l, state));
+        INGOT_TRY(ingot_loop_apply_folds(l, state));
     }
     if (l->job->is_tuned && l->job->plan->steps.tunes && l->batch.judges != 0) {
         INGOT_TRY(ingot_loop_tune(l, state));
     }
     INGOT_TRY(convert_block_tensors(l, state));
-    INGOT_TRY(keep_step(l, state));
+    INGOT_TRY(ingot_loop_keep_step(l, state));
     since = ingot_clock_seconds();
     if (l->has_batch && state->layer + 1 < l->job->model->layers) {
+        INGOT_TRY(ingot_batch_wake(&l->batch, l->job));
         INGOT_TRY(ingot_batch_run(&l->batch, l->job, &state->block, 0, l->batch.windows,
                                   &(ingot_batch_use){0}, l->error));
         ingot_loop_lap(l, INGOT_PHASE_PROPAGATE, &since);
@@ -504,8 +386,10 @@ static ingot_status convert_block(ingot_loop *l, uint64_t layer) {
     INGOT_TRY(ingot_loop_settle(l));
     INGOT_TRY(ingot_team_meet(&l->rank));
     ingot_loop_reset(&l->block);
-    ingot_arena_reset(l->statistics);
-    ingot_arena_reset(l->solving);
+    for (unsigned i = 0; i < INGOT_INPUT_COUNT; i++) {
+        ingot_arena_reset(l->statistics[i]);
+        ingot_arena_reset(l->solving[i]);
+    }
     memset(l->tuned, 0, sizeof l->tuned);
     begin_state(l, &state, layer);
     const ingot_status status = convert_block_steps(l, &state);
@@ -530,7 +414,7 @@ static ingot_status begin_batch(ingot_loop *l) {
     const uint64_t tuning =
         l->job->is_tuned ? ingot_tune_bytes(l->job->model, l->job->windows->length) : 0;
     const ingot_streams streams = !has_drift(l) && !l->job->is_tuned ? INGOT_PREFIX_ALONE
-                                  : is_sequential(l)                 ? INGOT_BOTH_IN_TURN
+                                  : ingot_loop_is_sequential(l)      ? INGOT_BOTH_IN_TURN
                                                                      : INGOT_BOTH;
     ingot_loop_reset(&l->block);
     return ingot_batch_create(
@@ -602,8 +486,10 @@ static ingot_status run_rank(const ingot_loop_job *job, const ingot_rank *rank, 
     INGOT_GO(open_memory(&l.block, job->backend));
     INGOT_GO(open_memory(&l.tensors[0], job->backend));
     INGOT_GO(open_memory(&l.tensors[1], job->backend));
-    INGOT_GO(ingot_backend_arena_create(&l.statistics, job->backend));
-    INGOT_GO(ingot_backend_arena_create(&l.solving, job->backend));
+    for (unsigned i = 0; i < INGOT_INPUT_COUNT; i++) {
+        INGOT_GO(ingot_backend_arena_create(&l.statistics[i], job->backend));
+        INGOT_GO(ingot_backend_arena_create(&l.solving[i], job->backend));
+    }
     INGOT_GO(ingot_backend_arena_create(&l.scratch, job->backend));
     if (ingot_plan_distills(job->plan, job->is_tuned) && judges != 0 && rank->size == 1) {
         INGOT_GO(ingot_distill_create(&l.distill, job, INGOT_DISTILL_CODES_MOST));
@@ -629,8 +515,10 @@ done:;
     close_memory(&l.block);
     close_memory(&l.tensors[0]);
     close_memory(&l.tensors[1]);
-    ingot_arena_destroy(l.statistics);
-    ingot_arena_destroy(l.solving);
+    for (unsigned i = 0; i < INGOT_INPUT_COUNT; i++) {
+        ingot_arena_destroy(l.statistics[i]);
+        ingot_arena_destroy(l.solving[i]);
+    }
     ingot_arena_destroy(l.scratch);
     const bool is_memory = status == INGOT_ERR_NO_MEMORY;
     return (is_memory || status == INGOT_ERR_DEVICE) && error != NULL && error->status == INGOT_OK

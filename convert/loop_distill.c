@@ -69,9 +69,11 @@ static ingot_status write_matrix(ingot_loop *l, uint64_t index) {
 /* Device memory that only the block loop needs makes room. */
 static ingot_status make_room(ingot_loop *l) {
     ingot_batch_forget_prefix(&l->batch, l->job->backend);
-    ingot_arena **const arenas[] = {&l->block.device, &l->statistics, &l->solving, &l->scratch};
-    for (unsigned i = 0; i < sizeof arenas / sizeof arenas[0]; i++) {
-        INGOT_TRY(ingot_loop_renew(l, arenas[i]));
+    ingot_arena_clear(l->block.device);
+    ingot_arena_clear(l->scratch);
+    for (unsigned i = 0; i < INGOT_INPUT_COUNT; i++) {
+        ingot_arena_clear(l->statistics[i]);
+        ingot_arena_clear(l->solving[i]);
     }
     return ingot_batch_spare_exact(&l->batch, l->job);
 }

@@ -33,8 +33,8 @@ typedef struct ingot_loop {
     const ingot_backend_ops *ops;
     void *context;
     ingot_loop_memory block; /* lifetime: a block */
-    ingot_arena *statistics; /* device, of inputs: a block, or one collection after another */
-    ingot_arena *solving;    /* device: drift, judges and factors, until matrices are quantized */
+    /* device, of inputs (convert/block.h); where these are collected in turn the first is of all */
+    ingot_arena *statistics[INGOT_INPUT_COUNT], *solving[INGOT_INPUT_COUNT];
     ingot_loop_memory
         tensors[2];       /* lifetime: a tensor; the one before may still be on its way out */
     unsigned turn;        /* which of the two is in use */
@@ -85,11 +85,24 @@ static inline void ingot_loop_lap(const ingot_loop *l, ingot_phase phase, double
 ingot_status ingot_loop_linear_job(ingot_linear_job *job, ingot_loop *l, uint64_t index,
                                    const ingot_weight_view *source, ingot_input_state *input,
                                    const float *row_fold) INGOT_MUST_CHECK;
-/* Statistics of the inputs in a mask (convert/collect.h). */
+
+/* loop_statistics.c.  Whether the statistics of an input are gathered only once what comes before
+ * it in the block is quantized.  Folds are chosen for a whole block, before. */
+bool ingot_loop_is_sequential(const ingot_loop *l);
+/* Statistics of the inputs in a mask (convert/collect.h), on the calibration batch; */
 ingot_status ingot_loop_collect(ingot_loop *l, ingot_block_state *state,
                                 unsigned inputs) INGOT_MUST_CHECK;
-/* *arena = a new one of device memory, the old one's given back. */
-ingot_status ingot_loop_renew(const ingot_loop *l, ingot_arena **arena) INGOT_MUST_CHECK;
+/* or of all of them from the statistics file. */
+ingot_status ingot_loop_load_statistics(ingot_loop *l, ingot_block_state *state) INGOT_MUST_CHECK;
+/* Advances the full-precision stream over a block of which nothing was collected. */
+ingot_status ingot_loop_keep_step(ingot_loop *l, const ingot_block_state *state) INGOT_MUST_CHECK;
+/* The folds of a block, and H of the inputs under them. */
+ingot_status ingot_loop_choose_folds(ingot_loop *l, ingot_block_state *state) INGOT_MUST_CHECK;
+/* Makes the block what the forward pass sees once its folds and codes are in place. */
+ingot_status ingot_loop_apply_folds(ingot_loop *l, ingot_block_state *state) INGOT_MUST_CHECK;
+/* Planned tensor `index` is written: gives back the statistics of its input, unless another matrix
+ * of the block is yet to read them. */
+void ingot_loop_forget_statistics(ingot_loop *l, ingot_block_state *state, uint64_t index);
 
 /* loop_tune.c: quantizes the matrices of the block at hand and tunes them together. */
 ingot_status ingot_loop_tune(ingot_loop *l, ingot_block_state *state) INGOT_MUST_CHECK;

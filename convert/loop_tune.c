@@ -5,12 +5,6 @@
 #include "common/files.h"
 #include "convert/tune.h"
 
-ingot_status ingot_loop_renew(const ingot_loop *l, ingot_arena **arena) {
-    ingot_arena_destroy(*arena);
-    *arena = NULL;
-    return ingot_backend_arena_create(arena, l->job->backend);
-}
-
 /* Quantizes a matrix of the block and gives the block its values, without writing it. */
 static ingot_status quantize_ahead(ingot_loop *l, ingot_block_state *state, uint64_t index) {
     const ingot_plan_tensor *t = &l->job->plan->tensors[index];
@@ -23,6 +17,7 @@ static ingot_status quantize_ahead(ingot_loop *l, ingot_block_state *state, uint
         INGOT_TRY(ingot_loop_collect(l, state, INGOT_INPUT_BIT(d->input)));
     }
     double since = ingot_clock_seconds();
+    ingot_batch_rest(&l->batch, l->job->backend);
     INGOT_TRY(ingot_loop_linear_job(job, l, index, &state->source[t->role], input,
                                     state->device_row_fold[t->role]));
     ingot_arena_reset(l->scratch);
@@ -57,8 +52,10 @@ ingot_status ingot_loop_tune(ingot_loop *l, ingot_block_state *state) {
     if (has_any) {
         ingot_tune_result *result = &l->job->tunings[state->layer];
         /* of all that quantizing took, H alone is needed again */
-        INGOT_TRY(ingot_loop_renew(l, &l->solving));
-        INGOT_TRY(ingot_loop_renew(l, &l->scratch));
+        for (unsigned i = 0; i < INGOT_INPUT_COUNT; i++) {
+            ingot_arena_clear(l->solving[i]);
+        }
+        ingot_arena_clear(l->scratch);
         INGOT_TRY(ingot_tune_block(result, &job, l->error));
         ingot_progress_line(l->job->progress,
                             "block %llu: tuned in %u steps, held-out error %.3f of the start's",

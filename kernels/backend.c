@@ -40,9 +40,12 @@ void ingot_backend_close(ingot_backend *backend) {
 }
 
 ingot_status ingot_backend_arena_create(ingot_arena **out, const ingot_backend *backend) {
+    /* A device keeps what is released at hand for the next request; host memory would be faulted
+     * in anew. */
     const ingot_allocator device = {.alloc = backend->ops->alloc,
                                     .release = backend->ops->release,
-                                    .context = backend->context};
+                                    .context = backend->context,
+                                    .is_quick = backend->has_own_memory};
     return ingot_arena_create_from(out, &device);
 }
 
