@@ -26,13 +26,13 @@ static void print_figures(const json_t *figures) {
 typedef struct measurement {
     const char *name;
     ingot_bench_run run;
-    ingot_bench_print print;
-    unsigned threads; /* unless the command line says how many; 0: one per CPU */
+    ingot_bench_print print; /* NULL: it prints while it measures */
+    unsigned threads;        /* unless the command line says how many; 0: one per CPU */
 } measurement;
 
 static const measurement measurements[] = {
     {"verify", ingot_bench_verify, print_figures, 2},
-    {"convert", ingot_bench_convert, ingot_bench_convert_print, 2},
+    {"convert", ingot_bench_convert, NULL, 2},
     {"decode", ingot_bench_decode, print_figures, 0},
     {"kernels", ingot_bench_kernels, ingot_bench_kernels_print, 0},
 };
@@ -68,11 +68,11 @@ static const ingot_cli_spec bench_spec = {
         "and beside xxhsum -H3 and sha256sum on the same file; and the time to open a container of "
         "10,000 tensors.\n\n"
         "convert: ingot-convert over a checkpoint, by each method with the source in the page "
-        "cache "
-        "and with its pages dropped: seconds of every phase beside the least that products, bus "
-        "and "
-        "disk as measured here allow, the most device and host memory, and a block's forward pass "
-        "and statistics beside the rate of products.\n\n"
+        "cache, and by the first of them and rtn with its pages dropped: seconds of every phase "
+        "beside the least that products, bus and disk as measured here allow, the most device and "
+        "host memory, and a block's forward pass and statistics beside the rate of products.  "
+        "Figures are printed as they are measured; what is left when it is interrupted or fails "
+        "is not lost.\n\n"
         "decode: tokens a second of a device at batch 1 and 16 behind 128 and 4096 tokens, and of "
         "a "
         "prompt of 512, for a container or for random weights (4 bits, groups of 128) made on the "
@@ -97,7 +97,6 @@ static const ingot_cli_spec bench_spec = {
 
 typedef struct command {
     ingot_bench_options options;
-    bool as_json;
 } command;
 
 static ingot_status on_option(void *context, const char *name, const char *value,
@@ -141,7 +140,7 @@ static ingot_status on_option(void *context, const char *name, const char *value
     } else if (strcmp(name, "shape") == 0) {
         cmd->options.shape = value;
     } else {
-        cmd->as_json = true;
+        cmd->options.as_json = true;
     }
     return INGOT_OK;
 }
@@ -205,9 +204,9 @@ int ingot_bench_tool(int argc, char **argv) {
                                     : ingot_error_set(&error, INGOT_ERR_USAGE, NULL, NULL,
                                                       "use verify, convert, decode or kernels",
                                                       "unknown measurement \"%s\"", name);
-    if (cmd.as_json) {
+    if (cmd.options.as_json) {
         print_json(figures, name, &error);
-    } else if (status == INGOT_OK) {
+    } else if (status == INGOT_OK && found->print != NULL) {
         found->print(figures);
     }
     json_decref(figures);

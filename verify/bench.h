@@ -11,6 +11,7 @@ typedef struct ingot_bench_options {
     uint64_t size_bytes;
     unsigned threads; /* 0: as the measurement likes */
     unsigned runs;
+    bool as_json; /* nothing but one object at the end goes to stdout */
 
     const char *shape; /* of a generated model to decode with */
 

@@ -10,6 +10,7 @@
 #include "format/checkpoint.h"
 #include "kernels/product_rate.h"
 #include "verify/bench_block.h"
+#include "verify/bench_convert_print.h"
 #include "verify/bench_machine.h"
 
 #include <errno.h>
@@ -28,6 +29,12 @@
 #define DISK_READ_BYTES  (UINT64_C(4) << 30) /* of the source, to learn the speed of the disk */
 #define DISK_WRITE_BYTES (UINT64_C(1) << 30)
 #define WAIT_MS          20
+
+/* Share of all that has been measured is told in these: what limits, a conversion by GPTQ or others
+ * of a large model and a slice of a larger one take beside each other, roughly. */
+#define LIMITS_WORTH 0.2
+#define SLICE_WORTH  0.3
+#define ENTIRE       100.0 /* percent */
 
 extern char **environ;
 
@@ -56,8 +63,34 @@ typedef struct bench {
     char tool[4096]; /* ingot-convert beside this program */
     char output[4096], report[4096];
     limits limits;
+    json_t *figures, *runs;
+    ingot_progress progress;
+    double worth, done; /* of all measurements, of those that are over */
     ingot_error *error;
 } bench;
+
+/* ---- how far it is -------------------------------------------------------------------------- */
+
+static double worth_of(const char *method, const char *devices) {
+    double worth = strcmp(method, "rtn") == 0 ? 0.1 : strstr(method, "awq") != NULL ? 1.3 : 1;
+    for (const char *at = devices; at != NULL && (at = strchr(at, ',')) != NULL; at++) {
+        worth *= 0.8;
+    }
+    return worth;
+}
+
+static void show(bench *b, double more) {
+    ingot_progress_update(&b->progress, ENTIRE * (b->done + more) / b->worth);
+}
+
+/* A measurement is over. */
+static void count(bench *b, double worth, const char *what, double seconds) {
+    const double elapsed = ingot_clock_seconds() - b->progress.start_seconds;
+    b->done += worth;
+    ingot_progress_line(&b->progress, "%s: %.1f s; about %.0f s left", what, seconds,
+                        elapsed / b->done * fmax(0, b->worth - b->done));
+    show(b, 0);
+}
 
 /* ---- limits --------------------------------------------------------------------------------- */
 
@@ -163,15 +196,49 @@ static ingot_status measure_limits(bench *b, json_t *machine) {
 
 /* ---- one conversion ------------------------------------------------------------------------- */
 
+/* What ingot-convert says on stderr, of which lines "block 3/32 ..." tell how far it is. */
+typedef struct listener {
+    int fd; /* does not block */
+    char line[256];
+    size_t length;
+    double share; /* of the blocks */
+} listener;
+
+static void hear_line(listener *l) {
+    unsigned long long block, blocks;
+    l->line[l->length] = 0;
+    l->length = 0;
+    if (sscanf(l->line, "block %llu/%llu", &block, &blocks) == 2 && block <= blocks) {
+        l->share = (double)block / (double)blocks;
+    }
+}
+
+static void hear(listener *l) {
+    char bytes[512];
+    ssize_t n;
+    while ((n = read(l->fd, bytes, sizeof bytes)) > 0) {
+        for (ssize_t i = 0; i < n; i++) {
+            if (bytes[i] == '\n') {
+                hear_line(l);
+            } else if (l->length + 1 < sizeof l->line) {
+                l->line[l->length++] = bytes[i];
+            }
+        }
+    }
+}
+
 /* Waits for a child; SIGTERM reaches it when this program was asked to stop. */
-static ingot_status wait_for(pid_t child, int *state, ingot_error *error) {
+static ingot_status wait_for(bench *b, pid_t child, listener *from, double worth) {
     const struct timespec pause = {.tv_nsec = WAIT_MS * 1000000L};
     bool is_told = false;
+    int state = 0;
     for (;;) {
-        const pid_t ended = waitpid(child, state, WNOHANG);
+        const pid_t ended = waitpid(child, &state, WNOHANG);
+        hear(from);
         if (ended == child || (ended < 0 && errno != EINTR)) {
-            return ingot_interrupt_check(error);
+            return ingot_interrupt_check(b->error);
         }
+        show(b, worth * from->share);
         if (ingot_interrupted() && !is_told) {
             (void)kill(child, SIGTERM);
             is_told = true;
@@ -180,8 +247,37 @@ static ingot_status wait_for(pid_t child, int *state, ingot_error *error) {
     }
 }
 
+/* Starts ingot-convert with its --json in b->report and its stderr in a pipe, whose other end is
+ * *ear; false: it could not be. */
+static bool start_tool(pid_t *child, int *ear, const bench *b, const char *const *words) {
+    const int flags = O_WRONLY | O_CREAT | O_TRUNC;
+    int ends[2];
+    posix_spawn_file_actions_t actions;
+    if (pipe2(ends, O_CLOEXEC) != 0) {
+        return false;
+    }
+    bool is_started =
+        fcntl(ends[0], F_SETFL, O_NONBLOCK) == 0 && posix_spawn_file_actions_init(&actions) == 0;
+    if (is_started) {
+        is_started = posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0) == 0 &&
+                     posix_spawn_file_actions_addopen(&actions, 1, b->report, flags, 0600) == 0 &&
+                     posix_spawn_file_actions_adddup2(&actions, ends[1], 2) == 0 &&
+                     posix_spawn(child, b->tool, &actions, NULL, (char *const *)(uintptr_t)words,
+                                 environ) == 0;
+        (void)posix_spawn_file_actions_destroy(&actions);
+    }
+    (void)close(ends[1]);
+    if (is_started) {
+        *ear = ends[0];
+    } else {
+        (void)close(ends[0]);
+    }
+    return is_started;
+}
+
 /* Runs ingot-convert on a checkpoint with its --json in b->report; devices NULL: on --device. */
-static ingot_status run_tool(bench *b, const char *model, const char *method, const char *devices) {
+static ingot_status run_tool(bench *b, const char *model, const char *method, const char *devices,
+                             double worth) {
     const ingot_bench_options *o = b->options;
     const char *words[32] = {b->tool,   model,    "--output", b->output,
                              "--force", "--json", "--method", method};
@@ -205,23 +301,15 @@ static ingot_status run_tool(bench *b, const char *model, const char *method, co
     (void)snprintf(threads, sizeof threads, "%u", o->threads);
     words[n++] = "--threads";
     words[n++] = threads;
-    posix_spawn_file_actions_t actions;
-    if (posix_spawn_file_actions_init(&actions) != 0) {
-        return INGOT_ERR_NO_MEMORY;
+    listener from = {0};
+    pid_t child;
+    if (!start_tool(&child, &from.fd, b, words)) {
+        return ingot_error_set(b->error, INGOT_ERR_NOT_FOUND, b->tool, NULL,
+                               "install ingot-convert beside ingot-bench", "cannot be started");
     }
-    pid_t child = 0;
-    int state = 0;
-    const int flags = O_WRONLY | O_CREAT | O_TRUNC;
-    const bool is_started =
-        posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0) == 0 &&
-        posix_spawn_file_actions_addopen(&actions, 1, b->report, flags, 0600) == 0 &&
-        posix_spawn_file_actions_addopen(&actions, 2, "/dev/null", O_WRONLY, 0) == 0 &&
-        posix_spawn(&child, b->tool, &actions, NULL, (char *const *)(uintptr_t)words, environ) == 0;
-    (void)posix_spawn_file_actions_destroy(&actions);
-    return is_started
-               ? wait_for(child, &state, b->error)
-               : ingot_error_set(b->error, INGOT_ERR_NOT_FOUND, b->tool, NULL,
-                                 "install ingot-convert beside ingot-bench", "cannot be started");
+    const ingot_status status = wait_for(b, child, &from, worth);
+    (void)close(from.fd);
+    return status;
 }
 
 /* *out = what ingot-convert printed; an error of its own becomes ours. */
@@ -265,16 +353,11 @@ static void calibration(const bench *b, double *tokens, uint64_t *length) {
     *tokens = (double)windows * (double)*length;
 }
 
-static double number_of(const json_t *object, const char *key) {
-    const json_t *value = json_object_get(object, key);
-    return json_is_number(value) ? json_number_value(value) : (double)NAN;
-}
-
 /* ---- beside the floors ---------------------------------------------------------------------- */
 
 static int set_phase(json_t *phases, const json_t *measured, const char *name, double floor) {
     json_t *phase = json_object();
-    const double seconds = number_of(measured, name);
+    const double seconds = ingot_bench_number(measured, name);
     const int failed =
         json_object_set_new(phase, "seconds", ingot_json_number(seconds)) |
         json_object_set_new(phase, "floor", ingot_json_number(floor > 0 ? floor : (double)NAN));
@@ -295,10 +378,10 @@ static ingot_status add_floors(const bench *b, json_t *run, const char *method, 
     /* without folds the first half is run while statistics are gathered (convert/collect.h) */
     const double again = strstr(method, "awq") != NULL ? w.forward : w.second_half;
     const double propagate = tokens * again / l->product * share;
-    const double source =
-        number_of(run, "source_bytes") / fmin(is_cold ? l->disk_read : l->cached_read, l->upload);
-    const double written = number_of(run, "bytes") / l->disk_write;
-    const double seconds = number_of(run, "seconds");
+    const double source = ingot_bench_number(run, "source_bytes") /
+                          fmin(is_cold ? l->disk_read : l->cached_read, l->upload);
+    const double written = ingot_bench_number(run, "bytes") / l->disk_write;
+    const double seconds = ingot_bench_number(run, "seconds");
     const double floor = fmax(fmax(source, written), forward + propagate + statistics);
     json_t *measured = json_incref(json_object_get(run, "phases")), *phases = json_object();
     int failed = set_phase(phases, measured, "read", source) |
@@ -316,50 +399,69 @@ static ingot_status add_floors(const bench *b, json_t *run, const char *method, 
     return failed == 0 ? INGOT_OK : INGOT_ERR_NO_MEMORY;
 }
 
-static ingot_status measure_method(bench *b, const char *method, const char *devices, bool is_cold,
-                                   json_t *runs) {
+static ingot_status measure_method(bench *b, const char *method, const char *devices,
+                                   bool is_cold) {
     static const char *const dropped[] = {"output", "root", "content_id", "error", "message"};
+    const double worth = worth_of(method, devices), start = ingot_clock_seconds();
     json_t *run = NULL;
-    if (is_cold && is_in_memory(b)) { /* drops the pages as well */
-        return INGOT_OK;
-    }
+    char what[160];
     if (!is_cold) {
         (void)ingot_bench_read_rate(b->shards, b->shard_count, false, b->options->threads, 1);
     }
-    INGOT_TRY(run_tool(b, b->options->model, method, devices));
+    INGOT_TRY(run_tool(b, b->options->model, method, devices, worth));
     INGOT_TRY(read_report(b, &run));
     const ingot_status status = add_floors(b, run, method, is_cold);
     for (size_t i = 0; i < sizeof dropped / sizeof *dropped; i++) {
         (void)json_object_del(run, dropped[i]);
     }
-    if (status != INGOT_OK ||
-        json_object_set_new(run, "method", json_string(method)) +
-                json_object_set_new(run, "devices",
-                                    devices != NULL ? json_string(devices) : json_null()) +
-                json_object_set_new(run, "source", json_string(is_cold ? "disk" : "cache")) +
-                json_array_append(runs, run) !=
-            0) {
-        json_decref(run);
-        return INGOT_ERR_NO_MEMORY;
+    const int failed =
+        json_object_set_new(run, "method", json_string(method)) |
+        json_object_set_new(run, "devices", devices != NULL ? json_string(devices) : json_null()) |
+        json_object_set_new(run, "source", json_string(is_cold ? "disk" : "cache")) |
+        json_array_append(b->runs, run);
+    (void)unlink(b->output);
+    if (status == INGOT_OK && failed == 0) {
+        (void)snprintf(what, sizeof what, "%.32s%s%.64s from the %s", method,
+                       devices != NULL ? " on " : "", devices != NULL ? devices : "",
+                       is_cold ? "disk" : "page cache");
+        count(b, worth, what, ingot_clock_seconds() - start);
+        if (!b->options->as_json) {
+            ingot_bench_convert_print_run(run);
+        }
     }
     json_decref(run);
-    (void)unlink(b->output);
-    return INGOT_OK;
+    return failed == 0 ? status : INGOT_ERR_NO_MEMORY;
 }
 
-static ingot_status measure_methods(bench *b, json_t *runs) {
+/* From the disk the first method is measured, and rounding, which is bound by it. */
+static bool wants_disk(const char *method, unsigned number) {
+    return number == 0 || strcmp(method, "rtn") == 0;
+}
+
+/* Calls `each` with every method that is to be measured from there. */
+static ingot_status for_methods(bench *b, bool is_cold,
+                                ingot_status (*each)(bench *b, const char *method,
+                                                     const char *devices, bool is_cold)) {
     char list[128], *rest = list;
     const char *method;
     (void)snprintf(list, sizeof list, "%s", b->options->methods);
-    while ((method = strsep(&rest, ",")) != NULL) {
-        if (strcmp(method, "rtn") != 0 && b->options->text == NULL) {
-            return ingot_error_set(b->error, INGOT_ERR_USAGE, NULL, NULL,
-                                   "give --text, or --methods rtn", "method %s calibrates on text",
-                                   method);
+    for (unsigned i = 0; (method = strsep(&rest, ",")) != NULL; i++) {
+        if (!is_cold || wants_disk(method, i)) {
+            INGOT_TRY(each(b, method, NULL, is_cold));
         }
-        INGOT_TRY(measure_method(b, method, NULL, false, runs));
-        INGOT_TRY(measure_method(b, method, NULL, true, runs));
     }
+    return INGOT_OK;
+}
+
+/* Before anything is measured: what a method needs, and its share of the whole. */
+static ingot_status expect_method(bench *b, const char *method, const char *devices, bool is_cold) {
+    (void)is_cold;
+    if (strcmp(method, "rtn") != 0 && b->options->text == NULL) {
+        return ingot_error_set(b->error, INGOT_ERR_USAGE, NULL, NULL,
+                               "give --text, or --methods rtn", "method %s calibrates on text",
+                               method);
+    }
+    b->worth += worth_of(method, devices);
     return INGOT_OK;
 }
 
@@ -370,15 +472,16 @@ static const char *first_method(const bench *b, char room[32]) {
 }
 
 /* The first method on several devices; its time on one over that. */
-static ingot_status measure_devices(bench *b, json_t *figures, json_t *runs) {
+static ingot_status measure_devices(bench *b) {
     char room[32];
     if (b->options->devices == NULL) {
         return INGOT_OK;
     }
-    INGOT_TRY(measure_method(b, first_method(b, room), b->options->devices, false, runs));
-    const double one = number_of(json_array_get(runs, 0), "seconds");
-    const double all = number_of(json_array_get(runs, json_array_size(runs) - 1), "seconds");
-    return json_object_set_new(figures, "devices_speedup", ingot_json_number(one / all)) == 0
+    INGOT_TRY(measure_method(b, first_method(b, room), b->options->devices, false));
+    const double one = ingot_bench_number(json_array_get(b->runs, 0), "seconds");
+    const double all =
+        ingot_bench_number(json_array_get(b->runs, json_array_size(b->runs) - 1), "seconds");
+    return json_object_set_new(b->figures, "devices_speedup", ingot_json_number(one / all)) == 0
                ? INGOT_OK
                : INGOT_ERR_NO_MEMORY;
 }
@@ -402,7 +505,7 @@ static ingot_status count_blocks(uint64_t *blocks, const bench *b, const char *m
 
 /* A few blocks of a larger model, whose other blocks take as long: all phases but the plan and the
  * end grow with them, and nothing is propagated behind the last one. */
-static ingot_status measure_slice(bench *b, json_t *figures) {
+static ingot_status measure_slice(bench *b) {
     static const char *const grow[] = {"read", "collect", "fold", "quantize", "write"};
     const ingot_bench_options *o = b->options;
     json_t *run = NULL, *slice = json_object();
@@ -414,13 +517,13 @@ static ingot_status measure_slice(bench *b, json_t *figures) {
         return INGOT_OK;
     }
     INGOT_GO(count_blocks(&blocks, b, o->slice));
-    INGOT_GO(run_tool(b, o->slice, first_method(b, room), NULL));
+    INGOT_GO(run_tool(b, o->slice, first_method(b, room), NULL, SLICE_WORTH));
     INGOT_GO(read_report(b, &run));
     const json_t *phases = json_object_get(run, "phases");
-    const double seconds = number_of(run, "seconds");
-    double block = blocks > 1 ? number_of(phases, "propagate") / (double)(blocks - 1) : 0;
+    const double seconds = ingot_bench_number(run, "seconds");
+    double block = blocks > 1 ? ingot_bench_number(phases, "propagate") / (double)(blocks - 1) : 0;
     for (size_t i = 0; i < sizeof grow / sizeof *grow; i++) {
-        block += number_of(phases, grow[i]) / (double)blocks;
+        block += ingot_bench_number(phases, grow[i]) / (double)blocks;
     }
     const double more = (double)o->slice_blocks - (double)blocks;
     const int failed =
@@ -431,11 +534,12 @@ static ingot_status measure_slice(bench *b, json_t *figures) {
         json_object_set_new(slice, "block_seconds", ingot_json_number(block)) |
         json_object_set_new(slice, "whole_seconds", ingot_json_number(seconds + more * block)) |
         json_object_set_new(slice, "peak_device_bytes",
-                            ingot_json_number(number_of(run, "peak_device_bytes"))) |
+                            ingot_json_number(ingot_bench_number(run, "peak_device_bytes"))) |
         json_object_set_new(slice, "peak_host_bytes",
-                            ingot_json_number(number_of(run, "peak_host_bytes"))) |
-        json_object_set(figures, "slice", slice);
+                            ingot_json_number(ingot_bench_number(run, "peak_host_bytes"))) |
+        json_object_set(b->figures, "slice", slice);
     status = failed == 0 ? INGOT_OK : INGOT_ERR_NO_MEMORY;
+    count(b, SLICE_WORTH, "slice of a larger model", seconds);
 done:
     (void)unlink(b->output);
     json_decref(run);
@@ -468,32 +572,56 @@ static int set_limits(json_t *machine, const limits *l) {
            json_object_set_new(machine, "disk_write_gbps", ingot_json_number(l->disk_write / 1e9));
 }
 
+/* What is asked for, in the order in which it is most wanted; each is in the figures, and shown,
+ * once it is measured. */
+static ingot_status measure_all(bench *b) {
+    const double start = ingot_clock_seconds();
+    char room[32];
+    b->worth = LIMITS_WORTH + (b->options->slice != NULL ? SLICE_WORTH : 0);
+    INGOT_TRY(for_methods(b, false, expect_method));
+    if (b->options->devices != NULL) {
+        INGOT_TRY(expect_method(b, first_method(b, room), b->options->devices, false));
+    }
+    const bool has_disk = !is_in_memory(b);
+    if (has_disk) {
+        INGOT_TRY(for_methods(b, true, expect_method));
+    }
+    INGOT_TRY(measure_limits(b, b->figures));
+    INGOT_TRY(set_limits(b->figures, &b->limits) == 0 ? INGOT_OK : INGOT_ERR_NO_MEMORY);
+    count(b, LIMITS_WORTH, "limits of the machine", ingot_clock_seconds() - start);
+    if (!b->options->as_json) {
+        ingot_bench_convert_print_limits(b->figures);
+    }
+    INGOT_TRY(for_methods(b, false, measure_method));
+    INGOT_TRY(measure_devices(b));
+    INGOT_TRY(measure_slice(b));
+    return has_disk ? for_methods(b, true, measure_method) : INGOT_OK;
+}
+
 ingot_status ingot_bench_convert(json_t **out, const ingot_bench_options *options,
                                  ingot_error *error) {
     bench *b = NULL;
-    json_t *runs = json_array();
     *out = json_object();
     if (options->model == NULL) {
-        json_decref(runs);
         return ingot_error_set(error, INGOT_ERR_USAGE, NULL, NULL, "give --model MODEL_DIR",
                                "no checkpoint was named");
     }
-    ingot_status status = ingot_alloc_zero((void **)&b, 1, sizeof *b);
-    if (status != INGOT_OK) {
-        json_decref(runs);
-        return status;
-    }
+    INGOT_TRY(ingot_alloc_zero((void **)&b, 1, sizeof *b));
+    ingot_status status = INGOT_OK;
     b->options = options;
     b->error = error;
+    b->figures = *out;
+    b->runs = json_array();
+    ingot_progress_begin(&b->progress, "measuring", "%", ENTIRE, false);
+    INGOT_GO(json_object_set(b->figures, "runs", b->runs) == 0 ? INGOT_OK : INGOT_ERR_NO_MEMORY);
     INGOT_GO(name_files(b));
     INGOT_GO(open_source(b));
-    INGOT_GO(measure_limits(b, *out));
-    INGOT_GO(set_limits(*out, &b->limits) == 0 ? INGOT_OK : INGOT_ERR_NO_MEMORY);
-    INGOT_GO(measure_methods(b, runs));
-    INGOT_GO(measure_devices(b, *out, runs));
-    INGOT_GO(measure_slice(b, *out));
-    INGOT_GO(json_object_set(*out, "runs", runs) == 0 ? INGOT_OK : INGOT_ERR_NO_MEMORY);
+    INGOT_GO(measure_all(b));
 done:
+    ingot_progress_end(&b->progress);
+    if (!options->as_json && json_array_size(b->runs) != 0) {
+        ingot_bench_convert_print_summary(b->figures);
+    }
     (void)unlink(b->report);
     for (uint64_t i = 0; i < b->shard_count; i++) {
         (void)close(b->shards[i].fd);
@@ -505,96 +633,7 @@ done:
         ingot_weight_source_close(&b->source);
     }
     ingot_checkpoint_close(b->checkpoint);
+    json_decref(b->runs);
     ingot_free(b);
-    json_decref(runs);
     return status;
-}
-
-/* ---- as text -------------------------------------------------------------------------------- */
-
-static void print_figure(const char *name, double value, const char *unit) {
-    if (isfinite(value)) {
-        printf("  %-26s%10.4g %s\n", name, value, unit);
-    } else {
-        printf("  %-26s%10s\n", name, "-");
-    }
-}
-
-/* What is read and written runs beside the rest: the phases of those names are the waiting that was
- * left, their floors the whole transfer, and one is no part of the other. */
-static void print_beside(const char *name, double seconds, double floor) {
-    if (isfinite(floor) && (strcmp(name, "read") == 0 || strcmp(name, "write") == 0)) {
-        printf("  %-12s%9.2f s%9.2f s\n", name, seconds, floor);
-    } else if (isfinite(floor)) {
-        printf("  %-12s%9.2f s%9.2f s%7.0f %%\n", name, seconds, floor, 100 * floor / seconds);
-    } else {
-        printf("  %-12s%9.2f s%11s\n", name, seconds, "-");
-    }
-}
-
-static void print_run(const json_t *run) {
-    static const char *const names[] = {"plan",     "read",  "collect",   "fold",
-                                        "quantize", "write", "propagate", "finish"};
-    const char *source = json_string_value(json_object_get(run, "source"));
-    const char *devices = json_string_value(json_object_get(run, "devices"));
-    printf("\n%s%s%s, the source %s: device %.2f GB, host %.2f GB at most, %.3g GB from %.3g GB\n",
-           json_string_value(json_object_get(run, "method")), devices != NULL ? " on " : "",
-           devices != NULL ? devices : "",
-           strcmp(source, "disk") == 0 ? "on the disk" : "in the page cache",
-           number_of(run, "peak_device_bytes") / 1e9, number_of(run, "peak_host_bytes") / 1e9,
-           number_of(run, "bytes") / 1e9, number_of(run, "source_bytes") / 1e9);
-    printf("  %-12s%11s%11s%9s\n", "phase", "measured", "floor", "of it");
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        const json_t *phase = json_object_get(json_object_get(run, "phases"), names[i]);
-        print_beside(names[i], number_of(phase, "seconds"), number_of(phase, "floor"));
-    }
-    print_beside("all", number_of(run, "seconds"), number_of(run, "floor_seconds"));
-}
-
-/* All conversions, a line each, and what is not a conversion of this model. */
-static void print_summary(const json_t *figures) {
-    const json_t *runs = json_object_get(figures, "runs"), *run;
-    const json_t *slice = json_object_get(figures, "slice");
-    const double speedup = number_of(figures, "devices_speedup");
-    size_t i;
-    printf("\n  %-16s%-10s%-8s%11s%11s%12s%12s\n", "method", "devices", "source", "measured",
-           "floor", "device", "host");
-    json_array_foreach((json_t *)(uintptr_t)runs, i, run) {
-        const char *devices = json_string_value(json_object_get(run, "devices"));
-        printf("  %-16s%-10s%-8s%9.1f s%9.1f s%9.1f GB%9.1f GB\n",
-               json_string_value(json_object_get(run, "method")), devices != NULL ? devices : "one",
-               json_string_value(json_object_get(run, "source")), number_of(run, "seconds"),
-               number_of(run, "floor_seconds"), number_of(run, "peak_device_bytes") / 1e9,
-               number_of(run, "peak_host_bytes") / 1e9);
-    }
-    if (isfinite(speedup)) {
-        print_figure("devices together", speedup, "times one");
-    }
-    if (slice != NULL) {
-        printf("  %s of %.0f blocks: %.1f s, %.2f s a block, %.1f GB of device memory; all %.0f "
-               "blocks "
-               "would take %.0f s\n",
-               json_string_value(json_object_get(slice, "method")), number_of(slice, "blocks"),
-               number_of(slice, "seconds"), number_of(slice, "block_seconds"),
-               number_of(slice, "peak_device_bytes") / 1e9, number_of(slice, "of_blocks"),
-               number_of(slice, "whole_seconds"));
-    }
-}
-
-void ingot_bench_convert_print(const json_t *figures) {
-    const json_t *runs = json_object_get(figures, "runs");
-    printf("%s\n", json_string_value(json_object_get(figures, "backend")));
-    print_figure("products", number_of(figures, "product_tflops"), "TFLOP/s");
-    print_figure("a block's forward pass", 100 * number_of(figures, "forward_fraction"),
-                 "% of products");
-    print_figure("a block's statistics", 100 * number_of(figures, "statistics_fraction"),
-                 "% of products");
-    print_figure("host to device", number_of(figures, "upload_gbps"), "GB/s");
-    print_figure("disk, reading", number_of(figures, "disk_read_gbps"), "GB/s");
-    print_figure("page cache, reading", number_of(figures, "cached_read_gbps"), "GB/s");
-    print_figure("disk, writing", number_of(figures, "disk_write_gbps"), "GB/s");
-    for (size_t i = 0; i < json_array_size(runs); i++) {
-        print_run(json_array_get(runs, i));
-    }
-    print_summary(figures);
 }
