@@ -157,7 +157,7 @@ static ingot_status load_text(calibration *c, uint64_t length, ingot_error *erro
                          false);
     const ingot_status status =
         ingot_self_text_write(&c->text, &c->from.model, &c->from.source, &c->backend, s->samples,
-                              length, 0, &progress, error);
+                              length, 0, &progress, NULL, error);
     ingot_progress_end(&progress);
     return status;
 }

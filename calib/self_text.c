@@ -28,7 +28,8 @@ ingot_status ingot_self_text_wanted(bool *out, const char *const *texts, uint64_
 typedef struct author {
     const ingot_model *model;
     const ingot_backend *backend;
-    uint64_t length, together; /* tokens of a sequence, sequences written at once */
+    uint64_t length, most, together; /* tokens of a sequence; sequences written at once at most,
+                                        and really (0: not known yet) */
     ingot_arena *arena;
     ingot_block *blocks; /* [layers], the first `loaded` of them are there */
     uint64_t loaded;
@@ -65,7 +66,7 @@ static ingot_status make_room(author *a, uint64_t samples, ingot_error *error) {
         2 * m->layers * a->length * m->kv_heads * m->head_dim * sizeof(float); /* of a sequence */
     const uint64_t limit = a->backend->has_own_memory ? DEVICE_CACHE_BYTES : HOST_CACHE_BYTES;
     /* in as few rounds as the cache allows, of equal size */
-    const uint64_t most = ingot_max_u64(1, ingot_min_u64(samples, limit / bytes));
+    const uint64_t most = ingot_max_u64(1, ingot_min_u64(a->most, limit / bytes));
     a->together = ingot_ceil_div(samples, ingot_ceil_div(samples, most));
     INGOT_TRY(ingot_kv_cache_create(&a->cache, m, a->backend, a->together, a->length, error));
     INGOT_TRY(ingot_workspace_create(&a->work, m, a->backend, a->together, error));
@@ -181,11 +182,40 @@ static ingot_status write_all(author *a, ingot_text *out, const ingot_weight_sou
     return INGOT_OK;
 }
 
+/* Out of memory begins anew with half as many sequences at once: each has its own seed, whatever
+ * is written beside it. */
+static ingot_status write_in_room(ingot_text *out, const author *plan,
+                                  const ingot_weight_source *source, uint64_t samples,
+                                  uint64_t seed, ingot_progress *progress, unsigned *shortages,
+                                  ingot_error *error) {
+    author a = *plan;
+    for (a.most = samples;;) {
+        const ingot_status status = write_all(&a, out, source, samples, seed, progress, error);
+        const uint64_t together = a.together, most = together / 2;
+        leave(&a);
+        if (status != INGOT_ERR_NO_MEMORY || most == 0) {
+            return status;
+        }
+        if (shortages != NULL) {
+            (*shortages)++;
+        }
+        if (progress != NULL) {
+            ingot_progress_line(progress, "%s: %llu sequences at once instead of %llu",
+                                ingot_backend_failure(plan->backend, status),
+                                (unsigned long long)most, (unsigned long long)together);
+        }
+        *error = (ingot_error){0};
+        a = *plan;
+        a.most = most;
+    }
+}
+
 ingot_status ingot_self_text_write(ingot_text *out, const ingot_model *model,
                                    const ingot_weight_source *source, const ingot_backend *backend,
                                    uint64_t samples, uint64_t length, uint64_t seed,
-                                   ingot_progress *progress, ingot_error *error) {
-    author a = {.model = model, .backend = backend, .length = length};
+                                   ingot_progress *progress, unsigned *shortages,
+                                   ingot_error *error) {
+    const author plan = {.model = model, .backend = backend, .length = length};
     ingot_error local = {0};
     uint64_t bytes;
     *out = (ingot_text){0};
@@ -196,9 +226,8 @@ ingot_status ingot_self_text_write(ingot_text *out, const ingot_model *model,
     }
     if (status == INGOT_OK) {
         *out = (ingot_text){.ids = out->ids, .count = samples * length, .bytes = bytes};
-        status = write_all(&a, out, source, samples, seed, progress, &local);
+        status = write_in_room(out, &plan, source, samples, seed, progress, shortages, &local);
     }
-    leave(&a);
     if (status != INGOT_OK) {
         ingot_text_free(out);
         if (local.status != status) {

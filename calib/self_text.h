@@ -23,11 +23,13 @@ ingot_status ingot_self_text_wanted(bool *out, const char *const *texts, uint64_
  * part where two tokens are about equally likely.
  *
  * Holds all weights of the model as the source stores them, and keys and values of as many
- * sequences as fit in 1 GiB of host or 8 GiB of device memory.  progress may be NULL: counts
- * tokens. */
+ * sequences as fit in 1 GiB of host or 8 GiB of device memory; where there is less, it begins anew
+ * with half as many at once, as long as there is more than one, and counts that in *shortages (may
+ * be NULL).  progress may be NULL: counts tokens. */
 ingot_status ingot_self_text_write(ingot_text *out, const ingot_model *model,
                                    const ingot_weight_source *source, const ingot_backend *backend,
                                    uint64_t samples, uint64_t length, uint64_t seed,
-                                   ingot_progress *progress, ingot_error *error) INGOT_MUST_CHECK;
+                                   ingot_progress *progress, unsigned *shortages,
+                                   ingot_error *error) INGOT_MUST_CHECK;
 
 #endif

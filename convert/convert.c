@@ -247,7 +247,7 @@ static ingot_status write_text(session *s, uint64_t length) {
                          false);
     const ingot_status status =
         ingot_self_text_write(&s->text, &s->model, &s->source, &s->backend, recipe->samples, length,
-                              recipe->seed, &progress, s->error);
+                              recipe->seed, &progress, &s->result->memory_shortages, s->error);
     ingot_progress_end(&progress);
     return status;
 }
@@ -308,7 +308,8 @@ static ingot_status choose_widths(session *s) {
                                   .recipe = &s->options->recipe,
                                   .text = &s->text,
                                   .windows = &s->windows,
-                                  .table = s->table[0] != 0 ? s->table : NULL};
+                                  .table = s->table[0] != 0 ? s->table : NULL,
+                                  .shortages = &s->result->memory_shortages};
     return ingot_widths_choose(&s->plan, &job, s->error);
 }
 

@@ -27,6 +27,8 @@ typedef struct measurer {
     double *kl;                /* [rows], host */
     uint64_t tokens;           /* of the windows */
     uint64_t slot_floats, slots, rows;
+    uint64_t slots_most,
+        calls_most; /* slots, windows of a forward call: limits, then what is used */
     ingot_sensitivity *out;
     ingot_progress progress;
     ingot_error *error;
@@ -203,6 +205,7 @@ static ingot_status open_measurer(measurer *m) {
     m->slot_floats = m->tokens * job->model->hidden;
     m->slots = ingot_max_u64(2, bytes / (m->slot_floats * sizeof(float)));
     m->slots = ingot_min_u64(m->slots, candidates + 1);
+    m->slots = m->slots_most = ingot_min_u64(m->slots, m->slots_most);
     m->rows = LOGITS_BYTES / (job->model->vocab * sizeof(float));
     m->rows = ingot_max_u64(1, ingot_min_u64(m->rows, m->tokens));
     INGOT_TRY(ingot_backend_host_arena_create(&m->host, job->backend));
@@ -214,9 +217,10 @@ static ingot_status open_measurer(measurer *m) {
     INGOT_TRY(device_floats(m, &m->normed, m->rows, job->model->hidden));
     INGOT_TRY(ingot_alloc_zero((void **)&m->kl, m->rows, sizeof *m->kl));
     const uint64_t calls = ingot_max_u64(1, job->backend->batch_tokens / job->windows->length);
-    return ingot_workspace_create(
-        &m->work, job->model, job->backend,
-        ingot_min_u64(calls, m->slots * job->windows->count) * job->windows->length, m->error);
+    m->calls_most =
+        ingot_min_u64(ingot_min_u64(calls, m->slots * job->windows->count), m->calls_most);
+    return ingot_workspace_create(&m->work, job->model, job->backend,
+                                  m->calls_most * job->windows->length, m->error);
 }
 
 static void close_measurer(measurer *m) {
@@ -252,29 +256,67 @@ static ingot_status finish(const measurer *m) {
     return INGOT_OK;
 }
 
+/* All of it with the memory that m->slots_most and m->calls_most allow. */
+static ingot_status measure(measurer *m) {
+    const uint64_t candidates = m->job->count * INGOT_MEASURED_COUNT;
+    ingot_status status = INGOT_OK;
+    memset(m->out, 0, m->job->count * sizeof *m->out);
+    INGOT_GO(open_measurer(m));
+    for (uint64_t first = 0; first < candidates; first += m->slots - 1) {
+        INGOT_GO(run_wave(m, first, ingot_min_u64(first + m->slots - 1, candidates)));
+    }
+    INGOT_GO(finish(m));
+done:
+    close_measurer(m);
+    return status;
+}
+
+/* Less memory for the next attempt; false: there is nothing to save. */
+static bool can_spare(measurer *m) {
+    if (m->slots_most <= 2 && m->calls_most <= 1) {
+        return false;
+    }
+    m->slots_most = ingot_max_u64(2, m->slots_most / 2);
+    m->calls_most = ingot_max_u64(1, m->calls_most / 2);
+    return true;
+}
+
 ingot_status ingot_sensitivity_measure(ingot_sensitivity *out, const ingot_sensitivity_job *job,
                                        ingot_error *error) {
-    measurer m = {.job = job,
-                  .ops = job->backend->ops,
-                  .context = job->backend->context,
-                  .out = out,
-                  .error = error};
-    const uint64_t candidates = job->count * INGOT_MEASURED_COUNT;
-    ingot_status status = INGOT_OK;
-    memset(out, 0, job->count * sizeof *out);
-    ingot_progress_begin(&m.progress, "measuring", "roundings", (double)candidates, false);
-    INGOT_GO(open_measurer(&m));
-    for (uint64_t first = 0; first < candidates; first += m.slots - 1) {
-        INGOT_GO(run_wave(&m, first, ingot_min_u64(first + m.slots - 1, candidates)));
+    const measurer plan = {
+        .job = job, .ops = job->backend->ops, .context = job->backend->context, .out = out};
+    ingot_error own;
+    measurer m = plan;
+    m.slots_most = m.calls_most = UINT64_MAX;
+    ingot_progress_begin(&m.progress, "measuring", "roundings",
+                         (double)(job->count * INGOT_MEASURED_COUNT), false);
+    for (;;) {
+        measurer now = m;
+        own = (ingot_error){0};
+        now.error = &own;
+        const ingot_status status = measure(&now);
+        m.progress = now.progress;
+        m.slots_most = now.slots_most;
+        m.calls_most = now.calls_most;
+        if (status != INGOT_ERR_NO_MEMORY || !can_spare(&m)) {
+            ingot_progress_end(&m.progress);
+            if (status == INGOT_ERR_NO_MEMORY && own.status == INGOT_OK) {
+                (void)!ingot_error_set(&own, status, NULL, NULL, "use a shorter --seq-len",
+                                       "out of memory while measuring sensitivities");
+            }
+            if (status != INGOT_OK && error != NULL) {
+                *error = own;
+            }
+            return status;
+        }
+        if (job->shortages != NULL) {
+            (*job->shortages)++;
+        }
+        ingot_progress_line(&m.progress,
+                            "%s: measuring anew with %llu states at once, %llu windows a call",
+                            ingot_backend_failure(job->backend, status),
+                            (unsigned long long)m.slots_most, (unsigned long long)m.calls_most);
     }
-    INGOT_GO(finish(&m));
-done:
-    ingot_progress_end(&m.progress);
-    close_measurer(&m);
-    return status == INGOT_ERR_NO_MEMORY && error != NULL && error->status == INGOT_OK
-               ? ingot_error_set(error, status, NULL, NULL, "use a shorter --seq-len",
-                                 "out of memory while measuring sensitivities")
-               : status;
 }
 
 void ingot_sensitivity_costs(double cost[INGOT_WIDTH_COUNT], const ingot_sensitivity *measured) {

@@ -38,11 +38,13 @@ typedef struct ingot_sensitivity_job {
     uint64_t count;
     const ingot_windows *windows;
     uint64_t state_bytes; /* of hidden states kept at once; 0: what the backend stands */
+    unsigned *shortages;  /* counted: times it began anew with less memory; or NULL */
 } ingot_sensitivity_job;
 
 /* out[count].  Matrices are rounded with searched scales in the geometry of the plan (group, zero
- * points, scale dtype, outliers), whatever the method of the conversion.  INGOT_ERR_NUMERIC when a
- * divergence is not finite. */
+ * points, scale dtype, outliers), whatever the method of the conversion.  Out of memory it begins
+ * anew with half the states and half the calls, as long as there is more than one of either.
+ * INGOT_ERR_NUMERIC when a divergence is not finite. */
 ingot_status ingot_sensitivity_measure(ingot_sensitivity *out, const ingot_sensitivity_job *job,
                                        ingot_error *error) INGOT_MUST_CHECK;
 

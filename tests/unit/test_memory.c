@@ -125,6 +125,46 @@ static void test_arena_gives_back(void) {
     ingot_arena_destroy(arena);
 }
 
+/* Chunks that are there now. */
+static ingot_status counted_alloc(void *context, void **out, uint64_t size_bytes) {
+    ++*(unsigned *)context;
+    return ingot_alloc(out, size_bytes);
+}
+
+static void counted_release(void *context, void *memory) {
+    --*(unsigned *)context;
+    ingot_free(memory);
+}
+
+/* Full chunks stay over a reset, unless getting them back costs nothing; nothing stays when an
+ * arena is cleared. */
+static void test_arena_chunks(void) {
+    for (unsigned is_quick = 0; is_quick < 2; is_quick++) {
+        unsigned chunks = 0;
+        const ingot_allocator from = {.alloc = counted_alloc,
+                                      .release = counted_release,
+                                      .context = &chunks,
+                                      .is_quick = is_quick != 0};
+        ingot_arena *arena = NULL;
+        void *memory;
+        CU_ASSERT_EQUAL_FATAL(ingot_arena_create_from(&arena, &from), INGOT_OK);
+        for (unsigned round = 0; round < 2; round++) {
+            CU_ASSERT_EQUAL(ingot_arena_alloc(arena, &memory, 100), INGOT_OK);
+            CU_ASSERT_EQUAL(ingot_arena_alloc(arena, &memory, 5000000), INGOT_OK);
+            CU_ASSERT_EQUAL(ingot_arena_alloc(arena, &memory, 7000000), INGOT_OK);
+            CU_ASSERT_EQUAL(chunks, 3);
+            ingot_arena_reset(arena);
+            CU_ASSERT_EQUAL(chunks, is_quick != 0 ? 1 : 3);
+        }
+        ingot_arena_clear(arena);
+        CU_ASSERT_EQUAL(chunks, 0);
+        CU_ASSERT_EQUAL(ingot_arena_alloc(arena, &memory, 5000000), INGOT_OK);
+        memset(memory, 1, 5000000);
+        ingot_arena_destroy(arena);
+        CU_ASSERT_EQUAL(chunks, 0);
+    }
+}
+
 static void test_peak(void) {
     const uint64_t before_bytes = ingot_memory_peak_bytes();
     CU_ASSERT(before_bytes > 100000);
@@ -142,6 +182,7 @@ int main(void) {
                                  {"failure", test_failure},
                                  {"arena", test_arena},
                                  {"arena gives back", test_arena_gives_back},
+                                 {"arena chunks", test_arena_chunks},
                                  {"peak", test_peak},
                                  CU_TEST_INFO_NULL};
     return suite_run("memory", tests);

@@ -12,7 +12,7 @@ static uint64_t seed;
 
 static void write_text(ingot_text *out, const tiny_model *t, uint64_t text_seed) {
     CU_ASSERT_EQUAL_FATAL(ingot_self_text_write(out, &t->model, &t->source, &backend, samples,
-                                                length, text_seed, NULL, NULL),
+                                                length, text_seed, NULL, NULL, NULL),
                           INGOT_OK);
     CU_ASSERT_EQUAL_FATAL(out->count, samples * length);
     CU_ASSERT_EQUAL(out->bytes, 4 * samples * length);
