@@ -117,6 +117,16 @@ static void check_judge(ingot_batch *batch, const ingot_loop_job *job, const ing
     check_states(b, target, exact, 1, WINDOWS, hidden);
 }
 
+/* A batch that has rested runs as before; backends without memory of their own let none rest. */
+static void check_rest(ingot_batch *batch, const ingot_loop_job *job) {
+    ingot_backend backend = *job->backend;
+    backend.has_own_memory = true;
+    ingot_batch_rest(batch, &backend);
+    CU_ASSERT(batch->workspace == NULL && batch->scratch == NULL);
+    CU_ASSERT(ingot_batch_wake(batch, job) == INGOT_OK && batch->chunk == CHUNK);
+    CU_ASSERT(ingot_batch_wake(batch, job) == INGOT_OK); /* is awake */
+}
+
 /* Two blocks of a model whose prefix is another model's first block. */
 static void streams_on(const ingot_backend *b, ingot_streams streams) {
     ingot_arena *arena, *device;
@@ -127,8 +137,6 @@ static void streams_on(const ingot_backend *b, ingot_streams streams) {
     states_of *exact = calloc(1, sizeof *exact), *prefix = calloc(1, sizeof *prefix);
     expectation *e = calloc(1, sizeof *e);
     const uint64_t seed = tiny_seed();
-    ingot_backend with_own_memory = *b; /* whose batches rest */
-    with_own_memory.has_own_memory = true;
     CU_ASSERT_FATAL(ingot_arena_create(&arena) == INGOT_OK);
     CU_ASSERT_FATAL(ingot_backend_arena_create(&device, b) == INGOT_OK);
     load(&model, seed, b, arena);
@@ -184,10 +192,7 @@ static void streams_on(const ingot_backend *b, ingot_streams streams) {
             CU_ASSERT(e->seen[i] == ((use.wanted & 1u << i) != 0 ? TOKENS - LENGTH : 0));
         }
         check_judge(&batch, &job, block, *kept, *exact, device);
-        ingot_batch_rest(&batch, &with_own_memory);
-        CU_ASSERT(batch.workspace == NULL && batch.scratch == NULL);
-        CU_ASSERT(ingot_batch_wake(&batch, &job) == INGOT_OK && batch.chunk == CHUNK);
-        CU_ASSERT(ingot_batch_wake(&batch, &job) == INGOT_OK); /* is awake */
+        check_rest(&batch, &job);
         advance(other.tiny, layer, *prefix, e->prefix);
         CU_ASSERT(ingot_batch_run(&batch, &job, &other.block[layer], 0, WINDOWS,
                                   &(ingot_batch_use){0}, NULL) == INGOT_OK);
