@@ -1,17 +1,23 @@
 #!/bin/sh
-# compute-sanitizer over the tests of the CUDA backend: sh tests/sanitize_gpu.sh BUILD [SECONDS]
+# compute-sanitizer over the tests of the CUDA backend:
 #
-# memcheck, racecheck, initcheck and synccheck, each over every test program that needs a device, one at a time on each
-# card (CUDA_VISIBLE_DEVICES: on those); SECONDS is the limit of each (default 600).  Fails when a test
-# fails, a tool does not come to its end, or it reports anything but this:
+#   make test-gpu; sh tests/sanitize_gpu.sh BUILD [SECONDS [TOOL:PROGRAM...]]
 #
-#   kernels of cuBLAS and cuSOLVER, which all but initcheck leave out from the start.  Their
-#   tiles read past the edges of operands into memory of ours that was never written, and drop what
-#   they read; racecheck does not see the barriers of their asynchronous copies.  The results are
-#   compared by the tests themselves.
+# memcheck, racecheck, initcheck and synccheck, each over every test program that needs a device, or
+# the pairs that are named, in their order (racecheck:test_cuda_engine); one at a time on each card
+# (CUDA_VISIBLE_DEVICES: on those); SECONDS is the limit of each (default 600).  Fails when a test
+# fails, a tool does not come to its end, or it reports anything.  Kernels of cuBLAS and cuSOLVER
+# are left out: their tiles read past the edges of operands into memory of ours that was never
+# written, and drop what they read; racecheck does not see the barriers of their asynchronous
+# copies.  The results are compared by the tests themselves.  initcheck does not see their
+# stores either: mark_outputs.so writes their outputs before.
 set -u
-[ $# -ge 1 ] && [ -d "$1" ] || { echo "usage: sh tests/sanitize_gpu.sh BUILD [SECONDS]" >&2; exit 2; }
+[ $# -ge 1 ] && [ -d "$1" ] || {
+    echo "usage: sh tests/sanitize_gpu.sh BUILD [SECONDS [TOOL:PROGRAM...]]" >&2
+    exit 2
+}
 build=$1 limit=${2:-600}
+shift $(($# > 1 ? 2 : 1))
 # Their names; nothing of ours has such a part in its own.
 foreign='nvjet_sm[0-9]|sm[0-9]+_xmma_|cutlass_[0-9]|splitKreduce_kernel|potrf_alg2|kernel_trsm|trsm_[lu]|syherk_kernel|cublas|cusolver'
 logs=${OUT:-$build}/sanitizer-logs
@@ -20,55 +26,12 @@ sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanit
 [ -n "$sanitizer" ] || { echo "SKIP: compute-sanitizer is missing"; exit 77; }
 export INGOT_TEST_SMALL=1
 
-run_one() { # TOOL PROGRAM CARD
-    name=$1-$(basename "$2")
-    # initcheck must see what libraries write: there their reports are sorted out below
-    exclude="--kernel-name-exclude regex=$foreign"
-    [ "$1" != initcheck ] || exclude=
-    start=$(date +%s)
-    # shellcheck disable=SC2086 # two words or none
-    CUDA_VISIBLE_DEVICES=$3 timeout -k 5 "$limit" "$sanitizer" --tool "$1" $exclude \
-        --print-limit 10000 "$2" >"$logs/$name.log" 2>&1
-    echo "$? $(($(date +%s) - start))" >"$logs/$name.code"
-}
-
-# One program at a time on each card: side by side they fail inside cuBLAS (decision 0032).
-cards=$(echo "${CUDA_VISIBLE_DEVICES:-$(nvidia-smi --query-gpu=index --format=csv,noheader |
-    paste -sd, -)}" | tr ',' ' ')
-[ -n "$cards" ] || { echo "SKIP: no card"; exit 77; }
-rm -f "$logs"/*.code
-lane=0
-for card in $cards; do
-    {
-        count=0
-        for tool in memcheck racecheck initcheck synccheck; do
-            for program in "$build"/tests/test_backend "$build"/tests/test_kernels \
-                "$build"/tests/test_linear "$build"/tests/test_tuning \
-                "$build"/tests/test_backward "$build"/tests/test_cuda_*; do
-                # whole conversions, of kernels that the other programs run: their memory alone
-                case $tool-$program in
-                *.d) continue ;;
-                memcheck-*) ;;
-                *-*/test_cuda_memory) continue ;;
-                esac
-                [ $((count % $(echo "$cards" | wc -w))) != $lane ] ||
-                    run_one $tool "$program" "$card"
-                count=$((count + 1))
-            done
-        done
-    } &
-    lane=$((lane + 1))
-done
-wait
-
-failed=0
-for code_file in "$logs"/*.code; do
-    name=$(basename "$code_file" .code)
-    read -r code seconds <"$code_file"
-    # A report is a line at the margin and the indented lines after it.
-    awk -v foreign="$foreign" '
+# The reports of a log and one line about them.  A report is a line at the margin and the indented
+# lines after it.
+sum_up() { # LOG
+    awk '
         function finish() {
-            if (report != "") { if (report ~ foreign) left_out++; else { ours++; print report } }
+            if (report != "") { ours++; print report }
             report = ""
         }
         /^=========/ {
@@ -80,14 +43,62 @@ for code_file in "$logs"/*.code; do
         }
         END {
             finish()
-            printf "%d reports, %d more in kernels of cuBLAS, %s\n", ours, left_out,
-                is_whole ? "to the end" : "NOT to the end"
-        }' "$logs/$name.log" >"$logs/$name.reports"
+            printf "%d reports, %s\n", ours, is_whole ? "to the end" : "NOT to the end"
+        }' "$1"
+}
+
+run_one() { # TOOL PROGRAM CARD
+    name=$1-$2
+    preloaded=
+    [ "$1" != initcheck ] || preloaded=$(realpath "$build")/tests/mark_outputs.so
+    start=$(date +%s)
+    LD_PRELOAD=$preloaded CUDA_VISIBLE_DEVICES=$3 timeout -k 5 "$limit" "$sanitizer" --tool "$1" \
+        --kernel-name-exclude "regex=$foreign" --print-limit 200 "$build/tests/$2" \
+        >"$logs/$name.log" 2>&1
+    code=$?
+    sum_up "$logs/$name.log" >"$logs/$name.reports"
     verdict=ok
-    [ "$code" = 0 ] && tail -n 1 "$logs/$name.reports" | grep -q '^0 reports.*, to the end' || {
-        verdict=FAIL failed=1
+    [ $code = 0 ] && tail -n 1 "$logs/$name.reports" | grep -q '^0 reports.*, to the end' ||
+        verdict=FAIL
+    printf '%-4s  %-34s exit %s, %3s s, %s\n' $verdict "$name" $code \
+        $(($(date +%s) - start)) "$(tail -n 1 "$logs/$name.reports")"
+    [ $verdict = ok ] || {
+        : >"$logs/failed"
+        head -n 12 "$logs/$name.reports"
     }
-    printf '%-4s  %-34s exit %s, %3s s, %s\n' $verdict "$name" "$code" "$seconds" "$(tail -n 1 "$logs/$name.reports")"
-    [ $verdict = ok ] || head -n 12 "$logs/$name.reports"
+}
+
+pairs=$*
+[ -n "$pairs" ] || for tool in memcheck racecheck initcheck synccheck; do
+    for program in "$build"/tests/test_backend "$build"/tests/test_kernels \
+        "$build"/tests/test_linear "$build"/tests/test_tuning "$build"/tests/test_backward \
+        "$build"/tests/test_cuda_*; do
+        # whole conversions, of kernels that the other programs run: their memory alone
+        case $tool-$program in
+        *.d) continue ;;
+        memcheck-*) ;;
+        *-*/test_cuda_memory) continue ;;
+        esac
+        pairs="$pairs $tool:$(basename "$program")"
+    done
 done
-exit $failed
+
+# One program at a time on each card: side by side they fail inside cuBLAS (decision 0032).
+cards=$(echo "${CUDA_VISIBLE_DEVICES:-$(nvidia-smi --query-gpu=index --format=csv,noheader |
+    paste -sd, -)}" | tr ',' ' ')
+[ -n "$cards" ] || { echo "SKIP: no card"; exit 77; }
+rm -f "$logs/failed"
+lane=0
+for card in $cards; do
+    {
+        count=0
+        for pair in $pairs; do
+            [ $((count % $(echo "$cards" | wc -w))) != $lane ] ||
+                run_one "${pair%%:*}" "${pair#*:}" "$card"
+            count=$((count + 1))
+        done
+    } &
+    lane=$((lane + 1))
+done
+wait
+[ ! -e "$logs/failed" ]

@@ -94,6 +94,14 @@ static ingot_status add_filling(loader *l, const filling &one) {
     return INGOT_OK;
 }
 
+/* Kernels read whole words and shift: what is behind the last scale is defined. */
+static ingot_status end_word(const loader *l) {
+    const uint64_t gap = (4 - l->used % 4) % 4;
+    return l->base == nullptr || gap == 0
+               ? INGOT_OK
+               : ingot_cuda_status(cudaMemsetAsync(l->base + l->used, 0, gap, l->e->cuda->stream));
+}
+
 /* Room for `bytes`; with is_new on a boundary, else right behind the last. */
 static uint8_t *take(loader *l, uint64_t bytes, bool is_new) {
     if (is_new) {
@@ -269,6 +277,7 @@ static ingot_status add_matrices(loader *l, engine_linear *out, const ingot_engi
                 INGOT_TRY(fill_part(l, &m[i], part, to));
             }
         }
+        INGOT_TRY(end_word(l));
     }
     for (int i = 0; i < count; i++) {
         INGOT_TRY(add_outliers(l, &out[i], &m[i].view));

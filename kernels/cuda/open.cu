@@ -272,6 +272,11 @@ static ingot_status cuda_upload_view(void *context, ingot_weight_view *device,
         }
         status = cuda_alloc(context, &memory, part[i].bytes);
         *part[i].pointer = memory;
+        if (status == INGOT_OK && part[i].bytes % 4 != 0) {
+            /* kernels read whole words and shift: what is behind the last scale is defined */
+            status = ingot_cuda_status(cudaMemsetAsync(
+                static_cast<uint8_t *>(memory) + part[i].bytes / 4 * 4, 0, 4, cuda->stream));
+        }
         if (status == INGOT_OK) {
             status = ingot_cuda_status(cudaMemcpyAsync(memory, from[i], part[i].bytes,
                                                        cudaMemcpyHostToDevice, cuda->stream));

@@ -1,18 +1,18 @@
 /* Conversions on a device whose memory is nearly full, or of whose allocations one fails: they go
  * on with smaller batches and come to a whole file; what cannot go on ends with a status and a
  * remedy, and leaves no file.  Skipped, loudly, where there is no device. */
+#include "backend_inputs.h"
 #include "convert/convert.h"
 #include "suite.h"
 
-#include <math.h>
-#include <string.h>
 #include <sys/stat.h>
 
 #define CHUNKS_MOST 4096u
 #define MODEL       "examples/demo-4m"
 
 static char output[64], partial[80];
-static bool is_small; /* INGOT_TEST_SMALL: few of the allocations, for compute-sanitizer */
+static bool
+    is_small; /* INGOT_TEST_SMALL: few of the allocations and windows, for compute-sanitizer */
 
 static bool exists(const char *path) {
     struct stat state;
@@ -31,7 +31,7 @@ static ingot_status convert(const char *method, unsigned *shortages) {
                                      .force = true};
     ingot_convert_result result = {.bits_per_weight = (double)NAN};
     ingot_error error = {0};
-    char samples[] = "24", length[] = "256";
+    const char *samples = is_small ? "6" : "24", *length = is_small ? "64" : "256";
     ingot_recipe_init(&options.recipe);
     CU_ASSERT_FATAL(ingot_convert_option(&options, "method", method, &error) == INGOT_OK);
     CU_ASSERT_FATAL(ingot_convert_option(&options, "samples", samples, &error) == INGOT_OK);
@@ -53,26 +53,36 @@ static ingot_status convert(const char *method, unsigned *shortages) {
     return status;
 }
 
-/* Early allocations, and ever fewer later, until there is none of that number: each is made up for
- * but those before the loop. */
-static void test_failed_allocations(const char *method) {
-    unsigned failed = 0, mended = 0, n = 1;
-    for (bool is_reached = true; is_reached; n += is_small ? 50 + 2 * n : 1 + n / 3) {
-        char text[16];
-        unsigned shortages = 0;
-        (void)snprintf(text, sizeof text, "%u", n);
-        (void)setenv("INGOT_TEST_FAIL_DEVICE_ALLOC", text, 1);
-        const bool is_good = convert(method, &shortages) == INGOT_OK;
-        if (!is_good) {
-            printf("\n    %s: allocation %u was not made up for", method, n);
-        }
-        failed += !is_good;
-        mended += is_good && shortages != 0;
-        is_reached = !is_good || shortages != 0;
-    }
+/* Whether a conversion in which the n-th allocation fails came to its end; *is_reached: there is
+ * one of that number. */
+static bool survives(const char *method, uint64_t n, bool *is_reached) {
+    char text[24];
+    unsigned shortages = 0;
+    (void)snprintf(text, sizeof text, "%llu", (unsigned long long)n);
+    (void)setenv("INGOT_TEST_FAIL_DEVICE_ALLOC", text, 1);
+    const bool is_good = convert(method, &shortages) == INGOT_OK;
     (void)unsetenv("INGOT_TEST_FAIL_DEVICE_ALLOC");
-    printf("%s: %u made up for, of %u or so ", method, mended, n);
-    CU_ASSERT(failed == 0 && mended > (is_small ? 1 : 10));
+    if (!is_good) {
+        printf("\n    %s: allocation %s was not made up for", method, text);
+    }
+    *is_reached = !is_good || shortages != 0;
+    return is_good;
+}
+
+/* The first allocations, then one at random of each range that is twice (in a small run, eight
+ * times) as far, until there is none of that number: each is made up for. */
+static void test_failed_allocations(const char *method) {
+    const uint64_t first = is_small ? 1 : 3, factor = is_small ? 8 : 2;
+    unsigned failed = 0, mended = 0;
+    uint64_t n = 0;
+    for (bool is_reached = true; is_reached;) {
+        n = n < first ? n + 1 : n + 1 + input_below(n * (factor - 1));
+        const bool is_good = survives(method, n, &is_reached);
+        failed += !is_good;
+        mended += is_good && is_reached;
+    }
+    printf("%s: %u made up for, the last not of %llu ", method, mended, (unsigned long long)n);
+    CU_ASSERT(failed == 0 && mended > (is_small ? 1 : 5));
     CU_ASSERT(convert(method, NULL) == INGOT_OK);
 }
 
@@ -141,7 +151,8 @@ int main(void) {
         printf("SKIP: %s is missing: run it from the root of the tree\n", MODEL);
         return 77;
     }
-    is_small = getenv("INGOT_TEST_SMALL") != NULL;
+    is_small = input_is_small();
+    input_start("cuda_memory");
     (void)snprintf(output, sizeof output, "/tmp/ingot-memory-%ld.ingot", (long)getpid());
     (void)snprintf(partial, sizeof partial, "%s.partial", output);
     return suite_run("cuda_memory", tests);
