@@ -37,7 +37,7 @@ static ingot_status quantize_ahead(ingot_loop *l, ingot_block_state *state, uint
 ingot_status ingot_loop_tune(ingot_loop *l, ingot_block_state *state) {
     ingot_tune_job job = {
         .loop = l->job, .batch = &l->batch, .block = &state->block, .ahead = l->behind};
-    bool has_any = false;
+    bool learns = false;
     for (uint64_t i = 0; i < l->job->plan->count; i++) {
         const ingot_plan_tensor *t = &l->job->plan->tensors[i];
         if (t->layer == state->layer && t->origin == INGOT_ORIGIN_QUANTIZE) {
@@ -45,11 +45,11 @@ ingot_status ingot_loop_tune(ingot_loop *l, ingot_block_state *state) {
             job.linear[t->role] = &l->tuned[t->role].q;
             job.target[t->role] = l->tuned[t->role].target;
             job.is_fixed[t->role] = t->method == INGOT_METHOD_RTN; /* stays plain */
-            has_any = true;
+            learns |= !job.is_fixed[t->role];
         }
     }
     double since = ingot_clock_seconds();
-    if (has_any) {
+    if (learns) {
         ingot_tune_result *result = &l->job->tunings[state->layer];
         /* of all that quantizing took, H alone is needed again */
         for (unsigned i = 0; i < INGOT_INPUT_COUNT; i++) {

@@ -13,6 +13,7 @@
 
 #define STEPS       100u
 #define SEQUENCES   8u  /* of a step */
+#define GIVE_UP_AT  50u /* steps, where no iterate was better than the start by then */
 #define JUDGE_EVERY 5u  /* steps; odd, since codes may change back and forth from step to step */
 #define RATE        0.6 /* way of a position in all steps, in codes, times 2 */
 #define GAIN_RATE   0.3 /* of a gain, likewise */
@@ -335,6 +336,9 @@ static ingot_status descend(tuner *t, ingot_tune_result *result, ingot_error *er
         INGOT_TRY(round_all(t));
         if (step != 0 && step % JUDGE_EVERY == 0) {
             INGOT_TRY(consider(t, result, step));
+        }
+        if (step == GIVE_UP_AT && result->step == 0) {
+            return INGOT_OK; /* decision 0036 */
         }
         const double left = (1 - (double)step / STEPS) / STEPS;
         INGOT_TRY(step_all(t, (float)(RATE * left), (float)(GAIN_RATE * left)));

@@ -7,6 +7,22 @@
 /* ---- memory and views -------------------------------------------------------------------------
  */
 
+/* Memory that came and went counts once, in the call that follows. */
+static void check_peak(const ingot_backend *b) {
+    const uint64_t bytes = UINT64_C(3) << 20;
+    void *memory = NULL;
+    CU_ASSERT(b->ops->wait(b->context) == INGOT_OK); /* until then what was released counts */
+    const uint64_t begin = b->ops->peak_bytes(b->context);
+    const uint64_t base = b->ops->peak_bytes(b->context);
+    CU_ASSERT(base <= begin);
+    CU_ASSERT_FATAL(b->ops->alloc(b->context, &memory, bytes) == INGOT_OK);
+    b->ops->release(b->context, memory);
+    CU_ASSERT(b->ops->wait(b->context) == INGOT_OK);
+    const uint64_t with = b->ops->peak_bytes(b->context);
+    CU_ASSERT(b->has_own_memory ? with >= base + bytes : with == 0);
+    CU_ASSERT(b->ops->peak_bytes(b->context) == base);
+}
+
 static void check_memory(const ingot_backend *b) {
     const ingot_backend_ops *ops = b->ops;
     const uint64_t bytes = 4 * input_size(300);
@@ -25,6 +41,7 @@ static void check_memory(const ingot_backend *b) {
     memset(host, 0, bytes);
     CU_ASSERT(memcmp(got, host, bytes) == 0);
     CU_ASSERT(b->has_own_memory == (ops->peak_bytes(b->context) != 0));
+    check_peak(b);
     CU_ASSERT(b->batch_tokens > 0 && b->path[0] != '\0');
     ops->host_release(b->context, pinned);
     free(host);
