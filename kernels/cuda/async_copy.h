@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-/* Starts a copy of SIZE (4 or 16) bytes; of 16 bytes only `bytes`, zeros behind them.  Both sides
+/* Starts a copy of SIZE (4 or 16) bytes; of those only `bytes`, zeros behind them.  Both sides
  * are aligned to SIZE.  `to` is an address in shared memory as __cvta_generic_to_shared gives it.
  */
 template <int SIZE>
@@ -15,7 +15,8 @@ __device__ static inline void async_copy(unsigned to, const void *from, unsigned
                      "r"(bytes)
                      : "memory");
     } else {
-        asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(to), "l"(from) : "memory");
+        asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(from), "r"(bytes)
+                     : "memory");
     }
 }
 
@@ -31,6 +32,28 @@ __device__ static inline void async_commit(void) {
 /* Waits for all copies of this thread but those of its last PENDING groups. */
 template <int PENDING> __device__ static inline void async_arrived(void) {
     asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
+}
+
+/* What shared memory holds at an address as async_address gives it, which takes one register. */
+__device__ static inline uint4 shared_read16(unsigned at) {
+    uint4 v;
+    asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "r"(at)
+                 : "memory");
+    return v;
+}
+
+__device__ static inline uint2 shared_read8(unsigned at) {
+    uint2 v;
+    asm volatile("ld.shared.v2.u32 {%0,%1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(at) : "memory");
+    return v;
+}
+
+__device__ static inline unsigned short shared_read2(unsigned at) {
+    unsigned short v;
+    asm volatile("ld.shared.u16 %0, [%1];" : "=h"(v) : "r"(at) : "memory");
+    return v;
 }
 
 #endif

@@ -150,11 +150,11 @@ class ingot_cuda_buffer {
     void *memory_ = nullptr;
 };
 
-/* Of L1 and shared memory together, the part that kernels of a pass of so many rows ask for, in
- * percent.  All ask for the same: a multiprocessor that has to change it must run empty first.  One
- * or two rows leave most to L1, which keeps scales; more rows need all of it. */
-static inline unsigned cuda_carveout(uint64_t rows) {
-    return rows <= 2 ? 72 : 100;
+/* Of L1 and shared memory together, the part that kernels of a pass ask for, in percent.  All ask
+ * for the same: a multiprocessor that has to change it must run empty first.  Products that keep
+ * scales in L1 (product_few.h) leave most to it, others need all of it. */
+static inline unsigned cuda_carveout(bool uses_l1) {
+    return uses_l1 ? 72 : 100;
 }
 
 /* The context of an operation, its device made current in this thread. */

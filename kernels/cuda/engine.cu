@@ -162,6 +162,7 @@ static ingot_status fill(ingot_engine *e, const ingot_engine_model *model,
     INGOT_TRY(ingot_alloc_zero(&memory, model->layers, sizeof(engine_layer)));
     e->layer = static_cast<engine_layer *>(memory);
     INGOT_TRY(engine_load(e, model, options, load, error));
+    e->uses_l1 = engine_products_use_l1(e);
     INGOT_TRY(upload_frequencies(e, model->inverse_frequency));
     INGOT_TRY(make_cache(e));
     return make_room(e);

@@ -86,6 +86,7 @@ struct ingot_engine {
     uint64_t sequences, capacity, padded;
     uint64_t pass_rows; /* most rows of one pass */
     bool is_chained;    /* programmatic dependent launch is there */
+    bool uses_l1;       /* cuda_carveout, as products of a row of each sequence do */
 
     void *slab;      /* all weights */
     void *owned[32]; /* working memory */
@@ -141,7 +142,7 @@ static ingot_status engine_launch(const ingot_engine *e, void (*kernel)(T),
     cudaLaunchConfig_t config = {};
     cudaLaunchAttribute attribute[2] = {};
     attribute[0].id = cudaLaunchAttributePreferredSharedMemoryCarveout;
-    attribute[0].val.sharedMemCarveout = cuda_carveout(e->sequences);
+    attribute[0].val.sharedMemCarveout = cuda_carveout(e->uses_l1);
     attribute[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
     attribute[1].val.programmaticStreamSerializationAllowed = 1;
     config.gridDim = shape.grid;
@@ -197,6 +198,8 @@ ingot_status engine_attend(const ingot_engine *e, const engine_rows *rows,
  */
 
 uint64_t engine_product_work_bytes(const ingot_engine *e);
+/* Of the products of a pass over all sequences (cuda_product_uses_l1). */
+bool engine_products_use_l1(const ingot_engine *e);
 /* All blocks; then logits: of the last row into those of its sequence for a prompt (only when
  * wants_logits), of every row else. */
 ingot_status engine_pass(const ingot_engine *e, const engine_rows *rows, bool wants_logits);

@@ -152,6 +152,14 @@ uint64_t engine_product_work_bytes(const ingot_engine *e) {
     return bytes;
 }
 
+bool engine_products_use_l1(const ingot_engine *e) {
+    if (e->model.layers == 0) {
+        return false;
+    }
+    const ingot_product job = gate_and_up(e, e->sequences, &e->layer[0]);
+    return cuda_product_uses_l1(e->cuda, &job);
+}
+
 /* ---- products of many rows --------------------------------------------------------------------
  */
 

@@ -22,7 +22,7 @@ typedef struct input_job {
 template <int BITS, typename T>
 __global__ __launch_bounds__(INPUT_THREADS) static void product_input_kernel(const input_job job) {
     __shared__ float parts[INPUT_THREADS / 32];
-    product_norm<INPUT_THREADS, true> norm;
+    product_norm<INPUT_THREADS, 2, true> norm;
     T *out = static_cast<T *>(job.out) + blockIdx.x * job.stride;
     product_let_next_start();
     norm.fetch(job.source);
@@ -271,6 +271,12 @@ extern "C" uint64_t cuda_product_workspace_bytes(void *context, const ingot_prod
     return bytes;
 }
 
+extern "C" bool cuda_product_uses_l1(void *context, const ingot_product *job) {
+    const ingot_cuda *cuda = static_cast<const ingot_cuda *>(context);
+    const product_task task = task_of(job);
+    return choose(cuda, job) == PATH_FEW && !product_stream_can(cuda, &task);
+}
+
 extern "C" ingot_status cuda_product(void *context, const ingot_product *job) {
     ingot_cuda *cuda = ingot_cuda_of(context);
     if (!is_supported(job)) {
@@ -285,7 +291,7 @@ extern "C" ingot_status cuda_product(void *context, const ingot_product *job) {
                             job->dtype,
                             job->is_chained,
                             static_cast<uint8_t *>(job->workspace),
-                            job->m};
+                            cuda_product_uses_l1(cuda, job)};
     product_source source = {job->x,         job->x_dtype,     job->w->cols,
                              job->w->cols,   job->norm_weight, job->norm_bias,
                              job->norm_kind, job->norm_eps,    is_even(job)};

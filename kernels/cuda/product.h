@@ -68,6 +68,10 @@ extern "C" {
  * to 64. */
 uint64_t cuda_product_workspace_bytes(void *context, const ingot_product *job);
 
+/* Whether the product asks for the split of a multiprocessor's memory that leaves most to L1
+ * (cuda_carveout): other kernels between such products do well to ask for the same. */
+bool cuda_product_uses_l1(void *context, const ingot_product *job);
+
 /* Launches the product.  INGOT_ERR_UNSUPPORTED for weights of other kinds and more than 2^32 - 1
  * rows or columns, INGOT_ERR_DEVICE when a launch fails.  Nothing is done for m = 0. */
 ingot_status cuda_product(void *context, const ingot_product *job) INGOT_MUST_CHECK;

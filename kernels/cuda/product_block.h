@@ -152,7 +152,8 @@ __device__ static void block_finish(float *shared, const float (&totals)[COLUMNS
             up += task.has_up ? other[BLOCK_ROWS / 2 + row] : 0.0f;
         }
         if (first + row < task.w[0].rows) {
-            product_store(task, column, first + row, sum, up);
+            product_store(task, column, first + row, sum, up,
+                          product_residual(task, column, first + row));
         }
     }
 #if __CUDA_ARCH__ >= 900

@@ -189,7 +189,7 @@ __device__ static inline void few_finish(few_sums &shared, float (&totals)[4], c
         }
     }
     if (column < job.task.m && row < job.task.w[0].rows) {
-        product_store(job.task, column, row, sum, up);
+        product_store(job.task, column, row, sum, up, product_residual(job.task, column, row));
     }
 }
 
@@ -220,7 +220,7 @@ __launch_bounds__(FEW_THREADS,
         }
     }
     {
-        product_norm<FEW_THREADS, false> norm;
+        product_norm<FEW_THREADS, 2, false> norm;
         norm.fetch(job.source);
         product_wait();
         if (threadIdx.x < PRODUCT_STEP_BYTES / 16) {

@@ -59,7 +59,8 @@ __global__ __launch_bounds__(THREADS) static void product_store_kernel(const pro
     const uint64_t rows = task.w[0].rows, count = task.m * rows;
     const uint64_t step = (uint64_t)gridDim.x * THREADS;
     for (uint64_t at = (uint64_t)blockIdx.x * THREADS + threadIdx.x; at < count; at += step) {
-        product_store(task, at / rows, at % rows, sums[at], ups != nullptr ? ups[at] : 0.0f);
+        product_store(task, at / rows, at % rows, sums[at], ups != nullptr ? ups[at] : 0.0f,
+                      product_residual(task, at / rows, at % rows));
     }
 }
 

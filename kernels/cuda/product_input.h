@@ -7,41 +7,48 @@
 #include "kernels/cuda/product_unpack.h"
 #include "kernels/cuda/weights.h"
 
-#define PRODUCT_KEPT 2 /* units that a thread holds in registers; those behind it reads again */
+/* Eight columns of x as they lie in memory, so that loads of several need not wait for each other's
+ * conversion; of 16 bits `low` alone. */
+typedef struct product_raw {
+    uint4 low, high;
+} product_raw;
 
-/* Unit `unit` of a row of x, zero behind its columns.  ANY: rows that are not even, too. */
-template <bool ANY>
+/* Unit `unit` of a row of x that is even. */
+__device__ static inline product_raw product_load_raw(const product_source &source, uint64_t row,
+                                                      unsigned unit) {
+    const uint64_t at = row * source.stride + unit * 8;
+    const bool is_wide = source.dtype == INGOT_F32;
+    const uint8_t *from = static_cast<const uint8_t *>(source.x) + (at << (is_wide ? 2 : 1));
+    product_raw out;
+    out.low = *reinterpret_cast<const uint4 *>(from);
+    out.high = make_uint4(0, 0, 0, 0);
+    if (is_wide) {
+        out.high = *reinterpret_cast<const uint4 *>(from + 16);
+    }
+    return out;
+}
+
+__device__ static inline void product_raw_floats(float (&v)[8], const product_raw &raw,
+                                                 ingot_dtype dtype) {
+    const unsigned word[8] = {raw.low.x,  raw.low.y,  raw.low.z,  raw.low.w,
+                              raw.high.x, raw.high.y, raw.high.z, raw.high.w};
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+        const unsigned pair = word[i / 2], half = i % 2 != 0 ? pair >> 16 : pair & 0xffffu;
+        v[i] = __uint_as_float(dtype == INGOT_F32 ? word[i] : half << 16);
+        if (dtype == INGOT_F16) {
+            v[i] = __half2float(__ushort_as_half((unsigned short)half));
+        }
+    }
+}
+
+/* Unit `unit` of a row of x in any place, zero behind its columns. */
 __device__ static inline void product_read_unit(float (&v)[8], const product_source &source,
                                                 uint64_t row, unsigned unit) {
     const uint64_t at = row * source.stride + unit * 8;
-    if (ANY && !source.is_even) {
 #pragma unroll
-        for (unsigned i = 0; i < 8; i++) {
-            v[i] = unit * 8 + i < source.cols ? cuda_float_at(source.x, source.dtype, at + i) : 0;
-        }
-        return;
-    }
-    if (source.dtype == INGOT_F32) {
-        const float4 *from =
-            reinterpret_cast<const float4 *>(static_cast<const float *>(source.x) + at);
-        const float4 low = from[0], high = from[1];
-        v[0] = low.x, v[1] = low.y, v[2] = low.z, v[3] = low.w;
-        v[4] = high.x, v[5] = high.y, v[6] = high.z, v[7] = high.w;
-        return;
-    }
-    const uint4 words =
-        *reinterpret_cast<const uint4 *>(static_cast<const unsigned short *>(source.x) + at);
-    const unsigned pairs[4] = {words.x, words.y, words.z, words.w};
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        const unsigned pair = pairs[i];
-        if (source.dtype == INGOT_BF16) {
-            v[2 * i] = __uint_as_float(pair << 16);
-            v[2 * i + 1] = __uint_as_float(pair & 0xffff0000u);
-        } else {
-            v[2 * i] = __half2float(__ushort_as_half((unsigned short)pair));
-            v[2 * i + 1] = __half2float(__ushort_as_half((unsigned short)(pair >> 16)));
-        }
+    for (unsigned i = 0; i < 8; i++) {
+        v[i] = unit * 8 + i < source.cols ? cuda_float_at(source.x, source.dtype, at + i) : 0;
     }
 }
 
@@ -85,14 +92,39 @@ template <int THREADS> __device__ static inline float product_block_sum(float *p
     return sum;
 }
 
-/* ANY: rows that are not even and INGOT_NORM_LAYER, too. */
-template <int THREADS, bool ANY> struct product_norm {
-    float weight[PRODUCT_KEPT][8];
+/* A unit of x on its way; ANY: of rows that are not even, too. */
+template <bool ANY> struct product_unit {
+    product_raw raw;
+    __device__ void load(const product_source &source, uint64_t row, unsigned unit) {
+        raw = product_load_raw(source, row, unit);
+    }
+    __device__ void floats(float (&out)[8], ingot_dtype dtype) const {
+        product_raw_floats(out, raw, dtype);
+    }
+};
+template <> struct product_unit<true> {
+    float v[8];
+    __device__ void load(const product_source &source, uint64_t row, unsigned unit) {
+        if (source.is_even) {
+            product_raw_floats(v, product_load_raw(source, row, unit), source.dtype);
+        } else {
+            product_read_unit(v, source, row, unit);
+        }
+    }
+    __device__ void floats(float (&out)[8], ingot_dtype) const {
+        memcpy(out, v, sizeof v);
+    }
+};
+
+/* A thread holds KEPT units in registers, and reads those behind them again, as many at once.
+ * ANY: rows that are not even and INGOT_NORM_LAYER, too. */
+template <int THREADS, int KEPT, bool ANY> struct product_norm {
+    float weight[KEPT][8];
 
     /* Before product_wait: the weights of the norm do not depend on the kernel before. */
     __device__ void fetch(const product_source &source) {
 #pragma unroll
-        for (unsigned j = 0; j < PRODUCT_KEPT; j++) {
+        for (unsigned j = 0; j < KEPT; j++) {
             const unsigned unit = threadIdx.x + j * THREADS;
             if (source.norm_weight != nullptr && unit * 8 < source.cols) {
                 product_read_norm<ANY>(weight[j], source, unit);
@@ -108,31 +140,44 @@ template <int THREADS, bool ANY> struct product_norm {
         const bool has_norm = source.norm_weight != nullptr;
         const bool is_layer = ANY && source.norm_kind == INGOT_NORM_LAYER;
         const unsigned cols = (unsigned)source.cols, filled = (cols + 7) / 8;
-        float kept[PRODUCT_KEPT][8], mean = 0.0f, factor = 1.0f;
+        product_unit<ANY> kept[KEPT];
+        float mean = 0.0f, factor = 1.0f;
+        const auto load = [&](product_unit<ANY>(&to)[KEPT], unsigned first) {
 #pragma unroll
-        for (unsigned j = 0; j < PRODUCT_KEPT; j++) {
-            const unsigned unit = threadIdx.x + j * THREADS;
-            if (unit < filled) {
-                product_read_unit<ANY>(kept[j], source, at, unit);
+            for (unsigned j = 0; j < KEPT; j++) {
+                if (first + j * THREADS < filled) {
+                    to[j].load(source, at, first + j * THREADS);
+                }
             }
-        }
+        };
+        load(kept, threadIdx.x);
         const auto each = [&](const auto &take) {
+            float v[8];
 #pragma unroll
-            for (unsigned j = 0; j < PRODUCT_KEPT; j++) {
+            for (unsigned j = 0; j < KEPT; j++) {
                 const unsigned unit = threadIdx.x + j * THREADS;
                 if (unit < filled) {
-                    take(unit, kept[j], weight[j]);
+                    kept[j].floats(v, source.dtype);
+                    take(unit, v, weight[j]);
                 }
             }
 #pragma unroll 1
-            for (unsigned unit = threadIdx.x + PRODUCT_KEPT * THREADS; unit < filled;
-                 unit += THREADS) {
-                float v[8], w[8] = {};
-                product_read_unit<ANY>(v, source, at, unit);
-                if (has_norm) {
-                    product_read_norm<ANY>(w, source, unit);
+            for (unsigned first = threadIdx.x + KEPT * THREADS; first < filled;
+                 first += KEPT * THREADS) {
+                product_unit<ANY> more[KEPT];
+                load(more, first);
+#pragma unroll
+                for (unsigned j = 0; j < KEPT; j++) {
+                    const unsigned unit = first + j * THREADS;
+                    float w[8] = {};
+                    if (unit < filled) {
+                        if (has_norm) {
+                            product_read_norm<ANY>(w, source, unit);
+                        }
+                        more[j].floats(v, source.dtype);
+                        take(unit, v, w);
+                    }
                 }
-                take(unit, v, w);
             }
         };
         if (has_norm && is_layer) {

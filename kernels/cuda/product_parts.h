@@ -44,13 +44,17 @@ typedef struct product_context {
     ingot_dtype dtype;  /* of x in 16 bits */
     bool is_chained;    /* the next launch may start before the kernel in front of it is done */
     uint8_t *workspace; /* what is left of it */
-    uint64_t rows;      /* of x */
+    bool uses_l1;       /* cuda_carveout */
 } product_context;
 
 /* The kernels.  Each launches the whole task; `can` says for which it is meant. */
 bool product_few_can(const ingot_cuda *cuda, const ingot_weight_view *w, uint64_t m);
 ingot_status product_few(const product_context *context, const product_task &task,
                          const product_source &source);
+/* For weights of 3, 4 or 8 bits, symmetric, with F16 scales of groups of at least 128 columns. */
+bool product_stream_can(const ingot_cuda *cuda, const product_task *task);
+ingot_status product_stream(const product_context *context, const product_task &task,
+                            const product_source &source);
 bool product_block_can(const ingot_weight_view *w, uint64_t m);
 /* Whether it takes x in its own order, too: in 16 bits, is_even. */
 bool product_block_orders(const ingot_weight_view *w, uint64_t m);
@@ -115,9 +119,26 @@ __device__ static inline float product_activate(float x, int kind) {
     }
 }
 
-/* Everything behind the sums: y[i][row] from x W^T and x U^T. */
+/* What is added to y[i][row] in the end. */
+__device__ static inline float product_residual(const product_task &task, uint64_t i,
+                                                uint64_t row) {
+    const uint64_t at = i * task.w[0].rows + row;
+    if (task.residual == nullptr) {
+        return 0.0f;
+    }
+    switch (task.y_dtype) {
+    case INGOT_F32:
+        return static_cast<const float *>(task.residual)[at];
+    case INGOT_F16:
+        return to_float(static_cast<const __half *>(task.residual)[at]);
+    default:
+        return to_float(static_cast<const __nv_bfloat16 *>(task.residual)[at]);
+    }
+}
+
+/* Everything behind the sums: y[i][row] from x W^T, x U^T and product_residual. */
 __device__ static inline void product_store(const product_task &task, uint64_t i, uint64_t row,
-                                            float sum, float up) {
+                                            float sum, float up, float residual) {
     const uint64_t at = i * task.w[0].rows + row;
     sum += task.addend[0] != nullptr ? task.addend[0][at] : 0.0f;
     sum += task.bias[0] != nullptr ? task.bias[0][row] : 0.0f;
@@ -127,20 +148,15 @@ __device__ static inline void product_store(const product_task &task, uint64_t i
         up += task.bias[1] != nullptr ? task.bias[1][row] : 0.0f;
         sum *= up;
     }
+    sum += residual;
     switch (task.y_dtype) {
     case INGOT_F32:
-        sum += task.residual != nullptr ? static_cast<const float *>(task.residual)[at] : 0.0f;
         static_cast<float *>(task.y)[at] = sum;
         break;
     case INGOT_F16:
-        sum += task.residual != nullptr ? to_float(static_cast<const __half *>(task.residual)[at])
-                                        : 0.0f;
         static_cast<__half *>(task.y)[at] = from_float<__half>(sum);
         break;
     default:
-        sum += task.residual != nullptr
-                   ? to_float(static_cast<const __nv_bfloat16 *>(task.residual)[at])
-                   : 0.0f;
         static_cast<__nv_bfloat16 *>(task.y)[at] = from_float<__nv_bfloat16>(sum);
     }
 }
@@ -153,7 +169,7 @@ product_launch(const product_context *context, void (*kernel)(Parameters...), di
     cudaLaunchAttribute attribute[3] = {};
     unsigned count = 0;
     attribute[count].id = cudaLaunchAttributePreferredSharedMemoryCarveout;
-    attribute[count++].val.sharedMemCarveout = cuda_carveout(context->rows);
+    attribute[count++].val.sharedMemCarveout = cuda_carveout(context->uses_l1);
     if (context->is_chained && context->cuda->is_hopper) {
         attribute[count].id = cudaLaunchAttributeProgrammaticStreamSerialization;
         attribute[count++].val.programmaticStreamSerializationAllowed = 1;

@@ -71,7 +71,8 @@ __global__ __launch_bounds__(THREADS) static void product_plain_kernel(const pro
 #pragma unroll
             for (unsigned j = 0; j < PLAIN_ROWS; j++) {
                 if (j < m && threadIdx.x % 32 == j) {
-                    product_store(task, i + j, row, sums[0][j], sums[1][j]);
+                    product_store(task, i + j, row, sums[0][j], sums[1][j],
+                                  product_residual(task, i + j, row));
                 }
             }
         }

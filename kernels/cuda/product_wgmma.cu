@@ -1,10 +1,12 @@
-/* cuda_product for 17 to 64 rows of x on Hopper: the choice of a kernel of product_wgmma.h. */
+/* cuda_product for 9 to 64 rows of x on Hopper: the choice of a kernel of product_wgmma.h. */
 #include "kernels/cuda/product_wgmma.h"
 
 #include <cmath>
 #include <cudaTypedefs.h>
 
-#define WGMMA_MOST 64 /* rows of x */
+#define WGMMA_MOST 64           /* rows of x */
+#define WGMMA_FEW  16           /* up to so many product_block.h is faster where W is small ... */
+#define WGMMA_WORK (160u << 10) /* ... to codes for each multiprocessor: it makes no tiles of x */
 
 /* How a product is spread over the device. */
 typedef struct wgmma_plan {
@@ -67,11 +69,14 @@ static wgmma_plan plan_of(const ingot_cuda *cuda, const ingot_weight_view *w, bo
 }
 
 unsigned product_wgmma_tile(const ingot_cuda *cuda, const ingot_weight_view *w, uint64_t m) {
-    const bool can = cuda->wgmma_clusters[0] != 0 && m > 16 && m <= WGMMA_MOST &&
+    const bool is_worth =
+        m > WGMMA_FEW ||
+        (m > 8 && w->rows * w->cols >= WGMMA_WORK * (uint64_t)cuda->multiprocessors);
+    const bool can = cuda->wgmma_clusters[0] != 0 && is_worth && m <= WGMMA_MOST &&
                      product_is_regular(w) && (w->bits == 3 || w->bits == 4) &&
                      (w->group >= PRODUCT_STEP || w->group >= w->cols) &&
                      w->rows <= 65535 * (uint64_t)WGMMA_BOX;
-    return !can ? 0 : m <= 32 ? 32 : 64;
+    return !can ? 0 : m <= 16 ? 16 : m <= 32 ? 32 : 64;
 }
 
 static PFN_cuTensorMapEncodeTiled_v12000 find_encode(void) {
@@ -133,8 +138,9 @@ static ingot_status launch(const product_context *context, const product_task &t
 
 template <int BITS, typename T, product_mode MODE>
 static ingot_status launch_columns(const product_context *context, const product_task &task) {
-    return task.x_tile == 32 ? launch<BITS, T, MODE, 4>(context, task)
-                             : launch<BITS, T, MODE, 8>(context, task);
+    return task.x_tile == 16   ? launch<BITS, T, MODE, 2>(context, task)
+           : task.x_tile == 32 ? launch<BITS, T, MODE, 4>(context, task)
+                               : launch<BITS, T, MODE, 8>(context, task);
 }
 
 template <int BITS, typename T>

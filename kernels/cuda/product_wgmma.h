@@ -1,4 +1,4 @@
-/* Internal to kernels/cuda: 17 to 64 rows of x with a matrix of packed weights on Hopper, by
+/* Internal to kernels/cuda: 9 to 64 rows of x with a matrix of packed weights on Hopper, by
  * products of warpgroups (wgmma).
  *
  * A block has eight warps, two of them are on a multiprocessor.  A warp takes 16 rows of W, a step
@@ -144,7 +144,8 @@ __device__ static inline void wgmma_put_four(const wgmma_job &job, unsigned colu
 #pragma unroll
     for (unsigned k = 0; k < 4; k++) {
         if (first + k < task.w[0].rows) {
-            product_store(task, column, first + k, sum[k], up[k]);
+            product_store(task, column, first + k, sum[k], up[k],
+                          product_residual(task, column, first + k));
         }
     }
 }

@@ -99,9 +99,17 @@ template <int N> __device__ static inline uint64_t wgmma_matrix(unsigned address
 }
 
 #define WGMMA_FOUR(d, c) "+f"(d[c][0]), "+f"(d[c][1]), "+f"(d[c][2]), "+f"(d[c][3])
-#define WGMMA_32(d)      WGMMA_FOUR(d, 0), WGMMA_FOUR(d, 1), WGMMA_FOUR(d, 2), WGMMA_FOUR(d, 3)
+#define WGMMA_16(d)      WGMMA_FOUR(d, 0), WGMMA_FOUR(d, 1)
+#define WGMMA_32(d)      WGMMA_16(d), WGMMA_FOUR(d, 2), WGMMA_FOUR(d, 3)
 #define WGMMA_64(d)                                                                                \
     WGMMA_32(d), WGMMA_FOUR(d, 4), WGMMA_FOUR(d, 5), WGMMA_FOUR(d, 6), WGMMA_FOUR(d, 7)
+#define WGMMA_TEXT_16(type)                                                                        \
+    "{\n"                                                                                          \
+    ".reg .pred adds;\n"                                                                           \
+    "setp.ne.b32 adds, %13, 0;\n"                                                                  \
+    "wgmma.mma_async.sync.aligned.m64n16k16.f32." type "." type " {%0,%1,%2,%3,%4,%5,%6,%7}, "     \
+    "{%8,%9,%10,%11}, %12, adds, 1, 1, 0;\n"                                                       \
+    "}"
 #define WGMMA_TEXT_32(type)                                                                        \
     "{\n"                                                                                          \
     ".reg .pred adds;\n"                                                                           \
@@ -126,8 +134,14 @@ template <typename T, int COLUMNS>
 __device__ static inline void wgmma(float (&sums)[COLUMNS][4], unsigned a0, unsigned a1,
                                     unsigned a2, unsigned a3, uint64_t b, bool adds) {
     constexpr bool IS_HALF = std::is_same<T, __half>::value;
-    static_assert(COLUMNS == 4 || COLUMNS == 8, "");
-    if constexpr (IS_HALF && COLUMNS == 4) {
+    static_assert(COLUMNS == 2 || COLUMNS == 4 || COLUMNS == 8, "");
+    if constexpr (IS_HALF && COLUMNS == 2) {
+        asm volatile(WGMMA_TEXT_16("f16") : WGMMA_16(sums) : WGMMA_INPUTS(a0, a1, a2, a3, b, adds));
+    } else if constexpr (COLUMNS == 2) {
+        asm volatile(WGMMA_TEXT_16("bf16")
+                     : WGMMA_16(sums)
+                     : WGMMA_INPUTS(a0, a1, a2, a3, b, adds));
+    } else if constexpr (IS_HALF && COLUMNS == 4) {
         asm volatile(WGMMA_TEXT_32("f16") : WGMMA_32(sums) : WGMMA_INPUTS(a0, a1, a2, a3, b, adds));
     } else if constexpr (IS_HALF) {
         asm volatile(WGMMA_TEXT_64("f16") : WGMMA_64(sums) : WGMMA_INPUTS(a0, a1, a2, a3, b, adds));

@@ -340,13 +340,13 @@ static void test_large(void) {
  * tiles of W than multiprocessors and more, columns that end inside a step of 128, fewer steps than
  * warps and more than are fetched ahead, x longer than a block holds, with and without a norm. */
 static void test_usual_weights(void) {
-    static const uint64_t rows[] = {16, 48, 144, 2144, 4240}, groups[] = {128, 256, 1024, 0};
+    static const uint64_t rows[] = {16, 48, 144, 2144, 4240}, groups[] = {128, 256, 1024, 2048, 0};
     static const uint64_t cols[] = {32, 96, 256, 288, 1536, 2080, 4096, 14336};
     static const uint64_t m[] = {1, 2, 3, 8, 9, 16};
     static const unsigned widths[] = {3, 4, 8};
     for (unsigned i = 0; i < (is_brief ? 18u : 108u); i++) {
         product_case c = draw(widths[i % 3], 0, m[i / 3 % 6]);
-        const uint64_t group = pick(groups, 4);
+        const uint64_t group = pick(groups, 5);
         c.rows = pick(rows, is_brief ? 2 : c.has_up ? 4 : 5);
         c.cols = pick(cols, is_brief ? 5 : c.rows > 144 ? 6 : 8);
         c.group = group == 0 || group > c.cols ? c.cols : group;
@@ -356,7 +356,7 @@ static void test_usual_weights(void) {
     }
 }
 
-/* 17 to 64 rows, odd ones too, with groups that products of warpgroups take: tiles that end early,
+/* 9 to 64 rows, odd ones too, with groups that products of warpgroups take: tiles that end early,
  * more steps than stages, columns that clusters share, both matrices of a block. */
 static void test_warpgroups(void) {
     static const unsigned widths[] = {3, 4, 8};
@@ -373,6 +373,12 @@ static void test_warpgroups(void) {
             c.zero_mode = INGOT_ZERO_SYMMETRIC;
             c.scale_dtype = INGOT_F16;
         }
+        check(&c);
+    }
+    for (unsigned bits = 3; bits <= 4 && !is_brief; bits++) { /* up to 16 rows: large matrices */
+        product_case c = draw(bits, 128, 9 + input_below(8));
+        c.rows = 7000 + input_below(100);
+        c.cols = c.group = 4096;
         check(&c);
     }
 }
