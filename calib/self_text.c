@@ -1,12 +1,11 @@
 /* The model's own text (calib/self_text.h). */
 #include "calib/self_text.h"
 
-#include "calib/decode.h"
 #include "common/files.h"
+#include "common/random.h"
 #include "common/sizes.h"
 #include "format/digest.h"
 
-#include <math.h>
 #include <string.h>
 
 #define HOST_CACHE_BYTES   (UINT64_C(1) << 30)
@@ -36,12 +35,11 @@ typedef struct author {
     ingot_ends ends;
     ingot_kv_cache cache;
     ingot_workspace *work;
-    float *x, *scratch;      /* [together][hidden], device */
-    float *logits;           /* [together][vocab], device */
-    float *host;             /* the same on the host */
-    ingot_sampler *samplers; /* [together] */
-    uint32_t *next;          /* [together]: the tokens at hand */
-    bool *is_finite;         /* [together]: whether the logits of a sequence are */
+    float *x, *scratch; /* [together][hidden], device */
+    float *logits;      /* [together][vocab], device */
+    uint64_t *random;   /* [together]: the state of each sequence's generator */
+    double *drawn;      /* [together]: the chance of each sequence's next token */
+    uint32_t *next;     /* [together]: the tokens at hand */
 } author;
 
 static ingot_status device_floats(const author *a, float **out, uint64_t rows, uint64_t cols) {
@@ -73,10 +71,8 @@ static ingot_status make_room(author *a, uint64_t samples, ingot_error *error) {
     INGOT_TRY(device_floats(a, &a->x, a->together, m->hidden));
     INGOT_TRY(device_floats(a, &a->scratch, a->together, m->hidden));
     INGOT_TRY(device_floats(a, &a->logits, a->together, m->vocab));
-    INGOT_TRY(a->backend->ops->host_alloc(a->backend->context, (void **)&a->host,
-                                          a->together * m->vocab * sizeof *a->host));
-    INGOT_TRY(ingot_alloc_zero((void **)&a->samplers, a->together, sizeof *a->samplers));
-    INGOT_TRY(ingot_alloc_zero((void **)&a->is_finite, a->together, sizeof *a->is_finite));
+    INGOT_TRY(ingot_alloc_zero((void **)&a->random, a->together, sizeof *a->random));
+    INGOT_TRY(ingot_alloc_zero((void **)&a->drawn, a->together, sizeof *a->drawn));
     return ingot_alloc_zero((void **)&a->next, a->together, sizeof *a->next);
 }
 
@@ -96,29 +92,11 @@ static void leave(author *a) {
     release(a, a->x);
     release(a, a->scratch);
     release(a, a->logits);
-    if (a->host != NULL) {
-        a->backend->ops->host_release(a->backend->context, a->host);
-    }
-    ingot_free(a->samplers);
-    ingot_free(a->is_finite);
+    ingot_free(a->random);
+    ingot_free(a->drawn);
     ingot_free(a->next);
     ingot_free(a->blocks);
     ingot_arena_destroy(a->arena);
-}
-
-static void draw(void *context, size_t index, unsigned worker) {
-    (void)worker;
-    const author *a = context;
-    const uint64_t vocab = a->model->vocab;
-    const float *logits = a->host + index * vocab;
-    bool is_finite = true;
-    for (uint64_t i = 0; i < vocab; i++) {
-        is_finite &= isfinite(logits[i]) != 0;
-    }
-    a->is_finite[index] = is_finite;
-    if (is_finite) {
-        a->next[index] = ingot_sampler_next(&a->samplers[index], logits, vocab);
-    }
 }
 
 /* Feeds the tokens at hand and draws those after them. */
@@ -132,11 +110,13 @@ static ingot_status step(author *a, ingot_error *error) {
     }
     a->cache.length++;
     INGOT_TRY(ingot_ends_logits(&a->ends, m, a->backend, a->logits, a->x, a->scratch, a->together));
-    INGOT_TRY(a->backend->ops->download(a->backend->context, a->host, a->logits,
-                                        a->together * m->vocab * sizeof *a->host));
-    ingot_pool_run(a->backend->pool, a->together, draw, a);
     for (uint64_t i = 0; i < a->together; i++) {
-        if (!a->is_finite[i]) {
+        a->drawn[i] = ingot_random_unit(&a->random[i]);
+    }
+    INGOT_TRY(a->backend->ops->draw(a->backend->context, a->next, a->drawn, a->logits, a->together,
+                                    m->vocab));
+    for (uint64_t i = 0; i < a->together; i++) {
+        if (a->next[i] == UINT32_MAX) {
             return ingot_error_set(error, INGOT_ERR_NUMERIC, NULL, NULL,
                                    "look for NaN or infinite weights", "a logit is not finite");
         }
@@ -149,12 +129,11 @@ static ingot_status write_sequences(author *a, ingot_text *out, uint64_t first, 
                                     uint64_t seed, ingot_progress *progress, ingot_error *error) {
     const ingot_model *m = a->model;
     a->cache.length = 0;
-    memset(a->host, 0, m->vocab * sizeof *a->host); /* any token is as likely as any other */
     for (uint64_t i = 0; i < a->together; i++) {
-        a->samplers[i] = (ingot_sampler){
-            .temperature = 1, .state = seed ^ (first + i + 1) * UINT64_C(0xD1B54A32D192ED03)};
-        a->next[i] =
-            m->has_bos ? m->bos_id : ingot_sampler_next(&a->samplers[i], a->host, m->vocab);
+        a->random[i] = seed ^ (first + i + 1) * UINT64_C(0xD1B54A32D192ED03);
+        a->next[i] = m->has_bos /* else any token is as likely as any other */
+                         ? m->bos_id
+                         : (uint32_t)(ingot_random_unit(&a->random[i]) * (double)m->vocab);
     }
     for (uint64_t at = 0;; at++) {
         for (uint64_t i = 0; i < a->together && first + i < samples; i++) {

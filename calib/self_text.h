@@ -16,7 +16,7 @@ ingot_status ingot_self_text_wanted(bool *out, const char *const *texts, uint64_
 /* samples sequences of `length` tokens, one after another in out->ids; each begins with the token
  * that texts begin with, or, for a model that names none, with any token, and goes on with tokens
  * drawn from the softmax of the full-precision model's logits, also beyond an end of text.
- * Sequence i draws from a generator of its own, of seed and i (ingot_sampler).
+ * Sequence i draws from a generator of its own, of seed and i, as ingot_sampler_next does.
  *
  * out->digest is the XXH3-128 of the ids as little-endian u32, out->bytes their size.  The same
  * seed gives the same ids on the same backend path; another one rounds otherwise, and sequences

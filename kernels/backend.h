@@ -147,6 +147,11 @@ typedef struct ingot_backend_ops {
      */
     ingot_status (*score)(void *context, double *nll, uint32_t *best, const float *logits,
                           const uint32_t *targets, uint64_t m, uint64_t vocab);
+    /* next[m] (host) = a token drawn from softmax(logits[m][vocab]) by inversion in FP64: the first
+     * whose cumulative probability exceeds u[m] (host, 0 <= u < 1), to the rounding of sums in each
+     * device's own order; UINT32_MAX where a logit is not finite */
+    ingot_status (*draw)(void *context, uint32_t *next, const double *u, const float *logits,
+                         uint64_t m, uint64_t vocab);
     /* kl[m] = KL(softmax(p) || softmax(q)) in nats, FP64 inside, never negative */
     ingot_status (*divergence)(void *context, double *kl, const float *p, const float *q,
                                uint64_t m, uint64_t vocab);

@@ -185,6 +185,8 @@ ingot_status ingot_cpu_distance(void *context, double *out, const float *a, cons
                                 uint64_t n);
 ingot_status ingot_cpu_score(void *context, double *nll, uint32_t *best, const float *logits,
                              const uint32_t *targets, uint64_t m, uint64_t vocab);
+ingot_status ingot_cpu_draw(void *context, uint32_t *next, const double *u, const float *logits,
+                            uint64_t m, uint64_t vocab);
 ingot_status ingot_cpu_divergence(void *context, double *kl, const float *p, const float *q,
                                   uint64_t m, uint64_t vocab);
 ingot_status ingot_cpu_divergence_backward(void *context, float *q, const float *p, float share,

@@ -129,6 +129,7 @@ static const ingot_backend_ops cpu_ops = {
     .distance = ingot_cpu_distance,
     .inner = ingot_cpu_inner,
     .score = ingot_cpu_score,
+    .draw = ingot_cpu_draw,
     .divergence = ingot_cpu_divergence,
     .divergence_backward = ingot_cpu_divergence_backward,
     .values = ingot_cpu_values,

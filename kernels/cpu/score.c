@@ -3,6 +3,8 @@
 
 #include "common/sizes.h"
 
+#include <math.h>
+
 #define PAIR_TILE   65536u /* elements a task sums */
 #define TASK_LOGITS 65536u
 
@@ -200,4 +202,50 @@ ingot_status ingot_cpu_distance(void *context, double *out, const float *a, cons
 ingot_status ingot_cpu_inner(void *context, double *out, const float *a, const float *b,
                              uint64_t n) {
     return sum_pairs(context, out, a, b, n, true);
+}
+
+/* ---- drawing a token ------------------------------------------------------------------------ */
+
+typedef struct draw_task {
+    uint32_t *next;
+    const double *u;
+    const float *logits;
+    uint64_t vocab;
+} draw_task;
+
+static void draw_row(void *context, size_t row, unsigned worker) {
+    const draw_task *t = context;
+    const float *x = t->logits + row * t->vocab;
+    uint64_t best = 0, i = 0;
+    bool is_finite = true;
+    (void)worker;
+    for (uint64_t k = 0; k < t->vocab; k++) {
+        is_finite &= isfinite(x[k]) != 0;
+        best = x[k] > x[best] ? k : best;
+    }
+    t->next[row] = UINT32_MAX;
+    if (!is_finite) {
+        return;
+    }
+    const double top = (double)x[best];
+    double total = 0, sum = 0;
+    for (uint64_t k = 0; k < t->vocab; k++) {
+        total += exp((double)x[k] - top);
+    }
+    for (; i < t->vocab && sum <= t->u[row] * total; i++) {
+        sum += exp((double)x[i] - top);
+    }
+    /* by rounding the sum may stay below: then the likeliest */
+    t->next[row] = (uint32_t)(sum > t->u[row] * total ? i - 1 : best);
+}
+
+ingot_status ingot_cpu_draw(void *context, uint32_t *next, const double *u, const float *logits,
+                            uint64_t m, uint64_t vocab) {
+    const ingot_cpu *cpu = context;
+    draw_task t = {.next = next, .u = u, .logits = logits, .vocab = vocab};
+    if (vocab == 0 || vocab > UINT32_MAX) {
+        return INGOT_ERR_UNSUPPORTED;
+    }
+    ingot_pool_run(cpu->pool, m, draw_row, &t);
+    return INGOT_OK;
 }

@@ -38,6 +38,8 @@ ingot_status cuda_distance(void *context, double *out, const float *a, const flo
 ingot_status cuda_inner(void *context, double *out, const float *a, const float *b, uint64_t n);
 ingot_status cuda_score(void *context, double *nll, uint32_t *best, const float *logits,
                         const uint32_t *targets, uint64_t m, uint64_t vocab);
+ingot_status cuda_draw(void *context, uint32_t *next, const double *u, const float *logits,
+                       uint64_t m, uint64_t vocab);
 ingot_status cuda_divergence(void *context, double *kl, const float *p, const float *q, uint64_t m,
                              uint64_t vocab);
 ingot_status cuda_divergence_backward(void *context, float *q, const float *p, float share,

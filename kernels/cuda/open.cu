@@ -428,6 +428,7 @@ static const ingot_backend_ops *operations(void) {
     ops.distance = cuda_distance;
     ops.inner = cuda_inner;
     ops.score = cuda_score;
+    ops.draw = cuda_draw;
     ops.divergence = cuda_divergence;
     ops.divergence_backward = cuda_divergence_backward;
     ops.values = cuda_values;

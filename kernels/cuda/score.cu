@@ -99,6 +99,91 @@ __global__ __launch_bounds__(THREADS) static void score_kernel(double *nll, uint
     }
 }
 
+/* A warp sums a run of the row, [*first, *end); the runs follow one another. */
+__device__ static double run_sum(const float *x, uint64_t vocab, double top, uint64_t warp,
+                                 uint64_t *first, uint64_t *end) {
+    const uint64_t each = (vocab + WARPS - 1) / WARPS;
+    *first = min(vocab, warp * each);
+    *end = min(vocab, *first + each);
+    double sum = 0.0;
+    for (uint64_t i = *first + threadIdx.x % 32; i < *end; i += 32) {
+        sum += exp((double)x[i] - top);
+    }
+#pragma unroll
+    for (int lane = 16; lane > 0; lane /= 2) {
+        sum += __shfl_xor_sync(0xffffffffu, sum, lane);
+    }
+    return sum;
+}
+
+/* One warp: the first index of [first, end) whose cumulative sum, `before` included, exceeds the
+ * target; the last that has any weight when by rounding there is none. */
+__device__ static uint64_t first_above(const float *x, double top, double target, double before,
+                                       uint64_t first, uint64_t end) {
+    const unsigned lane = threadIdx.x % 32;
+    uint64_t last = first;
+    for (uint64_t at = first; at < end; at += 32) {
+        const double own = at + lane < end ? exp((double)x[at + lane] - top) : 0.0;
+        double sum = own;
+#pragma unroll
+        for (unsigned step = 1; step < 32; step *= 2) {
+            const double other = __shfl_up_sync(0xffffffffu, sum, step);
+            sum += lane >= step ? other : 0.0;
+        }
+        const unsigned above = __ballot_sync(0xffffffffu, own > 0.0 && before + sum > target);
+        const unsigned heavy = __ballot_sync(0xffffffffu, own > 0.0);
+        if (above != 0) {
+            return at + (unsigned)__ffs((int)above) - 1;
+        }
+        last = heavy != 0 ? at + 31 - (unsigned)__clz((int)heavy) : last;
+        before += __shfl_sync(0xffffffffu, sum, 31);
+    }
+    return last;
+}
+
+__global__ __launch_bounds__(THREADS) static void draw_kernel(uint32_t *next, const double *u,
+                                                              const float *__restrict__ logits,
+                                                              uint64_t m, uint64_t vocab) {
+    __shared__ double sums[WARPS];
+    for (uint64_t row = blockIdx.x; row < m; row += gridDim.x) {
+        const float *x = logits + row * vocab;
+        const score_peak peak = row_peak(x, vocab);
+        const double top = (double)peak.value;
+        const unsigned warp = threadIdx.x / 32;
+        bool is_bad = false;
+        for (uint64_t i = threadIdx.x; i < vocab; i += THREADS) {
+            is_bad |= !isfinite(x[i]);
+        }
+        uint64_t first, end;
+        const double own = run_sum(x, vocab, top, warp, &first, &end);
+        if (threadIdx.x % 32 == 0) {
+            sums[warp] = own;
+        }
+        is_bad = __syncthreads_or(is_bad) != 0;
+        double total = 0.0;
+        for (unsigned i = 0; i < WARPS; i++) {
+            total += sums[i];
+        }
+        /* the run that the target falls into, the same in every thread; WARPS: none, by rounding */
+        const double target = u[row] * total;
+        double before = 0.0, sum = 0.0;
+        unsigned run = WARPS;
+        for (unsigned i = 0; i < WARPS && run == WARPS; i++) {
+            before = sum;
+            sum += sums[i];
+            run = sum > target ? i : WARPS;
+        }
+        if (warp == run || (run == WARPS && warp == 0)) {
+            const uint64_t found =
+                run < WARPS ? first_above(x, top, target, before, first, end) : peak.index;
+            if (threadIdx.x % 32 == 0) {
+                next[row] = is_bad ? UINT32_MAX : (uint32_t)found;
+            }
+        }
+        __syncthreads(); /* sums have been read */
+    }
+}
+
 /* KL = sum p (log p - log q), both logits relative to their own maximum, so that nothing but the
  * two logarithms is subtracted at the end (kernels/cpu/isa_math.c). */
 __global__ __launch_bounds__(THREADS) static void divergence_kernel(double *kl,
@@ -195,6 +280,26 @@ ingot_status cuda_score(void *context, double *nll, uint32_t *best, const float 
         INGOT_TRY(fetch(cuda, nll, likelihoods.as<double>(), m * sizeof *nll));
     }
     return best != nullptr ? fetch(cuda, best, indices.as<uint32_t>(), m * sizeof *best) : INGOT_OK;
+}
+
+ingot_status cuda_draw(void *context, uint32_t *next, const double *u, const float *logits,
+                       uint64_t m, uint64_t vocab) {
+    ingot_cuda *cuda = ingot_cuda_of(context);
+    if (vocab == 0 || vocab > UINT32_MAX) {
+        return INGOT_ERR_UNSUPPORTED;
+    }
+    if (m == 0) {
+        return INGOT_OK;
+    }
+    ingot_cuda_buffer indices(cuda), targets(cuda);
+    INGOT_TRY(indices.alloc(m, sizeof *next));
+    INGOT_TRY(targets.alloc(m, sizeof *u));
+    INGOT_TRY(ingot_cuda_status(cudaMemcpyAsync(targets.as<double>(), u, m * sizeof *u,
+                                                cudaMemcpyHostToDevice, cuda->stream)));
+    draw_kernel<<<rows_grid(m), THREADS, 0, cuda->stream>>>(indices.as<uint32_t>(),
+                                                            targets.as<double>(), logits, m, vocab);
+    INGOT_TRY(ingot_cuda_launched());
+    return fetch(cuda, next, indices.as<uint32_t>(), m * sizeof *next);
 }
 
 ingot_status cuda_divergence(void *context, double *kl, const float *p, const float *q, uint64_t m,
