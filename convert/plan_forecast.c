@@ -127,10 +127,10 @@ static void need_memory(ingot_forecast *out, const ingot_forecast_job *job) {
     out->cuda_least_bytes = work + call_bytes(job, &b, 0);
     if (tuning != 0 && distills(job)) {
         uint64_t waiting;
-        const uint64_t learning =
-            ingot_distill_bytes(&waiting, plan, job->model, job->length) + b.state_bytes / 2;
-        out->cpu.host_bytes = waiting + ingot_max_u64(out->cpu.host_bytes, learning);
-        out->cuda.host_bytes += waiting;
+        const uint64_t learning = ingot_distill_bytes(&waiting, plan, job->model, job->length);
+        const uint64_t exact = b.state_bytes / 2; /* a device has them on the host by then */
+        out->cpu.host_bytes = waiting + ingot_max_u64(out->cpu.host_bytes, learning + exact);
+        out->cuda.host_bytes += waiting + exact;
         out->cuda.device_bytes = ingot_max_u64(out->cuda.device_bytes, learning);
     }
 }
