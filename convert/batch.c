@@ -172,35 +172,45 @@ static ingot_status embed(ingot_batch *b, const ingot_loop_job *job, ingot_arena
     return status;
 }
 
+static void unreserve(void **reserve, const ingot_backend *backend) {
+    if (*reserve != NULL) {
+        backend->ops->release(backend->context, *reserve);
+        *reserve = NULL;
+    }
+}
+
+/* Device memory that what follows is to leave free, until it is given back. */
+static ingot_status reserve_bytes(void **reserve, const ingot_backend *backend, uint64_t bytes) {
+    unreserve(reserve, backend);
+    return backend->has_own_memory ? backend->ops->alloc(backend->context, reserve, bytes)
+                                   : INGOT_OK;
+}
+
 ingot_status ingot_batch_create(ingot_batch *out, const ingot_loop_job *job, uint64_t judges,
-                                ingot_streams streams, uint64_t reserve_bytes, ingot_arena *arena,
-                                ingot_error *error) {
+                                ingot_streams streams, const ingot_block_need *need,
+                                ingot_arena *arena, ingot_error *error) {
     const ingot_backend *backend = job->backend;
     void *reserve = NULL;
     *out = (ingot_batch){.windows = job->windows->count,
                          .length = job->windows->length,
                          .judges = judges,
                          .streams = streams};
+    const uint64_t beside = need != NULL ? need->beside_calls : 0;
+    const uint64_t between = need != NULL ? need->between_calls : 0;
     ingot_status status = INGOT_OK;
-    if (backend->has_own_memory) {
-        INGOT_GO(backend->ops->alloc(backend->context, &reserve, reserve_bytes));
-    }
+    INGOT_GO(reserve_bytes(&reserve, backend, ingot_max_u64(beside, between)));
     INGOT_GO(place_states(&out->prefix, out, job));
     if (streams != INGOT_PREFIX_ALONE) {
         INGOT_GO(place_states(&out->exact, out, job));
     }
+    INGOT_GO(reserve_bytes(&reserve, backend, beside));
     INGOT_GO(place_calls(
         out, job,
         ingot_min_u64(out->windows, ingot_max_u64(1, backend->batch_tokens / out->length))));
-    if (reserve != NULL) {
-        backend->ops->release(backend->context, reserve);
-        reserve = NULL;
-    }
+    unreserve(&reserve, backend);
     INGOT_GO(embed(out, job, arena, error));
 done:
-    if (reserve != NULL) {
-        backend->ops->release(backend->context, reserve);
-    }
+    unreserve(&reserve, backend);
     if (status != INGOT_OK) {
         ingot_batch_destroy(out, backend);
     }

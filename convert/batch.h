@@ -4,6 +4,7 @@
 #define INGOT_CONVERT_BATCH_H
 
 #include "convert/loop.h"
+#include "convert/plan_forecast.h"
 
 /* Which streams a batch has. */
 typedef enum ingot_streams {
@@ -37,12 +38,12 @@ typedef struct ingot_batch {
     ingot_workspace *workspace;
 } ingot_batch;
 
-/* Embeds the windows of the job for all streams.  reserve_bytes of device memory are left free for
- * the work on a block: states move to the host and forward calls shrink until it fits.  arena
+/* Embeds the windows of the job for all streams.  So much device memory is left free for the work
+ * on a block (NULL: none): states move to the host and forward calls shrink until it fits.  arena
  * (host) holds the embedding table meanwhile and may be reset afterwards. */
 ingot_status ingot_batch_create(ingot_batch *out, const ingot_loop_job *job, uint64_t judges,
-                                ingot_streams streams, uint64_t reserve_bytes, ingot_arena *arena,
-                                ingot_error *error) INGOT_MUST_CHECK;
+                                ingot_streams streams, const ingot_block_need *need,
+                                ingot_arena *arena, ingot_error *error) INGOT_MUST_CHECK;
 /* Gives back what a forward call needs beside the states, until it is woken: what is done between
  * calls needs as much.  Host memory stays. */
 void ingot_batch_rest(ingot_batch *batch, const ingot_backend *backend);

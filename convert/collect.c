@@ -199,7 +199,7 @@ static ingot_status take_statistics(const collector *c, unsigned input) {
 }
 
 ingot_status ingot_collect(ingot_block_state *state, const ingot_loop_job *job,
-                           const ingot_rank *rank, const ingot_batch *batch, unsigned inputs,
+                           const ingot_rank *rank, ingot_batch *batch, unsigned inputs,
                            bool is_last, ingot_arena *host, ingot_arena *scratch,
                            ingot_error *error) {
     collector c = {.state = state,
@@ -239,6 +239,7 @@ ingot_status ingot_collect(ingot_block_state *state, const ingot_loop_job *job,
             INGOT_TRY(take_magnitude(&c, &state->input[i], i));
         }
     }
+    ingot_batch_rest(batch, job->backend); /* solving needs as much */
     for (unsigned i = 0; i < INGOT_INPUT_COUNT; i++) {
         if (c.fitted.gram[i] != NULL) {
             INGOT_TRY(take_statistics(&c, i));

@@ -14,9 +14,10 @@
  * as far as the last of them, with the weights that state->block has now, and the block of the
  * checkpoint on the full-precision stream where that is kept, which advances when is_last.  Fills
  * tokens, magnitude (with folds), plain_gram, gram and drift of these inputs; they lie in host (the
- * block's) and in the device memory of the input.  scratch (device) is reset. */
+ * block's) and in the device memory of the input.  scratch (device) is reset, and the batch
+ * rests. */
 ingot_status ingot_collect(ingot_block_state *state, const ingot_loop_job *job,
-                           const ingot_rank *rank, const ingot_batch *batch, unsigned inputs,
+                           const ingot_rank *rank, ingot_batch *batch, unsigned inputs,
                            bool is_last, ingot_arena *host, ingot_arena *scratch,
                            ingot_error *error) INGOT_MUST_CHECK;
 

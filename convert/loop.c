@@ -168,6 +168,9 @@ static ingot_status convert_matrix(ingot_loop *l, uint64_t index, source_pair so
                                      stored != NULL && !is_shared ? l->block.device
                                                                   : l->tensors[l->turn].device));
     INGOT_TRY(bring_together(&packed, l, &job, &view, source.host->rows, fetched, stored));
+    if (l->job->backend->has_own_memory) {
+        ingot_arena_reset(l->scratch); /* for the calls that follow; a host keeps it at hand */
+    }
     ingot_loop_lap(l, INGOT_PHASE_QUANTIZE, &since);
     if (!ingot_loop_is_writer(l)) {
         return INGOT_OK;
@@ -416,11 +419,11 @@ static ingot_status begin_batch(ingot_loop *l) {
     const ingot_streams streams = !has_drift(l) && !l->job->is_tuned ? INGOT_PREFIX_ALONE
                                   : ingot_loop_is_sequential(l)      ? INGOT_BOTH_IN_TURN
                                                                      : INGOT_BOTH;
+    const ingot_block_need need = ingot_plan_block_need(
+        l->job->plan, l->job->model, has_drift(l), tuning, l->judges * l->job->windows->length);
     ingot_loop_reset(&l->block);
-    return ingot_batch_create(
-        &l->batch, l->job, l->judges, streams,
-        ingot_plan_block_bytes(l->job->plan, l->job->model, has_drift(l), tuning), l->block.host,
-        l->error);
+    return ingot_batch_create(&l->batch, l->job, l->judges, streams, &need, l->block.host,
+                              l->error);
 }
 
 /* A block, and the state behind it. */

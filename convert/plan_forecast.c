@@ -25,39 +25,69 @@ static bool is_in_turn(const ingot_plan *plan) {
     return plan->steps.is_sequential && !plan->has_folds;
 }
 
-/* What the statistics of an input take: H and its factor, under folds once more; and with a
- * correction H of the judges, H to solve with or to polish with, which is twice its size, and three
- * sums of the size of a drift. */
-static uint64_t statistics_floats(const ingot_plan *plan, const ingot_model *model, bool has_drift,
-                                  uint64_t width) {
-    const uint64_t square = width * width;
-    return (plan->has_folds ? 3 : 2) * square +
-           (has_drift ? 3 * square + 3 * width * ingot_min_u64(width, model->hidden) : 0);
+/* Statistics of an input: sums while windows are run, and what is kept of them until its matrices
+ * are quantized; floats. */
+typedef struct statistics_need {
+    uint64_t gathered, judged, kept;
+} statistics_need;
+
+static statistics_need statistics_of(const ingot_plan *plan, const ingot_model *model,
+                                     bool has_drift, uint64_t width) {
+    const uint64_t square = width * width, drift = width * ingot_min_u64(width, model->hidden);
+    statistics_need n = {.gathered = square, .judged = square, .kept = square};
+    if (has_drift) { /* H and drift of the judges, and the correction fitted without them */
+        n.gathered += square + 2 * drift;
+        n.judged += square + 3 * drift;
+        n.kept = n.judged;
+    }
+    n.kept += plan->has_folds ? square : 0;
+    return n;
 }
 
-uint64_t ingot_plan_block_bytes(const ingot_plan *plan, const ingot_model *model, bool has_drift,
-                                uint64_t tuning_bytes) {
+static uint64_t together(uint64_t a, uint64_t b, bool is_in_turn_now) {
+    return is_in_turn_now ? ingot_max_u64(a, b) : a + b;
+}
+
+ingot_block_need ingot_plan_block_need(const ingot_plan *plan, const ingot_model *model,
+                                       bool has_drift, uint64_t tuning_bytes,
+                                       uint64_t judge_tokens) {
     const bool is_tuned = tuning_bytes != 0;
-    uint64_t weights = 0, largest = 0, all = 0, most = 0, grams = 0;
-    uint64_t widest[INGOT_INPUT_COUNT] = {0};
+    uint64_t weights = 0, largest = 0, widest = 0, grams = 0;
+    uint64_t width[INGOT_INPUT_COUNT] = {0};
+    statistics_need all = {0};
     for (unsigned role = 0; role < INGOT_ROLE_COUNT; role++) {
         const ingot_linear_desc *d = &model->linear[role];
         if (d->is_present) {
             weights += d->rows * d->cols;
             largest = ingot_max_u64(largest, d->rows * d->cols);
-            widest[d->input] = d->cols;
+            widest = ingot_max_u64(widest, d->cols);
+            width[d->input] = d->cols;
         }
     }
     for (unsigned i = 0; i < INGOT_INPUT_COUNT; i++) {
-        const uint64_t floats = statistics_floats(plan, model, has_drift, widest[i]);
-        all += floats;
-        most = ingot_max_u64(most, floats);
-        grams += widest[i] * widest[i];
+        const statistics_need n = statistics_of(plan, model, has_drift, width[i]);
+        all.gathered = together(all.gathered, n.gathered, is_in_turn(plan));
+        all.judged = together(all.judged, n.judged, is_in_turn(plan));
+        all.kept = together(all.kept, n.kept, is_in_turn(plan));
+        grams += width[i] * width[i];
     }
-    /* one after another, tuned ones keep H */
-    const uint64_t statistics = !is_in_turn(plan) ? all : most + (is_tuned ? grams : 0);
-    const uint64_t quantizing = (is_tuned ? 11 : 6) * weights + 4 * statistics + 32 * largest;
-    return ingot_max_u64(quantizing, is_tuned ? 8 * weights + 4 * grams + tuning_bytes : 0);
+    /* one after another, tuned ones keep H; and all their targets and codes */
+    const uint64_t before = is_in_turn(plan) && is_tuned ? 4 * grams : 0;
+    const uint64_t held = plan->block_bytes + (is_tuned ? 9 : 1) * weights + before;
+    /* the factor, and twice its size to polish with */
+    const uint64_t solving = 12 * widest * widest;
+    ingot_block_need need = {.beside_calls = held + 4 * all.gathered + 12 * largest,
+                             .between_calls = held + 4 * all.kept + solving + 32 * largest};
+    if (plan->has_folds) { /* the block rounded for trial, H under a fold, outputs of the judges */
+        need.beside_calls = ingot_max_u64(
+            need.beside_calls, held + 4 * all.judged + 4 * weights + 4 * widest * widest +
+                                   12 * largest + 8 * judge_tokens * model->hidden);
+    }
+    if (is_tuned) {
+        need.between_calls =
+            ingot_max_u64(need.between_calls, 8 * weights + 4 * grams + tuning_bytes);
+    }
+    return need;
 }
 
 /* ---- memory --------------------------------------------------------------------------------- */
@@ -114,17 +144,24 @@ static void need_memory(ingot_forecast *out, const ingot_forecast_job *job) {
                                 : 0;
     /* a block ahead; those behind one that is tuned are read ahead, too */
     const uint64_t reading = (tuning != 0 ? 4 : 2) * plan->block_bytes;
-    uint64_t work = plan->work_bytes; /* one matrix, without data */
+    /* one matrix, without data */
+    ingot_block_need work = {.beside_calls = plan->work_bytes, .between_calls = plan->work_bytes};
     if (plan->needs_gram) {
-        work = ingot_plan_block_bytes(plan, job->model, b.has_exact, tuning);
+        const uint64_t judges = ingot_loop_judges(plan, job->windows, tuning != 0);
+        work = ingot_plan_block_need(plan, job->model, b.has_exact, tuning, judges * job->length);
     }
     const uint64_t ends = b.has_batch ? embedding_bytes(job) : 0;
-    work = ingot_max_u64(work, ends); /* the embedding is gone before the first block */
+    /* the embedding is gone before the first block */
+    work.beside_calls = ingot_max_u64(work.beside_calls, ends);
     out->cpu.host_bytes =
-        CPU_BASE_BYTES + reading + work + b.state_bytes + call_bytes(job, &b, CPU_CALL_TOKENS);
+        CPU_BASE_BYTES + reading + b.state_bytes + call_bytes(job, &b, CPU_CALL_TOKENS) +
+        ingot_max_u64(work.beside_calls, work.between_calls); /* memory of calls stays */
     out->cuda.host_bytes = CUDA_BASE_BYTES + reading + ends;
-    out->cuda.device_bytes = work + b.state_bytes + call_bytes(job, &b, CUDA_CALL_TOKENS);
-    out->cuda_least_bytes = work + call_bytes(job, &b, 0);
+    out->cuda.device_bytes =
+        b.state_bytes + ingot_max_u64(call_bytes(job, &b, CUDA_CALL_TOKENS) + work.beside_calls,
+                                      work.between_calls);
+    out->cuda_least_bytes =
+        ingot_max_u64(call_bytes(job, &b, 0) + work.beside_calls, work.between_calls);
     if (tuning != 0 && distills(job)) {
         uint64_t waiting;
         const uint64_t learning = ingot_distill_bytes(&waiting, plan, job->model, job->length);

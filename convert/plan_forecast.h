@@ -44,13 +44,21 @@ typedef struct ingot_forecast_job {
 
 void ingot_forecast_make(ingot_forecast *out, const ingot_forecast_job *job);
 
-/* Device memory that work on one block takes beside hidden states and calls: its weights
- * twice (as they are, and stored or as the forward pass wants them), H of every input, or of one at
- * a time, with its factor and what correcting drift needs, and what quantizing the largest matrix
- * needs; or, where that is more, its weights with their targets, H of every input, and
- * tuning_bytes (convert/tune.h; 0: it is not tuned). */
-uint64_t ingot_plan_block_bytes(const ingot_plan *plan, const ingot_model *model, bool has_drift,
-                                uint64_t tuning_bytes);
+/* Device memory that work on one block takes beside hidden states. */
+typedef struct ingot_block_need {
+    /* while forward calls run, beside what these take: its weights twice (as they are, and stored
+     * or as the forward pass wants them), H and drift of every input, or of one at a time; and what
+     * choosing folds takes */
+    uint64_t beside_calls;
+    /* between them: factor, correction, and what quantizing the largest matrix takes; or, where
+     * that is more, weights with their targets, H of every input, and tuning_bytes */
+    uint64_t between_calls;
+} ingot_block_need;
+
+/* tuning_bytes: convert/tune.h; 0: it is not tuned.  judge_tokens: of windows that are held out. */
+ingot_block_need ingot_plan_block_need(const ingot_plan *plan, const ingot_model *model,
+                                       bool has_drift, uint64_t tuning_bytes,
+                                       uint64_t judge_tokens);
 
 /* Cards, by the memory in their name: nominal gigabytes of 10^9 bytes hold weights and keys and
  * values; what a card has beyond them is left to activations and the driver. */

@@ -1,5 +1,5 @@
-/* Reading ahead: while one block is at work, a thread of its own reads the matrices of the next one
- * and digests them.
+/* Reading ahead: while one block is at work, threads of its own read the matrices of the next one
+ * and digest them.
  *
  * To the forward pass this is a weight source like any other: what was read ahead is handed out,
  * everything else comes from the source underneath. */

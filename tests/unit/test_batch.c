@@ -156,7 +156,7 @@ static void streams_on(const ingot_backend *b, ingot_streams streams) {
                                 .backend = b,
                                 .windows = &windows,
                                 .progress = &progress};
-    CU_ASSERT_FATAL(ingot_batch_create(&batch, &job, 1, streams, 0, arena, NULL) == INGOT_OK);
+    CU_ASSERT_FATAL(ingot_batch_create(&batch, &job, 1, streams, NULL, arena, NULL) == INGOT_OK);
     CU_ASSERT(batch.chunk == CHUNK);
     *e = (expectation){.backend = b};
     for (uint64_t layer = 0; layer < 2; layer++) {
@@ -234,7 +234,7 @@ static void halves_on(const ingot_backend *b) {
     for (unsigned k = 0; k < 2; k++) {
         ingot_batch *at = &batch[k];
         const ingot_block *exact = &model.block[0], *prefix = &other.block[0];
-        CU_ASSERT_FATAL(ingot_batch_create(at, &job, 1, INGOT_BOTH, 0, arena, NULL) == INGOT_OK);
+        CU_ASSERT_FATAL(ingot_batch_create(at, &job, 1, INGOT_BOTH, NULL, arena, NULL) == INGOT_OK);
         CU_ASSERT(k == 0 || ingot_batch_halfway(at, &job, exact, prefix, NULL) == INGOT_OK);
         CU_ASSERT(k == 0 || ingot_batch_halfway(at, &job, exact, prefix, NULL) == INGOT_OK);
         CU_ASSERT(ingot_batch_run(at, &job, exact, 0, WINDOWS, &(ingot_batch_use){.is_exact = true},

@@ -83,8 +83,8 @@ static void begin(setup *s, const ingot_backend *b, unsigned flags, uint64_t see
                                .windows = &s->windows,
                                .seed = seed,
                                .progress = &s->progress};
-    CU_ASSERT_FATAL(ingot_batch_create(&s->batch, &s->loop, JUDGES, INGOT_BOTH, 0, s->host, NULL) ==
-                    0);
+    CU_ASSERT_FATAL(
+        ingot_batch_create(&s->batch, &s->loop, JUDGES, INGOT_BOTH, NULL, s->host, NULL) == 0);
     CU_ASSERT_FATAL(ingot_distill_create(&s->distill, &s->loop, codes_most) == INGOT_OK);
 }
 

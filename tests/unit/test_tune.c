@@ -67,8 +67,8 @@ static void begin(setup *s, const ingot_backend *b, unsigned flags, ingot_quant_
                                .windows = &s->windows,
                                .seed = seed,
                                .progress = &s->progress};
-    CU_ASSERT_FATAL(ingot_batch_create(&s->batch, &s->loop, JUDGES, INGOT_BOTH, 0, s->host, NULL) ==
-                    0);
+    CU_ASSERT_FATAL(
+        ingot_batch_create(&s->batch, &s->loop, JUDGES, INGOT_BOTH, NULL, s->host, NULL) == 0);
     CU_ASSERT_FATAL(ingot_block_load(&s->block, &s->t->model, 0, &s->t->source, b, s->host, NULL) ==
                     INGOT_OK);
     s->job = (ingot_tune_job){.loop = &s->loop, .batch = &s->batch, .block = &s->block};
