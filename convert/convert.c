@@ -589,6 +589,7 @@ static ingot_status write_container(session *s, const ingot_writer_plan *plan,
     }
     ingot_status status = INGOT_OK;
     INGOT_GO(open_work(&w, s, plan));
+    s->result->phase_seconds[INGOT_PHASE_WRITE] += ingot_lap(since); /* room was reserved */
     INGOT_GO(convert_into(&w, s));
     *since = ingot_clock_seconds();
     (void)snprintf(s->result->path, sizeof s->result->path, "%s", ingot_writer_path(w.writer));
