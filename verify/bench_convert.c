@@ -83,13 +83,12 @@ static void show(bench *b, double more) {
     ingot_progress_update(&b->progress, ENTIRE * (b->done + more) / b->worth);
 }
 
-/* A measurement is over. */
+/* A measurement is over; what is printed next finds no bar on its line. */
 static void count(bench *b, double worth, const char *what, double seconds) {
     const double elapsed = ingot_clock_seconds() - b->progress.start_seconds;
     b->done += worth;
     ingot_progress_line(&b->progress, "%s: %.1f s; about %.0f s left", what, seconds,
                         elapsed / b->done * fmax(0, b->worth - b->done));
-    show(b, 0);
 }
 
 /* ---- limits --------------------------------------------------------------------------------- */
