@@ -14,7 +14,7 @@
 /* Beside a device the CPU has little to do: one thread copies 4 to 5 GB/s out of the page cache, a
  * tenth of what the bus takes. */
 #define READERS     8u
-#define PIECE_BYTES (UINT64_C(8) << 20)
+#define PIECE_BYTES (UINT64_C(256) << 10)
 
 /* One matrix that was read. */
 typedef struct entry {
