@@ -498,9 +498,9 @@ static ingot_status run_rank(const ingot_loop_job *job, const ingot_rank *rank, 
         INGOT_GO(ingot_distill_create(&l.distill, job, INGOT_DISTILL_CODES_MOST));
     }
     INGOT_GO(ingot_worker_create(&l.writing));
-    INGOT_GO(ingot_prefetch_create(&l.prefetch, job, l.has_batch ? 0 : job->first_block, true));
+    INGOT_GO(ingot_prefetch_create(&l.prefetch, job, l.has_batch ? 0 : job->first_block, false));
     if (job->is_tuned && job->plan->steps.tunes) {
-        INGOT_GO(ingot_prefetch_create(&l.behind, job, job->model->layers, false));
+        INGOT_GO(ingot_prefetch_create(&l.behind, job, job->model->layers, true));
     }
     INGOT_GO(convert_all(&l));
     INGOT_GO(ingot_loop_settle(&l));

@@ -42,7 +42,9 @@ struct ingot_prefetch {
     uint64_t most;       /* matrices of a block */
     side sides[2];       /* block L in side L % 2 */
     uint64_t at;         /* the block at work */
-    bool digests;
+    bool repeats;
+    ingot_arena *kept;         /* pinned, where it repeats: */
+    ingot_weight_view ends[2]; /* table and head; data NULL: not asked for yet */
 };
 
 /* A tensor worth reading ahead: a matrix of a block that comes from the checkpoint. */
@@ -100,7 +102,7 @@ static ingot_status read_side(void *context, ingot_error *error) {
         s->count++;
     }
     ingot_pool_run(p->readers, s->pieces, read_piece, s);
-    if (s->status == INGOT_OK && p->digests) {
+    if (s->status == INGOT_OK && !p->repeats) {
         ingot_pool_run(p->readers, s->count, digest_entry, s);
     }
     return s->status;
@@ -129,13 +131,33 @@ static bool describe(void *self, const char *name, ingot_weight_info *info) {
     return below->describe(below->self, name, info);
 }
 
+/* Where a table or head that stays has its place; NULL: it is neither. */
+static ingot_weight_view *end_of(ingot_prefetch *p, const char *name) {
+    const ingot_model *m = p->job->model;
+    const char *const names[] = {m->embed_name, m->head_name};
+    for (unsigned i = 0; p->repeats && i < 2; i++) {
+        if (names[i] != NULL && strcmp(name, names[i]) == 0) {
+            return &p->ends[i];
+        }
+    }
+    return NULL;
+}
+
 static ingot_status load(void *self, const char *name, ingot_arena *arena, ingot_weight_view *view,
                          ingot_error *error) {
-    const ingot_prefetch *p = self;
+    ingot_prefetch *p = self;
+    ingot_weight_view *end = end_of(p, name);
     const ingot_weight_source *below = p->job->source;
     uint64_t index;
     const ingot_st_tensor *tensor = ingot_checkpoint_find(p->job->checkpoint, name, &index);
     const entry *e = tensor != NULL ? find(p, index) : NULL;
+    if (end != NULL) {
+        if (end->data == NULL) {
+            INGOT_TRY(below->load(below->self, name, p->kept, end, error));
+        }
+        *view = *end;
+        return INGOT_OK;
+    }
     if (e == NULL) {
         return below->load(below->self, name, arena, view, error);
     }
@@ -185,6 +207,7 @@ static ingot_status fill(ingot_prefetch *p, uint64_t first) {
     if (p->job->backend->has_own_memory && threads > 1) {
         INGOT_TRY(ingot_pool_create(&p->readers, threads < READERS ? threads : READERS));
     }
+    INGOT_TRY(ingot_backend_host_arena_create(&p->kept, p->job->backend));
     INGOT_TRY(ingot_worker_create(&p->worker));
     if (first < p->job->model->layers) {
         start(p, first);
@@ -193,13 +216,13 @@ static ingot_status fill(ingot_prefetch *p, uint64_t first) {
 }
 
 ingot_status ingot_prefetch_create(ingot_prefetch **out, const ingot_loop_job *job, uint64_t first,
-                                   bool digests) {
+                                   bool repeats) {
     void *memory;
     *out = NULL;
     INGOT_TRY(ingot_alloc_zero(&memory, 1, sizeof(ingot_prefetch)));
     ingot_prefetch *p = memory;
     p->job = job;
-    p->digests = digests;
+    p->repeats = repeats;
     p->source = (ingot_weight_source){.self = p,
                                       .path = job->source->path,
                                       .describe = describe,
@@ -222,6 +245,7 @@ void ingot_prefetch_destroy(ingot_prefetch *prefetch) {
     }
     ingot_worker_destroy(prefetch->worker);
     ingot_pool_destroy(prefetch->readers);
+    ingot_arena_destroy(prefetch->kept);
     for (unsigned i = 0; i < 2; i++) {
         (void)pthread_mutex_destroy(&prefetch->sides[i].mutex);
         ingot_arena_destroy(prefetch->sides[i].arena);

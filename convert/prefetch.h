@@ -10,10 +10,11 @@
 
 typedef struct ingot_prefetch ingot_prefetch;
 
-/* Starts on the matrices of block `first`, if there is one.  digests: ingot_prefetch_bytes will be
- * asked for. */
+/* Starts on the matrices of block `first`, if there is one.  repeats: the model is gone through
+ * again and again, without ingot_prefetch_bytes; table and head stay in pinned memory once they
+ * were asked for. */
 ingot_status ingot_prefetch_create(ingot_prefetch **out, const ingot_loop_job *job, uint64_t first,
-                                   bool digests) INGOT_MUST_CHECK;
+                                   bool repeats) INGOT_MUST_CHECK;
 void ingot_prefetch_destroy(ingot_prefetch *prefetch); /* NULL is fine */
 
 /* Makes the matrices of a block available, and starts on those of the next one.  What was handed

@@ -49,20 +49,27 @@ typedef struct ending {
     uint64_t rows;
 } ending;
 
-/* *sum += the divergences of `tokens` positions. */
-static ingot_status compare(const ending *e, double *sum, const float *exact, const float *x,
+/* divergence[i] = mean of candidate i over all `tokens` positions. */
+static ingot_status compare(const ending *e, double divergence[2], const float *states,
                             uint64_t tokens) {
     const ingot_model *m = e->job->model;
     const ingot_backend *b = e->job->backend;
+    double sum[2] = {0};
     for (uint64_t row = 0; row < tokens; row += e->rows) {
         const uint64_t n = ingot_min_u64(e->rows, tokens - row);
-        INGOT_TRY(ingot_ends_logits(e->ends, m, b, e->p, exact + row * m->hidden, e->normed, n));
-        INGOT_TRY(ingot_ends_logits(e->ends, m, b, e->q, x + row * m->hidden, e->normed, n));
-        INGOT_TRY(b->ops->divergence(b->context, e->kl, e->p, e->q, n, m->vocab));
-        for (uint64_t i = 0; i < n; i++) {
-            *sum += e->kl[i];
+        const float *exact = states + (2 * tokens + row) * m->hidden;
+        INGOT_TRY(ingot_ends_logits(e->ends, m, b, e->p, exact, e->normed, n));
+        for (unsigned i = 0; i < 2; i++) {
+            const float *x = states + (i * tokens + row) * m->hidden;
+            INGOT_TRY(ingot_ends_logits(e->ends, m, b, e->q, x, e->normed, n));
+            INGOT_TRY(b->ops->divergence(b->context, e->kl, e->p, e->q, n, m->vocab));
+            for (uint64_t k = 0; k < n; k++) {
+                sum[i] += e->kl[k];
+            }
         }
     }
+    divergence[0] = sum[0] / (double)tokens;
+    divergence[1] = sum[1] / (double)tokens;
     return INGOT_OK;
 }
 
@@ -85,14 +92,10 @@ ingot_status ingot_suffix_divergence(double divergence[2], const ingot_loop_job 
     INGOT_GO(ingot_arena_array(arena, (void **)&e.q, e.rows, m->vocab * sizeof(float)));
     INGOT_GO(ingot_arena_array(arena, (void **)&e.normed, e.rows, m->hidden * sizeof(float)));
     INGOT_GO(ingot_arena_array(host, (void **)&e.kl, e.rows, sizeof(double)));
-    INGOT_GO(
-        ingot_ends_load_part(&ends, INGOT_ENDS_HEAD, m, job->source, job->backend, host, error));
-    for (unsigned i = 0; i < 2; i++) {
-        const float *exact = states + 2 * tokens * m->hidden;
-        divergence[i] = 0;
-        INGOT_GO(compare(&e, &divergence[i], exact, states + i * tokens * m->hidden, tokens));
-        divergence[i] /= (double)tokens;
-    }
+    INGOT_GO(ingot_ends_load_part(&ends, INGOT_ENDS_HEAD, m,
+                                  ahead != NULL ? ingot_prefetch_source(ahead) : job->source,
+                                  job->backend, host, error));
+    status = compare(&e, divergence, states, tokens);
 done:
     ingot_ends_release(&ends, job->backend);
     ingot_arena_destroy(host);
