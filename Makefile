@@ -139,7 +139,7 @@ GPU_TESTS := $(patsubst tests/unit/%.c,%,$(wildcard tests/unit/test_backend.c \
                tests/unit/test_backward.c tests/unit/test_tuning.c tests/unit/test_tune.c \
                tests/unit/test_distill.c tests/unit/test_dropped.c tests/unit/test_cuda*.c))
 # Preloaded by tests/sanitize_gpu.sh.
-GPU_PRELOADED := $(if $(CUDA_LIBRARY),$(BUILD)/tests/mark_outputs.so)
+GPU_PRELOADED := $(if $(CUDA_LIBRARY),$(BUILD)/tests/plain_products.so)
 test-gpu: tools libraries $(GPU_TESTS:%=$(BUILD)/tests/%) $(GPU_PRELOADED)
 	@sh tests/run.sh $(BUILD) '^(unit/($(subst $(space),|,$(GPU_TESTS)))|cli/decode_cuda)$$'
 
@@ -235,11 +235,11 @@ $(BUILD)/tests/%: tests/unit/%.c $(LIBRARY)
 	$(call say,LD,$@)
 	$(Q)$(CC) $(CPPFLAGS) -Itests/unit $(CFLAGS) -MMD -MP -MF $@.d -MT $@ -o $@ $< $(LIBRARY) \
 	    $(LDFLAGS) -lcunit $(LIBS)
-$(BUILD)/tests/%.so: tests/%.c
+$(BUILD)/tests/%.so: tests/%.cu
 	@mkdir -p $(@D)
-	$(call say,LD,$@)
-	$(Q)$(CC) $(CPPFLAGS) -isystem $(CUDA_ROOT)/include -std=c11 $(WARN) -O2 -fPIC -shared -MMD -MP \
-	    -MF $@.d -MT $@ -o $@ $< -ldl
+	$(call say,NVCC,$@)
+	$(Q)$(NVCC) $(NVCCFLAGS) $(CUDA_TARGETS) -shared -MD -MP -MF $@.d -MT $@ -o $@ $< \
+	    -L$(CUDA_ROOT)/lib64 -lcublas -Xlinker -rpath=$(CUDA_ROOT)/lib64
 $(BUILD)/fuzz/%: tests/fuzz/%.c tests/fuzz/replay.c $(LIBRARY)
 	@mkdir -p $(@D)
 	$(call say,LD,$@)

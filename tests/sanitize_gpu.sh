@@ -6,11 +6,12 @@
 # memcheck, racecheck, initcheck and synccheck, each over every test program that needs a device, or
 # the pairs that are named, in their order (racecheck:test_cuda_engine); one at a time on each card
 # (CUDA_VISIBLE_DEVICES: on those); SECONDS is the limit of each (default 600).  Fails when a test
-# fails, a tool does not come to its end, or it reports anything.  Kernels of cuBLAS and cuSOLVER
-# are left out: their tiles read past the edges of operands into memory of ours that was never
-# written, and drop what they read; racecheck does not see the barriers of their asynchronous
-# copies.  The results are compared by the tests themselves.  initcheck does not see their
-# stores either: mark_outputs.so writes their outputs before.
+# fails, a tool does not come to its end, or it reports anything.
+#
+# Kernels of cuBLAS and cuSOLVER are left out: their tiles read past the edges of operands into
+# memory of ours that was never written, and drop what they read.  The results are compared by the
+# tests themselves.  For racecheck and initcheck a plain kernel takes the place of the products of
+# cuBLAS (tests/plain_products.cu says why).
 set -u
 [ $# -ge 1 ] && [ -d "$1" ] || {
     echo "usage: sh tests/sanitize_gpu.sh BUILD [SECONDS [TOOL:PROGRAM...]]" >&2
@@ -26,15 +27,16 @@ sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanit
 [ -n "$sanitizer" ] || { echo "SKIP: compute-sanitizer is missing"; exit 77; }
 export INGOT_TEST_SMALL=1
 
-# The reports of a log and one line about them.  A report is a line at the margin and the indented
-# lines after it.
+# The reports of a log and one line about them.  A report is a line at the margin (or behind the
+# name of the test at hand) and the indented lines after it.
 sum_up() { # LOG
     awk '
         function finish() {
             if (report != "") { ours++; print report }
             report = ""
         }
-        /^=========/ {
+        /=========/ {
+            sub(/^.*[^=]=========/, "=========")
             if ($0 ~ /COMPUTE-SANITIZER|Target application/) next
             if ($0 ~ /SUMMARY/) { finish(); is_whole = 1; next }
             if ($0 ~ /^========= [^ ]/) { finish(); report = $0 }
@@ -49,10 +51,13 @@ sum_up() { # LOG
 
 run_one() { # TOOL PROGRAM CARD
     name=$1-$2
-    preloaded=
-    [ "$1" != initcheck ] || preloaded=$(realpath "$build")/tests/mark_outputs.so
+    preload=
+    case $1 in
+    racecheck | initcheck) preload="--preload-library $(realpath "$build")/tests/plain_products.so" ;;
+    esac
     start=$(date +%s)
-    LD_PRELOAD=$preloaded CUDA_VISIBLE_DEVICES=$3 timeout -k 5 "$limit" "$sanitizer" --tool "$1" \
+    # shellcheck disable=SC2086 # two words or none
+    CUDA_VISIBLE_DEVICES=$3 timeout -k 5 "$limit" "$sanitizer" --tool "$1" $preload \
         --kernel-name-exclude "regex=$foreign" --print-limit 200 "$build/tests/$2" \
         >"$logs/$name.log" 2>&1
     code=$?
