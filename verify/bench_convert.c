@@ -200,7 +200,8 @@ typedef struct listener {
     int fd; /* does not block */
     char line[256];
     size_t length;
-    double share; /* of the blocks */
+    double share;                       /* of the blocks */
+    double first_seconds, last_seconds; /* when the first and the last of them were finished */
 } listener;
 
 static void hear_line(listener *l) {
@@ -209,6 +210,8 @@ static void hear_line(listener *l) {
     l->length = 0;
     if (sscanf(l->line, "block %llu/%llu", &block, &blocks) == 2 && block <= blocks) {
         l->share = (double)block / (double)blocks;
+        l->last_seconds = ingot_clock_seconds();
+        l->first_seconds = block == 1 ? l->last_seconds : l->first_seconds;
     }
 }
 
@@ -274,9 +277,10 @@ static bool start_tool(pid_t *child, int *ear, const bench *b, const char *const
     return is_started;
 }
 
-/* Runs ingot-convert on a checkpoint with its --json in b->report; devices NULL: on --device. */
+/* Runs ingot-convert on a checkpoint with its --json in b->report; devices NULL: on --device.
+ * *later_seconds: all blocks behind the first, by the clock. */
 static ingot_status run_tool(bench *b, const char *model, const char *method, const char *devices,
-                             double worth) {
+                             double worth, double *later_seconds) {
     const ingot_bench_options *o = b->options;
     const char *words[32] = {b->tool,   model,    "--output", b->output,
                              "--force", "--json", "--method", method};
@@ -308,6 +312,7 @@ static ingot_status run_tool(bench *b, const char *model, const char *method, co
     }
     const ingot_status status = wait_for(b, child, &from, worth);
     (void)close(from.fd);
+    *later_seconds = from.last_seconds - from.first_seconds;
     return status;
 }
 
@@ -402,12 +407,13 @@ static ingot_status measure_method(bench *b, const char *method, const char *dev
                                    bool is_cold) {
     static const char *const dropped[] = {"output", "root", "content_id", "error", "message"};
     const double worth = worth_of(method, devices), start = ingot_clock_seconds();
+    double later;
     json_t *run = NULL;
     char what[160];
     if (!is_cold) {
         (void)ingot_bench_read_rate(b->shards, b->shard_count, false, b->options->threads, 1);
     }
-    INGOT_TRY(run_tool(b, b->options->model, method, devices, worth));
+    INGOT_TRY(run_tool(b, b->options->model, method, devices, worth, &later));
     INGOT_TRY(read_report(b, &run));
     const ingot_status status = add_floors(b, run, method, is_cold);
     for (size_t i = 0; i < sizeof dropped / sizeof *dropped; i++) {
@@ -502,28 +508,31 @@ static ingot_status count_blocks(uint64_t *blocks, const bench *b, const char *m
     return status;
 }
 
-/* A few blocks of a larger model, whose other blocks take as long: all phases but the plan and the
- * end grow with them, and nothing is propagated behind the last one. */
+/* A few blocks of a larger model, whose other blocks take as long as those behind the first, which
+ * brings the device to work; nothing is propagated behind the last one. */
 static ingot_status measure_slice(bench *b) {
-    static const char *const grow[] = {"read", "collect", "fold", "quantize", "write"};
     const ingot_bench_options *o = b->options;
     json_t *run = NULL, *slice = json_object();
     char room[32];
     uint64_t blocks = 0;
+    double later;
     ingot_status status = INGOT_OK;
     if (o->slice == NULL) {
         json_decref(slice);
         return INGOT_OK;
     }
     INGOT_GO(count_blocks(&blocks, b, o->slice));
-    INGOT_GO(run_tool(b, o->slice, first_method(b, room), NULL, SLICE_WORTH));
+    if (blocks < 2) {
+        INGOT_GO(ingot_error_set(b->error, INGOT_ERR_USAGE, o->slice, NULL,
+                                 "give a checkpoint of two blocks or more",
+                                 "one block does not tell what the others take"));
+    }
+    INGOT_GO(run_tool(b, o->slice, first_method(b, room), NULL, SLICE_WORTH, &later));
     INGOT_GO(read_report(b, &run));
     const json_t *phases = json_object_get(run, "phases");
     const double seconds = ingot_bench_number(run, "seconds");
-    double block = blocks > 1 ? ingot_bench_number(phases, "propagate") / (double)(blocks - 1) : 0;
-    for (size_t i = 0; i < sizeof grow / sizeof *grow; i++) {
-        block += ingot_bench_number(phases, grow[i]) / (double)blocks;
-    }
+    const double followers = (double)(blocks - 1);
+    const double block = (later + ingot_bench_number(phases, "propagate") / followers) / followers;
     const double more = (double)o->slice_blocks - (double)blocks;
     const int failed =
         json_object_set_new(slice, "method", json_string(room)) |
