@@ -240,6 +240,12 @@ $(BUILD)/tests/%.so: tests/%.cu
 	$(call say,NVCC,$@)
 	$(Q)$(NVCC) $(NVCCFLAGS) $(CUDA_TARGETS) -shared -MD -MP -MF $@.d -MT $@ -o $@ $< \
 	    -L$(CUDA_ROOT)/lib64 -lcublas -Xlinker -rpath=$(CUDA_ROOT)/lib64
+# By itself: the failure of decision 0032.
+$(BUILD)/tests/share_card: tests/share_card.cu
+	@mkdir -p $(@D)
+	$(call say,NVCC,$@)
+	$(Q)$(NVCC) $(NVCCFLAGS) $(CUDA_TARGETS) -o $@ $< -L$(CUDA_ROOT)/lib64 -lcublas \
+	    -Xlinker -rpath=$(CUDA_ROOT)/lib64
 $(BUILD)/fuzz/%: tests/fuzz/%.c tests/fuzz/replay.c $(LIBRARY)
 	@mkdir -p $(@D)
 	$(call say,LD,$@)
