@@ -274,7 +274,7 @@ extern "C" uint64_t cuda_product_workspace_bytes(void *context, const ingot_prod
 extern "C" bool cuda_product_uses_l1(void *context, const ingot_product *job) {
     const ingot_cuda *cuda = static_cast<const ingot_cuda *>(context);
     const product_task task = task_of(job);
-    return choose(cuda, job) == PATH_FEW && !product_stream_can(cuda, &task);
+    return choose(cuda, job) == PATH_FEW && !product_stream_can(cuda, &task, job->dtype);
 }
 
 extern "C" ingot_status cuda_product(void *context, const ingot_product *job) {

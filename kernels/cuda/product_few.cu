@@ -37,7 +37,7 @@ static ingot_status launch_bits(const product_context *context, const few_job &j
 
 ingot_status product_few(const product_context *context, const product_task &task,
                          const product_source &source) {
-    if (product_stream_can(context->cuda, &task)) {
+    if (product_stream_can(context->cuda, &task, context->dtype)) {
         return product_stream(context, task, source);
     }
     few_job job = {};

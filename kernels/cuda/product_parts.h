@@ -51,8 +51,9 @@ typedef struct product_context {
 bool product_few_can(const ingot_cuda *cuda, const ingot_weight_view *w, uint64_t m);
 ingot_status product_few(const product_context *context, const product_task &task,
                          const product_source &source);
-/* For weights of 3, 4 or 8 bits, symmetric, with F16 scales of groups of at least 128 columns. */
-bool product_stream_can(const ingot_cuda *cuda, const product_task *task);
+/* For weights of 3, 4 or 8 bits, symmetric, with F16 scales of groups of at least 128 columns, and
+ * x in F16. */
+bool product_stream_can(const ingot_cuda *cuda, const product_task *task, ingot_dtype dtype);
 ingot_status product_stream(const product_context *context, const product_task &task,
                             const product_source &source);
 bool product_block_can(const ingot_weight_view *w, uint64_t m);

@@ -1,4 +1,4 @@
-/* cuda_product for one or two rows of x and weights of the usual kind: the kernel of
+/* cuda_product for one or two rows of x in binary16 and weights of the usual kind: the kernel of
  * product_stream.h. */
 #include "kernels/cuda/product_stream.h"
 
@@ -37,28 +37,22 @@ static bool is_usual(const ingot_weight_view *w) {
            is_aligned(w->scales, 4);
 }
 
-bool product_stream_can(const ingot_cuda *cuda, const product_task *task) {
+bool product_stream_can(const ingot_cuda *cuda, const product_task *task, ingot_dtype dtype) {
     const ingot_weight_view *w = task->w;
-    return cuda->is_hopper && task->m <= STREAM_ROWS && is_usual(&w[0]) &&
+    return cuda->is_hopper && dtype == INGOT_F16 && task->m <= STREAM_ROWS && is_usual(&w[0]) &&
            (!task->has_up || (is_usual(&w[1]) && w[1].row_stride_bytes == w[0].row_stride_bytes)) &&
            shape_of(cuda, &w[0], task->m).slots != 0;
 }
 
-template <int BITS, typename T>
+template <int BITS>
 static ingot_status launch(const product_context *context, const stream_job &job) {
     const unsigned most = shape_of(context->cuda, &job.task.w[0], job.task.m).blocks *
                           (unsigned)context->cuda->multiprocessors;
-    return product_launch(context, product_stream_kernel<BITS, T>,
+    return product_launch(context, product_stream_kernel<BITS>,
                           dim3(job.tiles < most ? job.tiles : most), STREAM_THREADS,
                           stream_fixed_bytes(job.units, (unsigned)job.task.m) +
                               STREAM_WARPS * job.slots * stream_slot_bytes(BITS),
                           1, job);
-}
-
-template <int BITS>
-static ingot_status launch_bits(const product_context *context, const stream_job &job) {
-    return context->dtype == INGOT_F16 ? launch<BITS, __half>(context, job)
-                                       : launch<BITS, __nv_bfloat16>(context, job);
 }
 
 ingot_status product_stream(const product_context *context, const product_task &task,
@@ -70,7 +64,7 @@ ingot_status product_stream(const product_context *context, const product_task &
     job.tiles = (unsigned)(task.w[0].rows / 16);
     job.group_shift = (unsigned)product_group_shift(&task.w[0]);
     job.slots = shape_of(context->cuda, &task.w[0], task.m).slots;
-    return task.w[0].bits == 3   ? launch_bits<3>(context, job)
-           : task.w[0].bits == 4 ? launch_bits<4>(context, job)
-                                 : launch_bits<8>(context, job);
+    return task.w[0].bits == 3   ? launch<3>(context, job)
+           : task.w[0].bits == 4 ? launch<4>(context, job)
+                                 : launch<8>(context, job);
 }

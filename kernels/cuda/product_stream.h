@@ -1,5 +1,5 @@
-/* Internal to kernels/cuda: one or two rows of x with a matrix of packed weights of the usual kind,
- * by two blocks on every multiprocessor.
+/* Internal to kernels/cuda: one or two rows of x in binary16 with a matrix of packed weights of the
+ * usual kind, by two blocks on every multiprocessor.
  *
  * A product of a small matrix is over before the memory has answered its first loads, so the loads
  * of the next product must be on their way by then.  A block therefore takes half of the shared
@@ -14,24 +14,24 @@
  *
  * A lane has 64 adjacent columns of a row, its three neighbours the others of the unit, which may
  * be of two groups, while a product of the tensor core adds up what the four lanes hold.  But it
- * has eight columns for one or two rows of x: lane q of the four finds its x in columns 2q and
- * 2q + 1 of b, with zeros there for the others.  The sums of its own columns then are in its own
- * registers and meet their scale there. */
+ * has eight columns for one or two rows of x: columns 2i and 2i + 1 of b are row i of x in the
+ * first and in the second half of the unit, with zeros for the lanes of the other half.  Four lanes
+ * hold what is not zero of a row; they are adjacent, so that shared memory answers them at once. */
 #ifndef INGOT_CUDA_PRODUCT_STREAM_H
 #define INGOT_CUDA_PRODUCT_STREAM_H
 
 #include "kernels/cuda/product_input.h"
 #include "kernels/cuda/product_load.h"
+#include "kernels/cuda/product_tiny.h"
 
-#define STREAM_ROWS    2 /* of x */
-#define STREAM_WARPS   8
-#define STREAM_THREADS (STREAM_WARPS * 32)
-#define STREAM_UNIT    256 /* columns */
-#define STREAM_X_BYTES (STREAM_UNIT * 2)
-#define STREAM_ZEROS   256 /* bytes */
-#define STREAM_MOST    6   /* slots of a warp */
-#define STREAM_TURNS   8   /* of a block between two meetings of its warps */
-#define STREAM_KEPT    4   /* units of eight columns of x that a thread holds */
+#define STREAM_ROWS       2 /* of x */
+#define STREAM_WARPS      8
+#define STREAM_THREADS    (STREAM_WARPS * 32)
+#define STREAM_UNIT       256 /* columns */
+#define STREAM_X_BYTES    (STREAM_UNIT * 2)
+#define STREAM_JUMP_BYTES (STREAM_WARPS * 2 * 16)
+#define STREAM_MOST       6 /* slots of a warp */
+#define STREAM_KEPT       4 /* units of eight columns of x that a thread holds */
 
 typedef struct stream_job {
     product_task task;
@@ -49,10 +49,21 @@ template <int BITS> struct stream_slot {
     static constexpr unsigned BYTES = CODES + 16 * 2 * 4;
 };
 
-/* Shared memory: x [unit][m], zeros, sums [meeting % 2][turn][warp][m][16], slots of each warp. */
+/* Log2 of the turns of a block, a tile of one side each, between two meetings of its warps: turns
+ * over long rows are long, and want the room for slots. */
+__host__ __device__ static inline unsigned stream_turns_shift(unsigned units) {
+    return units > 32 ? 2 : 3;
+}
+
+/* Shared memory: x [unit][m], what its zero points make of it [unit][m][half], jumps [warp][side],
+ * sums [meeting % 2][turn][warp][m][16], slots of each warp.  Slots are aligned to 128 bytes. */
+__host__ __device__ static inline unsigned stream_offset_bytes(unsigned units, unsigned m) {
+    return (units * m * 8 + 127) / 128 * 128;
+}
+
 static inline unsigned stream_fixed_bytes(unsigned units, unsigned m) {
-    return units * m * STREAM_X_BYTES + STREAM_ZEROS +
-           2 * STREAM_TURNS * STREAM_WARPS * m * 16 * (unsigned)sizeof(float);
+    return units * m * STREAM_X_BYTES + stream_offset_bytes(units, m) + STREAM_JUMP_BYTES +
+           (2 << stream_turns_shift(units)) * STREAM_WARPS * m * 16 * (unsigned)sizeof(float);
 }
 
 static inline unsigned stream_slot_bytes(unsigned bits) {
@@ -74,16 +85,18 @@ template <int BITS> __device__ static inline unsigned stream_place(unsigned row,
 
 /* Waits for the first of `slots` groups of copies of this thread. */
 __device__ static inline void stream_arrived(unsigned slots) {
-    if (slots == 2) {
-        async_arrived<1>();
-    } else if (slots == 3) {
-        async_arrived<2>();
+    if (slots > 4) {
+        if (slots == 5) {
+            async_arrived<4>();
+        } else {
+            async_arrived<STREAM_MOST - 1>();
+        }
     } else if (slots == 4) {
         async_arrived<3>();
-    } else if (slots == 5) {
-        async_arrived<4>();
+    } else if (slots == 3) {
+        async_arrived<2>();
     } else {
-        async_arrived<STREAM_MOST - 1>();
+        async_arrived<1>();
     }
 }
 
@@ -161,7 +174,39 @@ template <int BITS> struct stream_cursor {
         scales += STREAM_WARPS * 16 >> w.group_shift;
         unit += STREAM_WARPS;
     }
+
+    __device__ void jump(longlong2 far) {
+        codes += far.x;
+        scales += far.y;
+        unit = threadIdx.x / 32;
+    }
 };
+
+__device__ static inline longlong2 stream_read_jump(unsigned at) {
+    longlong2 v;
+    asm volatile("ld.shared.v2.s64 {%0,%1}, [%2];" : "=l"(v.x), "=l"(v.y) : "r"(at) : "memory");
+    return v;
+}
+
+/* jumps[side] = from behind a warp's units of the tile of a side to its first of the block's next
+ * tile, of W, or U and W in turn: bytes of codes and of scales. */
+template <int BITS>
+__device__ static inline void stream_jumps(longlong2 *jumps, const product_task &task,
+                                           const product_matrix &w, unsigned units) {
+    const unsigned warp = threadIdx.x / 32, side = threadIdx.x % 32;
+    const unsigned own = warp < units ? (units - warp - 1) / STREAM_WARPS + 1 : 0;
+    const ingot_weight_view &from = task.w[side % 2], &to = task.w[task.has_up ? 1 - side % 2 : 0];
+    const long long tile = task.has_up && side == 0 ? 0 : (long long)gridDim.x * 16;
+    if (side < 2) {
+        const long long codes = task.has_up ? to.codes - from.codes : 0;
+        const long long scales = task.has_up ? static_cast<const uint8_t *>(to.scales) -
+                                                   static_cast<const uint8_t *>(from.scales)
+                                             : 0;
+        jumps[side] = make_longlong2(
+            codes + tile * w.stride - own * (STREAM_WARPS * stream_slot<BITS>::ROW),
+            scales + tile * w.groups * 2 - own * (STREAM_WARPS * 16 >> w.group_shift));
+    }
+}
 
 /* Chunk c of both rows of a lane: rows `at` and eight behind it. */
 template <int BITS>
@@ -178,51 +223,180 @@ __device__ static inline void stream_take(unsigned (&code)[2][BITS], unsigned at
     }
 }
 
-/* sums += the products of a chunk, in two chains; x: of the lane's columns, or zeros. */
-template <int BITS, typename T>
-__device__ static inline void stream_add(float (&sums)[2][4], const unsigned (&code)[2][BITS],
-                                         const product_zero<BITS, T> (&zero)[1], unsigned x) {
-    unsigned pair[2][16];
-    product_unpack<BITS, T, 1>(pair[0], code[0], zero);
-    product_unpack<BITS, T, 1>(pair[1], code[1], zero);
+/* A unit of a row of x: piece p of eight columns of quarter q, in the order of codes, is at
+ * p * 64 + q * 16.  Where the eight columns `unit` of a row go, of whose unit x is the place. */
+template <int BITS>
+__device__ static inline void stream_put(uint8_t *x, unsigned unit, const __half (&v)[8]) {
+    typedef product_tiny<BITS> tiny;
+    uint8_t *to = x + unit / 4 % 2 * 256 + unit / 8 % 4 * 16; /* of the chunk */
+    if constexpr (BITS % 4 == 0) {
+        alignas(16) __half moved[8];
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
-        const uint4 b = shared_read16(x + i * 16);
-        product_mma<T>(sums[0], pair[0][4 * i], pair[1][4 * i], pair[0][4 * i + 1],
-                       pair[1][4 * i + 1], b.x, b.y);
-        product_mma<T>(sums[1], pair[0][4 * i + 2], pair[1][4 * i + 2], pair[0][4 * i + 3],
-                       pair[1][4 * i + 3], b.z, b.w);
+        for (int i = 0; i < 8; i++) {
+            moved[tiny::position(i)] = v[i];
+        }
+        *reinterpret_cast<uint4 *>(to + unit % 4 * 64) = *reinterpret_cast<const uint4 *>(moved);
+    } else {
+#pragma unroll
+        for (unsigned i = 0; i < 8; i++) {
+            const unsigned at = (unsigned)tiny::position((int)(unit % 4 * 8 + i));
+            *reinterpret_cast<__half *>(to + at / 8 * 64 + at % 8 * 2) = v[i];
+        }
     }
 }
 
-/* totals += the lane's 64 columns of a unit times their scales. */
-template <int BITS, typename T>
-__device__ static inline void stream_unit(float (&totals)[4], unsigned code_at, unsigned scale_at,
-                                          const product_zero<BITS, T> (&zero)[1], unsigned x) {
-    float sums[2][2][4] = {};
-    unsigned code[2][2][BITS];
-    if constexpr (BITS % 4 == 0) {
-        stream_take<BITS>(code[0], code_at, 0);
-        stream_take<BITS>(code[1], code_at, 1);
-    } else { /* in words of eight bytes */
+/* The same for floats. */
+template <int BITS>
+__device__ static inline void stream_put_floats(uint8_t *x, unsigned unit, const float (&v)[8]) {
+    alignas(16) __half rounded[8];
 #pragma unroll
-        for (unsigned i = 0; i < 2 * BITS; i++) {
-            const unsigned h = i / BITS, at = i % BITS * 2;
-            const uint2 v = shared_read8(code_at + 8 * h * stream_slot<BITS>::ROW + at * 4);
-            code[at / BITS][h][at % BITS] = v.x;
-            code[(at + 1) / BITS][h][(at + 1) % BITS] = v.y;
+    for (int i = 0; i < 8; i++) {
+        rounded[i] = from_float<__half>(v[i]);
+    }
+    stream_put<BITS>(x, unit, rounded);
+}
+
+/* A row of x in binary16 that has no norm: much of it is on its way at once. */
+template <int BITS, typename Where>
+__device__ static inline void stream_copy_row(const product_source &source, unsigned row,
+                                              unsigned units, const Where &where) {
+    constexpr unsigned AT_ONCE = 8;
+    const uint4 *from = reinterpret_cast<const uint4 *>(static_cast<const __half *>(source.x) +
+                                                        row * source.stride);
+    const unsigned filled = (unsigned)source.cols / 8;
+#pragma unroll 1
+    for (unsigned first = threadIdx.x; first < units; first += AT_ONCE * STREAM_THREADS) {
+        uint4 raw[AT_ONCE];
+#pragma unroll
+        for (unsigned j = 0; j < AT_ONCE; j++) {
+            const unsigned unit = first + j * STREAM_THREADS;
+            raw[j] = make_uint4(0, 0, 0, 0);
+            if (unit < filled) {
+                raw[j] = from[unit];
+            }
+        }
+#pragma unroll
+        for (unsigned j = 0; j < AT_ONCE; j++) {
+            const unsigned unit = first + j * STREAM_THREADS;
+            alignas(16) __half v[8];
+            memcpy(v, &raw[j], sizeof v);
+            if (unit < units) {
+                stream_put<BITS>(where(unit), unit, v);
+            }
         }
     }
-    stream_add<BITS, T>(sums[0], code[0], zero, x);
-    stream_add<BITS, T>(sums[1], code[1], zero, x + 64);
+}
+
+/* to[unit * m][half] = what sums of a unit begin with, for those of a warp in a row of x: the sum
+ * of x less the zero point of every code.  Four at once, since each is a chain of shuffles. */
+template <int BITS>
+__device__ static inline void stream_offsets(float *to, const uint8_t *x, unsigned units,
+                                             unsigned m) {
+    const unsigned lane = threadIdx.x % 32;
+#pragma unroll 1
+    for (unsigned first = threadIdx.x / 32; first < units; first += 4 * STREAM_WARPS) {
+        float sum[4] = {};
+#pragma unroll
+        for (unsigned j = 0; j < 4; j++) {
+            const unsigned unit = min(first + j * STREAM_WARPS, units - 1);
+            const uint4 raw =
+                *reinterpret_cast<const uint4 *>(x + unit * m * STREAM_X_BYTES + lane * 16);
+            const unsigned pair[4] = {raw.x, raw.y, raw.z, raw.w};
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                const float2 v = __half22float2(pair_of<__half2>(pair[i]));
+                sum[j] += v.x + v.y;
+            }
+        }
+#pragma unroll
+        for (int other = 16; other > 0; other = other == 4 ? 1 : other / 2) { /* not the halves */
+#pragma unroll
+            for (unsigned j = 0; j < 4; j++) {
+                sum[j] += __shfl_xor_sync(0xffffffffu, sum[j], other);
+            }
+        }
+#pragma unroll
+        for (unsigned j = 0; j < 4; j++) {
+            const unsigned unit = first + j * STREAM_WARPS;
+            if (unit < units && (lane == 0 || lane == 2)) {
+                to[unit * m * 2 + lane / 2] =
+                    sum[j] * -((float)(1 << (BITS - 1)) * product_tiny<BITS>::ONE);
+            }
+        }
+    }
+}
+
+/* b = 16 bytes of shared memory in lanes that have x, what it was in others: lanes that read zeros
+ * instead would cost shared memory as much as those with x (4 cycles a read, 2 without them). */
+__device__ static inline void stream_read_x(uint4 &b, unsigned at, unsigned has_x) {
+    asm volatile("{\n.reg .pred p;\nsetp.ne.u32 p, %5, 0;\n"
+                 "@p ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];\n}"
+                 : "+r"(b.x), "+r"(b.y), "+r"(b.z), "+r"(b.w)
+                 : "r"(at), "r"(has_x)
+                 : "memory");
+}
+
+/* What a lane has of a unit in its slot, of the rows lane / 4 and eight behind it. */
+template <int BITS> struct stream_codes {
+    unsigned code[2][2][BITS]; /* [chunk][row] */
+
+    __device__ void take(unsigned at) {
+        if constexpr (BITS % 4 == 0) {
+            stream_take<BITS>(code[0], at, 0);
+            stream_take<BITS>(code[1], at, 1);
+        } else { /* in words of eight bytes */
+#pragma unroll
+            for (unsigned i = 0; i < 2 * BITS; i++) {
+                const unsigned h = i / BITS, word = i % BITS * 2;
+                const uint2 v = shared_read8(at + 8 * h * stream_slot<BITS>::ROW + word * 4);
+                code[word / BITS][h][word % BITS] = v.x;
+                code[(word + 1) / BITS][h][(word + 1) % BITS] = v.y;
+            }
+        }
+    }
+};
+
+/* Where a lane finds what belongs to a unit of 16 rows, in shared memory. */
+typedef struct stream_lane {
+    unsigned codes, scales; /* in slot 0 */
+    unsigned scale_bytes;   /* of two words, for __byte_perm: the scales of both halves */
+    unsigned has_x;         /* whether the lane has x in its columns of b */
+} stream_lane;
+
+/* totals += ONE times the 256 columns of a unit times their scales, in lanes lane % 4 < m for row
+ * lane % 4 of x; x and offsets: of the unit.  b: zeros in lanes without x. */
+template <int BITS>
+__device__ static inline void stream_unit(float (&totals)[2], uint4 (&b)[4], const stream_lane &at,
+                                          unsigned slot, unsigned x, unsigned offsets) {
+    typedef product_tiny<BITS> tiny;
+    stream_codes<BITS> own;
+    own.take(at.codes + slot);
+    const uint2 offset = shared_read8(offsets);
+    float sums[2][4] = {}; /* two chains */
+    sums[0][0] = sums[0][2] = __uint_as_float(offset.x);
+    sums[0][1] = sums[0][3] = __uint_as_float(offset.y);
+#pragma unroll
+    for (int c = 0; c < 2; c++) {
+        unsigned pair[2][16];
+        tiny::unpack(pair[0], own.code[c][0]);
+        tiny::unpack(pair[1], own.code[c][1]);
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            stream_read_x(b[i], x + (4 * c + i) * 64, at.has_x);
+            product_mma<__half>(sums[0], pair[0][4 * i], pair[1][4 * i], pair[0][4 * i + 1],
+                                pair[1][4 * i + 1], b[i].x, b[i].y);
+            product_mma<__half>(sums[1], pair[0][4 * i + 2], pair[1][4 * i + 2], pair[0][4 * i + 3],
+                                pair[1][4 * i + 3], b[i].z, b[i].w);
+        }
+    }
 #pragma unroll
     for (unsigned h = 0; h < 2; h++) {
-        const float scale = __half2float(__ushort_as_half(shared_read2(scale_at + h * 64)));
-#pragma unroll
-        for (unsigned k = 2 * h; k < 2 * h + 2; k++) {
-            const float sum = (sums[0][0][k] + sums[0][1][k]) + (sums[1][0][k] + sums[1][1][k]);
-            totals[k] = fmaf(scale, sum, totals[k]);
-        }
+        const uint2 words = shared_read8(at.scales + slot + h * 64);
+        const float2 scale =
+            __half22float2(pair_of<__half2>(__byte_perm(words.x, words.y, at.scale_bytes)));
+        const float first = sums[0][2 * h] + sums[1][2 * h];
+        const float second = sums[0][2 * h + 1] + sums[1][2 * h + 1];
+        totals[h] = fmaf(scale.x, first, fmaf(scale.y, second, totals[h]));
     }
 }
 
@@ -232,22 +406,7 @@ __device__ static inline unsigned stream_keep(unsigned value) {
     return value;
 }
 
-/* The sums of a warp over a tile to to[m][16]. */
-__device__ static inline void stream_leave(float *to, float (&totals)[4], unsigned m) {
-    const unsigned lane = threadIdx.x % 32;
-#pragma unroll
-    for (unsigned i = 0; i < 4; i++) {
-        if (i % 2 < m) {
-            totals[i] += __shfl_xor_sync(0xffffffffu, totals[i], 1);
-            totals[i] += __shfl_xor_sync(0xffffffffu, totals[i], 2);
-            if (lane % 4 == 0) {
-                to[i % 2 * 16 + lane / 4 + i / 2 * 8] = totals[i];
-            }
-        }
-    }
-}
-
-template <int BITS, typename T>
+template <int BITS>
 __global__
 __launch_bounds__(STREAM_THREADS,
                   2) static void product_stream_kernel(const __grid_constant__ stream_job job) {
@@ -257,21 +416,22 @@ __launch_bounds__(STREAM_THREADS,
     const unsigned units = job.units, m = (unsigned)job.task.m, row = lane / 4;
     const unsigned sides = job.task.has_up ? 2 : 1, turn_sums = STREAM_WARPS * m * 16;
     const product_matrix w = product_matrix_of(job.task, false, job.group_shift);
-    uint8_t *zeros = stream_shared + units * m * STREAM_X_BYTES;
-    float *sums = reinterpret_cast<float *>(zeros + STREAM_ZEROS);
+    float *offsets = reinterpret_cast<float *>(stream_shared + units * m * STREAM_X_BYTES);
+    longlong2 *jumps = reinterpret_cast<longlong2 *>(offsets + stream_offset_bytes(units, m) / 4);
+    float *sums = reinterpret_cast<float *>(jumps + 2 * STREAM_WARPS);
+    const unsigned turns_shift = stream_turns_shift(units), turns_least = 1u << turns_shift;
     const unsigned slots =
-        async_address(sums + 2 * STREAM_TURNS * turn_sums) + warp * (job.slots * layout::BYTES);
+        async_address(sums + 2 * turns_least * turn_sums) + warp * (job.slots * layout::BYTES);
     const unsigned end = job.slots * layout::BYTES;
 
     product_let_next_start();
     stream_cursor<BITS> next;
     unsigned next_tile = blockIdx.x, next_side = 0;
-    const auto start = [&]() {
-        next.start(w, next_side != 0 ? job.task.w[1].codes : w.codes,
-                   next_side != 0 ? static_cast<const uint8_t *>(job.task.w[1].scales) : w.scales,
-                   next_tile * 16);
-    };
-    start();
+    next.start(w, w.codes, w.scales, next_tile * 16);
+    stream_jumps<BITS>(jumps + 2 * warp, job.task, w, units);
+    __syncwarp();
+    const unsigned jumps_at = stream_keep(async_address(jumps + 2 * warp));
+    const unsigned whole = (w.last_chunk + 1) / 8; /* units that are not cut off */
     const unsigned to = stream_keep(
         slots + (BITS % 4 != 0
                      ? lane * 16
@@ -280,7 +440,7 @@ __launch_bounds__(STREAM_THREADS,
     const unsigned scale_to = stream_keep(slots + layout::CODES + lane * 4);
     const auto fetch = [&](unsigned slot) {
         if (next_tile < job.tiles && next.unit < units) {
-            if (next.unit * 8 + 7 <= w.last_chunk) {
+            if (next.unit < whole) {
                 next.fetch(w, to + slot, scale_to + slot);
             } else {
                 const ingot_weight_view &from = job.task.w[next_side];
@@ -291,9 +451,9 @@ __launch_bounds__(STREAM_THREADS,
                 next.advance(w);
             }
             if (next.unit >= units) {
+                next.jump(stream_read_jump(jumps_at + next_side * 16));
                 next_tile += next_side + 1 == sides ? gridDim.x : 0;
                 next_side = next_side + 1 == sides ? 0 : 1;
-                start();
             }
         }
         async_commit();
@@ -302,41 +462,52 @@ __launch_bounds__(STREAM_THREADS,
     for (unsigned slot = 0; slot < end; slot += layout::BYTES) {
         fetch(slot);
     }
-    {
+    const auto x_of = [&](unsigned unit, unsigned i) {
+        return stream_shared + (unit / 32 * m + i) * STREAM_X_BYTES;
+    };
+    if (job.source.norm_weight == nullptr && job.source.dtype == INGOT_F16) {
+        product_wait();
+#pragma unroll 1
+        for (unsigned i = 0; i < m; i++) {
+            stream_copy_row<BITS>(job.source, i, units * (STREAM_UNIT / 8),
+                                  [&](unsigned unit) { return x_of(unit, i); });
+        }
+    } else {
         product_norm<STREAM_THREADS, STREAM_KEPT, false> norm;
         norm.fetch(job.source);
-        if (threadIdx.x < STREAM_ZEROS / 16) {
-            reinterpret_cast<uint4 *>(zeros)[threadIdx.x] = make_uint4(0, 0, 0, 0);
-        }
         product_wait();
 #pragma unroll 1
         for (unsigned i = 0; i < m; i++) {
             norm.row(sums, job.source, i, units * (STREAM_UNIT / 8),
                      [&](unsigned unit, const float(&v)[8]) {
-                         product_put_unit<BITS, T>(unit, v, [&](unsigned at) {
-                             return stream_shared + (at / 32 * m + i) * STREAM_X_BYTES +
-                                    at % 32 * 16;
-                         });
+                         stream_put_floats<BITS>(x_of(unit, i), unit, v);
                      });
         }
-        __syncthreads();
     }
+    __syncthreads();
+#pragma unroll 1
+    for (unsigned i = 0; i < m; i++) {
+        stream_offsets<BITS>(offsets + i * 2, stream_shared + i * STREAM_X_BYTES, units, m);
+    }
+    __syncwarp();
 
-    const bool has_x = row / 2 == quarter && row % 2 < m; /* of b the row is a column */
-    /* Zeros come from other banks than x. */
-    const unsigned x_first = stream_keep(
-        has_x ? async_address(stream_shared) + (warp * m + row % 2) * STREAM_X_BYTES + quarter * 128
-              : async_address(zeros) + 64);
-    const unsigned x_step = stream_keep(has_x ? STREAM_WARPS * m * STREAM_X_BYTES : 0);
-    const unsigned code_at =
+    /* Of b, the lane's row is a column. */
+    const unsigned x_first = stream_keep(async_address(stream_shared) +
+                                         (warp * m + row / 2 % m) * STREAM_X_BYTES + quarter * 16);
+    const unsigned offset_first =
+        stream_keep(async_address(offsets) + (warp * m + min(quarter, m - 1)) * 8);
+    const unsigned chunk = warp * 8;
+    const unsigned first_scale = row * w.groups + (chunk >> w.group_shift);
+    const unsigned second_scale = row * w.groups + ((chunk + 4) >> w.group_shift);
+    const stream_lane place = {
         stream_keep(slots + row * layout::ROW +
                     (BITS % 4 != 0 ? quarter * (8 * BITS)
-                                   : stream_place<BITS>(row, quarter * (BITS / 2)) * 16));
-    const unsigned group = (warp * 8 + quarter / 2 * 4) >> w.group_shift;
-    const unsigned scale_at = stream_keep(slots + layout::CODES + (row * 2 + quarter / 2) * 4 +
-                                          (row * w.groups + group) % 2 * 2);
-    product_zero<BITS, T> zero[1];
-    zero[0].set(1u << (BITS - 1));
+                                   : stream_place<BITS>(row, quarter * (BITS / 2)) * 16)),
+        stream_keep(slots + layout::CODES + row * 8),
+        stream_keep((first_scale % 2 != 0 ? 0x32u : 0x10u) |
+                    (second_scale % 2 != 0 ? 0x7600u : 0x5400u)),
+        row / 2 < m && row % 2 == quarter / 2};
+    uint4 b[4] = {};
     /* The warps meet when they have left the sums of some turns, or of the last: a turn for each
      * tile of W, two with U. */
     const unsigned own_tiles = (job.tiles - blockIdx.x - 1) / gridDim.x + 1;
@@ -344,25 +515,30 @@ __launch_bounds__(STREAM_THREADS,
     unsigned slot = 0;
 #pragma unroll 1
     for (unsigned turn = 0; turn < turns; turn++) {
-        unsigned x = x_first;
-        float totals[4] = {};
+        unsigned x = x_first, offset = offset_first;
+        float totals[2] = {};
 #pragma unroll 1
         for (unsigned unit = warp; unit < units; unit += STREAM_WARPS) {
             stream_arrived(job.slots);
             __syncwarp();
-            stream_unit<BITS, T>(totals, code_at + slot, scale_at + slot, zero, x);
+            stream_unit<BITS>(totals, b, place, slot, x, offset);
             __syncwarp();
             fetch(slot);
-            x += x_step;
+            x += STREAM_WARPS * m * STREAM_X_BYTES;
+            offset += STREAM_WARPS * m * 8;
             slot = slot + layout::BYTES < end ? slot + layout::BYTES : 0;
         }
-        float *met = sums + turn / STREAM_TURNS % 2 * (STREAM_TURNS * turn_sums);
-        stream_leave(met + turn % STREAM_TURNS * turn_sums + warp * (m * 16), totals, m);
-        if (turn % STREAM_TURNS != STREAM_TURNS - 1 && turn + 1 != turns) {
+        float *met = sums + (turn >> turns_shift) % 2 * (turn_sums << turns_shift);
+        if (quarter < m) {
+            float *to = met + turn % turns_least * turn_sums + (warp * m + quarter) * 16 + row;
+            to[0] = totals[0] / product_tiny<BITS>::ONE;
+            to[8] = totals[1] / product_tiny<BITS>::ONE;
+        }
+        if (turn % turns_least != turns_least - 1 && turn + 1 != turns) {
             continue;
         }
         __syncthreads();
-        const unsigned first = turn / STREAM_TURNS * STREAM_TURNS / sides; /* of own tiles */
+        const unsigned first = (turn & ~(turns_least - 1)) / sides; /* of own tiles */
         const unsigned count = ((turn + 1) / sides - first) * m * 16;
         if (threadIdx.x < count) {
             const unsigned at = threadIdx.x / (m * 16), column = threadIdx.x / 16 % m;

@@ -18,6 +18,7 @@ typedef struct product_case {
     ingot_zero_mode zero_mode;
     ingot_dtype scale_dtype, dtype, x_dtype, y_dtype;
     bool has_outliers, has_up, has_bias, has_residual, has_activation, has_norm, is_chained;
+    bool is_positive; /* x, as behind many activations: zero points weigh most */
     ingot_activation activation;
     ingot_norm_kind norm_kind;
     float x_scale;
@@ -151,7 +152,11 @@ static inputs make_inputs(const product_case *c) {
                                                   c->scale_dtype, c->has_outliers);
         in.bias[side] = c->has_bias ? input_floats(c->rows, 0.3) : NULL;
     }
-    in.x = encode(input_floats(c->m * c->cols, (double)c->x_scale), c->m * c->cols, c->x_dtype);
+    float *x = input_floats(c->m * c->cols, (double)c->x_scale);
+    for (uint64_t i = 0; i < c->m * c->cols; i++) {
+        x[i] = c->is_positive ? fabsf(x[i]) : x[i];
+    }
+    in.x = encode(x, c->m * c->cols, c->x_dtype);
     if (c->has_residual) {
         in.residual = encode(input_floats(c->m * c->rows, 1.0), c->m * c->rows, c->y_dtype);
     }
@@ -285,6 +290,7 @@ static product_case draw(unsigned bits, uint64_t group, uint64_t m) {
                       .has_residual = input_below(3) == 0,
                       .has_norm = input_below(3) == 0,
                       .is_chained = input_below(2) == 0,
+                      .is_positive = input_below(4) == 0,
                       .activation = (ingot_activation)input_below(4),
                       .norm_kind = (ingot_norm_kind)input_below(3),
                       .x_scale = 1.0f};
@@ -342,16 +348,17 @@ static void test_large(void) {
 static void test_usual_weights(void) {
     static const uint64_t rows[] = {16, 48, 144, 2144, 4240}, groups[] = {128, 256, 1024, 2048, 0};
     static const uint64_t cols[] = {32, 96, 256, 288, 1536, 2080, 4096, 14336};
-    static const uint64_t m[] = {1, 2, 3, 8, 9, 16};
+    static const uint64_t m[] = {1, 2, 9, 16, 1, 2, 3, 8};
     static const unsigned widths[] = {3, 4, 8};
-    for (unsigned i = 0; i < (is_brief ? 18u : 108u); i++) {
-        product_case c = draw(widths[i % 3], 0, m[i / 3 % 6]);
+    for (unsigned i = 0; i < (is_brief ? 18u : 144u); i++) {
+        product_case c = draw(widths[i % 3], 0, m[i / 3 % 8]);
         const uint64_t group = pick(groups, 5);
         c.rows = pick(rows, is_brief ? 2 : c.has_up ? 4 : 5);
         c.cols = pick(cols, is_brief ? 5 : c.rows > 144 ? 6 : 8);
         c.group = group == 0 || group > c.cols ? c.cols : group;
         c.zero_mode = INGOT_ZERO_SYMMETRIC;
         c.scale_dtype = INGOT_F16;
+        c.dtype = input_below(4) == 0 ? INGOT_BF16 : INGOT_F16;
         check(&c);
     }
 }
