@@ -80,8 +80,8 @@ void ingot_gptq_importance(float *importance, const float *diagonal, uint64_t co
                            double mean) {
     for (uint64_t j = 0; j < cols; j++) {
         const double d = (double)diagonal[j];
-        importance[j] =
-            (float)((d > 0 && isfinite(d) ? d : 0) + damping * (isfinite(mean) ? mean : 1.0));
+        importance[j] = (float)ingot_gptq_damped(d > 0 && isfinite(d) ? d : 0, damping,
+                                                 isfinite(mean) ? mean : 1.0);
     }
 }
 
@@ -96,7 +96,7 @@ static double reversed(const ingot_gptq_factor *factor, const float *gram, doubl
     if (i != j) {
         return value;
     }
-    return (value > 0 ? value : mean) + damping * mean;
+    return ingot_gptq_damped(value > 0 ? value : mean, damping, mean);
 }
 
 bool ingot_cholesky_f32(float *a, uint64_t n) {

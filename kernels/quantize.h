@@ -121,11 +121,18 @@ typedef struct ingot_gptq_factor {
     uint32_t *order;       /* [cols]: the column quantized at step i; groups stay together */
     float *feedback;       /* [cols][cols]: R_kj / R_jj above the diagonal, in that order */
     float *importance;     /* [cols]: diagonal of H + damping, in column order */
-    double damping;        /* fraction of the mean diagonal that was added */
+    double damping;        /* of the last term below: fraction of the mean diagonal */
     unsigned damping_step; /* 0: the first was enough; 255: none was */
     uint32_t dead_columns; /* diagonal was zero */
 } ingot_gptq_factor;
 
+/* Damping adds to each d of the diagonal of H, with their mean m,
+ *
+ *     INGOT_SHRINKAGE * min(d, m) + damping * m
+ *
+ * The first term is there for texts that are not the calibration's: their inputs are correlated in
+ * other ways (decision 0033).  The second makes H positive definite. */
+#define INGOT_SHRINKAGE     0.5
 #define INGOT_DAMPING_STEPS 6 /* 0.01 0.03 0.1 0.3 1 in FP32, then 1 in FP64 */
 
 /* gram[cols][cols]: H, lower triangle (row i, columns 0..i); not changed.  Dead columns get the

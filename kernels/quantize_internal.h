@@ -14,6 +14,18 @@ uint64_t ingot_tile_end(uint64_t tile, uint64_t rows); /* one past the last row 
 /* ---- GPTQ: what every backend decides alike ---- */
 
 extern const double ingot_gptq_dampings[INGOT_DAMPING_STEPS];
+
+#ifdef __CUDACC__
+#define INGOT_BOTH_SIDES __host__ __device__
+#else
+#define INGOT_BOTH_SIDES
+#endif
+/* value, of the diagonal of H, raised by its damping (kernels/quantize.h). */
+INGOT_BOTH_SIDES static inline double ingot_gptq_damped(double value, double damping, double mean) {
+    return value + INGOT_SHRINKAGE * (value < mean ? value : mean) + damping * mean;
+}
+#undef INGOT_BOTH_SIDES
+
 /* order[cols]: groups by the mean of diagonal[cols], columns inside a group by their own, both
  * descending, ties by index. */
 ingot_status ingot_gptq_order(uint32_t *order, const float *diagonal, uint64_t cols,
@@ -21,7 +33,7 @@ ingot_status ingot_gptq_order(uint32_t *order, const float *diagonal, uint64_t c
 /* Mean of the diagonal (1 when it is all zero, not finite when it overflows), and the number of
  * columns that are not positive. */
 double ingot_gptq_mean(const float *diagonal, uint64_t cols, uint32_t *dead_columns);
-/* importance[cols] = diagonal + damping * mean */
+/* importance[cols] = the damped diagonal */
 void ingot_gptq_importance(float *importance, const float *diagonal, uint64_t cols, double damping,
                            double mean);
 

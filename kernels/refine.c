@@ -48,7 +48,7 @@ static void solve_tile(void *context, size_t tile, unsigned worker) {
 static double damped(const float *gram, uint64_t n, uint64_t i, uint64_t j, double damping,
                      double mean) {
     const double value = (double)gram[i * n + j];
-    return i != j ? value : (value > 0 ? value : mean) + damping * mean;
+    return i != j ? value : ingot_gptq_damped(value > 0 ? value : mean, damping, mean);
 }
 
 static bool factor_f32(float *l, const float *gram, uint64_t n, double damping, double mean) {

@@ -24,7 +24,7 @@ __global__ static void reverse_kernel(T *l, const float *gram, const uint32_t *o
         const uint64_t b = order[n - 1 - j];
         double value = (double)(a > b ? gram[a * n + b] : gram[b * n + a]);
         if (i == j) {
-            value = (value > 0 ? value : mean) + damping * mean;
+            value = ingot_gptq_damped(value > 0 ? value : mean, damping, mean);
         }
         l[i * n + j] = (T)value;
     }

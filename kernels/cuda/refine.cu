@@ -46,7 +46,7 @@ __global__ static void damped_kernel(T *l, const float *gram, uint64_t n, double
          j += (uint64_t)gridDim.x * blockDim.x) {
         double value = (double)gram[i * n + j];
         if (i == j) {
-            value = (value > 0 ? value : mean) + damping * mean;
+            value = ingot_gptq_damped(value > 0 ? value : mean, damping, mean);
         }
         l[i * n + j] = (T)value;
     }

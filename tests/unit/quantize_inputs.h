@@ -54,6 +54,22 @@ static inline void indefinite_gram(float *gram, uint64_t n, double d) {
     gram[7 * n + 3] = gram[3 * n + 7] = (float)(1 + d);
 }
 
+/* A value of the diagonal of H with its damping, by the formula of kernels/quantize.h; a dead
+ * column has the mean first. */
+static inline double damped_reference(double value, double damping, double mean) {
+    const double d = value > 0 ? value : mean;
+    return d + 0.5 * fmin(d, mean) + damping * mean;
+}
+
+/* Positive definite with the damping of the last step, and by less than FP32 resolves: the diagonal
+ * is then 2.5 + 1.25 * 2^-22, which FP32 rounds to the element that it has to exceed. */
+static inline void barely_definite_gram(float *gram, uint64_t n) {
+    indefinite_gram(gram, n, 1.5 + 0x1p-22);
+    for (uint64_t i = 0; i < n; i++) {
+        gram[i * n + i] = 1 + 0x1p-23f;
+    }
+}
+
 static inline ingot_arena *new_arena(void) {
     ingot_arena *arena = NULL;
     CU_ASSERT_FATAL(ingot_arena_create(&arena) == INGOT_OK);

@@ -82,7 +82,7 @@ static inline void refine_drift(const ingot_backend *backend, double epsilon) {
         float *x = refine_random(&c, m * n), *out = refine_random(&c, p * n);
         double *value = refine_host(&c, p * n * sizeof *value);
         double *size = refine_host(&c, p * n * sizeof *size);
-        const bool is_one = s % 2 == 1; /* no b */
+        const bool is_one = s % 2 == 1;        /* no b */
         for (uint64_t i = 0; i < m * p; i++) { /* nearly alike, as the two streams are */
             b[i] = is_one ? 0.0f : b[i];
             a[i] = b[i] + 0.01f * a[i];
@@ -177,7 +177,7 @@ static inline unsigned refine_solve_one(const ingot_backend *backend, const refi
             const uint64_t j = i % n;
             double h = (double)gram[(k > j ? k : j) * n + (k > j ? j : k)];
             if (k == j) {
-                h = (h > 0 ? h : mean) + dampings[step] * mean;
+                h = damped_reference(h, dampings[step], mean);
             }
             value[i] += (double)got[i / n * n + k] * h;
             size[i] += (double)n * fabs((double)got[i / n * n + k] * h);
@@ -205,13 +205,13 @@ static inline void refine_solve(const ingot_backend *backend, double epsilon) {
     float *gram = refine_host(&c, 50 * 50 * sizeof *gram);
     bool is_reached = false; /* an H that is positive definite by less than FP32 resolves */
     for (uint64_t n = 10; n <= 50; n++) {
-        indefinite_gram(gram, n, 1 - 0x1p-23);
+        barely_definite_gram(gram, n);
         const unsigned step = refine_solve_one(backend, &c, gram, 9, n);
         CU_ASSERT(step == 4 || step == 5);
         is_reached = is_reached || step == 5;
     }
     CU_ASSERT(is_reached);
-    indefinite_gram(gram, 40, 1.5);
+    indefinite_gram(gram, 40, 2);
     CU_ASSERT(refine_solve_one(backend, &c, gram, 7, 40) == 255);
     refine_end(&c);
 }

@@ -107,7 +107,7 @@ static void check_gptq(unsigned bits, uint64_t group, bool is_symmetric, uint64_
         for (uint64_t j = 0; j < cols; j++) {
             h[i * cols + j] = (double)gram[factor.order[i] * cols + factor.order[j]];
         }
-        h[i * cols + i] += factor.damping * mean;
+        h[i * cols + i] = damped_reference(h[i * cols + i], factor.damping, mean);
     }
     inverse_factor(u, h, cols);
     uint64_t equal = 0;
@@ -190,7 +190,7 @@ static void check_factor(const ingot_gptq_factor *factor, const float *gram) {
         for (uint64_t j = n; j-- > i;) {
             const uint64_t a = factor->order[i], b = factor->order[j];
             double h = (double)gram[a * n + b], sum = 0;
-            h += i == j ? factor->damping * mean + (h > 0 ? 0 : mean) : 0;
+            h = i == j ? damped_reference(h, factor->damping, mean) : h;
             for (uint64_t k = j + 1; k < n; k++) {
                 sum += (double)factor->feedback[i * n + k] * d[k] *
                        (double)factor->feedback[j * n + k];
@@ -216,18 +216,18 @@ static void test_damping_ladder(void) {
     ingot_arena *arena = new_arena();
     static float gram[COLS * COLS];
     ingot_gptq_factor factor;
-    double lowest = 0.005;
+    double lowest = 0.5 + 0.005; /* half of the diagonal is shrinkage */
     for (unsigned step = 0; step < 5; step++) {
         indefinite_gram(gram, COLS, lowest);
         CU_ASSERT(ingot_gptq_factorize(&factor, gram, COLS, 16, arena, arena) == INGOT_OK);
         CU_ASSERT(factor.damping_step == step && factor.damping == steps[step]);
         check_order(&factor);
         check_factor(&factor, gram);
-        lowest = step < 4 ? (steps[step] + steps[step + 1]) / 2 : 0;
+        lowest = step < 4 ? 0.5 + (steps[step] + steps[step + 1]) / 2 : 0;
     }
     bool is_reached = false; /* an H that is positive definite by less than FP32 resolves */
     for (uint64_t n = 10; n <= COLS; n++) {
-        indefinite_gram(gram, n, 1 - 0x1p-23);
+        barely_definite_gram(gram, n);
         CU_ASSERT(ingot_gptq_factorize(&factor, gram, n, 16, arena, arena) == INGOT_OK);
         CU_ASSERT(factor.damping_step == 4 || factor.damping_step == 5);
         is_reached = is_reached || factor.damping_step == 5;
