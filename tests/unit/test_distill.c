@@ -143,8 +143,8 @@ static void put_result(setup *s, uint64_t at, ingot_role role, uint64_t *moved) 
 }
 
 static double log_sum(const double *x, uint64_t n) {
-    double sum = 0;
-    for (uint64_t i = 0; i < n; i++) {
+    double sum = exp(x[0]);
+    for (uint64_t i = 1; i < n; i++) {
         sum += exp(x[i]);
     }
     return log(sum);
@@ -222,7 +222,7 @@ static void test_divergence(void) {
 static void test_seeds(void) {
     enum { RUNS = 3 };
     for (unsigned d = 0; d < DEVICES; d++) {
-        float first[64], scales[64];
+        float first[64] = {0}, scales[64] = {0};
         for (unsigned i = 0; devices[d].is_open && i < RUNS; i++) {
             setup s;
             ingot_quantized q;
