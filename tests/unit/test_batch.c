@@ -127,6 +127,25 @@ static void check_rest(ingot_batch *batch, const ingot_loop_job *job) {
     CU_ASSERT(ingot_batch_wake(batch, job) == INGOT_OK); /* is awake */
 }
 
+/* Exact states that went to the host are what they were, and are found there; backends without
+ * memory of their own leave them. */
+static void check_spared(ingot_batch *batch, const ingot_loop_job *job, states_of exact,
+                         ingot_arena *device) {
+    ingot_backend backend = *job->backend;
+    ingot_loop_job spare = *job;
+    const float *before = batch->exact.values;
+    float *target = NULL;
+    CU_ASSERT(ingot_batch_spare_exact(batch, job) == INGOT_OK);
+    CU_ASSERT(batch->exact.is_on_device && batch->exact.values == before);
+    backend.has_own_memory = true;
+    spare.backend = &backend;
+    CU_ASSERT(ingot_batch_spare_exact(batch, &spare) == INGOT_OK);
+    CU_ASSERT(!batch->exact.is_on_device && batch->exact.values != NULL);
+    CU_ASSERT(ingot_batch_spare_exact(batch, &spare) == INGOT_OK); /* is there */
+    CU_ASSERT(ingot_batch_exact(&target, batch, job, 1, WINDOWS, device) == INGOT_OK);
+    check_states(job->backend, target, exact, 1, WINDOWS, job->model->hidden);
+}
+
 /* Two blocks of a model whose prefix is another model's first block. */
 static void streams_on(const ingot_backend *b, ingot_streams streams) {
     ingot_arena *arena, *device;
@@ -200,6 +219,7 @@ static void streams_on(const ingot_backend *b, ingot_streams streams) {
         free(kept);
         free(before);
     }
+    check_spared(&batch, &job, *exact, device);
     ingot_batch_destroy(&batch, b);
     unload(&model, b);
     unload(&other, b);
