@@ -630,12 +630,40 @@ static void test_not_finite(void) {
     CU_ASSERT(ingot_first_not_finite(bits, INGOT_F16, 0) == 0);
 }
 
+/* What a symmetric format of either sign can store a stored zero point can: a negative scale is the
+ * positive one with the zero point mirrored.  The search must find as good a place. */
+static void test_zero_points(void) {
+    ingot_arena *arena = new_arena();
+    for (unsigned bits = 2; bits <= 5; bits++) {
+        const uint64_t rows = 60, cols = 256;
+        const float *w = random_weights(arena, rows * cols);
+        float importance[256];
+        double loss[2];
+        for (unsigned j = 0; j < cols; j++) {
+            importance[j] = (float)exp(input_normal());
+        }
+        for (unsigned k = 0; k < 2; k++) {
+            const ingot_quant_format format = {.bits = bits,
+                                               .group = 64,
+                                               .zero_mode = k == 0 ? INGOT_ZERO_SYMMETRIC
+                                                                   : INGOT_ZERO_STORED,
+                                               .scale_dtype = INGOT_F16};
+            ingot_quantized q = new_quantized(rows, cols, format, arena);
+            CU_ASSERT(ingot_quantize_search(&q, w, importance, arena, NULL) == INGOT_OK);
+            loss[k] = weighted_loss(w, &q, importance);
+        }
+        CU_ASSERT(loss[1] <= loss[0] * 1.001);
+    }
+    ingot_arena_destroy(arena);
+}
+
 int main(void) {
     const CU_TestInfo tests[] = {
         {"plain rounding", test_rtn},
         {"odd sizes", test_odd_sizes},
         {"zero and tiny weights", test_zero_weights},
         {"scale search against exhaustive search", test_search},
+        {"stored zero points against symmetric scales", test_zero_points},
         {"outliers", test_outliers},
         {"outliers of equal gain", test_outlier_ties},
         {"places of outliers", test_outlier_places},
