@@ -141,7 +141,7 @@ GPU_TESTS := $(patsubst tests/unit/%.c,%,$(wildcard tests/unit/test_backend.c \
 # Preloaded by tests/sanitize_gpu.sh.
 GPU_PRELOADED := $(if $(CUDA_LIBRARY),$(BUILD)/tests/plain_products.so)
 test-gpu: tools libraries $(GPU_TESTS:%=$(BUILD)/tests/%) $(GPU_PRELOADED)
-	@sh tests/run.sh $(BUILD) '^(unit/($(subst $(space),|,$(GPU_TESTS)))|cli/decode_cuda)$$'
+	@sh tests/run.sh $(BUILD) '^(unit/($(subst $(space),|,$(GPU_TESTS)))|cli/(decode|quality)_cuda)$$'
 
 # Sanitized tests first (they include the layer rule), then the analyzer.
 check:

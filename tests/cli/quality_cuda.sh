@@ -1,0 +1,41 @@
+# Conversions on a CUDA device beside the CPU's: of equal quality in the mean over several texts
+# (spec/quality.md, section 5), and repeatable where the model writes the text itself.  Skipped
+# without a device.
+. "$INGOT_ROOT/tests/lib.sh"
+need ingot-convert ingot-inspect ingot-run ingot-verify
+need_python json
+code=0
+ingot-run "$MODEL" --prompt x -n 1 --device cuda --json >out 2>err || code=$?
+if [ "$code" = 2 ] && grep -q E_DEVICE out; then
+    skip "no CUDA device: $(head -n 1 err)"
+fi
+[ "$code" = 0 ] || fail "ingot-run on the device: $(cat err)"
+
+# own OUT SEED
+own() {
+    expect_exit 0 ingot-convert "$MODEL" -o "$1.ingot" --text @self --samples 9 --seq-len 100 \
+        --effort fast --device cuda --seed "$2"
+}
+own first 3
+own again 3
+cmp first.ingot again.ingot || fail "the model writes another text with the same seed"
+own other 4
+for name in first other; do
+    ingot-inspect $name.ingot | sed -n 's/.*calibration.text_digest *//p' >$name.digest
+done
+[ -s first.digest ] || fail "the text's digest is not recorded"
+! cmp -s first.digest other.digest || fail "the seed writes no other text"
+
+# same MODEL CALIBRATION EVALUATION SAMPLES WINDOWS
+same() {
+    "$PYTHON" "$INGOT_ROOT/tests/same_quality.py" "$1" --calibration "$2" --evaluation "$3" \
+        --samples "$4" --windows "$5" --sets 6 --judge cuda --build "$INGOT_BUILD" \
+        --jobs 2 --threads 2 || fail "$1: the device converts to another quality"
+}
+same "$MODEL" "$MODEL/calibration.txt" "$MODEL/evaluation.txt" 32 0
+texts=$INGOT_SHARED/corpora
+if [ -d "$INGOT_SHARED/models/books-28m" ]; then
+    same "$INGOT_SHARED/models/books-28m" "$texts/books-calibration.txt" "$texts/books-eval.txt" 32 0
+else
+    echo "SKIP: $INGOT_SHARED/models/books-28m is not there"
+fi
