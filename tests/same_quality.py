@@ -82,7 +82,7 @@ def measure(args, pools, work, way, part, text):
     def made():
         return convert(args, way, text, output) if time.monotonic() < args.end else None
 
-    error = pools[way.startswith("cpu")].submit(made).result()
+    error = pools[set(way.split("+")) == {"cpu"}].submit(made).result()
     if error is None:
         return None
     perplexity, kl = pools[args.judge == "cpu"].submit(score, args, output).result()
@@ -115,7 +115,9 @@ def compare(name, way, first, results):
 
 
 def is_equal(report, limits):
-    return all(abs(report[key]["ratio"] - 1) <= limit + 2 * report[key]["standard_error"]
+    """One part has no standard error: that shows nothing."""
+    return all(math.isfinite(report[key]["standard_error"]) and
+               abs(report[key]["ratio"] - 1) <= limit + 2 * report[key]["standard_error"]
                for key, limit in limits.items())
 
 

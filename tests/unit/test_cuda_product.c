@@ -363,6 +363,23 @@ static void test_usual_weights(void) {
     }
 }
 
+/* One or two rows of x and so many tiles of W that the warps of a block meet again and again, also
+ * with sums of two matrices between two meetings; in brief, several units of a tile for a warp. */
+static void test_many_tiles(void) {
+    static const unsigned widths[] = {3, 4, 8};
+    for (unsigned i = 0; i < 4; i++) {
+        product_case c = draw(widths[i % 3], 0, 1 + i % 2);
+        c.has_up = i % 2 != 0;
+        c.has_activation = c.has_activation || c.has_up;
+        c.rows = is_brief ? 32 : i == 3 ? 8480 : 40000;
+        c.cols = is_brief ? 4096 : i == 3 ? 8448 : 288;
+        c.group = 128;
+        c.zero_mode = INGOT_ZERO_SYMMETRIC;
+        c.scale_dtype = c.dtype = INGOT_F16;
+        check(&c);
+    }
+}
+
 /* 9 to 64 rows, odd ones too, with groups that products of warpgroups take: tiles that end early,
  * more steps than stages, columns that clusters share, both matrices of a block. */
 static void test_warpgroups(void) {
@@ -382,10 +399,16 @@ static void test_warpgroups(void) {
         }
         check(&c);
     }
-    for (unsigned bits = 3; bits <= 4 && !is_brief; bits++) { /* up to 16 rows: large matrices */
-        product_case c = draw(bits, 128, 9 + input_below(8));
+    for (unsigned i = 0; i < 4 && !is_brief; i++) { /* up to 16 rows: large matrices */
+        product_case c = draw(3 + i % 2, 128, 9 + input_below(8));
         c.rows = 7000 + input_below(100);
-        c.cols = c.group = 4096;
+        c.cols = 4096;
+        if (i < 2) {
+            c.group = c.cols;
+        } else {
+            c.zero_mode = INGOT_ZERO_SYMMETRIC;
+            c.scale_dtype = c.dtype = INGOT_F16;
+        }
         check(&c);
     }
 }
@@ -439,13 +462,10 @@ int main(void) {
     }
     is_brief = getenv("INGOT_TEST_SMALL") != NULL;
     const CU_TestInfo tests[] = {
-        {"parts by themselves", test_parts},
-        {"widths and groups", test_widths},
-        {"other weights", test_other_weights},
-        {"large", test_large},
-        {"usual weights", test_usual_weights},
-        {"warpgroups", test_warpgroups},
-        CU_TEST_INFO_NULL,
+        {"parts by themselves", test_parts},   {"widths and groups", test_widths},
+        {"other weights", test_other_weights}, {"large", test_large},
+        {"usual weights", test_usual_weights}, {"many tiles", test_many_tiles},
+        {"warpgroups", test_warpgroups},       CU_TEST_INFO_NULL,
     };
     const int result = suite_run("cuda product", tests);
     ingot_backend_close(&cuda);
