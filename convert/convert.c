@@ -617,6 +617,14 @@ done:
     return status;
 }
 
+/* Device memory at its most since the last phase. */
+static void note_peak(session *s, ingot_phase phase) {
+    if (s->has_backend) {
+        uint64_t *bytes = &s->result->phase_bytes[phase];
+        *bytes = ingot_max_u64(*bytes, s->backend.ops->peak_bytes(s->backend.context));
+    }
+}
+
 static ingot_status run(session *s) {
     ingot_writer_plan plan;
     ingot_layout_info layout;
@@ -625,6 +633,7 @@ static ingot_status run(session *s) {
     INGOT_TRY(load_data(s));
     INGOT_TRY(make_plan(s, &plan, &layout));
     s->result->phase_seconds[INGOT_PHASE_PLAN] = ingot_lap(&since);
+    note_peak(s, INGOT_PHASE_PLAN);
     const bool is_on_stdout = s->options->is_dry_run && !s->options->as_json;
     ingot_plan_print(&s->plan, &layout, s->options->is_dry_run, is_on_stdout ? stdout : stderr);
     if (s->options->is_dry_run) {
@@ -637,6 +646,7 @@ static ingot_status run(session *s) {
     }
     INGOT_TRY(write_container(s, &plan, &layout, &since));
     s->result->phase_seconds[INGOT_PHASE_FINISH] = ingot_lap(&since);
+    note_peak(s, INGOT_PHASE_FINISH);
     return INGOT_OK;
 }
 

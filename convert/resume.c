@@ -14,15 +14,18 @@
 #include <unistd.h>
 
 #define PROFILE_STATE 2u
-#define KIND          "conversion-state"
-#define SUFFIX        ".resume"
-#define NAME_BYTES    32
-#define STEP_BYTES    48u /* the members of ingot_steps_taken as binary64 */
-#define TUNING_BYTES  40u /* before, after, both divergences as binary64, step as u64 */
-#define READ_BYTES    (UINT64_C(8) << 20)
-#define OUTPUT        "output" /* of names of pieces: the file an image is of */
-#define WAITING       "waiting"
-#define OTHER_PIECES  3u /* done, steps, tuning */
+/* Raised when the same options come to give other bytes (2: decision 0033), so that no file is half
+ * of one recipe and half of another. */
+#define ARITHMETIC   2
+#define KIND         "conversion-state"
+#define SUFFIX       ".resume"
+#define NAME_BYTES   32
+#define STEP_BYTES   48u /* the members of ingot_steps_taken as binary64 */
+#define TUNING_BYTES 40u /* before, after, both divergences as binary64, step as u64 */
+#define READ_BYTES   (UINT64_C(8) << 20)
+#define OUTPUT       "output" /* of names of pieces: the file an image is of */
+#define WAITING      "waiting"
+#define OTHER_PIECES 3u /* done, steps, tuning */
 
 /* A part of the state: bytes of the conversion, or a copy of them. */
 typedef struct piece {
@@ -134,6 +137,7 @@ static ingot_status describe(json_t **out, const ingot_resume_job *job, uint64_t
     failed |= json_object_set_new(root, "kind", json_string(KIND));
     failed |= json_object_set_new(root, "tool", json_string("ingot-convert"));
     failed |= json_object_set_new(root, "version", json_string(INGOT_VERSION));
+    failed |= json_object_set_new(root, "arithmetic", json_integer(ARITHMETIC));
     failed |= json_object_set_new(root, "blocks", json_integer((json_int_t)blocks));
     failed |= json_object_set_new(root, "files", json_string(files_digest));
     failed |= json_object_set_new(root, "plan", json_string(plan_digest));
@@ -171,6 +175,7 @@ static ingot_status compare(const ingot_resume *r, const json_t *now, const json
         bool is_of_state, has_detail;
     } members[] = {
         {"version", "it is of another version", true, true},
+        {"arithmetic", "it is of a build that computes otherwise", true, false},
         {"backend", "it was made on another backend or instruction set", false, true},
         {"source", "the checkpoint has changed", false, false},
         {"files", "config.json, the tokenizer or another file of the checkpoint has changed", true,

@@ -206,6 +206,9 @@ static ingot_status open_measurer(measurer *m) {
     m->slots = ingot_max_u64(2, bytes / (m->slot_floats * sizeof(float)));
     m->slots = ingot_min_u64(m->slots, candidates + 1);
     m->slots = m->slots_most = ingot_min_u64(m->slots, m->slots_most);
+    const uint64_t calls = ingot_max_u64(1, job->backend->batch_tokens / job->windows->length);
+    m->calls_most =
+        ingot_min_u64(ingot_min_u64(calls, m->slots * job->windows->count), m->calls_most);
     m->rows = LOGITS_BYTES / (job->model->vocab * sizeof(float));
     m->rows = ingot_max_u64(1, ingot_min_u64(m->rows, m->tokens));
     INGOT_TRY(ingot_backend_host_arena_create(&m->host, job->backend));
@@ -216,9 +219,6 @@ static ingot_status open_measurer(measurer *m) {
     INGOT_TRY(device_floats(m, &m->logits[1], m->rows, job->model->vocab));
     INGOT_TRY(device_floats(m, &m->normed, m->rows, job->model->hidden));
     INGOT_TRY(ingot_alloc_zero((void **)&m->kl, m->rows, sizeof *m->kl));
-    const uint64_t calls = ingot_max_u64(1, job->backend->batch_tokens / job->windows->length);
-    m->calls_most =
-        ingot_min_u64(ingot_min_u64(calls, m->slots * job->windows->count), m->calls_most);
     return ingot_workspace_create(&m->work, job->model, job->backend,
                                   m->calls_most * job->windows->length, m->error);
 }

@@ -146,7 +146,7 @@ typedef struct ingot_ledger {
     double weight_error_rtn; /* of plain rounding at the same bits, group and zero mode */
     double output_error;
     double output_error_rtn;
-    double damping;            /* fraction of the mean diagonal that was added */
+    double damping;            /* fraction of the mean diagonal of H, quality.md section 6 */
     uint8_t source_digest[16]; /* XXH3-128 of the source tensor's bytes, little-endian; or zeros */
 } ingot_ledger;
 

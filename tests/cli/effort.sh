@@ -40,7 +40,7 @@ report = json.load(open(sys.argv[1]))
 before, after = zip(*((b["before"], b["after"]) for b in report["tuning"]))
 assert before[0] == before[2] == before[3] == 0, before
 assert 0 < after[1] < 0.98 * before[1], (before, after)
-assert 0 < report["tuning"][1]["steps"] <= 200
+assert 0 < report["tuning"][1]["steps"] <= 100
 assert report["phases"]["tune"] > 0 and report["phases"]["distill"] > 0
 assert report["phase_device_bytes"].keys() == report["phases"].keys()
 distilled = report["distillation"]
