@@ -136,14 +136,23 @@ static uint64_t embedding_bytes(const ingot_forecast_job *job) {
     return t != NULL ? t->bytes : 0;
 }
 
+static uint64_t head_bytes(const ingot_forecast_job *job) {
+    uint64_t index;
+    const ingot_st_tensor *t =
+        ingot_checkpoint_find(job->checkpoint, job->model->head_name, &index);
+    return t != NULL ? t->bytes : embedding_bytes(job);
+}
+
 static void need_memory(ingot_forecast *out, const ingot_forecast_job *job) {
     const ingot_plan *plan = job->plan;
     const batch_need b = need_of_batch(job);
     const uint64_t tuning = b.has_batch && job->recipe->effort == INGOT_EFFORT_BEST
                                 ? ingot_tune_bytes(job->model, job->length)
                                 : 0;
-    /* a block ahead; those behind one that is tuned are read ahead, too */
-    const uint64_t reading = (tuning != 0 ? 4 : 2) * plan->block_bytes;
+    /* a block ahead; those behind one that is tuned are read ahead, too, and their head stays */
+    const uint64_t reading = plan->steps.tunes && tuning != 0
+                                 ? 4 * plan->block_bytes + head_bytes(job)
+                                 : 2 * plan->block_bytes;
     /* one matrix, without data */
     ingot_block_need work = {.beside_calls = plan->work_bytes, .between_calls = plan->work_bytes};
     if (plan->needs_gram) {

@@ -196,9 +196,11 @@ static ingot_status fill(ingot_prefetch *p, uint64_t first) {
         p->most = count > p->most ? count : p->most;
     }
     for (unsigned i = 0; i < 2; i++) {
-        void *memory;
         p->sides[i] = (side){.owner = p, .layer = UINT64_MAX};
         (void)pthread_mutex_init(&p->sides[i].mutex, NULL);
+    }
+    for (unsigned i = 0; i < 2; i++) {
+        void *memory;
         INGOT_TRY(ingot_backend_host_arena_create(&p->sides[i].arena, p->job->backend));
         INGOT_TRY(ingot_alloc_zero(&memory, p->most + 1, sizeof(entry)));
         p->sides[i].entries = memory;
