@@ -8,6 +8,7 @@
 #include "common/progress.h"
 #include "common/random.h"
 #include "common/sizes.h"
+#include "kernels/draw.h"
 
 #include <math.h>
 #include <string.h>
@@ -246,29 +247,11 @@ void ingot_decoder_rewind(ingot_decoder *decoder) {
 /* ---- choosing a token ------------------------------------------------------------------- */
 
 uint32_t ingot_sampler_next(ingot_sampler *sampler, const float *logits, uint64_t vocab) {
-    uint64_t best = 0;
-    for (uint64_t i = 1; i < vocab; i++) {
-        if (logits[i] > logits[best]) {
-            best = i;
-        }
-    }
     if (sampler->temperature <= 0) {
-        return (uint32_t)best;
+        return (uint32_t)ingot_draw_best(logits, vocab);
     }
-    const double peak = logits[best];
-    double total = 0;
-    for (uint64_t i = 0; i < vocab; i++) {
-        total += exp((logits[i] - peak) / sampler->temperature);
-    }
-    const double target = ingot_random_unit(&sampler->state) * total;
-    double cumulative = 0;
-    for (uint64_t i = 0; i < vocab; i++) {
-        cumulative += exp((logits[i] - peak) / sampler->temperature);
-        if (cumulative > target) {
-            return (uint32_t)i;
-        }
-    }
-    return (uint32_t)best; /* not reached: the last cumulative sum is total > target */
+    return (uint32_t)ingot_draw_token(logits, vocab, sampler->temperature,
+                                      ingot_random_unit(&sampler->state));
 }
 
 /* ---- tokens into text as they come ------------------------------------------------------ */

@@ -2,6 +2,7 @@
 #include "kernels/cpu/cpu.h"
 
 #include "common/sizes.h"
+#include "kernels/draw.h"
 
 #include <math.h>
 
@@ -216,27 +217,12 @@ typedef struct draw_task {
 static void draw_row(void *context, size_t row, unsigned worker) {
     const draw_task *t = context;
     const float *x = t->logits + row * t->vocab;
-    uint64_t best = 0, i = 0;
     bool is_finite = true;
     (void)worker;
     for (uint64_t k = 0; k < t->vocab; k++) {
         is_finite &= isfinite(x[k]) != 0;
-        best = x[k] > x[best] ? k : best;
     }
-    t->next[row] = UINT32_MAX;
-    if (!is_finite) {
-        return;
-    }
-    const double top = (double)x[best];
-    double total = 0, sum = 0;
-    for (uint64_t k = 0; k < t->vocab; k++) {
-        total += exp((double)x[k] - top);
-    }
-    for (; i < t->vocab && sum <= t->u[row] * total; i++) {
-        sum += exp((double)x[i] - top);
-    }
-    /* by rounding the sum may stay below: then the likeliest */
-    t->next[row] = (uint32_t)(sum > t->u[row] * total ? i - 1 : best);
+    t->next[row] = is_finite ? (uint32_t)ingot_draw_token(x, t->vocab, 1, t->u[row]) : UINT32_MAX;
 }
 
 ingot_status ingot_cpu_draw(void *context, uint32_t *next, const double *u, const float *logits,
