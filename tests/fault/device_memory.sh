@@ -68,19 +68,18 @@ small="--group 32 --seq-len 32 --samples 9"
     [ "$device" != cpu ] || cmp whole.ingot short.ingot || fail "another text"
 }
 
-# Calls of half the windows: other bits, the same quality but for chance, which with so little text
-# moves the divergence by 6 % (failures in block 1; 0.6 % in those behind it).
+# Calls of half the windows behind the second block: other bits, the same quality.
 model=$MODEL
 convert whole.ingot --device "$device" --seq-len 128 --samples 40
 expect_exit 0 ingot-verify whole.ingot --source "$MODEL" --text text.txt --windows 20 --seq-len 64 \
     --threads 1 --json
 sed -n 's/^ "kld_mean": \(.*\),$/\1/p' out >kld
-INGOT_TEST_FAIL_DEVICE_ALLOC=60 convert short.ingot --device "$device" --seq-len 128 --samples 40
+INGOT_TEST_FAIL_DEVICE_ALLOC=80 convert short.ingot --device "$device" --seq-len 128 --samples 40
 [ "$shortages" = 1 ] || fail "one failure counts $shortages times"
 expect_exit 0 ingot-verify short.ingot --source "$MODEL" --text text.txt --windows 20 --seq-len 64 \
     --threads 1 --json
 sed -n 's/^ "kld_mean": \(.*\),$/\1/p' out >>kld
-awk '{ v[NR] = $1 } END { exit !(NR == 2 && v[1] > 0 && v[2] < 1.1 * v[1] && v[1] < 1.1 * v[2]) }' \
+awk '{ v[NR] = $1 } END { exit !(NR == 2 && v[1] > 0 && v[2] < 1.03 * v[1] && v[1] < 1.03 * v[2]) }' \
     kld || fail "another quality: $(cat kld)"
 
 # What is saved on the way is gone on from like any other state.
