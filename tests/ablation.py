@@ -16,9 +16,10 @@ import concurrent.futures
 import json
 import os
 import re
-import subprocess
 import sys
 import tempfile
+
+from tool_report import call
 
 # model: folder under shared/models, group, calibration windows x tokens, text and windows scored
 MODELS = {
@@ -50,17 +51,6 @@ ROWS = [
     ("`--effort best` without `tuning`", "best", {**ALL, "tuning": False}),
     ("`--effort best`, text of `@self`", "best", {**ALL, "text": "@self"}),
 ]
-
-
-def call(command):
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    try:
-        report = json.loads(done.stdout)
-    except json.JSONDecodeError:
-        sys.exit("%s: %s" % (" ".join(command), done.stderr))
-    if report.get("error") is not None:
-        sys.exit("%s: %s" % (" ".join(command), report))
-    return report
 
 
 def measure(args, folder, model, bits, method, steps):

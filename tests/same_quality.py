@@ -26,10 +26,11 @@ import json
 import math
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
+
+from tool_report import call
 
 
 def parts_of(path, count):
@@ -41,17 +42,6 @@ def parts_of(path, count):
         cuts.append(max(cuts[-1], text.find(b"\n", len(text) * i // count) + 1))
     cuts.append(len(text))
     return [text[a:b] for a, b in zip(cuts, cuts[1:])]
-
-
-def call(command):
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    try:
-        report = json.loads(done.stdout)
-    except json.JSONDecodeError:
-        sys.exit("%s: %s" % (" ".join(command), done.stderr))
-    if done.returncode != 0 or report.get("error") is not None:
-        sys.exit("%s: %s" % (" ".join(command), report.get("message") or done.stderr))
-    return report
 
 
 def convert(args, way, text, output):
