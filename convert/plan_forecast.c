@@ -129,18 +129,11 @@ static bool distills(const ingot_forecast_job *job) {
     return ingot_plan_distills(job->plan, job->recipe->effort == INGOT_EFFORT_BEST);
 }
 
-static uint64_t embedding_bytes(const ingot_forecast_job *job) {
+/* 0: the checkpoint has none of that name. */
+static uint64_t stored_bytes(const ingot_forecast_job *job, const char *name) {
     uint64_t index;
-    const ingot_st_tensor *t =
-        ingot_checkpoint_find(job->checkpoint, job->model->embed_name, &index);
+    const ingot_st_tensor *t = ingot_checkpoint_find(job->checkpoint, name, &index);
     return t != NULL ? t->bytes : 0;
-}
-
-static uint64_t head_bytes(const ingot_forecast_job *job) {
-    uint64_t index;
-    const ingot_st_tensor *t =
-        ingot_checkpoint_find(job->checkpoint, job->model->head_name, &index);
-    return t != NULL ? t->bytes : embedding_bytes(job);
 }
 
 static void need_memory(ingot_forecast *out, const ingot_forecast_job *job) {
@@ -150,16 +143,18 @@ static void need_memory(ingot_forecast *out, const ingot_forecast_job *job) {
                                 ? ingot_tune_bytes(job->model, job->length)
                                 : 0;
     /* a block ahead; those behind one that is tuned are read ahead, too, and their head stays */
-    const uint64_t reading = plan->steps.tunes && tuning != 0
-                                 ? 4 * plan->block_bytes + head_bytes(job)
-                                 : 2 * plan->block_bytes;
+    const uint64_t embedding = stored_bytes(job, job->model->embed_name);
+    const uint64_t own_head = stored_bytes(job, job->model->head_name);
+    const uint64_t head = own_head != 0 ? own_head : embedding;
+    const uint64_t reading =
+        plan->steps.tunes && tuning != 0 ? 4 * plan->block_bytes + head : 2 * plan->block_bytes;
     /* one matrix, without data */
     ingot_block_need work = {.beside_calls = plan->work_bytes, .between_calls = plan->work_bytes};
     if (plan->needs_gram) {
         const uint64_t judges = ingot_loop_judges(plan, job->windows, tuning != 0);
         work = ingot_plan_block_need(plan, job->model, b.has_exact, tuning, judges * job->length);
     }
-    const uint64_t ends = b.has_batch ? embedding_bytes(job) : 0;
+    const uint64_t ends = b.has_batch ? embedding : 0;
     /* the embedding is gone before the first block */
     work.beside_calls = ingot_max_u64(work.beside_calls, ends);
     out->cpu.host_bytes =

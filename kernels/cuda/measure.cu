@@ -1,9 +1,8 @@
 /* Measuring cuda_product: every call reads other weights than the calls before it, several times
  * the L2 cache in turn, in a graph whose replays are timed by events.  Before that the result of
  * one call, written over poison, is compared with FP64. */
-#include "kernels/cuda/element.h"
-
 #include "common/random.h"
+#include "kernels/cuda/element.h"
 #include "kernels/cuda/forward.h"
 #include "kernels/cuda/weights.h"
 
