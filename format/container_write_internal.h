@@ -36,6 +36,17 @@ struct ingot_writer {
     void *zstd;          /* ZSTD_CCtx, likewise */
 };
 
+/* What a plan becomes; *out is released with writer_destroy. */
+ingot_status writer_lay_out(ingot_writer **out, const ingot_writer_plan *plan,
+                            ingot_error *error) INGOT_MUST_CHECK;
+void writer_destroy(ingot_writer *writer);
+
+/* files[plan->file_count] = the plan's files, sorted by name and checked. */
+ingot_status writer_sort_files(const ingot_file_spec **files, const ingot_writer_plan *plan,
+                               ingot_error *error) INGOT_MUST_CHECK;
+
+ingot_status writer_no_memory(ingot_error *error);
+
 /* A shard of this set that has its final name and no partial file any more was renamed by a run
  * that was killed before the whole set was: it becomes a partial file again. */
 void writer_take_back(const char *path, const uint8_t set_id[16]);

@@ -2,228 +2,13 @@
 #include "zoo/manifest.h"
 
 #include "common/files.h"
-#include "common/json_line.h"
+#include "zoo/manifest_fields.h"
 
-#include <ctype.h>
 #include <math.h>
-#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define MANIFEST_LIMIT_BYTES (64u << 20)
-#define NAME_MAX_BYTES       100u
-#define REMEDY               "correct the manifest; spec/zoo.md has its keys"
-
-typedef ingot_json_place place;
-
-typedef struct reader {
-    ingot_manifest *out;
-    ingot_error *error;
-    json_t *defaults;     /* of products, or NULL */
-    json_t *model_index;  /* name -> position */
-    json_t *text_index;   /* likewise */
-    json_t *recipe_index; /* likewise */
-    json_t *names, *outputs;
-} reader;
-
-static ingot_status refuse(const reader *r, const place *at, const char *format, ...)
-    INGOT_PRINTF(3, 4);
-
-static ingot_status refuse(const reader *r, const place *at, const char *format, ...) {
-    char reason[400];
-    va_list arguments;
-    va_start(arguments, format);
-    (void)vsnprintf(reason, sizeof reason, format, arguments);
-    va_end(arguments);
-    return ingot_error_set(r->error, INGOT_ERR_INPUT, r->out->path, NULL, REMEDY, "line %u: %s",
-                           ingot_json_line(r->out->text, r->out->size, at), reason);
-}
-
-static ingot_status no_memory(const reader *r) {
-    return ingot_error_set(r->error, INGOT_ERR_NO_MEMORY, r->out->path, NULL, NULL,
-                           "out of memory while reading the manifest");
-}
-
-/* ---- typed members -------------------------------------------------------------------------- */
-
-/* The member, or NULL when it is missing or null. */
-static json_t *member(const json_t *object, const char *key) {
-    json_t *value = json_object_get(object, key);
-    return value == NULL || json_is_null(value) ? NULL : value;
-}
-
-static ingot_status check_keys(const reader *r, json_t *object, const place *at,
-                               const char *const *keys, size_t count) {
-    const char *key;
-    json_t *value;
-    json_object_foreach(object, key, value) {
-        size_t i = 0;
-        while (i < count && strcmp(keys[i], key) != 0) {
-            i++;
-        }
-        if (i == count) {
-            const place unknown = {.parent = at, .key = key};
-            return refuse(r, &unknown, "unknown key \"%.100s\"", key);
-        }
-    }
-    return INGOT_OK;
-}
-#define CHECK_KEYS(r, object, at, keys) check_keys(r, object, at, keys, sizeof keys / sizeof *keys)
-
-static ingot_status get_string(const reader *r, const json_t *object, const place *at,
-                               const char *key, const char **out) {
-    const json_t *value = member(object, key);
-    const place here = {.parent = at, .key = key};
-    if (value == NULL) {
-        return INGOT_OK;
-    }
-    if (!json_is_string(value) || json_string_length(value) == 0) {
-        return refuse(r, &here, "\"%s\" must be a text that is not empty", key);
-    }
-    *out = json_string_value(value);
-    return INGOT_OK;
-}
-
-static ingot_status get_bool(const reader *r, const json_t *object, const place *at,
-                             const char *key, bool *out) {
-    const json_t *value = member(object, key);
-    const place here = {.parent = at, .key = key};
-    if (value != NULL && !json_is_boolean(value)) {
-        return refuse(r, &here, "\"%s\" must be true or false", key);
-    }
-    *out = value != NULL ? json_is_true(value) : *out;
-    return INGOT_OK;
-}
-
-static ingot_status get_u64(const reader *r, const json_t *object, const place *at, const char *key,
-                            uint64_t minimum, uint64_t maximum, uint64_t *out) {
-    const json_t *value = member(object, key);
-    const place here = {.parent = at, .key = key};
-    if (value == NULL) {
-        return INGOT_OK;
-    }
-    if (!json_is_integer(value) || json_integer_value(value) < 0 ||
-        (uint64_t)json_integer_value(value) < minimum ||
-        (uint64_t)json_integer_value(value) > maximum) {
-        return refuse(r, &here, "\"%s\" must be a whole number from %llu to %llu", key,
-                      (unsigned long long)minimum, (unsigned long long)maximum);
-    }
-    *out = (uint64_t)json_integer_value(value);
-    return INGOT_OK;
-}
-
-static ingot_status get_limit(const reader *r, const json_t *object, const place *at,
-                              const char *key, double minimum, double *out) {
-    const json_t *value = member(object, key);
-    const place here = {.parent = at, .key = key};
-    if (value == NULL) {
-        return INGOT_OK;
-    }
-    if (!json_is_number(value) || !(json_number_value(value) >= minimum)) {
-        return refuse(r, &here, "\"%s\" must be a number of at least %g", key, minimum);
-    }
-    *out = json_number_value(value);
-    return INGOT_OK;
-}
-
-/* ---- names and paths ------------------------------------------------------------------------ */
-
-/* Names become parts of file names. */
-static bool is_name(const char *text) {
-    const size_t length = strlen(text);
-    bool is_good = length > 0 && length <= NAME_MAX_BYTES && text[0] != '.' && text[0] != '-';
-    for (size_t i = 0; i < length; i++) {
-        is_good = is_good && (isalnum((unsigned char)text[i]) || strchr("._+-", text[i]) != NULL);
-    }
-    return is_good;
-}
-
-static ingot_status keep_text(const reader *r, const char **out, const char *format, ...)
-    INGOT_PRINTF(3, 4);
-
-static ingot_status keep_text(const reader *r, const char **out, const char *format, ...) {
-    va_list arguments;
-    void *memory;
-    va_start(arguments, format);
-    const int length = vsnprintf(NULL, 0, format, arguments);
-    va_end(arguments);
-    if (length < 0 || ingot_arena_alloc(r->out->arena, &memory, (uint64_t)length + 1) != INGOT_OK) {
-        return no_memory(r);
-    }
-    va_start(arguments, format);
-    (void)vsnprintf(memory, (size_t)length + 1, format, arguments);
-    va_end(arguments);
-    *out = memory;
-    return INGOT_OK;
-}
-
-/* A path of the manifest, seen from where the program runs. */
-static ingot_status keep_path(const reader *r, const char **out, const char *path) {
-    return path[0] == '/' || strcmp(r->out->folder, ".") == 0 || strcmp(path, INGOT_ZOO_SELF) == 0
-               ? keep_text(r, out, "%s", path)
-               : keep_text(r, out, "%s/%s", r->out->folder, path);
-}
-
-/* Below the shelf, in none of its own folders, and never outside. */
-static bool is_output(const char *path) {
-    const size_t length = strlen(path), ending = strlen(".ingot");
-    if (length <= ending || length > 1000 || strcmp(path + length - ending, ".ingot") != 0) {
-        return false;
-    }
-    for (const char *part = path; part != NULL;) {
-        const char *slash = strchr(part, '/');
-        const size_t size = slash != NULL ? (size_t)(slash - part) : strlen(part);
-        if (size == 0 || size > 255 || part[0] == '.') {
-            return false;
-        }
-        for (size_t i = 0; i < size; i++) {
-            if ((unsigned char)part[i] < 0x20 || part[i] == 0x7f) {
-                return false;
-            }
-        }
-        part = slash != NULL ? slash + 1 : NULL;
-    }
-    return true;
-}
-
-static ingot_status get_array(const reader *r, void *out, uint64_t count, uint64_t size_bytes) {
-    void *memory;
-    if (ingot_arena_array(r->out->arena, &memory, count + 1, size_bytes) != INGOT_OK) {
-        return no_memory(r);
-    }
-    memset(memory, 0, (size_t)((count + 1) * size_bytes));
-    *(void **)out = memory;
-    return INGOT_OK;
-}
-
-/* The object of the root that names models, texts or recipes, with an index of its names. */
-static ingot_status get_table(const reader *r, const char *key, bool is_required, json_t **out,
-                              json_t *index) {
-    const place here = {.key = key};
-    const char *name;
-    json_t *value;
-    *out = member(r->out->root, key);
-    if (*out == NULL) {
-        return is_required ? refuse(r, NULL, "\"%s\" is missing", key) : INGOT_OK;
-    }
-    if (!json_is_object(*out)) {
-        return refuse(r, &here, "\"%s\" must be an object of names", key);
-    }
-    json_object_foreach(*out, name, value) {
-        const place named = {.parent = &here, .key = name};
-        if (!is_name(name)) {
-            return refuse(r, &named,
-                          "\"%.100s\" is no name: letters, digits and . _ + - only, 100 at most, "
-                          "no dot or dash in front",
-                          name);
-        }
-        if (json_object_set_new(index, name, json_integer((json_int_t)json_object_size(index))) !=
-            0) {
-            return no_memory(r);
-        }
-    }
-    return INGOT_OK;
-}
 
 /* ---- models, texts, recipes ----------------------------------------------------------------- */
 
@@ -232,16 +17,16 @@ static ingot_status read_models(const reader *r) {
     const place here = {.key = "models"};
     json_t *table, *value;
     const char *name;
-    INGOT_TRY(get_table(r, "models", true, &table, r->model_index));
-    INGOT_TRY(get_array(r, &out->models, json_object_size(table), sizeof *out->models));
+    INGOT_TRY(ingot_field_table(r, "models", true, &table, r->model_index));
+    INGOT_TRY(ingot_field_array(r, &out->models, json_object_size(table), sizeof *out->models));
     json_object_foreach(table, name, value) {
         const place named = {.parent = &here, .key = name};
         if (!json_is_string(value) || json_string_length(value) == 0) {
-            return refuse(r, &named, "model \"%s\" must be the path of a folder", name);
+            return ingot_field_refuse(r, &named, "model \"%s\" must be the path of a folder", name);
         }
         ingot_zoo_model *model = &out->models[out->model_count++];
         model->name = name;
-        INGOT_TRY(keep_path(r, &model->path, json_string_value(value)));
+        INGOT_TRY(ingot_field_keep_path(r, &model->path, json_string_value(value)));
     }
     return INGOT_OK;
 }
@@ -250,17 +35,17 @@ static ingot_status read_text(const reader *r, ingot_zoo_text *text, const json_
                               const place *at) {
     const uint64_t count = json_is_array(value) ? json_array_size(value) : 1;
     if (count == 0 || count > INGOT_ZOO_MAX_TEXTS) {
-        return refuse(r, at, "text \"%s\" must have 1 to %u files", text->name,
-                      INGOT_ZOO_MAX_TEXTS);
+        return ingot_field_refuse(r, at, "text \"%s\" must have 1 to %u files", text->name,
+                                  INGOT_ZOO_MAX_TEXTS);
     }
-    INGOT_TRY(get_array(r, &text->paths, count, sizeof *text->paths));
+    INGOT_TRY(ingot_field_array(r, &text->paths, count, sizeof *text->paths));
     for (uint64_t i = 0; i < count; i++) {
         const json_t *path = json_is_array(value) ? json_array_get(value, i) : value;
         if (!json_is_string(path) || json_string_length(path) == 0) {
-            return refuse(r, at, "text \"%s\" must be the path of a file or a list of them",
-                          text->name);
+            return ingot_field_refuse(
+                r, at, "text \"%s\" must be the path of a file or a list of them", text->name);
         }
-        INGOT_TRY(keep_path(r, &text->paths[i], json_string_value(path)));
+        INGOT_TRY(ingot_field_keep_path(r, &text->paths[i], json_string_value(path)));
     }
     text->path_count = count;
     return INGOT_OK;
@@ -271,8 +56,8 @@ static ingot_status read_texts(const reader *r) {
     const place here = {.key = "texts"};
     json_t *table, *value;
     const char *name;
-    INGOT_TRY(get_table(r, "texts", false, &table, r->text_index));
-    INGOT_TRY(get_array(r, &out->texts, json_object_size(table), sizeof *out->texts));
+    INGOT_TRY(ingot_field_table(r, "texts", false, &table, r->text_index));
+    INGOT_TRY(ingot_field_array(r, &out->texts, json_object_size(table), sizeof *out->texts));
     json_object_foreach(table, name, value) {
         const place named = {.parent = &here, .key = name};
         ingot_zoo_text *text = &out->texts[out->text_count++];
@@ -287,18 +72,18 @@ static ingot_status refuse_recipe(const reader *r, const char *name, const ingot
     const place table = {.key = "recipes"}, named = {.parent = &table, .key = name};
     char text[300];
     if (cause->status == INGOT_ERR_NO_MEMORY) {
-        return no_memory(r);
+        return ingot_field_no_memory(r);
     }
     (void)snprintf(text, sizeof text, "%.180s%s%.100s", cause->reason,
                    cause->remedy[0] != 0 ? "; " : "", cause->remedy);
-    return refuse(r, &named, "recipe \"%s\": %s", name, text);
+    return ingot_field_refuse(r, &named, "recipe \"%s\": %s", name, text);
 }
 
 static ingot_status take_recipe(const reader *r, ingot_zoo_recipe *recipe, const json_t *value) {
     ingot_error cause = {0};
     recipe->text = ingot_json_canonical(value);
     if (recipe->text == NULL) {
-        return no_memory(r);
+        return ingot_field_no_memory(r);
     }
     ingot_recipe_init(&recipe->recipe);
     const char *file = recipe->path != NULL ? recipe->path : r->out->path;
@@ -312,19 +97,19 @@ static ingot_status read_recipes(const reader *r) {
     const place here = {.key = "recipes"};
     json_t *table, *value;
     const char *name;
-    INGOT_TRY(get_table(r, "recipes", true, &table, r->recipe_index));
-    INGOT_TRY(get_array(r, &out->recipes, json_object_size(table), sizeof *out->recipes));
+    INGOT_TRY(ingot_field_table(r, "recipes", true, &table, r->recipe_index));
+    INGOT_TRY(ingot_field_array(r, &out->recipes, json_object_size(table), sizeof *out->recipes));
     json_object_foreach(table, name, value) {
         const place named = {.parent = &here, .key = name};
         ingot_zoo_recipe *recipe = &out->recipes[out->recipe_count++];
         recipe->name = name;
         if (json_is_string(value) && json_string_length(value) > 0) {
-            INGOT_TRY(keep_path(r, &recipe->path, json_string_value(value)));
+            INGOT_TRY(ingot_field_keep_path(r, &recipe->path, json_string_value(value)));
         } else if (json_is_object(value)) {
             INGOT_TRY(take_recipe(r, recipe, value));
         } else {
-            return refuse(r, &named, "recipe \"%s\" must be an object or the path of its file",
-                          name);
+            return ingot_field_refuse(
+                r, &named, "recipe \"%s\" must be an object or the path of its file", name);
         }
     }
     return INGOT_OK;
@@ -336,7 +121,7 @@ static ingot_status find(const reader *r, const json_t *index, const char *kind,
                          const place *at, uint64_t *out) {
     const json_t *position = json_object_get(index, name);
     if (position == NULL) {
-        return refuse(r, at, "there is no %s \"%.100s\" in this manifest", kind, name);
+        return ingot_field_refuse(r, at, "there is no %s \"%.100s\" in this manifest", kind, name);
     }
     *out = (uint64_t)json_integer_value(position);
     return INGOT_OK;
@@ -345,18 +130,18 @@ static ingot_status find(const reader *r, const json_t *index, const char *kind,
 static ingot_status read_gates(const reader *r, ingot_zoo_product *product, const json_t *object,
                                const place *at) {
     static const char *const keys[] = {"max_ppl_ratio", "max_kld", "max_accuracy_drop"};
-    json_t *gates = member(object, "gates");
+    json_t *gates = ingot_field_member(object, "gates");
     const place here = {.parent = at, .key = "gates"};
     if (gates == NULL) {
         return INGOT_OK;
     }
     if (!json_is_object(gates)) {
-        return refuse(r, &here, "\"gates\" must be an object");
+        return ingot_field_refuse(r, &here, "\"gates\" must be an object");
     }
     INGOT_TRY(CHECK_KEYS(r, gates, &here, keys));
-    INGOT_TRY(get_limit(r, gates, &here, keys[0], 0, &product->max_ppl_ratio));
-    INGOT_TRY(get_limit(r, gates, &here, keys[1], 0, &product->max_kld));
-    return get_limit(r, gates, &here, keys[2], -1, &product->max_accuracy_drop);
+    INGOT_TRY(ingot_field_limit(r, gates, &here, keys[0], 0, &product->max_ppl_ratio));
+    INGOT_TRY(ingot_field_limit(r, gates, &here, keys[1], 0, &product->max_kld));
+    return ingot_field_limit(r, gates, &here, keys[2], -1, &product->max_accuracy_drop);
 }
 
 /* Whatever a product shares with "defaults"; keys that are not there leave it as it is. */
@@ -365,24 +150,24 @@ static ingot_status read_shared(const reader *r, ingot_zoo_product *p, const jso
     const char *calibration = NULL, *evaluation = NULL, *tasks = NULL;
     const place calibrated = {.parent = at, .key = "calibration"};
     const place evaluated = {.parent = at, .key = "evaluation"};
-    INGOT_TRY(get_string(r, object, at, "calibration", &calibration));
+    INGOT_TRY(ingot_field_string(r, object, at, "calibration", &calibration));
     if (calibration != NULL) {
         INGOT_TRY(find(r, r->text_index, "text", calibration, &calibrated, &p->calibration));
     }
-    INGOT_TRY(get_string(r, object, at, "evaluation", &evaluation));
+    INGOT_TRY(ingot_field_string(r, object, at, "evaluation", &evaluation));
     if (evaluation != NULL) {
         INGOT_TRY(find(r, r->text_index, "text", evaluation, &evaluated, &p->evaluation));
     }
-    INGOT_TRY(get_string(r, object, at, "tasks", &tasks));
+    INGOT_TRY(ingot_field_string(r, object, at, "tasks", &tasks));
     if (tasks != NULL) {
-        INGOT_TRY(keep_path(r, &p->tasks, tasks));
+        INGOT_TRY(ingot_field_keep_path(r, &p->tasks, tasks));
     }
-    INGOT_TRY(get_u64(r, object, at, "seq_len", 2, 1u << 20, &p->seq_len));
-    INGOT_TRY(get_u64(r, object, at, "windows", 1, 1u << 20, &p->windows));
-    INGOT_TRY(get_bool(r, object, at, "statistics", &p->uses_statistics));
-    INGOT_TRY(get_bool(r, object, at, "zstd", &p->is_compressed));
-    INGOT_TRY(get_bool(r, object, at, "sha256", &p->with_sha256));
-    INGOT_TRY(get_u64(r, object, at, "shard_bytes", 1, INT64_MAX, &p->shard_bytes));
+    INGOT_TRY(ingot_field_u64(r, object, at, "seq_len", 2, 1u << 20, &p->seq_len));
+    INGOT_TRY(ingot_field_u64(r, object, at, "windows", 1, 1u << 20, &p->windows));
+    INGOT_TRY(ingot_field_bool(r, object, at, "statistics", &p->uses_statistics));
+    INGOT_TRY(ingot_field_bool(r, object, at, "zstd", &p->is_compressed));
+    INGOT_TRY(ingot_field_bool(r, object, at, "sha256", &p->with_sha256));
+    INGOT_TRY(ingot_field_u64(r, object, at, "shard_bytes", 1, INT64_MAX, &p->shard_bytes));
     return read_gates(r, p, object, at);
 }
 
@@ -393,7 +178,7 @@ static ingot_status take(const reader *r, json_t *taken, const char *key, unsign
     *other = before != NULL ? json_integer_value(before) : -1;
     return before != NULL || json_object_set_new(taken, key, json_integer(entry)) == 0
                ? INGOT_OK
-               : no_memory(r);
+               : ingot_field_no_memory(r);
 }
 
 static unsigned line_of_entry(const reader *r, json_int_t entry) {
@@ -406,13 +191,13 @@ static ingot_status check_unique(const reader *r, const ingot_zoo_product *p, co
     json_int_t other;
     INGOT_TRY(take(r, r->names, p->name, p->entry, &other));
     if (other >= 0) {
-        return refuse(r, at, "product %s was already listed on line %u", p->name,
-                      line_of_entry(r, other));
+        return ingot_field_refuse(r, at, "product %s was already listed on line %u", p->name,
+                                  line_of_entry(r, other));
     }
     INGOT_TRY(take(r, r->outputs, p->output, p->entry, &other));
     if (other >= 0) {
-        return refuse(r, at, "product %s would write %s, as does the one on line %u", p->name,
-                      p->output, line_of_entry(r, other));
+        return ingot_field_refuse(r, at, "product %s would write %s, as does the one on line %u",
+                                  p->name, p->output, line_of_entry(r, other));
     }
     return INGOT_OK;
 }
@@ -428,21 +213,22 @@ static bool is_self(const ingot_zoo_text *text) {
 static ingot_status check_product(const reader *r, const ingot_zoo_product *p, const place *at) {
     const bool scores_text = p->evaluation != INGOT_ZOO_NONE;
     if ((!isnan(p->max_ppl_ratio) || !isnan(p->max_kld)) && !scores_text) {
-        return refuse(r, at, "a gate on perplexity or divergence needs \"evaluation\"");
+        return ingot_field_refuse(r, at, "a gate on perplexity or divergence needs \"evaluation\"");
     }
     if (!isnan(p->max_accuracy_drop) && p->tasks == NULL) {
-        return refuse(r, at, "a gate on accuracy needs \"tasks\"");
+        return ingot_field_refuse(r, at, "a gate on accuracy needs \"tasks\"");
     }
     if ((p->seq_len != 0 || p->windows != 0) && !scores_text) {
-        return refuse(r, at,
-                      "\"seq_len\" and \"windows\" are of the \"evaluation\", and there is "
-                      "none");
+        return ingot_field_refuse(
+            r, at,
+            "\"seq_len\" and \"windows\" are of the \"evaluation\", and there is "
+            "none");
     }
     if (scores_text && is_self(&r->out->texts[p->evaluation])) {
-        return refuse(r, at, "what the model itself writes is no text to score it on");
+        return ingot_field_refuse(r, at, "what the model itself writes is no text to score it on");
     }
     if (p->uses_statistics && p->calibration == INGOT_ZOO_NONE) {
-        return refuse(r, at, "\"statistics\" need a \"calibration\" text");
+        return ingot_field_refuse(r, at, "\"statistics\" need a \"calibration\" text");
     }
     return check_unique(r, p, at);
 }
@@ -456,16 +242,17 @@ static ingot_status read_product(const reader *r, ingot_zoo_product *p, const js
         INGOT_TRY(read_shared(r, p, r->defaults, &defaults));
     }
     INGOT_TRY(read_shared(r, p, object, at));
-    INGOT_TRY(keep_text(r, &p->name, "%s/%s", out->models[p->model].name, recipe));
-    INGOT_TRY(get_string(r, object, at, "output", &output));
+    INGOT_TRY(ingot_field_keep_text(r, &p->name, "%s/%s", out->models[p->model].name, recipe));
+    INGOT_TRY(ingot_field_string(r, object, at, "output", &output));
     if (output == NULL) {
-        INGOT_TRY(keep_text(r, &p->output, "%s.ingot", p->name));
-    } else if (is_output(output)) {
+        INGOT_TRY(ingot_field_keep_text(r, &p->output, "%s.ingot", p->name));
+    } else if (ingot_field_is_output(output)) {
         p->output = output;
     } else {
-        return refuse(r, &named,
-                      "\"output\" must name a file of the shelf that ends in .ingot, without a dot "
-                      "in front of any part");
+        return ingot_field_refuse(
+            r, &named,
+            "\"output\" must name a file of the shelf that ends in .ingot, without a dot "
+            "in front of any part");
     }
     return check_product(r, p, at);
 }
@@ -475,19 +262,19 @@ static ingot_status read_entry(const reader *r, const json_t *object, unsigned e
     ingot_manifest *out = r->out;
     const place models = {.parent = at, .key = "model"};
     const place recipes = {.parent = at, .key = "recipes"};
-    const json_t *list = member(object, "recipes");
+    const json_t *list = ingot_field_member(object, "recipes");
     const char *model = NULL;
     uint64_t model_index = 0;
-    INGOT_TRY(get_string(r, object, at, "model", &model));
+    INGOT_TRY(ingot_field_string(r, object, at, "model", &model));
     if (model == NULL) {
-        return refuse(r, at, "a product needs a \"model\"");
+        return ingot_field_refuse(r, at, "a product needs a \"model\"");
     }
     INGOT_TRY(find(r, r->model_index, "model", model, &models, &model_index));
     if (!json_is_array(list) || json_array_size(list) == 0) {
-        return refuse(r, at, "a product needs \"recipes\", a list of their names");
+        return ingot_field_refuse(r, at, "a product needs \"recipes\", a list of their names");
     }
-    if (json_array_size(list) > 1 && member(object, "output") != NULL) {
-        return refuse(r, at, "one \"output\" for %zu recipes", json_array_size(list));
+    if (json_array_size(list) > 1 && ingot_field_member(object, "output") != NULL) {
+        return ingot_field_refuse(r, at, "one \"output\" for %zu recipes", json_array_size(list));
     }
     for (size_t i = 0; i < json_array_size(list); i++) {
         const place here = {.parent = &recipes, .index = i};
@@ -501,7 +288,7 @@ static ingot_status read_entry(const reader *r, const json_t *object, unsigned e
                                  .max_accuracy_drop = NAN,
                                  .entry = entry};
         if (name == NULL) {
-            return refuse(r, &here, "the name of a recipe must be a text");
+            return ingot_field_refuse(r, &here, "the name of a recipe must be a text");
         }
         INGOT_TRY(find(r, r->recipe_index, "recipe", name, &here, &p->recipe));
         INGOT_TRY(read_product(r, p, object, name, at));
@@ -517,12 +304,12 @@ static ingot_status read_entry(const reader *r, const json_t *object, unsigned e
 static ingot_status read_defaults(reader *r) {
     static const char *const keys[] = {SHARED_KEYS};
     const place here = {.key = "defaults"};
-    r->defaults = member(r->out->root, "defaults");
+    r->defaults = ingot_field_member(r->out->root, "defaults");
     if (r->defaults == NULL) {
         return INGOT_OK;
     }
     if (!json_is_object(r->defaults)) {
-        return refuse(r, &here, "\"defaults\" must be an object");
+        return ingot_field_refuse(r, &here, "\"defaults\" must be an object");
     }
     return CHECK_KEYS(r, r->defaults, &here, keys);
 }
@@ -531,22 +318,22 @@ static ingot_status read_products(reader *r) {
     static const char *const keys[] = {"model", "recipes", "output", SHARED_KEYS};
     ingot_manifest *out = r->out;
     const place here = {.key = "products"};
-    json_t *list = member(out->root, "products");
+    json_t *list = ingot_field_member(out->root, "products");
     uint64_t count = 0;
     INGOT_TRY(read_defaults(r));
     if (!json_is_array(list) || json_array_size(list) == 0) {
-        return refuse(r, list != NULL ? &here : NULL,
-                      "\"products\" must be a list with at least one product");
+        return ingot_field_refuse(r, list != NULL ? &here : NULL,
+                                  "\"products\" must be a list with at least one product");
     }
     for (size_t i = 0; i < json_array_size(list); i++) {
         count += json_array_size(json_object_get(json_array_get(list, i), "recipes"));
     }
-    INGOT_TRY(get_array(r, &out->products, count, sizeof *out->products));
+    INGOT_TRY(ingot_field_array(r, &out->products, count, sizeof *out->products));
     for (size_t i = 0; i < json_array_size(list); i++) {
         const place at = {.parent = &here, .index = i};
         json_t *object = json_array_get(list, i);
         if (!json_is_object(object)) {
-            return refuse(r, &at, "a product must be an object");
+            return ingot_field_refuse(r, &at, "a product must be an object");
         }
         INGOT_TRY(CHECK_KEYS(r, object, &at, keys));
         INGOT_TRY(read_entry(r, object, (unsigned)i, &at));
@@ -567,20 +354,21 @@ static bool is_device(const char *text) {
 static ingot_status read_devices(const reader *r) {
     ingot_manifest *out = r->out;
     const place here = {.key = "devices"};
-    const json_t *list = member(out->root, "devices");
+    const json_t *list = ingot_field_member(out->root, "devices");
     const uint64_t count = list != NULL ? json_array_size(list) : 1;
     if (list != NULL && (!json_is_array(list) || count == 0 || count > INGOT_ZOO_MAX_DEVICES)) {
-        return refuse(r, &here, "\"devices\" must be a list of 1 to %u devices",
-                      INGOT_ZOO_MAX_DEVICES);
+        return ingot_field_refuse(r, &here, "\"devices\" must be a list of 1 to %u devices",
+                                  INGOT_ZOO_MAX_DEVICES);
     }
-    INGOT_TRY(get_array(r, &out->devices, count, sizeof *out->devices));
+    INGOT_TRY(ingot_field_array(r, &out->devices, count, sizeof *out->devices));
     out->device_count = count;
     out->devices[0] = "auto";
     for (uint64_t i = 0; list != NULL && i < count; i++) {
         const place at = {.parent = &here, .index = i};
         const char *name = json_string_value(json_array_get(list, i));
         if (name == NULL || !is_device(name)) {
-            return refuse(r, &at, "a device is \"auto\", \"cpu\", \"cuda\" or \"cuda:N\"");
+            return ingot_field_refuse(r, &at,
+                                      "a device is \"auto\", \"cpu\", \"cuda\" or \"cuda:N\"");
         }
         out->devices[i] = name;
     }
@@ -592,39 +380,39 @@ static ingot_status read_limits(const reader *r) {
                                        "jobs"};
     ingot_zoo_limits *limits = &r->out->limits;
     const place here = {.key = "limits"};
-    json_t *object = member(r->out->root, "limits");
+    json_t *object = ingot_field_member(r->out->root, "limits");
     if (object == NULL) {
         return INGOT_OK;
     }
     if (!json_is_object(object)) {
-        return refuse(r, &here, "\"limits\" must be an object");
+        return ingot_field_refuse(r, &here, "\"limits\" must be an object");
     }
     INGOT_TRY(CHECK_KEYS(r, object, &here, keys));
-    INGOT_TRY(get_u64(r, object, &here, keys[0], 1, INT64_MAX, &limits->host_bytes));
-    INGOT_TRY(get_u64(r, object, &here, keys[1], 1, INT64_MAX, &limits->device_bytes));
-    INGOT_TRY(get_u64(r, object, &here, keys[2], 1, INT64_MAX, &limits->disk_bytes));
-    INGOT_TRY(get_u64(r, object, &here, keys[3], 1, 256, &limits->threads));
-    return get_u64(r, object, &here, keys[4], 1, 256, &limits->jobs);
+    INGOT_TRY(ingot_field_u64(r, object, &here, keys[0], 1, INT64_MAX, &limits->host_bytes));
+    INGOT_TRY(ingot_field_u64(r, object, &here, keys[1], 1, INT64_MAX, &limits->device_bytes));
+    INGOT_TRY(ingot_field_u64(r, object, &here, keys[2], 1, INT64_MAX, &limits->disk_bytes));
+    INGOT_TRY(ingot_field_u64(r, object, &here, keys[3], 1, 256, &limits->threads));
+    return ingot_field_u64(r, object, &here, keys[4], 1, 256, &limits->jobs);
 }
 
 /* Options of sbatch that only the site knows: partition, account, time. */
 static ingot_status read_slurm(const reader *r) {
     ingot_manifest *out = r->out;
     const place here = {.key = "slurm"};
-    const json_t *list = member(out->root, "slurm");
+    const json_t *list = ingot_field_member(out->root, "slurm");
     if (list == NULL) {
         return INGOT_OK;
     }
     if (!json_is_array(list) || json_array_size(list) > INGOT_ZOO_MAX_SLURM) {
-        return refuse(r, &here, "\"slurm\" must be a list of at most %u options",
-                      INGOT_ZOO_MAX_SLURM);
+        return ingot_field_refuse(r, &here, "\"slurm\" must be a list of at most %u options",
+                                  INGOT_ZOO_MAX_SLURM);
     }
-    INGOT_TRY(get_array(r, &out->slurm, json_array_size(list), sizeof *out->slurm));
+    INGOT_TRY(ingot_field_array(r, &out->slurm, json_array_size(list), sizeof *out->slurm));
     for (size_t i = 0; i < json_array_size(list); i++) {
         const place at = {.parent = &here, .index = i};
         out->slurm[i] = json_string_value(json_array_get(list, i));
         if (out->slurm[i] == NULL || strncmp(out->slurm[i], "--", 2) != 0) {
-            return refuse(r, &at, "an option of sbatch begins with two dashes");
+            return ingot_field_refuse(r, &at, "an option of sbatch begins with two dashes");
         }
     }
     out->slurm_count = json_array_size(list);
@@ -636,14 +424,14 @@ static ingot_status read_root(reader *r) {
                                        "products", "devices", "limits", "slurm"};
     const char *shelf = NULL;
     if (!json_is_object(r->out->root)) {
-        return refuse(r, NULL, "a manifest is one JSON object");
+        return ingot_field_refuse(r, NULL, "a manifest is one JSON object");
     }
     INGOT_TRY(CHECK_KEYS(r, r->out->root, NULL, keys));
-    INGOT_TRY(get_string(r, r->out->root, NULL, "shelf", &shelf));
+    INGOT_TRY(ingot_field_string(r, r->out->root, NULL, "shelf", &shelf));
     if (shelf == NULL) {
-        return refuse(r, NULL, "\"shelf\" is missing: the folder for the products");
+        return ingot_field_refuse(r, NULL, "\"shelf\" is missing: the folder for the products");
     }
-    INGOT_TRY(keep_path(r, &r->out->shelf, shelf));
+    INGOT_TRY(ingot_field_keep_path(r, &r->out->shelf, shelf));
     INGOT_TRY(read_models(r));
     INGOT_TRY(read_texts(r));
     INGOT_TRY(read_recipes(r));
@@ -661,16 +449,17 @@ static ingot_status keep_document(const reader *r, const char *text, uint64_t si
     out->path = path;
     if (ingot_arena_create(&out->arena) != INGOT_OK ||
         ingot_arena_alloc(out->arena, &memory, size + 1) != INGOT_OK) {
-        return no_memory(r);
+        return ingot_field_no_memory(r);
     }
     memcpy(memory, text, size);
     out->text = memory;
     out->text[size] = '\0';
     out->size = size;
-    INGOT_TRY(keep_text(r, &out->path, "%s", path));
-    return slash == NULL   ? keep_text(r, &out->folder, ".")
-           : slash == path ? keep_text(r, &out->folder, "/")
-                           : keep_text(r, &out->folder, "%.*s", (int)(slash - path), path);
+    INGOT_TRY(ingot_field_keep_text(r, &out->path, "%s", path));
+    return slash == NULL ? ingot_field_keep_text(r, &out->folder, ".")
+           : slash == path
+               ? ingot_field_keep_text(r, &out->folder, "/")
+               : ingot_field_keep_text(r, &out->folder, "%.*s", (int)(slash - path), path);
 }
 
 ingot_status ingot_manifest_parse(ingot_manifest *out, const char *text, uint64_t size,
