@@ -134,10 +134,7 @@ run-tests: all $(UNIT_TESTS) $(FUZZ_REPLAYS) $(FAULT_LIBRARIES)
 	@sh tests/run.sh $(BUILD) $(if $(value ONLY),'$(value ONLY)')
 
 # What compares the CUDA backend with its references; skipped, loudly, without a device.
-GPU_TESTS := $(patsubst tests/unit/%.c,%,$(wildcard tests/unit/test_backend.c \
-               tests/unit/test_kernels.c tests/unit/test_linear.c tests/unit/test_draw.c \
-               tests/unit/test_backward.c tests/unit/test_tuning.c tests/unit/test_tune.c \
-               tests/unit/test_distill.c tests/unit/test_dropped.c tests/unit/test_cuda*.c))
+GPU_TESTS := $(patsubst tests/unit/%.c,%,$(shell sh tests/run.sh --device-tests))
 # Preloaded by tests/sanitize_gpu.sh.
 GPU_PRELOADED := $(if $(CUDA_LIBRARY),$(BUILD)/tests/plain_products.so)
 test-gpu: tools libraries $(GPU_TESTS:%=$(BUILD)/tests/%) $(GPU_PRELOADED)

@@ -77,12 +77,12 @@ pairs=$*
 [ -n "$pairs" ] || for tool in memcheck racecheck initcheck synccheck; do
     for program in "$build"/tests/test_backend "$build"/tests/test_kernels \
         "$build"/tests/test_linear "$build"/tests/test_tuning "$build"/tests/test_backward \
-        "$build"/tests/test_draw "$build"/tests/test_cuda_*; do
-        # whole conversions, of kernels that the other programs run: their memory alone
+        "$build"/tests/test_draw "$build"/tests/test_prefetch "$build"/tests/test_cuda_*; do
+        # whole conversions, of kernels that the other programs run, and copies: their memory alone
         case $tool-$program in
         *.d) continue ;;
         memcheck-*) ;;
-        *-*/test_cuda_memory) continue ;;
+        *-*/test_cuda_memory | *-*/test_prefetch) continue ;;
         esac
         pairs="$pairs $tool:$(basename "$program")"
     done

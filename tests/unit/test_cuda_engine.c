@@ -336,7 +336,7 @@ static void run_tokens(ingot_engine *engine, uint64_t sequences, double temperat
  * sampler. */
 static void test_tokens(void) {
     enum { sequences = 3, prompt = 20, most = 60 };
-    const uint64_t count = is_small ? 8 : most;
+    const uint64_t count = is_small ? 4 : most;
     const ingot_engine_ops *ops = cuda.ops->engine;
     packed_model p = pack_model(0, &usual, W4);
     bind(&p);
@@ -357,7 +357,7 @@ static void test_tokens(void) {
     for (int s = 0; s < sequences; s++) {
         host[s] = (ingot_sampler){.temperature = 1.3, .state = seed + (uint64_t)s};
     }
-    for (uint64_t i = 0; i < (is_small ? 5 : 40); i++) {
+    for (uint64_t i = 0; i < (is_small ? 3 : 40); i++) {
         CU_ASSERT_EQUAL_FATAL(ops->next(engine, 0, first), INGOT_OK);
         CU_ASSERT_EQUAL_FATAL(ops->logits(engine, logits), INGOT_OK);
         for (uint64_t s = 0; s < sequences; s++) {
