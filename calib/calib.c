@@ -44,8 +44,7 @@ static const ingot_cli_spec spec = {
         "Runs the full-precision model on windows of text, one block at a time, and writes for "
         "every group of linears that share an input: H = sum of x x^T, the mean of |x| and the "
         "number of tokens. ingot-convert --stats uses the file any number of times for the same "
-        "checkpoint.\n\n"
-        "Exit status: 0 done; 2 it could not run.",
+        "checkpoint.",
     .options = options,
     .option_count = sizeof options / sizeof options[0],
     .examples = "ingot-calib model/ --text books.txt -o model.calib\n"
@@ -126,6 +125,7 @@ static ingot_status check_settings(const calib_settings *s, ingot_error *error) 
         return ingot_error_set(error, INGOT_ERR_USAGE, s->output, NULL, "use another output",
                                "the output is one of the inputs");
     }
+    INGOT_TRY(ingot_output_check(s->output, error));
     if (!s->force && !s->reuse && ingot_path_exists(s->output)) {
         return ingot_error_set(error, INGOT_ERR_EXISTS, s->output, NULL,
                                "use --force to replace it", "the output exists");

@@ -35,12 +35,52 @@ int ingot_cli_report(const char *tool, const ingot_error *error) {
 }
 
 bool ingot_cli_has_flag(int argc, char **argv, const char *name) {
+    const size_t length = strlen(name);
     for (int i = 1; i < argc && strcmp(argv[i], "--") != 0; i++) {
-        if (strncmp(argv[i], "--", 2) == 0 && strcmp(argv[i] + 2, name) == 0) {
+        if (strncmp(argv[i], "--", 2) == 0 && strncmp(argv[i] + 2, name, length) == 0 &&
+            (argv[i][2 + length] == '\0' || argv[i][2 + length] == '=')) {
             return true;
         }
     }
     return false;
+}
+
+/* ---- subcommands --------------------------------------------------------------------------- */
+
+const char *ingot_cli_scope_of(const ingot_cli_spec *spec, const char *option) {
+    for (size_t i = 0; i < spec->scope_count; i++) {
+        if (strcmp(spec->scopes[i].option, option) == 0) {
+            return spec->scopes[i].commands;
+        }
+    }
+    return NULL;
+}
+
+/* Whether a list such as "decode, kernels" has a word. */
+static bool has_word(const char *list, const char *word) {
+    const size_t length = strlen(word);
+    while (*list != '\0') {
+        const size_t size = strcspn(list, ",");
+        if (size == length && strncmp(list, word, length) == 0) {
+            return true;
+        }
+        list += size;
+        list += strspn(list, ", ");
+    }
+    return false;
+}
+
+ingot_status ingot_cli_check_scopes(const ingot_cli_spec *spec, int argc, char **argv,
+                                    const char *command, ingot_error *error) {
+    for (size_t i = 0; i < spec->scope_count; i++) {
+        const ingot_cli_scope *scope = &spec->scopes[i];
+        if (!has_word(scope->commands, command) && ingot_cli_has_flag(argc, argv, scope->option)) {
+            return ingot_error_set(error, INGOT_ERR_USAGE, NULL, NULL, "leave it out",
+                                   "--%s is an option of %s, not of %s", scope->option,
+                                   scope->commands, command);
+        }
+    }
+    return INGOT_OK;
 }
 
 /* ---- parsing ------------------------------------------------------------------------------- */

@@ -18,6 +18,12 @@ typedef struct ingot_cli_option {
     const char *help;     /* one or more sentences, wrapped by the printer; defaults in it */
 } ingot_cli_option;
 
+/* An option that only some subcommands of a tool take. */
+typedef struct ingot_cli_scope {
+    const char *option;
+    const char *commands; /* "convert" or "decode, kernels"; --help puts it before the help */
+} ingot_cli_scope;
+
 typedef struct ingot_cli_spec {
     const char *tool;                /* "ingot-convert" */
     const char *summary;             /* one line, for --help and the NAME section */
@@ -25,6 +31,8 @@ typedef struct ingot_cli_spec {
     const char *description;         /* paragraphs separated by blank lines */
     const ingot_cli_option *options; /* without help and version, which every tool has */
     size_t option_count;
+    const ingot_cli_scope *scopes; /* NULL: a tool without subcommands */
+    size_t scope_count;
     const char *examples; /* lines: "command\n    what it does\n" */
 } ingot_cli_spec;
 
@@ -45,9 +53,16 @@ ingot_cli_outcome ingot_cli_parse(const ingot_cli_spec *spec, int argc, char **a
                                   ingot_cli_handler handler, void *context, const char **positional,
                                   ingot_error *error);
 
-/* Whether "--NAME" stands among the words before "--": for a tool whose command line was refused
- * and that still owes one --json object. */
+/* Whether "--NAME" or "--NAME=VALUE" stands among the words before "--": for a tool whose command
+ * line was refused and that still owes one --json object. */
 bool ingot_cli_has_flag(int argc, char **argv, const char *name);
+
+/* Refuses options of the command line that a subcommand does not take (spec->scopes), so that none
+ * is passed over in silence. */
+ingot_status ingot_cli_check_scopes(const ingot_cli_spec *spec, int argc, char **argv,
+                                    const char *command, ingot_error *error) INGOT_MUST_CHECK;
+/* The subcommands that take an option; NULL: all do. */
+const char *ingot_cli_scope_of(const ingot_cli_spec *spec, const char *option);
 
 void ingot_cli_print_help(const ingot_cli_spec *spec, FILE *out);
 void ingot_cli_print_man(const ingot_cli_spec *spec, FILE *out);

@@ -6,9 +6,10 @@
 
 #define LINE_COLUMNS 79
 #define HELP_COLUMN  26 /* where the text of an option begins */
+#define HELP_BYTES   1024
 
-static const char *const tools[] = {"ingot-inspect", "ingot-bench",  "ingot-calib",
-                                    "ingot-convert", "ingot-verify", "ingot-run"};
+static const char *const tools[] = {"ingot-inspect", "ingot-bench", "ingot-calib", "ingot-convert",
+                                    "ingot-verify",  "ingot-run",   "ingot-zoo"};
 
 static const char *const exit_codes[][2] = {
     {"0", "Done; for a check: valid."},
@@ -67,8 +68,17 @@ static size_t next_paragraph(const char **text) {
     return end == NULL ? strlen(*text) : (size_t)(end - *text);
 }
 
-static void print_option_text(const ingot_cli_option *option, FILE *out) {
-    char left[96];
+/* The help of an option, after the subcommands that take it. */
+static void whole_help(char *text, size_t size, const ingot_cli_spec *spec,
+                       const ingot_cli_option *option) {
+    const char *commands = ingot_cli_scope_of(spec, option->name);
+    (void)snprintf(text, size, "%s%s%s", commands != NULL ? commands : "",
+                   commands != NULL ? ": " : "", option->help);
+}
+
+static void print_option_text(const ingot_cli_spec *spec, const ingot_cli_option *option,
+                              FILE *out) {
+    char left[96], help[HELP_BYTES];
     int length = snprintf(
         left, sizeof left, "  %c%c%s--%s%s%s", option->letter != 0 ? '-' : ' ',
         option->letter != 0 ? option->letter : ' ', option->letter != 0 ? ", " : "  ", option->name,
@@ -79,7 +89,8 @@ static void print_option_text(const ingot_cli_option *option, FILE *out) {
         length = 0;
     }
     (void)fprintf(out, "%*s", HELP_COLUMN - length, "");
-    print_wrapped(out, option->help, strlen(option->help), HELP_COLUMN, HELP_COLUMN);
+    whole_help(help, sizeof help, spec, option);
+    print_wrapped(out, help, strlen(help), HELP_COLUMN, HELP_COLUMN);
 }
 
 void ingot_cli_print_help(const ingot_cli_spec *spec, FILE *out) {
@@ -97,7 +108,7 @@ void ingot_cli_print_help(const ingot_cli_spec *spec, FILE *out) {
     }
     (void)fputs("\nOptions:\n", out);
     for (size_t i = 0; i < spec->option_count + COMMON_COUNT; i++) {
-        print_option_text(option_at(spec, i), out);
+        print_option_text(spec, option_at(spec, i), out);
     }
     (void)fputs("\nExit status:\n", out);
     for (size_t i = 0; i < sizeof exit_codes / sizeof exit_codes[0]; i++) {
@@ -144,7 +155,9 @@ static void print_roff_string(FILE *out, const char *text) {
     print_roff(out, text, strlen(text));
 }
 
-static void print_option_roff(const ingot_cli_option *option, FILE *out) {
+static void print_option_roff(const ingot_cli_spec *spec, const ingot_cli_option *option,
+                              FILE *out) {
+    char help[HELP_BYTES];
     (void)fputs(".TP\n", out);
     if (option->letter != 0) {
         (void)fprintf(out, "\\fB\\-%c\\fR, ", option->letter);
@@ -158,7 +171,8 @@ static void print_option_roff(const ingot_cli_option *option, FILE *out) {
         (void)fputs("\\fR", out);
     }
     (void)fputc('\n', out);
-    print_roff_string(out, option->help);
+    whole_help(help, sizeof help, spec, option);
+    print_roff_string(out, help);
     (void)fputc('\n', out);
 }
 
@@ -223,7 +237,7 @@ void ingot_cli_print_man(const ingot_cli_spec *spec, FILE *out) {
     }
     (void)fputs(".SH OPTIONS\n", out);
     for (size_t i = 0; i < spec->option_count + COMMON_COUNT; i++) {
-        print_option_roff(option_at(spec, i), out);
+        print_option_roff(spec, option_at(spec, i), out);
     }
     (void)fputs(".SH EXIT STATUS\n", out);
     for (size_t i = 0; i < sizeof exit_codes / sizeof exit_codes[0]; i++) {

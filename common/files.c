@@ -1,4 +1,4 @@
-/* Input files read with pread, outputs built beside their final name, and interruption.
+/* Input files read with pread, and outputs built beside their final name.
  *
  * Invariants of an output (numbered for the tests):
  *  1. The final name appears by one rename, after fsync of the data; the folder is synced after.
@@ -15,6 +15,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <linux/fs.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -275,21 +276,24 @@ static bool is_space_error(int code) {
     return code == ENOSPC || code == EDQUOT;
 }
 
-static ingot_status output_error(const ingot_output *output, int code, const char *action,
-                                 ingot_error *error) {
+static ingot_status path_error(const char *path, int code, const char *action, ingot_error *error) {
     if (is_space_error(code)) {
-        return ingot_error_set(error, INGOT_ERR_NO_SPACE, output->path, NULL,
+        return ingot_error_set(error, INGOT_ERR_NO_SPACE, path, NULL,
                                "free some space or write elsewhere", "%s: %s", action,
                                strerror(code));
     }
     const bool is_missing = code == ENOENT || code == ENOTDIR;
     const bool is_refused = code == EACCES || code == EPERM || code == EROFS;
-    return ingot_error_set(error, is_missing ? INGOT_ERR_NOT_FOUND : INGOT_ERR_IO, output->path,
-                           NULL,
+    return ingot_error_set(error, is_missing ? INGOT_ERR_NOT_FOUND : INGOT_ERR_IO, path, NULL,
                            is_missing   ? "create its folder first"
                            : is_refused ? "choose a folder you may write to"
                                         : NULL,
                            "%s: %s", action, strerror(code));
+}
+
+static ingot_status output_error(const ingot_output *output, int code, const char *action,
+                                 ingot_error *error) {
+    return path_error(output->path, code, action, error);
 }
 
 static void release_output(ingot_output *output) {
@@ -398,9 +402,8 @@ static ingot_status exists_error(const char *path, ingot_error *error) {
                            "the output already exists");
 }
 
-static ingot_status open_output(ingot_output **out, const char *path, bool force, bool reopens,
-                                ingot_error *error) {
-    *out = NULL;
+/* Whether a path can be a file's: it names no folder, no device and not nothing. */
+static ingot_status check_name(const char *path, ingot_error *error) {
     if (path[0] == '\0' || path[strlen(path) - 1] == '/') {
         return ingot_error_set(error, INGOT_ERR_USAGE, path, NULL, "give the name of a file",
                                "the output path names no file");
@@ -415,6 +418,31 @@ static ingot_status open_output(ingot_output **out, const char *path, bool force
         return ingot_error_set(error, INGOT_ERR_EXISTS, path, NULL, "give the name of a file",
                                "the output is a device or pipe, not a file");
     }
+    return INGOT_OK;
+}
+
+ingot_status ingot_output_check(const char *path, ingot_error *error) {
+    char folder[PATH_MAX];
+    struct stat info;
+    INGOT_TRY(check_name(path, error));
+    const char *slash = strrchr(path, '/');
+    const size_t length = slash == NULL ? 1 : slash == path ? 1 : (size_t)(slash - path);
+    if (length >= sizeof folder) {
+        return path_error(path, ENAMETOOLONG, "cannot be made", error);
+    }
+    memcpy(folder, slash == NULL ? "." : path, length);
+    folder[length] = '\0';
+    const int code = stat(folder, &info) != 0           ? errno
+                     : !S_ISDIR(info.st_mode)           ? ENOTDIR
+                     : access(folder, W_OK | X_OK) != 0 ? errno
+                                                        : 0;
+    return code == 0 ? INGOT_OK : path_error(path, code, "cannot be made", error);
+}
+
+static ingot_status open_output(ingot_output **out, const char *path, bool force, bool reopens,
+                                ingot_error *error) {
+    *out = NULL;
+    INGOT_TRY(check_name(path, error));
     if (!force && ingot_path_exists(path)) {
         return exists_error(path, error);
     }
@@ -636,44 +664,4 @@ ingot_status ingot_file_write_all(const char *path, const void *bytes, uint64_t 
         return status;
     }
     return ingot_output_commit(output, error);
-}
-
-/* ---- interruption -------------------------------------------------------------------------- */
-
-static volatile sig_atomic_t interrupt_signal;
-
-static void on_signal(int number) {
-    interrupt_signal = number;
-}
-
-void ingot_interrupt_install(void) {
-    struct sigaction action;
-    memset(&action, 0, sizeof action);
-    action.sa_handler = on_signal;
-    /* The second signal of a kind ends the process at once, for those who cannot wait. */
-    action.sa_flags = (int)(SA_RESTART | SA_RESETHAND);
-    (void)sigemptyset(&action.sa_mask);
-    (void)sigaction(SIGINT, &action, NULL);
-    (void)sigaction(SIGTERM, &action, NULL);
-    struct sigaction old_action;
-    if (sigaction(SIGHUP, NULL, &old_action) == 0 && old_action.sa_handler != SIG_IGN) {
-        (void)sigaction(SIGHUP, &action, NULL); /* under nohup it stays ignored */
-    }
-    /* A file over RLIMIT_FSIZE is to be an error of that write, not the end of the process. */
-    (void)signal(SIGXFSZ, SIG_IGN);
-}
-
-bool ingot_interrupted(void) {
-    return interrupt_signal != 0;
-}
-
-ingot_status ingot_interrupt_check(ingot_error *error) {
-    if (interrupt_signal == 0) {
-        return INGOT_OK;
-    }
-    return ingot_error_set(error, INGOT_ERR_INTERRUPTED, NULL, NULL, "run it again",
-                           "interrupted by %s",
-                           interrupt_signal == SIGINT    ? "SIGINT"
-                           : interrupt_signal == SIGTERM ? "SIGTERM"
-                                                         : "SIGHUP");
 }

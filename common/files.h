@@ -44,6 +44,9 @@ ingot_status ingot_path_join(char *out, size_t size, const char *folder,
 typedef struct ingot_output ingot_output;
 #define INGOT_PARTIAL_SUFFIX ".partial"
 
+/* Whether an output could be begun under this path, to be known before hours of work: it names a
+ * file, and its folder is there and may be written to.  Whether it exists is not asked. */
+ingot_status ingot_output_check(const char *path, ingot_error *error) INGOT_MUST_CHECK;
 /* INGOT_ERR_EXISTS if PATH exists and !force; INGOT_ERR_LOCKED if another process writes it. */
 ingot_status ingot_output_create(ingot_output **out, const char *path, bool force,
                                  ingot_error *error) INGOT_MUST_CHECK;

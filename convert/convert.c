@@ -87,6 +87,9 @@ static ingot_status check_options(session *s) {
 static ingot_status check_output(const session *s) {
     const ingot_convert_options *o = s->options;
     bool is_input = false;
+    if (o->output != NULL && !o->is_dry_run) {
+        INGOT_TRY(ingot_output_check(o->output, s->error));
+    }
     if (o->output == NULL || !ingot_path_exists(o->output)) {
         return INGOT_OK;
     }
@@ -271,6 +274,9 @@ static ingot_status collect_files(session *s, uint64_t *count) {
 
 static ingot_status choose_widths(session *s) {
     INGOT_TRY(name_table(s));
+    if (s->table[0] != 0) {
+        INGOT_TRY(ingot_output_check(s->table, s->error));
+    }
     const ingot_widths_job job = {.checkpoint = s->checkpoint,
                                   .source = &s->source,
                                   .model = &s->model,

@@ -4,15 +4,15 @@
  *
  * The work is one sequence of units: runs of chunks in file order, then the outliers of each
  * tensor.  Threads take units in that order; the error reported is that of the first unit that
- * fails, whatever the number of threads.  Memory per thread is constant: one run of chunks, and
- * the outlier windows. */
+ * fails, whatever the number of threads.  Memory per thread is constant: one chunk, and the outlier
+ * windows. */
 #include "format/container_internal.h"
 
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdlib.h>
 
-#define RUN_CHUNKS   UINT64_C(4)
+#define RUN_CHUNKS   UINT64_C(4) /* of a unit: a thread reads so much in sequence */
 #define MOST_THREADS 64u
 
 /* A position in the sequence of units, and the unit at it. */
@@ -99,16 +99,16 @@ static bool take(check *work, unit *out) {
 
 /* ---- units ----------------------------------------------------------------------------------- */
 
-/* The bytes between the part before and the first chunk of this one, and the run itself, in one
- * sequential read. *run points into buffer. */
-static ingot_status read_run(const shard *part, const ingot_tensor *tensor, const unit *what,
-                             uint8_t *buffer, const uint8_t **run, ingot_error *error) {
-    const uint64_t from = tensor->part_offset[what->part] + what->first * CHUNK_BYTES;
-    const uint64_t last = what->first + what->count - 1;
-    const uint64_t bytes = (what->count - 1) * CHUNK_BYTES + chunk_length(tensor, what->part, last);
-    const uint64_t gap = what->first == 0 ? from - what->gap_start : 0; /* < DATA_ALIGNMENT */
+/* A chunk, with the bytes between the part before and the first of this one in one sequential read.
+ * *bytes points into buffer. */
+static ingot_status read_chunk(const shard *part, const ingot_tensor *tensor, const unit *what,
+                               uint64_t chunk, uint8_t *buffer, const uint8_t **bytes,
+                               ingot_error *error) {
+    const uint64_t from = tensor->part_offset[what->part] + chunk * CHUNK_BYTES;
+    const uint64_t length = chunk_length(tensor, what->part, chunk);
+    const uint64_t gap = chunk == 0 ? from - what->gap_start : 0; /* < DATA_ALIGNMENT */
     uint8_t *start = buffer + DATA_ALIGNMENT - gap;
-    INGOT_TRY(shard_read_at(part, start, gap + bytes, part->data_offset + from - gap, error));
+    INGOT_TRY(shard_read_at(part, start, gap + length, part->data_offset + from - gap, error));
     for (uint64_t i = 0; i < gap; i++) {
         if (start[i] != 0) {
             return ingot_error_set(error, INGOT_BAD_DATA_GAP, part->path, tensor->name,
@@ -116,23 +116,21 @@ static ingot_status read_run(const shard *part, const ingot_tensor *tensor, cons
                                    ingot_status_text(INGOT_BAD_DATA_GAP));
         }
     }
-    *run = start + gap;
+    *bytes = start + gap;
     return INGOT_OK;
 }
 
+/* Chunk by chunk, each digested while a second-level cache still has it: a whole run read at once
+ * comes from memory twice. */
 static ingot_status check_run(const shard *part, const ingot_tensor *tensor, const unit *what,
                               uint8_t *buffer, chunk_reader *reader, ingot_error *error) {
-    const uint8_t *run = buffer;
-    const bool is_compressed = part->zmap != NULL; /* such files do not store gaps */
-    if (!is_compressed) {
-        INGOT_TRY(read_run(part, tensor, what, buffer, &run, error));
-    }
     for (uint64_t i = 0; i < what->count; i++) {
         const uint64_t chunk = what->first + i;
-        const uint8_t *bytes = is_compressed ? buffer : run + i * CHUNK_BYTES;
-        if (is_compressed) {
+        const uint8_t *bytes = buffer;
+        if (part->zmap != NULL) { /* such files do not store gaps */
             INGOT_TRY(chunk_read(part, tensor, what->part, chunk, true, buffer, reader, error));
         } else {
+            INGOT_TRY(read_chunk(part, tensor, what, chunk, buffer, &bytes, error));
             INGOT_TRY(chunk_check_digest(part, tensor, what->part, chunk, bytes, error));
         }
         INGOT_TRY(values_check_piece(part, tensor, what->part, chunk * CHUNK_BYTES, bytes,
@@ -142,7 +140,7 @@ static ingot_status check_run(const shard *part, const ingot_tensor *tensor, con
 }
 
 typedef struct worker {
-    uint8_t *buffer; /* [DATA_ALIGNMENT + RUN_CHUNKS chunks] */
+    uint8_t *buffer; /* [DATA_ALIGNMENT + CHUNK_BYTES] */
     chunk_reader reader;
 } worker;
 
@@ -152,7 +150,7 @@ static ingot_status check_unit(const ingot_container *container, const unit *wha
     const ingot_tensor *tensor = ingot_tensor_at(container, what->tensor);
     const bool needs_reader = part->zmap != NULL && self->reader.stored == NULL;
     if (self->buffer == NULL) {
-        self->buffer = malloc(DATA_ALIGNMENT + RUN_CHUNKS * CHUNK_BYTES);
+        self->buffer = malloc(DATA_ALIGNMENT + CHUNK_BYTES);
     }
     if (self->buffer == NULL ||
         (needs_reader && chunk_reader_create(&self->reader, true) != INGOT_OK)) {

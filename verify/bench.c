@@ -43,19 +43,27 @@ static const ingot_cli_option options_table[] = {
     {"folder", 0, "DIR", "Where it is generated, and removed again (default: the current one)."},
     {"threads", 0, "N", "Threads (default 2; decode, kernels: one per CPU)."},
     {"runs", 0, "N", "Repetitions; the fastest counts (default 3). A conversion runs once."},
-    {"model", 0, "MODEL_DIR", "convert: the checkpoint."},
-    {"text", 0, "FILE", "convert: calibration text."},
-    {"methods", 0, "LIST", "convert: methods, separated by commas (default gptq,awq+gptq,rtn)."},
-    {"samples", 0, "N", "convert: calibration windows (default 128)."},
-    {"seq-len", 0, "N", "convert: tokens per window (default: 2048 or the model's context)."},
-    {"device", 0, "D", "convert, decode, kernels: auto (default), cpu, cuda or cuda:N."},
-    {"devices", 0, "LIST", "convert: the first method once more on these devices together: 0,1."},
+    {"model", 0, "MODEL_DIR", "The checkpoint."},
+    {"text", 0, "FILE", "Calibration text."},
+    {"methods", 0, "LIST", "Methods, separated by commas (default gptq,awq+gptq,rtn)."},
+    {"samples", 0, "N", "Calibration windows (default 128)."},
+    {"seq-len", 0, "N", "Tokens per window (default: 2048 or the model's context)."},
+    {"device", 0, "D", "auto (default), cpu, cuda or cuda:N."},
+    {"devices", 0, "LIST", "The first method once more on these devices together: 0,1."},
     {"slice", 0, "MODEL_DIR",
-     "convert: a checkpoint with the first blocks of a larger model, whose time is extrapolated."},
-    {"slice-blocks", 0, "N", "convert: blocks of that larger model (default 80)."},
+     "A checkpoint with the first blocks of a larger model, whose time is extrapolated."},
+    {"slice-blocks", 0, "N", "Blocks of that larger model (default 80)."},
     {"shape", 0, "NAME",
-     "decode: shapes of the generated model: llama-3.1-8b (default), llama-3.1-70b or tiny."},
+     "Shapes of the generated model: llama-3.1-8b (default), llama-3.1-70b or tiny."},
     {"json", 0, NULL, "Print one JSON object on stdout, also on failure."},
+};
+
+static const ingot_cli_scope scopes[] = {
+    {"file", "verify, decode"}, {"size", "verify"},     {"folder", "verify, convert"},
+    {"model", "convert"},       {"text", "convert"},    {"methods", "convert"},
+    {"samples", "convert"},     {"seq-len", "convert"}, {"device", "convert, decode, kernels"},
+    {"devices", "convert"},     {"slice", "convert"},   {"slice-blocks", "convert"},
+    {"shape", "decode"},
 };
 
 static const ingot_cli_spec bench_spec = {
@@ -88,6 +96,8 @@ static const ingot_cli_spec bench_spec = {
         "storage below has a cache of its own cannot be seen from here.",
     .options = options_table,
     .option_count = sizeof options_table / sizeof *options_table,
+    .scopes = scopes,
+    .scope_count = sizeof scopes / sizeof *scopes,
     .examples = "ingot-bench verify --json\n"
                 "    a generated container of 1 GiB, two threads\n"
                 "ingot-bench convert --model model --text notes.txt --folder /fast --threads 16\n"
@@ -200,11 +210,14 @@ int ingot_bench_tool(int argc, char **argv) {
     if (found != NULL && cmd.options.threads == 0) {
         cmd.options.threads = found->threads;
     }
-    const ingot_status status = found != NULL
-                                    ? found->run(&figures, &cmd.options, &error)
-                                    : ingot_error_set(&error, INGOT_ERR_USAGE, NULL, NULL,
-                                                      "use verify, convert, decode or kernels",
-                                                      "unknown measurement \"%s\"", name);
+    ingot_status status = found != NULL
+                              ? ingot_cli_check_scopes(&bench_spec, argc, argv, name, &error)
+                              : ingot_error_set(&error, INGOT_ERR_USAGE, NULL, NULL,
+                                                "use verify, convert, decode or kernels",
+                                                "unknown measurement \"%s\"", name);
+    if (status == INGOT_OK) {
+        status = found->run(&figures, &cmd.options, &error);
+    }
     if (cmd.options.as_json) {
         print_json(figures, name, &error);
     } else if (status == INGOT_OK && found->print != NULL) {

@@ -3,6 +3,7 @@
 #include "verify/bench_convert.h"
 
 #include "calib/model.h"
+#include "common/cli.h"
 #include "common/files.h"
 #include "common/memory.h"
 #include "common/progress.h"
@@ -460,7 +461,11 @@ static ingot_status for_methods(bench *b, bool is_cold,
 
 /* Before anything is measured: what a method needs, and its share of the whole. */
 static ingot_status expect_method(bench *b, const char *method, const char *devices, bool is_cold) {
+    static const char *const known[] = {"rtn", "awq", "gptq", "awq+gptq"};
+    int ignored;
     (void)is_cold;
+    INGOT_TRY(ingot_cli_parse_choice(&ignored, "methods", method, known,
+                                     sizeof known / sizeof *known, b->error));
     if (strcmp(method, "rtn") != 0 && b->options->text == NULL) {
         return ingot_error_set(b->error, INGOT_ERR_USAGE, NULL, NULL,
                                "give --text, or --methods rtn", "method %s calibrates on text",
@@ -468,6 +473,17 @@ static ingot_status expect_method(bench *b, const char *method, const char *devi
     }
     b->worth += worth_of(method, devices);
     return INGOT_OK;
+}
+
+/* A text that cannot be read is to be known before anything is measured. */
+static ingot_status check_text(const bench *b) {
+    ingot_file *file = NULL;
+    if (b->options->text == NULL) {
+        return INGOT_OK;
+    }
+    const ingot_status status = ingot_file_open(&file, b->options->text, b->error);
+    ingot_file_close(file);
+    return status;
 }
 
 /* The first of the methods. */
@@ -565,6 +581,7 @@ static ingot_status name_files(bench *b) {
     (void)snprintf(end, sizeof b->tool - (size_t)(end - b->tool), "/ingot-convert");
     INGOT_TRY(ingot_path_join(b->output, sizeof b->output, b->options->folder,
                               "ingot-bench-convert.ingot"));
+    INGOT_TRY(ingot_output_check(b->output, b->error));
     return ingot_path_join(b->report, sizeof b->report, b->options->folder,
                            "ingot-bench-convert.json");
 }
@@ -624,6 +641,7 @@ ingot_status ingot_bench_convert(json_t **out, const ingot_bench_options *option
     INGOT_GO(json_object_set(b->figures, "runs", b->runs) == 0 ? INGOT_OK : INGOT_ERR_NO_MEMORY);
     INGOT_GO(name_files(b));
     INGOT_GO(open_source(b));
+    INGOT_GO(check_text(b));
     INGOT_GO(measure_all(b));
 done:
     ingot_progress_end(&b->progress);

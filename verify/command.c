@@ -1,5 +1,6 @@
 /* The command line of ingot-verify. */
 #include "common/cli.h"
+#include "common/files.h"
 #include "common/json.h"
 #include "verify/verify.h"
 
@@ -121,7 +122,9 @@ static int usage_exit(int argc, char **argv, command *cmd, const ingot_error *er
     if (cmd->is_json) {
         ingot_verification_init(&verification, &cmd->options);
         verification.error = *error;
-        verification.error.status = INGOT_ERR_USAGE;
+        if (error->status == INGOT_OK) {
+            verification.error.status = INGOT_ERR_USAGE;
+        }
         (void)print_report(cmd, &verification);
         ingot_verification_close(&verification);
     }
@@ -149,7 +152,7 @@ static ingot_status check_page(const command *cmd, ingot_error *error) {
         return ingot_error_set(error, INGOT_ERR_USAGE, page, NULL, "name another file for --html",
                                "the page would replace an input or a container");
     }
-    return INGOT_OK;
+    return ingot_output_check(page, error);
 }
 
 static int run(command *cmd) {

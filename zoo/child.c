@@ -179,7 +179,9 @@ ingot_status ingot_child_capture(char **out, const char *const *words, ingot_err
     }
     if (!WIFEXITED(wait_status) || WEXITSTATUS(wait_status) != 0) {
         (*out)[strcspn(*out, "\n")] = '\0';
-        return ingot_error_set(error, INGOT_ERR_UNSUPPORTED, words[0], NULL, NULL, "%.300s", *out);
+        return ingot_error_set(error, INGOT_ERR_UNSUPPORTED, words[0], NULL,
+                               "see whether sinfo answers, and what the site asks for", "%.300s",
+                               *out);
     }
     return INGOT_OK;
 }

@@ -10,12 +10,18 @@ static const ingot_cli_option options_table[] = {
     {"jobs", 0, "N", "Products at a time (default: limits.jobs of the manifest, or one a device)."},
     {"threads", 0, "N", "CPU threads, shared by the jobs (default: limits.threads, or all)."},
     {"only", 0, "PRODUCT", "This product alone, as MODEL/RECIPE; may be repeated."},
-    {"device", 0, "D", "run: this device in place of those of the manifest."},
-    {"until", 0, "statistics", "run: stop each product once its shared statistics are there."},
-    {"force", 0, NULL, "run: make products anew, also those that are finished."},
-    {"tensors", 0, NULL, "plan: show every tensor: kind, bits, group, and why."},
-    {"folder", 0, "DIR", "report: where its files go (default: the shelf)."},
+    {"device", 0, "D", "This device in place of those of the manifest."},
+    {"until", 0, "statistics", "Stop each product once its shared statistics are there."},
+    {"force", 0, NULL, "Make products anew, also those that are finished."},
+    {"tensors", 0, NULL, "Show every tensor: kind, bits, group, and why."},
+    {"folder", 0, "DIR", "Where its files go (default: the shelf)."},
     {"json", 0, NULL, "Print one JSON object on stdout, also on failure."},
+};
+
+static const ingot_cli_scope scopes[] = {
+    {"jobs", "run, slurm"}, {"threads", "plan, run, verify, slurm"}, {"device", "plan, run"},
+    {"until", "run"},       {"force", "plan, run, slurm"},           {"tensors", "plan"},
+    {"folder", "report"},
 };
 
 static const ingot_cli_spec zoo_spec = {
@@ -44,6 +50,8 @@ static const ingot_cli_spec zoo_spec = {
         "at a time. status then shows what squeue and sacct say.",
     .options = options_table,
     .option_count = sizeof options_table / sizeof *options_table,
+    .scopes = scopes,
+    .scope_count = sizeof scopes / sizeof *scopes,
     .examples = "ingot-zoo plan zoo.json\n"
                 "    what it will take, and whether it fits\n"
                 "ingot-zoo run zoo.json --jobs 2\n"
@@ -87,6 +95,10 @@ static ingot_status on_option(void *context, const char *name, const char *value
         o->folder = value;
     } else if (strcmp(name, "device") == 0) {
         o->device = value;
+        if (!ingot_manifest_is_device(value)) {
+            return ingot_error_set(error, INGOT_ERR_USAGE, NULL, NULL,
+                                   "use auto, cpu, cuda or cuda:N", "unknown device '%s'", value);
+        }
     } else if (strcmp(name, "until") == 0) {
         static const char *const steps[] = {"statistics"};
         int index;
@@ -174,7 +186,8 @@ int ingot_zoo_tool(int argc, char **argv) {
     if (!has_command || index == count) {
         index = count;
     }
-    const int skipped = has_command ? 1 : 0;
+    /* A word that is no subcommand, alone, is most likely the manifest. */
+    const int skipped = has_command && (index < count || argc > 2) ? 1 : 0;
     argv[skipped] = argv[0];
     const ingot_cli_outcome outcome =
         ingot_cli_parse(&zoo_spec, argc - skipped, argv + skipped, on_option, &options,
@@ -182,10 +195,14 @@ int ingot_zoo_tool(int argc, char **argv) {
     if (outcome == INGOT_CLI_EXIT) {
         return 0;
     }
-    if (outcome == INGOT_CLI_RUN && index < count) {
+    if (outcome == INGOT_CLI_RUN && index < count &&
+        ingot_cli_check_scopes(&zoo_spec, argc - skipped, argv + skipped, commands[index].name,
+                               &error) == INGOT_OK) {
         return run(index, &options);
     }
-    if (outcome == INGOT_CLI_RUN) {
+    if (outcome == INGOT_CLI_RUN && index < count) {
+        (void)ingot_cli_report(zoo_spec.tool, &error);
+    } else if (outcome == INGOT_CLI_RUN) {
         (void)ingot_error_set(&error, INGOT_ERR_USAGE, NULL, NULL, NULL,
                               "the first word must say what to do: %s", zoo_spec.positional);
         (void)ingot_cli_report(zoo_spec.tool, &error);

@@ -343,8 +343,7 @@ static ingot_status read_products(reader *r) {
 
 /* ---- the rest of the root ------------------------------------------------------------------- */
 
-/* cpu, auto, cuda, cuda:N: what --device takes. */
-static bool is_device(const char *text) {
+bool ingot_manifest_is_device(const char *text) {
     const bool is_cuda = strncmp(text, "cuda:", 5) == 0;
     const size_t digits = is_cuda ? strspn(text + 5, "0123456789") : 0;
     return strcmp(text, "cpu") == 0 || strcmp(text, "auto") == 0 || strcmp(text, "cuda") == 0 ||
@@ -366,7 +365,7 @@ static ingot_status read_devices(const reader *r) {
     for (uint64_t i = 0; list != NULL && i < count; i++) {
         const place at = {.parent = &here, .index = i};
         const char *name = json_string_value(json_array_get(list, i));
-        if (name == NULL || !is_device(name)) {
+        if (name == NULL || !ingot_manifest_is_device(name)) {
             return ingot_field_refuse(r, &at,
                                       "a device is \"auto\", \"cpu\", \"cuda\" or \"cuda:N\"");
         }

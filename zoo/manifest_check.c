@@ -30,11 +30,15 @@ static ingot_status check_model(const ingot_manifest *m, const ingot_zoo_model *
     (void)snprintf(cause.file, sizeof cause.file, "%.1000s", model->path);
     if (!ingot_path_is_directory(model->path)) {
         (void)snprintf(cause.reason, sizeof cause.reason, "there is no such folder");
+        (void)snprintf(cause.remedy, sizeof cause.remedy,
+                       "correct its path, which begins at the manifest's folder");
         return refuse(m, &at, what, &cause, error);
     }
     if (ingot_path_join(config, sizeof config, model->path, "config.json") != INGOT_OK ||
         !ingot_path_exists(config)) {
         (void)snprintf(cause.reason, sizeof cause.reason, "the folder has no config.json");
+        (void)snprintf(cause.remedy, sizeof cause.remedy,
+                       "name a folder written by save_pretrained");
         return refuse(m, &at, what, &cause, error);
     }
     return INGOT_OK;

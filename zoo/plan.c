@@ -64,10 +64,11 @@ typedef struct stopwatch {
 
 static void open_stopwatch(stopwatch *w, const ingot_manifest *m,
                            const ingot_zoo_options *options) {
-    ingot_error ignored;
+    ingot_error error = {0};
     const char *device = options->device != NULL ? options->device : m->devices[0];
-    if (ingot_backend_open(&w->backend, device, (unsigned)options->threads, &ignored) == INGOT_OK &&
-        ingot_speeds_create(&w->speeds, &w->backend) != INGOT_OK) {
+    if (ingot_backend_open(&w->backend, device, (unsigned)options->threads, &error) != INGOT_OK) {
+        (void)fprintf(stderr, "ingot-zoo: no times are estimated here: %s\n", error.reason);
+    } else if (ingot_speeds_create(&w->speeds, &w->backend) != INGOT_OK) {
         w->speeds = NULL;
     }
 }
@@ -397,6 +398,10 @@ ingot_status ingot_zoo_plan(ingot_zoo_result *result, const ingot_manifest *mani
                             const ingot_zoo_options *options, ingot_error *error) {
     ingot_forecasts plan;
     ingot_shelf shelf;
+    if (ingot_path_exists(manifest->shelf) && !ingot_path_is_directory(manifest->shelf)) {
+        return ingot_error_set(error, INGOT_ERR_IO, manifest->shelf, NULL, "move it away",
+                               "a file is in the place of the shelf's folder");
+    }
     const bool has_shelf = ingot_shelf_open(&shelf, manifest->shelf, false, NULL) == INGOT_OK;
     const ingot_status status =
         ingot_forecasts_make(&plan, manifest, has_shelf ? &shelf : NULL, options,

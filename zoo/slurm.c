@@ -231,7 +231,11 @@ static ingot_status submit(submitter *s, const array *a, bool is_statistics, con
     }
     words[count++] = script;
     words[count] = NULL;
-    INGOT_TRY(submit_words(words, id, error));
+    const ingot_status status = submit_words(words, id, error);
+    if (status != INGOT_OK) {
+        (void)unlink(script); /* nobody will run it */
+        return status;
+    }
     return note_job(s, id, is_statistics ? "statistics" : "products", a, error);
 }
 

@@ -72,12 +72,16 @@ expect_exit 0 ingot-bench convert --model "$MODEL" --methods rtn --device cpu --
 grep -qE '^  finish +[0-9.]+ s' out || fail "no phases: $(cat out)"
 [ -z "$(ls ./*bench* 2>/dev/null)" ] || fail "left behind: $(ls)"
 for wrong in "" "--model $MODEL" "--model none" "--model $MODEL --methods rtn,banana --device cpu" \
-    "--model $MODEL --methods rtn --device cuda:999"; do
+    "--model $MODEL --methods rtn --device cuda:999" "--model $MODEL --text none" \
+    "--model $MODEL --methods rtn --shape tiny"; do
     # shellcheck disable=SC2086
     expect_exit 2 ingot-bench convert --runs 1 $wrong
     expect_error ":"
 done
 [ -z "$(ls ./*bench* 2>/dev/null)" ] || fail "left behind after errors: $(ls)"
+expect_exit 2 ingot-bench verify --model="$MODEL" --json
+expect_error "--model is an option of convert, not of verify"
+grep -q '"error": "E_USAGE"' out || fail "$(cat out)"
 
 # Products, on the processor: right, and beside what its memory delivers.
 expect_exit 0 ingot-bench kernels --device cpu --runs 1 --json

@@ -73,6 +73,14 @@ grep -q '"failed": 3' out || fail "$(cat out)"
 mv model/keep model/model.safetensors
 expect_exit 0 ingot-zoo run zoo.json
 
+# Slips of the pen: said before anything is done.
+expect_exit 2 ingot-zoo status zoo.json --tensors
+expect_error "--tensors is an option of plan, not of status"
+expect_exit 2 ingot-zoo run zoo.json --device gpu
+expect_error "unknown device 'gpu'"
+expect_exit 2 ingot-zoo zoo.json
+expect_error "the first word must say what to do"
+
 expect_exit 0 ingot-zoo report zoo.json
 [ "$(wc -l <shelf/report.csv)" = 5 ] || fail "report.csv has $(wc -l <shelf/report.csv) lines"
 grep -q '<svg' shelf/report.html || fail "no chart"

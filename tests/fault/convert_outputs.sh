@@ -4,6 +4,18 @@ need ingot-convert
 
 expect_exit 2 ingot-convert "$MODEL" -o none/out.ingot --method rtn
 expect_error none/out.ingot
+! grep -q plan: err || fail "the folder was missed only after the plan: $(cat err)"
+expect_exit 2 ingot-convert "$MODEL" -o out.ingot --method rtn --text "$MODEL/calibration.txt" \
+    --target-bpw 4 --sensitivity none/table.sens
+expect_error none/table.sens
+expect_exit 2 ingot-calib "$MODEL" --text "$MODEL/calibration.txt" -o none/out.calib
+expect_error none/out.calib
+expect_exit 2 ingot-verify "$MODEL/config.json" --html none/page.html --json
+expect_error none/page.html
+grep -q '"error": "E_NOT_FOUND"' out || fail "the object says: $(grep error out)"
+expect_exit 2 ingot-bench convert --model "$MODEL" --methods rtn --folder none
+expect_error none/ingot-bench-convert.ingot
+[ ! -s out ] || fail "measured before the folder was missed: $(cat out)"
 expect_exit 2 ingot-convert "$MODEL" -o . --method rtn
 expect_error "."
 mkdir folder

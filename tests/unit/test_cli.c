@@ -192,14 +192,18 @@ static void test_choice(void) {
 }
 
 /* What print writes, as a string owned by the caller. */
-static char *printed(void (*print)(const ingot_cli_spec *, FILE *)) {
+static char *printed_of(void (*print)(const ingot_cli_spec *, FILE *), const ingot_cli_spec *of) {
     char *text = NULL;
     size_t size = 0;
     FILE *stream = open_memstream(&text, &size);
     CU_ASSERT_PTR_NOT_NULL_FATAL(stream);
-    print(&spec, stream);
+    print(of, stream);
     CU_ASSERT_EQUAL(fclose(stream), 0);
     return text;
+}
+
+static char *printed(void (*print)(const ingot_cli_spec *, FILE *)) {
+    return printed_of(print, &spec);
 }
 
 static void test_help(void) {
@@ -212,6 +216,28 @@ static void test_help(void) {
     for (const char *line = text; *line != '\0'; line += strcspn(line, "\n") + 1) {
         CU_ASSERT(strcspn(line, "\n") <= 80);
     }
+    free(text);
+}
+
+static void test_scopes(void) {
+    static const ingot_cli_scope scopes[] = {{"bits", "make, mend"}, {"force", "break"}};
+    ingot_cli_spec with = spec;
+    with.scopes = scopes;
+    with.scope_count = 2;
+    static char name[] = "tool", bits[] = "--bits=4", longer[] = "--bits-of-head",
+                force[] = "--force", end[] = "--";
+    char *three[] = {name, bits, NULL}, *head[] = {name, longer, NULL},
+         *late[] = {name, end, force, NULL};
+    CU_ASSERT_EQUAL(ingot_cli_check_scopes(&with, 2, three, "make", &error), INGOT_OK);
+    CU_ASSERT_EQUAL(ingot_cli_check_scopes(&with, 2, three, "mend", &error), INGOT_OK);
+    CU_ASSERT_EQUAL(ingot_cli_check_scopes(&with, 2, three, "men", &error), INGOT_ERR_USAGE);
+    CU_ASSERT_EQUAL(ingot_cli_check_scopes(&with, 2, three, "break", &error), INGOT_ERR_USAGE);
+    CU_ASSERT_STRING_EQUAL(error.reason, "--bits is an option of make, mend, not of break");
+    CU_ASSERT_EQUAL(ingot_cli_check_scopes(&with, 2, head, "break", &error), INGOT_OK);
+    CU_ASSERT_EQUAL(ingot_cli_check_scopes(&with, 3, late, "make", &error), INGOT_OK);
+    CU_ASSERT_EQUAL(ingot_cli_check_scopes(&spec, 2, three, "break", &error), INGOT_OK);
+    char *text = printed_of(ingot_cli_print_help, &with);
+    CU_ASSERT_PTR_NOT_NULL(strstr(text, " make, mend: Bits per weight, 2 to 8."));
     free(text);
 }
 
@@ -254,10 +280,17 @@ static void test_figures(void) {
 }
 
 int main(void) {
-    const CU_TestInfo tests[] = {
-        {"accepted", test_accepted}, {"refused", test_refused}, {"information", test_information},
-        {"whole numbers", test_u64}, {"numbers", test_double},  {"sizes in bytes", test_bytes},
-        {"choices", test_choice},    {"help", test_help},       {"man page", test_man},
-        {"figures", test_figures},   CU_TEST_INFO_NULL};
+    const CU_TestInfo tests[] = {{"accepted", test_accepted},
+                                 {"refused", test_refused},
+                                 {"information", test_information},
+                                 {"whole numbers", test_u64},
+                                 {"numbers", test_double},
+                                 {"sizes in bytes", test_bytes},
+                                 {"choices", test_choice},
+                                 {"help", test_help},
+                                 {"man page", test_man},
+                                 {"figures", test_figures},
+                                 {"subcommands", test_scopes},
+                                 CU_TEST_INFO_NULL};
     return suite_run("cli", tests);
 }
