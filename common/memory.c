@@ -115,6 +115,7 @@ typedef struct arena_chunk {
     unsigned char *payload;
     uint64_t capacity_bytes;
     uint64_t used_bytes;
+    bool is_plain; /* not from the arena's allocator */
 } arena_chunk;
 
 struct ingot_arena {
@@ -159,7 +160,11 @@ ingot_status ingot_arena_create_from(ingot_arena **out, const ingot_allocator *a
 }
 
 static void chunk_release(const ingot_arena *arena, arena_chunk *chunk) {
-    arena->allocator.release(arena->allocator.context, chunk->payload);
+    if (chunk->is_plain) {
+        ingot_free(chunk->payload);
+    } else {
+        arena->allocator.release(arena->allocator.context, chunk->payload);
+    }
     ingot_free(chunk);
 }
 
@@ -170,14 +175,19 @@ static ingot_status arena_grow(ingot_arena *arena, uint64_t size_bytes) {
     const uint64_t capacity_bytes = ingot_max_u64(size_bytes, least_bytes);
     void *memory, *payload;
     INGOT_TRY(ingot_alloc(&memory, sizeof(arena_chunk)));
-    const ingot_status status =
+    ingot_status status =
         arena->allocator.alloc(arena->allocator.context, &payload, capacity_bytes);
+    const bool is_plain = status == INGOT_ERR_NO_MEMORY && arena->allocator.may_be_plain;
+    if (is_plain) {
+        status = ingot_alloc(&payload, capacity_bytes);
+    }
     if (status != INGOT_OK) {
         ingot_free(memory);
         return status;
     }
     arena_chunk *chunk = memory;
-    *chunk = (arena_chunk){.payload = payload, .capacity_bytes = capacity_bytes};
+    *chunk =
+        (arena_chunk){.payload = payload, .capacity_bytes = capacity_bytes, .is_plain = is_plain};
     if (arena->current == NULL) {
         chunk->next = arena->first;
         arena->first = chunk;

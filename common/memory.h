@@ -40,6 +40,8 @@ typedef struct ingot_allocator {
     bool is_slow;         /* chunks are dear: a reset gives none back */
     bool is_quick;        /* chunks cost nothing: a reset gives back all but small ones, so that
                              arenas filled in turn need no more than the fullest of them */
+    bool may_be_plain;    /* when `alloc` is out of memory the chunk is plain host memory: what
+                             is pinned for speed alone */
     uint64_t chunk_bytes; /* the least of a chunk; 0: 1 MiB */
 } ingot_allocator;
 /* Host memory in pages of 2 MiB where the system has them, for what is read again and again:

@@ -83,9 +83,9 @@ ingot_block_need ingot_plan_block_need(const ingot_plan *plan, const ingot_model
             need.beside_calls, held + 4 * all.judged + 4 * weights + 4 * widest * widest +
                                    12 * largest + 8 * judge_tokens * model->hidden);
     }
-    if (is_tuned) {
-        need.between_calls =
-            ingot_max_u64(need.between_calls, 8 * weights + 4 * grams + tuning_bytes);
+    if (is_tuned) { /* matrices as they are, their targets, codes and packed codes */
+        const uint64_t learned = plan->block_bytes + 6 * weights + 4 * grams + tuning_bytes;
+        need.between_calls = ingot_max_u64(need.between_calls, learned);
     }
     return need;
 }

@@ -50,11 +50,13 @@ ingot_status ingot_backend_arena_create(ingot_arena **out, const ingot_backend *
 }
 
 ingot_status ingot_backend_host_arena_create(ingot_arena **out, const ingot_backend *backend) {
-    /* Pinning memory takes milliseconds, and giving it back waits for the device. */
+    /* Pinning memory takes milliseconds, and giving it back waits for the device.  What may be
+     * pinned is less than what there is; copies from other memory are slower, no more. */
     const ingot_allocator host = {.alloc = backend->ops->host_alloc,
                                   .release = backend->ops->host_release,
                                   .context = backend->context,
-                                  .is_slow = backend->has_own_memory};
+                                  .is_slow = backend->has_own_memory,
+                                  .may_be_plain = backend->has_own_memory};
     return ingot_arena_create_from(out, &host);
 }
 

@@ -250,8 +250,8 @@ void ingot_backend_close(ingot_backend *backend);
  * the call that failed, else ingot_status_text. */
 const char *ingot_backend_failure(const ingot_backend *backend, ingot_status status);
 
-/* An arena of device memory, and one of pinned host memory.  Destroy them before the backend is
- * closed. */
+/* An arena of device memory, and one of host memory, pinned as far as the system lets it be.
+ * Destroy them before the backend is closed. */
 ingot_status ingot_backend_arena_create(ingot_arena **out,
                                         const ingot_backend *backend) INGOT_MUST_CHECK;
 ingot_status ingot_backend_host_arena_create(ingot_arena **out,

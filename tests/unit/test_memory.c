@@ -165,6 +165,43 @@ static void test_arena_chunks(void) {
     }
 }
 
+/* The first chunk alone is the allocator's; what it does not give is plain memory, if that will do,
+ * and goes where it came from. */
+static ingot_status one_alloc(void *context, void **out, uint64_t size_bytes) {
+    const bool is_first = *(unsigned *)context == 0;
+    *out = NULL;
+    return is_first ? counted_alloc(context, out, size_bytes) : INGOT_ERR_NO_MEMORY;
+}
+
+static void test_arena_plain(void) {
+    for (unsigned may_be_plain = 0; may_be_plain < 2; may_be_plain++) {
+        unsigned chunks = 0;
+        const ingot_allocator from = {.alloc = one_alloc,
+                                      .release = counted_release,
+                                      .context = &chunks,
+                                      .is_slow = true,
+                                      .may_be_plain = may_be_plain != 0};
+        const ingot_status wanted = may_be_plain != 0 ? INGOT_OK : INGOT_ERR_NO_MEMORY;
+        ingot_arena *arena = NULL;
+        void *first, *second;
+        CU_ASSERT_EQUAL_FATAL(ingot_arena_create_from(&arena, &from), INGOT_OK);
+        for (unsigned round = 0; round < 2; round++) {
+            CU_ASSERT_EQUAL(ingot_arena_alloc(arena, &first, 5000000), INGOT_OK);
+            CU_ASSERT_EQUAL(ingot_arena_alloc(arena, &second, 7000000), wanted);
+            if (second != NULL) {
+                memset(second, 1, 7000000);
+            }
+            CU_ASSERT_EQUAL(chunks, 1);
+            ingot_arena_reset(arena);
+        }
+        ingot_memory_fail_after(1);
+        CU_ASSERT_EQUAL(ingot_arena_alloc(arena, &first, 9000000), INGOT_ERR_NO_MEMORY);
+        ingot_memory_fail_after(0);
+        ingot_arena_destroy(arena);
+        CU_ASSERT_EQUAL(chunks, 0);
+    }
+}
+
 static void test_peak(void) {
     const uint64_t before_bytes = ingot_memory_peak_bytes();
     CU_ASSERT(before_bytes > 100000);
@@ -183,6 +220,7 @@ int main(void) {
                                  {"arena", test_arena},
                                  {"arena gives back", test_arena_gives_back},
                                  {"arena chunks", test_arena_chunks},
+                                 {"arena of what is there", test_arena_plain},
                                  {"peak", test_peak},
                                  CU_TEST_INFO_NULL};
     return suite_run("memory", tests);

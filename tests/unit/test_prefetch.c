@@ -18,13 +18,27 @@ typedef struct setup {
     ingot_loop_job job;
 } setup;
 
-/* false: there is no such device. */
-static bool begin(setup *s, const char *device) {
+static ingot_status no_host_alloc(void *context, void **out, uint64_t bytes) {
+    (void)context;
+    (void)bytes;
+    *out = NULL;
+    return INGOT_ERR_NO_MEMORY;
+}
+
+/* false: there is no such device.  is_short: no memory can be pinned. */
+static bool begin(setup *s, const char *device, bool is_short) {
+    static ingot_backend_ops short_ops;
     ingot_recipe recipe;
     memset(s, 0, sizeof *s);
     if (ingot_backend_open(&s->backend, device, 3, NULL) != INGOT_OK) {
         fprintf(stderr, "SKIPPED: %s cannot be opened here\n", device);
         return false;
+    }
+    if (is_short) {
+        short_ops = *s->backend.ops;
+        short_ops.host_alloc = no_host_alloc;
+        s->backend.ops = &short_ops;
+        s->backend.has_own_memory = true;
     }
     CU_ASSERT_FATAL(ingot_checkpoint_open(&s->checkpoint, TINY, NULL) == INGOT_OK);
     ingot_weight_source_from_checkpoint(&s->source, s->checkpoint);
@@ -85,10 +99,10 @@ static void check_block(setup *s, const ingot_prefetch *p, uint64_t layer, bool 
     }
 }
 
-static void check_order(const char *device, bool repeats) {
+static void check_order(const char *device, bool repeats, bool is_short) {
     setup s;
     ingot_prefetch *p;
-    if (!begin(&s, device)) {
+    if (!begin(&s, device, is_short)) {
         return;
     }
     CU_ASSERT_FATAL(s.model.layers >= 2);
@@ -113,14 +127,24 @@ static void check_order(const char *device, bool repeats) {
 static void test_order(void) {
     static const char *const names[] = {"cpu", "cuda"};
     for (unsigned d = 0; d < 2; d++) {
-        check_order(names[d], false);
-        check_order(names[d], true);
+        check_order(names[d], false, false);
+        check_order(names[d], true, false);
+    }
+}
+
+/* Reading ahead goes on in memory that is not pinned. */
+static void test_no_pinned(void) {
+    static const char *const names[] = {"cpu", "cuda"};
+    for (unsigned d = 0; d < 2; d++) {
+        check_order(names[d], false, true);
+        check_order(names[d], true, true);
     }
 }
 
 int main(void) {
     static const CU_TestInfo tests[] = {
         {"blocks in any order, table and head kept", test_order},
+        {"no memory can be pinned", test_no_pinned},
         CU_TEST_INFO_NULL,
     };
     return suite_run("prefetch", tests);

@@ -1,5 +1,6 @@
 /* convert/recipe.h and convert/plan.h: what was asked for, and what each tensor gets. */
 #include "convert/plan.h"
+#include "convert/plan_forecast.h"
 #include "suite.h"
 
 #include <math.h>
@@ -180,6 +181,26 @@ static void test_plan(void) {
     close_small(&s);
 }
 
+/* A source of twice the width takes as much more while its blocks are at work, also where learning
+ * them takes most. */
+static void test_plan_wide_source(void) {
+    small s;
+    ingot_plan plan;
+    open_small(&s);
+    CU_ASSERT_FATAL(plan_with(&plan, &s, "{}", true) == INGOT_OK);
+    for (uint64_t tuning = 0; tuning <= UINT64_C(1) << 40; tuning += UINT64_C(1) << 40) {
+        const uint64_t bytes = plan.block_bytes;
+        const ingot_block_need narrow = ingot_plan_block_need(&plan, &s.model, true, tuning, 0);
+        plan.block_bytes = 2 * bytes;
+        const ingot_block_need wide = ingot_plan_block_need(&plan, &s.model, true, tuning, 0);
+        plan.block_bytes = bytes;
+        CU_ASSERT(wide.beside_calls == narrow.beside_calls + bytes);
+        CU_ASSERT(wide.between_calls == narrow.between_calls + bytes);
+    }
+    ingot_plan_free(&plan);
+    close_small(&s);
+}
+
 static void test_plan_rules(void) {
     small s;
     ingot_plan plan;
@@ -236,6 +257,7 @@ int main(void) {
         {"bad recipes", test_bad_recipes},
         {"contradictions", test_contradictions},
         {"plan", test_plan},
+        {"plan: a source of wide numbers", test_plan_wide_source},
         {"plan: rules", test_plan_rules},
         {"plan: folds", test_plan_folds},
         CU_TEST_INFO_NULL,
