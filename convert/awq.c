@@ -352,6 +352,7 @@ static ingot_status allocate_folds(const awq *a) {
             continue;
         }
         INGOT_TRY(both_sides(a, &input->fold, &input->device_fold, input->width));
+        input->is_of_linear = !f->is_norm;
         if (f->is_norm) {
             INGOT_TRY(ingot_arena_array(a->arena, (void **)&s->norm_fold[f->slot], input->width,
                                         sizeof(float)));

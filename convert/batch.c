@@ -77,8 +77,17 @@ static void release_call(ingot_batch *b, const ingot_backend *backend) {
     release_all(b->aside_residual, backend);
     release(&b->scratch, backend);
     release(&b->aside_output, backend);
+    release(&b->unfolded, backend);
     ingot_workspace_destroy(b->workspace);
     b->workspace = NULL;
+}
+
+static uint64_t widest_input(const ingot_model *model) {
+    uint64_t widest = 0;
+    for (unsigned i = 0; i < INGOT_INPUT_COUNT; i++) {
+        widest = ingot_max_u64(widest, input_width(model, (ingot_input)i));
+    }
+    return widest;
 }
 
 /* Memory for inputs of the exact states of so many tokens. */
@@ -86,11 +95,7 @@ static ingot_status place_aside(ingot_batch *b, const ingot_loop_job *job, uint6
     const ingot_backend_ops *ops = job->backend->ops;
     void *context = job->backend->context;
     const bool is_in_turn = b->streams == INGOT_BOTH_IN_TURN;
-    const uint64_t hidden = job->model->hidden;
-    uint64_t widest = 0;
-    for (unsigned i = 0; i < INGOT_INPUT_COUNT; i++) {
-        widest = ingot_max_u64(widest, input_width(job->model, (ingot_input)i));
-    }
+    const uint64_t hidden = job->model->hidden, widest = widest_input(job->model);
     INGOT_TRY(ops->alloc(context, (void **)&b->aside_output, tokens * hidden * sizeof(float)));
     for (unsigned i = 0; i < INGOT_INPUT_COUNT; i++) {
         const uint64_t width = is_in_turn ? widest : input_width(job->model, (ingot_input)i);
@@ -117,6 +122,10 @@ static ingot_status place_call(ingot_batch *b, const ingot_loop_job *job) {
                                   tokens * job->model->hidden * sizeof(float)));
     if (b->streams != INGOT_PREFIX_ALONE) {
         INGOT_TRY(place_aside(b, job, tokens));
+    }
+    if (b->unfolds) {
+        INGOT_TRY(backend->ops->alloc(backend->context, (void **)&b->unfolded,
+                                      tokens * widest_input(job->model) * sizeof(float)));
     }
     return ingot_workspace_create(&b->workspace, job->model, backend, tokens, NULL);
 }
@@ -194,7 +203,8 @@ ingot_status ingot_batch_create(ingot_batch *out, const ingot_loop_job *job, uin
     *out = (ingot_batch){.windows = job->windows->count,
                          .length = job->windows->length,
                          .judges = judges,
-                         .streams = streams};
+                         .streams = streams,
+                         .unfolds = need != NULL && need->unfolds};
     const uint64_t beside = need != NULL ? need->beside_calls : 0;
     const uint64_t between = need != NULL ? need->between_calls : 0;
     ingot_status status = INGOT_OK;

@@ -26,6 +26,7 @@ typedef struct ingot_batch {
     ingot_states prefix;      /* on the quantized prefix */
     ingot_states exact;       /* in the full-precision model */
     ingot_streams streams;
+    bool unfolds;                    /* inputs are collected behind folded linears */
     bool is_halfway;                 /* the states are those between the halves of a block */
     float *scratch;                  /* [chunk][length][hidden], device */
     float *aside[INGOT_INPUT_COUNT]; /* [chunk][length][width], device: inputs of the exact
@@ -35,6 +36,8 @@ typedef struct ingot_batch {
                                                  the inputs of o and down */
     float *aside_output;                      /* [chunk][length][hidden]: for what is made of an
                                                  input of these */
+    float *unfolded; /* [chunk][length][width], device: an input of the prefix without the fold of
+                        what made it; NULL: never needed */
     ingot_workspace *workspace;
 } ingot_batch;
 

@@ -15,6 +15,7 @@ typedef struct ingot_input_state {
     bool has_residual; /* and that of the residual stream that its linear adds to */
     bool is_collected;
     bool has_outliers; /* of a linear that reads it */
+    bool is_of_linear; /* its fold is in the rows of the linear that makes it, not in a norm */
     uint64_t width, tokens;
     ingot_arena *memory;      /* device: of H; */
     ingot_arena *solving;     /* of drift, judges and factor, until its matrices are quantized */
@@ -38,7 +39,7 @@ typedef struct ingot_block_state {
     float *device_row_fold[INGOT_ROLE_COUNT]; /* the same on the device */
     float *norm_fold[INGOT_SLOT_COUNT];       /* [width], host: what the norm is divided by, or
                                                  NULL */
-    bool is_fold_planned[INGOT_MAX_FOLDS];
+    bool is_fold_planned[INGOT_MAX_FOLDS], is_fold_applied[INGOT_MAX_FOLDS];
     ingot_weight_view fetched[INGOT_ROLE_COUNT]; /* what several devices quantized, on this one */
 } ingot_block_state;
 

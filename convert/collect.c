@@ -15,8 +15,9 @@ typedef struct collector {
     const ingot_rank *rank;
     const ingot_backend_ops *ops;
     void *context;
-    const ingot_batch *batch;
+    ingot_batch *batch;
     unsigned inputs;
+    bool is_for_folds, wants_magnitudes;
     ingot_arena *host, *scratch;
     sums fitted, judged; /* statistics; held out */
     sums *now;
@@ -24,16 +25,37 @@ typedef struct collector {
     ingot_error *error;
 } collector;
 
-static ingot_status collect_input(void *context, ingot_input input, const float *x, uint64_t m,
-                                  uint64_t width) {
-    collector *c = context;
-    sums *s = c->now;
-    if (s->gram[input] == NULL) {
+/* Statistics are of inputs without folds; those of a linear whose rows are folded by now are
+ * smaller by the fold. */
+static ingot_status unfold(const float **x, const collector *c, ingot_input input, uint64_t m,
+                           uint64_t width) {
+    const ingot_input_state *s = &c->state->input[input];
+    const ingot_weight_view folded = {
+        .kind = INGOT_DENSE, .rows = m, .cols = width, .dtype = INGOT_F32, .data = *x};
+    uint64_t bad; /* left out and counted by what follows */
+    if (s->fold == NULL || !s->is_of_linear) {
         return INGOT_OK;
     }
+    *x = c->batch->unfolded;
+    return c->ops->values(c->context, c->batch->unfolded, &bad, &folded, NULL, s->device_fold);
+}
+
+static ingot_status add_gram(collector *c, ingot_input input, const float *x, uint64_t m,
+                             uint64_t width) {
+    sums *s = c->now;
     s->tokens[input] += m;
     return c->ops->gram(c->context, s->gram[input], s->magnitude[input], c->dropped + input, x, m,
                         width);
+}
+
+static ingot_status collect_input(void *context, ingot_input input, const float *x, uint64_t m,
+                                  uint64_t width) {
+    collector *c = context;
+    if (c->now->gram[input] == NULL) {
+        return INGOT_OK;
+    }
+    INGOT_TRY(unfold(&x, c, input, m, width));
+    return add_gram(c, input, x, m, width);
 }
 
 /* Of inputs that one linear alone reads, the drift of its output is wanted (convert/correct.h). */
@@ -65,13 +87,18 @@ static ingot_status collect_pair(void *context, ingot_input input, const ingot_p
                                  uint64_t m, uint64_t width) {
     collector *c = context;
     const sums *s = c->now;
-    INGOT_TRY(collect_input(context, input, in->prefix, m, width));
+    ingot_pair_inputs plain = *in;
+    if (s->gram[input] == NULL) {
+        return INGOT_OK;
+    }
+    INGOT_TRY(unfold(&plain.prefix, c, input, m, width));
+    INGOT_TRY(add_gram(c, input, plain.prefix, m, width));
     if (s->drift[input] == NULL) {
         return INGOT_OK;
     }
-    return is_of_output(input) ? add_output_drift(c, s->drift[input], input, in, m, width)
-                               : c->ops->drift(c->context, s->drift[input], in->exact, in->prefix,
-                                               in->prefix, m, width, width);
+    return is_of_output(input) ? add_output_drift(c, s->drift[input], input, &plain, m, width)
+                               : c->ops->drift(c->context, s->drift[input], plain.exact,
+                                               plain.prefix, plain.prefix, m, width, width);
 }
 
 static ingot_status zeroed(const collector *c, ingot_arena *arena, void **out, uint64_t count,
@@ -81,7 +108,6 @@ static ingot_status zeroed(const collector *c, ingot_arena *arena, void **out, u
 }
 
 static ingot_status place_sums(const collector *c, sums *s) {
-    const ingot_plan *plan = c->job->plan;
     for (unsigned i = 0; i < INGOT_INPUT_COUNT; i++) {
         const ingot_input_state *input = &c->state->input[i];
         const uint64_t n = input->width;
@@ -90,10 +116,10 @@ static ingot_status place_sums(const collector *c, sums *s) {
         }
         INGOT_TRY(zeroed(c, s == &c->fitted ? input->memory : input->solving, (void **)&s->gram[i],
                          n, n * sizeof(float)));
-        if (plan->has_folds && s == &c->fitted) {
+        if (c->wants_magnitudes && s == &c->fitted) {
             INGOT_TRY(zeroed(c, c->scratch, (void **)&s->magnitude[i], n, sizeof(double)));
         }
-        if (input->is_corrected) {
+        if (input->is_corrected && !c->is_for_folds) {
             INGOT_TRY(zeroed(c, input->solving, (void **)&s->drift[i], drift_rows(c, i, n),
                              n * sizeof(float)));
         }
@@ -107,7 +133,7 @@ static ingot_status run(collector *c, uint64_t first, uint64_t end, bool is_last
         last = c->now->gram[i] != NULL ? i : last;
         wanted |= c->now->gram[i] != NULL ? INGOT_INPUT_BIT(i) : 0;
     }
-    if (c->batch->exact.values != NULL) {
+    if (c->batch->exact.values != NULL && !c->is_for_folds) {
         const ingot_pair_use use = {.wanted = wanted,
                                     .last = (ingot_input)last,
                                     .advances = is_last,
@@ -198,52 +224,75 @@ static ingot_status take_statistics(const collector *c, unsigned input) {
     return c->fitted.drift[input] != NULL ? take_drift(c, s, input) : INGOT_OK;
 }
 
+static ingot_status collect(collector *c, bool is_last) {
+    ingot_batch *batch = c->batch;
+    uint64_t dropped[INGOT_INPUT_COUNT];
+    double tokens[INGOT_INPUT_COUNT];
+    const uint64_t judges = batch->judges, fitted = batch->windows - judges;
+    const bool has_judges = judges != 0 && batch->exact.values != NULL && !c->is_for_folds;
+    ingot_arena_reset(c->scratch);
+    INGOT_TRY(zeroed(c, c->scratch, (void **)&c->dropped, INGOT_INPUT_COUNT, sizeof *dropped));
+    INGOT_TRY(place_sums(c, &c->fitted));
+    c->now = &c->fitted;
+    INGOT_TRY(run(c, 0, fitted, is_last));
+    INGOT_TRY(c->ops->download(c->context, dropped, c->dropped, sizeof dropped));
+    for (unsigned i = 0; i < INGOT_INPUT_COUNT; i++) {
+        tokens[i] = (double)(c->fitted.tokens[i] - dropped[i]);
+    }
+    INGOT_TRY(ingot_team_sum_host(c->rank, tokens, INGOT_INPUT_COUNT));
+    INGOT_TRY(c->ops->zero(c->context, c->dropped, sizeof dropped));
+    if (has_judges) {
+        INGOT_TRY(place_sums(c, &c->judged));
+        c->now = &c->judged;
+        INGOT_TRY(run(c, fitted, batch->windows, is_last));
+    }
+    INGOT_TRY(c->ops->download(c->context, dropped, c->dropped, sizeof dropped));
+    for (unsigned i = 0; i < INGOT_INPUT_COUNT; i++) {
+        ingot_input_state *input = &c->state->input[i];
+        if (c->fitted.gram[i] != NULL) { /* while scratch holds the magnitudes */
+            input->tokens = (uint64_t)tokens[i] + c->judged.tokens[i] - dropped[i];
+            INGOT_TRY(take_magnitude(c, input, i));
+        }
+    }
+    ingot_batch_rest(batch, c->job->backend); /* solving needs as much */
+    for (unsigned i = 0; i < INGOT_INPUT_COUNT; i++) {
+        if (c->fitted.gram[i] != NULL) {
+            INGOT_TRY(take_statistics(c, i));
+        }
+    }
+    return INGOT_OK;
+}
+
+static collector collector_of(ingot_block_state *state, const ingot_loop_job *job,
+                              const ingot_rank *rank, ingot_batch *batch, ingot_arena *host,
+                              ingot_arena *scratch, ingot_error *error) {
+    return (collector){.state = state,
+                       .job = job,
+                       .rank = rank,
+                       .ops = job->backend->ops,
+                       .context = job->backend->context,
+                       .batch = batch,
+                       .host = host,
+                       .scratch = scratch,
+                       .error = error};
+}
+
 ingot_status ingot_collect(ingot_block_state *state, const ingot_loop_job *job,
                            const ingot_rank *rank, ingot_batch *batch, unsigned inputs,
                            bool is_last, ingot_arena *host, ingot_arena *scratch,
                            ingot_error *error) {
-    collector c = {.state = state,
-                   .job = job,
-                   .rank = rank,
-                   .ops = job->backend->ops,
-                   .context = job->backend->context,
-                   .batch = batch,
-                   .inputs = inputs,
-                   .host = host,
-                   .scratch = scratch,
-                   .error = error};
-    uint64_t dropped[INGOT_INPUT_COUNT];
-    double tokens[INGOT_INPUT_COUNT];
-    const uint64_t judges = batch->judges, fitted = batch->windows - judges;
-    const bool has_judges = judges != 0 && batch->exact.values != NULL;
-    ingot_arena_reset(scratch);
-    INGOT_TRY(zeroed(&c, scratch, (void **)&c.dropped, INGOT_INPUT_COUNT, sizeof *dropped));
-    INGOT_TRY(place_sums(&c, &c.fitted));
-    c.now = &c.fitted;
-    INGOT_TRY(run(&c, 0, fitted, is_last));
-    INGOT_TRY(c.ops->download(c.context, dropped, c.dropped, sizeof dropped));
-    for (unsigned i = 0; i < INGOT_INPUT_COUNT; i++) {
-        tokens[i] = (double)(c.fitted.tokens[i] - dropped[i]);
-    }
-    INGOT_TRY(ingot_team_sum_host(rank, tokens, INGOT_INPUT_COUNT));
-    INGOT_TRY(c.ops->zero(c.context, c.dropped, sizeof dropped));
-    if (has_judges) {
-        INGOT_TRY(place_sums(&c, &c.judged));
-        c.now = &c.judged;
-        INGOT_TRY(run(&c, fitted, batch->windows, is_last));
-    }
-    INGOT_TRY(c.ops->download(c.context, dropped, c.dropped, sizeof dropped));
-    for (unsigned i = 0; i < INGOT_INPUT_COUNT; i++) {
-        if (c.fitted.gram[i] != NULL) { /* while scratch holds the magnitudes */
-            state->input[i].tokens = (uint64_t)tokens[i] + c.judged.tokens[i] - dropped[i];
-            INGOT_TRY(take_magnitude(&c, &state->input[i], i));
-        }
-    }
-    ingot_batch_rest(batch, job->backend); /* solving needs as much */
-    for (unsigned i = 0; i < INGOT_INPUT_COUNT; i++) {
-        if (c.fitted.gram[i] != NULL) {
-            INGOT_TRY(take_statistics(&c, i));
-        }
-    }
-    return INGOT_OK;
+    const ingot_plan *plan = job->plan;
+    collector c = collector_of(state, job, rank, batch, host, scratch, error);
+    c.inputs = inputs;
+    c.wants_magnitudes = plan->has_folds && !plan->steps.is_sequential;
+    return collect(&c, is_last);
+}
+
+ingot_status ingot_collect_for_folds(ingot_block_state *state, const ingot_loop_job *job,
+                                     const ingot_rank *rank, ingot_batch *batch, ingot_arena *host,
+                                     ingot_arena *scratch, ingot_error *error) {
+    collector c = collector_of(state, job, rank, batch, host, scratch, error);
+    c.inputs = INGOT_INPUT_ALL;
+    c.is_for_folds = c.wants_magnitudes = true;
+    return collect(&c, false);
 }

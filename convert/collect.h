@@ -21,4 +21,11 @@ ingot_status ingot_collect(ingot_block_state *state, const ingot_loop_job *job,
                            bool is_last, ingot_arena *host, ingot_arena *scratch,
                            ingot_error *error) INGOT_MUST_CHECK;
 
+/* H and magnitudes of all inputs of the block as it is in the checkpoint, on the prefix without the
+ * judges: what folds are chosen by, before the inputs are collected one after another.  Nothing
+ * else is gathered, and the full-precision stream stays. */
+ingot_status ingot_collect_for_folds(ingot_block_state *state, const ingot_loop_job *job,
+                                     const ingot_rank *rank, ingot_batch *batch, ingot_arena *host,
+                                     ingot_arena *scratch, ingot_error *error) INGOT_MUST_CHECK;
+
 #endif

@@ -356,15 +356,12 @@ static ingot_status convert_block_steps(ingot_loop *l, ingot_block_state *state)
     ingot_loop_lap(l, INGOT_PHASE_COLLECT, &since);
     if (l->job->plan->has_folds) {
         INGOT_TRY(ingot_loop_choose_folds(l, state));
-        ingot_loop_lap(l, INGOT_PHASE_FOLD, &since);
-    }
-    if (l->has_batch) {
-        INGOT_TRY(ingot_loop_apply_folds(l, state));
     }
     if (l->job->is_tuned && l->job->plan->steps.tunes && l->batch.judges != 0) {
         INGOT_TRY(ingot_loop_tune(l, state));
     }
     INGOT_TRY(convert_block_tensors(l, state));
+    INGOT_TRY(l->has_batch ? ingot_loop_apply_folds(l, state, INGOT_INPUT_ALL) : INGOT_OK);
     INGOT_TRY(ingot_loop_keep_step(l, state));
     since = ingot_clock_seconds();
     if (l->has_batch && state->layer + 1 < l->job->model->layers) {

@@ -87,7 +87,7 @@ ingot_status ingot_loop_linear_job(ingot_linear_job *job, ingot_loop *l, uint64_
                                    const float *row_fold) INGOT_MUST_CHECK;
 
 /* loop_statistics.c.  Whether the statistics of an input are gathered only once what comes before
- * it in the block is quantized.  Folds are chosen for a whole block, before. */
+ * it in the block is quantized. */
 bool ingot_loop_is_sequential(const ingot_loop *l);
 /* Statistics of the inputs in a mask (convert/collect.h), on the calibration batch; */
 ingot_status ingot_loop_collect(ingot_loop *l, ingot_block_state *state,
@@ -96,10 +96,13 @@ ingot_status ingot_loop_collect(ingot_loop *l, ingot_block_state *state,
 ingot_status ingot_loop_load_statistics(ingot_loop *l, ingot_block_state *state) INGOT_MUST_CHECK;
 /* Advances the full-precision stream over a block of which nothing was collected. */
 ingot_status ingot_loop_keep_step(ingot_loop *l, const ingot_block_state *state) INGOT_MUST_CHECK;
-/* The folds of a block, and H of the inputs under them. */
+/* The folds of a block, chosen before anything in it is quantized; and H under them, where inputs
+ * are not collected in turn. */
 ingot_status ingot_loop_choose_folds(ingot_loop *l, ingot_block_state *state) INGOT_MUST_CHECK;
-/* Makes the block what the forward pass sees once its folds and codes are in place. */
-ingot_status ingot_loop_apply_folds(ingot_loop *l, ingot_block_state *state) INGOT_MUST_CHECK;
+/* Gives the block the norms and biases that belong to folded linears: those of linears that read
+ * the inputs of a mask, all of which are quantized. */
+ingot_status ingot_loop_apply_folds(ingot_loop *l, ingot_block_state *state,
+                                    unsigned inputs) INGOT_MUST_CHECK;
 /* Planned tensor `index` is written: gives back the statistics of its input, unless another matrix
  * of the block is yet to read them. */
 void ingot_loop_forget_statistics(ingot_loop *l, ingot_block_state *state, uint64_t index);

@@ -48,6 +48,7 @@ ingot_status ingot_loop_tune(ingot_loop *l, ingot_block_state *state) {
             learns |= !job.is_fixed[t->role];
         }
     }
+    INGOT_TRY(ingot_loop_apply_folds(l, state, INGOT_INPUT_ALL));
     double since = ingot_clock_seconds();
     if (learns) {
         ingot_tune_result *result = &l->job->tunings[state->layer];

@@ -22,7 +22,7 @@ const unsigned ingot_card_gigabytes[INGOT_CARD_COUNT] = {24, 40, 80};
 
 /* Inputs are collected one after another, each when what comes before it is quantized. */
 static bool is_in_turn(const ingot_plan *plan) {
-    return plan->steps.is_sequential && !plan->has_folds;
+    return plan->steps.is_sequential;
 }
 
 /* Statistics of an input: sums while windows are run, and what is kept of them until its matrices
@@ -77,11 +77,13 @@ ingot_block_need ingot_plan_block_need(const ingot_plan *plan, const ingot_model
     /* the factor, and twice its size to polish with */
     const uint64_t solving = 12 * widest * widest;
     ingot_block_need need = {.beside_calls = held + 4 * all.gathered + 12 * largest,
-                             .between_calls = held + 4 * all.kept + solving + 32 * largest};
+                             .between_calls = held + 4 * all.kept + solving + 32 * largest,
+                             .unfolds = plan->has_folds && is_in_turn(plan)};
     if (plan->has_folds) { /* the block rounded for trial, H under a fold, outputs of the judges */
-        need.beside_calls = ingot_max_u64(
-            need.beside_calls, held + 4 * all.judged + 4 * weights + 4 * widest * widest +
-                                   12 * largest + 8 * judge_tokens * model->hidden);
+        const uint64_t sums = is_in_turn(plan) ? grams : all.judged;
+        need.beside_calls =
+            ingot_max_u64(need.beside_calls, held + 4 * sums + 4 * weights + 4 * widest * widest +
+                                                 12 * largest + 8 * judge_tokens * model->hidden);
     }
     if (is_tuned) { /* matrices as they are, their targets, codes and packed codes */
         const uint64_t learned = plan->block_bytes + 6 * weights + 4 * grams + tuning_bytes;
@@ -108,9 +110,12 @@ static batch_need need_of_batch(const ingot_forecast_job *job) {
                                       (b.has_exact ? 2 : 1)
                                 : 0;
     const uint64_t q = model->heads * model->head_dim, kv = model->kv_heads * model->head_dim;
+    const uint64_t widest = ingot_max_u64(ingot_max_u64(q, model->hidden), model->ffn);
     uint64_t floats = 3 * model->hidden + 2 * q + 2 * kv + 2 * model->ffn;
+    if (job->plan->has_folds && is_in_turn(job->plan)) { /* an input without its fold */
+        floats += widest;
+    }
     if (b.has_exact) { /* inputs of the full-precision stream, its residual, drift of an output */
-        const uint64_t widest = ingot_max_u64(ingot_max_u64(q, model->hidden), model->ffn);
         floats +=
             is_in_turn(job->plan) ? 2 * model->hidden + widest : 5 * model->hidden + q + model->ffn;
     }

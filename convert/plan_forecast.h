@@ -53,6 +53,7 @@ typedef struct ingot_block_need {
     /* between them: factor, correction, and what quantizing the largest matrix takes; or, where
      * that is more, weights with their targets, H of every input, and tuning_bytes */
     uint64_t between_calls;
+    bool unfolds; /* a call needs an input without the fold of what made it */
 } ingot_block_need;
 
 /* tuning_bytes: convert/tune.h; 0: it is not tuned.  judge_tokens: of windows that are held out. */

@@ -324,7 +324,7 @@ static double collecting_seconds(const ingot_forecast_job *job, const bench *b, 
     const double tokens = (double)(job->windows * job->length), hidden = (double)job->model->hidden;
     const bool corrects =
         plan->steps.corrects && plan->has_loop && job->windows >= INGOT_JUDGED_FROM;
-    const bool is_sequential = plan->steps.is_sequential && !plan->has_folds;
+    const bool is_sequential = plan->steps.is_sequential;
     double products = w.whole, grams = 0, factors = 0; /* propagating */
     for (unsigned input = 0; input < INGOT_INPUT_COUNT; input++) {
         const double n = (double)w.width[input];
@@ -340,6 +340,10 @@ static double collecting_seconds(const ingot_forecast_job *job, const bench *b, 
         }
     }
     products += corrects ? w.whole - w.before[w.last] : 0; /* the full-precision block's rest */
+    if (plan->has_folds && is_sequential) { /* H of the whole block first, to choose folds by */
+        products += w.before[w.last];
+        grams *= 2;
+    }
     return 2 * tokens * products / b->product_flops + tokens * grams / b->gram_flops +
            factor * factors * (corrects ? 3 : 1);
 }

@@ -378,11 +378,12 @@ static ingot_status add_floors(const bench *b, json_t *run, const char *method, 
     const work w = work_per_token(&b->model, length);
     const limits *l = &b->limits;
     const double layers = (double)b->model.layers, share = (layers - 1) / layers;
-    const double forward = tokens * w.forward / l->product;
-    const double statistics = tokens * w.statistics / l->product;
-    /* without folds the first half is run while statistics are gathered (convert/collect.h) */
-    const double again = strstr(method, "awq") != NULL ? w.forward : w.second_half;
-    const double propagate = tokens * again / l->product * share;
+    /* folds are chosen by statistics of a pass of their own (convert/collect.h) */
+    const double passes = strstr(method, "awq") != NULL ? 2 : 1;
+    const double forward = passes * tokens * w.forward / l->product;
+    const double statistics = passes * tokens * w.statistics / l->product;
+    /* the first half is run while statistics are gathered */
+    const double propagate = tokens * w.second_half / l->product * share;
     const double source = ingot_bench_number(run, "source_bytes") /
                           fmin(is_cold ? l->disk_read : l->cached_read, l->upload);
     const double written = ingot_bench_number(run, "bytes") / l->disk_write;
