@@ -174,7 +174,13 @@ static ingot_status open_inputs(session *s) {
     s->has_source = true;
     INGOT_TRY(ingot_model_open(&s->model, &s->source, s->error));
     s->has_model = true;
-    return s->is_forecast ? INGOT_OK : open_devices(s);
+    if (s->is_forecast) {
+        return INGOT_OK;
+    }
+    const double start = ingot_clock_seconds();
+    INGOT_TRY(open_devices(s));
+    s->open_seconds = ingot_clock_seconds() - start;
+    return INGOT_OK;
 }
 
 /* ---- calibration data ----------------------------------------------------------------------- */
@@ -352,7 +358,7 @@ static ingot_status make_forecast(ingot_forecast *out, const session *s,
                                  : INGOT_OK;
     }
     ingot_speeds *speeds;
-    INGOT_TRY(ingot_speeds_create(&speeds, &s->backend));
+    INGOT_TRY(ingot_speeds_create(&speeds, &s->backend, s->open_seconds));
     const ingot_status status = ingot_forecast_seconds(&out->seconds, &job, speeds, s->error);
     ingot_speeds_destroy(speeds);
     return status;

@@ -17,6 +17,7 @@ typedef struct session {
     ingot_backend backend;
     ingot_backend others[INGOT_MAX_DEVICES];
     unsigned other_count;
+    double open_seconds; /* what opening all of them took */
     ingot_tokenizer *tokenizer;
     ingot_text text;
     ingot_windows windows;

@@ -47,7 +47,8 @@ static const ingot_cli_spec zoo_spec = {
         "or nobody's. Exit code 1 if any is not.\n\n"
         "slurm: submits what is not finished as job arrays of Slurm, one task for each product, "
         "with memory and CPUs from the plan; shared statistics come first. --jobs bounds the tasks "
-        "at a time. status then shows what squeue and sacct say.",
+        "at a time. status then shows what squeue says, and of jobs that have left the queue what "
+        "sacct says, where the site has accounting.",
     .options = options_table,
     .option_count = sizeof options_table / sizeof *options_table,
     .scopes = scopes,

@@ -66,9 +66,11 @@ static void open_stopwatch(stopwatch *w, const ingot_manifest *m,
                            const ingot_zoo_options *options) {
     ingot_error error = {0};
     const char *device = options->device != NULL ? options->device : m->devices[0];
+    const double start = ingot_clock_seconds();
     if (ingot_backend_open(&w->backend, device, (unsigned)options->threads, &error) != INGOT_OK) {
         (void)fprintf(stderr, "ingot-zoo: no times are estimated here: %s\n", error.reason);
-    } else if (ingot_speeds_create(&w->speeds, &w->backend) != INGOT_OK) {
+    } else if (ingot_speeds_create(&w->speeds, &w->backend, ingot_clock_seconds() - start) !=
+               INGOT_OK) {
         w->speeds = NULL;
     }
 }
