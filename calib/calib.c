@@ -241,11 +241,6 @@ static ingot_status calibrate(calibration *c, ingot_error *error) {
     return status;
 }
 
-/* Takes the reference of value; false when either is missing. */
-static bool put(json_t *object, const char *key, json_t *value) {
-    return json_object_set_new(object, key, value) == 0;
-}
-
 /* One object with every key; finished is NULL on failure.  False when it could not be written. */
 static bool print_json(const calibration *finished, ingot_status status) {
     static const calibration nothing;
@@ -256,10 +251,11 @@ static bool print_json(const calibration *finished, ingot_status status) {
     if (has) {
         ingot_digest_hex(root, c->result.root);
     }
-    bool is_good = put(object, "output", has ? json_string(c->settings.output) : json_null());
-    is_good &= put(object, "root", has ? json_string(root) : json_null());
-    is_good &= put(object, "reused", has ? json_boolean(c->is_reused) : json_null());
-    is_good &= put(object, "seconds", has ? ingot_json_number(c->seconds) : json_null());
+    bool is_good =
+        ingot_json_put(object, "output", has ? json_string(c->settings.output) : json_null());
+    is_good &= ingot_json_put(object, "root", has ? json_string(root) : json_null());
+    is_good &= ingot_json_put(object, "reused", has ? json_boolean(c->is_reused) : json_null());
+    is_good &= ingot_json_put(object, "seconds", has ? ingot_json_number(c->seconds) : json_null());
     const struct {
         const char *key;
         uint64_t value;
@@ -272,11 +268,11 @@ static bool print_json(const calibration *finished, ingot_status status) {
         {"peak_host_bytes", ingot_memory_peak_bytes()},
     };
     for (size_t i = 0; i < sizeof counts / sizeof counts[0]; i++) {
-        is_good &= put(object, counts[i].key,
-                       has ? json_integer((json_int_t)counts[i].value) : json_null());
+        is_good &= ingot_json_put(object, counts[i].key,
+                                  has ? json_integer((json_int_t)counts[i].value) : json_null());
     }
-    is_good &= put(object, "error",
-                   status == INGOT_OK ? json_null() : json_string(ingot_status_code(status)));
+    is_good &= ingot_json_put(
+        object, "error", status == INGOT_OK ? json_null() : json_string(ingot_status_code(status)));
     is_good = is_good && ingot_json_print(object, stdout);
     json_decref(object);
     return is_good && fflush(stdout) == 0 && ferror(stdout) == 0;

@@ -185,11 +185,6 @@ static void print_rates(const ingot_generation *g) {
     (void)fputc('\n', stderr);
 }
 
-/* Takes the reference of value; false when either is missing. */
-static bool put(json_t *object, const char *key, json_t *value) {
-    return json_object_set_new(object, key, value) == 0;
-}
-
 /* One object with every key; r is NULL on failure.  False when it could not be written. */
 static bool print_json(const runner *r, ingot_status status) {
     json_t *object = json_object();
@@ -206,13 +201,13 @@ static bool print_json(const runner *r, ingot_status status) {
         fed = ingot_json_number(rate(g->prompt_count, g->prompt_seconds));
         decoded = ingot_json_number(rate(g->decode_steps, g->decode_seconds));
     }
-    is_good &= put(object, "token_ids", ids);
-    is_good &= put(object, "text", text);
-    is_good &= put(object, "tokens", count);
-    is_good &= put(object, "prompt_tokens_per_second", fed);
-    is_good &= put(object, "decode_tokens_per_second", decoded);
-    is_good &= put(object, "error",
-                   status == INGOT_OK ? json_null() : json_string(ingot_status_code(status)));
+    is_good &= ingot_json_put(object, "token_ids", ids);
+    is_good &= ingot_json_put(object, "text", text);
+    is_good &= ingot_json_put(object, "tokens", count);
+    is_good &= ingot_json_put(object, "prompt_tokens_per_second", fed);
+    is_good &= ingot_json_put(object, "decode_tokens_per_second", decoded);
+    is_good &= ingot_json_put(
+        object, "error", status == INGOT_OK ? json_null() : json_string(ingot_status_code(status)));
     is_good = is_good && ingot_json_print(object, stdout);
     json_decref(object);
     return is_good && fflush(stdout) == 0 && ferror(stdout) == 0;

@@ -249,8 +249,10 @@ json_t *ingot_json_number(double value) {
     return isfinite(value) ? json_real(value) : json_null();
 }
 
-void ingot_json_put(json_t *object, const char *key, json_t *value) {
-    if (json_object_set_new(object, key, value) != 0) {
-        (void)json_object_set_new(object, key, json_null());
+bool ingot_json_put(json_t *object, const char *key, json_t *value) {
+    if (json_object_set_new(object, key, value) == 0) {
+        return true;
     }
+    (void)json_object_set_new(object, key, json_null());
+    return false;
 }

@@ -33,8 +33,9 @@ ingot_status ingot_json_get_string(const json_t *object, const char *key, const 
 ingot_status ingot_json_check_keys(const json_t *object, const char *const *keys, size_t count,
                                    const char *file, ingot_error *error) INGOT_MUST_CHECK;
 
-/* Sets a member of an object; null where there is no value or no memory.  Takes the value. */
-void ingot_json_put(json_t *object, const char *key, json_t *value);
+/* Sets a member of an object; null where there is no value or no memory: then false.  Takes the
+ * value. */
+bool ingot_json_put(json_t *object, const char *key, json_t *value);
 
 /* Text by the flags of jansson, all of it or NULL when out of memory (json_dumps may leave out what
  * it could not allocate); NUL-terminated, released with free(). */

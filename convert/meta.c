@@ -7,12 +7,7 @@
 
 #include <string.h>
 
-/* Takes the reference to value; 0 when it was added. */
-static int put(json_t *object, const char *key, json_t *value) {
-    return json_object_set_new(object, key, value);
-}
-
-static json_t *hex(const uint8_t digest[16]) {
+json_t *ingot_meta_hex(const uint8_t digest[16]) {
     char text[33];
     ingot_digest_hex(text, digest);
     return json_string(text);
@@ -29,20 +24,23 @@ static json_t *calibration_json(const ingot_meta_job *job) {
     if (job->stats != NULL) {
         ingot_stats_info info;
         ingot_stats_get_info(job->stats, &info);
-        failed |= put(object, "kind", json_string("statistics"));
-        failed |= put(object, "statistics_root", hex(info.root));
-        failed |= put(object, "text_digest", hex(info.text_digest));
-        failed |= put(object, "samples", json_integer((json_int_t)info.samples));
-        failed |= put(object, "seq_len", json_integer((json_int_t)info.seq_len));
-        failed |= put(object, "tokens", json_integer((json_int_t)(info.samples * info.seq_len)));
+        failed |= !ingot_json_put(object, "kind", json_string("statistics"));
+        failed |= !ingot_json_put(object, "statistics_root", ingot_meta_hex(info.root));
+        failed |= !ingot_json_put(object, "text_digest", ingot_meta_hex(info.text_digest));
+        failed |= !ingot_json_put(object, "samples", json_integer((json_int_t)info.samples));
+        failed |= !ingot_json_put(object, "seq_len", json_integer((json_int_t)info.seq_len));
+        failed |= !ingot_json_put(object, "tokens",
+                                  json_integer((json_int_t)(info.samples * info.seq_len)));
     } else {
-        failed |= put(object, "kind", json_string(job->is_self_text ? "self" : "text"));
-        failed |= put(object, "text_digest", hex(job->text->digest));
-        failed |= put(object, "text_bytes", json_integer((json_int_t)job->text->bytes));
-        failed |= put(object, "samples", json_integer((json_int_t)job->windows->count));
-        failed |= put(object, "seq_len", json_integer((json_int_t)job->windows->length));
-        failed |= put(object, "tokens",
-                      json_integer((json_int_t)(job->windows->count * job->windows->length)));
+        failed |= !ingot_json_put(object, "kind", json_string(job->is_self_text ? "self" : "text"));
+        failed |= !ingot_json_put(object, "text_digest", ingot_meta_hex(job->text->digest));
+        failed |= !ingot_json_put(object, "text_bytes", json_integer((json_int_t)job->text->bytes));
+        failed |= !ingot_json_put(object, "samples", json_integer((json_int_t)job->windows->count));
+        failed |=
+            !ingot_json_put(object, "seq_len", json_integer((json_int_t)job->windows->length));
+        failed |=
+            !ingot_json_put(object, "tokens",
+                            json_integer((json_int_t)(job->windows->count * job->windows->length)));
     }
     if (failed != 0) {
         json_decref(object);
@@ -61,22 +59,23 @@ static ingot_status source_json(json_t **out, const ingot_meta_job *job, ingot_e
         json_t *shard = json_object();
         uint8_t digest[16];
         ingot_safetensors_header_digest(file, digest);
-        failed |= put(shard, "file", json_string(base_name(path)));
-        failed |= put(shard, "bytes",
-                      json_integer((json_int_t)ingot_file_size(ingot_safetensors_file(file))));
-        failed |= put(shard, "header_digest", hex(digest));
+        failed |= !ingot_json_put(shard, "file", json_string(base_name(path)));
+        failed |= !ingot_json_put(
+            shard, "bytes",
+            json_integer((json_int_t)ingot_file_size(ingot_safetensors_file(file))));
+        failed |= !ingot_json_put(shard, "header_digest", ingot_meta_hex(digest));
         if (job->with_sha256) {
             char sha256[65];
             status = ingot_sha256_file(sha256, path, error);
-            failed |= status == INGOT_OK ? put(shard, "sha256", json_string(sha256)) : 0;
+            failed |= status == INGOT_OK && !ingot_json_put(shard, "sha256", json_string(sha256));
         }
         failed |= json_array_append_new(shards, shard);
         if (status != INGOT_OK) {
             break;
         }
     }
-    failed |= put(object, "shards", shards);
-    failed |= put(object, "architecture", json_string(job->model->family));
+    failed |= !ingot_json_put(object, "shards", shards);
+    failed |= !ingot_json_put(object, "architecture", json_string(job->model->family));
     if (failed != 0 || status != INGOT_OK) {
         json_decref(object);
         return status != INGOT_OK ? status : INGOT_ERR_NO_MEMORY;
@@ -108,14 +107,14 @@ ingot_status ingot_meta_create(char **text, const ingot_meta_job *job, ingot_err
         return status;
     }
     const bool has_data = job->stats != NULL || job->text != NULL;
-    int failed = put(root, "tool", json_string("ingot-convert"));
-    failed |= put(root, "version", json_string(INGOT_VERSION));
-    failed |= put(root, "backend", json_string(job->backend->path));
-    failed |= put(root, "method", json_string(main_method(job->plan)));
-    failed |= put(root, "seed", json_integer((json_int_t)job->recipe->seed));
-    failed |= put(root, "recipe", ingot_recipe_json(job->recipe));
-    failed |= put(root, "source", source);
-    failed |= put(root, "calibration", has_data ? calibration_json(job) : json_null());
+    int failed = !ingot_json_put(root, "tool", json_string("ingot-convert"));
+    failed |= !ingot_json_put(root, "version", json_string(INGOT_VERSION));
+    failed |= !ingot_json_put(root, "backend", json_string(job->backend->path));
+    failed |= !ingot_json_put(root, "method", json_string(main_method(job->plan)));
+    failed |= !ingot_json_put(root, "seed", json_integer((json_int_t)job->recipe->seed));
+    failed |= !ingot_json_put(root, "recipe", ingot_recipe_json(job->recipe));
+    failed |= !ingot_json_put(root, "source", source);
+    failed |= !ingot_json_put(root, "calibration", has_data ? calibration_json(job) : json_null());
     *text = failed == 0 ? ingot_json_canonical(root) : NULL;
     json_decref(root);
     return *text != NULL ? INGOT_OK : INGOT_ERR_NO_MEMORY;

@@ -4,6 +4,7 @@
 
 #include "calib/dataset.h"
 #include "calib/stats.h"
+#include "common/json.h"
 #include "convert/plan.h"
 
 typedef struct ingot_meta_job {
@@ -23,5 +24,8 @@ typedef struct ingot_meta_job {
  * released with free().  Nothing in it depends on anything but inputs, options and backend. */
 ingot_status ingot_meta_create(char **text, const ingot_meta_job *job,
                                ingot_error *error) INGOT_MUST_CHECK;
+
+/* A digest as the JSON string it has in META and in tables; NULL when out of memory. */
+json_t *ingot_meta_hex(const uint8_t digest[16]);
 
 #endif

@@ -216,12 +216,8 @@ uint64_t ingot_forecast_card_tokens(bool *fits, const ingot_forecast *forecast,
 
 /* ---- reports -------------------------------------------------------------------------------- */
 
-static int put(json_t *object, const char *key, json_t *value) {
-    return json_object_set_new(object, key, value);
-}
-
-static int put_u64(json_t *object, const char *key, uint64_t value) {
-    return put(object, key, json_integer((json_int_t)value));
+static bool put_u64(json_t *object, const char *key, uint64_t value) {
+    return ingot_json_put(object, key, json_integer((json_int_t)value));
 }
 
 static json_t *or_null(bool is_known, json_t *value) {
@@ -234,9 +230,8 @@ static json_t *or_null(bool is_known, json_t *value) {
 
 static json_t *need_json(const ingot_memory_need *need) {
     json_t *object = json_object();
-    return put_u64(object, "host_bytes", need->host_bytes) +
-                       put_u64(object, "device_bytes", need->device_bytes) ==
-                   0
+    return put_u64(object, "host_bytes", need->host_bytes) &&
+                   put_u64(object, "device_bytes", need->device_bytes)
                ? object
                : NULL;
 }
@@ -248,8 +243,8 @@ static json_t *cards_json(const ingot_forecast *f) {
         const uint64_t tokens = ingot_forecast_card_tokens(&fits, f, ingot_card_gigabytes[i]);
         json_t *card = json_object();
         (void)put_u64(card, "gigabytes", ingot_card_gigabytes[i]);
-        (void)put(card, "fits", json_boolean(fits));
-        (void)put(card, "kv_tokens", or_null(fits, json_integer((json_int_t)tokens)));
+        (void)ingot_json_put(card, "fits", json_boolean(fits));
+        (void)ingot_json_put(card, "kv_tokens", or_null(fits, json_integer((json_int_t)tokens)));
         (void)json_array_append_new(list, card);
     }
     return list;
@@ -271,49 +266,53 @@ static json_t *tensor_json(const ingot_plan_tensor *t, const ingot_tensor_spec *
     (void)snprintf(reason, sizeof reason, "%s%s%s", t->reason != NULL ? t->reason : "",
                    t->note[0] != 0 ? ": " : "", t->note);
     const bool has_bytes = is_alias || ingot_plan_stored_bytes(&bytes, spec, NULL) == INGOT_OK;
-    (void)put(object, "name", json_string(t->name));
-    (void)put(object, "shape", shape);
-    (void)put(object, "kind", json_string(kind_name(spec->kind)));
-    (void)put(object, "dtype",
-              or_null(!is_grouped && !is_alias, json_string(ingot_dtype_name(spec->dtype))));
-    (void)put(object, "method", or_null(is_grouped, json_string(ingot_method_name(t->method))));
-    (void)put(object, "bits", or_null(is_grouped, json_integer(spec->bits)));
-    (void)put(object, "group", or_null(is_grouped, json_integer((json_int_t)spec->group)));
-    (void)put(object, "symmetric",
-              or_null(is_grouped, json_boolean(spec->zero_mode == INGOT_ZERO_SYMMETRIC)));
-    (void)put(object, "scale_dtype",
-              or_null(is_grouped, json_string(ingot_dtype_name(spec->scale_dtype))));
-    (void)put(object, "outliers",
-              or_null(is_grouped, json_integer((json_int_t)spec->outlier_count)));
-    (void)put(object, "bytes", or_null(has_bytes, json_integer((json_int_t)bytes)));
-    (void)put(object, "reason", json_string(reason));
+    (void)ingot_json_put(object, "name", json_string(t->name));
+    (void)ingot_json_put(object, "shape", shape);
+    (void)ingot_json_put(object, "kind", json_string(kind_name(spec->kind)));
+    (void)ingot_json_put(
+        object, "dtype",
+        or_null(!is_grouped && !is_alias, json_string(ingot_dtype_name(spec->dtype))));
+    (void)ingot_json_put(object, "method",
+                         or_null(is_grouped, json_string(ingot_method_name(t->method))));
+    (void)ingot_json_put(object, "bits", or_null(is_grouped, json_integer(spec->bits)));
+    (void)ingot_json_put(object, "group",
+                         or_null(is_grouped, json_integer((json_int_t)spec->group)));
+    (void)ingot_json_put(
+        object, "symmetric",
+        or_null(is_grouped, json_boolean(spec->zero_mode == INGOT_ZERO_SYMMETRIC)));
+    (void)ingot_json_put(object, "scale_dtype",
+                         or_null(is_grouped, json_string(ingot_dtype_name(spec->scale_dtype))));
+    (void)ingot_json_put(object, "outliers",
+                         or_null(is_grouped, json_integer((json_int_t)spec->outlier_count)));
+    (void)ingot_json_put(object, "bytes", or_null(has_bytes, json_integer((json_int_t)bytes)));
+    (void)ingot_json_put(object, "reason", json_string(reason));
     return object;
 }
 
 json_t *ingot_forecast_json(const ingot_forecast *f, const ingot_plan *plan) {
     json_t *object = json_object();
     int failed = object == NULL;
-    failed |= put(object, "has_weights", json_boolean(f->has_weights));
-    failed |= put_u64(object, "parameters", f->parameters);
-    failed |= put_u64(object, "f32_bytes", 4 * f->parameters);
-    failed |= put_u64(object, "f16_bytes", 2 * f->parameters);
-    failed |= put_u64(object, "source_bytes", f->source_bytes);
-    failed |= put_u64(object, "quantized_weights", f->quantized_weights);
-    failed |= put(object, "bits_per_weight", ingot_json_number(f->bits_per_weight));
-    failed |= put_u64(object, "file_bytes", f->file_bytes);
-    failed |= put_u64(object, "shards", f->shard_count);
-    failed |= put_u64(object, "disk_bytes", f->disk_bytes);
-    failed |= put_u64(object, "kv_bytes_per_token", f->kv_bytes_per_token);
-    failed |= put_u64(object, "tokens", f->tokens);
-    failed |= put(object, "cpu", need_json(&f->cpu));
-    failed |= put(object, "cuda", need_json(&f->cuda));
-    failed |= put(object, "seconds", ingot_json_number(f->seconds));
-    failed |= put(object, "cards", cards_json(f));
+    failed |= !ingot_json_put(object, "has_weights", json_boolean(f->has_weights));
+    failed |= !put_u64(object, "parameters", f->parameters);
+    failed |= !put_u64(object, "f32_bytes", 4 * f->parameters);
+    failed |= !put_u64(object, "f16_bytes", 2 * f->parameters);
+    failed |= !put_u64(object, "source_bytes", f->source_bytes);
+    failed |= !put_u64(object, "quantized_weights", f->quantized_weights);
+    failed |= !ingot_json_put(object, "bits_per_weight", ingot_json_number(f->bits_per_weight));
+    failed |= !put_u64(object, "file_bytes", f->file_bytes);
+    failed |= !put_u64(object, "shards", f->shard_count);
+    failed |= !put_u64(object, "disk_bytes", f->disk_bytes);
+    failed |= !put_u64(object, "kv_bytes_per_token", f->kv_bytes_per_token);
+    failed |= !put_u64(object, "tokens", f->tokens);
+    failed |= !ingot_json_put(object, "cpu", need_json(&f->cpu));
+    failed |= !ingot_json_put(object, "cuda", need_json(&f->cuda));
+    failed |= !ingot_json_put(object, "seconds", ingot_json_number(f->seconds));
+    failed |= !ingot_json_put(object, "cards", cards_json(f));
     json_t *tensors = json_array();
     for (uint64_t i = 0; plan != NULL && i < plan->count; i++) {
         failed |= json_array_append_new(tensors, tensor_json(&plan->tensors[i], &plan->specs[i]));
     }
-    failed |= put(object, "tensors", or_null(plan != NULL, tensors));
+    failed |= !ingot_json_put(object, "tensors", or_null(plan != NULL, tensors));
     if (failed != 0) {
         json_decref(object);
         return NULL;

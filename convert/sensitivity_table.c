@@ -4,6 +4,7 @@
 #include "common/files.h"
 #include "common/json.h"
 #include "common/memory.h"
+#include "convert/meta.h"
 #include "format/digest.h"
 
 #include <math.h>
@@ -51,16 +52,6 @@ ingot_status ingot_sensitivity_setting(uint8_t setting[16], const ingot_sensitiv
 
 /* ---- the file ------------------------------------------------------------------------------- */
 
-static int put(json_t *object, const char *key, json_t *value) {
-    return json_object_set_new(object, key, value);
-}
-
-static json_t *hex(const uint8_t digest[16]) {
-    char text[33];
-    ingot_digest_hex(text, digest);
-    return json_string(text);
-}
-
 /* XXH3-128 of the canonical text of root, which has no member "digest". */
 static ingot_status digest_table(char text[33], const json_t *root) {
     uint8_t digest[16];
@@ -79,13 +70,14 @@ static json_t *tensors_json(const ingot_sensitivity *measured, const ingot_sensi
     int failed = tensors == NULL;
     for (uint64_t i = 0; i < job->count && failed == 0; i++) {
         json_t *tensor = json_object(), *kl = json_array();
-        failed |= put(tensor, "name", json_string(job->plan->tensors[job->tensors[i]].name));
+        failed |=
+            !ingot_json_put(tensor, "name", json_string(job->plan->tensors[job->tensors[i]].name));
         for (unsigned w = 0; w < INGOT_MEASURED_COUNT; w++) {
             char text[40];
             snprintf(text, sizeof text, "%.17g", measured[i].kl[w]);
             failed |= json_array_append_new(kl, json_string(text));
         }
-        failed |= put(tensor, "kl", kl);
+        failed |= !ingot_json_put(tensor, "kl", kl);
         failed |= json_array_append_new(tensors, tensor);
     }
     if (failed != 0) {
@@ -102,19 +94,19 @@ static ingot_status fill_table(json_t *root, const ingot_sensitivity *measured,
     for (unsigned bits = INGOT_MEASURED_LEAST; bits <= INGOT_MEASURED_MOST; bits++) {
         failed |= json_array_append_new(widths, json_integer(bits));
     }
-    failed |= put(root, "widths", widths);
-    failed |= put(root, "format", json_string(FORMAT));
-    failed |= put(root, "version", json_integer(1));
-    failed |= put(root, "source", hex(key->source));
-    failed |= put(root, "text", hex(key->text));
-    failed |= put(root, "setting", hex(key->setting));
-    failed |= put(root, "backend", json_string(job->backend->path));
-    failed |= put(root, "windows", json_integer((json_int_t)job->windows->count));
-    failed |= put(root, "seq_len", json_integer((json_int_t)job->windows->length));
-    failed |= put(root, "tensors", tensors_json(measured, job));
+    failed |= !ingot_json_put(root, "widths", widths);
+    failed |= !ingot_json_put(root, "format", json_string(FORMAT));
+    failed |= !ingot_json_put(root, "version", json_integer(1));
+    failed |= !ingot_json_put(root, "source", ingot_meta_hex(key->source));
+    failed |= !ingot_json_put(root, "text", ingot_meta_hex(key->text));
+    failed |= !ingot_json_put(root, "setting", ingot_meta_hex(key->setting));
+    failed |= !ingot_json_put(root, "backend", json_string(job->backend->path));
+    failed |= !ingot_json_put(root, "windows", json_integer((json_int_t)job->windows->count));
+    failed |= !ingot_json_put(root, "seq_len", json_integer((json_int_t)job->windows->length));
+    failed |= !ingot_json_put(root, "tensors", tensors_json(measured, job));
     char digest[33];
     INGOT_TRY(failed != 0 ? INGOT_ERR_NO_MEMORY : digest_table(digest, root));
-    return put(root, "digest", json_string(digest)) == 0 ? INGOT_OK : INGOT_ERR_NO_MEMORY;
+    return ingot_json_put(root, "digest", json_string(digest)) ? INGOT_OK : INGOT_ERR_NO_MEMORY;
 }
 
 ingot_status ingot_sensitivity_write(const ingot_sensitivity *measured, const char *path,

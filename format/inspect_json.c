@@ -6,10 +6,6 @@
 #include <math.h>
 #include <string.h>
 
-static bool put(json_t *object, const char *key, json_t *value) {
-    return json_object_set_new(object, key, value) == 0;
-}
-
 /* JSON integers of jansson are signed; a larger count, which a file may claim, is a real. */
 static json_t *count(uint64_t value) {
     return value <= INT64_MAX ? json_integer((json_int_t)value) : json_real((double)value);
@@ -36,24 +32,26 @@ static json_t *mask(uint64_t value) {
 }
 
 static bool put_ledger(json_t *object, const ingot_ledger *ledger) {
-    return put(object, "method", json_string(ingot_method_name(ledger->method))) &&
-           put(object, "fallback",
-               text_or_null(ledger->fallback == INGOT_FALLBACK_NONE
-                                ? NULL
-                                : ingot_fallback_name(ledger->fallback))) &&
-           put(object, "folded", json_boolean(ledger->is_folded)) &&
-           put(object, "damping", ingot_json_number(ledger->damping)) &&
-           put(object, "damping_step",
-               isfinite(ledger->damping) ? count(ledger->damping_step) : json_null()) &&
-           put(object, "dead_columns", count(ledger->dead_columns)) &&
-           put(object, "low_precision_scales", count(ledger->low_precision_scales)) &&
-           put(object, "tokens_seen", count(ledger->tokens_seen)) &&
-           put(object, "outliers", count(ledger->outliers)) &&
-           put(object, "weight_error", ingot_json_number(ledger->weight_error)) &&
-           put(object, "weight_error_rtn", ingot_json_number(ledger->weight_error_rtn)) &&
-           put(object, "output_error", ingot_json_number(ledger->output_error)) &&
-           put(object, "output_error_rtn", ingot_json_number(ledger->output_error_rtn)) &&
-           put(object, "source_digest", digest_or_null(ledger->source_digest));
+    return ingot_json_put(object, "method", json_string(ingot_method_name(ledger->method))) &&
+           ingot_json_put(object, "fallback",
+                          text_or_null(ledger->fallback == INGOT_FALLBACK_NONE
+                                           ? NULL
+                                           : ingot_fallback_name(ledger->fallback))) &&
+           ingot_json_put(object, "folded", json_boolean(ledger->is_folded)) &&
+           ingot_json_put(object, "damping", ingot_json_number(ledger->damping)) &&
+           ingot_json_put(object, "damping_step",
+                          isfinite(ledger->damping) ? count(ledger->damping_step) : json_null()) &&
+           ingot_json_put(object, "dead_columns", count(ledger->dead_columns)) &&
+           ingot_json_put(object, "low_precision_scales", count(ledger->low_precision_scales)) &&
+           ingot_json_put(object, "tokens_seen", count(ledger->tokens_seen)) &&
+           ingot_json_put(object, "outliers", count(ledger->outliers)) &&
+           ingot_json_put(object, "weight_error", ingot_json_number(ledger->weight_error)) &&
+           ingot_json_put(object, "weight_error_rtn",
+                          ingot_json_number(ledger->weight_error_rtn)) &&
+           ingot_json_put(object, "output_error", ingot_json_number(ledger->output_error)) &&
+           ingot_json_put(object, "output_error_rtn",
+                          ingot_json_number(ledger->output_error_rtn)) &&
+           ingot_json_put(object, "source_digest", digest_or_null(ledger->source_digest));
 }
 
 /* Keys as in ingot-verify --json where they mean the same. */
@@ -67,27 +65,29 @@ static json_t *tensor_json(const inspection *all, const inspect_tensor *tensor) 
         is_good &= json_array_append_new(shape, count(tensor->dim[i])) == 0;
     }
     is_good =
-        is_good && put(object, "name", json_string(tensor->name)) &&
-        put(object, "role", json_string(all->roles[tensor->role].name)) &&
-        put(object, "kind", json_string(tensor->kind)) &&
-        put(object, "dtype", json_string(tensor->dtype)) &&
-        put(object, "alias_of", text_or_null(tensor->alias_of)) &&
-        put(object, "bytes", count(tensor->bytes)) &&
-        put(object, "bits", is_grouped ? count(record->bits) : json_null()) &&
-        put(object, "group", is_grouped ? count(record->group) : json_null()) &&
-        put(object, "symmetric",
-            is_grouped ? json_boolean(record->zero_mode == INGOT_ZERO_SYMMETRIC) : json_null()) &&
-        put(object, "scale_dtype",
-            text_or_null(is_grouped ? ingot_dtype_name(record->scale_dtype) : NULL)) &&
-        put(object, "bits_per_weight",
+        is_good && ingot_json_put(object, "name", json_string(tensor->name)) &&
+        ingot_json_put(object, "role", json_string(all->roles[tensor->role].name)) &&
+        ingot_json_put(object, "kind", json_string(tensor->kind)) &&
+        ingot_json_put(object, "dtype", json_string(tensor->dtype)) &&
+        ingot_json_put(object, "alias_of", text_or_null(tensor->alias_of)) &&
+        ingot_json_put(object, "bytes", count(tensor->bytes)) &&
+        ingot_json_put(object, "bits", is_grouped ? count(record->bits) : json_null()) &&
+        ingot_json_put(object, "group", is_grouped ? count(record->group) : json_null()) &&
+        ingot_json_put(object, "symmetric",
+                       is_grouped ? json_boolean(record->zero_mode == INGOT_ZERO_SYMMETRIC)
+                                  : json_null()) &&
+        ingot_json_put(object, "scale_dtype",
+                       text_or_null(is_grouped ? ingot_dtype_name(record->scale_dtype) : NULL)) &&
+        ingot_json_put(
+            object, "bits_per_weight",
             is_grouped ? ingot_json_number(8.0 * (double)tensor->bytes / (double)tensor->elements)
                        : json_null()) &&
-        put(object, "ledger", json_null());
+        ingot_json_put(object, "ledger", json_null());
     is_good = json_object_set_new(object, "shape", shape) == 0 && is_good;
     if (is_good && record != NULL) {
         json_t *ledger = json_object();
         is_good = put_ledger(ledger, &tensor->ledger);
-        is_good = put(object, "ledger", ledger) && is_good;
+        is_good = ingot_json_put(object, "ledger", ledger) && is_good;
     }
     if (!is_good) {
         json_decref(object);
@@ -115,18 +115,20 @@ static json_t *roles_json(const inspection *all) {
         const bool is_grouped = record != NULL && record->kind == INGOT_GROUPED;
         json_t *object = json_object();
         const bool is_good =
-            put(object, "role", json_string(role->name)) &&
-            put(object, "tensors", count(role->tensors)) &&
-            put(object, "weights", count(role->elements)) &&
-            put(object, "bytes", count(role->bytes)) &&
-            put(object, "kind", text_or_null(role->is_uniform ? role->first->kind : NULL)) &&
-            put(object, "dtype", text_or_null(role->is_uniform ? role->first->dtype : NULL)) &&
-            put(object, "bits", is_grouped ? count(record->bits) : json_null()) &&
-            put(object, "group", is_grouped ? count(record->group) : json_null()) &&
-            put(object, "weight_error", ingot_json_number(role->weight_error)) &&
-            put(object, "weight_error_rtn", ingot_json_number(role->weight_error_rtn)) &&
-            put(object, "output_error", ingot_json_number(role->output_error)) &&
-            put(object, "output_error_rtn", ingot_json_number(role->output_error_rtn));
+            ingot_json_put(object, "role", json_string(role->name)) &&
+            ingot_json_put(object, "tensors", count(role->tensors)) &&
+            ingot_json_put(object, "weights", count(role->elements)) &&
+            ingot_json_put(object, "bytes", count(role->bytes)) &&
+            ingot_json_put(object, "kind",
+                           text_or_null(role->is_uniform ? role->first->kind : NULL)) &&
+            ingot_json_put(object, "dtype",
+                           text_or_null(role->is_uniform ? role->first->dtype : NULL)) &&
+            ingot_json_put(object, "bits", is_grouped ? count(record->bits) : json_null()) &&
+            ingot_json_put(object, "group", is_grouped ? count(record->group) : json_null()) &&
+            ingot_json_put(object, "weight_error", ingot_json_number(role->weight_error)) &&
+            ingot_json_put(object, "weight_error_rtn", ingot_json_number(role->weight_error_rtn)) &&
+            ingot_json_put(object, "output_error", ingot_json_number(role->output_error)) &&
+            ingot_json_put(object, "output_error_rtn", ingot_json_number(role->output_error_rtn));
         if (json_array_append_new(array, object) != 0 || !is_good) {
             json_decref(array);
             return NULL;
@@ -139,7 +141,7 @@ static json_t *methods_json(const inspection *all) {
     json_t *object = json_object();
     for (unsigned i = 0; i < sizeof all->methods / sizeof *all->methods; i++) {
         if (all->methods[i] > 0 &&
-            !put(object, ingot_method_name((ingot_method)i), count(all->methods[i]))) {
+            !ingot_json_put(object, ingot_method_name((ingot_method)i), count(all->methods[i]))) {
             json_decref(object);
             return NULL;
         }
@@ -162,8 +164,8 @@ static json_t *files_json(const inspection *all) {
             (void)ingot_checkpoint_file(all->checkpoint, name, &size);
         }
         json_t *object = json_object();
-        const bool is_good =
-            put(object, "name", json_string(name)) && put(object, "bytes", count(size));
+        const bool is_good = ingot_json_put(object, "name", json_string(name)) &&
+                             ingot_json_put(object, "bytes", count(size));
         if (json_array_append_new(array, object) != 0 || !is_good) {
             json_decref(array);
             return NULL;
@@ -175,7 +177,8 @@ static json_t *files_json(const inspection *all) {
 static json_t *sha256_json(const inspection *all) {
     json_t *object = json_object();
     for (uint64_t i = 0; i < inspection_data_file_count(all); i++) {
-        if (!put(object, path_base(inspection_data_file(all, i)), json_string(all->sha256[i]))) {
+        if (!ingot_json_put(object, path_base(inspection_data_file(all, i)),
+                            json_string(all->sha256[i]))) {
             json_decref(object);
             return NULL;
         }
@@ -185,9 +188,9 @@ static json_t *sha256_json(const inspection *all) {
 
 static json_t *features_json(const inspection *all) {
     json_t *object = json_object();
-    if (!put(object, "incompat", mask(all->info.incompat)) ||
-        !put(object, "ro_compat", mask(all->info.ro_compat)) ||
-        !put(object, "compat", mask(all->info.compat))) {
+    if (!ingot_json_put(object, "incompat", mask(all->info.incompat)) ||
+        !ingot_json_put(object, "ro_compat", mask(all->info.ro_compat)) ||
+        !ingot_json_put(object, "compat", mask(all->info.compat))) {
         json_decref(object);
         return NULL;
     }
@@ -217,15 +220,17 @@ static json_t *difference_json(const inspect_difference *entry) {
     const double b = entry->b != NULL ? entry->b->ledger.weight_error : NAN;
     const double output_a = entry->a != NULL ? entry->a->ledger.output_error : NAN;
     const double output_b = entry->b != NULL ? entry->b->ledger.output_error : NAN;
-    is_good &= put(object, "name", json_string(any->name));
-    is_good &= put(object, "status", json_string(status));
-    is_good &= put(object, "differs_in", fields);
-    is_good &= put(object, "bytes", entry->a != NULL ? count(entry->a->bytes) : json_null());
-    is_good &= put(object, "other_bytes", entry->b != NULL ? count(entry->b->bytes) : json_null());
-    is_good &= put(object, "weight_error", ingot_json_number(a));
-    is_good &= put(object, "other_weight_error", ingot_json_number(b));
-    is_good &= put(object, "output_error", ingot_json_number(output_a));
-    is_good &= put(object, "other_output_error", ingot_json_number(output_b));
+    is_good &= ingot_json_put(object, "name", json_string(any->name));
+    is_good &= ingot_json_put(object, "status", json_string(status));
+    is_good &= ingot_json_put(object, "differs_in", fields);
+    is_good &=
+        ingot_json_put(object, "bytes", entry->a != NULL ? count(entry->a->bytes) : json_null());
+    is_good &= ingot_json_put(object, "other_bytes",
+                              entry->b != NULL ? count(entry->b->bytes) : json_null());
+    is_good &= ingot_json_put(object, "weight_error", ingot_json_number(a));
+    is_good &= ingot_json_put(object, "other_weight_error", ingot_json_number(b));
+    is_good &= ingot_json_put(object, "output_error", ingot_json_number(output_a));
+    is_good &= ingot_json_put(object, "other_output_error", ingot_json_number(output_b));
     if (!is_good) {
         json_decref(object);
         return NULL;
@@ -240,19 +245,20 @@ static json_t *comparison_json(const inspection *other, const inspect_comparison
     for (uint64_t i = 0; i < comparison->count; i++) {
         is_good &= json_array_append_new(array, difference_json(&comparison->entries[i])) == 0;
     }
-    is_good &= put(object, "path", json_string(other->path));
-    is_good &= put(object, "root", digest_or_null(other->info.root));
-    is_good &= put(object, "content_id", digest_or_null(other->info.content_id));
-    is_good &= put(object, "bits_per_weight", ingot_json_number(inspection_bits_per_weight(other)));
-    is_good &= put(object, "bytes", count(other->file_bytes));
-    is_good &= put(object, "same_content", json_boolean(comparison->is_same_content));
-    is_good &= put(object, "same_meta", json_boolean(comparison->is_meta_equal));
-    is_good &= put(object, "same_files", json_boolean(comparison->are_files_equal));
-    is_good &= put(object, "equal", count(comparison->equal));
-    is_good &= put(object, "different", count(comparison->different));
-    is_good &= put(object, "removed", count(comparison->only_a));
-    is_good &= put(object, "added", count(comparison->only_b));
-    is_good &= put(object, "tensors", array);
+    is_good &= ingot_json_put(object, "path", json_string(other->path));
+    is_good &= ingot_json_put(object, "root", digest_or_null(other->info.root));
+    is_good &= ingot_json_put(object, "content_id", digest_or_null(other->info.content_id));
+    is_good &= ingot_json_put(object, "bits_per_weight",
+                              ingot_json_number(inspection_bits_per_weight(other)));
+    is_good &= ingot_json_put(object, "bytes", count(other->file_bytes));
+    is_good &= ingot_json_put(object, "same_content", json_boolean(comparison->is_same_content));
+    is_good &= ingot_json_put(object, "same_meta", json_boolean(comparison->is_meta_equal));
+    is_good &= ingot_json_put(object, "same_files", json_boolean(comparison->are_files_equal));
+    is_good &= ingot_json_put(object, "equal", count(comparison->equal));
+    is_good &= ingot_json_put(object, "different", count(comparison->different));
+    is_good &= ingot_json_put(object, "removed", count(comparison->only_a));
+    is_good &= ingot_json_put(object, "added", count(comparison->only_b));
+    is_good &= ingot_json_put(object, "tensors", array);
     if (!is_good) {
         json_decref(object);
         return NULL;
@@ -263,38 +269,39 @@ static json_t *comparison_json(const inspection *other, const inspect_comparison
 static bool put_container(json_t *object, const inspection *all) {
     char version[32];
     (void)snprintf(version, sizeof version, "%u.%u", all->info.major, all->info.minor);
-    return put(object, "format_version", json_string(version)) &&
-           put(object, "root", digest_or_null(all->info.root)) &&
-           put(object, "content_id", digest_or_null(all->info.content_id)) &&
-           put(object, "data_bytes", count(all->info.decoded_data_bytes)) &&
-           put(object, "compressed", json_boolean(all->info.is_compressed)) &&
-           put(object, "features", features_json(all)) &&
-           put(object, "methods", methods_json(all)) &&
+    return ingot_json_put(object, "format_version", json_string(version)) &&
+           ingot_json_put(object, "root", digest_or_null(all->info.root)) &&
+           ingot_json_put(object, "content_id", digest_or_null(all->info.content_id)) &&
+           ingot_json_put(object, "data_bytes", count(all->info.decoded_data_bytes)) &&
+           ingot_json_put(object, "compressed", json_boolean(all->info.is_compressed)) &&
+           ingot_json_put(object, "features", features_json(all)) &&
+           ingot_json_put(object, "methods", methods_json(all)) &&
            json_object_set(object, "meta", all->meta) == 0;
 }
 
 static bool put_all(json_t *object, const inspection *all, bool with_tensors) {
-    bool is_good =
-        put(object, "path", json_string(all->path)) &&
-        put(object, "profile", json_string(inspection_profile_name(all))) &&
-        put(object, "bytes", count(all->file_bytes)) &&
-        put(object, "shards", count(inspection_data_file_count(all))) &&
-        put(object, "tensor_count", count(all->tensor_count)) &&
-        put(object, "quantized_tensors", count(all->quantized_tensors)) &&
-        put(object, "weights", count(all->weights)) &&
-        put(object, "quantized_weights", count(all->quantized_weights)) &&
-        put(object, "bits_per_weight", ingot_json_number(inspection_bits_per_weight(all))) &&
-        put(object, "file_bits_per_weight",
-            ingot_json_number(inspection_file_bits_per_weight(all))) &&
-        put(object, "roles", roles_json(all)) && put(object, "files", files_json(all));
+    bool is_good = ingot_json_put(object, "path", json_string(all->path)) &&
+                   ingot_json_put(object, "profile", json_string(inspection_profile_name(all))) &&
+                   ingot_json_put(object, "bytes", count(all->file_bytes)) &&
+                   ingot_json_put(object, "shards", count(inspection_data_file_count(all))) &&
+                   ingot_json_put(object, "tensor_count", count(all->tensor_count)) &&
+                   ingot_json_put(object, "quantized_tensors", count(all->quantized_tensors)) &&
+                   ingot_json_put(object, "weights", count(all->weights)) &&
+                   ingot_json_put(object, "quantized_weights", count(all->quantized_weights)) &&
+                   ingot_json_put(object, "bits_per_weight",
+                                  ingot_json_number(inspection_bits_per_weight(all))) &&
+                   ingot_json_put(object, "file_bits_per_weight",
+                                  ingot_json_number(inspection_file_bits_per_weight(all))) &&
+                   ingot_json_put(object, "roles", roles_json(all)) &&
+                   ingot_json_put(object, "files", files_json(all));
     if (is_good && all->container != NULL) {
         is_good = put_container(object, all);
     }
     if (is_good && with_tensors) {
-        is_good = put(object, "tensors", tensors_json(all));
+        is_good = ingot_json_put(object, "tensors", tensors_json(all));
     }
     if (is_good && all->sha256 != NULL) {
-        is_good = put(object, "sha256", sha256_json(all));
+        is_good = ingot_json_put(object, "sha256", sha256_json(all));
     }
     return is_good;
 }
@@ -311,15 +318,15 @@ json_t *inspection_json(const inspection *all, bool with_tensors, const inspecti
     json_t *object = json_object();
     bool is_good = object != NULL;
     for (unsigned i = 0; i < sizeof keys / sizeof *keys; i++) {
-        is_good = is_good && put(object, keys[i], json_null());
+        is_good = is_good && ingot_json_put(object, keys[i], json_null());
     }
     if (is_good && status != INGOT_OK) {
-        is_good = put(object, "error", json_string(ingot_status_code(status)));
+        is_good = ingot_json_put(object, "error", json_string(ingot_status_code(status)));
     }
     if (is_good && all != NULL) {
         is_good = put_all(object, all, with_tensors);
         if (is_good && comparison != NULL) {
-            is_good = put(object, "compare", comparison_json(other, comparison));
+            is_good = ingot_json_put(object, "compare", comparison_json(other, comparison));
         }
     }
     if (!is_good) {
