@@ -146,13 +146,15 @@ check:
 	@$(MAKE) --no-print-directory $(JOBS) MODE=asan run-tests
 	@$(MAKE) --no-print-directory analyze
 
+# ctuuninitvar: with one process cppcheck takes the target of an output parameter for an input; with
+# more it does not look.
 analyze:
 	@command -v cppcheck >/dev/null || { echo 'cppcheck is missing: run make check'; exit 2; }
 	$(call say,CHECK,cppcheck)
 	$(Q)cppcheck -q -j $(shell nproc) --std=c11 --enable=warning,portability,performance \
 	    --inline-suppr --error-exitcode=1 --suppress=missingIncludeSystem \
-	    --suppress=normalCheckLevelMaxBranches -D_GNU_SOURCE -DPCRE2_CODE_UNIT_WIDTH=8 -DISA=v3 \
-	    -I. -Icommon -Iformat -Itests/unit $(wildcard $(FOLDERS)) tests
+	    --suppress=normalCheckLevelMaxBranches --suppress=ctuuninitvar \
+	    -D_GNU_SOURCE -DPCRE2_CODE_UNIT_WIDTH=8 -DISA=v3 -I. -Icommon -Iformat -Itests/unit $(wildcard $(FOLDERS)) tests
 
 # Every reader in turn, from its seed corpus; new inputs stay under build/.
 FUZZ_SECONDS ?= 60

@@ -241,9 +241,7 @@ static void halves_on(const ingot_backend *b) {
     CU_ASSERT_FATAL(ingot_arena_create(&arena) == INGOT_OK);
     load(&model, seed, b, arena);
     load(&other, seed + 1, b, arena);
-    for (uint64_t i = 0; i < TOKENS; i++) {
-        ids[i] = (uint32_t)(tiny_bits(model.tiny) % model.tiny->model.vocab);
-    }
+    tiny_ids(model.tiny, ids, TOKENS);
     const ingot_windows windows = {.ids = ids, .count = WINDOWS, .length = LENGTH};
     ingot_progress_begin(&progress, "testing", "blocks", 2, true);
     const ingot_loop_job job = {.source = &model.tiny->source,

@@ -159,9 +159,7 @@ static double distance(const float *a, const float *b, uint64_t n) {
 
 static uint32_t *random_ids(tiny_model *t, uint64_t count) {
     uint32_t *ids = malloc(count * sizeof *ids);
-    for (uint64_t i = 0; i < count; i++) {
-        ids[i] = (uint32_t)(tiny_bits(t) % t->model.vocab);
-    }
+    tiny_ids(t, ids, count);
     return ids;
 }
 

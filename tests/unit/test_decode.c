@@ -1,12 +1,8 @@
 /* Decoding with a cache against full forward passes, the sampler, and text as it comes. */
-#include "tiny_model.h"
+#include "suite_cpu.h"
 
 #include "calib/decode.h"
 #include "calib/text_model.h"
-#include "suite.h"
-
-static ingot_backend backend;
-static uint64_t seed;
 
 static uint32_t greedy_reference(const tiny_model *t, const uint32_t *ids, uint64_t count,
                                  double *margin) {
@@ -68,9 +64,7 @@ static void test_long_prompt(void) {
     ingot_error error;
     uint32_t ids[count];
     float at_once[50], one_by_one[50];
-    for (int i = 0; i < count; i++) {
-        ids[i] = (uint32_t)(tiny_bits(t) % t->model.vocab);
-    }
+    tiny_ids(t, ids, count);
     CU_ASSERT_EQUAL_FATAL(
         ingot_decoder_create(&decoder, &t->model, &t->source, &backend, count, &error), INGOT_OK);
     CU_ASSERT_EQUAL(ingot_decoder_feed(decoder, ids, count, at_once, &error), INGOT_OK);
@@ -313,13 +307,5 @@ int main(void) {
         {"text as it comes, SentencePiece", test_stream_sentencepiece},
         CU_TEST_INFO_NULL,
     };
-    ingot_error error;
-    seed = tiny_seed();
-    if (ingot_backend_open(&backend, "cpu", 2, &error) != INGOT_OK) {
-        fprintf(stderr, "no backend: %s\n", error.reason);
-        return 2;
-    }
-    const int result = suite_run("decode", tests);
-    ingot_backend_close(&backend);
-    return result;
+    return suite_run_cpu("decode", tests);
 }

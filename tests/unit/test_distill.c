@@ -2,26 +2,13 @@
  * windows falls and is what an FP64 forward pass over the stored values says, codes and fixed
  * matrices stay, and bytes depend on the seed, not on threads. */
 #include "backend_devices.h"
-#include "common/sizes.h"
 #include "convert/distill.h"
-#include "tiny_model.h"
+#include "tiny_batch.h"
 
-/* Enough to learn from: codes that fit 81 tokens say little of others, those that fit 720 do. */
-#define WINDOWS 96u
-#define JUDGES  16u
-#define LENGTH  9u
-#define TOKENS  (WINDOWS * LENGTH)
-#define LAYERS  3u
+#define LAYERS 3u
 
 typedef struct setup {
-    const ingot_backend *b;
-    tiny_model *t; /* its weights become the stored ones */
-    ingot_arena *host, *device;
-    ingot_batch batch;
-    ingot_loop_job loop;
-    ingot_progress progress;
-    ingot_windows windows;
-    uint32_t ids[TOKENS];
+    tiny_batch in; /* the weights of its model become the stored ones */
     ingot_quantized linear[LAYERS][INGOT_ROLE_COUNT]; /* device: start, then result */
     int codes_move;                                   /* 0 or 1 */
     bool is_fixed[INGOT_ROLE_COUNT], is_dense[INGOT_ROLE_COUNT];
@@ -31,16 +18,9 @@ typedef struct setup {
 
 static void keep_linear(setup *s, const ingot_block *block, ingot_role role,
                         ingot_quant_format format) {
-    const ingot_linear_desc *d = &s->t->model.linear[role];
     ingot_quantized *q = &s->linear[block->layer][role];
     float *w;
-    uint64_t bad;
-    format.group = ingot_min_u64(format.group, d->cols);
-    CU_ASSERT_FATAL(ingot_quantized_create(q, d->rows, d->cols, &format, s->device) == INGOT_OK);
-    CU_ASSERT_FATAL(ingot_arena_array(s->device, (void **)&w, d->rows, d->cols * 4) == INGOT_OK);
-    CU_ASSERT_FATAL(s->b->ops->values(s->b->context, w, &bad, &block->linear[role], NULL, NULL) ==
-                    INGOT_OK);
-    CU_ASSERT_FATAL(s->b->ops->quantize_rtn(s->b->context, q, w) == INGOT_OK);
+    tiny_batch_round(&s->in, q, &w, block, role, format);
     CU_ASSERT_FATAL(ingot_distill_keep_matrix(s->distill, block->layer, role, q, s->is_fixed[role],
                                               false) == INGOT_OK);
 }
@@ -49,60 +29,36 @@ static void keep_linear(setup *s, const ingot_block *block, ingot_role role,
 static void keep_blocks(setup *s, ingot_quant_format format) {
     for (uint64_t at = 0; at < LAYERS; at++) {
         ingot_block block;
-        CU_ASSERT_FATAL(ingot_block_load(&block, &s->t->model, at, &s->t->source, s->b, s->host,
-                                         NULL) == INGOT_OK);
+        CU_ASSERT_FATAL(ingot_block_load(&block, &s->in.t->model, at, &s->in.t->source, s->in.b,
+                                         s->in.host, NULL) == INGOT_OK);
         for (unsigned role = 0; role < INGOT_ROLE_COUNT; role++) {
-            if (s->t->model.linear[role].is_present && !s->is_dense[role]) {
+            if (s->in.t->model.linear[role].is_present && !s->is_dense[role]) {
                 keep_linear(s, &block, (ingot_role)role, format);
             }
         }
         CU_ASSERT_FATAL(ingot_distill_keep_block(s->distill, &block) == INGOT_OK);
-        CU_ASSERT_FATAL(ingot_batch_run(&s->batch, &s->loop, &block, 0, WINDOWS,
-                                        &(ingot_batch_use){.is_exact = true}, NULL) == INGOT_OK);
-        CU_ASSERT_FATAL(s->b->ops->wait(s->b->context) == INGOT_OK);
-        ingot_block_release(&block, s->b);
+        tiny_batch_advance(&s->in, &block);
+        CU_ASSERT_FATAL(s->in.b->ops->wait(s->in.b->context) == INGOT_OK);
+        ingot_block_release(&block, s->in.b);
     }
 }
 
 static void begin(setup *s, const ingot_backend *b, unsigned flags, uint64_t seed,
                   uint64_t codes_most) {
     memset(s, 0, sizeof *s);
-    s->b = b;
-    s->t = tiny_create(flags, 7);
-    CU_ASSERT_FATAL(s->t->model.layers == LAYERS);
-    CU_ASSERT_FATAL(ingot_arena_create(&s->host) == INGOT_OK);
-    CU_ASSERT_FATAL(ingot_backend_arena_create(&s->device, b) == INGOT_OK);
-    for (uint64_t i = 0; i < TOKENS; i++) {
-        s->ids[i] = (uint32_t)(tiny_bits(s->t) % s->t->model.vocab);
-    }
-    s->windows = (ingot_windows){.ids = s->ids, .count = WINDOWS, .length = LENGTH};
-    ingot_progress_begin(&s->progress, "testing", "blocks", 1, true);
-    s->loop = (ingot_loop_job){.source = &s->t->source,
-                               .model = &s->t->model,
-                               .backend = b,
-                               .windows = &s->windows,
-                               .seed = seed,
-                               .progress = &s->progress};
-    CU_ASSERT_FATAL(
-        ingot_batch_create(&s->batch, &s->loop, JUDGES, INGOT_BOTH, NULL, s->host, NULL) == 0);
-    CU_ASSERT_FATAL(ingot_distill_create(&s->distill, &s->loop, codes_most) == INGOT_OK);
+    tiny_batch_begin(&s->in, b, flags, seed);
+    CU_ASSERT_FATAL(s->in.t->model.layers == LAYERS);
+    CU_ASSERT_FATAL(ingot_distill_create(&s->distill, &s->in.loop, codes_most) == INGOT_OK);
 }
 
 static void run(setup *s) {
-    CU_ASSERT_FATAL(ingot_distill_run(&s->result, s->distill, &s->batch, NULL) == INGOT_OK);
+    CU_ASSERT_FATAL(ingot_distill_run(&s->result, s->distill, &s->in.batch, NULL) == INGOT_OK);
     CU_ASSERT(s->result.has_run);
 }
 
 static void end(setup *s) {
     ingot_distill_destroy(s->distill);
-    ingot_batch_destroy(&s->batch, s->b);
-    ingot_arena_destroy(s->host);
-    ingot_arena_destroy(s->device);
-    tiny_destroy(s->t);
-}
-
-static void read_back(const setup *s, void *to, const void *from, uint64_t bytes) {
-    CU_ASSERT_FATAL(s->b->ops->download(s->b->context, to, from, bytes) == INGOT_OK);
+    tiny_batch_end(&s->in);
 }
 
 /* The weights of the tiny model become those of one result; *moved += scales that are others. */
@@ -111,14 +67,14 @@ static void put_result(setup *s, uint64_t at, ingot_role role, uint64_t *moved) 
     const uint64_t n = before->rows * before->cols, g = before->rows * before->groups;
     ingot_quantized q;
     char name[INGOT_NAME_SIZE];
-    CU_ASSERT_FATAL(ingot_distill_matrix(&q, s->distill, at, role, s->device) == INGOT_OK);
+    CU_ASSERT_FATAL(ingot_distill_matrix(&q, s->distill, at, role, s->in.device) == INGOT_OK);
     uint8_t *codes = malloc(n), *old = malloc(n), *zeros = malloc(g);
     float *scales = malloc(g * sizeof *scales), *start = malloc(g * sizeof *start);
-    read_back(s, codes, q.codes, n);
-    read_back(s, old, before->codes, n);
-    read_back(s, zeros, q.zeros, g);
-    read_back(s, scales, q.scales, g * sizeof *scales);
-    read_back(s, start, before->scales, g * sizeof *start);
+    tiny_batch_read(&s->in, codes, q.codes, n);
+    tiny_batch_read(&s->in, old, before->codes, n);
+    tiny_batch_read(&s->in, zeros, q.zeros, g);
+    tiny_batch_read(&s->in, scales, q.scales, g * sizeof *scales);
+    tiny_batch_read(&s->in, start, before->scales, g * sizeof *start);
     for (uint64_t i = 0; i < n; i++) {
         CU_ASSERT(abs((int)codes[i] - (int)old[i]) <= (s->is_fixed[role] ? 0 : s->codes_move));
         CU_ASSERT(codes[i] < 1u << q.format.bits);
@@ -129,8 +85,8 @@ static void put_result(setup *s, uint64_t at, ingot_role role, uint64_t *moved) 
         CU_ASSERT(!s->is_fixed[role] || scales[i] == start[i]);
         *moved += scales[i] != start[i];
     }
-    ingot_model_linear_name(&s->t->model, at, role, name);
-    float *w = tiny_find(s->t, name)->data;
+    ingot_model_linear_name(&s->in.t->model, at, role, name);
+    float *w = tiny_find(s->in.t, name)->data;
     for (uint64_t i = 0; i < n; i++) {
         const uint64_t group = i / q.cols * q.groups + i % q.cols / q.format.group;
         w[i] = scales[group] * (float)((int)codes[i] - (int)zeros[group]);
@@ -157,8 +113,8 @@ static double judge(setup *s, unsigned flags) {
     double *p = malloc(LENGTH * vocab * sizeof *p), *q = malloc(LENGTH * vocab * sizeof *q);
     double sum = 0;
     for (uint64_t window = WINDOWS - JUDGES; window < WINDOWS; window++) {
-        tiny_ref_logits(source, s->ids + window * LENGTH, LENGTH, p);
-        tiny_ref_logits(s->t, s->ids + window * LENGTH, LENGTH, q);
+        tiny_ref_logits(source, s->in.ids + window * LENGTH, LENGTH, p);
+        tiny_ref_logits(s->in.t, s->in.ids + window * LENGTH, LENGTH, q);
         for (uint64_t row = 0; row < LENGTH; row++) {
             const double *a = p + row * vocab, *b = q + row * vocab;
             const double top = log_sum(a, vocab), other = log_sum(b, vocab);
@@ -186,7 +142,7 @@ static double check(const ingot_backend *b, unsigned flags, ingot_quant_format f
     run(&s);
     for (uint64_t at = 0; at < LAYERS; at++) {
         for (unsigned role = 0; role < INGOT_ROLE_COUNT; role++) {
-            if (s.t->model.linear[role].is_present && !s.is_dense[role]) {
+            if (s.in.t->model.linear[role].is_present && !s.is_dense[role]) {
                 put_result(&s, at, (ingot_role)role, &moved);
             }
         }
@@ -229,10 +185,10 @@ static void test_seeds(void) {
             begin(&s, &devices[d].backend[i == 0 ? 0 : 1], 0, i == 2 ? 2 : 1, UINT64_MAX);
             keep_blocks(&s, (ingot_quant_format){3, 16, INGOT_ZERO_SYMMETRIC, INGOT_F16});
             run(&s);
-            CU_ASSERT_FATAL(ingot_distill_matrix(&q, s.distill, 1, INGOT_ROLE_UP, s.device) ==
+            CU_ASSERT_FATAL(ingot_distill_matrix(&q, s.distill, 1, INGOT_ROLE_UP, s.in.device) ==
                             INGOT_OK);
             CU_ASSERT_FATAL(q.rows * q.groups >= 64);
-            read_back(&s, i == 0 ? first : scales, q.scales, sizeof scales);
+            tiny_batch_read(&s.in, i == 0 ? first : scales, q.scales, sizeof scales);
             CU_ASSERT(i == 0 || (memcmp(first, scales, sizeof scales) == 0) == (i == 1));
             end(&s);
         }

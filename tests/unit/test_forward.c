@@ -1,11 +1,6 @@
 /* The forward pass against the FP64 reference of tiny_model.h, for every kind of block the
  * description can express; with and without a cache; what the input hook sees. */
-#include "tiny_model.h"
-
-#include "suite.h"
-
-static ingot_backend backend;
-static uint64_t seed;
+#include "suite_cpu.h"
 
 static const unsigned variants[] = {
     0,
@@ -19,12 +14,6 @@ static const unsigned variants[] = {
 #define VARIANTS (sizeof variants / sizeof variants[0])
 
 #define TOLERANCE 2e-5 /* of the largest value: FP32 sums of at most 64 terms, three blocks */
-
-static void random_ids(tiny_model *t, uint32_t *ids, uint64_t count) {
-    for (uint64_t i = 0; i < count; i++) {
-        ids[i] = (uint32_t)(tiny_bits(t) % t->model.vocab);
-    }
-}
 
 /* Largest difference over the largest expected value. */
 static double error_of(const float *got, const double *expected, uint64_t count) {
@@ -98,7 +87,7 @@ static void test_logits(void) {
         tiny_model *t = tiny_create(variants[v], seed + v);
         device_model d;
         uint32_t ids[m];
-        random_ids(t, ids, m);
+        tiny_ids(t, ids, m);
         load(&d, t, 2 * length); /* one call cannot hold all three sequences */
         float *x = floats(m * t->model.hidden);
         CU_ASSERT_EQUAL(ingot_ends_embed(&d.ends, &t->model, &backend, x, ids, m), INGOT_OK);
@@ -137,7 +126,7 @@ static void test_cache(void) {
         ingot_kv_cache cache;
         ingot_error error;
         uint32_t ids[sequences * length];
-        random_ids(t, ids, sequences * length);
+        tiny_ids(t, ids, sequences * length);
         load(&d, t, sequences * 5);
         CU_ASSERT_EQUAL_FATAL(
             ingot_kv_cache_create(&cache, &t->model, &backend, sequences, length + 2, &error),
@@ -348,13 +337,5 @@ int main(void) {
         {"a tied model with a head of its own", test_own_head},
         CU_TEST_INFO_NULL,
     };
-    ingot_error error;
-    seed = tiny_seed();
-    if (ingot_backend_open(&backend, "cpu", 2, &error) != INGOT_OK) {
-        fprintf(stderr, "no backend: %s\n", error.reason);
-        return 2;
-    }
-    const int result = suite_run("forward", tests);
-    ingot_backend_close(&backend);
-    return result;
+    return suite_run_cpu("forward", tests);
 }

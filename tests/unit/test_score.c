@@ -1,25 +1,12 @@
 /* Perplexity and divergence against figures worked out in FP64 from the reference logits of
  * tiny_model.h. */
-#include "tiny_model.h"
+#include "suite_cpu.h"
 
 #include "calib/score.h"
-#include "suite.h"
-
-static ingot_backend backend;
-static uint64_t seed;
 
 typedef struct expected_score {
     double perplexity, source_perplexity, kld_mean, kld_p99, top1;
 } expected_score;
-
-static ingot_windows random_windows(tiny_model *t, uint64_t count, uint64_t length) {
-    ingot_windows windows = {.count = count, .length = length};
-    windows.ids = malloc(count * length * sizeof *windows.ids);
-    for (uint64_t i = 0; i < count * length; i++) {
-        windows.ids[i] = (uint32_t)(tiny_bits(t) % t->model.vocab);
-    }
-    return windows;
-}
 
 /* Log-probabilities of one row, in place. */
 static void log_softmax(double *row, uint64_t n) {
@@ -113,7 +100,7 @@ static void test_figures(void) {
     for (int f = 0; f < 2; f++) {
         tiny_model *source = tiny_create(flags[f], seed), *candidate = tiny_create(flags[f], seed);
         disturb(candidate);
-        ingot_windows windows = random_windows(candidate, 21, 12);
+        ingot_windows windows = tiny_windows(candidate, 21, 12);
         const expected_score expected = reference(candidate, source, &windows);
         const ingot_score got = score(candidate, source, &windows, 0);
         CU_ASSERT_EQUAL(got.positions, 21 * 11);
@@ -133,7 +120,7 @@ static void test_figures(void) {
 
 static void test_same_model(void) {
     tiny_model *t = tiny_create(TINY_QKV_BIAS, seed + 1);
-    ingot_windows windows = random_windows(t, 5, 9);
+    ingot_windows windows = tiny_windows(t, 5, 9);
     const ingot_score both = score(t, t, &windows, 0);
     CU_ASSERT_EQUAL(both.kld_mean, 0);
     CU_ASSERT_EQUAL(both.kld_p99, 0);
@@ -151,7 +138,7 @@ static void test_same_model(void) {
 static void test_batches(void) {
     tiny_model *source = tiny_create(0, seed + 2), *candidate = tiny_create(0, seed + 2);
     disturb(candidate);
-    ingot_windows windows = random_windows(candidate, 17, 10);
+    ingot_windows windows = tiny_windows(candidate, 17, 10);
     const ingot_score whole = score(candidate, source, &windows, 0);
     const uint64_t window_bytes = 2 * 10 * source->model.hidden * sizeof(float);
     const uint64_t sizes[] = {1, 2 * window_bytes, 5 * window_bytes};
@@ -180,7 +167,7 @@ static void test_batches(void) {
 static void test_large_vocabulary(void) {
     tiny_model *t = tiny_create(TINY_TIED | TINY_LARGE_VOCAB, seed + 4);
     const uint64_t length = 60, vocab = t->model.vocab;
-    ingot_windows windows = random_windows(t, 1, length);
+    ingot_windows windows = tiny_windows(t, 1, length);
     double *logits = malloc(length * vocab * sizeof *logits);
     double nll = 0;
     tiny_ref_logits(t, windows.ids, length, logits);
@@ -203,7 +190,7 @@ static void test_sequences(void) {
     static const ingot_sequence items[] = {{31, 30}, {31, 1}, {31, 7}, {12, 11},
                                            {40, 3},  {2, 1},  {2, 1},  {9, 4}};
     const uint64_t count = sizeof items / sizeof *items, vocab = source->model.vocab;
-    ingot_windows windows = random_windows(source, 1, 200);
+    ingot_windows windows = tiny_windows(source, 1, 200);
     const ingot_sequences sequences = {windows.ids, items, count};
     double nll[2][200], *logits = malloc(40 * vocab * sizeof *logits);
     static const uint64_t batches[] = {0, 1, 45 * 24 * 2 * sizeof(float)};
@@ -242,7 +229,7 @@ static void test_sequences(void) {
 
 static void test_refusals(void) {
     tiny_model *t = tiny_create(0, seed + 3);
-    ingot_windows windows = random_windows(t, 2, 8);
+    ingot_windows windows = tiny_windows(t, 2, 8);
     ingot_score result;
     ingot_error error;
     windows.length = 1;
@@ -280,13 +267,5 @@ int main(void) {
         {"short windows, NaN weights, bad ids, missing tensors", test_refusals},
         CU_TEST_INFO_NULL,
     };
-    ingot_error error;
-    seed = tiny_seed();
-    if (ingot_backend_open(&backend, "cpu", 2, &error) != INGOT_OK) {
-        fprintf(stderr, "no backend: %s\n", error.reason);
-        return 2;
-    }
-    const int result = suite_run("score", tests);
-    ingot_backend_close(&backend);
-    return result;
+    return suite_run_cpu("score", tests);
 }

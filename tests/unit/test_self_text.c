@@ -1,14 +1,10 @@
 /* Text that the model writes, many sequences at once, against decoding them one by one. */
-#include "tiny_model.h"
+#include "suite_cpu.h"
 
 #include "calib/decode.h"
 #include "calib/self_text.h"
-#include "suite.h"
 
 enum { samples = 5, length = 23 };
-
-static ingot_backend backend;
-static uint64_t seed;
 
 static void write_text(ingot_text *out, const tiny_model *t, uint64_t text_seed) {
     CU_ASSERT_EQUAL_FATAL(ingot_self_text_write(out, &t->model, &t->source, &backend, samples,
@@ -84,13 +80,5 @@ int main(void) {
         {"beside files it is refused", test_wanted},
         CU_TEST_INFO_NULL,
     };
-    ingot_error error;
-    seed = tiny_seed();
-    if (ingot_backend_open(&backend, "cpu", 2, &error) != INGOT_OK) {
-        fprintf(stderr, "no backend: %s\n", error.reason);
-        return 2;
-    }
-    const int result = suite_run("self text", tests);
-    ingot_backend_close(&backend);
-    return result;
+    return suite_run_cpu("self text", tests);
 }

@@ -58,9 +58,7 @@ static void open_fixture(fixture *f, uint64_t seed) {
         f->order[i] = i;
     }
     f->plan = (ingot_plan){.tensors = f->tensors, .specs = f->specs, .count = TENSORS};
-    for (unsigned i = 0; i < WINDOWS * LENGTH; i++) {
-        f->ids[i] = (uint32_t)(tiny_bits(f->tiny) % f->tiny->model.vocab);
-    }
+    tiny_ids(f->tiny, f->ids, WINDOWS * LENGTH);
     f->windows = (ingot_windows){.ids = f->ids, .count = WINDOWS, .length = LENGTH};
     f->job = (ingot_sensitivity_job){.source = &f->tiny->source,
                                      .model = &f->tiny->model,

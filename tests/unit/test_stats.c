@@ -1,25 +1,13 @@
 /* Statistics files: what is written against sums taken in FP64 from the reference forward pass of
  * tiny_model.h, and what is refused when a file is read. */
 #define TINY_MAX 800
-#include "tiny_model.h"
+#include "suite_cpu.h"
 
 #include "calib/stats.h"
 #include "common/files.h"
-#include "suite.h"
 
-static ingot_backend backend;
-static uint64_t seed;
 static char folder[] = "/tmp/ingot-test-stats-XXXXXX";
 static char path[64], other_path[64];
-
-static ingot_windows random_windows(tiny_model *t, uint64_t count, uint64_t length) {
-    ingot_windows windows = {.count = count, .length = length};
-    windows.ids = malloc(count * length * sizeof *windows.ids);
-    for (uint64_t i = 0; i < count * length; i++) {
-        windows.ids[i] = (uint32_t)(tiny_bits(t) % t->model.vocab);
-    }
-    return windows;
-}
 
 static ingot_status collect(const tiny_model *t, const ingot_windows *windows, const char *output,
                             uint64_t batch_bytes, ingot_stats_result *result, ingot_error *error) {
@@ -100,7 +88,7 @@ static void test_sums(void) {
                                      TINY_WINDOW | TINY_WIDE};
     for (int f = 0; f < 3; f++) {
         tiny_model *t = tiny_create(flags[f], seed + (uint64_t)f);
-        ingot_windows windows = random_windows(t, 5, 13);
+        ingot_windows windows = tiny_windows(t, 5, 13);
         ingot_stats_result result;
         ingot_error error;
         ingot_stats *stats;
@@ -147,7 +135,7 @@ static void read_file(const char *name, char **bytes, uint64_t *size) {
 /* The same bytes whatever the scratch of a call and the number of threads. */
 static void test_same_bytes(void) {
     tiny_model *t = tiny_create(0, seed + 10);
-    ingot_windows windows = random_windows(t, 7, 11);
+    ingot_windows windows = tiny_windows(t, 7, 11);
     ingot_stats_result result;
     ingot_error error;
     char *first, *second;
@@ -171,7 +159,7 @@ static void test_same_bytes(void) {
 
 static void test_other_checkpoint(void) {
     tiny_model *t = tiny_create(0, seed + 20);
-    ingot_windows windows = random_windows(t, 2, 8);
+    ingot_windows windows = tiny_windows(t, 2, 8);
     ingot_stats_result result;
     ingot_error error;
     ingot_stats *stats;
@@ -196,7 +184,7 @@ static void test_other_checkpoint(void) {
 
 static void test_damage(void) {
     tiny_model *t = tiny_create(0, seed + 30);
-    ingot_windows windows = random_windows(t, 2, 8);
+    ingot_windows windows = tiny_windows(t, 2, 8);
     ingot_stats_result result;
     ingot_error error;
     ingot_stats *stats;
@@ -234,7 +222,7 @@ static void test_damage(void) {
 /* Rows that are not finite are left out and counted; when nothing is left, that is an error. */
 static void test_not_finite(void) {
     tiny_model *t = tiny_create(0, seed + 40);
-    ingot_windows windows = random_windows(t, 3, 8);
+    ingot_windows windows = tiny_windows(t, 3, 8);
     ingot_stats_result result;
     ingot_error error;
     /* One token's embedding is NaN, at the end of one window. */
@@ -270,7 +258,7 @@ static void test_not_finite(void) {
 /* No output is left behind by a failure, and none is replaced without force. */
 static void test_output(void) {
     tiny_model *t = tiny_create(0, seed + 50);
-    ingot_windows windows = random_windows(t, 2, 8);
+    ingot_windows windows = tiny_windows(t, 2, 8);
     const ingot_text text = {.count = 16};
     char partial[80];
     ingot_stats_options options = {.path = other_path};
@@ -306,16 +294,13 @@ int main(void) {
         {"outputs", test_output},
         CU_TEST_INFO_NULL,
     };
-    ingot_error error;
-    seed = tiny_seed();
-    if (mkdtemp(folder) == NULL || ingot_backend_open(&backend, "cpu", 2, &error) != INGOT_OK) {
-        fprintf(stderr, "no folder or no backend\n");
+    if (mkdtemp(folder) == NULL) {
+        fprintf(stderr, "no folder\n");
         return 2;
     }
     snprintf(path, sizeof path, "%s/a.calib", folder);
     snprintf(other_path, sizeof other_path, "%s/b.calib", folder);
-    const int result = suite_run("stats", tests);
-    ingot_backend_close(&backend);
+    const int result = suite_run_cpu("stats", tests);
     remove(path);
     remove(other_path);
     rmdir(folder);

@@ -1,19 +1,16 @@
 /* Task items: what is read, how choices are cut into tokens, and answers against FP64. */
-#include "tiny_model.h"
+#include "suite_cpu.h"
 
 #include "calib/tasks.h"
 #include "common/files.h"
 #include "common/memory.h"
-#include "suite.h"
 #include "verify/verify.h"
 
 #define CONTEXT 40u /* tokens that the model is given at most */
 #define ITEMS   60u
 #define CHOICES 4u
 
-static ingot_backend backend;
 static ingot_tokenizer *tokenizer;
-static uint64_t seed;
 static char path[] = "/tmp/ingot-tasks-XXXXXX";
 
 /* Letters, and merges that join what comes before a choice with its beginning. */
@@ -328,18 +325,15 @@ int main(void) {
         CU_TEST_INFO_NULL,
     };
     ingot_error error;
-    seed = tiny_seed();
     const int file = mkstemp(path);
     if (file < 0 || close(file) != 0 ||
-        ingot_backend_open(&backend, "cpu", 2, &error) != INGOT_OK ||
         ingot_tokenizer_create(&tokenizer, tokenizer_json, sizeof tokenizer_json - 1, "tiny",
                                &error) != INGOT_OK) {
         fprintf(stderr, "test set-up failed\n");
         return 2;
     }
-    const int result = suite_run("tasks", tests);
+    const int result = suite_run_cpu("tasks", tests);
     ingot_tokenizer_destroy(tokenizer);
-    ingot_backend_close(&backend);
     (void)unlink(path);
     return result;
 }

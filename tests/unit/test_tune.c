@@ -2,87 +2,40 @@
  * what an FP64 forward pass over the stored values says, what comes out is what a container can
  * hold, a start that cannot be improved stays, and bytes depend on the seed, not on threads. */
 #include "backend_devices.h"
-#include "common/sizes.h"
 #include "convert/tune.h"
-#include "tiny_model.h"
-
-/* Enough to learn from: what fits 81 tokens says little of others. */
-#define WINDOWS 96u
-#define JUDGES  16u
-#define LENGTH  9u
-#define TOKENS  (WINDOWS * LENGTH)
+#include "tiny_batch.h"
 
 typedef struct setup {
-    const ingot_backend *b;
-    tiny_model *t;
-    ingot_arena *host, *device;
+    tiny_batch in;
     ingot_block block;
-    ingot_batch batch;
-    ingot_loop_job loop;
-    ingot_progress progress;
-    ingot_windows windows;
-    uint32_t ids[TOKENS];
     ingot_quantized linear[INGOT_ROLE_COUNT]; /* the result, device */
     uint8_t *start[INGOT_ROLE_COUNT];         /* codes of plain rounding, host */
     ingot_tune_job job;
     ingot_tune_result result;
 } setup;
 
-static void read_back(const setup *s, void *to, const void *from, uint64_t bytes) {
-    CU_ASSERT_FATAL(s->b->ops->download(s->b->context, to, from, bytes) == INGOT_OK);
-}
-
 static void quantize(setup *s, ingot_role role, ingot_quant_format format) {
-    const ingot_linear_desc *d = &s->t->model.linear[role];
     ingot_quantized *q = &s->linear[role];
     float *w;
-    uint64_t bad;
-    format.group = ingot_min_u64(format.group, d->cols);
-    CU_ASSERT_FATAL(ingot_quantized_create(q, d->rows, d->cols, &format, s->device) == INGOT_OK);
-    CU_ASSERT_FATAL(ingot_arena_array(s->device, (void **)&w, d->rows, d->cols * 4) == INGOT_OK);
-    CU_ASSERT_FATAL(s->b->ops->values(s->b->context, w, &bad, &s->block.linear[role], NULL, NULL) ==
-                    INGOT_OK);
-    CU_ASSERT_FATAL(s->b->ops->quantize_rtn(s->b->context, q, w) == INGOT_OK);
-    s->start[role] = malloc(d->rows * d->cols);
-    read_back(s, s->start[role], q->codes, d->rows * d->cols);
-    s->job.linear[role] = q;
+    tiny_batch_round(&s->in, q, &w, &s->block, role, format);
     s->job.target[role] = w;
+    s->start[role] = malloc(q->rows * q->cols);
+    tiny_batch_read(&s->in, s->start[role], q->codes, q->rows * q->cols);
+    s->job.linear[role] = q;
 }
 
 static void begin(setup *s, const ingot_backend *b, unsigned flags, ingot_quant_format format,
                   uint64_t seed) {
     memset(s, 0, sizeof *s);
-    s->b = b;
-    s->t = tiny_create(flags, 7);
-    CU_ASSERT_FATAL(ingot_arena_create(&s->host) == INGOT_OK);
-    CU_ASSERT_FATAL(ingot_backend_arena_create(&s->device, b) == INGOT_OK);
-    for (uint64_t i = 0; i < TOKENS; i++) {
-        s->ids[i] = (uint32_t)(tiny_bits(s->t) % s->t->model.vocab);
-    }
-    s->windows = (ingot_windows){.ids = s->ids, .count = WINDOWS, .length = LENGTH};
-    ingot_progress_begin(&s->progress, "testing", "blocks", 1, true);
-    s->loop = (ingot_loop_job){.source = &s->t->source,
-                               .model = &s->t->model,
-                               .backend = b,
-                               .windows = &s->windows,
-                               .seed = seed,
-                               .progress = &s->progress};
-    CU_ASSERT_FATAL(
-        ingot_batch_create(&s->batch, &s->loop, JUDGES, INGOT_BOTH, NULL, s->host, NULL) == 0);
-    CU_ASSERT_FATAL(ingot_block_load(&s->block, &s->t->model, 0, &s->t->source, b, s->host, NULL) ==
-                    INGOT_OK);
-    s->job = (ingot_tune_job){.loop = &s->loop, .batch = &s->batch, .block = &s->block};
+    tiny_batch_begin(&s->in, b, flags, seed);
+    CU_ASSERT_FATAL(ingot_block_load(&s->block, &s->in.t->model, 0, &s->in.t->source, b, s->in.host,
+                                     NULL) == INGOT_OK);
+    s->job = (ingot_tune_job){.loop = &s->in.loop, .batch = &s->in.batch, .block = &s->block};
     for (unsigned role = 0; role < INGOT_ROLE_COUNT; role++) {
-        if (s->t->model.linear[role].is_present) {
+        if (s->in.t->model.linear[role].is_present) {
             quantize(s, (ingot_role)role, format);
         }
     }
-}
-
-/* The exact states become what the block puts out. */
-static void advance_exact(setup *s, const ingot_block *block) {
-    CU_ASSERT_FATAL(ingot_batch_run(&s->batch, &s->loop, block, 0, WINDOWS,
-                                    &(ingot_batch_use){.is_exact = true}, NULL) == INGOT_OK);
 }
 
 static void tune(setup *s) {
@@ -93,11 +46,8 @@ static void end(setup *s) {
     for (unsigned role = 0; role < INGOT_ROLE_COUNT; role++) {
         free(s->start[role]);
     }
-    ingot_block_release(&s->block, s->b);
-    ingot_batch_destroy(&s->batch, s->b);
-    ingot_arena_destroy(s->host);
-    ingot_arena_destroy(s->device);
-    tiny_destroy(s->t);
+    ingot_block_release(&s->block, s->in.b);
+    tiny_batch_end(&s->in);
 }
 
 /* ---- what a container can hold ----------------------------------------------------------------
@@ -114,11 +64,11 @@ static uint64_t put_results(setup *s) {
         }
         uint8_t *codes = malloc(q->rows * q->cols), *zeros = malloc(q->rows * q->groups);
         float *scales = malloc(q->rows * q->groups * sizeof *scales);
-        read_back(s, codes, q->codes, q->rows * q->cols);
-        read_back(s, zeros, q->zeros, q->rows * q->groups);
-        read_back(s, scales, q->scales, q->rows * q->groups * sizeof *scales);
-        ingot_model_linear_name(&s->t->model, 0, (ingot_role)role, name);
-        float *w = tiny_find(s->t, name)->data;
+        tiny_batch_read(&s->in, codes, q->codes, q->rows * q->cols);
+        tiny_batch_read(&s->in, zeros, q->zeros, q->rows * q->groups);
+        tiny_batch_read(&s->in, scales, q->scales, q->rows * q->groups * sizeof *scales);
+        ingot_model_linear_name(&s->in.t->model, 0, (ingot_role)role, name);
+        float *w = tiny_find(s->in.t, name)->data;
         for (uint64_t i = 0; i < q->rows * q->cols; i++) {
             const uint64_t at = i / q->cols * q->groups + i % q->cols / q->format.group;
             CU_ASSERT(codes[i] < 1u << q->format.bits);
@@ -165,12 +115,12 @@ static double judge(setup *s, unsigned flags) {
     for (uint64_t window = WINDOWS - JUDGES; window < WINDOWS; window++) {
         for (uint64_t i = 0; i < LENGTH; i++) {
             for (uint64_t c = 0; c < hidden; c++) {
-                x[i][c] = (double)embed[s->ids[window * LENGTH + i] * hidden + c] *
+                x[i][c] = (double)embed[s->in.ids[window * LENGTH + i] * hidden + c] *
                           (double)source->model.embed_scale;
             }
         }
         memcpy(y, x, LENGTH * sizeof *x);
-        tiny_ref_block(s->t, 0, x, LENGTH, NULL);
+        tiny_ref_block(s->in.t, 0, x, LENGTH, NULL);
         tiny_ref_block(source, 0, y, LENGTH, NULL);
         for (uint64_t i = 0; i < LENGTH; i++) {
             normalize(source, x[i]);
@@ -190,7 +140,7 @@ static double judge(setup *s, unsigned flags) {
 static void check_tuning(const ingot_backend *b, unsigned flags, ingot_quant_format format) {
     setup s;
     begin(&s, b, flags, format, 1);
-    advance_exact(&s, &s.block);
+    tiny_batch_advance(&s.in, &s.block);
     tune(&s);
     CU_ASSERT(s.result.step > 0 && s.result.after < 0.75 * s.result.before);
     CU_ASSERT(put_results(&s) > 0);
@@ -220,8 +170,8 @@ static void test_tuning(void) {
 static void copy_result(const setup *s, uint8_t *codes, float *scales) {
     for (unsigned role = 0; role < INGOT_ROLE_COUNT; role++) {
         const ingot_quantized *q = &s->linear[role];
-        read_back(s, codes, q->codes, q->rows * q->cols);
-        read_back(s, scales, q->scales, q->rows * q->groups * sizeof *scales);
+        tiny_batch_read(&s->in, codes, q->codes, q->rows * q->cols);
+        tiny_batch_read(&s->in, scales, q->scales, q->rows * q->groups * sizeof *scales);
         codes += q->rows * q->cols;
         scales += q->rows * q->groups;
     }
@@ -237,11 +187,12 @@ static void test_start(void) {
     for (unsigned role = 0; role < INGOT_ROLE_COUNT; role++) {
         const ingot_quantized *q = &s.linear[role];
         float *values;
-        CU_ASSERT_FATAL(ingot_arena_array(s.device, (void **)&values, q->rows, q->cols * 4) == 0);
-        CU_ASSERT(s.b->ops->quantized_values(s.b->context, values, q) == INGOT_OK);
+        CU_ASSERT_FATAL(ingot_arena_array(s.in.device, (void **)&values, q->rows, q->cols * 4) ==
+                        0);
+        CU_ASSERT(s.in.b->ops->quantized_values(s.in.b->context, values, q) == INGOT_OK);
         quantized.linear[role].data = values;
     }
-    advance_exact(&s, &quantized);
+    tiny_batch_advance(&s.in, &quantized);
     uint64_t weights = 0;
     for (unsigned role = 0; role < INGOT_ROLE_COUNT; role++) {
         weights += s.linear[role].rows * s.linear[role].cols;
@@ -249,8 +200,8 @@ static void test_start(void) {
     uint8_t *codes = malloc(2 * weights);
     float *scales = calloc(2 * weights, sizeof *scales); /* more than there are */
     copy_result(&s, codes, scales);
-    for (uint64_t i = 0; i < TOKENS * s.t->model.hidden; i++) { /* on the cpu: host memory */
-        s.batch.exact.values[i] += 1e-4f * ((float)(tiny_bits(s.t) % 201) / 100.0f - 1.0f);
+    for (uint64_t i = 0; i < TOKENS * s.in.t->model.hidden; i++) { /* on the cpu: host memory */
+        s.in.batch.exact.values[i] += 1e-4f * ((float)(tiny_bits(s.in.t) % 201) / 100.0f - 1.0f);
     }
     tune(&s);
     copy_result(&s, codes + weights, scales + weights);
@@ -268,7 +219,7 @@ static void test_fixed(void) {
     const ingot_quant_format format = {3, 16, INGOT_ZERO_SYMMETRIC, INGOT_F16};
     setup s;
     begin(&s, &devices[0].backend[0], 0, format, 1);
-    advance_exact(&s, &s.block);
+    tiny_batch_advance(&s.in, &s.block);
     for (unsigned role = 0; role < INGOT_ROLE_COUNT; role++) {
         s.job.is_fixed[role] = role != INGOT_ROLE_UP;
     }
@@ -276,7 +227,7 @@ static void test_fixed(void) {
     for (unsigned role = 0; role < INGOT_ROLE_COUNT; role++) {
         const ingot_quantized *q = &s.linear[role];
         uint8_t *codes = malloc(q->rows * q->cols);
-        read_back(&s, codes, q->codes, q->rows * q->cols);
+        tiny_batch_read(&s.in, codes, q->codes, q->rows * q->cols);
         CU_ASSERT((memcmp(codes, s.start[role], q->rows * q->cols) == 0) == s.job.is_fixed[role]);
         free(codes);
     }
@@ -294,7 +245,7 @@ static void test_seeds(void) {
             codes[i] = calloc(CODES, 1);
             scales[i] = calloc(SCALES, sizeof(float));
             begin(&s, &devices[d].backend[i == 0 ? 0 : 1], 0, format, i == 2 ? 2 : 1);
-            advance_exact(&s, &s.block);
+            tiny_batch_advance(&s.in, &s.block);
             tune(&s);
             copy_result(&s, codes[i], scales[i]);
             end(&s);

@@ -4,6 +4,7 @@
 #ifndef INGOT_TEST_TINY_MODEL_H
 #define INGOT_TEST_TINY_MODEL_H
 
+#include "calib/dataset.h"
 #include "calib/forward.h"
 #include "common/random.h"
 
@@ -285,6 +286,21 @@ static inline void tiny_destroy(tiny_model *t) {
         free(t->tensor[i].data);
     }
     free(t);
+}
+
+/* ids[count], random. */
+static inline void tiny_ids(tiny_model *t, uint32_t *ids, uint64_t count) {
+    for (uint64_t i = 0; i < count; i++) {
+        ids[i] = (uint32_t)(tiny_bits(t) % t->model.vocab);
+    }
+}
+
+/* Random windows, released with free(windows.ids). */
+static inline ingot_windows tiny_windows(tiny_model *t, uint64_t count, uint64_t length) {
+    ingot_windows windows = {.count = count, .length = length};
+    windows.ids = malloc(count * length * sizeof *windows.ids);
+    tiny_ids(t, windows.ids, count * length);
+    return windows;
 }
 
 /* ---- the reference, in FP64, one token after the other ----------------------------------- */
