@@ -6,10 +6,11 @@
 #include "common/memory.h"
 #include "common/random.h"
 #include "common/sizes.h"
+#include "kernels/codes.h"
 
 #include <string.h>
 
-#define TAPE_BYTES   (UINT64_C(2) << 30)
+#define TAPE_BYTES   (UINT64_C(4) << 30)
 #define LOGITS_BYTES (UINT64_C(256) << 20) /* of a chunk, per model */
 
 /* How a model is learned (spec/quality.md, section 10, and decision 0028). */
@@ -20,7 +21,7 @@ typedef struct schedule {
     double gain_rate;          /* of a gain, in the first step */
 } schedule;
 
-static const schedule of_scales = {100, 4, 5, 0, 0.001};
+static const schedule of_scales = {100, 4, 10, 0, 0.001};
 static const schedule of_codes = {200, 8, 10, 2.4, 0.0003};
 #define SEQUENCES_MOST 8u
 /* How much the held-out divergence of the last iterate may lie above the start's: what the few
@@ -71,9 +72,10 @@ struct ingot_distill {
     float *exact;      /* [length][hidden] */
     float *normed;     /* [rows][hidden] */
     float *logits[2];  /* [rows][vocab]: quantized, full-precision */
-    float *values[INGOT_ROLE_COUNT], *slopes[INGOT_ROLE_COUNT]; /* of the block at hand */
-    double *divergence;                                         /* [rows], host */
-    uint32_t *order; /* the windows in the order they are taken, host */
+    float *values[INGOT_ROLE_COUNT]; /* of the block at hand; NULL where products read the codes */
+    float *slopes[INGOT_ROLE_COUNT]; /* likewise, their gradients */
+    double *divergence;              /* [rows], host */
+    uint32_t *order;                 /* the windows in the order they are taken, host */
     uint64_t taken;
     uint64_t random;
 };
@@ -244,7 +246,9 @@ uint64_t ingot_distill_bytes(uint64_t *waiting_bytes, const ingot_plan *plan, co
     uint64_t groups, block = 0;
     const uint64_t weights = planned_weights(&groups, plan);
     for (unsigned role = 0; role < INGOT_ROLE_COUNT; role++) {
-        block += m->linear[role].rows * m->linear[role].cols;
+        /* gradients; values where no product reads codes */
+        const uint64_t each = m->linear[role].cols % 8 == 0 ? 4 : 8;
+        block += each * m->linear[role].rows * m->linear[role].cols;
     }
     const bool learns_codes = weights <= INGOT_DISTILL_CODES_MOST;
     const uint64_t sequences = schedule_for(learns_codes)->sequences;
@@ -253,7 +257,7 @@ uint64_t ingot_distill_bytes(uint64_t *waiting_bytes, const ingot_plan *plan, co
         ingot_max_u64(length * tape_token_bytes(m),
                       ingot_min_u64(TAPE_BYTES, sequences * length * tape_token_bytes(m)));
     *waiting_bytes = weights + 5 * groups;
-    return *waiting_bytes + (learns_codes ? 5 * weights : 0) + 16 * groups + 8 * block +
+    return *waiting_bytes + (learns_codes ? 5 * weights : 0) + 16 * groups + block +
            ((m->layers + 3) * sequences + 1) * window + calls + 2 * LOGITS_BYTES +
            8 * m->vocab * m->hidden;
 }
@@ -327,6 +331,17 @@ static uint64_t count_weights(const ingot_distill *d) {
     return count;
 }
 
+/* Whether products want the values of a role's matrices: of any block. */
+static bool has_values(const ingot_distill *d, unsigned role) {
+    bool is_wanted = false;
+    for (uint64_t at = 0; at < d->model->layers; at++) {
+        const learned *m = &d->layers[at].matrix[role];
+        is_wanted =
+            is_wanted || (m->is_kept && !ingot_backend_reads_codes(d->job->backend, &m->kept));
+    }
+    return is_wanted;
+}
+
 /* All the memory of the way; INGOT_ERR_NO_MEMORY is no failure of the conversion. */
 static ingot_status place_way(ingot_distill *d, ingot_error *error) {
     const ingot_model *m = d->model;
@@ -348,8 +363,10 @@ static ingot_status place_way(ingot_distill *d, ingot_error *error) {
     INGOT_TRY(floats_of(d, &d->logits[1], d->rows, m->vocab));
     for (unsigned role = 0; role < INGOT_ROLE_COUNT; role++) {
         const ingot_linear_desc *desc = &m->linear[role];
-        if (desc->is_present) {
+        if (desc->is_present && has_values(d, role)) {
             INGOT_TRY(floats_of(d, &d->values[role], desc->rows, desc->cols));
+        }
+        if (desc->is_present) {
             INGOT_TRY(floats_of(d, &d->slopes[role], desc->rows, desc->cols));
         }
     }
@@ -384,12 +401,12 @@ static ingot_status block_at(const ingot_distill *d, ingot_block *out, uint64_t 
         if (!l->matrix[role].is_kept) {
             continue;
         }
+        if (ingot_backend_reads_codes(d->job->backend, q)) {
+            out->linear[role] = ingot_codes_view(q);
+            continue;
+        }
         INGOT_TRY(d->ops->quantized_values(d->context, d->values[role], q));
-        out->linear[role] = (ingot_weight_view){.kind = INGOT_DENSE,
-                                                .rows = q->rows,
-                                                .cols = q->cols,
-                                                .dtype = INGOT_F32,
-                                                .data = d->values[role]};
+        out->linear[role] = ingot_values_view(q, d->values[role]);
     }
     return INGOT_OK;
 }

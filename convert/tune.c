@@ -7,6 +7,7 @@
 #include "common/random.h"
 #include "common/sizes.h"
 #include "convert/suffix.h"
+#include "kernels/codes.h"
 
 #include <math.h>
 #include <string.h>
@@ -17,7 +18,7 @@
 #define JUDGE_EVERY 5u  /* steps; odd, since codes may change back and forth from step to step */
 #define RATE        0.6 /* way of a position in all steps, in codes, times 2 */
 #define GAIN_RATE   0.3 /* of a gain, likewise */
-#define TAPE_BYTES  (UINT64_C(2) << 30)
+#define TAPE_BYTES  (UINT64_C(4) << 30)
 /* Of the judges, on which a result is held against its start. */
 #define GUARD_TOKENS UINT64_C(8192)
 
@@ -33,7 +34,7 @@ typedef struct tuner {
     ingot_arena *kept;     /* device: what is needed to the end */
     ingot_arena *learning; /* device: what the steps alone need */
     ingot_tape *tape;
-    ingot_block block; /* its linears are the values of the codes at hand */
+    ingot_block block; /* its linears have the values of the codes at hand */
     float *x, *target; /* [per_call][length][hidden]; the target is normalized */
     float *normed;     /* likewise */
     float *weight;     /* [hidden]: of the norm that reads the block's output; else ones */
@@ -43,7 +44,8 @@ typedef struct tuner {
         ingot_quantized best;  /* codes and scales of the best iterate */
         ingot_quantized start; /* and of the start */
         ingot_tuning tuning;
-        float *values, *gradient;
+        float *values; /* NULL where products read the codes */
+        float *gradient;
     } matrix[INGOT_ROLE_COUNT];
     float *gradient[INGOT_ROLE_COUNT];
     uint64_t random;
@@ -70,12 +72,14 @@ double ingot_tune_tokens(double *behind, uint64_t windows, uint64_t length, uint
 }
 
 uint64_t ingot_tune_bytes(const ingot_model *model, uint64_t length) {
-    uint64_t weights = 0;
+    uint64_t bytes = 0;
     for (unsigned role = 0; role < INGOT_ROLE_COUNT; role++) {
-        weights += model->linear[role].rows * model->linear[role].cols;
+        /* position, gradient, two sets of codes, scales; values where no product reads codes */
+        const uint64_t each = model->linear[role].cols % 8 == 0 ? 12 : 16;
+        bytes += each * model->linear[role].rows * model->linear[role].cols;
     }
     const uint64_t tokens = sequences_per_call(model, length, UINT64_MAX / sizeof(float)) * length;
-    return 4 * tokens * (tape_floats(model) + 3 * model->hidden) + 16 * weights;
+    return 4 * tokens * (tape_floats(model) + 3 * model->hidden) + bytes;
 }
 
 static ingot_status floats_of(float **out, ingot_arena *arena, uint64_t rows, uint64_t cols) {
@@ -89,15 +93,15 @@ static ingot_status begin_matrix(tuner *t, unsigned role) {
     if (q == NULL) {
         return INGOT_OK;
     }
-    INGOT_TRY(floats_of(&m->values, arena, q->rows, q->cols));
-    t->block.linear[role] = (ingot_weight_view){.kind = INGOT_DENSE,
-                                                .rows = q->rows,
-                                                .cols = q->cols,
-                                                .dtype = INGOT_F32,
-                                                .data = m->values};
+    t->block.linear[role] = ingot_codes_view(q);
+    if (!ingot_backend_reads_codes(t->job->loop->backend, q)) {
+        INGOT_TRY(floats_of(&m->values, arena, q->rows, q->cols));
+        INGOT_TRY(t->ops->quantized_values(t->context, m->values, q));
+        t->block.linear[role] = ingot_values_view(q, m->values);
+    }
     if (t->job->is_fixed[role]) {
         m->q = NULL;
-        return t->ops->quantized_values(t->context, m->values, q);
+        return INGOT_OK;
     }
     INGOT_TRY(floats_of(&m->tuning.position, arena, q->rows, q->cols));
     INGOT_TRY(floats_of(&m->tuning.gain, arena, q->rows, q->groups));
@@ -155,7 +159,7 @@ static uint64_t draw_windows(tuner *t, uint64_t windows[SEQUENCES], uint64_t lim
 static ingot_status values_of_all(const tuner *t) {
     for (unsigned role = 0; role < INGOT_ROLE_COUNT; role++) {
         const struct matrix *m = &t->matrix[role];
-        if (m->q != NULL) {
+        if (m->q != NULL && m->values != NULL) {
             INGOT_TRY(t->ops->quantized_values(t->context, m->values, m->q));
         }
     }
@@ -323,7 +327,6 @@ static ingot_status guard(tuner *t, ingot_tune_result *result, ingot_error *erro
 }
 
 static ingot_status descend(tuner *t, ingot_tune_result *result, ingot_error *error) {
-    INGOT_TRY(values_of_all(t));
     INGOT_TRY(consider(t, result, 0));
     for (unsigned role = 0; role < INGOT_ROLE_COUNT; role++) {
         const struct matrix *m = &t->matrix[role];
