@@ -64,32 +64,30 @@ typedef struct calib_settings {
     bool force, reuse, is_json;
 } calib_settings;
 
+#define MEMBER(name) offsetof(calib_settings, name)
+
+static const ingot_cli_member members[] = {
+    {"output", INGOT_CLI_TEXT, .offset = MEMBER(output)},
+    {"samples", INGOT_CLI_U64, .offset = MEMBER(samples), .least = 1, .most = 1u << 24},
+    {"seq-len", INGOT_CLI_U64, .offset = MEMBER(seq_len), .least = 1, .most = 1u << 24},
+    {"device", INGOT_CLI_TEXT, .offset = MEMBER(device)},
+    {"threads", INGOT_CLI_U64, .offset = MEMBER(threads), .least = 1, .most = 256},
+    {"force", INGOT_CLI_FLAG, .offset = MEMBER(force)},
+    {"reuse", INGOT_CLI_FLAG, .offset = MEMBER(reuse)},
+    {"json", INGOT_CLI_FLAG, .offset = MEMBER(is_json)},
+};
+
 static ingot_status take_option(void *context, const char *name, const char *value,
                                 ingot_error *error) {
     calib_settings *s = context;
-    if (strcmp(name, "text") == 0) {
-        if (s->text_count == MAX_TEXTS) {
-            return ingot_error_set(error, INGOT_ERR_USAGE, NULL, NULL, "join the files first",
-                                   "--text: more than %d files", MAX_TEXTS);
-        }
-        s->texts[s->text_count++] = value;
-    } else if (strcmp(name, "output") == 0) {
-        s->output = value;
-    } else if (strcmp(name, "samples") == 0) {
-        return ingot_cli_parse_u64(&s->samples, name, value, 1, 1u << 24, error);
-    } else if (strcmp(name, "seq-len") == 0) {
-        return ingot_cli_parse_u64(&s->seq_len, name, value, 1, 1u << 24, error);
-    } else if (strcmp(name, "device") == 0) {
-        s->device = value;
-    } else if (strcmp(name, "threads") == 0) {
-        return ingot_cli_parse_u64(&s->threads, name, value, 1, 256, error);
-    } else if (strcmp(name, "force") == 0) {
-        s->force = true;
-    } else if (strcmp(name, "reuse") == 0) {
-        s->reuse = true;
-    } else if (strcmp(name, "json") == 0) {
-        s->is_json = true;
+    if (strcmp(name, "text") != 0) {
+        return ingot_cli_store(s, members, sizeof members / sizeof *members, name, value, error);
     }
+    if (s->text_count == MAX_TEXTS) {
+        return ingot_error_set(error, INGOT_ERR_USAGE, NULL, NULL, "join the files first",
+                               "--text: more than %d files", MAX_TEXTS);
+    }
+    s->texts[s->text_count++] = value;
     return INGOT_OK;
 }
 

@@ -57,27 +57,22 @@ typedef struct run_settings {
     bool skip_verify, is_json;
 } run_settings;
 
+#define MEMBER(name) offsetof(run_settings, name)
+
+static const ingot_cli_member members[] = {
+    {"prompt", INGOT_CLI_TEXT, .offset = MEMBER(prompt)},
+    {"tokens", INGOT_CLI_U64, .offset = MEMBER(limit), .least = 1, .most = 1u << 24},
+    {"temperature", INGOT_CLI_DOUBLE, .offset = MEMBER(temperature), .high = 100},
+    {"seed", INGOT_CLI_U64, .offset = MEMBER(seed), .most = UINT64_MAX},
+    {"device", INGOT_CLI_TEXT, .offset = MEMBER(device)},
+    {"threads", INGOT_CLI_U64, .offset = MEMBER(threads), .least = 1, .most = 256},
+    {"no-verify", INGOT_CLI_FLAG, .offset = MEMBER(skip_verify)},
+    {"json", INGOT_CLI_FLAG, .offset = MEMBER(is_json)},
+};
+
 static ingot_status take_option(void *context, const char *name, const char *value,
                                 ingot_error *error) {
-    run_settings *s = context;
-    if (strcmp(name, "prompt") == 0) {
-        s->prompt = value;
-    } else if (strcmp(name, "tokens") == 0) {
-        return ingot_cli_parse_u64(&s->limit, name, value, 1, 1u << 24, error);
-    } else if (strcmp(name, "temperature") == 0) {
-        return ingot_cli_parse_double(&s->temperature, name, value, 0, 100, error);
-    } else if (strcmp(name, "seed") == 0) {
-        return ingot_cli_parse_u64(&s->seed, name, value, 0, UINT64_MAX, error);
-    } else if (strcmp(name, "device") == 0) {
-        s->device = value;
-    } else if (strcmp(name, "threads") == 0) {
-        return ingot_cli_parse_u64(&s->threads, name, value, 1, 256, error);
-    } else if (strcmp(name, "no-verify") == 0) {
-        s->skip_verify = true;
-    } else if (strcmp(name, "json") == 0) {
-        s->is_json = true;
-    }
-    return INGOT_OK;
+    return ingot_cli_store(context, members, sizeof members / sizeof *members, name, value, error);
 }
 
 /* Everything a run holds. */

@@ -4,6 +4,7 @@
 
 #include "common/memory.h"
 
+#include <assert.h>
 #include <ctype.h>
 #include <errno.h>
 #include <getopt.h>
@@ -392,4 +393,33 @@ ingot_status ingot_cli_parse_choice(int *index, const char *option, const char *
     }
     return ingot_error_set(error, INGOT_ERR_USAGE, NULL, NULL, NULL, "--%s: '%s' is none of: %s",
                            option, value, list);
+}
+
+ingot_status ingot_cli_store(void *into, const ingot_cli_member *members, size_t count,
+                             const char *name, const char *value, ingot_error *error) {
+    uint64_t number;
+    size_t i = 0;
+    while (i < count && strcmp(members[i].option, name) != 0) {
+        i++;
+    }
+    assert(i < count);
+    const ingot_cli_member *m = &members[i];
+    char *at = (char *)into + m->offset;
+    switch (m->type) {
+    case INGOT_CLI_TEXT:
+        memcpy(at, &value, sizeof value);
+        return INGOT_OK;
+    case INGOT_CLI_FLAG:
+        *(bool *)(void *)at = true;
+        return INGOT_OK;
+    case INGOT_CLI_U64:
+        return ingot_cli_parse_u64((uint64_t *)(void *)at, name, value, m->least, m->most, error);
+    case INGOT_CLI_DOUBLE:
+        return ingot_cli_parse_double((double *)(void *)at, name, value, m->low, m->high, error);
+    case INGOT_CLI_COUNT:
+        break;
+    }
+    INGOT_TRY(ingot_cli_parse_u64(&number, name, value, m->least, m->most, error));
+    *(unsigned *)(void *)at = (unsigned)number;
+    return INGOT_OK;
 }

@@ -79,6 +79,29 @@ ingot_status ingot_cli_parse_bytes(uint64_t *out, const char *option, const char
 ingot_status ingot_cli_parse_choice(int *index, const char *option, const char *value,
                                     const char *const *choices, size_t count, ingot_error *error);
 
+/* Options whose value is a member of a struct, as it is: where that is, and what it may be. */
+typedef enum ingot_cli_type {
+    INGOT_CLI_TEXT,   /* const char * */
+    INGOT_CLI_FLAG,   /* bool: becomes true */
+    INGOT_CLI_U64,    /* uint64_t */
+    INGOT_CLI_COUNT,  /* unsigned */
+    INGOT_CLI_DOUBLE, /* double */
+} ingot_cli_type;
+
+typedef struct ingot_cli_member {
+    const char *option;
+    ingot_cli_type type;
+    size_t offset;
+    uint64_t least, most; /* of whole numbers */
+    double low, high;     /* of a double */
+} ingot_cli_member;
+
+/* Stores the value of an option where members[count] says; an option that they do not have is the
+ * caller's mistake. */
+ingot_status ingot_cli_store(void *into, const ingot_cli_member *members, size_t count,
+                             const char *name, const char *value,
+                             ingot_error *error) INGOT_MUST_CHECK;
+
 /* "tool: FILE: TENSOR: reason (remedy)" on stderr; returns the exit code of error->status. */
 int ingot_cli_report(const char *tool, const ingot_error *error);
 

@@ -421,20 +421,18 @@ typedef struct inspect_options {
     bool is_json, with_tensors, with_sha256;
 } inspect_options;
 
+#define MEMBER(name) offsetof(inspect_options, name)
+
+static const ingot_cli_member members[] = {
+    {"tensors", INGOT_CLI_FLAG, .offset = MEMBER(with_tensors)},
+    {"compare", INGOT_CLI_TEXT, .offset = MEMBER(other)},
+    {"sha256", INGOT_CLI_FLAG, .offset = MEMBER(with_sha256)},
+    {"json", INGOT_CLI_FLAG, .offset = MEMBER(is_json)},
+};
+
 static ingot_status take_option(void *context, const char *name, const char *value,
                                 ingot_error *error) {
-    inspect_options *out = context;
-    (void)error;
-    if (strcmp(name, "tensors") == 0) {
-        out->with_tensors = true;
-    } else if (strcmp(name, "compare") == 0) {
-        out->other = value;
-    } else if (strcmp(name, "sha256") == 0) {
-        out->with_sha256 = true;
-    } else if (strcmp(name, "json") == 0) {
-        out->is_json = true;
-    }
-    return INGOT_OK;
+    return ingot_cli_store(context, members, sizeof members / sizeof *members, name, value, error);
 }
 
 /* The result on standard output; false when it could not be written. */

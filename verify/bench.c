@@ -106,54 +106,37 @@ static const ingot_cli_spec bench_spec = {
                 "    the kernels of the decoder on the first GPU\n",
 };
 
-typedef struct command {
-    ingot_bench_options options;
-} command;
+#define MEMBER(name) offsetof(ingot_bench_options, name)
+
+static const ingot_cli_member members[] = {
+    {"file", INGOT_CLI_TEXT, .offset = MEMBER(file)},
+    {"folder", INGOT_CLI_TEXT, .offset = MEMBER(folder)},
+    {"threads", INGOT_CLI_COUNT, .offset = MEMBER(threads), .least = 1, .most = 64},
+    {"runs", INGOT_CLI_COUNT, .offset = MEMBER(runs), .least = 1, .most = 1000},
+    {"model", INGOT_CLI_TEXT, .offset = MEMBER(model)},
+    {"text", INGOT_CLI_TEXT, .offset = MEMBER(text)},
+    {"methods", INGOT_CLI_TEXT, .offset = MEMBER(methods)},
+    {"samples", INGOT_CLI_U64, .offset = MEMBER(samples), .least = 1, .most = 1 << 20},
+    {"seq-len", INGOT_CLI_U64, .offset = MEMBER(seq_len), .least = 2, .most = 1 << 20},
+    {"device", INGOT_CLI_TEXT, .offset = MEMBER(device)},
+    {"devices", INGOT_CLI_TEXT, .offset = MEMBER(devices)},
+    {"slice", INGOT_CLI_TEXT, .offset = MEMBER(slice)},
+    {"slice-blocks", INGOT_CLI_U64, .offset = MEMBER(slice_blocks), .least = 1, .most = 1 << 20},
+    {"shape", INGOT_CLI_TEXT, .offset = MEMBER(shape)},
+    {"json", INGOT_CLI_FLAG, .offset = MEMBER(as_json)},
+};
 
 static ingot_status on_option(void *context, const char *name, const char *value,
                               ingot_error *error) {
-    command *cmd = context;
-    uint64_t number = 0;
-    if (strcmp(name, "file") == 0) {
-        cmd->options.file = value;
-    } else if (strcmp(name, "folder") == 0) {
-        cmd->options.folder = value;
-    } else if (strcmp(name, "size") == 0) {
-        INGOT_TRY(ingot_cli_parse_bytes(&cmd->options.size_bytes, name, value, error));
-        if (cmd->options.size_bytes < 1 << 20 || cmd->options.size_bytes > UINT64_C(1) << 40) {
-            return ingot_error_set(error, INGOT_ERR_USAGE, NULL, NULL, NULL,
-                                   "--size must lie between 1M and 1T");
-        }
-    } else if (strcmp(name, "threads") == 0) {
-        INGOT_TRY(ingot_cli_parse_u64(&number, name, value, 1, 64, error));
-        cmd->options.threads = (unsigned)number;
-    } else if (strcmp(name, "runs") == 0) {
-        INGOT_TRY(ingot_cli_parse_u64(&number, name, value, 1, 1000, error));
-        cmd->options.runs = (unsigned)number;
-    } else if (strcmp(name, "model") == 0) {
-        cmd->options.model = value;
-    } else if (strcmp(name, "text") == 0) {
-        cmd->options.text = value;
-    } else if (strcmp(name, "methods") == 0) {
-        cmd->options.methods = value;
-    } else if (strcmp(name, "device") == 0) {
-        cmd->options.device = value;
-    } else if (strcmp(name, "devices") == 0) {
-        cmd->options.devices = value;
-    } else if (strcmp(name, "slice") == 0) {
-        cmd->options.slice = value;
-    } else if (strcmp(name, "slice-blocks") == 0) {
-        INGOT_TRY(ingot_cli_parse_u64(&cmd->options.slice_blocks, name, value, 1, 1 << 20, error));
-    } else if (strcmp(name, "samples") == 0) {
-        INGOT_TRY(ingot_cli_parse_u64(&cmd->options.samples, name, value, 1, 1 << 20, error));
-    } else if (strcmp(name, "seq-len") == 0) {
-        INGOT_TRY(ingot_cli_parse_u64(&cmd->options.seq_len, name, value, 2, 1 << 20, error));
-    } else if (strcmp(name, "shape") == 0) {
-        cmd->options.shape = value;
-    } else {
-        cmd->options.as_json = true;
+    ingot_bench_options *o = context;
+    if (strcmp(name, "size") != 0) {
+        return ingot_cli_store(o, members, sizeof members / sizeof *members, name, value, error);
     }
-    return INGOT_OK;
+    INGOT_TRY(ingot_cli_parse_bytes(&o->size_bytes, name, value, error));
+    return o->size_bytes >= 1 << 20 && o->size_bytes <= UINT64_C(1) << 40
+               ? INGOT_OK
+               : ingot_error_set(error, INGOT_ERR_USAGE, NULL, NULL, NULL,
+                                 "--size must lie between 1M and 1T");
 }
 
 static void print_json(json_t *figures, const char *name, const ingot_error *error) {
@@ -183,18 +166,18 @@ static const measurement *find_measurement(const char *name) {
 }
 
 int ingot_bench_tool(int argc, char **argv) {
-    command cmd = {.options = {.folder = ".",
-                               .size_bytes = UINT64_C(1) << 30,
-                               .runs = 3,
-                               .methods = "gptq,awq+gptq,rtn",
-                               .samples = 128,
-                               .slice_blocks = 80,
-                               .shape = "llama-3.1-8b"}};
+    ingot_bench_options options = {.folder = ".",
+                                   .size_bytes = UINT64_C(1) << 30,
+                                   .runs = 3,
+                                   .methods = "gptq,awq+gptq,rtn",
+                                   .samples = 128,
+                                   .slice_blocks = 80,
+                                   .shape = "llama-3.1-8b"};
     const char *name = NULL;
     json_t *figures = NULL;
     ingot_error error = {0};
     const ingot_cli_outcome outcome =
-        ingot_cli_parse(&bench_spec, argc, argv, on_option, &cmd, &name, &error);
+        ingot_cli_parse(&bench_spec, argc, argv, on_option, &options, &name, &error);
     if (outcome == INGOT_CLI_EXIT) {
         return 0;
     }
@@ -207,8 +190,8 @@ int ingot_bench_tool(int argc, char **argv) {
     }
     ingot_interrupt_install();
     const measurement *found = find_measurement(name);
-    if (found != NULL && cmd.options.threads == 0) {
-        cmd.options.threads = found->threads;
+    if (found != NULL && options.threads == 0) {
+        options.threads = found->threads;
     }
     ingot_status status = found != NULL
                               ? ingot_cli_check_scopes(&bench_spec, argc, argv, name, &error)
@@ -216,9 +199,9 @@ int ingot_bench_tool(int argc, char **argv) {
                                                 "use verify, convert, decode or kernels",
                                                 "unknown measurement \"%s\"", name);
     if (status == INGOT_OK) {
-        status = found->run(&figures, &cmd.options, &error);
+        status = found->run(&figures, &options, &error);
     }
-    if (cmd.options.as_json) {
+    if (options.as_json) {
         print_json(figures, name, &error);
     } else if (status == INGOT_OK && found->print != NULL) {
         found->print(figures);

@@ -61,39 +61,30 @@ typedef struct command {
     bool is_json;
 } command;
 
+#define MEMBER(name) offsetof(command, name)
+
+static const ingot_cli_member members[] = {
+    {"quick", INGOT_CLI_FLAG, .offset = MEMBER(options.is_quick)},
+    {"source", INGOT_CLI_TEXT, .offset = MEMBER(options.source_path)},
+    {"seq-len", INGOT_CLI_U64, .offset = MEMBER(options.seq_len), .least = 2, .most = UINT32_MAX},
+    {"windows", INGOT_CLI_U64, .offset = MEMBER(options.windows), .least = 1, .most = UINT32_MAX},
+    {"tasks", INGOT_CLI_TEXT, .offset = MEMBER(options.tasks_path)},
+    {"max-ppl-ratio", INGOT_CLI_DOUBLE, .offset = MEMBER(options.max_ppl_ratio), .high = 1e9},
+    {"max-kld", INGOT_CLI_DOUBLE, .offset = MEMBER(options.max_kld), .high = 1e9},
+    {"max-accuracy-drop", INGOT_CLI_DOUBLE, .offset = MEMBER(options.max_accuracy_drop), .high = 1},
+    {"device", INGOT_CLI_TEXT, .offset = MEMBER(options.device)},
+    {"threads", INGOT_CLI_COUNT, .offset = MEMBER(options.threads), .least = 1, .most = 256},
+    {"json", INGOT_CLI_FLAG, .offset = MEMBER(is_json)},
+    {"html", INGOT_CLI_TEXT, .offset = MEMBER(html_path)},
+};
+
 static ingot_status set_option(void *context, const char *name, const char *value,
                                ingot_error *error) {
     command *cmd = context;
-    ingot_verify_options *options = &cmd->options;
-    uint64_t number = 0;
-    if (strcmp(name, "quick") == 0) {
-        options->is_quick = true;
-    } else if (strcmp(name, "source") == 0) {
-        options->source_path = value;
-    } else if (strcmp(name, "text") == 0) {
-        cmd->texts[options->text_count++] = value;
-    } else if (strcmp(name, "seq-len") == 0) {
-        return ingot_cli_parse_u64(&options->seq_len, name, value, 2, UINT32_MAX, error);
-    } else if (strcmp(name, "windows") == 0) {
-        return ingot_cli_parse_u64(&options->windows, name, value, 1, UINT32_MAX, error);
-    } else if (strcmp(name, "max-ppl-ratio") == 0) {
-        return ingot_cli_parse_double(&options->max_ppl_ratio, name, value, 0, 1e9, error);
-    } else if (strcmp(name, "tasks") == 0) {
-        options->tasks_path = value;
-    } else if (strcmp(name, "max-accuracy-drop") == 0) {
-        return ingot_cli_parse_double(&options->max_accuracy_drop, name, value, 0, 1, error);
-    } else if (strcmp(name, "max-kld") == 0) {
-        return ingot_cli_parse_double(&options->max_kld, name, value, 0, 1e9, error);
-    } else if (strcmp(name, "device") == 0) {
-        options->device = value;
-    } else if (strcmp(name, "threads") == 0) {
-        INGOT_TRY(ingot_cli_parse_u64(&number, name, value, 1, 256, error));
-        options->threads = (unsigned)number;
-    } else if (strcmp(name, "json") == 0) {
-        cmd->is_json = true;
-    } else if (strcmp(name, "html") == 0) {
-        cmd->html_path = value;
+    if (strcmp(name, "text") != 0) {
+        return ingot_cli_store(cmd, members, sizeof members / sizeof *members, name, value, error);
     }
+    cmd->texts[cmd->options.text_count++] = value;
     return INGOT_OK;
 }
 

@@ -77,42 +77,42 @@ bool ingot_zoo_is_chosen(const ingot_zoo_options *options, const ingot_zoo_produ
     return is_chosen;
 }
 
+#define MEMBER(name) offsetof(ingot_zoo_options, name)
+
+static const ingot_cli_member members[] = {
+    {"jobs", INGOT_CLI_U64, .offset = MEMBER(jobs), .least = 1, .most = 256},
+    {"threads", INGOT_CLI_U64, .offset = MEMBER(threads), .least = 1, .most = 256},
+    {"force", INGOT_CLI_FLAG, .offset = MEMBER(is_forced)},
+    {"tensors", INGOT_CLI_FLAG, .offset = MEMBER(with_tensors)},
+    {"folder", INGOT_CLI_TEXT, .offset = MEMBER(folder)},
+    {"json", INGOT_CLI_FLAG, .offset = MEMBER(as_json)},
+};
+
 static ingot_status on_option(void *context, const char *name, const char *value,
                               ingot_error *error) {
     ingot_zoo_options *o = context;
-    if (strcmp(name, "jobs") == 0) {
-        return ingot_cli_parse_u64(&o->jobs, name, value, 1, 256, error);
-    }
-    if (strcmp(name, "threads") == 0) {
-        return ingot_cli_parse_u64(&o->threads, name, value, 1, 256, error);
-    }
     if (strcmp(name, "only") == 0) {
         if (o->only_count == INGOT_ZOO_MAX_ONLY) {
             return ingot_error_set(error, INGOT_ERR_USAGE, NULL, NULL, "use a smaller manifest",
                                    "--only more than %u times", INGOT_ZOO_MAX_ONLY);
         }
         o->only[o->only_count++] = value;
-    } else if (strcmp(name, "folder") == 0) {
-        o->folder = value;
-    } else if (strcmp(name, "device") == 0) {
+        return INGOT_OK;
+    }
+    if (strcmp(name, "device") == 0) {
         o->device = value;
-        if (!ingot_manifest_is_device(value)) {
-            return ingot_error_set(error, INGOT_ERR_USAGE, NULL, NULL,
-                                   "use auto, cpu, cuda or cuda:N", "unknown device '%s'", value);
-        }
-    } else if (strcmp(name, "until") == 0) {
+        return ingot_manifest_is_device(value)
+                   ? INGOT_OK
+                   : ingot_error_set(error, INGOT_ERR_USAGE, NULL, NULL,
+                                     "use auto, cpu, cuda or cuda:N", "unknown device '%s'", value);
+    }
+    if (strcmp(name, "until") == 0) {
         static const char *const steps[] = {"statistics"};
         int index;
-        INGOT_TRY(ingot_cli_parse_choice(&index, name, value, steps, 1, error));
         o->until_statistics = true;
-    } else if (strcmp(name, "tensors") == 0) {
-        o->with_tensors = true;
-    } else if (strcmp(name, "force") == 0) {
-        o->is_forced = true;
-    } else {
-        o->as_json = true;
+        return ingot_cli_parse_choice(&index, name, value, steps, 1, error);
     }
-    return INGOT_OK;
+    return ingot_cli_store(o, members, sizeof members / sizeof *members, name, value, error);
 }
 
 /* Adds what every subcommand's object has, and prints it. */
