@@ -7,14 +7,15 @@
 #include <string.h>
 
 static const ingot_cli_option options_table[] = {
-    {"jobs", 0, "N", "Products at a time (default: limits.jobs of the manifest, or one a device)."},
-    {"threads", 0, "N", "CPU threads, shared by the jobs (default: limits.threads, or all)."},
+    {"jobs", 0, "N", "products at a time (default: limits.jobs of the manifest, or one a device)."},
+    {"threads", 0, "N",
+     "threads of the CPU, shared by the jobs (default: limits.threads, or all)."},
     {"only", 0, "PRODUCT", "This product alone, as MODEL/RECIPE; may be repeated."},
-    {"device", 0, "D", "This device in place of those of the manifest."},
-    {"until", 0, "statistics", "Stop each product once its shared statistics are there."},
-    {"force", 0, NULL, "Make products anew, also those that are finished."},
-    {"tensors", 0, NULL, "Show every tensor: kind, bits, group, and why."},
-    {"folder", 0, "DIR", "Where its files go (default: the shelf)."},
+    {"device", 0, "D", "this device in place of those of the manifest."},
+    {"until", 0, "statistics", "stop each product once its shared statistics are there."},
+    {"force", 0, NULL, "make products anew, also those that are finished."},
+    {"tensors", 0, NULL, "show every tensor: kind, bits, group, and why."},
+    {"folder", 0, "DIR", "where its files go (default: the shelf)."},
     {"json", 0, NULL, "Print one JSON object on stdout, also on failure."},
 };
 
@@ -211,7 +212,7 @@ int ingot_zoo_tool(int argc, char **argv) {
     error.status = error.status == INGOT_OK ? INGOT_ERR_USAGE : error.status;
     if (ingot_cli_has_flag(argc - skipped, argv + skipped, "json")) {
         json_t *object = json_object();
-        print_json(object, NULL, &error);
+        print_json(object, index < count ? commands[index].name : NULL, &error);
         json_decref(object);
     }
     return 2;
