@@ -79,12 +79,40 @@ void ingot_tape_destroy(ingot_tape *tape) {
     ingot_free(tape);
 }
 
-ingot_status ingot_tape_forward(ingot_tape *tape, const ingot_block *block, float *x,
-                                uint64_t sequences, uint64_t q_len) {
+static ingot_status run_forward(ingot_tape *tape, const ingot_block *block, float *x,
+                                uint64_t sequences, uint64_t q_len, ingot_input_hook hook,
+                                void *hook_context) {
     tape->sequences = sequences;
     tape->q_len = q_len;
     return ingot_block_forward(tape->model, tape->backend, block, x, sequences, q_len, NULL,
-                               tape->work, NULL, NULL);
+                               tape->work, hook, hook_context);
+}
+
+ingot_status ingot_tape_forward(ingot_tape *tape, const ingot_block *block, float *x,
+                                uint64_t sequences, uint64_t q_len) {
+    return run_forward(tape, block, x, sequences, q_len, NULL, NULL);
+}
+
+/* The status that ends a run which has gone as far as it was to. */
+#define FAR_ENOUGH INGOT_ERR_USAGE
+
+static ingot_status stop_at_down(void *context, ingot_input input, const float *x, uint64_t m,
+                                 uint64_t width) {
+    bool *is_done = context;
+    (void)x, (void)m, (void)width;
+    *is_done = input == INGOT_INPUT_DOWN;
+    return *is_done ? FAR_ENOUGH : INGOT_OK;
+}
+
+ingot_status ingot_tape_recall(ingot_tape *tape, const ingot_block *block, float *x,
+                               uint64_t sequences, uint64_t q_len) {
+    bool is_done = false;
+    if (block->norm[INGOT_SLOT_MLP_POST] != NULL) { /* whose input is wanted */
+        return ingot_tape_forward(tape, block, x, sequences, q_len);
+    }
+    const ingot_status status =
+        run_forward(tape, block, x, sequences, q_len, stop_at_down, &is_done);
+    return is_done ? INGOT_OK : status;
 }
 
 /* ---- the way back --------------------------------------------------------------------------- */

@@ -20,7 +20,11 @@ void ingot_tape_destroy(ingot_tape *tape);
 ingot_status ingot_tape_forward(ingot_tape *tape, const ingot_block *block, float *x,
                                 uint64_t sequences, uint64_t q_len) INGOT_MUST_CHECK;
 
-/* After ingot_tape_forward, with the same block: gradient[role][rows][cols] (device, NULL: not
+/* The same for the way back alone: x is used up, and the block's output is not made. */
+ingot_status ingot_tape_recall(ingot_tape *tape, const ingot_block *block, float *x,
+                               uint64_t sequences, uint64_t q_len) INGOT_MUST_CHECK;
+
+/* After either, with the same block: gradient[role][rows][cols] (device, NULL: not
  * wanted) += gradient by the values of that linear, from dy[sequences * q_len][hidden] (device),
  * the gradient by the block's output, which is overwritten: it becomes that by the block's input
  * where that is wanted, x[sequences * q_len][hidden] (device), the values of that input; NULL: not

@@ -11,7 +11,7 @@
 #include <string.h>
 
 #define TAPE_BYTES   (UINT64_C(4) << 30)
-#define LOGITS_BYTES (UINT64_C(256) << 20) /* of a chunk, per model */
+#define LOGITS_BYTES (UINT64_C(512) << 20) /* of a chunk, per model */
 
 /* How a model is learned (spec/quality.md, section 10, and decision 0028). */
 typedef struct schedule {
@@ -494,7 +494,7 @@ static ingot_status back_block(const ingot_distill *d, uint64_t at, uint64_t cou
         const uint64_t n = ingot_min_u64(d->per_call, count - i);
         const float *before = states_of(d, at) + i * d->floats;
         INGOT_TRY(d->ops->copy(d->context, d->x, before, n * d->floats * sizeof(float)));
-        INGOT_TRY(ingot_tape_forward(d->tape, &block, d->x, n, d->batch->length));
+        INGOT_TRY(ingot_tape_recall(d->tape, &block, d->x, n, d->batch->length));
         INGOT_TRY(ingot_tape_backward(d->tape, &block, d->slope + i * d->floats,
                                       at != 0 ? before : NULL, wanted));
     }

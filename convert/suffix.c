@@ -7,7 +7,7 @@
 
 #include <string.h>
 
-#define LOGITS_BYTES (UINT64_C(128) << 20) /* of a chunk, per model */
+#define LOGITS_BYTES (UINT64_C(512) << 20) /* of a chunk, per model */
 
 /* states[sequences][length][hidden] go through the blocks behind `layer`. */
 static ingot_status run_blocks(const ingot_loop_job *job, ingot_prefetch *ahead, float *states,

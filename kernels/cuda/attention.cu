@@ -8,6 +8,7 @@
  *
  * One thread block takes 64 queries of one head of one sequence, 16 to a warp, and walks over the
  * keys they may see.  Not here: splitting one query's keys over blocks (decoding). */
+#include "kernels/cuda/attention_tile.h"
 #include "kernels/cuda/forward.h"
 
 #include <climits>
@@ -97,43 +98,6 @@ __global__ static void attention_half_kernel(const half_job job) {
         __syncwarp();
         cuda_range_store(job.range, range);
     }
-}
-
-/* ---- tensor core helpers ----------------------------------------------------------------------
- */
-
-__device__ static void load_matrices(unsigned (&r)[4], const __half *row) {
-    const unsigned address = (unsigned)__cvta_generic_to_shared(row);
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"(address));
-}
-
-__device__ static void load_matrices_transposed(unsigned (&r)[4], const __half *row) {
-    const unsigned address = (unsigned)__cvta_generic_to_shared(row);
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"(address));
-}
-
-__device__ static void multiply_add(float (&c)[4], const unsigned (&a)[4], unsigned b0,
-                                    unsigned b1) {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
-                 "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
-__device__ static unsigned pack_halves(float low, float high) {
-    const __half2 pair = __floats2half2_rn(low, high);
-    return *reinterpret_cast<const unsigned *>(&pair);
-}
-
-/* 2^x, relative error 2^-22; 0 for minus infinity. */
-__device__ static float power_of_two(float x) {
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
 }
 
 /* ---- the kernel -------------------------------------------------------------------------------

@@ -1,10 +1,11 @@
 /* Gradients of causal attention on the device.
  *
- * A block of queries meets all keys it may see at once: their scores S and slopes dP = dO V^T exist
- * for a bounded number of (sequence, head) pairs at a time, rows of one kernel turn them into
- * weights P and gradients dS in binary16, and the five products are batches of cuBLAS on tensor
- * cores with FP32 sums.  Scores are thus computed again from queries and keys; what the forward
- * pass knew of their sums is not needed.
+ * A block of queries meets all keys it may see at once.  A kernel makes weights P of the softmax
+ * and gradients dS = P (dP - delta) of the scores in binary16, for a bounded number of (sequence,
+ * head) pairs at a time; the three products with them are batches of cuBLAS on tensor cores with
+ * FP32 sums.  Scores S = Q K^T and slopes dP = dO V^T exist in registers alone, a tile at a time
+ * (arXiv 2205.14135): first S for the largest of a row and its sum, then both.  delta, the sum of P
+ * dP over a row, is the sum of dO O, from the values attention wrote.
  *
  * Query, key, value and gradient are rounded to binary16, each tensor scaled by the power of two
  * that brings its largest magnitude near 2^12, their heads padded to a multiple of 8; dS is scaled
@@ -12,6 +13,8 @@
  * cannot overflow.  Heads that share a key head are summed in order afterwards. */
 #include "kernels/cuda/backward.h"
 
+#include "kernels/cuda/async_copy.h"
+#include "kernels/cuda/attention_tile.h"
 #include "kernels/cuda/element.h"
 #include "kernels/cuda/forward.h"
 
@@ -19,8 +22,10 @@
 
 #define THREADS       256
 #define QUERIES       UINT64_C(512)         /* of a block */
-#define SCRATCH_BYTES (UINT64_C(768) << 20) /* of scores, slopes, weights and gradients */
-#define KEPT          8 /* scores and slopes of a row that a thread holds in registers */
+#define SCRATCH_BYTES (UINT64_C(768) << 20) /* of weights and gradients */
+#define TILE          64                    /* queries and keys of a tile */
+#define WARPS         4                     /* that share it, 16 queries each */
+#define PAD           8 /* halves behind a row in shared memory: rows start 4 banks apart */
 
 /* ---- to binary16 ------------------------------------------------------------------------------
  */
@@ -87,105 +92,6 @@ __global__ static void factors_kernel(attention_state *state, float scale, unsig
     state->to_half = cuda_power_of_two(-shift);
 }
 
-/* ---- rows -------------------------------------------------------------------------------------
- */
-
-typedef struct rows_job {
-    const float *score, *slope; /* [pairs][queries][stride] */
-    __half *weight, *gradient;  /* likewise */
-    const attention_state *state;
-    uint64_t stride, keys; /* keys first_key .. first_key + keys - 1 */
-    uint64_t first_query, queries, first_key;
-    uint64_t window;
-    float softcap, scale;
-} rows_job;
-
-/* The sum or the maximum over a thread block, in every thread. */
-template <bool IS_SUM> __device__ static float over_block(float value, float *shared) {
-    for (int lane = 16; lane > 0; lane /= 2) {
-        const float other = __shfl_xor_sync(0xffffffffu, value, lane);
-        value = IS_SUM ? value + other : fmaxf(value, other);
-    }
-    __syncthreads();
-    if (threadIdx.x % 32 == 0) {
-        shared[threadIdx.x / 32] = value;
-    }
-    __syncthreads();
-    value = shared[0];
-    for (int i = 1; i < THREADS / 32; i++) {
-        value = IS_SUM ? value + shared[i] : fmaxf(value, shared[i]);
-    }
-    return value;
-}
-
-/* A score as the softmax sees it, -infinity where the query does not see the key. */
-__device__ static float seen(float score, bool is_visible, float softcap) {
-    score = softcap != 0.0f ? softcap * tanhf(score / softcap) : score;
-    return is_visible ? score : -INFINITY;
-}
-
-/* One row a thread block: weights of the softmax and gradients of the scores. */
-__global__ __launch_bounds__(THREADS) static void attention_rows_kernel(const rows_job job) {
-    __shared__ float shared[THREADS / 32];
-    const uint64_t query = blockIdx.x,
-                   at = ((uint64_t)blockIdx.y * job.queries + query) * job.stride;
-    const uint64_t position = job.first_query + query;
-    const float *score = job.score + at, *slope = job.slope + at;
-    const uint64_t end = position + 1 - job.first_key; /* one past the last key seen */
-    const uint64_t begin = job.window != 0 && position + 1 > job.window + job.first_key
-                               ? position + 1 - job.window - job.first_key
-                               : 0;
-    float s[KEPT], d[KEPT], top = -INFINITY;
-#pragma unroll
-    for (int i = 0; i < KEPT; i++) {
-        const uint64_t j = threadIdx.x + i * THREADS;
-        const bool is_visible = j >= begin && j < end;
-        s[i] = is_visible ? seen(score[j], true, job.softcap) : -INFINITY;
-        d[i] = is_visible ? slope[j] : 0.0f;
-        top = fmaxf(top, s[i]);
-    }
-    for (uint64_t j = threadIdx.x + KEPT * THREADS; j < end; j += THREADS) {
-        top = fmaxf(top, seen(score[j], j >= begin, job.softcap));
-    }
-    top = over_block<false>(top, shared);
-    float sum = 0, along = 0;
-#pragma unroll
-    for (int i = 0; i < KEPT; i++) {
-        const float weight = expf(s[i] - top);
-        sum += weight;
-        along = fmaf(weight, d[i], along);
-    }
-    for (uint64_t j = threadIdx.x + KEPT * THREADS; j < end; j += THREADS) {
-        const float weight = expf(seen(score[j], j >= begin, job.softcap) - top);
-        sum += weight;
-        along = fmaf(weight, slope[j], along);
-    }
-    sum = over_block<true>(sum, shared);
-    const float delta = over_block<true>(along, shared) / sum;
-    const float by = job.scale * job.state->to_half;
-    __half *weights = job.weight + at, *gradients = job.gradient + at;
-    for (int i = 0; threadIdx.x + (uint64_t)i * THREADS < job.stride; i++) {
-        const uint64_t j = threadIdx.x + (uint64_t)i * THREADS;
-        const bool is_visible = j >= begin && j < end;
-        float own = -INFINITY, dp = 0.0f;
-#pragma unroll
-        for (int k = 0; k < KEPT; k++) { /* registers have no index at run time */
-            own = k == i ? s[k] : own;
-            dp = k == i ? d[k] : dp;
-        }
-        if (i >= KEPT && is_visible) {
-            own = seen(score[j], true, job.softcap);
-            dp = slope[j];
-        }
-        const float weight = expf(own - top) / sum;
-        const float bend = job.softcap != 0.0f && is_visible
-                               ? 1.0f - own / job.softcap * (own / job.softcap)
-                               : 1.0f;
-        weights[j] = __float2half_rn(is_visible ? weight : 0.0f);
-        gradients[j] = __float2half_rn(is_visible ? weight * (dp - delta) * bend * by : 0.0f);
-    }
-}
-
 /* ---- batches of products ----------------------------------------------------------------------
  */
 
@@ -194,8 +100,6 @@ enum {
     PART_K,
     PART_V,
     PART_DOUT,
-    PART_SCORE,
-    PART_SLOPE,
     PART_WEIGHT,
     PART_GRADIENT,
     PART_DQ,
@@ -209,9 +113,9 @@ typedef struct backward_job {
     ingot_attention shape;
     unsigned padded;
     __half *half[TENSORS];
-    float *dq, *dk, *dv; /* dk and dv of every query head */
-    float *score, *slope;
-    __half *weight, *gradient;
+    float *dq, *dk, *dv;       /* dk and dv of every query head */
+    float *delta;              /* [tokens][heads] */
+    __half *weight, *gradient; /* [pairs of a piece][queries][stride] */
     attention_state *state;
     void **parts;               /* device: [PARTS][pairs of a piece] */
     uint64_t first_pair, pairs; /* of the piece at hand */
@@ -236,8 +140,6 @@ __global__ static void parts_kernel(const backward_job job) {
     parts[PART_K * job.pairs] = job.half[TENSOR_K] + key * job.padded;
     parts[PART_V * job.pairs] = job.half[TENSOR_V] + key * job.padded;
     parts[PART_DOUT * job.pairs] = job.half[TENSOR_DOUT] + query * job.padded;
-    parts[PART_SCORE * job.pairs] = job.score + cell;
-    parts[PART_SLOPE * job.pairs] = job.slope + cell;
     parts[PART_WEIGHT * job.pairs] = job.weight + cell;
     parts[PART_GRADIENT * job.pairs] = job.gradient + cell;
     parts[PART_DQ * job.pairs] = job.dq + query * s.head_dim;
@@ -268,6 +170,311 @@ static ingot_status multiply_batch(const ingot_cuda *cuda, const backward_job &j
         (int)job.pairs, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT));
 }
 
+/* ---- scores -----------------------------------------------------------------------------------
+ */
+
+/* delta[rows] = sums of dout[rows][head_dim] times out: a warp a row. */
+__global__ __launch_bounds__(THREADS) static void delta_kernel(float *__restrict__ delta,
+                                                               const float *__restrict__ dout,
+                                                               const float *__restrict__ out,
+                                                               uint64_t rows, uint64_t head_dim) {
+    const uint64_t warps = (uint64_t)gridDim.x * (THREADS / 32);
+    for (uint64_t row = ((uint64_t)blockIdx.x * THREADS + threadIdx.x) / 32; row < rows;
+         row += warps) {
+        float sum = 0.0f;
+        for (uint64_t i = threadIdx.x % 32; i < head_dim; i += 32) {
+            sum = fmaf(dout[row * head_dim + i], out[row * head_dim + i], sum);
+        }
+        for (int lane = 16; lane > 0; lane /= 2) {
+            sum += __shfl_xor_sync(0xffffffffu, sum, lane);
+        }
+        if (threadIdx.x % 32 == 0) {
+            delta[row] = sum;
+        }
+    }
+}
+
+/* to[TILE][WIDTH + PAD] = rows first .. of a head whose rows have `padded` values; rows at or
+ * behind `end` and columns behind a row become zero. */
+template <int WIDTH>
+__device__ static void copy_tile(__half *to, const __half *from, uint64_t row_stride,
+                                 uint64_t first, uint64_t end, unsigned padded) {
+    constexpr int PIECES = WIDTH / 8;
+    for (int i = threadIdx.x; i < TILE * PIECES; i += WARPS * 32) {
+        const int row = i / PIECES, piece = i % PIECES;
+        const bool is_there = first + row < end && piece * 8 < padded;
+        async_copy<16>(async_address(to + row * (WIDTH + PAD) + piece * 8),
+                       is_there ? from + (first + row) * row_stride + piece * 8 : from,
+                       is_there ? 16 : 0);
+    }
+}
+
+/* sums[16 queries of the warp][TILE] += a b^T, both tiles of WIDTH columns. */
+template <int WIDTH>
+__device__ static void multiply_tile(float (&sums)[TILE / 8][4], const __half *a, const __half *b) {
+    constexpr int STRIDE = WIDTH + PAD;
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const __half *a_row = a + (warp * 16 + lane % 16) * STRIDE + lane / 16 * 8;
+    const __half *b_row = b + (lane / 16 * 8 + lane % 8) * STRIDE + lane / 8 % 2 * 8;
+#pragma unroll
+    for (int i = 0; i < TILE / 8; i++) {
+        sums[i][0] = sums[i][1] = sums[i][2] = sums[i][3] = 0.0f;
+    }
+#pragma unroll
+    for (int step = 0; step < WIDTH / 16; step++) {
+        unsigned own[4];
+        load_matrices(own, a_row + step * 16);
+#pragma unroll
+        for (int i = 0; i < TILE / 8; i += 2) {
+            unsigned other[4];
+            load_matrices(other, b_row + i * 8 * STRIDE + step * 16);
+            multiply_add(sums[i], own, other[0], other[1]);
+            multiply_add(sums[i + 1], own, other[2], other[3]);
+        }
+    }
+}
+
+/* Positions of what a thread holds of a tile, counted from the first key of the piece. */
+typedef struct sight {
+    int key;         /* its first; the others are 1, 8, 9, 16 ... further */
+    int query[2];    /* of either half of its sums */
+    int group, pair; /* its rows and columns within those of the warp */
+    int window;      /* INT_MAX / 2: all keys */
+} sight;
+
+/* Products times `factor` become scores as the softmax sees them, times log2 e: minus infinity
+ * where a query does not see a key. */
+__device__ static void shape_scores(float (&score)[TILE / 8][4], const sight &at, float factor,
+                                    float softcap) {
+    const float log2_e = 1.44269504f;
+    const float product = softcap != 0.0f ? factor / softcap : factor * log2_e;
+#pragma unroll
+    for (int i = 0; i < TILE / 8; i++) {
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            score[i][j] *= product;
+        }
+    }
+    if (softcap != 0.0f) {
+#pragma unroll
+        for (int i = 0; i < TILE / 8; i++) {
+#pragma unroll
+            for (int j = 0; j < 4; j++) {
+                score[i][j] = softcap * log2_e * tanhf(score[i][j]);
+            }
+        }
+    }
+    /* Only tiles at the ends of what the warp's queries see need a mask. */
+    const int first = at.key - at.pair * 2, oldest = at.query[0] - at.group;
+    if (first + TILE - 1 <= oldest && first + at.window > oldest + 15) {
+        return;
+    }
+#pragma unroll
+    for (int i = 0; i < TILE / 8; i++) {
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            const int key = at.key + i * 8 + j % 2, query = at.query[j / 2];
+            score[i][j] = key <= query && key + at.window > query ? score[i][j] : -INFINITY;
+        }
+    }
+}
+
+/* Slopes of weights become dS / P: (dP - delta) times what a cap lets through. */
+__device__ static void shape_slopes(float (&slope)[TILE / 8][4], const float (&score)[TILE / 8][4],
+                                    float factor, const float (&delta)[2], float softcap) {
+#pragma unroll
+    for (int i = 0; i < TILE / 8; i++) {
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            slope[i][j] = fmaf(slope[i][j], factor, -delta[j / 2]);
+            slope[i][j] = score[i][j] != -INFINITY ? slope[i][j] : 0.0f;
+        }
+    }
+    if (softcap != 0.0f) {
+        const float ln_2 = 0.693147181f;
+#pragma unroll
+        for (int i = 0; i < TILE / 8; i++) {
+#pragma unroll
+            for (int j = 0; j < 4; j++) {
+                const float bend = score[i][j] * ln_2 / softcap;
+                slope[i][j] *= score[i][j] != -INFINITY ? 1.0f - bend * bend : 0.0f;
+            }
+        }
+    }
+}
+
+/* A tile of the warp's 16 rows to device memory, whole sectors at a time: by way of the warp's own
+ * rows of shared memory (stride WIDTH + PAD). */
+template <int WIDTH>
+__device__ static void store_tile(__half *to, uint64_t stride, uint64_t column, int rows,
+                                  __half *shared, const unsigned (&low)[TILE / 8],
+                                  const unsigned (&high)[TILE / 8]) {
+    constexpr int STRIDE = WIDTH + PAD;
+    const int lane = threadIdx.x % 32, group = lane / 4, pair = lane % 4;
+#pragma unroll
+    for (int i = 0; i < TILE / 8; i++) {
+        *reinterpret_cast<unsigned *>(shared + group * STRIDE + i * 8 + pair * 2) = low[i];
+        *reinterpret_cast<unsigned *>(shared + (group + 8) * STRIDE + i * 8 + pair * 2) = high[i];
+    }
+    __syncwarp();
+#pragma unroll
+    for (int i = 0; i < 16 * TILE / 8 / 32; i++) {
+        const int row = (lane + i * 32) / (TILE / 8), piece = (lane + i * 32) % (TILE / 8) * 8;
+        if (row < rows && column + piece < stride) {
+            *reinterpret_cast<int4 *>(to + row * stride + column + piece) =
+                *reinterpret_cast<const int4 *>(shared + row * STRIDE + piece);
+        }
+    }
+}
+
+/* A thread block: 64 queries of one pair and all keys of the piece. */
+template <int WIDTH>
+__global__ __launch_bounds__(WARPS *
+                             32) static void attention_scores_kernel(const backward_job job) {
+    constexpr int STRIDE = WIDTH + PAD;
+    extern __shared__ __align__(16) unsigned char attention_memory[];
+    __half *queries = reinterpret_cast<__half *>(attention_memory);
+    __half *slopes = queries + TILE * STRIDE, *keys = slopes + TILE * STRIDE;
+    __half *values = keys + TILE * STRIDE;
+    const ingot_attention &s = job.shape;
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, group = lane / 4, pair = lane % 4;
+    const uint64_t first = (uint64_t)(gridDim.x - 1 - blockIdx.x) * TILE; /* late ones see most */
+    const uint64_t sequence = (job.first_pair + blockIdx.y) / s.heads;
+    const uint64_t head = (job.first_pair + blockIdx.y) % s.heads;
+    const uint64_t kv_head = head / (s.heads / s.kv_heads);
+    const uint64_t q_stride = s.heads * job.padded, kv_stride = s.kv_heads * job.padded;
+    const uint64_t token = sequence * s.q_len + job.first_query,
+                   key = sequence * s.q_len + job.first_key;
+    const __half *q = job.half[TENSOR_Q] + token * q_stride + head * job.padded;
+    const __half *dout = job.half[TENSOR_DOUT] + token * q_stride + head * job.padded;
+    const __half *k = job.half[TENSOR_K] + key * kv_stride + kv_head * job.padded;
+    const __half *v = job.half[TENSOR_V] + key * kv_stride + kv_head * job.padded;
+    const uint64_t last = min(first + TILE, job.queries) - 1;
+    const int own =
+        (int)(job.first_query - job.first_key + first); /* position of the first query */
+    sight at = {};
+    at.window = s.window != 0 ? (int)min(s.window, (uint64_t)INT_MAX / 2) : INT_MAX / 2;
+    at.group = group, at.pair = pair;
+    at.query[0] = own + warp * 16 + group;
+    at.query[1] = at.query[0] + 8;
+    const int begin_tile = max(own + 1 - at.window, 0) / TILE;
+    const int end_tile = (own + (int)(last - first)) / TILE + 1;
+    const int tiles = (int)((job.keys + TILE - 1) / TILE);
+    const float score_factor = job.state->score, slope_factor = job.state->slope;
+
+    copy_tile<WIDTH>(queries, q, q_stride, first, job.queries, job.padded);
+    copy_tile<WIDTH>(slopes, dout, q_stride, first, job.queries, job.padded);
+
+    /* the largest score of a row and the sum of weights relative to it */
+    float top[2] = {-INFINITY, -INFINITY}, total[2] = {0.0f, 0.0f};
+    for (int tile = begin_tile; tile < end_tile; tile++) {
+        float score[TILE / 8][4];
+        __syncthreads();
+        copy_tile<WIDTH>(keys, k, kv_stride, (uint64_t)tile * TILE, job.keys, job.padded);
+        async_commit();
+        async_arrived<0>();
+        __syncthreads();
+        multiply_tile<WIDTH>(score, queries, keys);
+        at.key = tile * TILE + pair * 2;
+        shape_scores(score, at, score_factor, s.softcap);
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            float peak = top[half];
+#pragma unroll
+            for (int i = 0; i < TILE / 8; i++) {
+                peak = fmaxf(peak, fmaxf(score[i][half * 2], score[i][half * 2 + 1]));
+            }
+            peak = fmaxf(peak, __shfl_xor_sync(0xffffffffu, peak, 1));
+            peak = fmaxf(peak, __shfl_xor_sync(0xffffffffu, peak, 2));
+            const float offset = peak == -INFINITY ? 0.0f : peak; /* nothing seen so far */
+            total[half] *= power_of_two(top[half] - offset);
+            top[half] = peak;
+#pragma unroll
+            for (int i = 0; i < TILE / 8; i++) {
+                total[half] += power_of_two(score[i][half * 2] - offset);
+                total[half] += power_of_two(score[i][half * 2 + 1] - offset);
+            }
+        }
+    }
+    const float by = s.scale * job.state->to_half; /* dS on its way to binary16 */
+    float share[2], delta[2];
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        total[half] += __shfl_xor_sync(0xffffffffu, total[half], 1);
+        total[half] += __shfl_xor_sync(0xffffffffu, total[half], 2);
+        share[half] = 1.0f / total[half];
+        const uint64_t row = first + warp * 16 + group + half * 8;
+        delta[half] = row <= last ? job.delta[(token + row) * s.heads + head] * by : 0.0f;
+    }
+
+    const uint64_t cell = ((uint64_t)blockIdx.y * job.queries + first + warp * 16) * job.stride;
+    const int rows = (int)last + 1 - (int)first - warp * 16; /* of the warp; may be negative */
+    __half *const aside[2] = {keys + warp * 16 * STRIDE, values + warp * 16 * STRIDE};
+    for (int tile = 0; tile < tiles; tile++) {
+        if (tile < begin_tile || tile >= end_tile) {
+            for (int i = lane; i < 16 * TILE / 8; i += 32) {
+                const uint64_t row = i / (TILE / 8), column = tile * TILE + i % (TILE / 8) * 8;
+                if ((int)row < rows && column < job.stride) {
+                    const uint64_t to = cell + row * job.stride + column;
+                    *reinterpret_cast<int4 *>(job.weight + to) = make_int4(0, 0, 0, 0);
+                    *reinterpret_cast<int4 *>(job.gradient + to) = make_int4(0, 0, 0, 0);
+                }
+            }
+            continue;
+        }
+        float score[TILE / 8][4], slope[TILE / 8][4];
+        __syncthreads();
+        copy_tile<WIDTH>(keys, k, kv_stride, (uint64_t)tile * TILE, job.keys, job.padded);
+        copy_tile<WIDTH>(values, v, kv_stride, (uint64_t)tile * TILE, job.keys, job.padded);
+        async_commit();
+        async_arrived<0>();
+        __syncthreads();
+        multiply_tile<WIDTH>(score, queries, keys);
+        multiply_tile<WIDTH>(slope, slopes, values);
+        __syncthreads(); /* keys and values make room for what becomes of them */
+        at.key = tile * TILE + pair * 2;
+        shape_scores(score, at, score_factor, s.softcap);
+        shape_slopes(slope, score, slope_factor * by, delta, s.softcap);
+        unsigned weights[2][TILE / 8], gradients[2][TILE / 8];
+#pragma unroll
+        for (int i = 0; i < TILE / 8; i++) {
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                const int j = half * 2;
+                const float low = power_of_two(score[i][j] - top[half]) * share[half];
+                const float high = power_of_two(score[i][j + 1] - top[half]) * share[half];
+                weights[half][i] = pack_halves(low, high);
+                gradients[half][i] = pack_halves(low * slope[i][j], high * slope[i][j + 1]);
+            }
+        }
+        store_tile<WIDTH>(job.weight + cell, job.stride, tile * TILE, rows, aside[0], weights[0],
+                          weights[1]);
+        store_tile<WIDTH>(job.gradient + cell, job.stride, tile * TILE, rows, aside[1],
+                          gradients[0], gradients[1]);
+    }
+}
+
+template <int WIDTH>
+static ingot_status launch_scores(const ingot_cuda *cuda, const backward_job &job) {
+    constexpr int BYTES = 4 * TILE * (WIDTH + PAD) * (int)sizeof(__half);
+    INGOT_TRY(ingot_cuda_status(cudaFuncSetAttribute(
+        attention_scores_kernel<WIDTH>, cudaFuncAttributeMaxDynamicSharedMemorySize, BYTES)));
+    const dim3 grid((unsigned)ingot_ceil_div(job.queries, TILE), (unsigned)job.pairs);
+    attention_scores_kernel<WIDTH><<<grid, WARPS * 32, BYTES, cuda->stream>>>(job);
+    return ingot_cuda_launched();
+}
+
+/* Weights and gradients of a block of queries. */
+static ingot_status make_scores(const ingot_cuda *cuda, const backward_job &job) {
+    if (job.padded <= 64) {
+        return launch_scores<64>(cuda, job);
+    }
+    return job.padded <= 128 ? launch_scores<128>(cuda, job) : launch_scores<256>(cuda, job);
+}
+
+/* ---- blocks of queries ------------------------------------------------------------------------
+ */
+
 /* One block of queries of the pairs of a piece. */
 static ingot_status backward_block(const ingot_cuda *cuda, const backward_job &job) {
     const ingot_attention &s = job.shape;
@@ -276,18 +483,7 @@ static ingot_status backward_block(const ingot_cuda *cuda, const backward_job &j
     const uint64_t out = s.heads * s.head_dim, n = job.keys, r = job.queries, d = s.head_dim;
     parts_kernel<<<(unsigned)ingot_ceil_div(job.pairs, 128), 128, 0, cuda->stream>>>(job);
     INGOT_TRY(ingot_cuda_launched());
-    INGOT_TRY(multiply_batch(cuda, job,
-                             {true, false, n, r, wide, PART_K, PART_Q, PART_SCORE, kv, q,
-                              job.stride, &f->score, false}));
-    INGOT_TRY(multiply_batch(cuda, job,
-                             {true, false, n, r, wide, PART_V, PART_DOUT, PART_SLOPE, kv, q,
-                              job.stride, &f->slope, false}));
-    const rows_job rows = {job.score,  job.slope, job.weight,      job.gradient, job.state,
-                           job.stride, job.keys,  job.first_query, job.queries,  job.first_key,
-                           s.window,   s.softcap, s.scale};
-    attention_rows_kernel<<<dim3((unsigned)r, (unsigned)job.pairs), THREADS, 0, cuda->stream>>>(
-        rows);
-    INGOT_TRY(ingot_cuda_launched());
+    INGOT_TRY(make_scores(cuda, job));
     INGOT_TRY(multiply_batch(
         cuda, job,
         {false, true, d, n, r, PART_DOUT, PART_WEIGHT, PART_DV, q, job.stride, out, &f->dv, true}));
@@ -358,12 +554,11 @@ ingot_status cuda_attention_backward(void *context, float *dq, float *dk, float 
                                      const ingot_attention *shape) {
     ingot_cuda *cuda = ingot_cuda_of(context);
     const ingot_attention &s = *shape;
-    (void)out; /* what it would save is one sum of rows that are read anyway */
     if (s.kv_heads == 0 || s.heads % s.kv_heads != 0 || s.kv_len != s.q_len ||
         s.kv_stride != s.kv_len) {
         return INGOT_ERR_USAGE;
     }
-    if (s.q_len > INT_MAX / 16 || s.heads * s.head_dim > INT_MAX / 16) {
+    if (s.head_dim > 256 || s.q_len > INT_MAX / 16 || s.heads * s.head_dim > INT_MAX / 16) {
         return INGOT_ERR_UNSUPPORTED;
     }
     const uint64_t tokens = s.sequences * s.q_len, q_rows = tokens * s.heads;
@@ -374,11 +569,10 @@ ingot_status cuda_attention_backward(void *context, float *dq, float *dk, float 
     const uint64_t cells = ingot_min_u64(QUERIES, s.q_len) * ((s.q_len + 7) / 8 * 8);
     const uint64_t pairs = ingot_min_u64(
         s.sequences * s.heads,
-        ingot_min_u64(ingot_max_u64(SCRATCH_BYTES / (cells * 12), 1), UINT64_C(65535)));
-    ingot_cuda_buffer halves(cuda), scores(cuda), weights(cuda), own(cuda), state(cuda),
-        parts(cuda);
+        ingot_min_u64(ingot_max_u64(SCRATCH_BYTES / (cells * 4), 1), UINT64_C(65535)));
+    ingot_cuda_buffer halves(cuda), delta(cuda), weights(cuda), own(cuda), state(cuda), parts(cuda);
     INGOT_TRY(halves.alloc(2 * (q_rows + kv_rows), padded * sizeof(__half)));
-    INGOT_TRY(scores.alloc(2 * pairs, cells * sizeof(float)));
+    INGOT_TRY(delta.alloc(q_rows, sizeof(float)));
     INGOT_TRY(weights.alloc(2 * pairs, cells * sizeof(__half)));
     INGOT_TRY(own.alloc(2 * q_rows, s.head_dim * sizeof(float)));
     INGOT_TRY(state.alloc(1, sizeof(attention_state)));
@@ -393,8 +587,7 @@ ingot_status cuda_attention_backward(void *context, float *dq, float *dk, float 
     job.dq = dq;
     job.dk = own.as<float>();
     job.dv = job.dk + q_rows * s.head_dim;
-    job.score = scores.as<float>();
-    job.slope = job.score + pairs * cells;
+    job.delta = delta.as<float>();
     job.weight = weights.as<__half>();
     job.gradient = job.weight + pairs * cells;
     job.state = state.as<attention_state>();
@@ -410,6 +603,9 @@ ingot_status cuda_attention_backward(void *context, float *dq, float *dk, float 
             pad_tensor(cuda, {job.half[i], from[i], &job.state->range[i], is_key ? kv_rows : q_rows,
                               (unsigned)s.head_dim, (unsigned)padded}));
     }
+    delta_kernel<<<cuda_blocks(cuda, q_rows * 32, THREADS), THREADS, 0, cuda->stream>>>(
+        job.delta, dout, out, q_rows, s.head_dim);
+    INGOT_TRY(ingot_cuda_launched());
     factors_kernel<<<1, 1, 0, cuda->stream>>>(job.state, s.scale, (unsigned)s.head_dim);
     INGOT_TRY(ingot_cuda_launched());
     cuda_written(cuda, dq, q_rows * s.head_dim * sizeof *dq);
