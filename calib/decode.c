@@ -4,6 +4,7 @@
 #include "calib/decode.h"
 
 #include "calib/engine_model.h"
+#include "calib/whole_model.h"
 #include "common/files.h"
 #include "common/progress.h"
 #include "common/random.h"
@@ -18,85 +19,35 @@
 /* ---- the model with its cache ----------------------------------------------------------- */
 
 struct ingot_decoder {
-    const ingot_model *model;
-    const ingot_backend *backend;
     const char *path;     /* of the source, for errors */
-    ingot_engine *engine; /* NULL: operation by operation, with what follows */
-    ingot_arena *arena;
-    ingot_block *blocks; /* [layers], the first `loaded` of them are there */
-    uint64_t loaded;
-    ingot_ends ends;
-    ingot_kv_cache cache;
-    ingot_workspace *work;
+    ingot_engine *engine; /* NULL: operation by operation, with the model that follows */
+    ingot_whole_model whole;
     uint64_t chunk; /* tokens per pass */
-    float *x;       /* [chunk][hidden], device */
-    float *scratch; /* [1][hidden], device */
-    float *logits;  /* [1][vocab], device */
 };
-
-static ingot_status device_floats(ingot_decoder *d, float **out, uint64_t count,
-                                  ingot_error *error) {
-    void *memory = NULL;
-    const ingot_status status =
-        d->backend->ops->alloc(d->backend->context, &memory, count * sizeof(float));
-    if (status != INGOT_OK) {
-        return ingot_error_set(error, status, d->path, NULL, NULL,
-                               "no memory for %llu values on the device",
-                               (unsigned long long)count);
-    }
-    *out = memory;
-    return INGOT_OK;
-}
-
-static ingot_status load_weights(ingot_decoder *d, const ingot_weight_source *source,
-                                 ingot_error *error) {
-    void *memory;
-    INGOT_TRY(ingot_arena_create_from(&d->arena, &ingot_large_pages));
-    INGOT_TRY(ingot_alloc_zero(&memory, d->model->layers, sizeof(ingot_block)));
-    d->blocks = memory;
-    INGOT_TRY(ingot_ends_load(&d->ends, d->model, source, d->backend, d->arena, error));
-    while (d->loaded < d->model->layers) {
-        INGOT_TRY(ingot_interrupt_check(error));
-        INGOT_TRY(ingot_block_load(&d->blocks[d->loaded], d->model, d->loaded, source, d->backend,
-                                   d->arena, error));
-        d->loaded++;
-    }
-    return INGOT_OK;
-}
 
 /* Leaves d->engine NULL where the backend has none that covers the model. */
 static ingot_status load_engine(ingot_decoder *d, const ingot_weight_source *source,
                                 uint64_t capacity, ingot_error *error) {
-    const ingot_engine_ops *ops = d->backend->ops->engine;
+    const ingot_engine_ops *ops = d->whole.backend->ops->engine;
     const ingot_engine_options options = {.sequences = 1,
                                           .capacity = capacity,
                                           .skip_verify = source->skips_verify,
                                           .poll = ingot_interrupt_check};
-    if (ops == NULL || !ingot_engine_model_is_plain(d->model)) {
+    if (ops == NULL || !ingot_engine_model_is_plain(d->whole.model)) {
         return INGOT_OK;
     }
     ingot_arena *arena = NULL;
     ingot_engine_model description;
     ingot_status status = INGOT_OK;
     INGOT_GO(ingot_arena_create(&arena));
-    INGOT_GO(ingot_engine_model_create(&description, d->model, source, arena, error));
+    INGOT_GO(ingot_engine_model_create(&description, d->whole.model, source, arena, error));
     if (ops->fits(&description, &options)) {
-        status = ops->create(d->backend->context, &d->engine, &description, &options, NULL, error);
+        status =
+            ops->create(d->whole.backend->context, &d->engine, &description, &options, NULL, error);
     }
 done:
     ingot_arena_destroy(arena);
     return status;
-}
-
-/* What decoding operation by operation needs. */
-static ingot_status load_parts(ingot_decoder *d, const ingot_weight_source *source,
-                               ingot_error *error) {
-    INGOT_TRY(load_weights(d, source, error));
-    INGOT_TRY(ingot_kv_cache_create(&d->cache, d->model, d->backend, 1, d->cache.capacity, error));
-    INGOT_TRY(ingot_workspace_create(&d->work, d->model, d->backend, d->chunk, error));
-    INGOT_TRY(device_floats(d, &d->x, d->chunk * d->model->hidden, error));
-    INGOT_TRY(device_floats(d, &d->scratch, d->model->hidden, error));
-    return device_floats(d, &d->logits, d->model->vocab, error);
 }
 
 ingot_status ingot_decoder_create(ingot_decoder **out, const ingot_model *model,
@@ -112,14 +63,15 @@ ingot_status ingot_decoder_create(ingot_decoder **out, const ingot_model *model,
         return ingot_error_set(error, status, source->path, NULL, NULL, "no memory");
     }
     ingot_decoder *d = memory;
-    d->model = model;
-    d->backend = backend;
+    d->whole.model = model;
+    d->whole.backend = backend;
     d->path = source->path;
     d->chunk = ingot_min_u64(CHUNK_TOKENS, capacity);
-    d->cache.capacity = capacity;
+    d->whole.cache.capacity = capacity;
     INGOT_GO(load_engine(d, source, capacity, error));
     if (d->engine == NULL) {
-        INGOT_GO(load_parts(d, source, error));
+        INGOT_GO(ingot_whole_model_load(&d->whole, source, error));
+        INGOT_GO(ingot_whole_model_make_room(&d->whole, 1, capacity, d->chunk, 1, error));
     }
     *out = d;
 done:
@@ -133,50 +85,23 @@ done:
     return status;
 }
 
-static void release(const ingot_decoder *d, float *memory) {
-    if (memory != NULL) {
-        d->backend->ops->release(d->backend->context, memory);
-    }
-}
-
 void ingot_decoder_destroy(ingot_decoder *decoder) {
     if (decoder == NULL) {
         return;
     }
     if (decoder->engine != NULL) {
-        decoder->backend->ops->engine->destroy(decoder->engine);
+        decoder->whole.backend->ops->engine->destroy(decoder->engine);
     }
-    for (uint64_t i = 0; i < decoder->loaded; i++) {
-        ingot_block_release(&decoder->blocks[i], decoder->backend);
-    }
-    ingot_ends_release(&decoder->ends, decoder->backend);
-    ingot_kv_cache_destroy(&decoder->cache, decoder->model, decoder->backend);
-    ingot_workspace_destroy(decoder->work);
-    release(decoder, decoder->x);
-    release(decoder, decoder->scratch);
-    release(decoder, decoder->logits);
-    ingot_free(decoder->blocks);
-    ingot_arena_destroy(decoder->arena);
+    ingot_whole_model_release(&decoder->whole);
     ingot_free(decoder);
 }
 
-/* One pass of `count` <= chunk tokens; their hidden states are left in d->x. */
-static ingot_status feed_chunk(ingot_decoder *d, const uint32_t *ids, uint64_t count) {
-    INGOT_TRY(ingot_ends_embed(&d->ends, d->model, d->backend, d->x, ids, count));
-    for (uint64_t layer = 0; layer < d->model->layers; layer++) {
-        INGOT_TRY(ingot_block_forward(d->model, d->backend, &d->blocks[layer], d->x, 1, count,
-                                      &d->cache, d->work, NULL, NULL));
-    }
-    d->cache.length += count;
-    return INGOT_OK;
-}
-
 static ingot_status last_logits(ingot_decoder *d, uint64_t count, float *logits) {
-    const ingot_model *model = d->model;
-    INGOT_TRY(ingot_ends_logits(&d->ends, model, d->backend, d->logits,
-                                d->x + (count - 1) * model->hidden, d->scratch, 1));
-    INGOT_TRY(d->backend->ops->download(d->backend->context, logits, d->logits,
-                                        model->vocab * sizeof(float)));
+    const ingot_model *model = d->whole.model;
+    INGOT_TRY(ingot_ends_logits(&d->whole.ends, model, d->whole.backend, d->whole.logits,
+                                d->whole.x + (count - 1) * model->hidden, d->whole.scratch, 1));
+    INGOT_TRY(d->whole.backend->ops->download(d->whole.backend->context, logits, d->whole.logits,
+                                              model->vocab * sizeof(float)));
     for (uint64_t i = 0; i < model->vocab; i++) {
         if (!isfinite(logits[i])) {
             return INGOT_ERR_NUMERIC;
@@ -196,7 +121,7 @@ static ingot_status feed_status(const ingot_decoder *decoder, ingot_status statu
         return ingot_error_set(error, status, decoder->path, NULL,
                                "the tokenizer belongs to another model",
                                "a token is beyond the embedding of %llu rows",
-                               (unsigned long long)decoder->model->vocab);
+                               (unsigned long long)decoder->whole.model->vocab);
     }
     if (status != INGOT_OK) {
         return ingot_error_set(error, status, decoder->path, NULL, NULL,
@@ -207,12 +132,12 @@ static ingot_status feed_status(const ingot_decoder *decoder, ingot_status statu
 
 ingot_status ingot_decoder_feed(ingot_decoder *decoder, const uint32_t *ids, uint64_t count,
                                 float *logits, ingot_error *error) {
-    if (count == 0 || count > decoder->cache.capacity - decoder->cache.length) {
+    if (count == 0 || count > decoder->whole.cache.capacity - decoder->whole.cache.length) {
         return ingot_error_set(
             error, INGOT_ERR_USAGE, decoder->path, NULL, "use a shorter prompt or a smaller -n",
             "%llu tokens do not fit into a cache of %llu that holds %llu",
-            (unsigned long long)count, (unsigned long long)decoder->cache.capacity,
-            (unsigned long long)decoder->cache.length);
+            (unsigned long long)count, (unsigned long long)decoder->whole.cache.capacity,
+            (unsigned long long)decoder->whole.cache.length);
     }
     ingot_status status = INGOT_OK;
     for (uint64_t done = 0; done < count && status == INGOT_OK; done += decoder->chunk) {
@@ -220,12 +145,12 @@ ingot_status ingot_decoder_feed(ingot_decoder *decoder, const uint32_t *ids, uin
         const uint64_t m = ingot_min_u64(decoder->chunk, count - done);
         const bool wants_logits = logits != NULL && done + m == count;
         if (decoder->engine != NULL) {
-            status = decoder->backend->ops->engine->feed(decoder->engine, 0, ids + done, m,
-                                                         wants_logits ? logits : NULL);
-            decoder->cache.length += status == INGOT_OK ? m : 0;
+            status = decoder->whole.backend->ops->engine->feed(decoder->engine, 0, ids + done, m,
+                                                               wants_logits ? logits : NULL);
+            decoder->whole.cache.length += status == INGOT_OK ? m : 0;
             continue;
         }
-        status = feed_chunk(decoder, ids + done, m);
+        status = ingot_whole_model_pass(&decoder->whole, ids + done, m);
         if (status == INGOT_OK && wants_logits) {
             status = last_logits(decoder, m, logits);
         }
@@ -234,14 +159,14 @@ ingot_status ingot_decoder_feed(ingot_decoder *decoder, const uint32_t *ids, uin
 }
 
 uint64_t ingot_decoder_length(const ingot_decoder *decoder) {
-    return decoder->cache.length;
+    return decoder->whole.cache.length;
 }
 
 void ingot_decoder_rewind(ingot_decoder *decoder) {
     if (decoder->engine != NULL) {
-        decoder->backend->ops->engine->rewind(decoder->engine, 0);
+        decoder->whole.backend->ops->engine->rewind(decoder->engine, 0);
     }
-    decoder->cache.length = 0;
+    decoder->whole.cache.length = 0;
 }
 
 /* ---- choosing a token ------------------------------------------------------------------- */
@@ -387,12 +312,12 @@ static ingot_status keep_token(ingot_generation *out, const ingot_decoder *d, ui
                                uint64_t limit, ingot_text_stream *stream, bool *is_done,
                                ingot_error *error) {
     *is_done = true;
-    if (is_end(d->model, id)) {
+    if (is_end(d->whole.model, id)) {
         out->is_ended = true;
         return INGOT_OK;
     }
     out->ids[out->count++] = id;
-    *is_done = out->count == limit || d->cache.length == d->cache.capacity;
+    *is_done = out->count == limit || d->whole.cache.length == d->whole.cache.capacity;
     return stream == NULL ? INGOT_OK : ingot_text_stream_put(stream, id, error);
 }
 
@@ -400,7 +325,7 @@ static ingot_status keep_token(ingot_generation *out, const ingot_decoder *d, ui
 static ingot_status generate_on_engine(ingot_generation *out, ingot_decoder *d,
                                        ingot_sampler *sampler, uint64_t limit,
                                        ingot_text_stream *stream, ingot_error *error) {
-    const ingot_engine_ops *ops = d->backend->ops->engine;
+    const ingot_engine_ops *ops = d->whole.backend->ops->engine;
     const double start = ingot_clock_seconds();
     ingot_status status = INGOT_OK;
     bool is_done = limit == 0;
@@ -412,7 +337,7 @@ static ingot_status generate_on_engine(ingot_generation *out, ingot_decoder *d,
         if (sampler->temperature > 0) { /* the engine drew with a copy of it */
             (void)ingot_random_bits(&sampler->state);
         }
-        d->cache.length += made != 0;
+        d->whole.cache.length += made != 0;
         out->decode_steps = made;
         INGOT_GO(keep_token(out, d, id, limit, stream, &is_done, error));
     }
@@ -432,7 +357,7 @@ static ingot_status generate_tokens(ingot_generation *out, ingot_decoder *d, ing
     ingot_status status = INGOT_OK;
     bool is_done = limit == 0;
     while (!is_done) {
-        const uint32_t id = ingot_sampler_next(sampler, logits, d->model->vocab);
+        const uint32_t id = ingot_sampler_next(sampler, logits, d->whole.model->vocab);
         INGOT_GO(keep_token(out, d, id, limit, stream, &is_done, error));
         if (!is_done) {
             INGOT_GO(ingot_decoder_feed(d, &id, 1, logits, error));
@@ -453,7 +378,7 @@ ingot_status ingot_generate(ingot_generation *out, ingot_decoder *decoder, ingot
     memset(out, 0, sizeof *out);
     void *logits = NULL;
     void *ids = NULL;
-    ingot_status status = ingot_alloc_zero(&logits, decoder->model->vocab, sizeof(float));
+    ingot_status status = ingot_alloc_zero(&logits, decoder->whole.model->vocab, sizeof(float));
     if (status == INGOT_OK) {
         status = ingot_alloc_zero(&ids, limit, sizeof(uint32_t));
     }

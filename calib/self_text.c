@@ -1,6 +1,7 @@
 /* The model's own text (calib/self_text.h). */
 #include "calib/self_text.h"
 
+#include "calib/whole_model.h"
 #include "common/files.h"
 #include "common/random.h"
 #include "common/sizes.h"
@@ -25,96 +26,48 @@ ingot_status ingot_self_text_wanted(bool *out, const char *const *texts, uint64_
 
 /* What the functions below share. */
 typedef struct author {
-    const ingot_model *model;
-    const ingot_backend *backend;
+    ingot_whole_model whole;
     uint64_t length, most, together; /* tokens of a sequence; sequences written at once at most,
                                         and really (0: not known yet) */
-    ingot_arena *arena;
-    ingot_block *blocks; /* [layers], the first `loaded` of them are there */
-    uint64_t loaded;
-    ingot_ends ends;
-    ingot_kv_cache cache;
-    ingot_workspace *work;
-    float *x, *scratch; /* [together][hidden], device */
-    float *logits;      /* [together][vocab], device */
-    uint64_t *random;   /* [together]: the state of each sequence's generator */
-    double *drawn;      /* [together]: the chance of each sequence's next token */
-    uint32_t *next;     /* [together]: the tokens at hand */
+    uint64_t *random;                /* [together]: the state of each sequence's generator */
+    double *drawn;                   /* [together]: the chance of each sequence's next token */
+    uint32_t *next;                  /* [together]: the tokens at hand */
 } author;
 
-static ingot_status device_floats(const author *a, float **out, uint64_t rows, uint64_t cols) {
-    return a->backend->ops->alloc(a->backend->context, (void **)out, rows * cols * sizeof(float));
-}
-
-static ingot_status load(author *a, const ingot_weight_source *source, ingot_error *error) {
-    INGOT_TRY(ingot_arena_create(&a->arena));
-    INGOT_TRY(ingot_alloc_zero((void **)&a->blocks, a->model->layers, sizeof *a->blocks));
-    INGOT_TRY(ingot_ends_load(&a->ends, a->model, source, a->backend, a->arena, error));
-    for (; a->loaded < a->model->layers; a->loaded++) {
-        INGOT_TRY(ingot_interrupt_check(error));
-        INGOT_TRY(ingot_block_load(&a->blocks[a->loaded], a->model, a->loaded, source, a->backend,
-                                   a->arena, error));
-    }
-    return INGOT_OK;
-}
-
 static ingot_status make_room(author *a, uint64_t samples, ingot_error *error) {
-    const ingot_model *m = a->model;
+    const ingot_model *m = a->whole.model;
     const uint64_t bytes =
         2 * m->layers * a->length * m->kv_heads * m->head_dim * sizeof(float); /* of a sequence */
-    const uint64_t limit = a->backend->has_own_memory ? DEVICE_CACHE_BYTES : HOST_CACHE_BYTES;
+    const uint64_t limit = a->whole.backend->has_own_memory ? DEVICE_CACHE_BYTES : HOST_CACHE_BYTES;
     /* in as few rounds as the cache allows, of equal size */
     const uint64_t most = ingot_max_u64(1, ingot_min_u64(a->most, limit / bytes));
     a->together = ingot_ceil_div(samples, ingot_ceil_div(samples, most));
-    INGOT_TRY(ingot_kv_cache_create(&a->cache, m, a->backend, a->together, a->length, error));
-    INGOT_TRY(ingot_workspace_create(&a->work, m, a->backend, a->together, error));
-    INGOT_TRY(device_floats(a, &a->x, a->together, m->hidden));
-    INGOT_TRY(device_floats(a, &a->scratch, a->together, m->hidden));
-    INGOT_TRY(device_floats(a, &a->logits, a->together, m->vocab));
+    INGOT_TRY(ingot_whole_model_make_room(&a->whole, a->together, a->length, a->together,
+                                          a->together, error));
     INGOT_TRY(ingot_alloc_zero((void **)&a->random, a->together, sizeof *a->random));
     INGOT_TRY(ingot_alloc_zero((void **)&a->drawn, a->together, sizeof *a->drawn));
     return ingot_alloc_zero((void **)&a->next, a->together, sizeof *a->next);
 }
 
-static void release(const author *a, float *memory) {
-    if (memory != NULL) {
-        a->backend->ops->release(a->backend->context, memory);
-    }
-}
-
 static void leave(author *a) {
-    for (uint64_t i = 0; i < a->loaded; i++) {
-        ingot_block_release(&a->blocks[i], a->backend);
-    }
-    ingot_ends_release(&a->ends, a->backend);
-    ingot_kv_cache_destroy(&a->cache, a->model, a->backend);
-    ingot_workspace_destroy(a->work);
-    release(a, a->x);
-    release(a, a->scratch);
-    release(a, a->logits);
+    ingot_whole_model_release(&a->whole);
     ingot_free(a->random);
     ingot_free(a->drawn);
     ingot_free(a->next);
-    ingot_free(a->blocks);
-    ingot_arena_destroy(a->arena);
 }
 
 /* Feeds the tokens at hand and draws those after them. */
 static ingot_status step(author *a, ingot_error *error) {
-    const ingot_model *m = a->model;
+    const ingot_model *m = a->whole.model;
     INGOT_TRY(ingot_interrupt_check(error));
-    INGOT_TRY(ingot_ends_embed(&a->ends, m, a->backend, a->x, a->next, a->together));
-    for (uint64_t layer = 0; layer < m->layers; layer++) {
-        INGOT_TRY(ingot_block_forward(m, a->backend, &a->blocks[layer], a->x, a->together, 1,
-                                      &a->cache, a->work, NULL, NULL));
-    }
-    a->cache.length++;
-    INGOT_TRY(ingot_ends_logits(&a->ends, m, a->backend, a->logits, a->x, a->scratch, a->together));
+    INGOT_TRY(ingot_whole_model_pass(&a->whole, a->next, 1));
+    INGOT_TRY(ingot_ends_logits(&a->whole.ends, m, a->whole.backend, a->whole.logits, a->whole.x,
+                                a->whole.scratch, a->together));
     for (uint64_t i = 0; i < a->together; i++) {
         a->drawn[i] = ingot_random_unit(&a->random[i]);
     }
-    INGOT_TRY(a->backend->ops->draw(a->backend->context, a->next, a->drawn, a->logits, a->together,
-                                    m->vocab));
+    INGOT_TRY(a->whole.backend->ops->draw(a->whole.backend->context, a->next, a->drawn,
+                                          a->whole.logits, a->together, m->vocab));
     for (uint64_t i = 0; i < a->together; i++) {
         if (a->next[i] == UINT32_MAX) {
             return ingot_error_set(error, INGOT_ERR_NUMERIC, NULL, NULL,
@@ -127,8 +80,8 @@ static ingot_status step(author *a, ingot_error *error) {
 /* Sequences first .. first + together-1; of those beyond `samples` nothing is kept. */
 static ingot_status write_sequences(author *a, ingot_text *out, uint64_t first, uint64_t samples,
                                     uint64_t seed, ingot_progress *progress, ingot_error *error) {
-    const ingot_model *m = a->model;
-    a->cache.length = 0;
+    const ingot_model *m = a->whole.model;
+    a->whole.cache.length = 0;
     for (uint64_t i = 0; i < a->together; i++) {
         a->random[i] = seed ^ (first + i + 1) * UINT64_C(0xD1B54A32D192ED03);
         a->next[i] = m->has_bos /* else any token is as likely as any other */
@@ -153,7 +106,7 @@ static ingot_status write_sequences(author *a, ingot_text *out, uint64_t first, 
 static ingot_status write_all(author *a, ingot_text *out, const ingot_weight_source *source,
                               uint64_t samples, uint64_t seed, ingot_progress *progress,
                               ingot_error *error) {
-    INGOT_TRY(load(a, source, error));
+    INGOT_TRY(ingot_whole_model_load(&a->whole, source, error));
     INGOT_TRY(make_room(a, samples, error));
     for (uint64_t first = 0; first < samples; first += a->together) {
         INGOT_TRY(write_sequences(a, out, first, samples, seed, progress, error));
@@ -180,7 +133,7 @@ static ingot_status write_in_room(ingot_text *out, const author *plan,
         }
         if (progress != NULL) {
             ingot_progress_line(progress, "%s: %llu sequences at once instead of %llu",
-                                ingot_backend_failure(plan->backend, status),
+                                ingot_backend_failure(plan->whole.backend, status),
                                 (unsigned long long)most, (unsigned long long)together);
         }
         *error = (ingot_error){0};
@@ -194,7 +147,7 @@ ingot_status ingot_self_text_write(ingot_text *out, const ingot_model *model,
                                    uint64_t samples, uint64_t length, uint64_t seed,
                                    ingot_progress *progress, unsigned *shortages,
                                    ingot_error *error) {
-    const author plan = {.model = model, .backend = backend, .length = length};
+    const author plan = {.whole = {.model = model, .backend = backend}, .length = length};
     ingot_error local = {0};
     uint64_t bytes;
     *out = (ingot_text){0};
