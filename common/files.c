@@ -170,7 +170,7 @@ ingot_status ingot_file_read_at(const ingot_file *file, void *buffer, uint64_t s
             continue;
         }
         if (count < 0) {
-            return ingot_error_set(error, INGOT_ERR_IO, file->path, NULL, NULL,
+            return ingot_error_set(error, INGOT_ERR_IO, file->path, NULL, "check the disk",
                                    "cannot read at %" PRIu64 ": %s", offset + done,
                                    strerror(errno));
         }

@@ -358,7 +358,9 @@ static ingot_status plan_block(planner *p, uint64_t layer) {
         ingot_model_linear_name(p->model, layer, (ingot_role)role, name);
         if (ingot_checkpoint_find(p->checkpoint, name, &index) == NULL) {
             return ingot_error_set(p->error, INGOT_ERR_INPUT, ingot_checkpoint_path(p->checkpoint),
-                                   name, NULL, "the checkpoint lacks this tensor");
+                                   name,
+                                   "see that config.json is the model's, and no shard is missing",
+                                   "the checkpoint lacks this tensor");
         }
         INGOT_TRY(plan_linear(p, index, layer, (ingot_role)role));
         if (p->model->linear[role].has_bias) {
@@ -384,7 +386,9 @@ static ingot_status plan_end(planner *p, const char *name, const char *source_na
                            .is_width_stated = true};
     if (ingot_checkpoint_find(p->checkpoint, source_name, &index) == NULL) {
         return ingot_error_set(p->error, INGOT_ERR_INPUT, ingot_checkpoint_path(p->checkpoint),
-                               source_name, NULL, "the checkpoint lacks this tensor");
+                               source_name,
+                               "see that config.json is the model's, and no shard is missing",
+                               "the checkpoint lacks this tensor");
     }
     t.source_index = index;
     if (bits != 0 && (!is_named || !(s.given & INGOT_GIVEN_BITS))) {

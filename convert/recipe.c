@@ -9,6 +9,7 @@
 #include <string.h>
 
 #define RECIPE_LIMIT_BYTES (16u << 20)
+#define REMEDY             "spec/recipe.md has the keys of recipes"
 
 static const char *const choice_names[] = {"default", "keep", "rtn",     "searched",
                                            "awq",     "gptq", "awq+gptq"};
@@ -100,7 +101,7 @@ static ingot_status read_u64(const json_t *object, const char *key, uint64_t *ou
                              uint64_t maximum, const char *file, ingot_error *error) {
     INGOT_TRY(ingot_json_get_u64(object, key, out, file, error));
     if (*out < minimum || *out > maximum) {
-        return ingot_error_set(error, INGOT_ERR_INPUT, file, NULL, NULL,
+        return ingot_error_set(error, INGOT_ERR_INPUT, file, NULL, REMEDY,
                                "\"%s\" must lie between %llu and %llu", key,
                                (unsigned long long)minimum, (unsigned long long)maximum);
     }
@@ -149,7 +150,7 @@ static ingot_status read_setting(ingot_setting *s, const json_t *object, const c
     if (has_key(object, "outliers")) {
         INGOT_TRY(ingot_json_get_double(object, "outliers", &read.outliers, file, error));
         if (!(read.outliers >= 0 && read.outliers <= 0.5)) {
-            return ingot_error_set(error, INGOT_ERR_INPUT, file, NULL, NULL,
+            return ingot_error_set(error, INGOT_ERR_INPUT, file, NULL, REMEDY,
                                    "\"outliers\" must lie between 0 and 0.5");
         }
         read.given |= INGOT_GIVEN_OUTLIERS;
@@ -185,7 +186,7 @@ static ingot_status read_rules(ingot_recipe *recipe, const json_t *root, const c
         return INGOT_OK;
     }
     if (!json_is_array(rules)) {
-        return ingot_error_set(error, INGOT_ERR_INPUT, file, NULL, NULL,
+        return ingot_error_set(error, INGOT_ERR_INPUT, file, NULL, REMEDY,
                                "\"tensors\" must be a list of rules");
     }
     INGOT_TRY(ingot_alloc_zero((void **)&recipe->rules, json_array_size(rules) + 1,
@@ -194,13 +195,13 @@ static ingot_status read_rules(ingot_recipe *recipe, const json_t *root, const c
         const json_t *rule = json_array_get(rules, i);
         const char *pattern = NULL;
         if (!json_is_object(rule)) {
-            return ingot_error_set(error, INGOT_ERR_INPUT, file, NULL, NULL,
+            return ingot_error_set(error, INGOT_ERR_INPUT, file, NULL, REMEDY,
                                    "rule %zu of \"tensors\" is no object", i + 1);
         }
         INGOT_TRY(ingot_json_check_keys(rule, keys, sizeof keys / sizeof *keys, file, error));
         INGOT_TRY(ingot_json_get_string(rule, "pattern", &pattern, file, error));
         if (pattern == NULL) {
-            return ingot_error_set(error, INGOT_ERR_INPUT, file, NULL, NULL,
+            return ingot_error_set(error, INGOT_ERR_INPUT, file, NULL, REMEDY,
                                    "rule %zu of \"tensors\" has no \"pattern\"", i + 1);
         }
         recipe->rules[i].pattern = strdup(pattern);
@@ -232,7 +233,7 @@ static ingot_status read_own(ingot_recipe *recipe, const json_t *root, const cha
     if (has_key(root, "target_bpw") && !(recipe->given & INGOT_GIVEN_TARGET)) {
         INGOT_TRY(ingot_json_get_double(root, "target_bpw", &recipe->target_bpw, file, error));
         if (!(recipe->target_bpw >= 2 && recipe->target_bpw <= 8)) {
-            return ingot_error_set(error, INGOT_ERR_INPUT, file, NULL, NULL,
+            return ingot_error_set(error, INGOT_ERR_INPUT, file, NULL, REMEDY,
                                    "\"target_bpw\" must lie between 2 and 8");
         }
         recipe->given |= INGOT_GIVEN_TARGET;
@@ -265,14 +266,14 @@ static ingot_status read_steps(ingot_steps *steps, const json_t *root, const cha
         return INGOT_OK;
     }
     if (!json_is_object(object)) {
-        return ingot_error_set(error, INGOT_ERR_INPUT, file, NULL, NULL,
+        return ingot_error_set(error, INGOT_ERR_INPUT, file, NULL, REMEDY,
                                "\"steps\" must be an object");
     }
     INGOT_TRY(ingot_json_check_keys(object, keys, sizeof keys / sizeof *keys, file, error));
     for (unsigned i = 0; i < sizeof switches / sizeof *switches; i++) {
         const json_t *value = json_object_get(object, keys[i]);
         if (value != NULL && !json_is_boolean(value)) {
-            return ingot_error_set(error, INGOT_ERR_INPUT, file, NULL, NULL,
+            return ingot_error_set(error, INGOT_ERR_INPUT, file, NULL, REMEDY,
                                    "\"%s\" must be true or false", keys[i]);
         }
         *switches[i] = value != NULL ? json_is_true(value) : *switches[i];
@@ -299,14 +300,14 @@ static ingot_status read_root(ingot_recipe *recipe, const json_t *root, const ch
     static const char *const setting_keys[] = {"method",    "bits",     "group",
                                                "symmetric", "outliers", "scale_dtype"};
     if (!json_is_object(root)) {
-        return ingot_error_set(error, INGOT_ERR_INPUT, file, NULL, NULL,
+        return ingot_error_set(error, INGOT_ERR_INPUT, file, NULL, REMEDY,
                                "a recipe is one JSON object");
     }
     INGOT_TRY(ingot_json_check_keys(root, keys, sizeof keys / sizeof *keys, file, error));
     const json_t *defaults = json_object_get(root, "defaults");
     if (defaults != NULL && !json_is_null(defaults)) {
         if (!json_is_object(defaults)) {
-            return ingot_error_set(error, INGOT_ERR_INPUT, file, NULL, NULL,
+            return ingot_error_set(error, INGOT_ERR_INPUT, file, NULL, REMEDY,
                                    "\"defaults\" must be an object");
         }
         INGOT_TRY(ingot_json_check_keys(defaults, setting_keys,
