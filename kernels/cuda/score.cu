@@ -1,10 +1,12 @@
 /* Likelihood and divergence of rows of logits, FP64 inside: one thread block per row, sums of fixed
  * shape. */
+#include "kernels/cuda/draw_rows.h"
 #include "kernels/cuda/forward.h"
 
-#define PAIR_RUN 65536u /* elements a thread block sums */
-#define THREADS  512
-#define WARPS    (THREADS / 32)
+#define PAIR_RUN       65536u /* elements a thread block sums */
+#define GRID_ROWS_MOST 65535u /* gridDim.y */
+#define THREADS        512
+#define WARPS          (THREADS / 32)
 
 /* ---- reductions of a block --------------------------------------------------------------------
  */
@@ -96,91 +98,6 @@ __global__ __launch_bounds__(THREADS) static void score_kernel(double *nll, uint
         if (threadIdx.x == 0) {
             nll[row] = log(sum) + (top - (double)x[targets[row]]);
         }
-    }
-}
-
-/* A warp sums a run of the row, [*first, *end); the runs follow one another. */
-__device__ static double run_sum(const float *x, uint64_t vocab, double top, uint64_t warp,
-                                 uint64_t *first, uint64_t *end) {
-    const uint64_t each = (vocab + WARPS - 1) / WARPS;
-    *first = min(vocab, warp * each);
-    *end = min(vocab, *first + each);
-    double sum = 0.0;
-    for (uint64_t i = *first + threadIdx.x % 32; i < *end; i += 32) {
-        sum += exp((double)x[i] - top);
-    }
-#pragma unroll
-    for (int lane = 16; lane > 0; lane /= 2) {
-        sum += __shfl_xor_sync(0xffffffffu, sum, lane);
-    }
-    return sum;
-}
-
-/* One warp: the first index of [first, end) whose cumulative sum, `before` included, exceeds the
- * target; the last that has any weight when by rounding there is none. */
-__device__ static uint64_t first_above(const float *x, double top, double target, double before,
-                                       uint64_t first, uint64_t end) {
-    const unsigned lane = threadIdx.x % 32;
-    uint64_t last = first;
-    for (uint64_t at = first; at < end; at += 32) {
-        const double own = at + lane < end ? exp((double)x[at + lane] - top) : 0.0;
-        double sum = own;
-#pragma unroll
-        for (unsigned step = 1; step < 32; step *= 2) {
-            const double other = __shfl_up_sync(0xffffffffu, sum, step);
-            sum += lane >= step ? other : 0.0;
-        }
-        const unsigned above = __ballot_sync(0xffffffffu, own > 0.0 && before + sum > target);
-        const unsigned heavy = __ballot_sync(0xffffffffu, own > 0.0);
-        if (above != 0) {
-            return at + (unsigned)__ffs((int)above) - 1;
-        }
-        last = heavy != 0 ? at + 31 - (unsigned)__clz((int)heavy) : last;
-        before += __shfl_sync(0xffffffffu, sum, 31);
-    }
-    return last;
-}
-
-__global__ __launch_bounds__(THREADS) static void draw_kernel(uint32_t *next, const double *u,
-                                                              const float *__restrict__ logits,
-                                                              uint64_t m, uint64_t vocab) {
-    __shared__ double sums[WARPS];
-    for (uint64_t row = blockIdx.x; row < m; row += gridDim.x) {
-        const float *x = logits + row * vocab;
-        const score_peak peak = row_peak(x, vocab);
-        const double top = (double)peak.value;
-        const unsigned warp = threadIdx.x / 32;
-        bool is_bad = false;
-        for (uint64_t i = threadIdx.x; i < vocab; i += THREADS) {
-            is_bad |= !isfinite(x[i]);
-        }
-        uint64_t first, end;
-        const double own = run_sum(x, vocab, top, warp, &first, &end);
-        if (threadIdx.x % 32 == 0) {
-            sums[warp] = own;
-        }
-        is_bad = __syncthreads_or(is_bad) != 0;
-        double total = 0.0;
-        for (unsigned i = 0; i < WARPS; i++) {
-            total += sums[i];
-        }
-        /* the run that the target falls into, the same in every thread; WARPS: none, by rounding */
-        const double target = u[row] * total;
-        double before = 0.0, sum = 0.0;
-        unsigned run = WARPS;
-        for (unsigned i = 0; i < WARPS && run == WARPS; i++) {
-            before = sum;
-            sum += sums[i];
-            run = sum > target ? i : WARPS;
-        }
-        if (warp == run || (run == WARPS && warp == 0)) {
-            const uint64_t found =
-                run < WARPS ? first_above(x, top, target, before, first, end) : peak.index;
-            if (threadIdx.x % 32 == 0) {
-                next[row] = is_bad ? UINT32_MAX : (uint32_t)found;
-            }
-        }
-        __syncthreads(); /* sums have been read */
     }
 }
 
@@ -282,24 +199,67 @@ ingot_status cuda_score(void *context, double *nll, uint32_t *best, const float 
     return best != nullptr ? fetch(cuda, best, indices.as<uint32_t>(), m * sizeof *best) : INGOT_OK;
 }
 
+/* ops->draw: the shares are the caller's. */
+struct rows_sink {
+    uint32_t *next;
+    const double *u;
+
+    __device__ void begin() const {
+    }
+    __device__ double temperature() const {
+        return 1;
+    }
+    __device__ double unit(unsigned row) const {
+        return u[row];
+    }
+    __device__ void best(unsigned, uint32_t) const {
+    }
+    __device__ void drawn(unsigned row, uint32_t id, bool is_finite) const {
+        next[row] = is_finite ? id : UINT32_MAX;
+    }
+};
+
+/* Of at most GRID_ROWS_MOST rows. */
+static ingot_status draw_rows(const ingot_cuda *cuda, uint32_t *next, const double *u,
+                              const float *logits, uint64_t m, uint64_t vocab) {
+    ingot_cuda_buffer state(cuda), best_part(cuda), sum_part(cuda), indices(cuda), shares(cuda);
+    draw_job<rows_sink> job = {};
+    const dim3 grid = draw_grid(&job.piece, vocab, m);
+    INGOT_TRY(state.alloc(m, 4 * sizeof(uint32_t)));
+    INGOT_TRY(best_part.alloc(m * DRAW_BLOCKS_MOST, sizeof *job.best_part));
+    INGOT_TRY(sum_part.alloc(m * DRAW_BLOCKS_MOST, sizeof *job.sum_part));
+    INGOT_TRY(indices.alloc(m, sizeof *next));
+    INGOT_TRY(shares.alloc(m, sizeof *u));
+    INGOT_TRY(ingot_cuda_status(
+        cudaMemsetAsync(state.as<uint32_t>(), 0, m * 4 * sizeof(uint32_t), cuda->stream)));
+    INGOT_TRY(ingot_cuda_status(cudaMemcpyAsync(shares.as<double>(), u, m * sizeof *u,
+                                                cudaMemcpyHostToDevice, cuda->stream)));
+    job.logits = logits;
+    job.best_part = best_part.as<unsigned long long>();
+    job.sum_part = sum_part.as<double>();
+    job.done = state.as<unsigned>();
+    job.not_finite = job.done + m;
+    job.best = job.not_finite + m;
+    job.peak = reinterpret_cast<float *>(job.best + m);
+    job.vocab = (unsigned)vocab;
+    job.sink = {indices.as<uint32_t>(), shares.as<double>()};
+    draw_best_kernel<rows_sink><<<grid, DRAW_THREADS, 0, cuda->stream>>>(job);
+    INGOT_TRY(ingot_cuda_launched());
+    draw_kernel<rows_sink><<<grid, DRAW_THREADS, 0, cuda->stream>>>(job);
+    INGOT_TRY(ingot_cuda_launched());
+    return fetch(cuda, next, job.sink.next, m * sizeof *next);
+}
+
 ingot_status cuda_draw(void *context, uint32_t *next, const double *u, const float *logits,
                        uint64_t m, uint64_t vocab) {
-    ingot_cuda *cuda = ingot_cuda_of(context);
     if (vocab == 0 || vocab > UINT32_MAX) {
         return INGOT_ERR_UNSUPPORTED;
     }
-    if (m == 0) {
-        return INGOT_OK;
+    for (uint64_t first = 0; first < m; first += GRID_ROWS_MOST) {
+        INGOT_TRY(draw_rows(ingot_cuda_of(context), next + first, u + first, logits + first * vocab,
+                            ingot_min_u64(GRID_ROWS_MOST, m - first), vocab));
     }
-    ingot_cuda_buffer indices(cuda), targets(cuda);
-    INGOT_TRY(indices.alloc(m, sizeof *next));
-    INGOT_TRY(targets.alloc(m, sizeof *u));
-    INGOT_TRY(ingot_cuda_status(cudaMemcpyAsync(targets.as<double>(), u, m * sizeof *u,
-                                                cudaMemcpyHostToDevice, cuda->stream)));
-    draw_kernel<<<rows_grid(m), THREADS, 0, cuda->stream>>>(indices.as<uint32_t>(),
-                                                            targets.as<double>(), logits, m, vocab);
-    INGOT_TRY(ingot_cuda_launched());
-    return fetch(cuda, next, indices.as<uint32_t>(), m * sizeof *next);
+    return INGOT_OK;
 }
 
 ingot_status cuda_divergence(void *context, double *kl, const float *p, const float *q, uint64_t m,

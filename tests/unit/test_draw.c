@@ -54,6 +54,7 @@ static void test_draw(void) {
         check_draw(input_size(129), input_size(300));
     }
     check_draw(70, 32003);
+    check_draw(5, 140000); /* more than a piece for each of the most blocks */
 }
 
 int main(void) {
