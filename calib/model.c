@@ -7,7 +7,6 @@
 
 #include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #define MAX_LAYERS 1024u
@@ -86,16 +85,6 @@ static ingot_status get_size(const reading *in, const char *key, uint64_t *out, 
 static bool has_value(const reading *in, const char *key) {
     const json_t *value = json_object_get(in->config, key);
     return value != NULL && !json_is_null(value);
-}
-
-const char *ingot_role_name(ingot_role role) {
-    static const char *const names[] = {"q", "k", "v", "o", "gate", "up", "down"};
-    return (unsigned)role < INGOT_ROLE_COUNT ? names[role] : "unknown";
-}
-
-const char *ingot_input_name(ingot_input input) {
-    static const char *const names[] = {"attention", "output", "mlp", "down"};
-    return (unsigned)input < INGOT_INPUT_COUNT ? names[input] : "unknown";
 }
 
 /* ---- family, sizes ----------------------------------------------------------------------------
@@ -497,199 +486,12 @@ ingot_status ingot_model_from_config(ingot_model *out, const char *config, uint6
     return status;
 }
 
-/* ---- against the tensors that are there ---------------------------------------------------------
- */
-
-static ingot_status require(const ingot_weight_source *source, const char *name, uint64_t rows,
-                            uint64_t cols, ingot_error *error) {
-    ingot_weight_info info;
-    if (!source->describe(source->self, name, &info)) {
-        return ingot_error_set(error, INGOT_ERR_INPUT, source->path, name,
-                               "is the checkpoint complete?",
-                               "config.json describes this tensor, but it is not there");
-    }
-    if (!info.is_float) {
-        return ingot_error_set(error, INGOT_ERR_UNSUPPORTED, source->path, name,
-                               "save the checkpoint as F16, BF16 or F32",
-                               "the model computes with this tensor, but its dtype is none of "
-                               "F16, BF16 and F32");
-    }
-    const bool fits = rows == 0 ? info.rank == 1 && info.dim[0] == cols
-                                : info.rank == 2 && info.dim[0] == rows && info.dim[1] == cols;
-    if (!fits) {
-        return ingot_error_set(error, INGOT_ERR_INPUT, source->path, name,
-                               "config.json and the weights do not belong together",
-                               "has another shape than config.json says (%llu x %llu)",
-                               (unsigned long long)rows, (unsigned long long)cols);
-    }
-    return INGOT_OK;
-}
-
-static ingot_status require_block(const ingot_model *model, const ingot_weight_source *source,
-                                  uint64_t layer, ingot_error *error) {
-    char name[INGOT_NAME_SIZE];
-    for (ingot_role role = 0; role < INGOT_ROLE_COUNT; role++) {
-        const ingot_linear_desc *linear = &model->linear[role];
-        if (!linear->is_present) {
-            continue;
-        }
-        ingot_model_linear_name(model, layer, role, name);
-        INGOT_TRY(require(source, name, linear->rows, linear->cols, error));
-        if (linear->has_bias) {
-            ingot_model_bias_name(model, layer, role, name);
-            INGOT_TRY(require(source, name, 0, linear->rows, error));
-        }
-    }
-    for (ingot_norm_slot slot = 0; slot < INGOT_SLOT_COUNT; slot++) {
-        const bool is_head_norm = slot == INGOT_SLOT_Q || slot == INGOT_SLOT_K;
-        if (ingot_model_norm_name(model, layer, slot, name)) {
-            INGOT_TRY(
-                require(source, name, 0, is_head_norm ? model->head_dim : model->hidden, error));
-        }
-    }
-    return INGOT_OK;
-}
-
-/* config.json may say that the head is tied although the checkpoint stores another one, or say
- * nothing: the tensors decide then, as they do in `transformers`. */
-static ingot_status settle_tie(ingot_model *model, const ingot_weight_source *source,
-                               ingot_error *error) {
-    ingot_weight_info info;
-    if (!source->describe(source->self, model->head_name, &info)) {
-        if (model->is_tie_stated && !model->is_tied) {
-            return require(source, model->head_name, model->vocab, model->hidden, error);
-        }
-        model->is_tied = true;
-        return INGOT_OK;
-    }
-    INGOT_TRY(require(source, model->head_name, model->vocab, model->hidden, error));
-    if (model->is_tied && source->is_same != NULL) {
-        return source->is_same(source->self, model->embed_name, model->head_name, &model->is_tied,
-                               error);
-    }
-    model->is_tied = model->is_tied || (info.is_alias && !model->is_tie_stated);
-    return INGOT_OK;
-}
-
-static ingot_status check_tensors(ingot_model *model, const ingot_weight_source *source,
-                                  ingot_error *error) {
-    INGOT_TRY(require(source, model->embed_name, model->vocab, model->hidden, error));
-    INGOT_TRY(require(source, model->final_norm_name, 0, model->hidden, error));
-    INGOT_TRY(settle_tie(model, source, error));
-    for (uint64_t layer = 0; layer < model->layers; layer++) {
-        INGOT_TRY(require_block(model, source, layer, error));
-    }
-    return INGOT_OK;
-}
-
-static ingot_status read_generation_eos(ingot_model *model, const ingot_weight_source *source,
-                                        ingot_error *error) {
-    uint64_t size;
+ingot_status ingot_model_add_eos(ingot_model *model, const char *generation_config, uint64_t size,
+                                 const char *path, ingot_error *error) {
     json_t *root;
-    const char *bytes = source->file(source->self, "generation_config.json", &size);
-    if (bytes == NULL) {
-        return INGOT_OK;
-    }
-    INGOT_TRY(ingot_json_parse(&root, bytes, size, "generation_config.json", error));
-    const reading in = {root, "generation_config.json", error};
+    INGOT_TRY(ingot_json_parse(&root, generation_config, size, path, error));
+    const reading in = {root, path, error};
     const ingot_status status = read_eos(model, &in);
     json_decref(root);
     return status;
-}
-
-ingot_status ingot_model_open(ingot_model *out, const ingot_weight_source *source,
-                              ingot_error *error) {
-    uint64_t size;
-    memset(out, 0, sizeof *out);
-    const char *config = source->file(source->self, "config.json", &size);
-    if (config == NULL) {
-        return ingot_error_set(error, INGOT_ERR_NOT_FOUND, source->path, NULL,
-                               "name a model, not a statistics file", "there is no config.json");
-    }
-    char path[1100];
-    (void)snprintf(path, sizeof path, "%s/config.json", source->path);
-    INGOT_TRY(ingot_model_from_config(out, config, size, path, error));
-    ingot_status status = read_generation_eos(out, source, error);
-    if (status == INGOT_OK) {
-        status = check_tensors(out, source, error);
-    }
-    if (status != INGOT_OK) {
-        ingot_model_close(out);
-    }
-    return status;
-}
-
-void ingot_model_close(ingot_model *model) {
-    ingot_free(model->inverse_frequency);
-    ingot_free(model->window);
-    model->inverse_frequency = NULL;
-    model->window = NULL;
-}
-
-/* ---- names
- * --------------------------------------------------------------------------------------- */
-
-static void block_name(const ingot_model *model, uint64_t layer, const char *suffix,
-                       const char *ending, char *name) {
-    (void)snprintf(name, INGOT_NAME_SIZE, "%s.%llu.%s.%s", model->layer_prefix,
-                   (unsigned long long)layer, suffix, ending);
-}
-
-void ingot_model_linear_name(const ingot_model *model, uint64_t layer, ingot_role role,
-                             char *name) {
-    block_name(model, layer, model->linear[role].suffix, "weight", name);
-}
-
-void ingot_model_bias_name(const ingot_model *model, uint64_t layer, ingot_role role, char *name) {
-    block_name(model, layer, model->linear[role].suffix, "bias", name);
-}
-
-bool ingot_model_norm_name(const ingot_model *model, uint64_t layer, ingot_norm_slot slot,
-                           char *name) {
-    if (model->norm_suffix[slot] == NULL) {
-        return false;
-    }
-    block_name(model, layer, model->norm_suffix[slot], "weight", name);
-    return true;
-}
-
-ingot_tensor_class ingot_model_classify(const ingot_model *model, const char *name, uint64_t *layer,
-                                        ingot_role *role) {
-    char candidate[INGOT_NAME_SIZE];
-    const size_t prefix = strlen(model->layer_prefix);
-    if (strcmp(name, model->embed_name) == 0) {
-        return INGOT_CLASS_EMBED;
-    }
-    if (strcmp(name, model->head_name) == 0) {
-        return INGOT_CLASS_HEAD;
-    }
-    if (strcmp(name, model->final_norm_name) == 0) {
-        return INGOT_CLASS_NORM;
-    }
-    if (strncmp(name, model->layer_prefix, prefix) != 0 || name[prefix] != '.') {
-        return INGOT_CLASS_UNKNOWN;
-    }
-    *layer = strtoull(name + prefix + 1, NULL, 10);
-    if (*layer >= model->layers) {
-        return INGOT_CLASS_UNKNOWN;
-    }
-    for (*role = 0; *role < INGOT_ROLE_COUNT; (*role)++) {
-        if (!model->linear[*role].is_present) {
-            continue;
-        }
-        ingot_model_linear_name(model, *layer, *role, candidate);
-        if (strcmp(candidate, name) == 0) {
-            return INGOT_CLASS_LINEAR;
-        }
-        ingot_model_bias_name(model, *layer, *role, candidate);
-        if (model->linear[*role].has_bias && strcmp(candidate, name) == 0) {
-            return INGOT_CLASS_BIAS;
-        }
-    }
-    for (ingot_norm_slot slot = 0; slot < INGOT_SLOT_COUNT; slot++) {
-        if (ingot_model_norm_name(model, *layer, slot, candidate) && strcmp(candidate, name) == 0) {
-            return INGOT_CLASS_NORM;
-        }
-    }
-    return INGOT_CLASS_UNKNOWN;
 }

@@ -104,6 +104,9 @@ ingot_status ingot_model_open(ingot_model *out, const ingot_weight_source *sourc
 /* From the text of config.json alone, without weights (plans). */
 ingot_status ingot_model_from_config(ingot_model *out, const char *config, uint64_t size,
                                      const char *path, ingot_error *error) INGOT_MUST_CHECK;
+/* The end-of-text tokens that a generation_config.json names, where it names any. */
+ingot_status ingot_model_add_eos(ingot_model *model, const char *generation_config, uint64_t size,
+                                 const char *path, ingot_error *error) INGOT_MUST_CHECK;
 void ingot_model_close(ingot_model *model);
 
 #define INGOT_NAME_SIZE 256
