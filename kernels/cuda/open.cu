@@ -13,10 +13,21 @@ extern "C" {
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <mutex>
 
 #define LEAST_MAJOR  8     /* of compute capability: Ampere */
 #define BATCH_TOKENS 8192u /* of one forward call: a GEMM of 8192 x 4096 x 4096 takes 0.4 ms */
 #define FULL_BYTES   (UINT64_C(64) << 20) /* of free memory: a device with less is full */
+
+/* A context with what only this file knows of it. */
+typedef struct opened_cuda {
+    ingot_cuda cuda; /* first: operations are given its address */
+    struct opened_cuda *next;
+    uint64_t peak_bytes; /* of the device since the context last asked */
+} opened_cuda;
+
+static std::mutex opened_mutex; /* guards the list and what it holds of peaks */
+static opened_cuda *all_opened;
 
 /* ---- failures ---------------------------------------------------------------------------------
  */
@@ -187,14 +198,25 @@ static ingot_status cuda_wait(void *context) {
     return ingot_cuda_status(cudaStreamSynchronize(ingot_cuda_of(context)->stream));
 }
 
+/* Contexts of one device share its pool and the pool's mark, which can be set to zero alone: who
+ * reads it notes it for all of them. */
 static uint64_t cuda_peak_bytes(void *context) {
     const ingot_cuda *cuda = ingot_cuda_of(context);
-    uint64_t peak = 0, now = 0, anew = 0; /* the pool's mark can be set to zero alone */
+    opened_cuda *own = static_cast<opened_cuda *>(context);
+    uint64_t peak = 0, now = 0, anew = 0;
+    const std::lock_guard<std::mutex> lock(opened_mutex);
     (void)cudaMemPoolGetAttribute(cuda->memory, cudaMemPoolAttrUsedMemHigh, &peak);
     (void)cudaMemPoolGetAttribute(cuda->memory, cudaMemPoolAttrUsedMemCurrent, &now);
     (void)cudaMemPoolSetAttribute(cuda->memory, cudaMemPoolAttrUsedMemHigh, &anew);
     (void)cudaGetLastError();
-    return ingot_max_u64(peak, now);
+    for (opened_cuda *o = all_opened; o != nullptr; o = o->next) {
+        if (o->cuda.device == cuda->device) {
+            o->peak_bytes = ingot_max_u64(o->peak_bytes, peak);
+        }
+    }
+    peak = ingot_max_u64(own->peak_bytes, now);
+    own->peak_bytes = 0;
+    return peak;
 }
 
 /* ---- views ------------------------------------------------------------------------------------
@@ -316,10 +338,28 @@ static ingot_status cuda_download_view(void *context, ingot_weight_view *host,
 /* ---- opening ----------------------------------------------------------------------------------
  */
 
+static void list_opened(opened_cuda *opened) {
+    const std::lock_guard<std::mutex> lock(opened_mutex);
+    opened->next = all_opened;
+    all_opened = opened;
+}
+
+static void unlist_opened(const opened_cuda *opened) {
+    const std::lock_guard<std::mutex> lock(opened_mutex);
+    opened_cuda **link = &all_opened;
+    while (*link != nullptr && *link != opened) {
+        link = &(*link)->next;
+    }
+    if (*link != nullptr) {
+        *link = opened->next;
+    }
+}
+
 static void cuda_close(void *context) {
     if (context == nullptr) {
         return;
     }
+    unlist_opened(static_cast<opened_cuda *>(context));
     ingot_cuda *cuda = ingot_cuda_of(context);
     if (cuda->stream != nullptr) {
         (void)cudaStreamSynchronize(cuda->stream);
@@ -492,9 +532,10 @@ ingot_cuda_open(ingot_backend *out, int ordinal, unsigned threads, ingot_error *
             properties.name, properties.major, properties.minor, LEAST_MAJOR);
     }
     void *memory = nullptr;
-    ingot_status status = ingot_alloc_zero(&memory, 1, sizeof(ingot_cuda));
+    ingot_status status = ingot_alloc_zero(&memory, 1, sizeof(opened_cuda));
     ingot_cuda *cuda = static_cast<ingot_cuda *>(memory);
     if (status == INGOT_OK) {
+        list_opened(static_cast<opened_cuda *>(memory));
         status = fill(cuda, ordinal, threads);
         ingot_device_fault_arm(); /* from here on: what opening takes is not counted */
     }

@@ -23,6 +23,29 @@ static void check_peak(const ingot_backend *b) {
     CU_ASSERT(b->ops->peak_bytes(b->context) == base);
 }
 
+/* Two contexts of one device: each sees the device's peak since its own last call. */
+static void check_shared_peak(const ingot_backend *b) {
+    const uint64_t bytes = UINT64_C(5) << 20;
+    ingot_backend other;
+    void *memory = NULL;
+    if (!b->has_own_memory) {
+        return;
+    }
+    CU_ASSERT_FATAL(ingot_backend_open(&other, "cuda", 1, NULL) == INGOT_OK);
+    CU_ASSERT(b->ops->wait(b->context) == INGOT_OK);
+    (void)b->ops->peak_bytes(b->context);
+    (void)other.ops->peak_bytes(other.context);
+    const uint64_t base = b->ops->peak_bytes(b->context);
+    CU_ASSERT_FATAL(b->ops->alloc(b->context, &memory, bytes) == INGOT_OK);
+    b->ops->release(b->context, memory);
+    CU_ASSERT(b->ops->wait(b->context) == INGOT_OK);
+    CU_ASSERT(other.ops->peak_bytes(other.context) >= base + bytes);
+    CU_ASSERT(other.ops->peak_bytes(other.context) == base);
+    CU_ASSERT(b->ops->peak_bytes(b->context) >= base + bytes);
+    CU_ASSERT(b->ops->peak_bytes(b->context) == base);
+    ingot_backend_close(&other);
+}
+
 static void check_memory(const ingot_backend *b) {
     const ingot_backend_ops *ops = b->ops;
     const uint64_t bytes = 4 * input_size(300);
@@ -42,6 +65,7 @@ static void check_memory(const ingot_backend *b) {
     CU_ASSERT(memcmp(got, host, bytes) == 0);
     CU_ASSERT(b->has_own_memory == (ops->peak_bytes(b->context) != 0));
     check_peak(b);
+    check_shared_peak(b);
     CU_ASSERT(b->batch_tokens > 0 && b->path[0] != '\0');
     ops->host_release(b->context, pinned);
     free(host);
