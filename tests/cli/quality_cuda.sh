@@ -42,7 +42,7 @@ else
     echo "SKIP: $INGOT_SHARED/models/books-28m is not there"
 fi
 if [ -n "${INGOT_SMOLLM2:-}" ]; then
-    same "$INGOT_SMOLLM2" "$texts/books-calibration.txt" "$texts/wikitext2-test.txt" 8 8 60
+    same "$INGOT_SMOLLM2" "$texts/books-calibration.txt" "$texts/books-eval.txt" 6 12 100
 else
     echo "SKIP: smollm2-135m, INGOT_SMOLLM2 does not name its folder"
 fi
