@@ -121,6 +121,16 @@ for pattern in '\000\176' '\000\174'; do
     refused model/model.safetensors model.norm.weight
 done
 
+# And in a tensor that several threads read: the first one is named.
+fresh
+header=$(od -An -t u8 -N 8 model/model.safetensors | tr -d ' ')
+start=$(head -c $((header + 8)) model/model.safetensors |
+    sed -n 's/.*"model.embed_tokens.weight": *{[^}]*"data_offsets": *\[\([0-9]*\),.*/\1/p')
+for element in 1000000 400000; do
+    bytes $((8 + header + start + 2 * element)) '\000\176'
+done
+refused model.embed_tokens.weight "element 400000 "
+
 # ---- texts and settings ------------------------------------------------------------------------
 
 # refused_with TEXT OPTION...: the whole model, but these options.
