@@ -114,14 +114,15 @@ static ingot_status open_source(bench *b) {
     return INGOT_OK;
 }
 
-static bool is_in_memory(const bench *b) {
+/* Takes the source out of the page cache; false: it stays there. */
+static bool drop_source(const bench *b) {
     for (uint64_t i = 0; i < b->shard_count; i++) {
         ingot_bench_drop_pages(b->shards[i].fd);
         if (ingot_bench_is_cached(&b->shards[i])) {
-            return true;
+            return false;
         }
     }
-    return false;
+    return true;
 }
 
 static work work_per_token(const ingot_model *model, uint64_t length) {
@@ -185,9 +186,8 @@ static ingot_status measure_limits(bench *b, json_t *machine) {
     while (count < b->shard_count && (count == 0 || bytes < DISK_READ_BYTES)) {
         bytes += b->shards[count++].size;
     }
-    b->limits.disk_read = is_in_memory(b)
-                              ? (double)NAN
-                              : ingot_bench_read_rate(b->shards, count, true, o->threads, 1);
+    b->limits.disk_read =
+        drop_source(b) ? ingot_bench_read_rate(b->shards, count, true, o->threads, 1) : (double)NAN;
     b->limits.cached_read = ingot_bench_read_rate(b->shards, b->shard_count, false, o->threads, 2);
     b->limits.disk_write = ingot_bench_write_rate(
         b->output, ingot_max_u64(ingot_min_u64(bytes / 4, DISK_WRITE_BYTES), 1 << 20), o->runs);
@@ -412,7 +412,9 @@ static ingot_status measure_method(bench *b, const char *method, const char *dev
     double later;
     json_t *run = NULL;
     char what[160];
-    if (!is_cold) {
+    if (is_cold) {
+        (void)drop_source(b);
+    } else {
         (void)ingot_bench_read_rate(b->shards, b->shard_count, false, b->options->threads, 1);
     }
     INGOT_TRY(run_tool(b, b->options->model, method, devices, worth, &later));
@@ -608,7 +610,7 @@ static ingot_status measure_all(bench *b) {
     if (b->options->devices != NULL) {
         INGOT_TRY(expect_method(b, first_method(b, room), b->options->devices, false));
     }
-    const bool has_disk = !is_in_memory(b);
+    const bool has_disk = drop_source(b);
     if (has_disk) {
         INGOT_TRY(for_methods(b, true, expect_method));
     }
