@@ -138,7 +138,7 @@ GPU_TESTS := $(patsubst tests/unit/%.c,%,$(shell sh tests/run.sh --device-tests)
 # Preloaded by tests/sanitize_gpu.sh.
 GPU_PRELOADED := $(if $(CUDA_LIBRARY),$(BUILD)/tests/plain_products.so)
 test-gpu: tools libraries $(GPU_TESTS:%=$(BUILD)/tests/%) $(GPU_PRELOADED)
-	@sh tests/run.sh $(BUILD) '^(unit/($(subst $(space),|,$(GPU_TESTS)))|cli/(decode|quality)_cuda)$$'
+	@sh tests/run.sh $(BUILD) '^(unit/($(subst $(space),|,$(GPU_TESTS)))|cli/[a-z]*_cuda)$$'
 
 # Sanitized tests first (they include the layer rule), then the analyzer.
 check:

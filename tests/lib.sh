@@ -35,6 +35,16 @@ need_python() {
     skip "no Python has $* (INGOT_PYTHON names another one)"
 }
 
+# need_cuda: skips where ingot-run finds no CUDA device.
+need_cuda() {
+    code=0
+    ingot-run "$MODEL" --prompt x -n 1 --device cuda --json >out 2>err || code=$?
+    if [ "$code" = 2 ] && grep -q E_DEVICE out; then
+        skip "no CUDA device: $(head -n 1 err)"
+    fi
+    [ "$code" = 0 ] || fail "ingot-run on the device: $(cat err)"
+}
+
 # expect_exit CODE COMMAND...: runs it with stdout in ./out and stderr in ./err.
 expect_exit() {
     wanted=$1

@@ -61,8 +61,7 @@ if [ "${1:-}" != --one ]; then
     if [ -n "$(ls -d /dev/nvidia[0-9]* /dev/dxg 2>/dev/null)" ]; then # dxg: that of WSL
         {
             device_tests | sed 's|^tests/\(.*\)\.c$|\1|'
-            echo cli/decode_cuda
-            echo cli/quality_cuda
+            ls tests/cli/*_cuda.sh | sed 's|^tests/\(.*\)\.sh$|\1|'
         } >"$logs/alone"
         grep -vxFf "$logs/alone" "$logs/list" |
             CUDA_VISIBLE_DEVICES='' xargs -r -P "$jobs" -n 1 sh tests/run.sh --one

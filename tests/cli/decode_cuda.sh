@@ -2,12 +2,7 @@
 # examples/decode.  Skipped without a device.
 . "$INGOT_ROOT/tests/lib.sh"
 need ingot-convert ingot-run ingot-verify python3
-code=0
-ingot-run "$MODEL" --prompt x -n 1 --device cuda --json >out 2>err || code=$?
-if [ "$code" = 2 ] && grep -q E_DEVICE out; then
-    skip "no CUDA device: $(head -n 1 err)"
-fi
-[ "$code" = 0 ] || fail "ingot-run on the device: $(cat err)"
+need_cuda
 
 # INGOT_DECODE names the example where there is no compiler.
 example=${INGOT_DECODE:-}

@@ -4,12 +4,7 @@
 . "$INGOT_ROOT/tests/lib.sh"
 need ingot-convert ingot-inspect ingot-run ingot-verify
 need_python json
-code=0
-ingot-run "$MODEL" --prompt x -n 1 --device cuda --json >out 2>err || code=$?
-if [ "$code" = 2 ] && grep -q E_DEVICE out; then
-    skip "no CUDA device: $(head -n 1 err)"
-fi
-[ "$code" = 0 ] || fail "ingot-run on the device: $(cat err)"
+need_cuda
 
 # own OUT SEED
 own() {
