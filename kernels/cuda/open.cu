@@ -323,16 +323,21 @@ static ingot_status cuda_download_view(void *context, ingot_weight_view *host,
     *host = *device;
     list_parts(part, host);
     part[VIEW_PARTS] = outlier_values(host);
-    for (int i = 0; i <= VIEW_PARTS; i++) {
+    ingot_status status = INGOT_OK;
+    for (int i = 0; i <= VIEW_PARTS && status == INGOT_OK; i++) {
         void *memory = nullptr;
         if (part[i].bytes != 0) {
-            INGOT_TRY(ingot_arena_alloc(arena, &memory, part[i].bytes));
-            INGOT_TRY(ingot_cuda_status(cudaMemcpyAsync(memory, *part[i].pointer, part[i].bytes,
-                                                        cudaMemcpyDeviceToHost, cuda->stream)));
+            status = ingot_arena_alloc(arena, &memory, part[i].bytes);
+            if (status == INGOT_OK) {
+                status = ingot_cuda_status(cudaMemcpyAsync(memory, *part[i].pointer, part[i].bytes,
+                                                           cudaMemcpyDeviceToHost, cuda->stream));
+            }
         }
         *part[i].pointer = memory;
     }
-    return ingot_cuda_status(cudaStreamSynchronize(cuda->stream));
+    /* after a failure too: the arena may be given back while a copy is on its way into it */
+    const ingot_status waited = ingot_cuda_status(cudaStreamSynchronize(cuda->stream));
+    return status != INGOT_OK ? status : waited;
 }
 
 /* ---- opening ----------------------------------------------------------------------------------
