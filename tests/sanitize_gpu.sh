@@ -77,7 +77,8 @@ pairs=$*
 [ -n "$pairs" ] || for tool in memcheck racecheck initcheck synccheck; do
     for program in "$build"/tests/test_backend "$build"/tests/test_kernels \
         "$build"/tests/test_linear "$build"/tests/test_tuning "$build"/tests/test_backward \
-        "$build"/tests/test_draw "$build"/tests/test_prefetch "$build"/tests/test_cuda_*; do
+        "$build"/tests/test_codes "$build"/tests/test_draw "$build"/tests/test_prefetch \
+        "$build"/tests/test_cuda_*; do
         # whole conversions, of kernels that the other programs run, and copies: their memory alone
         case $tool-$program in
         *.d) continue ;;
