@@ -67,7 +67,8 @@ static ingot_status open_file(shard *part, uint64_t *size, ingot_error *error) {
     }
     if (!S_ISREG(info.st_mode)) {
         return ingot_error_set(error, INGOT_ERR_IO, part->path, NULL,
-                               "a container is a regular file", "is not a regular file");
+                               "name a container, which is a regular file",
+                               S_ISDIR(info.st_mode) ? "is a folder" : "is not a regular file");
     }
     *size = (uint64_t)info.st_size;
     return INGOT_OK;

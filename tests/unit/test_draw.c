@@ -55,6 +55,9 @@ static void test_draw(void) {
     }
     check_draw(70, 32003);
     check_draw(5, 140000); /* more than a piece for each of the most blocks */
+    if (getenv("INGOT_TEST_SMALL") == NULL) {
+        check_draw(65600, 3); /* more rows than a grid has */
+    }
 }
 
 int main(void) {
