@@ -285,9 +285,10 @@ static ingot_status path_error(const char *path, int code, const char *action, i
     const bool is_missing = code == ENOENT || code == ENOTDIR;
     const bool is_refused = code == EACCES || code == EPERM || code == EROFS;
     return ingot_error_set(error, is_missing ? INGOT_ERR_NOT_FOUND : INGOT_ERR_IO, path, NULL,
-                           is_missing   ? "create its folder first"
-                           : is_refused ? "choose a folder you may write to"
-                                        : NULL,
+                           is_missing       ? "create its folder first"
+                           : code == EISDIR ? "move the folder of that name away"
+                           : is_refused     ? "choose a folder you may write to"
+                                            : NULL,
                            "%s: %s", action, strerror(code));
 }
 

@@ -158,6 +158,12 @@ static ingot_status open_devices(session *s) {
 
 static ingot_status open_inputs(session *s) {
     ingot_convert_options *o = s->options;
+    /* of the command line alone: a recipe may serve both, with a text and with statistics */
+    if (!s->is_forecast && o->stats != NULL &&
+        (o->recipe.given & (INGOT_GIVEN_SAMPLES | INGOT_GIVEN_LENGTH)) != 0) {
+        return ingot_error_set(s->error, INGOT_ERR_USAGE, NULL, NULL, "give them to ingot-calib",
+                               "--samples and --seq-len cut a text; statistics are made of one");
+    }
     if (o->recipe_path != NULL) {
         INGOT_TRY(ingot_recipe_read(&o->recipe, o->recipe_path, s->error));
     }

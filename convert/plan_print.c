@@ -102,7 +102,8 @@ void ingot_plan_print(const ingot_plan *plan, const ingot_layout_info *layout, b
     if (plan->quantized_weights != 0) {
         (void)fprintf(out, ", %.3f bits per quantized weight", ingot_plan_bits_per_weight(plan));
     }
-    (void)fprintf(out, "\n");
+    (void)fprintf(out, "%s\n",
+                  layout->file_bytes > plan->source_bytes ? ": larger than the checkpoint" : "");
     if (plan->needs_gram) {
         ingot_format_bytes(gram, sizeof gram, (double)plan->gram_bytes);
         ingot_format_bytes(file, sizeof file, (double)plan->gram_file_bytes);

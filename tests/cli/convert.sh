@@ -99,6 +99,7 @@ done <<EOF
 --bits 1
 --group 48
 --text $text --stats x.calib
+--stats model.calib --seq-len 64
 --text $text --seq-len 100000
 --stats none.calib
 --text none.txt
