@@ -25,7 +25,7 @@ extern "C" {
 
 #define CUDA_BLAS_BYTES (UINT64_C(32) << 20) /* workspace; what cuBLAS asks for on Hopper */
 
-#define CUDA_WGMMA_PARTS 8 /* blocks of a cluster that run on every device of compute 9.0 */
+#define CUDA_CLUSTER_PARTS 8 /* blocks of a cluster that run on every device of compute 9.0 */
 
 /* What a conversion to binary16 met. */
 typedef struct ingot_cuda_range {
@@ -70,7 +70,7 @@ typedef struct ingot_cuda {
 
     int major, minor; /* of compute capability */
     /* clusters of 1 .. blocks of product_wgmma.h that run at once; zeros: it is not for here */
-    unsigned short wgmma_clusters[CUDA_WGMMA_PARTS];
+    unsigned short clusters[CUDA_CLUSTER_PARTS];
 } ingot_cuda;
 
 /* Notes for ops->failure that `call` (its text up to the parenthesis) failed, and what was said of

@@ -414,7 +414,7 @@ static ingot_status fill(ingot_cuda *cuda, int ordinal, unsigned threads) {
     INGOT_TRY(ingot_cuda_status(
         cudaDeviceGetAttribute(&cuda->minor, cudaDevAttrComputeCapabilityMinor, ordinal)));
     cuda->is_hopper = cuda->major >= 9;
-    product_wgmma_open(cuda);
+    product_cluster_open(cuda);
     INGOT_TRY(ingot_cuda_status(cudaDeviceGetAttribute(
         &cuda->shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, ordinal)));
     INGOT_TRY(ingot_cuda_status(cudaStreamCreateWithFlags(&cuda->stream, cudaStreamNonBlocking)));

@@ -15,8 +15,17 @@ typedef struct input_job {
     void *out;       /* [m][stride] */
     uint64_t stride; /* columns behind those of the source become zero */
     unsigned tile;   /* not 0: out is in tiles of so many rows (product_tile_at) */
+    product_shared shared;
     product_source source;
 } input_job;
+
+/* In all blocks of a kernel, in no order with anything else it does. */
+__device__ static inline void input_clear(const product_shared &shared) {
+    for (unsigned i = blockIdx.x * blockDim.x + threadIdx.x; i < shared.counter_count;
+         i += gridDim.x * blockDim.x) {
+        shared.counters[i] = 0;
+    }
+}
 
 /* A block per row; columns in the order of codes of BITS bits, as in product_task. */
 template <int BITS, typename T>
@@ -27,6 +36,7 @@ __global__ __launch_bounds__(INPUT_THREADS) static void product_input_kernel(con
     product_let_next_start();
     norm.fetch(job.source);
     product_wait();
+    input_clear(job.shared);
     norm.row(parts, job.source, blockIdx.x, (unsigned)(job.stride / 8),
              [&](unsigned unit, const float(&v)[8]) {
                  if constexpr (BITS != 0) {
@@ -46,6 +56,7 @@ __global__ __launch_bounds__(THREADS) static void product_tile_kernel(const inpu
                                                                       unsigned m) {
     product_let_next_start();
     product_wait();
+    input_clear(job.shared);
     const unsigned warp = (blockIdx.x * THREADS + threadIdx.x) / 32, lane = threadIdx.x % 32;
     const unsigned step = warp / (job.tile / 8), row = warp % (job.tile / 8) * 8 + lane / 4;
     if ((uint64_t)step * PRODUCT_STEP >= job.stride) {
@@ -114,8 +125,9 @@ static ingot_status launch_input(const product_context *context, const input_job
 
 /* x in 16 bits to the workspace; *source becomes that. */
 static ingot_status make_input(product_context *context, product_source *source,
-                               const ingot_product *job, unsigned order, unsigned tile) {
-    const input_job input = {context->workspace, input_stride(job), tile, *source};
+                               const ingot_product *job, unsigned order, unsigned tile,
+                               const product_shared &shared) {
+    const input_job input = {context->workspace, input_stride(job), tile, shared, *source};
     ingot_status status;
     if (order == 0) {
         status = launch_input<0>(context, input, job->m);
@@ -257,9 +269,15 @@ extern "C" uint64_t cuda_product_workspace_bytes(void *context, const ingot_prod
     const ingot_cuda *cuda = static_cast<const ingot_cuda *>(context);
     uint64_t bytes = input_bytes(job, product_wgmma_tile(cuda, job->w, job->m));
     switch (choose(cuda, job)) {
+    case PATH_WGMMA: {
+        uint64_t shared_bytes;
+        (void)product_wgmma_shared(cuda, job->w, job->up != nullptr, job->m, nullptr,
+                                   &shared_bytes);
+        bytes += shared_bytes + addend_bytes(job);
+        break;
+    }
     case PATH_FEW:
     case PATH_BLOCK:
-    case PATH_WGMMA:
         bytes += addend_bytes(job);
         break;
     case PATH_GEMM:
@@ -304,8 +322,14 @@ extern "C" ingot_status cuda_product(void *context, const ingot_product *job) {
                                                : is_plain && path != PATH_WGMMA;
     task.x_tile = path == PATH_WGMMA ? product_wgmma_tile(cuda, job->w, job->m) : 0;
     task.x_order = is_packed && !is_ready ? job->w->bits : 0;
+    if (path == PATH_WGMMA) {
+        uint64_t bytes;
+        task.shared =
+            product_wgmma_shared(cuda, job->w, task.has_up, job->m, work.workspace, &bytes);
+        work.workspace += bytes;
+    }
     if (!is_ready) {
-        INGOT_TRY(make_input(&work, &source, job, task.x_order, task.x_tile));
+        INGOT_TRY(make_input(&work, &source, job, task.x_order, task.x_tile, task.shared));
     }
     task.x = source.x;
     task.x_stride = source.stride;

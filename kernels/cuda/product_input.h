@@ -255,7 +255,9 @@ __device__ static inline void product_put_tile(T *out, unsigned rows, unsigned r
         product_put_unit<BITS, T>(0, v, [&](unsigned) { return moved; });
 #pragma unroll
         for (unsigned i = 0; i < 8; i += 2) {
-            memcpy(out + product_tile_at(rows, row, (uint64_t)unit * 8 + i), moved + i, 4);
+            *reinterpret_cast<unsigned *>(out +
+                                          product_tile_at(rows, row, (uint64_t)unit * 8 + i)) =
+                *reinterpret_cast<const unsigned *>(moved + i);
         }
     } else {
 #pragma unroll

@@ -19,6 +19,14 @@ typedef struct product_source {
     bool is_even; /* whole units of eight columns, 16-byte aligned, norm_weight too */
 } product_source;
 
+/* In the workspace, for blocks of product_wgmma.h that meet in a tile of W; none: counters is
+ * NULL. */
+typedef struct product_shared {
+    unsigned *counters; /* [counter_count], made zero by the kernel that makes tiles of x */
+    unsigned counter_count;
+    float4 *parts; /* any contents */
+} product_shared;
+
 /* What the kernels that multiply take of a product; all pointers are on the device. */
 typedef struct product_task {
     ingot_weight_view w[2]; /* W, U */
@@ -29,6 +37,7 @@ typedef struct product_task {
     unsigned x_order; /* columns stand in the order of codes of that many bits (product_unpack.h),
                          rows are whole steps long; 0: in their own */
     unsigned x_tile;  /* x is in tiles of so many rows (product_tile_at); 0: in rows */
+    product_shared shared; /* with x_tile */
     const void *residual;
     void *y;
     ingot_dtype y_dtype;
@@ -60,11 +69,17 @@ bool product_block_can(const ingot_weight_view *w, uint64_t m);
 /* Whether it takes x in its own order, too: in 16 bits, is_even. */
 bool product_block_orders(const ingot_weight_view *w, uint64_t m);
 ingot_status product_block(const product_context *context, const product_task &task);
-/* Once for a context, zeroed before: how the kernels of product_wgmma.h run on the device. */
-void product_wgmma_open(ingot_cuda *cuda);
 /* The rows of a tile of x for the kernel of product_wgmma.cu, or 0 where it is not meant for it. */
 unsigned product_wgmma_tile(const ingot_cuda *cuda, const ingot_weight_view *w, uint64_t m);
+/* What it needs beside x, `*bytes` of it. */
+product_shared product_wgmma_shared(const ingot_cuda *cuda, const ingot_weight_view *w, bool has_up,
+                                    uint64_t m, uint8_t *workspace, uint64_t *bytes);
 ingot_status product_wgmma(const product_context *context, const product_task &task);
+/* The same where a multiprocessor has little to do (product_cluster.h); product_wgmma asks.  Once
+ * for a context, zeroed before: how its kernels run on the device. */
+void product_cluster_open(ingot_cuda *cuda);
+bool product_cluster_can(const ingot_cuda *cuda, const ingot_weight_view *w);
+ingot_status product_cluster(const product_context *context, const product_task &task);
 ingot_status product_plain(const product_context *context, const product_task &task);
 /* By way of weights in 16 bits and cuBLAS; the workspace it needs beyond that of x. */
 uint64_t product_gemm_workspace_bytes(const product_task &task);

@@ -145,10 +145,11 @@ __device__ static inline unsigned product_pair(unsigned word, int at,
                            pair_of<pair>(zero.term[place])));
 }
 
-/* 16 pairs from the BITS words of a chunk; the first 16 / ZEROS of them have zero[0] and so on. */
-template <int BITS, typename T, int ZEROS>
-__device__ static inline void product_unpack(unsigned (&out)[16], const unsigned (&code)[BITS],
-                                             const product_zero<BITS, T> (&zero)[ZEROS]) {
+/* 16 pairs from the BITS words of a chunk: out[next] = pair(word, at, next), of the codes at place
+ * `at` of both halves of a word. */
+template <int BITS, typename Pair>
+__device__ static inline void product_unpack_pairs(unsigned (&out)[16],
+                                                   const unsigned (&code)[BITS], const Pair &pair) {
     typedef product_order<BITS> order;
     int next = 0;
 #pragma unroll
@@ -165,10 +166,41 @@ __device__ static inline void product_unpack(unsigned (&out)[16], const unsigned
         }
 #pragma unroll
         for (int at = 0; at < count; at++) {
-            out[next] = product_pair<BITS, T>(word, at, zero[next / (16 / ZEROS)]);
+            out[next] = pair(word, at, next);
             next++;
         }
     }
+}
+
+/* The first 16 / ZEROS pairs have zero[0] and so on. */
+template <int BITS, typename T, int ZEROS>
+__device__ static inline void product_unpack(unsigned (&out)[16], const unsigned (&code)[BITS],
+                                             const product_zero<BITS, T> (&zero)[ZEROS]) {
+    product_unpack_pairs<BITS>(out, code, [&](unsigned word, int at, int next) {
+        return product_pair<BITS, T>(word, at, zero[next / (16 / ZEROS)]);
+    });
+}
+
+/* What product_unpack_small takes for a zero point: -z 2^-9 twice. */
+__device__ static inline unsigned product_small_zero(unsigned zero) {
+    const __half2 small = pair_of<__half2>(zero * 0x00010001u); /* z 2^-24 */
+    return bits_of(__hmul2(small, __float2half2_rn(-0x1p15f)));
+}
+
+/* Pairs of binary16 of PRODUCT_SMALL (q - z), exactly.  A code at the low end of a binary16 is one
+ * without an exponent, q 2^-24, and one HFMA2 makes the rest: no registers but the zero point's. */
+#define PRODUCT_SMALL 0x1p-9f
+template <int BITS>
+__device__ static inline void product_unpack_small(unsigned (&out)[16],
+                                                   const unsigned (&code)[BITS], unsigned zero) {
+    constexpr int PLACES = product_float<__half>::MANTISSA / BITS;
+    product_unpack_pairs<BITS>(out, code, [&](unsigned word, int at, int) {
+        const int shift = at / PLACES * PLACES * BITS, up = at % PLACES * BITS;
+        const unsigned codes = word >> shift & (((1u << BITS) - 1) * 0x00010001u << up);
+        return bits_of(__hfma2(pair_of<__half2>(codes),
+                               __float2half2_rn(32768.0f / (float)(1u << up)),
+                               pair_of<__half2>(zero)));
+    });
 }
 
 /* sums[16][8] += a[16][16] b[16][8]; a lane holds rows lane / 4 and lane / 4 + 8 of sums in two

@@ -1,82 +1,79 @@
-/* cuda_product for 9 to 64 rows of x on Hopper: the choice of a kernel of product_wgmma.h. */
+/* cuda_product for 3 to 64 rows of x on Hopper: the choice of a kernel of product_wgmma.h. */
 #include "kernels/cuda/product_wgmma.h"
 
-#include <cmath>
 #include <cudaTypedefs.h>
 
-#define WGMMA_MOST 64           /* rows of x */
-#define WGMMA_FEW  16           /* up to so many product_block.h is faster where W is small ... */
-#define WGMMA_WORK (160u << 10) /* ... to codes for each multiprocessor: it makes no tiles of x */
+#define WGMMA_LEAST    3   /* rows of x */
+#define WGMMA_MOST     64  /* the same */
+#define WGMMA_JOIN     6u  /* steps that adding up parts of a tile is worth */
+#define WGMMA_JOIN_TWO 20u /* the same of two tiles */
 
 /* How a product is spread over the device. */
 typedef struct wgmma_plan {
-    unsigned tiles, steps, parts, own_steps;
+    unsigned tiles, steps;
+    unsigned parts, spans; /* blocks */
+    bool has_parts;        /* blocks meet in a tile */
 } wgmma_plan;
 
-/* Zeros where the device does not say. */
-void product_wgmma_open(ingot_cuda *cuda) {
-    const auto kernel = product_wgmma_kernel<4, __half, PRODUCT_PLAIN, 8>;
-    constexpr unsigned BYTES = wgmma_layout<4, 8>::BYTES;
-    if (!INGOT_HAS_SM90A || cuda->major != 9 || cuda->minor != 0) {
-        return;
-    }
-    cudaError_t error =
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)BYTES);
-    for (unsigned parts = 1; parts <= CUDA_WGMMA_PARTS; parts++) {
-        cudaLaunchAttribute attribute = {};
-        attribute.id = cudaLaunchAttributeClusterDimension;
-        attribute.val.clusterDim.x = parts;
-        attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
-        cudaLaunchConfig_t config = {};
-        config.gridDim = dim3(parts, 1);
-        config.blockDim = dim3(WGMMA_THREADS);
-        config.dynamicSmemBytes = BYTES;
-        config.attrs = &attribute;
-        config.numAttrs = 1;
-        int count = 0;
-        if (error == cudaSuccess) {
-            error = cudaOccupancyMaxActiveClusters(&count, kernel, &config);
-        }
-        cuda->wgmma_clusters[parts - 1] = error == cudaSuccess ? (unsigned short)count : 0;
-    }
-    (void)cudaGetLastError();
-}
-
-/* What takes least by a model of it, in steps of two blocks on a multiprocessor: one that is alone
- * there takes a little more than half of it, the start and the end of a block are worth a few. */
+/* What takes least by a model of it, in steps: as many blocks as run at once, each with as many
+ * tiles or each with as many steps; or, when there are few tiles, as many blocks for each tile. */
 static wgmma_plan plan_of(const ingot_cuda *cuda, const ingot_weight_view *w, bool has_up) {
-    float least = HUGE_VALF;
-    wgmma_plan best = {};
-    best.steps = (unsigned)ingot_ceil_div(w->cols, PRODUCT_STEP);
-    best.tiles = (unsigned)ingot_ceil_div(w->rows, has_up ? WGMMA_BOX : WGMMA_ROWS);
-    for (unsigned parts = 1; parts <= CUDA_WGMMA_PARTS; parts++) {
-        const unsigned together = cuda->wgmma_clusters[parts - 1];
-        const unsigned own_steps = (best.steps + parts - 1) / parts;
-        if (together == 0 || (parts - 1) * own_steps >= best.steps) {
-            continue; /* every block has a step */
-        }
-        const unsigned turns = (best.tiles + together - 1) / together;
-        const float step =
-            (uint64_t)best.tiles * parts <= (uint64_t)cuda->multiprocessors ? 0.6f : 1.0f;
-        const float took = (float)turns * ((float)own_steps * step + 4.0f);
+    const unsigned most = (unsigned)cuda->multiprocessors;
+    wgmma_plan plan = {};
+    plan.steps = (unsigned)ingot_ceil_div(w->cols, PRODUCT_STEP);
+    plan.tiles = (unsigned)ingot_ceil_div(w->rows, has_up ? WGMMA_BOX : WGMMA_ROWS);
+    plan.parts = plan.tiles < most ? plan.tiles : most;
+    plan.spans = 1;
+    const uint64_t units = (uint64_t)plan.tiles * plan.steps;
+    uint64_t least = ingot_ceil_div(plan.tiles, most) * plan.steps;
+    if (units >= most && ingot_ceil_div(units, most) + WGMMA_JOIN_TWO < least) {
+        least = ingot_ceil_div(units, most) + WGMMA_JOIN_TWO;
+        plan.parts = most;
+        plan.has_parts = true;
+    }
+    for (unsigned parts = 2; parts <= plan.steps && (uint64_t)parts * plan.tiles <= most; parts++) {
+        const uint64_t took = ingot_ceil_div(plan.steps, parts) + WGMMA_JOIN;
         if (took < least) {
             least = took;
-            best.parts = parts;
-            best.own_steps = own_steps;
+            plan.parts = parts;
+            plan.spans = plan.tiles;
+            plan.has_parts = true;
         }
     }
-    return best;
+    return plan;
+}
+
+/* The codes for each multiprocessor from which tiles of x pay: with fewer, and few rows of x,
+ * product_block.h is faster, which makes none. */
+static uint64_t least_codes(uint64_t m) {
+    return m > 16 ? 0 : m > 8 ? 160u << 10 : 256u << 10;
 }
 
 unsigned product_wgmma_tile(const ingot_cuda *cuda, const ingot_weight_view *w, uint64_t m) {
-    const bool is_worth =
-        m > WGMMA_FEW ||
-        (m > 8 && w->rows * w->cols >= WGMMA_WORK * (uint64_t)cuda->multiprocessors);
-    const bool can = cuda->wgmma_clusters[0] != 0 && is_worth && m <= WGMMA_MOST &&
-                     product_is_regular(w) && (w->bits == 3 || w->bits == 4) &&
+    const uint64_t multiprocessors = (uint64_t)cuda->multiprocessors;
+    const bool is_worth = m >= WGMMA_LEAST && w->rows * w->cols >= least_codes(m) * multiprocessors;
+    const bool can = INGOT_HAS_SM90A && cuda->major == 9 && cuda->minor == 0 && is_worth &&
+                     m <= WGMMA_MOST && product_is_regular(w) &&
+                     (w->bits == 3 || w->bits == 4 || w->bits == 8) &&
                      (w->group >= PRODUCT_STEP || w->group >= w->cols) &&
-                     w->rows <= 65535 * (uint64_t)WGMMA_BOX;
+                     (w->rows / WGMMA_BOX + 1) * (w->cols / PRODUCT_STEP + 1) < (1u << 30);
     return !can ? 0 : m <= 16 ? 16 : m <= 32 ? 32 : 64;
+}
+
+product_shared product_wgmma_shared(const ingot_cuda *cuda, const ingot_weight_view *w, bool has_up,
+                                    uint64_t m, uint8_t *workspace, uint64_t *bytes) {
+    const wgmma_plan plan = plan_of(cuda, w, has_up);
+    product_shared shared = {};
+    *bytes = 0;
+    if (plan.has_parts && !product_cluster_can(cuda, w)) {
+        shared.counter_count = plan.tiles * WGMMA_WARPS;
+        shared.counters = reinterpret_cast<unsigned *>(workspace);
+        *bytes = product_aligned(shared.counter_count * sizeof(unsigned));
+        shared.parts = reinterpret_cast<float4 *>(workspace + *bytes);
+        *bytes += (uint64_t)plan.parts * plan.spans * 2 * WGMMA_ROWS *
+                  product_wgmma_tile(cuda, w, m) * sizeof(float);
+    }
+    return shared;
 }
 
 static PFN_cuTensorMapEncodeTiled_v12000 find_encode(void) {
@@ -89,22 +86,35 @@ static PFN_cuTensorMapEncodeTiled_v12000 find_encode(void) {
                : nullptr;
 }
 
-/* The map of a matrix of codes, by boxes of a step of WGMMA_BOX rows; what lies behind it reads as
- * zero.
- */
-static ingot_status make_map(CUtensorMap *map, const ingot_weight_view *w) {
+/* Of bytes or pairs of bytes, [rows][stride] of them; boxes[2]: columns, rows. */
+static ingot_status make_map(CUtensorMap *map, CUtensorMapDataType type, const void *from,
+                             uint64_t columns, uint64_t rows, uint64_t stride_bytes,
+                             const cuuint32_t box[2]) {
     static const PFN_cuTensorMapEncodeTiled_v12000 encode = find_encode();
     if (encode == nullptr) {
         return ingot_cuda_failed("cuTensorMapEncodeTiled", "not in this driver", false);
     }
-    const cuuint64_t sizes[2] = {w->row_stride_bytes, w->rows}, strides[1] = {w->row_stride_bytes};
-    const cuuint32_t box[2] = {16 * w->bits, WGMMA_BOX}, steps[2] = {1, 1};
+    const cuuint64_t sizes[2] = {columns, rows}, strides[1] = {stride_bytes};
+    const cuuint32_t steps[2] = {1, 1};
     const CUresult result =
-        encode(map, CU_TENSOR_MAP_DATA_TYPE_UINT8, 2, const_cast<uint8_t *>(w->codes), sizes,
-               strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_NONE,
+        encode(map, type, 2, const_cast<void *>(from), sizes, strides, box, steps,
+               CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_NONE,
                CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
     return result == CUDA_SUCCESS ? INGOT_OK
                                   : ingot_cuda_failed("cuTensorMapEncodeTiled", "refused", false);
+}
+
+ingot_status wgmma_map(CUtensorMap *map, const ingot_weight_view *w, unsigned rows) {
+    const cuuint32_t box[2] = {16 * w->bits, rows};
+    return make_map(map, CU_TENSOR_MAP_DATA_TYPE_UINT8, w->codes, w->row_stride_bytes, w->rows,
+                    w->row_stride_bytes, box);
+}
+
+ingot_status wgmma_map_scales(CUtensorMap *map, const ingot_weight_view *w, unsigned groups,
+                              unsigned rows) {
+    const cuuint32_t box[2] = {groups, rows};
+    return make_map(map, CU_TENSOR_MAP_DATA_TYPE_UINT16, w->scales, w->groups_per_row, w->rows,
+                    w->groups_per_row * 2, box);
 }
 
 static bool is_aligned(const void *pointer, uintptr_t bytes) {
@@ -113,10 +123,21 @@ static bool is_aligned(const void *pointer, uintptr_t bytes) {
 
 /* See wgmma_job. */
 static bool is_even(const product_task &task) {
-    const uintptr_t bytes = task.y_dtype == INGOT_F32 ? 16 : 8;
-    return task.w[0].rows % 4 == 0 && is_aligned(task.y, bytes) &&
-           is_aligned(task.residual, bytes) && is_aligned(task.bias[0], 16) &&
-           is_aligned(task.bias[1], 16);
+    const uintptr_t bytes = task.y_dtype == INGOT_F32 ? 8 : 4;
+    return task.w[0].rows % 2 == 0 && is_aligned(task.y, bytes) &&
+           is_aligned(task.residual, bytes) && is_aligned(task.bias[0], 8) &&
+           is_aligned(task.bias[1], 8);
+}
+
+/* See wgmma_job: whole boxes in a row of W, so that no two follow each other too closely. */
+static bool has_boxes(const product_task &task) {
+    bool has = true;
+    for (int side = 0; side < (task.has_up ? 2 : 1); side++) {
+        const ingot_weight_view &w = task.w[side];
+        has = has && w.scale_dtype != INGOT_F32 && w.groups_per_row % WGMMA_SCALES == 0 &&
+              w.group * w.groups_per_row == w.cols && is_aligned(w.scales, 16);
+    }
+    return has;
 }
 
 template <int BITS, typename T, product_mode MODE, int COLUMNS>
@@ -124,16 +145,31 @@ static ingot_status launch(const product_context *context, const product_task &t
     typedef wgmma_layout<BITS, COLUMNS> layout;
     const wgmma_plan plan = plan_of(context->cuda, &task.w[0], task.has_up);
     wgmma_job job = {};
-    INGOT_TRY(make_map(&job.map[0], &task.w[0]));
-    INGOT_TRY(make_map(&job.map[1], &task.w[task.has_up ? 1 : 0]));
+    INGOT_TRY(wgmma_map(&job.map[0], &task.w[0], WGMMA_BOX));
+    INGOT_TRY(wgmma_map(&job.map[1], &task.w[task.has_up ? 1 : 0], WGMMA_BOX));
     job.task = task;
+    job.has_boxes = has_boxes(task);
+    for (int h = 0; h < 2 && job.has_boxes; h++) {
+        INGOT_TRY(wgmma_map_scales(&job.scale_map[h], &task.w[task.has_up ? h : 0], WGMMA_SCALES,
+                                   WGMMA_BOX));
+    }
+    for (int h = 0; h < 2; h++) {
+        const ingot_weight_view &w = task.w[task.has_up ? h : 0];
+        job.scales[h] = w.scales;
+        job.zeros[h] = w.zeros;
+    }
     job.steps = plan.steps;
-    job.own_steps = plan.own_steps;
+    job.span = plan.tiles / plan.spans * plan.steps;
+    job.piece = plan.has_parts ? 1 : plan.steps;
+    job.least = job.span / job.piece / plan.parts;
+    job.more = job.span / job.piece % plan.parts;
     job.group_shift = (unsigned)product_group_shift(&task.w[0]);
     job.is_even = is_even(task);
+    job.is_bare = job.is_even && !task.has_up && task.addend[0] == nullptr &&
+                  task.bias[0] == nullptr && task.activation < 0 && task.residual == nullptr &&
+                  task.y_dtype == INGOT_F32;
     return product_launch(context, product_wgmma_kernel<BITS, T, MODE, COLUMNS>,
-                          dim3(plan.parts, plan.tiles), WGMMA_THREADS, layout::BYTES, plan.parts,
-                          job);
+                          dim3(plan.parts, plan.spans), WGMMA_THREADS, layout::BYTES, 1, job);
 }
 
 template <int BITS, typename T, product_mode MODE>
@@ -144,21 +180,23 @@ static ingot_status launch_columns(const product_context *context, const product
 }
 
 template <int BITS, typename T>
+static ingot_status launch_mode(const product_context *context, const product_task &task) {
+    return product_mode_of(&task) == PRODUCT_PLAIN
+               ? launch_columns<BITS, T, PRODUCT_PLAIN>(context, task)
+               : launch_columns<BITS, T, PRODUCT_GENERAL>(context, task);
+}
+
+template <int BITS>
 static ingot_status launch_type(const product_context *context, const product_task &task) {
-    if constexpr (BITS == 4) {
-        if (product_mode_of(&task) == PRODUCT_PLAIN) {
-            return launch_columns<BITS, T, PRODUCT_PLAIN>(context, task);
-        }
-    }
-    return launch_columns<BITS, T, PRODUCT_GENERAL>(context, task);
+    return context->dtype == INGOT_F16 ? launch_mode<BITS, __half>(context, task)
+                                       : launch_mode<BITS, __nv_bfloat16>(context, task);
 }
 
 ingot_status product_wgmma(const product_context *context, const product_task &task) {
-    const bool is_half = context->dtype == INGOT_F16;
-    if (task.w[0].bits == 3) {
-        return is_half ? launch_type<3, __half>(context, task)
-                       : launch_type<3, __nv_bfloat16>(context, task);
+    if (product_cluster_can(context->cuda, &task.w[0])) {
+        return product_cluster(context, task);
     }
-    return is_half ? launch_type<4, __half>(context, task)
-                   : launch_type<4, __nv_bfloat16>(context, task);
+    return task.w[0].bits == 3   ? launch_type<3>(context, task)
+           : task.w[0].bits == 4 ? launch_type<4>(context, task)
+                                 : launch_type<8>(context, task);
 }

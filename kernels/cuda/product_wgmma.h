@@ -1,15 +1,16 @@
-/* Internal to kernels/cuda: 9 to 64 rows of x with a matrix of packed weights on Hopper, by
+/* Internal to kernels/cuda: 3 to 64 rows of x with a matrix of packed weights on Hopper, by
  * products of warpgroups (wgmma).
  *
- * A block has eight warps, two of them are on a multiprocessor.  A warp takes 16 rows of W, a step
- * of 128 columns at a time: codes as the file has them from shared memory to registers, where they
- * become the a of a product, exactly q - z.  b is x, in tiles (product_tile_at) that are as wgmma
- * reads them.  One thread fetches a step for all: two boxes of codes and the tile of x are three
- * instructions of the copy engine.  Barriers count bytes that came and warps that are done.
+ * A block fills a multiprocessor: 16 warps of 16 rows of W each share the columns of x, and one
+ * warp fetches for them, a step of 128 columns at a time: two boxes of codes as the file has them
+ * and the tile of x (product_tile_at), three instructions of the copy engine.  Barriers count bytes
+ * that came and warps that are done.  Codes go from shared memory to registers, where they become
+ * the a of a product, exactly q - z or a power of two times that; b is x.  Sums of a step are
+ * scaled to FP32 totals: groups are 128 columns or more.
  *
- * Sums of a step are scaled to FP32 totals: groups are 128 columns or more.  Blocks of a cluster
- * share the columns of few rows of W and add up through each other's shared memory, in the order
- * of the columns. */
+ * Tiles of W, one behind the other, are one sequence of steps, and blocks share it evenly.  Blocks
+ * that meet in a tile write what they have to memory and add it up together, in the order of the
+ * columns: a warp waits for its likes in the other blocks, which all run at once. */
 #ifndef INGOT_CUDA_PRODUCT_WGMMA_H
 #define INGOT_CUDA_PRODUCT_WGMMA_H
 
@@ -17,377 +18,648 @@
 #include "kernels/cuda/weights.h"
 #include "kernels/cuda/wgmma.h"
 
-#include <cooperative_groups.h>
-
-#define WGMMA_WARPS   8
-#define WGMMA_THREADS (WGMMA_WARPS * 32)
+#define WGMMA_WARPS   16 /* that multiply */
+#define WGMMA_THREADS ((WGMMA_WARPS + 4) * 32)
 #define WGMMA_ROWS    (WGMMA_WARPS * 16)
 #define WGMMA_BOX     (WGMMA_ROWS / 2) /* rows of W, or of U, that are copied at once */
-#define WGMMA_PITCH   (WGMMA_ROWS + 4) /* of sums: columns two apart, other banks */
-#define WGMMA_BYTES   (113u * 1024)    /* of shared memory for each of two blocks */
-#define WGMMA_LAG     2 /* steps behind its own whose place a thread fills anew: others are done */
+#define WGMMA_BYTES   (200u * 1024)    /* of shared memory, at most, for stages */
+#define WGMMA_SCALES                                                                               \
+    16 /* groups of a row whose scales are copied at once; a slot: 32 bytes a row */
+#define WGMMA_SLOTS 2
 
 typedef struct wgmma_job {
-    CUtensorMap map[2]; /* codes of the upper and of the lower half of a block's rows */
+    CUtensorMap map[2];       /* codes of the upper and of the lower half of a tile's rows */
+    CUtensorMap scale_map[2]; /* their scales, where has_boxes */
     product_task task;
+    const void *scales[2]; /* of the upper and of the lower half of a tile's rows */
+    const uint8_t *zeros[2];
     unsigned steps;       /* of a row of W */
-    unsigned own_steps;   /* of a block; the last of a cluster may have fewer */
+    unsigned span;        /* units, steps of all tiles, that gridDim.x blocks share: ... */
+    unsigned least, more; /* ... `more` of them `least` + 1 times, the others `least` times ... */
+    unsigned piece;       /* ... so many: one, or whole tiles */
     unsigned group_shift; /* log2 of the chunks of 32 in a group */
-    bool is_even;         /* rows in fours, everything about them aligned to that */
+    bool has_boxes;       /* scales come by boxes of WGMMA_SCALES groups */
+    bool is_even;         /* rows in pairs, everything about them aligned to that */
+    bool is_bare;         /* that, and sums go to y in FP32 as they are */
 } wgmma_job;
 
-/* Shared memory: stages of a step each, x and then codes; the sums of all steps, [8
- * COLUMNS][PITCH], take their place in the end. */
+/* Shared memory: stages of a step each, x and then codes; slots of scales; barriers. */
 template <int BITS, int COLUMNS> struct wgmma_layout {
     static constexpr unsigned X_BYTES = COLUMNS * 8 * PRODUCT_STEP_BYTES;
     static constexpr unsigned ROW_BYTES = 16 * BITS, BOX_BYTES = WGMMA_BOX * ROW_BYTES;
     static constexpr unsigned STAGE_BYTES = X_BYTES + 2 * BOX_BYTES;
     static constexpr unsigned MOST = WGMMA_BYTES / (STAGE_BYTES + 16), STAGES = MOST < 8 ? MOST : 8;
-    static constexpr unsigned BARRIERS = STAGES * STAGE_BYTES; /* where they are */
+    static constexpr unsigned SCALES = STAGES * STAGE_BYTES; /* where they are: */
+    static constexpr unsigned SLOT_BYTES = WGMMA_ROWS * WGMMA_SCALES * 2;
+    static constexpr unsigned BARRIERS = SCALES + WGMMA_SLOTS * SLOT_BYTES;
     static constexpr unsigned BYTES = BARRIERS + 16 * STAGES;
-    static_assert(STAGES > WGMMA_LAG && COLUMNS * 8 * WGMMA_PITCH * sizeof(float) <= BARRIERS, "");
+    static_assert(STAGES >= 3 && STAGES <= WGMMA_SCALES && STAGE_BYTES % 128 == 0, "");
 };
 
 #if INGOT_SM90A
 
+/* ---- who has which steps -----------------------------------------------------------------------
+ */
+
+/* The first unit of block (part, span).  Blocks with less than one unit more come last. */
+__device__ static inline unsigned wgmma_begin(const wgmma_job &job, unsigned part, unsigned span) {
+    return span * job.span + (part * job.least + min(part, job.more)) * job.piece;
+}
+
+/* The part of its span that has a unit. */
+__device__ static inline unsigned wgmma_part_of(const wgmma_job &job, unsigned unit) {
+    const unsigned at = unit % job.span, first = job.more * (job.least + 1);
+    return at < first ? at / (job.least + 1) : job.more + (at - first) / job.least;
+}
+
+/* A value that all lanes of a warp have, for the compiler to know. */
+__device__ static inline unsigned wgmma_same(unsigned value) {
+    return __shfl_sync(0xffffffffu, value, 0);
+}
+
+/* A place in the sequence of stages. */
+typedef struct wgmma_place {
+    unsigned stage, odd; /* odd: of the phase of its barriers */
+} wgmma_place;
+
+template <unsigned STAGES> __device__ static inline void wgmma_go_on(wgmma_place &place) {
+    place.stage++;
+    if (place.stage == STAGES) {
+        place.stage = 0;
+        place.odd ^= 1;
+    }
+}
+
+/* Whether a step is the first with the scales of a box. */
+__device__ static inline bool wgmma_is_new(const wgmma_job &job, unsigned step) {
+    return (step & ((WGMMA_SCALES / 4 << job.group_shift) - 1)) == 0;
+}
+
+/* All copies of a block; one thread. */
+template <typename layout>
+__device__ static void wgmma_fetch(const wgmma_job &job, unsigned stages_at) {
+    const product_task &task = job.task;
+    const unsigned rows = task.has_up ? WGMMA_BOX : WGMMA_ROWS;
+    const unsigned full = stages_at + layout::BARRIERS, empty = full + 8 * layout::STAGES;
+    const unsigned begin = wgmma_begin(job, blockIdx.x, blockIdx.y);
+    const unsigned count = wgmma_begin(job, blockIdx.x + 1, blockIdx.y) - begin;
+    unsigned tile = begin / job.steps, step = begin % job.steps;
+    unsigned slot = 0;
+    bool is_first = true;
+    const auto codes = [&](unsigned stage) {
+        const unsigned to = stages_at + stage * layout::STAGE_BYTES + layout::X_BYTES;
+        const unsigned barrier = full + 8 * stage, column = step * layout::ROW_BYTES;
+        const unsigned group = step * 4 >> job.group_shift;
+        if (job.has_boxes && (is_first || wgmma_is_new(job, step))) {
+            /* with the first step that needs them: a slot is read to its end before the step
+             * WGMMA_SCALES steps behind is fetched */
+            const unsigned scales = stages_at + layout::SCALES + slot * layout::SLOT_BYTES;
+            const unsigned from = group / WGMMA_SCALES * WGMMA_SCALES;
+            barrier_expect(barrier, layout::STAGE_BYTES + layout::SLOT_BYTES);
+            bulk_copy_box(scales, &job.scale_map[0], from, tile * rows, barrier);
+            bulk_copy_box(scales + layout::SLOT_BYTES / 2, &job.scale_map[1], from,
+                          tile * rows + (task.has_up ? 0 : WGMMA_BOX), barrier);
+            slot ^= 1;
+        } else {
+            barrier_expect(barrier, layout::STAGE_BYTES);
+        }
+        is_first = false;
+        bulk_copy_box(to, &job.map[0], column, tile * rows, barrier);
+        bulk_copy_box(to + layout::BOX_BYTES, &job.map[1], column,
+                      tile * rows + (task.has_up ? 0 : WGMMA_BOX), barrier);
+    };
+    const auto x = [&](unsigned stage, unsigned at) {
+        bulk_copy(stages_at + stage * layout::STAGE_BYTES,
+                  static_cast<const uint8_t *>(task.x) + (uint64_t)at * layout::X_BYTES,
+                  layout::X_BYTES, full + 8 * stage);
+    };
+    const auto go_on = [&]() {
+        step++;
+        if (step == job.steps) {
+            step = 0;
+            tile++;
+        }
+    };
+    const unsigned first = step, ahead = min(count, layout::STAGES);
+    for (unsigned i = 0; i < ahead; i++) {
+        codes(i);
+        go_on();
+    }
+    product_wait();
+    for (unsigned i = 0, at = first; i < ahead; i++) {
+        x(i, at);
+        at = at + 1 == job.steps ? 0 : at + 1;
+    }
+    wgmma_place place = {};
+#pragma unroll 1
+    for (unsigned i = ahead; i < count; i++) {
+        barrier_wait(empty + 8 * place.stage, place.odd);
+        codes(place.stage);
+        x(place.stage, step);
+        go_on();
+        wgmma_go_on<layout::STAGES>(place);
+    }
+}
+
 /* ---- the end ------------------------------------------------------------------------------------
  */
 
-__device__ static inline void wgmma_add_four(float (&v)[4], const void *from, ingot_dtype dtype) {
+__device__ static inline void wgmma_add_two(float (&v)[2], const void *from, ingot_dtype dtype) {
+    float2 more;
     if (dtype == INGOT_F32) {
-        const float4 more = *static_cast<const float4 *>(from);
-        v[0] += more.x, v[1] += more.y, v[2] += more.z, v[3] += more.w;
-        return;
+        more = *static_cast<const float2 *>(from);
+    } else {
+        const unsigned pair = *static_cast<const unsigned *>(from);
+        more = dtype == INGOT_F16 ? cuda_pair_floats<INGOT_F16>(pair)
+                                  : cuda_pair_floats<INGOT_BF16>(pair);
     }
-    const uint2 more = *static_cast<const uint2 *>(from);
-    const float2 low = dtype == INGOT_F16 ? cuda_pair_floats<INGOT_F16>(more.x)
-                                          : cuda_pair_floats<INGOT_BF16>(more.x);
-    const float2 high = dtype == INGOT_F16 ? cuda_pair_floats<INGOT_F16>(more.y)
-                                           : cuda_pair_floats<INGOT_BF16>(more.y);
-    v[0] += low.x, v[1] += low.y, v[2] += high.x, v[3] += high.y;
+    v[0] += more.x, v[1] += more.y;
 }
 
-/* product_store of rows row .. row + 3, where the job is even. */
-__device__ static inline void wgmma_store_four(const product_task &task, uint64_t i, uint64_t row,
-                                               float (&sum)[4], float (&up)[4]) {
+/* product_store of rows row and row + 1, where the job is even. */
+__device__ static inline void wgmma_store_two(const product_task &task, uint64_t i, uint64_t row,
+                                              float (&sum)[2], float (&up)[2]) {
     const uint64_t at = i * task.w[0].rows + row;
     if (task.addend[0] != nullptr) {
-        wgmma_add_four(sum, task.addend[0] + at, INGOT_F32);
+        wgmma_add_two(sum, task.addend[0] + at, INGOT_F32);
     }
     if (task.bias[0] != nullptr) {
-        wgmma_add_four(sum, task.bias[0] + row, INGOT_F32);
+        wgmma_add_two(sum, task.bias[0] + row, INGOT_F32);
     }
     if (task.activation >= 0) {
-#pragma unroll
-        for (int k = 0; k < 4; k++) {
-            sum[k] = product_activate(sum[k], task.activation);
-        }
+        sum[0] = product_activate(sum[0], task.activation);
+        sum[1] = product_activate(sum[1], task.activation);
     }
     if (task.has_up) {
         if (task.addend[1] != nullptr) {
-            wgmma_add_four(up, task.addend[1] + at, INGOT_F32);
+            wgmma_add_two(up, task.addend[1] + at, INGOT_F32);
         }
         if (task.bias[1] != nullptr) {
-            wgmma_add_four(up, task.bias[1] + row, INGOT_F32);
+            wgmma_add_two(up, task.bias[1] + row, INGOT_F32);
         }
-#pragma unroll
-        for (int k = 0; k < 4; k++) {
-            sum[k] *= up[k];
-        }
+        sum[0] *= up[0], sum[1] *= up[1];
     }
     const bool is_float = task.y_dtype == INGOT_F32;
     if (task.residual != nullptr) {
-        wgmma_add_four(sum, static_cast<const uint8_t *>(task.residual) + at * (is_float ? 4 : 2),
-                       task.y_dtype);
+        wgmma_add_two(sum, static_cast<const uint8_t *>(task.residual) + at * (is_float ? 4 : 2),
+                      task.y_dtype);
     }
     if (is_float) {
-        *reinterpret_cast<float4 *>(static_cast<float *>(task.y) + at) =
-            make_float4(sum[0], sum[1], sum[2], sum[3]);
+        *reinterpret_cast<float2 *>(static_cast<float *>(task.y) + at) =
+            make_float2(sum[0], sum[1]);
         return;
     }
-    uint2 out;
-    if (task.y_dtype == INGOT_F16) {
-        out = make_uint2(bits_of(__floats2half2_rn(sum[0], sum[1])),
-                         bits_of(__floats2half2_rn(sum[2], sum[3])));
-    } else {
-        out = make_uint2(bits_of(__floats2bfloat162_rn(sum[0], sum[1])),
-                         bits_of(__floats2bfloat162_rn(sum[2], sum[3])));
-    }
-    *reinterpret_cast<uint2 *>(static_cast<uint16_t *>(task.y) + at) = out;
+    *reinterpret_cast<unsigned *>(static_cast<uint16_t *>(task.y) + at) =
+        task.y_dtype == INGOT_F16 ? bits_of(__floats2half2_rn(sum[0], sum[1]))
+                                  : bits_of(__floats2bfloat162_rn(sum[0], sum[1]));
 }
 
-__device__ static inline void wgmma_read_four(float (&v)[4], const float *from) {
-    const float4 four = *reinterpret_cast<const float4 *>(from);
-    v[0] += four.x, v[1] += four.y, v[2] += four.z, v[3] += four.w;
-}
-
-/* Four rows of a column from the sums of `blocks` blocks, which where(block) gives, to y. */
-template <typename Where>
-__device__ static inline void wgmma_put_four(const wgmma_job &job, unsigned column, uint64_t first,
-                                             unsigned blocks, const Where &where) {
+__device__ static inline void wgmma_store(const wgmma_job &job, unsigned column, uint64_t row,
+                                          float (&sum)[2], float (&up)[2]) {
     const product_task &task = job.task;
-    float sum[4] = {}, up[4] = {};
-#pragma unroll 4
-    for (unsigned i = 0; i < blocks; i++) {
-        const float *from = where(i);
-        wgmma_read_four(sum, from);
-        if (task.has_up) {
-            wgmma_read_four(up, from + WGMMA_BOX);
-        }
-    }
     if (job.is_even) {
-        if (first < task.w[0].rows) {
-            wgmma_store_four(task, column, first, sum, up);
+        if (row < task.w[0].rows) {
+            wgmma_store_two(task, column, row, sum, up);
         }
         return;
     }
 #pragma unroll
-    for (unsigned k = 0; k < 4; k++) {
-        if (first + k < task.w[0].rows) {
-            product_store(task, column, first + k, sum[k], up[k],
-                          product_residual(task, column, first + k));
+    for (unsigned k = 0; k < 2; k++) {
+        if (row + k < task.w[0].rows) {
+            product_store(task, column, row + k, sum[k], up[k],
+                          product_residual(task, column, row + k));
         }
     }
 }
 
-/* Sums of all warps to shared memory, then across the cluster, then to y.  Row h * BOX + warp * 8 +
- * lane / 4 is row h of a lane. */
-template <int COLUMNS>
-__device__ static void wgmma_finish(float *shared, const float (&totals)[COLUMNS][4],
-                                    const wgmma_job &job) {
-    const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+/* Sums of eight columns of x, as wgmma leaves them, to y.  Lanes of rows that are neighbours trade
+ * values, so that each has both rows of one column. */
+__device__ static inline void wgmma_put_eight(const wgmma_job &job, unsigned tile, unsigned c,
+                                              const float (&v)[4]) {
     const product_task &task = job.task;
-    __syncthreads(); /* all stages are used up */
+    const unsigned lane = threadIdx.x % 32;
+    const bool is_odd = lane / 4 % 2 != 0;
+    const unsigned column = c * 8 + lane % 4 * 2 + (is_odd ? 1 : 0);
+    const float from_low = __shfl_xor_sync(0xffffffffu, is_odd ? v[0] : v[1], 4);
+    const float from_high = __shfl_xor_sync(0xffffffffu, is_odd ? v[2] : v[3], 4);
+    if (column >= (unsigned)task.m) {
+        return;
+    }
+    float low[2] = {is_odd ? from_low : v[0], is_odd ? v[1] : from_low};
+    float high[2] = {is_odd ? from_high : v[2], is_odd ? v[3] : from_high};
+    const unsigned own = threadIdx.x / 32 * 8 + lane / 8 * 2;
+    if (task.has_up) {
+        wgmma_store(job, column, (uint64_t)tile * WGMMA_BOX + own, low, high);
+        return;
+    }
+    const uint64_t row = (uint64_t)tile * WGMMA_ROWS + own;
+    if (job.is_bare) {
+        float *y = static_cast<float *>(task.y) + column * task.w[0].rows + row;
+        if (row < task.w[0].rows) {
+            *reinterpret_cast<float2 *>(y) = make_float2(low[0], low[1]);
+        }
+        if (row + WGMMA_BOX < task.w[0].rows) {
+            *reinterpret_cast<float2 *>(y + WGMMA_BOX) = make_float2(high[0], high[1]);
+        }
+        return;
+    }
+    wgmma_store(job, column, row, low, high);
+    wgmma_store(job, column, row + WGMMA_BOX, high, low);
+}
+
+/* The same of a whole tile; destroys totals. */
+template <int COLUMNS>
+__device__ static inline void wgmma_put(const wgmma_job &job, unsigned tile,
+                                        float (&totals)[COLUMNS][4]) {
+#pragma unroll 1
+    for (unsigned c = 0; c < COLUMNS; c++) { /* rolled up, the first are moved away */
+        wgmma_put_eight(job, tile, c, totals[0]);
+#pragma unroll
+        for (int i = 0; i + 1 < COLUMNS; i++) {
+#pragma unroll
+            for (int k = 0; k < 4; k++) {
+                totals[i][k] = totals[i + 1][k];
+            }
+        }
+    }
+}
+
+/* A whole tile where sums go to y as they are: nothing is rolled up. */
+template <int COLUMNS>
+__device__ static inline void wgmma_put_bare(const wgmma_job &job, unsigned tile,
+                                             const float (&totals)[COLUMNS][4]) {
+    const unsigned lane = threadIdx.x % 32, m = (unsigned)job.task.m;
+    const bool is_odd = lane / 4 % 2 != 0;
+    const unsigned column = lane % 4 * 2 + (is_odd ? 1 : 0);
+    const uint64_t rows = job.task.w[0].rows;
+    const uint64_t row = (uint64_t)tile * WGMMA_ROWS + threadIdx.x / 32 * 8 + lane / 8 * 2;
+    const bool has_low = row < rows, has_high = row + WGMMA_BOX < rows;
+    float *y = static_cast<float *>(job.task.y) + column * rows + row;
+#pragma unroll
+    for (unsigned c = 0; c < COLUMNS; c++) {
+        const float(&v)[4] = totals[c];
+        const float from_low = __shfl_xor_sync(0xffffffffu, is_odd ? v[0] : v[1], 4);
+        const float from_high = __shfl_xor_sync(0xffffffffu, is_odd ? v[2] : v[3], 4);
+        if (has_low && c * 8 + column < m) {
+            *reinterpret_cast<float2 *>(y) =
+                make_float2(is_odd ? from_low : v[0], is_odd ? v[1] : from_low);
+        }
+        if (has_high && c * 8 + column < m) {
+            *reinterpret_cast<float2 *>(y + WGMMA_BOX) =
+                make_float2(is_odd ? from_high : v[2], is_odd ? v[3] : from_high);
+        }
+        y += 8 * rows;
+    }
+}
+
+/* Where the sums of eight columns of a warp lie that part `part` has of a tile: its units may begin
+ * in one tile and end in another. */
+template <int COLUMNS>
+__device__ static inline float4 *wgmma_part(const wgmma_job &job, unsigned part, unsigned tile) {
+    const unsigned block = blockIdx.y * gridDim.x + part;
+    const unsigned is_second = wgmma_begin(job, part, blockIdx.y) < tile * job.steps ? 1 : 0;
+    return job.task.shared.parts +
+           (uint64_t)(block * 2 + is_second) * (COLUMNS * WGMMA_WARPS * 32) + threadIdx.x;
+}
+
+/* Counters of warps: parts that are there, and a bit for each part that did not wait for them. */
+#define WGMMA_COUNT   0xffffu
+#define WGMMA_LEFT(p) (0x10000u << (p))
+#define WGMMA_POLLS   1000 /* at least half a millisecond */
+
+__device__ static inline unsigned *wgmma_counter(const wgmma_job &job, unsigned tile) {
+    return job.task.shared.counters + tile * WGMMA_WARPS + threadIdx.x / 32;
+}
+
+/* The blocks that have parts of a tile. */
+__device__ static inline unsigned wgmma_blocks(const wgmma_job &job, unsigned tile,
+                                               unsigned *first) {
+    *first = wgmma_part_of(job, tile * job.steps);
+    return wgmma_part_of(job, (tile + 1) * job.steps - 1) - *first + 1;
+}
+
+/* Leaves the part of this block for the others.  Returns what others leave to this warp, which is
+ * the last: bits of WGMMA_LEFT. */
+template <int COLUMNS>
+__device__ static unsigned wgmma_leave(const wgmma_job &job, unsigned tile,
+                                       const float (&totals)[COLUMNS][4]) {
+    float4 *part = wgmma_part<COLUMNS>(job, blockIdx.x, tile);
 #pragma unroll
     for (int c = 0; c < COLUMNS; c++) {
-#pragma unroll
-        for (int k = 0; k < 4; k++) {
-            const unsigned column = c * 8 + lane % 4 * 2 + k % 2;
-            shared[column * WGMMA_PITCH + k / 2 * WGMMA_BOX + warp * 8 + lane / 4] = totals[c][k];
-        }
+        __stcg(part + c * (WGMMA_WARPS * 32),
+               make_float4(totals[c][0], totals[c][1], totals[c][2], totals[c][3]));
     }
-    const unsigned rows = task.has_up ? WGMMA_BOX : WGMMA_ROWS, m = (unsigned)task.m;
-    const uint64_t first = (uint64_t)blockIdx.y * rows;
-    const unsigned blocks = gridDim.x;
-    if (blocks == 1) {
-        __syncwarp();
-        const unsigned fours = rows / WGMMA_BOX * 2; /* of a column, of this warp */
-#pragma unroll 1
-        for (unsigned at = lane; at < m * fours; at += 32) {
-            const unsigned row = at % fours / 2 * WGMMA_BOX + warp * 8 + at % 2 * 4;
-            const float *sums = shared + at / fours * WGMMA_PITCH + row;
-            wgmma_put_four(job, at / fours, first + row, 1, [&](unsigned) { return sums; });
-        }
-        return;
-    }
-    const cooperative_groups::cluster_group cluster = cooperative_groups::this_cluster();
-    cluster.sync();
-#pragma unroll 1
-    for (unsigned at = blockIdx.x * WGMMA_THREADS + threadIdx.x; at < m * (rows / 4);
-         at += blocks * WGMMA_THREADS) {
-        const unsigned row = at % (rows / 4) * 4, column = at / (rows / 4);
-        const float *sums = shared + column * WGMMA_PITCH + row;
-        wgmma_put_four(job, column, first + row, blocks,
-                       [&](unsigned i) { return cluster.map_shared_rank(sums, i); });
-    }
-    /* nobody leaves while others read its memory; y need not be there */
-    asm volatile("barrier.cluster.arrive.relaxed.aligned;\n"
-                 "barrier.cluster.wait.aligned;" ::
+    __syncwarp();
+    unsigned before = 0, first;
+    if (threadIdx.x % 32 == 0) {
+        asm volatile("atom.add.acq_rel.gpu.global.u32 %0, [%1], 1;"
+                     : "=r"(before)
+                     : "l"(wgmma_counter(job, tile))
                      : "memory");
+    }
+    before = wgmma_same(before);
+    return (before & WGMMA_COUNT) + 1 == wgmma_blocks(job, tile, &first) ? before & ~WGMMA_COUNT
+                                                                         : 0;
+}
+
+/* Waits until all parts of a tile are there; returns whether they are.  A block that waits may keep
+ * the others from running, if it shares the device with work of other streams: there is an end to
+ * it. */
+__device__ static inline bool wgmma_await(unsigned *counter, unsigned blocks, unsigned own) {
+    unsigned there = 0;
+    for (unsigned i = 0; i < WGMMA_POLLS && (there & WGMMA_COUNT) != blocks; i++) {
+        asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(there) : "l"(counter) : "memory");
+        there = wgmma_same(there);
+    }
+    if ((there & WGMMA_COUNT) != blocks) {
+        if (threadIdx.x % 32 == 0) {
+            there = atomicOr(counter, WGMMA_LEFT(own));
+        }
+        there = wgmma_same(there);
+    }
+    __threadfence();
+    return (there & WGMMA_COUNT) == blocks;
+}
+
+/* This warp's share of the columns of a tile that several blocks have parts of: every `blocks`th
+ * eight, and what was left to it. */
+template <int COLUMNS>
+__device__ static __noinline__ void wgmma_join(const wgmma_job &job, unsigned tile,
+                                               unsigned shares) {
+    unsigned first;
+    const unsigned blocks = wgmma_blocks(job, tile, &first), own = blockIdx.x - first;
+    if (own < COLUMNS && wgmma_await(wgmma_counter(job, tile), blocks, own)) {
+        shares |= WGMMA_LEFT(own);
+    }
+#pragma unroll 1
+    for (unsigned c = 0; c < COLUMNS; c++) {
+        if ((shares & WGMMA_LEFT(c % blocks)) == 0) {
+            continue;
+        }
+        float sum[4] = {};
+#pragma unroll 1
+        for (unsigned i = 0; i < blocks; i += 4) {
+            float4 v[4];
+#pragma unroll
+            for (unsigned k = 0; k < 4; k++) {
+                v[k] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+                if (i + k < blocks) {
+                    v[k] = __ldcg(wgmma_part<COLUMNS>(job, first + i + k, tile) +
+                                  c * (WGMMA_WARPS * 32));
+                }
+            }
+#pragma unroll
+            for (unsigned k = 0; k < 4; k++) {
+                sum[0] += v[k].x, sum[1] += v[k].y, sum[2] += v[k].z, sum[3] += v[k].w;
+            }
+        }
+        wgmma_put_eight(job, tile, c, sum);
+    }
 }
 
 /* ---- inputs ------------------------------------------------------------------------------------
  */
 
-/* A chunk of both rows of a lane; `codes` are those of the first row, the other is in the other
- * box. */
+__device__ static inline uint4 wgmma_read(unsigned address) {
+    uint4 v;
+    asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "r"(address));
+    return v;
+}
+
+/* A chunk of both rows of a lane; that of the first row is at `codes` in shared memory, the other
+ * is in the other box. */
 template <int BITS>
-__device__ static inline void wgmma_take(unsigned (&out)[2][BITS], const uint8_t *codes) {
-    const unsigned lane = threadIdx.x % 32, quarter = lane % 4;
+__device__ static inline void wgmma_take(unsigned (&out)[2][BITS], unsigned codes) {
 #pragma unroll
     for (unsigned h = 0; h < 2; h++) {
-        const uint8_t *row = codes + (lane / 4 + h * WGMMA_BOX) * (16 * BITS);
+        const unsigned row = codes + h * WGMMA_BOX * (16 * BITS);
         if constexpr (BITS % 4 == 0) {
 #pragma unroll
             for (unsigned i = 0; i < BITS / 4; i++) {
-                const uint4 v = reinterpret_cast<const uint4 *>(row)[quarter * (BITS / 4) + i];
+                const uint4 v = wgmma_read(row + i * 16);
                 out[h][4 * i] = v.x, out[h][4 * i + 1] = v.y;
                 out[h][4 * i + 2] = v.z, out[h][4 * i + 3] = v.w;
             }
         } else {
 #pragma unroll
             for (unsigned i = 0; i < BITS; i++) {
-                out[h][i] = reinterpret_cast<const unsigned *>(row + quarter * 4 * BITS)[i];
+                asm volatile("ld.shared.u32 %0, [%1];" : "=r"(out[h][i]) : "r"(row + i * 4));
             }
         }
     }
 }
 
-/* Where a lane finds scales and zero points of its two rows. */
+/* Where a lane finds scales and zero points of its two rows: the index of the first of each. */
 typedef struct wgmma_rows {
-    const uint8_t *scale[2], *zero[2];
+    unsigned at[2];
 } wgmma_rows;
 
-template <product_mode MODE>
-__device__ static inline wgmma_rows wgmma_find(const product_matrix &w, const product_task &task,
-                                               unsigned row) {
+__device__ static inline wgmma_rows wgmma_find(const wgmma_job &job, unsigned row) {
+    const ingot_weight_view &w = job.task.w[0]; /* U is alike but for its pointers */
+    const unsigned last = (unsigned)w.rows - 1, groups = (unsigned)w.groups_per_row;
+    const unsigned other = job.task.has_up ? row : row + WGMMA_BOX;
     wgmma_rows out;
-#pragma unroll
-    for (int h = 0; h < 2; h++) {
-        const bool is_up = h != 0 && task.has_up;
-        const unsigned own = min(h != 0 && !is_up ? row + WGMMA_BOX : row, w.last_row);
-        const ingot_weight_view &view = task.w[is_up ? 1 : 0];
-        const uint64_t at = (uint64_t)own * w.groups;
-        out.scale[h] = static_cast<const uint8_t *>(view.scales) +
-                       (at << (MODE == PRODUCT_PLAIN ? 1 : w.scale_shift));
-        out.zero[h] = MODE == PRODUCT_GENERAL && w.zeros != nullptr ? view.zeros + at : nullptr;
-    }
+    out.at[0] = min(row, last) * groups;
+    out.at[1] = min(other, last) * groups;
     return out;
 }
 
-/* Scale and zero point of both rows of a lane, as they are stored. */
-typedef struct wgmma_group {
-    unsigned scale[2], zero[2];
-} wgmma_group;
-
+/* The scale of row h of a lane, as it is stored; the next ones, nearby, come with it. */
 template <product_mode MODE>
-__device__ static inline wgmma_group wgmma_load_group(const product_matrix &w,
-                                                      const wgmma_rows &rows, unsigned step) {
-    const unsigned group = step * 4 >> w.group_shift;
-    wgmma_group out;
-#pragma unroll
-    for (int h = 0; h < 2; h++) {
-        if (MODE == PRODUCT_GENERAL && w.scale_shift == 2) {
-            out.scale[h] = __ldg(reinterpret_cast<const unsigned *>(rows.scale[h]) + group);
-        } else {
-            out.scale[h] = __ldg(reinterpret_cast<const unsigned short *>(rows.scale[h]) + group);
-        }
-        out.zero[h] = 0;
-        if (MODE == PRODUCT_GENERAL && w.zeros != nullptr) {
-            out.zero[h] = __ldg(rows.zero[h] + group);
-        }
+__device__ static inline unsigned wgmma_load_scale(const wgmma_job &job, const wgmma_rows &rows,
+                                                   int h, unsigned group) {
+    const unsigned at = rows.at[h] + group;
+    if (MODE == PRODUCT_GENERAL && job.task.w[0].scale_dtype == INGOT_F32) {
+        return __ldg(static_cast<const unsigned *>(job.scales[h]) + at);
     }
-    return out;
+    unsigned short half;
+    asm volatile("ld.global.nc.L2::128B.u16 %0, [%1];"
+                 : "=h"(half)
+                 : "l"(static_cast<const unsigned short *>(job.scales[h]) + at));
+    return half;
+}
+
+/* Codes to FACTOR^-1 (q - z), of one row and group. */
+template <int BITS, typename T> struct wgmma_zero {
+    static constexpr float FACTOR = 1.0f;
+    product_zero<BITS, T> zero[1];
+    __device__ void set(unsigned value) {
+        zero[0].set(value);
+    }
+    __device__ void unpack(unsigned (&out)[16], const unsigned (&code)[BITS]) const {
+        product_unpack<BITS, T, 1>(out, code, zero);
+    }
+};
+template <int BITS> struct wgmma_zero<BITS, __half> {
+    static constexpr float FACTOR = 1.0f / PRODUCT_SMALL;
+    unsigned zero;
+    __device__ void set(unsigned value) {
+        zero = product_small_zero(value);
+    }
+    __device__ void unpack(unsigned (&out)[16], const unsigned (&code)[BITS]) const {
+        product_unpack_small<BITS>(out, code, zero);
+    }
+};
+
+/* What the warps that multiply do. */
+template <int BITS, typename T, product_mode MODE, int COLUMNS>
+__device__ static inline void wgmma_multiply(const wgmma_job &job, const uint8_t *shared) {
+    typedef wgmma_layout<BITS, COLUMNS> layout;
+    constexpr float FACTOR = wgmma_zero<BITS, T>::FACTOR;
+    const product_task &task = job.task;
+    const unsigned stages_at = async_address(shared);
+    const unsigned full = stages_at + layout::BARRIERS, empty = full + 8 * layout::STAGES;
+    const product_matrix w = product_matrix_of(task, false, job.group_shift);
+    const bool has_zeros = MODE != PRODUCT_PLAIN && task.w[0].zeros != nullptr;
+    const unsigned rows = task.has_up ? WGMMA_BOX : WGMMA_ROWS;
+    const unsigned own_row = threadIdx.x / 32 * 8 + threadIdx.x % 32 / 4;
+    unsigned codes =
+        stages_at + layout::X_BYTES + own_row * layout::ROW_BYTES + threadIdx.x % 4 * 4 * BITS;
+    unsigned slot = stages_at + layout::SCALES + own_row * (WGMMA_SCALES * 2);
+    asm volatile("" : "+r"(codes), "+r"(slot)); /* or they would be made anew in every step */
+    const unsigned begin = wgmma_begin(job, blockIdx.x, blockIdx.y);
+    const unsigned stop = wgmma_begin(job, blockIdx.x + 1, blockIdx.y);
+    unsigned tile = begin / job.steps, step = begin % job.steps;
+    unsigned left = stop - begin, shares[2] = {}; /* of the first and the last tile */
+    unsigned code[2][BITS], odd_slot = 1;
+    wgmma_place place = {};
+    const auto take = [&]() {
+        barrier_wait(full + 8 * place.stage, place.odd);
+        wgmma_take<BITS>(code, codes + place.stage * layout::STAGE_BYTES);
+    };
+    constexpr bool IS_EARLY = BITS <= 4; /* while the step in front is multiplied: registers */
+    product_wait(); /* by all that write y, or read what the kernel in front wrote */
+    if (IS_EARLY) {
+        take();
+    }
+#pragma unroll 1
+    while (left != 0) { /* a tile, or what this block has of it */
+        const wgmma_rows where = wgmma_find(job, tile * rows + own_row);
+        const unsigned first = step, end = min(job.steps, step + left);
+        float totals[COLUMNS][4] = {};
+        wgmma_zero<BITS, T> zero[2];
+        const auto load_zeros = [&](unsigned group) {
+#pragma unroll
+            for (int h = 0; h < 2; h++) {
+                zero[h].set(has_zeros ? __ldg(job.zeros[h] + where.at[h] + group)
+                                      : 1u << (BITS - 1));
+            }
+        };
+        load_zeros(step * 4 >> job.group_shift);
+        left -= end - step;
+#pragma unroll 1
+        for (; step != end; step++) {
+            unsigned pair[2][16], scale_bits[2];
+            float sums[COLUMNS][4];
+            const unsigned group = step * 4 >> job.group_shift;
+            if (!IS_EARLY) {
+                take();
+            }
+            if (job.has_boxes) {
+                odd_slot ^=
+                    (step == first && begin == tile * job.steps + step) || wgmma_is_new(job, step)
+                        ? 1
+                        : 0;
+            }
+#pragma unroll
+            for (int h = 0; h < 2; h++) {
+                scale_bits[h] = job.has_boxes ? shared_read2(slot + odd_slot * layout::SLOT_BYTES +
+                                                             group % WGMMA_SCALES * 2 +
+                                                             h * (layout::SLOT_BYTES / 2))
+                                              : wgmma_load_scale<MODE>(job, where, h, group);
+                zero[h].unpack(pair[h], code[h]);
+            }
+            if (has_zeros && step + 1 != job.steps) {
+                load_zeros((step + 1) * 4 >> job.group_shift);
+            }
+            const uint64_t b =
+                wgmma_matrix<COLUMNS * 8>(stages_at + place.stage * layout::STAGE_BYTES);
+            wgmma_hold(pair[0]);
+            wgmma_hold(pair[1]);
+            wgmma_fence();
+#pragma unroll
+            for (unsigned k = 0; k < 8; k++) {
+                wgmma<T, COLUMNS>(sums, pair[0][2 * k], pair[1][2 * k], pair[0][2 * k + 1],
+                                  pair[1][2 * k + 1], wgmma_behind(b, k * (COLUMNS * 16)), k != 0);
+            }
+            wgmma_commit();
+            const unsigned done = empty + 8 * place.stage;
+            wgmma_go_on<layout::STAGES>(place);
+            if (IS_EARLY && (left != 0 || step + 1 != end)) {
+                take();
+            }
+            wgmma_wait<0>();
+            barrier_arrive_once(done);
+            const float scale[2] = {product_scale<MODE>(scale_bits[0], w) * FACTOR,
+                                    product_scale<MODE>(scale_bits[1], w) * FACTOR};
+#pragma unroll
+            for (int c = 0; c < COLUMNS; c++) {
+#pragma unroll
+                for (int k = 0; k < 4; k++) {
+                    totals[c][k] = fmaf(scale[k / 2], sums[c][k], totals[c][k]);
+                }
+            }
+        }
+        if (end - first == job.steps) {
+            if (job.is_bare) {
+                wgmma_put_bare<COLUMNS>(job, tile, totals);
+            } else {
+                wgmma_put<COLUMNS>(job, tile, totals);
+            }
+        } else {
+            const unsigned more = wgmma_leave<COLUMNS>(job, tile, totals);
+            shares[0] = tile == begin / job.steps ? more : shares[0];
+            shares[1] = tile == begin / job.steps ? 0 : more;
+        }
+        tile += step == job.steps ? 1 : 0;
+        step = step == job.steps ? 0 : step;
+    }
+    /* parts, once all of this block are there: of its first and its last tile */
+    const unsigned last = (stop - 1) / job.steps;
+    tile = begin / job.steps;
+#pragma unroll 1
+    for (bool goes_on = true; goes_on;) {
+        const unsigned from = tile * job.steps;
+        if (from < begin || from + job.steps > stop) {
+            wgmma_join<COLUMNS>(job, tile, shares[0]);
+        }
+        goes_on = tile != last;
+        tile = last;
+        shares[0] = shares[1];
+    }
 }
 
 #endif
 
-/* ---- the product -------------------------------------------------------------------------------
- */
-
 template <int BITS, typename T, product_mode MODE, int COLUMNS>
 __global__
 __launch_bounds__(WGMMA_THREADS,
-                  2) static void product_wgmma_kernel(const __grid_constant__ wgmma_job job) {
+                  1) static void product_wgmma_kernel(const __grid_constant__ wgmma_job job) {
 #if INGOT_SM90A
     typedef wgmma_layout<BITS, COLUMNS> layout;
     extern __shared__ __align__(1024) uint8_t wgmma_shared[];
-    const product_task &task = job.task;
-    const product_matrix w = product_matrix_of(task, false, job.group_shift);
-    const unsigned rows = task.has_up ? WGMMA_BOX : WGMMA_ROWS;
-    const unsigned first = blockIdx.x * job.own_steps;
-    const unsigned count = min(job.own_steps, job.steps - first);
     const unsigned stages_at = async_address(wgmma_shared);
-    const unsigned full = stages_at + layout::BARRIERS, empty = full + 8 * layout::STAGES;
-
     product_let_next_start();
-    const auto fetch_codes = [&](unsigned step) {
-        const unsigned stage = step % layout::STAGES, barrier = full + 8 * stage;
-        const unsigned to = stages_at + stage * layout::STAGE_BYTES + layout::X_BYTES;
-        const unsigned column = (first + step) * layout::ROW_BYTES;
-        const unsigned row = blockIdx.y * rows;
-        barrier_expect(barrier, layout::STAGE_BYTES);
-        bulk_copy_box(to, &job.map[0], column, row, barrier);
-        bulk_copy_box(to + layout::BOX_BYTES, &job.map[1], column, row + rows - WGMMA_BOX, barrier);
-    };
-    const auto fetch_x = [&](unsigned step) {
-        const unsigned stage = step % layout::STAGES;
-        bulk_copy(stages_at + stage * layout::STAGE_BYTES,
-                  static_cast<const uint8_t *>(task.x) + (uint64_t)(first + step) * layout::X_BYTES,
-                  layout::X_BYTES, full + 8 * stage);
-    };
     if (threadIdx.x == 0) {
+        const unsigned full = stages_at + layout::BARRIERS, empty = full + 8 * layout::STAGES;
         for (unsigned i = 0; i < layout::STAGES; i++) {
             barrier_set(full + 8 * i, 1);
             barrier_set(empty + 8 * i, WGMMA_WARPS);
         }
         barrier_publish();
-        for (unsigned i = 0; i < layout::STAGES && i < count; i++) {
-            fetch_codes(i);
-        }
     }
-    const unsigned own_row = threadIdx.x / 32 * 8;
-    const wgmma_rows where =
-        wgmma_find<MODE>(w, task, blockIdx.y * rows + own_row + threadIdx.x % 32 / 4);
-    wgmma_group next_group = wgmma_load_group<MODE>(w, where, first);
-    product_wait();
     __syncthreads();
-    if (threadIdx.x == 0) {
-        for (unsigned i = 0; i < layout::STAGES && i < count; i++) {
-            fetch_x(i);
+    if (__shfl_sync(0xffffffffu, threadIdx.x / 128, 0) == WGMMA_WARPS / 4) {
+        warpgroup_keep<24>();
+        if (threadIdx.x == WGMMA_WARPS * 32) {
+            wgmma_fetch<layout>(job, stages_at);
         }
+    } else {
+        warpgroup_claim<112>();
+        wgmma_multiply<BITS, T, MODE, COLUMNS>(job, wgmma_shared);
     }
-
-    product_zero<BITS, T> zero[2][1];
-    zero[0][0].set(1u << (BITS - 1));
-    zero[1][0].set(1u << (BITS - 1));
-    const uint8_t *codes = wgmma_shared + layout::X_BYTES + own_row * layout::ROW_BYTES;
-    unsigned code[2][BITS], stage = 0, odd = 0;
-    float totals[COLUMNS][4] = {};
-    barrier_wait(full, 0);
-    wgmma_take<BITS>(code, codes);
-#pragma unroll 1
-    for (unsigned step = 0; step < count; step++) {
-        unsigned pair[2][16];
-        float scale[2], sums[COLUMNS][4];
-#pragma unroll
-        for (int h = 0; h < 2; h++) {
-            if (MODE == PRODUCT_GENERAL && w.zeros != nullptr) {
-                zero[h][0].set(next_group.zero[h]);
-            }
-            scale[h] = product_scale<MODE>(next_group.scale[h], w);
-            product_unpack<BITS, T, 1>(pair[h], code[h], zero[h]);
-        }
-        const bool is_last = step + 1 == count;
-        next_group = wgmma_load_group<MODE>(w, where, first + (is_last ? 0 : step + 1));
-        const unsigned here = stage;
-        const uint64_t b = wgmma_matrix<COLUMNS * 8>(stages_at + here * layout::STAGE_BYTES);
-        wgmma_fence();
-#pragma unroll
-        for (int k = 0; k < 8; k++) {
-            wgmma<T, COLUMNS>(sums, pair[0][2 * k], pair[1][2 * k], pair[0][2 * k + 1],
-                              pair[1][2 * k + 1], b + k * (COLUMNS * 16), k != 0);
-        }
-        wgmma_commit();
-        stage++;
-        if (stage == layout::STAGES) {
-            stage = 0;
-            odd ^= 1;
-        }
-        if (threadIdx.x == 0 && step >= WGMMA_LAG && step - WGMMA_LAG + layout::STAGES < count) {
-            const unsigned done = step - WGMMA_LAG;
-            barrier_wait(empty + 8 * (done % layout::STAGES), done / layout::STAGES % 2);
-            fetch_codes(done + layout::STAGES);
-            fetch_x(done + layout::STAGES);
-        }
-        __syncwarp();
-        if (!is_last) { /* the codes of the next step, while this one is multiplied */
-            barrier_wait(full + 8 * stage, odd);
-            wgmma_take<BITS>(code, codes + stage * layout::STAGE_BYTES);
-        }
-        wgmma_wait<0>();
-        if (threadIdx.x % 32 == 0) {
-            barrier_arrive(empty + 8 * here);
-        }
-#pragma unroll
-        for (int c = 0; c < COLUMNS; c++) {
-#pragma unroll
-            for (int k = 0; k < 4; k++) {
-                totals[c][k] = fmaf(scale[k / 2], sums[c][k], totals[c][k]);
-            }
-        }
-    }
-    wgmma_finish<COLUMNS>(reinterpret_cast<float *>(wgmma_shared), totals, job);
 #endif
 }
 

@@ -1,5 +1,6 @@
-/* Internal to kernels/cuda: the instructions of Hopper (sm_90a) that product_wgmma.h needs:
- * products of a warpgroup, copies of many bytes at once, and the barriers that count them. */
+/* Internal to kernels/cuda: the instructions of Hopper (sm_90a) that product_wgmma.h and
+ * product_cluster.h need: products of a warpgroup, copies of many bytes at once, and the barriers
+ * that count them. */
 #ifndef INGOT_CUDA_WGMMA_H
 #define INGOT_CUDA_WGMMA_H
 
@@ -8,6 +9,13 @@
 
 #include <cuda.h>
 #include <type_traits>
+
+/* The map of a matrix of packed codes, by boxes of a step of 128 columns of `rows` rows; what lies
+ * behind it reads as zero. */
+ingot_status wgmma_map(CUtensorMap *map, const ingot_weight_view *w, unsigned rows);
+/* The same of its scales of 16 bits, by boxes of `groups` groups of `rows` rows. */
+ingot_status wgmma_map_scales(CUtensorMap *map, const ingot_weight_view *w, unsigned groups,
+                              unsigned rows);
 
 /* Other targets compile the kernels without a body: the host chooses them for none. */
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
@@ -33,6 +41,16 @@ __device__ static inline void barrier_publish(void) {
 
 __device__ static inline void barrier_arrive(unsigned barrier) {
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+
+/* The same by one thread of a warp that is all there. */
+__device__ static inline void barrier_arrive_once(unsigned barrier) {
+    asm volatile("{\n"
+                 ".reg .pred chosen;\n"
+                 "elect.sync _|chosen, 0xffffffff;\n"
+                 "@chosen mbarrier.arrive.shared::cta.b64 _, [%0];\n"
+                 "}" ::"r"(barrier)
+                 : "memory");
 }
 
 /* Waits for the end of the phase whose number is odd or even. */
@@ -74,8 +92,27 @@ __device__ static inline void bulk_copy_box(unsigned to, const CUtensorMap *map,
                  : "memory");
 }
 
+/* ---- registers ---------------------------------------------------------------------------------
+ *
+ * Of the threads of a warpgroup, from here on; a multiple of 8. */
+
+template <int COUNT> __device__ static inline void warpgroup_keep(void) {
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(COUNT));
+}
+template <int COUNT> __device__ static inline void warpgroup_claim(void) {
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(COUNT));
+}
+
 /* ---- products of a warpgroup -------------------------------------------------------------------
  */
+
+/* Values that are in their registers from here on: not made between products. */
+__device__ static inline void wgmma_hold(unsigned (&v)[16]) {
+    asm volatile(""
+                 : "+r"(v[0]), "+r"(v[1]), "+r"(v[2]), "+r"(v[3]), "+r"(v[4]), "+r"(v[5]),
+                   "+r"(v[6]), "+r"(v[7]), "+r"(v[8]), "+r"(v[9]), "+r"(v[10]), "+r"(v[11]),
+                   "+r"(v[12]), "+r"(v[13]), "+r"(v[14]), "+r"(v[15]));
+}
 
 /* In front of the first product behind writes to its registers. */
 __device__ static inline void wgmma_fence(void) {
@@ -98,59 +135,57 @@ template <int N> __device__ static inline uint64_t wgmma_matrix(unsigned address
     return (uint64_t)(address >> 4 & 0x3fff) | LEADING >> 4 << 16 | STRIDE >> 4 << 32;
 }
 
+/* The same so many units of 16 bytes behind it: as an addition of 64 bits it would cost four. */
+__device__ static inline uint64_t wgmma_behind(uint64_t matrix, unsigned units) {
+    return (matrix & ~(uint64_t)0xffffffffu) | ((unsigned)matrix + units);
+}
+
 #define WGMMA_FOUR(d, c) "+f"(d[c][0]), "+f"(d[c][1]), "+f"(d[c][2]), "+f"(d[c][3])
 #define WGMMA_16(d)      WGMMA_FOUR(d, 0), WGMMA_FOUR(d, 1)
 #define WGMMA_32(d)      WGMMA_16(d), WGMMA_FOUR(d, 2), WGMMA_FOUR(d, 3)
 #define WGMMA_64(d)                                                                                \
     WGMMA_32(d), WGMMA_FOUR(d, 4), WGMMA_FOUR(d, 5), WGMMA_FOUR(d, 6), WGMMA_FOUR(d, 7)
-#define WGMMA_TEXT_16(type)                                                                        \
+#define WGMMA_TEXT(type, adds, columns, sums, inputs)                                              \
     "{\n"                                                                                          \
     ".reg .pred adds;\n"                                                                           \
-    "setp.ne.b32 adds, %13, 0;\n"                                                                  \
-    "wgmma.mma_async.sync.aligned.m64n16k16.f32." type "." type " {%0,%1,%2,%3,%4,%5,%6,%7}, "     \
-    "{%8,%9,%10,%11}, %12, adds, 1, 1, 0;\n"                                                       \
+    "setp.ne.b32 adds, " adds ", 0;\n"                                                             \
+    "wgmma.mma_async.sync.aligned.m64n" columns "k16.f32." type "." type " {" sums "}, " inputs    \
+    ", adds, 1, 1, 0;\n"                                                                           \
     "}"
-#define WGMMA_TEXT_32(type)                                                                        \
-    "{\n"                                                                                          \
-    ".reg .pred adds;\n"                                                                           \
-    "setp.ne.b32 adds, %21, 0;\n"                                                                  \
-    "wgmma.mma_async.sync.aligned.m64n32k16.f32." type "." type " {%0,%1,%2,%3,%4,%5,%6,%7,"       \
-    "%8,%9,%10,%11,%12,%13,%14,%15}, {%16,%17,%18,%19}, %20, adds, 1, 1, 0;\n"                     \
-    "}"
-#define WGMMA_TEXT_64(type)                                                                        \
-    "{\n"                                                                                          \
-    ".reg .pred adds;\n"                                                                           \
-    "setp.ne.b32 adds, %37, 0;\n"                                                                  \
-    "wgmma.mma_async.sync.aligned.m64n64k16.f32." type "." type " {%0,%1,%2,%3,%4,%5,%6,%7,"       \
-    "%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,"   \
-    "%31}, {%32,%33,%34,%35}, %36, adds, 1, 1, 0;\n"                                               \
-    "}"
+#define WGMMA_NAMES_16 "%0,%1,%2,%3,%4,%5,%6,%7"
+#define WGMMA_NAMES_32 WGMMA_NAMES_16 ",%8,%9,%10,%11,%12,%13,%14,%15"
+#define WGMMA_NAMES_64                                                                             \
+    WGMMA_NAMES_32 ",%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
 #define WGMMA_INPUTS(a0, a1, a2, a3, b, adds)                                                      \
     "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(b), "r"((int)(adds))
 
-/* sums[64][8 COLUMNS] = (adds ? sums : 0) + a[64][16] b[16][8 COLUMNS]; each of the four warps has
- * 16 rows, a lane's share of a and of sums is as in product_mma. */
+#define WGMMA_16_TEXT(type) WGMMA_TEXT(type, "%13", "16", WGMMA_NAMES_16, "{%8,%9,%10,%11}, %12")
+#define WGMMA_32_TEXT(type) WGMMA_TEXT(type, "%21", "32", WGMMA_NAMES_32, "{%16,%17,%18,%19}, %20")
+#define WGMMA_64_TEXT(type) WGMMA_TEXT(type, "%37", "64", WGMMA_NAMES_64, "{%32,%33,%34,%35}, %36")
+
+/* sums[64][8 COLUMNS] = (adds ? sums : 0) + a[64][16] b[16][8 COLUMNS]; each of the four warps
+ * has 16 rows, a lane's share of a and of sums is as in product_mma. */
 template <typename T, int COLUMNS>
 __device__ static inline void wgmma(float (&sums)[COLUMNS][4], unsigned a0, unsigned a1,
                                     unsigned a2, unsigned a3, uint64_t b, bool adds) {
     constexpr bool IS_HALF = std::is_same<T, __half>::value;
     static_assert(COLUMNS == 2 || COLUMNS == 4 || COLUMNS == 8, "");
     if constexpr (IS_HALF && COLUMNS == 2) {
-        asm volatile(WGMMA_TEXT_16("f16") : WGMMA_16(sums) : WGMMA_INPUTS(a0, a1, a2, a3, b, adds));
+        asm volatile(WGMMA_16_TEXT("f16") : WGMMA_16(sums) : WGMMA_INPUTS(a0, a1, a2, a3, b, adds));
     } else if constexpr (COLUMNS == 2) {
-        asm volatile(WGMMA_TEXT_16("bf16")
+        asm volatile(WGMMA_16_TEXT("bf16")
                      : WGMMA_16(sums)
                      : WGMMA_INPUTS(a0, a1, a2, a3, b, adds));
     } else if constexpr (IS_HALF && COLUMNS == 4) {
-        asm volatile(WGMMA_TEXT_32("f16") : WGMMA_32(sums) : WGMMA_INPUTS(a0, a1, a2, a3, b, adds));
-    } else if constexpr (IS_HALF) {
-        asm volatile(WGMMA_TEXT_64("f16") : WGMMA_64(sums) : WGMMA_INPUTS(a0, a1, a2, a3, b, adds));
+        asm volatile(WGMMA_32_TEXT("f16") : WGMMA_32(sums) : WGMMA_INPUTS(a0, a1, a2, a3, b, adds));
     } else if constexpr (COLUMNS == 4) {
-        asm volatile(WGMMA_TEXT_32("bf16")
+        asm volatile(WGMMA_32_TEXT("bf16")
                      : WGMMA_32(sums)
                      : WGMMA_INPUTS(a0, a1, a2, a3, b, adds));
+    } else if constexpr (IS_HALF) {
+        asm volatile(WGMMA_64_TEXT("f16") : WGMMA_64(sums) : WGMMA_INPUTS(a0, a1, a2, a3, b, adds));
     } else {
-        asm volatile(WGMMA_TEXT_64("bf16")
+        asm volatile(WGMMA_64_TEXT("bf16")
                      : WGMMA_64(sums)
                      : WGMMA_INPUTS(a0, a1, a2, a3, b, adds));
     }

@@ -380,8 +380,8 @@ static void test_many_tiles(void) {
     }
 }
 
-/* 9 to 64 rows, odd ones too, with groups that products of warpgroups take: tiles that end early,
- * more steps than stages, columns that clusters share, both matrices of a block. */
+/* 3 to 64 rows, odd ones too, with groups that products of warpgroups take: tiles that end early,
+ * more steps than stages, tiles that blocks share, both matrices of a block. */
 static void test_warpgroups(void) {
     static const unsigned widths[] = {3, 4, 8};
     static const uint64_t groups[] = {128, 256, 0};
@@ -396,6 +396,7 @@ static void test_warpgroups(void) {
         if (i % 4 == 0) { /* as most files are */
             c.zero_mode = INGOT_ZERO_SYMMETRIC;
             c.scale_dtype = INGOT_F16;
+            c.group = c.cols < 128 ? c.cols : 128;
         }
         check(&c);
     }
@@ -409,6 +410,27 @@ static void test_warpgroups(void) {
             c.zero_mode = INGOT_ZERO_SYMMETRIC;
             c.scale_dtype = c.dtype = INGOT_F16;
         }
+        check(&c);
+    }
+    for (unsigned i = 0; i < (is_brief ? 1u : 4u); i++) { /* more tiles than blocks */
+        product_case c = draw(i == 1 ? 4 : 8, 128, 17 + input_below(20));
+        c.rows = (is_brief ? 1000 : 34000) + input_below(5000);
+        c.cols = 128 * (1 + i);
+        c.group = 128;
+        c.has_up = i == 3;
+        c.has_activation = c.has_up || c.has_activation;
+        if (i < 2) {
+            c.zero_mode = INGOT_ZERO_SYMMETRIC;
+            c.scale_dtype = INGOT_F16;
+        }
+        check(&c);
+    }
+    for (unsigned i = 0; i < 2 && !is_brief; i++) { /* large ones, many tiles and few */
+        product_case c = draw(i == 0 ? 4 : 3, 128, i == 0 ? 9 : 3);
+        c.rows = i == 0 ? 17200 : 4300;
+        c.cols = i == 0 ? 4096 : 16384;
+        c.has_up = false;
+        c.group = 256;
         check(&c);
     }
 }

@@ -1,0 +1,128 @@
+/* cuda_product for 9 to 64 rows of x and small matrices on Hopper: the choice of a kernel of
+ * product_cluster.h. */
+#include "kernels/cuda/product_cluster.h"
+
+#include <cmath>
+
+#define CLUSTER_WORK (512u << 10) /* codes for a multiprocessor; more: product_wgmma.h */
+
+/* How a product is spread over the device. */
+typedef struct cluster_plan {
+    unsigned tiles, steps, parts, own_steps;
+} cluster_plan;
+
+/* Zeros where the device does not say. */
+void product_cluster_open(ingot_cuda *cuda) {
+    const auto kernel = product_cluster_kernel<4, __half, PRODUCT_PLAIN, 8>;
+    constexpr unsigned BYTES = cluster_layout<4, 8>::BYTES;
+    if (!INGOT_HAS_SM90A || cuda->major != 9 || cuda->minor != 0) {
+        return;
+    }
+    cudaError_t error =
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)BYTES);
+    for (unsigned parts = 1; parts <= CUDA_CLUSTER_PARTS; parts++) {
+        cudaLaunchAttribute attribute = {};
+        attribute.id = cudaLaunchAttributeClusterDimension;
+        attribute.val.clusterDim.x = parts;
+        attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
+        cudaLaunchConfig_t config = {};
+        config.gridDim = dim3(parts, 1);
+        config.blockDim = dim3(CLUSTER_THREADS);
+        config.dynamicSmemBytes = BYTES;
+        config.attrs = &attribute;
+        config.numAttrs = 1;
+        int count = 0;
+        if (error == cudaSuccess) {
+            error = cudaOccupancyMaxActiveClusters(&count, kernel, &config);
+        }
+        cuda->clusters[parts - 1] = error == cudaSuccess ? (unsigned short)count : 0;
+    }
+    (void)cudaGetLastError();
+}
+
+/* What takes least by a model of it, in steps of two blocks on a multiprocessor: one that is alone
+ * there takes a little more than half of it, the start and the end of a block are worth a few. */
+static cluster_plan plan_of(const ingot_cuda *cuda, const ingot_weight_view *w, bool has_up) {
+    float least = HUGE_VALF;
+    cluster_plan best = {};
+    best.steps = (unsigned)ingot_ceil_div(w->cols, PRODUCT_STEP);
+    best.tiles = (unsigned)ingot_ceil_div(w->rows, has_up ? CLUSTER_BOX : CLUSTER_ROWS);
+    for (unsigned parts = 1; parts <= CUDA_CLUSTER_PARTS; parts++) {
+        const unsigned together = cuda->clusters[parts - 1];
+        const unsigned own_steps = (best.steps + parts - 1) / parts;
+        if (together == 0 || (parts - 1) * own_steps >= best.steps) {
+            continue; /* every block has a step */
+        }
+        const unsigned turns = (best.tiles + together - 1) / together;
+        const float step =
+            (uint64_t)best.tiles * parts <= (uint64_t)cuda->multiprocessors ? 0.6f : 1.0f;
+        const float took = (float)turns * ((float)own_steps * step + 4.0f);
+        if (took < least) {
+            least = took;
+            best.parts = parts;
+            best.own_steps = own_steps;
+        }
+    }
+    return best;
+}
+
+bool product_cluster_can(const ingot_cuda *cuda, const ingot_weight_view *w) {
+    return cuda->clusters[0] != 0 && (w->bits == 3 || w->bits == 4) &&
+           w->rows * w->cols < CLUSTER_WORK * (uint64_t)cuda->multiprocessors;
+}
+
+static bool is_aligned(const void *pointer, uintptr_t bytes) {
+    return (reinterpret_cast<uintptr_t>(pointer) & (bytes - 1)) == 0;
+}
+
+/* See cluster_job. */
+static bool is_even(const product_task &task) {
+    const uintptr_t bytes = task.y_dtype == INGOT_F32 ? 16 : 8;
+    return task.w[0].rows % 4 == 0 && is_aligned(task.y, bytes) &&
+           is_aligned(task.residual, bytes) && is_aligned(task.bias[0], 16) &&
+           is_aligned(task.bias[1], 16);
+}
+
+template <int BITS, typename T, product_mode MODE, int COLUMNS>
+static ingot_status launch(const product_context *context, const product_task &task) {
+    typedef cluster_layout<BITS, COLUMNS> layout;
+    const cluster_plan plan = plan_of(context->cuda, &task.w[0], task.has_up);
+    cluster_job job = {};
+    INGOT_TRY(wgmma_map(&job.map[0], &task.w[0], CLUSTER_BOX));
+    INGOT_TRY(wgmma_map(&job.map[1], &task.w[task.has_up ? 1 : 0], CLUSTER_BOX));
+    job.task = task;
+    job.steps = plan.steps;
+    job.own_steps = plan.own_steps;
+    job.group_shift = (unsigned)product_group_shift(&task.w[0]);
+    job.is_even = is_even(task);
+    return product_launch(context, product_cluster_kernel<BITS, T, MODE, COLUMNS>,
+                          dim3(plan.parts, plan.tiles), CLUSTER_THREADS, layout::BYTES, plan.parts,
+                          job);
+}
+
+template <int BITS, typename T, product_mode MODE>
+static ingot_status launch_columns(const product_context *context, const product_task &task) {
+    return task.x_tile == 16   ? launch<BITS, T, MODE, 2>(context, task)
+           : task.x_tile == 32 ? launch<BITS, T, MODE, 4>(context, task)
+                               : launch<BITS, T, MODE, 8>(context, task);
+}
+
+template <int BITS, typename T>
+static ingot_status launch_type(const product_context *context, const product_task &task) {
+    if constexpr (BITS == 4) {
+        if (product_mode_of(&task) == PRODUCT_PLAIN) {
+            return launch_columns<BITS, T, PRODUCT_PLAIN>(context, task);
+        }
+    }
+    return launch_columns<BITS, T, PRODUCT_GENERAL>(context, task);
+}
+
+ingot_status product_cluster(const product_context *context, const product_task &task) {
+    const bool is_half = context->dtype == INGOT_F16;
+    if (task.w[0].bits == 3) {
+        return is_half ? launch_type<3, __half>(context, task)
+                       : launch_type<3, __nv_bfloat16>(context, task);
+    }
+    return is_half ? launch_type<4, __half>(context, task)
+                   : launch_type<4, __nv_bfloat16>(context, task);
+}

@@ -1,0 +1,400 @@
+/* Internal to kernels/cuda: 9 to 64 rows of x with a small matrix of packed weights on Hopper, by
+ * products of warpgroups (wgmma); product_wgmma.h has the large ones.
+ *
+ * A block has eight warps, two of them are on a multiprocessor.  A warp takes 16 rows of W, a step
+ * of 128 columns at a time: codes as the file has them from shared memory to registers, where they
+ * become the a of a product, exactly q - z.  b is x, in tiles (product_tile_at) that are as wgmma
+ * reads them.  One thread fetches a step for all: two boxes of codes and the tile of x are three
+ * instructions of the copy engine.  Barriers count bytes that came and warps that are done.
+ *
+ * Sums of a step are scaled to FP32 totals: groups are 128 columns or more.  Blocks of a cluster
+ * share the columns of few rows of W and add up through each other's shared memory, in the order
+ * of the columns. */
+#ifndef INGOT_CUDA_PRODUCT_CLUSTER_H
+#define INGOT_CUDA_PRODUCT_CLUSTER_H
+
+#include "kernels/cuda/product_load.h"
+#include "kernels/cuda/weights.h"
+#include "kernels/cuda/wgmma.h"
+
+#include <cooperative_groups.h>
+
+#define CLUSTER_WARPS   8
+#define CLUSTER_THREADS (CLUSTER_WARPS * 32)
+#define CLUSTER_ROWS    (CLUSTER_WARPS * 16)
+#define CLUSTER_BOX     (CLUSTER_ROWS / 2) /* rows of W, or of U, that are copied at once */
+#define CLUSTER_PITCH   (CLUSTER_ROWS + 4) /* of sums: columns two apart, other banks */
+#define CLUSTER_BYTES   (113u * 1024)      /* of shared memory for each of two blocks */
+#define CLUSTER_LAG     2 /* steps behind its own whose place a thread fills anew */
+
+typedef struct cluster_job {
+    CUtensorMap map[2]; /* codes of the upper and of the lower half of a block's rows */
+    product_task task;
+    unsigned steps;       /* of a row of W */
+    unsigned own_steps;   /* of a block; the last of a cluster may have fewer */
+    unsigned group_shift; /* log2 of the chunks of 32 in a group */
+    bool is_even;         /* rows in fours, everything about them aligned to that */
+} cluster_job;
+
+/* Shared memory: stages of a step each, x and then codes; the sums of all steps, [8
+ * COLUMNS][PITCH], take their place in the end. */
+template <int BITS, int COLUMNS> struct cluster_layout {
+    static constexpr unsigned X_BYTES = COLUMNS * 8 * PRODUCT_STEP_BYTES;
+    static constexpr unsigned ROW_BYTES = 16 * BITS, BOX_BYTES = CLUSTER_BOX * ROW_BYTES;
+    static constexpr unsigned STAGE_BYTES = X_BYTES + 2 * BOX_BYTES;
+    static constexpr unsigned MOST = CLUSTER_BYTES / (STAGE_BYTES + 16),
+                              STAGES = MOST < 8 ? MOST : 8;
+    static constexpr unsigned BARRIERS = STAGES * STAGE_BYTES; /* where they are */
+    static constexpr unsigned BYTES = BARRIERS + 16 * STAGES;
+    static_assert(STAGES > CLUSTER_LAG && COLUMNS * 8 * CLUSTER_PITCH * sizeof(float) <= BARRIERS,
+                  "");
+};
+
+#if INGOT_SM90A
+
+/* ---- the end ------------------------------------------------------------------------------------
+ */
+
+__device__ static inline void cluster_add_four(float (&v)[4], const void *from, ingot_dtype dtype) {
+    if (dtype == INGOT_F32) {
+        const float4 more = *static_cast<const float4 *>(from);
+        v[0] += more.x, v[1] += more.y, v[2] += more.z, v[3] += more.w;
+        return;
+    }
+    const uint2 more = *static_cast<const uint2 *>(from);
+    const float2 low = dtype == INGOT_F16 ? cuda_pair_floats<INGOT_F16>(more.x)
+                                          : cuda_pair_floats<INGOT_BF16>(more.x);
+    const float2 high = dtype == INGOT_F16 ? cuda_pair_floats<INGOT_F16>(more.y)
+                                           : cuda_pair_floats<INGOT_BF16>(more.y);
+    v[0] += low.x, v[1] += low.y, v[2] += high.x, v[3] += high.y;
+}
+
+/* product_store of rows row .. row + 3, where the job is even. */
+__device__ static inline void cluster_store_four(const product_task &task, uint64_t i, uint64_t row,
+                                                 float (&sum)[4], float (&up)[4]) {
+    const uint64_t at = i * task.w[0].rows + row;
+    if (task.addend[0] != nullptr) {
+        cluster_add_four(sum, task.addend[0] + at, INGOT_F32);
+    }
+    if (task.bias[0] != nullptr) {
+        cluster_add_four(sum, task.bias[0] + row, INGOT_F32);
+    }
+    if (task.activation >= 0) {
+#pragma unroll
+        for (int k = 0; k < 4; k++) {
+            sum[k] = product_activate(sum[k], task.activation);
+        }
+    }
+    if (task.has_up) {
+        if (task.addend[1] != nullptr) {
+            cluster_add_four(up, task.addend[1] + at, INGOT_F32);
+        }
+        if (task.bias[1] != nullptr) {
+            cluster_add_four(up, task.bias[1] + row, INGOT_F32);
+        }
+#pragma unroll
+        for (int k = 0; k < 4; k++) {
+            sum[k] *= up[k];
+        }
+    }
+    const bool is_float = task.y_dtype == INGOT_F32;
+    if (task.residual != nullptr) {
+        cluster_add_four(sum, static_cast<const uint8_t *>(task.residual) + at * (is_float ? 4 : 2),
+                         task.y_dtype);
+    }
+    if (is_float) {
+        *reinterpret_cast<float4 *>(static_cast<float *>(task.y) + at) =
+            make_float4(sum[0], sum[1], sum[2], sum[3]);
+        return;
+    }
+    uint2 out;
+    if (task.y_dtype == INGOT_F16) {
+        out = make_uint2(bits_of(__floats2half2_rn(sum[0], sum[1])),
+                         bits_of(__floats2half2_rn(sum[2], sum[3])));
+    } else {
+        out = make_uint2(bits_of(__floats2bfloat162_rn(sum[0], sum[1])),
+                         bits_of(__floats2bfloat162_rn(sum[2], sum[3])));
+    }
+    *reinterpret_cast<uint2 *>(static_cast<uint16_t *>(task.y) + at) = out;
+}
+
+__device__ static inline void cluster_read_four(float (&v)[4], const float *from) {
+    const float4 four = *reinterpret_cast<const float4 *>(from);
+    v[0] += four.x, v[1] += four.y, v[2] += four.z, v[3] += four.w;
+}
+
+/* Four rows of a column from the sums of `blocks` blocks, which where(block) gives, to y. */
+template <typename Where>
+__device__ static inline void cluster_put_four(const cluster_job &job, unsigned column,
+                                               uint64_t first, unsigned blocks,
+                                               const Where &where) {
+    const product_task &task = job.task;
+    float sum[4] = {}, up[4] = {};
+#pragma unroll 4
+    for (unsigned i = 0; i < blocks; i++) {
+        const float *from = where(i);
+        cluster_read_four(sum, from);
+        if (task.has_up) {
+            cluster_read_four(up, from + CLUSTER_BOX);
+        }
+    }
+    if (job.is_even) {
+        if (first < task.w[0].rows) {
+            cluster_store_four(task, column, first, sum, up);
+        }
+        return;
+    }
+#pragma unroll
+    for (unsigned k = 0; k < 4; k++) {
+        if (first + k < task.w[0].rows) {
+            product_store(task, column, first + k, sum[k], up[k],
+                          product_residual(task, column, first + k));
+        }
+    }
+}
+
+/* Sums of all warps to shared memory, then across the cluster, then to y.  Row h * BOX + warp * 8 +
+ * lane / 4 is row h of a lane. */
+template <int COLUMNS>
+__device__ static void cluster_finish(float *shared, const float (&totals)[COLUMNS][4],
+                                      const cluster_job &job) {
+    const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const product_task &task = job.task;
+    __syncthreads(); /* all stages are used up */
+#pragma unroll
+    for (int c = 0; c < COLUMNS; c++) {
+#pragma unroll
+        for (int k = 0; k < 4; k++) {
+            const unsigned column = c * 8 + lane % 4 * 2 + k % 2;
+            shared[column * CLUSTER_PITCH + k / 2 * CLUSTER_BOX + warp * 8 + lane / 4] =
+                totals[c][k];
+        }
+    }
+    const unsigned rows = task.has_up ? CLUSTER_BOX : CLUSTER_ROWS, m = (unsigned)task.m;
+    const uint64_t first = (uint64_t)blockIdx.y * rows;
+    const unsigned blocks = gridDim.x;
+    if (blocks == 1) {
+        __syncwarp();
+        const unsigned fours = rows / CLUSTER_BOX * 2; /* of a column, of this warp */
+#pragma unroll 1
+        for (unsigned at = lane; at < m * fours; at += 32) {
+            const unsigned row = at % fours / 2 * CLUSTER_BOX + warp * 8 + at % 2 * 4;
+            const float *sums = shared + at / fours * CLUSTER_PITCH + row;
+            cluster_put_four(job, at / fours, first + row, 1, [&](unsigned) { return sums; });
+        }
+        return;
+    }
+    const cooperative_groups::cluster_group cluster = cooperative_groups::this_cluster();
+    cluster.sync();
+#pragma unroll 1
+    for (unsigned at = blockIdx.x * CLUSTER_THREADS + threadIdx.x; at < m * (rows / 4);
+         at += blocks * CLUSTER_THREADS) {
+        const unsigned row = at % (rows / 4) * 4, column = at / (rows / 4);
+        const float *sums = shared + column * CLUSTER_PITCH + row;
+        cluster_put_four(job, column, first + row, blocks,
+                         [&](unsigned i) { return cluster.map_shared_rank(sums, i); });
+    }
+    /* nobody leaves while others read its memory; y need not be there */
+    asm volatile("barrier.cluster.arrive.relaxed.aligned;\n"
+                 "barrier.cluster.wait.aligned;" ::
+                     : "memory");
+}
+
+/* ---- inputs ------------------------------------------------------------------------------------
+ */
+
+/* A chunk of both rows of a lane; `codes` are those of the first row, the other is in the other
+ * box. */
+template <int BITS>
+__device__ static inline void cluster_take(unsigned (&out)[2][BITS], const uint8_t *codes) {
+    const unsigned lane = threadIdx.x % 32, quarter = lane % 4;
+#pragma unroll
+    for (unsigned h = 0; h < 2; h++) {
+        const uint8_t *row = codes + (lane / 4 + h * CLUSTER_BOX) * (16 * BITS);
+        if constexpr (BITS % 4 == 0) {
+#pragma unroll
+            for (unsigned i = 0; i < BITS / 4; i++) {
+                const uint4 v = reinterpret_cast<const uint4 *>(row)[quarter * (BITS / 4) + i];
+                out[h][4 * i] = v.x, out[h][4 * i + 1] = v.y;
+                out[h][4 * i + 2] = v.z, out[h][4 * i + 3] = v.w;
+            }
+        } else {
+#pragma unroll
+            for (unsigned i = 0; i < BITS; i++) {
+                out[h][i] = reinterpret_cast<const unsigned *>(row + quarter * 4 * BITS)[i];
+            }
+        }
+    }
+}
+
+/* Where a lane finds scales and zero points of its two rows. */
+typedef struct cluster_rows {
+    const uint8_t *scale[2], *zero[2];
+} cluster_rows;
+
+template <product_mode MODE>
+__device__ static inline cluster_rows cluster_find(const product_matrix &w,
+                                                   const product_task &task, unsigned row) {
+    cluster_rows out;
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        const bool is_up = h != 0 && task.has_up;
+        const unsigned own = min(h != 0 && !is_up ? row + CLUSTER_BOX : row, w.last_row);
+        const ingot_weight_view &view = task.w[is_up ? 1 : 0];
+        const uint64_t at = (uint64_t)own * w.groups;
+        out.scale[h] = static_cast<const uint8_t *>(view.scales) +
+                       (at << (MODE == PRODUCT_PLAIN ? 1 : w.scale_shift));
+        out.zero[h] = MODE == PRODUCT_GENERAL && w.zeros != nullptr ? view.zeros + at : nullptr;
+    }
+    return out;
+}
+
+/* Scale and zero point of both rows of a lane, as they are stored. */
+typedef struct cluster_group {
+    unsigned scale[2], zero[2];
+} cluster_group;
+
+template <product_mode MODE>
+__device__ static inline cluster_group cluster_load_group(const product_matrix &w,
+                                                          const cluster_rows &rows, unsigned step) {
+    const unsigned group = step * 4 >> w.group_shift;
+    cluster_group out;
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        if (MODE == PRODUCT_GENERAL && w.scale_shift == 2) {
+            out.scale[h] = __ldg(reinterpret_cast<const unsigned *>(rows.scale[h]) + group);
+        } else {
+            out.scale[h] = __ldg(reinterpret_cast<const unsigned short *>(rows.scale[h]) + group);
+        }
+        out.zero[h] = 0;
+        if (MODE == PRODUCT_GENERAL && w.zeros != nullptr) {
+            out.zero[h] = __ldg(rows.zero[h] + group);
+        }
+    }
+    return out;
+}
+
+#endif
+
+/* ---- the product -------------------------------------------------------------------------------
+ */
+
+template <int BITS, typename T, product_mode MODE, int COLUMNS>
+__global__
+__launch_bounds__(CLUSTER_THREADS,
+                  2) static void product_cluster_kernel(const __grid_constant__ cluster_job job) {
+#if INGOT_SM90A
+    typedef cluster_layout<BITS, COLUMNS> layout;
+    extern __shared__ __align__(1024) uint8_t cluster_shared[];
+    const product_task &task = job.task;
+    const product_matrix w = product_matrix_of(task, false, job.group_shift);
+    const unsigned rows = task.has_up ? CLUSTER_BOX : CLUSTER_ROWS;
+    const unsigned first = blockIdx.x * job.own_steps;
+    const unsigned count = min(job.own_steps, job.steps - first);
+    const unsigned stages_at = async_address(cluster_shared);
+    const unsigned full = stages_at + layout::BARRIERS, empty = full + 8 * layout::STAGES;
+
+    product_let_next_start();
+    const auto fetch_codes = [&](unsigned step) {
+        const unsigned stage = step % layout::STAGES, barrier = full + 8 * stage;
+        const unsigned to = stages_at + stage * layout::STAGE_BYTES + layout::X_BYTES;
+        const unsigned column = (first + step) * layout::ROW_BYTES;
+        const unsigned row = blockIdx.y * rows;
+        barrier_expect(barrier, layout::STAGE_BYTES);
+        bulk_copy_box(to, &job.map[0], column, row, barrier);
+        bulk_copy_box(to + layout::BOX_BYTES, &job.map[1], column, row + rows - CLUSTER_BOX,
+                      barrier);
+    };
+    const auto fetch_x = [&](unsigned step) {
+        const unsigned stage = step % layout::STAGES;
+        bulk_copy(stages_at + stage * layout::STAGE_BYTES,
+                  static_cast<const uint8_t *>(task.x) + (uint64_t)(first + step) * layout::X_BYTES,
+                  layout::X_BYTES, full + 8 * stage);
+    };
+    if (threadIdx.x == 0) {
+        for (unsigned i = 0; i < layout::STAGES; i++) {
+            barrier_set(full + 8 * i, 1);
+            barrier_set(empty + 8 * i, CLUSTER_WARPS);
+        }
+        barrier_publish();
+        for (unsigned i = 0; i < layout::STAGES && i < count; i++) {
+            fetch_codes(i);
+        }
+    }
+    const unsigned own_row = threadIdx.x / 32 * 8;
+    const cluster_rows where =
+        cluster_find<MODE>(w, task, blockIdx.y * rows + own_row + threadIdx.x % 32 / 4);
+    cluster_group next_group = cluster_load_group<MODE>(w, where, first);
+    product_wait();
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        for (unsigned i = 0; i < layout::STAGES && i < count; i++) {
+            fetch_x(i);
+        }
+    }
+
+    product_zero<BITS, T> zero[2][1];
+    zero[0][0].set(1u << (BITS - 1));
+    zero[1][0].set(1u << (BITS - 1));
+    const uint8_t *codes = cluster_shared + layout::X_BYTES + own_row * layout::ROW_BYTES;
+    unsigned code[2][BITS], stage = 0, odd = 0;
+    float totals[COLUMNS][4] = {};
+    barrier_wait(full, 0);
+    cluster_take<BITS>(code, codes);
+#pragma unroll 1
+    for (unsigned step = 0; step < count; step++) {
+        unsigned pair[2][16];
+        float scale[2], sums[COLUMNS][4];
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            if (MODE == PRODUCT_GENERAL && w.zeros != nullptr) {
+                zero[h][0].set(next_group.zero[h]);
+            }
+            scale[h] = product_scale<MODE>(next_group.scale[h], w);
+            product_unpack<BITS, T, 1>(pair[h], code[h], zero[h]);
+        }
+        const bool is_last = step + 1 == count;
+        next_group = cluster_load_group<MODE>(w, where, first + (is_last ? 0 : step + 1));
+        const unsigned here = stage;
+        const uint64_t b = wgmma_matrix<COLUMNS * 8>(stages_at + here * layout::STAGE_BYTES);
+        wgmma_fence();
+#pragma unroll
+        for (int k = 0; k < 8; k++) {
+            wgmma<T, COLUMNS>(sums, pair[0][2 * k], pair[1][2 * k], pair[0][2 * k + 1],
+                              pair[1][2 * k + 1], b + k * (COLUMNS * 16), k != 0);
+        }
+        wgmma_commit();
+        stage++;
+        if (stage == layout::STAGES) {
+            stage = 0;
+            odd ^= 1;
+        }
+        if (threadIdx.x == 0 && step >= CLUSTER_LAG &&
+            step - CLUSTER_LAG + layout::STAGES < count) {
+            const unsigned done = step - CLUSTER_LAG;
+            barrier_wait(empty + 8 * (done % layout::STAGES), done / layout::STAGES % 2);
+            fetch_codes(done + layout::STAGES);
+            fetch_x(done + layout::STAGES);
+        }
+        __syncwarp();
+        if (!is_last) { /* the codes of the next step, while this one is multiplied */
+            barrier_wait(full + 8 * stage, odd);
+            cluster_take<BITS>(code, codes + stage * layout::STAGE_BYTES);
+        }
+        wgmma_wait<0>();
+        if (threadIdx.x % 32 == 0) {
+            barrier_arrive(empty + 8 * here);
+        }
+#pragma unroll
+        for (int c = 0; c < COLUMNS; c++) {
+#pragma unroll
+            for (int k = 0; k < 4; k++) {
+                totals[c][k] = fmaf(scale[k / 2], sums[c][k], totals[c][k]);
+            }
+        }
+    }
+    cluster_finish<COLUMNS>(reinterpret_cast<float *>(cluster_shared), totals, job);
+#endif
+}
+
+#endif
