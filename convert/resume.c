@@ -14,9 +14,9 @@
 #include <unistd.h>
 
 #define PROFILE_STATE 2u
-/* Raised when the same options come to give other bytes (2: decision 0033, 3: 0040, 4 and 5: 0035),
- * so that no file is half of one recipe and half of another. */
-#define ARITHMETIC   5
+/* Raised when the same options come to give other bytes (2: decision 0033, 3: 0040, 4 and 5: 0035,
+ * 6: 0037), so that no file is half of one recipe and half of another. */
+#define ARITHMETIC   6
 #define KIND         "conversion-state"
 #define SUFFIX       ".resume"
 #define NAME_BYTES   32

@@ -1,6 +1,6 @@
 /* The order and the factor of H on the device (kernels/quantize.h, ingot_gptq_factor): one Cholesky
- * factorization in reverse order by cuSOLVER, in FP32 up a ladder of dampings and in FP64 at its
- * end. */
+ * factorization in reverse order (cholesky.cu), in FP32 up a ladder of dampings and in FP64 at
+ * its end. */
 #include "kernels/cuda/element.h"
 #include "kernels/cuda/forward.h"
 #include "kernels/cuda/quantize.h"
@@ -13,29 +13,23 @@ extern "C" {
 
 #define THREADS 256
 
-/* Lower triangle (row-major) of the damped H in the reversed order of the factor. */
+/* Lower triangle (row-major) of the damped H in the reversed order of the factor, zeros above. */
 template <typename T>
 __global__ static void reverse_kernel(T *l, const float *gram, const uint32_t *order, uint64_t n,
                                       double mean, double damping) {
     const uint64_t i = blockIdx.y;
     const uint64_t a = order[n - 1 - i];
-    for (uint64_t j = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; j <= i;
+    for (uint64_t j = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; j < n;
          j += (uint64_t)gridDim.x * blockDim.x) {
         const uint64_t b = order[n - 1 - j];
-        double value = (double)(a > b ? gram[a * n + b] : gram[b * n + a]);
+        double value = 0;
+        if (j <= i) {
+            value = (double)(a > b ? gram[a * n + b] : gram[b * n + a]);
+        }
         if (i == j) {
             value = ingot_gptq_damped(value > 0 ? value : mean, damping, mean);
         }
         l[i * n + j] = (T)value;
-    }
-}
-
-/* *is_bad = 1 when an element of the diagonal is not a positive finite number. */
-template <typename T>
-__global__ static void diagonal_check_kernel(int *is_bad, const T *l, uint64_t n) {
-    const uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x;
-    if (i < n && !(l[i * n + i] > (T)0 && isfinite((float)l[i * n + i]))) {
-        *is_bad = 1;
     }
 }
 
@@ -49,52 +43,6 @@ __global__ static void feedback_kernel(float *feedback, const T *l, uint64_t n) 
         const uint64_t c = n - 1 - j;
         feedback[k * n + j] = j > k ? (float)row[c] / (float)l[c * n + c] : 0.0f;
     }
-}
-
-/* Row-major lower is column-major upper: U^T U = L L^T. */
-static ingot_status potrf(const ingot_cuda *cuda, float *l, int n, int *info) {
-    ingot_cuda_buffer work(cuda);
-    int size = 0;
-    INGOT_TRY(ingot_cuda_solver_status(
-        cusolverDnSpotrf_bufferSize(cuda->solver, CUBLAS_FILL_MODE_UPPER, n, l, n, &size)));
-    INGOT_TRY(work.alloc((uint64_t)size, sizeof(float)));
-    return ingot_cuda_solver_status(cusolverDnSpotrf(cuda->solver, CUBLAS_FILL_MODE_UPPER, n, l, n,
-                                                     work.as<float>(), size, info));
-}
-
-static ingot_status potrf(const ingot_cuda *cuda, double *l, int n, int *info) {
-    ingot_cuda_buffer work(cuda);
-    int size = 0;
-    INGOT_TRY(ingot_cuda_solver_status(
-        cusolverDnDpotrf_bufferSize(cuda->solver, CUBLAS_FILL_MODE_UPPER, n, l, n, &size)));
-    INGOT_TRY(work.alloc((uint64_t)size, sizeof(double)));
-    return ingot_cuda_solver_status(cusolverDnDpotrf(cuda->solver, CUBLAS_FILL_MODE_UPPER, n, l, n,
-                                                     work.as<double>(), size, info));
-}
-
-template <typename T>
-static ingot_status cholesky(bool *is_done, const ingot_cuda *cuda, T *l, uint64_t n) {
-    ingot_cuda_buffer flags(cuda);
-    INGOT_TRY(flags.alloc(2, sizeof(int)));
-    int *info = flags.as<int>(), found[2];
-    INGOT_TRY(ingot_cuda_status(cudaMemsetAsync(info, 0, 2 * sizeof *info, cuda->stream)));
-    INGOT_TRY(potrf(cuda, l, (int)n, info));
-    diagonal_check_kernel<<<(unsigned)ingot_ceil_div(n, THREADS), THREADS, 0, cuda->stream>>>(
-        info + 1, l, n);
-    INGOT_TRY(ingot_cuda_launched());
-    INGOT_TRY(ingot_cuda_status(
-        cudaMemcpyAsync(found, info, sizeof found, cudaMemcpyDeviceToHost, cuda->stream)));
-    INGOT_TRY(ingot_cuda_status(cudaStreamSynchronize(cuda->stream)));
-    *is_done = found[0] == 0 && found[1] == 0;
-    return INGOT_OK;
-}
-
-ingot_status cuda_cholesky(bool *is_done, const ingot_cuda *cuda, float *l, uint64_t n) {
-    return cholesky(is_done, cuda, l, n);
-}
-
-ingot_status cuda_cholesky(bool *is_done, const ingot_cuda *cuda, double *l, uint64_t n) {
-    return cholesky(is_done, cuda, l, n);
 }
 
 /* One rung of the ladder: *is_done, and then the feedback is in place. */

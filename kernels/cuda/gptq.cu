@@ -2,9 +2,10 @@
  *
  * Targets of all columns are kept up to date ("right-looking"): when a group is done, its errors
  * times the feedback are added to the targets of later columns, at once for those within the next
- * 128 columns and by one SGEMM per 128 columns for the rest (FP32, no TF32: the targets decide the
- * codes).  Inside a group one warp takes a row, each lane up to four columns; a column's error goes
- * to the other lanes by shuffle and the feedback of the block lies in shared memory. */
+ * 128 columns and by one product per 128 columns for the rest, in TF32 (2^-12 of an update, which
+ * is about a step of the format, moves nothing but ties).  Inside a group one warp takes a row,
+ * each lane up to four columns; a column's error goes to the other lanes by shuffle and the
+ * feedback of the block lies in shared memory. */
 #include "kernels/cuda/element.h"
 #include "kernels/cuda/forward.h"
 #include "kernels/cuda/search.h"
@@ -21,7 +22,7 @@ typedef struct gptq_job {
     float *target;  /* [rows][n], in the order of the factor */
     float *search;  /* [rows][group]: error-updated weights of the group at hand */
     float *weight;  /* [rows][n], in the order of the factor */
-    float *error;   /* [rows][BLOCK], of the columns since the last update of all */
+    float *error;   /* [rows][BLOCK], of the columns since the last update of all, in TF32 */
     float *ordered; /* [n]: importance in the order of the factor */
     uint8_t *skip;  /* [rows][n], in the order of the factor; NULL: no outliers */
     float *kept;    /* [rows][n], column order: values of outliers; NULL likewise */
@@ -203,7 +204,7 @@ __global__ __launch_bounds__(WARPS * 32) void columns_kernel(const column_job jo
             if (col < job.count) {
                 const uint64_t to = row * job.n + job.order[job.at + col];
                 job.codes[to] = (uint8_t)code[k];
-                job.error[row * BLOCK + job.error_at + col] = error[k];
+                job.error[row * BLOCK + job.error_at + col] = rounded_to_tf32(error[k]);
                 if (is_kept[k] != 0) {
                     job.kept[to] = kept[k];
                 }
@@ -220,10 +221,11 @@ static ingot_status update(const ingot_cuda *cuda, const gptq_job *job, uint64_t
         return INGOT_OK;
     }
     /* row-major C += E A is column-major C^T += A^T E^T */
-    return ingot_cublas_status(
-        cublasSgemm(cuda->blas, CUBLAS_OP_N, CUBLAS_OP_N, (int)(end - first), (int)job->rows,
-                    (int)k, &one, job->factor->feedback + at * job->n + first, (int)job->n,
-                    job->error + error_at, BLOCK, &one, job->target + first, (int)job->n));
+    return ingot_cublas_status(cublasGemmEx(
+        cuda->blas, CUBLAS_OP_N, CUBLAS_OP_N, (int)(end - first), (int)job->rows, (int)k, &one,
+        job->factor->feedback + at * job->n + first, CUDA_R_32F, (int)job->n, job->error + error_at,
+        CUDA_R_32F, BLOCK, &one, job->target + first, CUDA_R_32F, (int)job->n,
+        CUBLAS_COMPUTE_32F_FAST_TF32, CUBLAS_GEMM_DEFAULT));
 }
 
 /* ---- the loop ---------------------------------------------------------------------------------

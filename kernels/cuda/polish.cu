@@ -1,8 +1,12 @@
 /* Polish of scales, zero points and codes on the device, in the form of kernels/polish.c: all rows
  * take a group together.  One warp takes a row, each lane up to four of at most 128 columns; H of
  * the block lies in shared memory.  What changed moves E H, at once of the columns nearby, later of
- * all, by products on tensor cores of factors that are sums of two values of TF32 each (22 bits:
- * as good as FP32, since it decides codes; the product of the two low parts is left out). */
+ * all, by products on tensor cores in TF32.
+ *
+ * Rounding to 11 bits is harmless here.  H is rounded once, for all that reads it, by less than the
+ * binary16 inputs that it is made of.  Errors and their changes, about a step of the format each,
+ * are rounded by 2^-12 of themselves: r is that of weights 1e-4 of a step from those at hand, which
+ * moves nothing but ties, and those by as little. */
 #include "kernels/cuda/element.h"
 #include "kernels/cuda/forward.h"
 #include "kernels/cuda/search.h"
@@ -17,28 +21,21 @@ typedef struct polish_job {
     uint8_t *codes; /* [rows][n] */
     float *scales;
     uint8_t *zeros;
-    const uint64_t *row_ptr;      /* of outliers; NULL: none */
-    const uint8_t *skip;          /* [rows][n], nonzero: an outlier; NULL: none */
-    const float *gram, *gram_low; /* [n][n], damped: the sum of both */
-    const float *group_sum;       /* [n]: gram summed over the columns of the own group; NULL: zero
-                                     points are not stored */
-    const double *group_total;    /* [groups] */
-    float *r;                     /* [rows][n]: E H */
-    float *steps, *product;       /* [rows][group]: c and c H_gg */
-    float *change, *change_low;   /* [rows][span]: of stored values, from column span_at on */
+    const uint64_t *row_ptr;   /* of outliers; NULL: none */
+    const uint8_t *skip;       /* [rows][n], nonzero: an outlier; NULL: none */
+    const float *gram;         /* [n][n], damped, in TF32 */
+    const float *group_sum;    /* [n]: gram summed over the columns of the own group; NULL: zero
+                                  points are not stored */
+    const double *group_total; /* [groups] */
+    float *r;                  /* [rows][n]: E H */
+    float *steps, *product;    /* [rows][group]: c and c H_gg */
+    float *change;             /* [rows][span]: of stored values, from column span_at on; TF32 */
     uint64_t rows, n, group_size, groups, group;
     uint64_t at, count;               /* columns at hand */
     uint64_t span, span_at, span_end; /* of them are the last ones of which r knows */
     unsigned bits;
     ingot_dtype scale_dtype;
 } polish_job;
-
-/* A value as the sum of two of TF32. */
-__device__ static void store_split(float *high, float *low, uint64_t at, float value) {
-    const float own = rounded_to_tf32(value);
-    high[at] = own;
-    low[at] = rounded_to_tf32(value - own);
-}
 
 __device__ static double warp_sum(double x) {
     for (int lane = 16; lane > 0; lane /= 2) {
@@ -121,8 +118,7 @@ __global__ __launch_bounds__(THREADS) static void refit_kernel(const polish_job 
     }
     for (uint64_t i = lane; i < job.count; i += 32) {
         const float now = scale * (c[i] - (float)(zero - old_zero));
-        store_split(job.change, job.change_low, row * job.span + job.at - job.span_at + i,
-                    now - old * c[i]);
+        job.change[row * job.span + job.at - job.span_at + i] = rounded_to_tf32(now - old * c[i]);
     }
     if (lane == 0) {
         job.scales[place] = scale;
@@ -138,7 +134,7 @@ __global__ __launch_bounds__(WARPS * 32) void descend_kernel(const polish_job jo
     for (int i = threadIdx.x; i < count * BLOCK; i += blockDim.x) {
         const int row = i / BLOCK, col = i % BLOCK;
         const uint64_t from = (job.at + row) * job.n + job.at + col;
-        block[i] = col < count ? job.gram[from] + job.gram_low[from] : 0.0f;
+        block[i] = col < count ? job.gram[from] : 0.0f;
     }
     __syncthreads();
     const float top = (float)((1u << job.bits) - 1);
@@ -217,8 +213,8 @@ __global__ __launch_bounds__(WARPS * 32) void descend_kernel(const polish_job jo
             const int col = k * 32 + lane;
             if (col < count) {
                 job.codes[row * job.n + job.at + col] = (uint8_t)(c[k] + zero);
-                store_split(job.change, job.change_low, row * job.span + job.at - job.span_at + col,
-                            scale * c[k] - old[k]);
+                job.change[row * job.span + job.at - job.span_at + col] =
+                    rounded_to_tf32(scale * c[k] - old[k]);
             }
         }
         if (IS_GROUP && lane == 0) {
@@ -231,52 +227,24 @@ __global__ __launch_bounds__(WARPS * 32) void descend_kernel(const polish_job jo
 /* ---- the rounds -------------------------------------------------------------------------------
  */
 
-/* A matrix as the sum of two of TF32; low NULL: high is all of it. */
-typedef struct split {
-    const float *high, *low;
-    uint64_t stride;
-} split;
-
-static ingot_status multiply_tf32(const ingot_cuda *cuda, float *c, uint64_t c_stride, float alpha,
-                                  const float *a, uint64_t a_stride, const float *b,
-                                  uint64_t b_stride, uint64_t rows, uint64_t k, uint64_t n,
-                                  float beta) {
+/* c[rows][n] = beta c + alpha a[rows][k] b[k][n], row-major, a and b in TF32 */
+static ingot_status multiply(const ingot_cuda *cuda, float *c, uint64_t c_stride, float alpha,
+                             const float *a, uint64_t a_stride, const float *b, uint64_t b_stride,
+                             uint64_t rows, uint64_t k, uint64_t n, float beta) {
     return ingot_cublas_status(
         cublasGemmEx(cuda->blas, CUBLAS_OP_N, CUBLAS_OP_N, (int)n, (int)rows, (int)k, &alpha, b,
                      CUDA_R_32F, (int)b_stride, a, CUDA_R_32F, (int)a_stride, &beta, c, CUDA_R_32F,
                      (int)c_stride, CUBLAS_COMPUTE_32F_FAST_TF32, CUBLAS_GEMM_DEFAULT));
 }
 
-/* c[rows][n] = beta c + alpha a[rows][k] b[k][n], row-major; the smallest terms first */
-static ingot_status multiply(const ingot_cuda *cuda, float *c, uint64_t c_stride, float alpha,
-                             const split &a, const split &b, uint64_t rows, uint64_t k, uint64_t n,
-                             float beta) {
-    INGOT_TRY(multiply_tf32(cuda, c, c_stride, alpha, a.high, a.stride, b.low, b.stride, rows, k, n,
-                            beta));
-    if (a.low != nullptr) {
-        INGOT_TRY(multiply_tf32(cuda, c, c_stride, alpha, a.low, a.stride, b.high, b.stride, rows,
-                                k, n, 1.0f));
-    }
-    return multiply_tf32(cuda, c, c_stride, alpha, a.high, a.stride, b.high, b.stride, rows, k, n,
-                         1.0f);
-}
-
-/* Rows and columns of H from (row, col) on. */
-static split gram_at(const polish_job *job, uint64_t row, uint64_t col) {
-    const uint64_t at = row * job->n + col;
-    return {job->gram + at, job->gram_low + at, job->n};
-}
-
 /* r[first .. end-1] -= change H of columns at .. at+count-1 */
 static ingot_status move(const ingot_cuda *cuda, const polish_job *job, uint64_t at, uint64_t count,
                          uint64_t first, uint64_t end) {
-    if (first >= end) {
-        return INGOT_OK;
-    }
-    const uint64_t from = at - job->span_at;
-    const split change = {job->change + from, job->change_low + from, job->span};
-    return multiply(cuda, job->r + first, job->n, -1.0f, change, gram_at(job, at, first), job->rows,
-                    count, end - first, 1.0f);
+    return first >= end
+               ? INGOT_OK
+               : multiply(cuda, job->r + first, job->n, -1.0f, job->change + (at - job->span_at),
+                          job->span, job->gram + at * job->n + first, job->n, job->rows, count,
+                          end - first, 1.0f);
 }
 
 static ingot_status descend(const ingot_cuda *cuda, const polish_job *job, bool is_group) {
@@ -299,9 +267,9 @@ static ingot_status take_group(const ingot_cuda *cuda, polish_job job, uint64_t 
     steps_kernel<<<cuda_blocks(cuda, job.rows * job.count, THREADS), THREADS, 0, cuda->stream>>>(
         job);
     INGOT_TRY(ingot_cuda_launched());
-    const split steps = {job.steps, nullptr, job.group_size}; /* integers */
-    INGOT_TRY(multiply(cuda, job.product, job.group_size, 1.0f, steps,
-                       gram_at(&job, job.at, job.at), job.rows, job.count, job.count, 0.0f));
+    INGOT_TRY(multiply(cuda, job.product, job.group_size, 1.0f, job.steps, job.group_size,
+                       job.gram + job.at * job.n + job.at, job.n, job.rows, job.count, job.count,
+                       0.0f));
     if (job.count <= BLOCK) {
         return descend(cuda, &job, true);
     }
@@ -370,11 +338,11 @@ __global__ static void group_total_kernel(double *group_total, const float *grou
     }
 }
 
-/* high + low = w - high, or high where there is no w */
-__global__ static void split_kernel(float *high, float *low, const float *w, uint64_t count) {
+/* x = w - x, or x where there is no w, in TF32 */
+__global__ static void round_kernel(float *x, const float *w, uint64_t count) {
     const uint64_t step = (uint64_t)gridDim.x * blockDim.x;
     for (uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += step) {
-        store_split(high, low, i, w != nullptr ? w[i] - high[i] : high[i]);
+        x[i] = rounded_to_tf32(w != nullptr ? w[i] - x[i] : x[i]);
     }
 }
 
@@ -390,37 +358,32 @@ static ingot_status sum_groups(const ingot_cuda *cuda, polish_job *job, const fl
     return ingot_cuda_launched();
 }
 
-/* gram + low = H of the job with its damping; sums NULL: zero points are not stored. */
-static ingot_status prepare(const ingot_cuda *cuda, polish_job *job, float *gram, float *low,
-                            float *sums, double *totals, const float *importance) {
+/* gram = H of the job with its damping; sums NULL: zero points are not stored. */
+static ingot_status prepare(const ingot_cuda *cuda, polish_job *job, float *gram, float *sums,
+                            double *totals, const float *importance) {
     const uint64_t n = job->n;
     damp_kernel<<<(unsigned)ingot_ceil_div(n, THREADS), THREADS, 0, cuda->stream>>>(gram,
                                                                                     importance, n);
     INGOT_TRY(ingot_cuda_launched());
-    if (sums != nullptr) {
-        INGOT_TRY(sum_groups(cuda, job, gram, sums, totals));
-    }
-    split_kernel<<<cuda_blocks(cuda, n * n, THREADS), THREADS, 0, cuda->stream>>>(gram, low,
-                                                                                  nullptr, n * n);
+    round_kernel<<<cuda_blocks(cuda, n * n, THREADS), THREADS, 0, cuda->stream>>>(gram, nullptr,
+                                                                                  n * n);
+    INGOT_TRY(ingot_cuda_launched());
     job->gram = gram;
-    job->gram_low = low;
-    return ingot_cuda_launched();
+    return sums != nullptr ? sum_groups(cuda, job, gram, sums, totals) : INGOT_OK;
 }
 
 /* r = E H */
 static ingot_status begin(ingot_cuda *cuda, const polish_job *job, const ingot_quantized *q,
                           const float *w) {
     const uint64_t count = job->rows * job->n;
-    ingot_cuda_buffer high(cuda), low(cuda);
-    INGOT_TRY(high.alloc(count, sizeof(float)));
-    INGOT_TRY(low.alloc(count, sizeof(float)));
-    INGOT_TRY(cuda_quantized_values(cuda, high.as<float>(), q));
-    split_kernel<<<cuda_blocks(cuda, count, THREADS), THREADS, 0, cuda->stream>>>(
-        high.as<float>(), low.as<float>(), w, count);
+    ingot_cuda_buffer errors(cuda);
+    INGOT_TRY(errors.alloc(count, sizeof(float)));
+    float *e = errors.as<float>();
+    INGOT_TRY(cuda_quantized_values(cuda, e, q));
+    round_kernel<<<cuda_blocks(cuda, count, THREADS), THREADS, 0, cuda->stream>>>(e, w, count);
     INGOT_TRY(ingot_cuda_launched());
-    const split e = {high.as<float>(), low.as<float>(), job->n};
-    return multiply(cuda, job->r, job->n, 1.0f, e, gram_at(job, 0, 0), job->rows, job->n, job->n,
-                    0.0f);
+    return multiply(cuda, job->r, job->n, 1.0f, e, job->n, job->gram, job->n, job->rows, job->n,
+                    job->n, 0.0f);
 }
 
 static ingot_status allow_shared_memory(void) {
@@ -443,15 +406,14 @@ ingot_status cuda_polish(void *context, ingot_quantized *q, const float *w, cons
         return INGOT_ERR_UNSUPPORTED;
     }
     polish_job job = {};
-    ingot_cuda_buffer damped(cuda), low(cuda), r(cuda), steps(cuda), product(cuda), change(cuda);
+    ingot_cuda_buffer damped(cuda), r(cuda), steps(cuda), product(cuda), change(cuda);
     ingot_cuda_buffer sums(cuda), totals(cuda), skip(cuda);
     INGOT_TRY(damped.alloc(n, n * sizeof(float)));
-    INGOT_TRY(low.alloc(n, n * sizeof(float)));
     INGOT_TRY(r.alloc(rows, n * sizeof(float)));
     INGOT_TRY(steps.alloc(rows, group * sizeof(float)));
     INGOT_TRY(product.alloc(rows, group * sizeof(float)));
     job.span = ingot_max_u64(SPAN / group, 1) * group;
-    INGOT_TRY(change.alloc(rows, 2 * job.span * sizeof(float)));
+    INGOT_TRY(change.alloc(rows, job.span * sizeof(float)));
     INGOT_TRY(sums.alloc(n, sizeof(float)));
     INGOT_TRY(totals.alloc(q->groups, sizeof(double)));
     job.codes = q->codes;
@@ -461,7 +423,6 @@ ingot_status cuda_polish(void *context, ingot_quantized *q, const float *w, cons
     job.steps = steps.as<float>();
     job.product = product.as<float>();
     job.change = change.as<float>();
-    job.change_low = job.change + rows * job.span;
     job.rows = rows;
     job.n = n;
     job.group_size = group;
@@ -478,8 +439,8 @@ ingot_status cuda_polish(void *context, ingot_quantized *q, const float *w, cons
     INGOT_TRY(ingot_cuda_status(cudaMemcpyAsync(damped.as<float>(), gram, n * n * sizeof(float),
                                                 cudaMemcpyDeviceToDevice, cuda->stream)));
     const bool is_free = q->format.zero_mode == INGOT_ZERO_STORED;
-    INGOT_TRY(prepare(cuda, &job, damped.as<float>(), low.as<float>(),
-                      is_free ? sums.as<float>() : nullptr, totals.as<double>(), importance));
+    INGOT_TRY(prepare(cuda, &job, damped.as<float>(), is_free ? sums.as<float>() : nullptr,
+                      totals.as<double>(), importance));
     INGOT_TRY(begin(cuda, &job, q, w));
     for (unsigned round = 0; round < rounds; round++) {
         for (uint64_t at = 0; at < n; at += job.span) {

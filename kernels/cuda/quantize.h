@@ -31,10 +31,16 @@ ingot_status cuda_search(void *context, ingot_quantized *q, const float *w, cons
 ingot_status cuda_factorize(void *context, ingot_gptq_factor *out, const float *gram, uint64_t cols,
                             uint64_t group, ingot_arena *arena, ingot_arena *scratch);
 
-/* Row-major lower triangle l of H becomes its factor, H = L L^T; false when H is not positive
- * definite.  Waits for the device. */
+/* cholesky.cu: row-major lower triangle l[n][n] of H becomes its factor, H = L L^T; false when H is
+ * not positive definite.  What lies above the diagonal is overwritten and means nothing.  n^2 fits
+ * an int.  Waits for the device. */
 ingot_status cuda_cholesky(bool *is_done, const ingot_cuda *cuda, float *l, uint64_t n);
 ingot_status cuda_cholesky(bool *is_done, const ingot_cuda *cuda, double *l, uint64_t n);
+/* x[rows][n] becomes x H^-1, by that factor. */
+ingot_status cuda_substitute(const ingot_cuda *cuda, float *x, const float *l, uint64_t rows,
+                             uint64_t n);
+ingot_status cuda_substitute(const ingot_cuda *cuda, float *x, const double *l, uint64_t rows,
+                             uint64_t n);
 
 /* refine.cu */
 ingot_status cuda_multiply_add(void *context, float *out, float share, const float *a,

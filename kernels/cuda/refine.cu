@@ -37,14 +37,14 @@ ingot_status cuda_multiply_add(void *context, float *out, float share, const flo
 /* ---- solving ----------------------------------------------------------------------------------
  */
 
-/* Lower triangle (row-major) of the damped H. */
+/* Lower triangle (row-major) of the damped H, zeros above. */
 template <typename T>
 __global__ static void damped_kernel(T *l, const float *gram, uint64_t n, double mean,
                                      double damping) {
     const uint64_t i = blockIdx.y;
-    for (uint64_t j = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; j <= i;
+    for (uint64_t j = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; j < n;
          j += (uint64_t)gridDim.x * blockDim.x) {
-        double value = (double)gram[i * n + j];
+        double value = j <= i ? (double)gram[i * n + j] : 0;
         if (i == j) {
             value = ingot_gptq_damped(value > 0 ? value : mean, damping, mean);
         }
@@ -52,46 +52,16 @@ __global__ static void damped_kernel(T *l, const float *gram, uint64_t n, double
     }
 }
 
-template <typename A, typename B>
-__global__ static void convert_kernel(A *out, const B *in, uint64_t count) {
-    const uint64_t step = (uint64_t)gridDim.x * blockDim.x;
-    for (uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += step) {
-        out[i] = (A)in[i];
-    }
-}
-
-/* Row-major X H^-1 is column-major H^-1 X^T; the lower triangle is column-major upper. */
-static ingot_status substitute(const ingot_cuda *cuda, float *x, const float *l, uint64_t rows,
-                               uint64_t n, int *info) {
-    return ingot_cuda_solver_status(cusolverDnSpotrs(cuda->solver, CUBLAS_FILL_MODE_UPPER, (int)n,
-                                                     (int)rows, l, (int)n, x, (int)n, info));
-}
-
-static ingot_status substitute(const ingot_cuda *cuda, float *x, const double *l, uint64_t rows,
-                               uint64_t n, int *info) {
-    const unsigned blocks = cuda_blocks(cuda, rows * n, THREADS);
-    ingot_cuda_buffer wide(cuda);
-    INGOT_TRY(wide.alloc(rows * n, sizeof(double)));
-    convert_kernel<<<blocks, THREADS, 0, cuda->stream>>>(wide.as<double>(), x, rows * n);
-    INGOT_TRY(ingot_cuda_launched());
-    INGOT_TRY(ingot_cuda_solver_status(cusolverDnDpotrs(cuda->solver, CUBLAS_FILL_MODE_UPPER,
-                                                        (int)n, (int)rows, l, (int)n,
-                                                        wide.as<double>(), (int)n, info)));
-    convert_kernel<<<blocks, THREADS, 0, cuda->stream>>>(x, wide.as<double>(), rows * n);
-    return ingot_cuda_launched();
-}
-
 template <typename T>
 static ingot_status try_solve(bool *is_done, const ingot_cuda *cuda, float *x, uint64_t rows,
                               const float *gram, uint64_t n, double mean, double damping) {
-    ingot_cuda_buffer lower(cuda), info(cuda);
+    ingot_cuda_buffer lower(cuda);
     INGOT_TRY(lower.alloc(n, n * sizeof(T)));
-    INGOT_TRY(info.alloc(1, sizeof(int)));
     const dim3 grid((unsigned)ingot_min_u64(ingot_ceil_div(n, THREADS), 64), (unsigned)n);
     damped_kernel<<<grid, THREADS, 0, cuda->stream>>>(lower.as<T>(), gram, n, mean, damping);
     INGOT_TRY(ingot_cuda_launched());
     INGOT_TRY(cuda_cholesky(is_done, cuda, lower.as<T>(), n));
-    return *is_done ? substitute(cuda, x, lower.as<T>(), rows, n, info.as<int>()) : INGOT_OK;
+    return *is_done ? cuda_substitute(cuda, x, lower.as<T>(), rows, n) : INGOT_OK;
 }
 
 static ingot_status solve(ingot_cuda *cuda, float *x, unsigned *damping_step, uint64_t rows,

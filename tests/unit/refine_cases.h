@@ -216,6 +216,39 @@ static inline void refine_solve(const ingot_backend *backend, double epsilon) {
     refine_end(&c);
 }
 
+/* Several blocks on the diagonal, the last of them short: the residual beside the sum of its terms'
+ * magnitudes: 4e-7 in FP32, 1e-5 where a factor is rounded to 11 bits somewhere. */
+static inline void refine_solve_large(const ingot_backend *backend) {
+    const uint64_t n = 1300, rows = 24;
+    refine_case c = refine_begin(backend, 0);
+    const float *gram = random_gram(c.host, n, 80), *x = refine_random(&c, rows * n);
+    float *device = refine_put(&c, x, rows * n * sizeof *x);
+    double mean = 0, worst = 0;
+    unsigned step = 7;
+    CU_ASSERT(backend->ops->gram_solve(backend->context, device, &step, rows,
+                                       refine_put(&c, gram, n * n * sizeof *gram), n,
+                                       c.device) == INGOT_OK);
+    CU_ASSERT(step == 0);
+    const float *got = refine_get(&c, device, rows * n * sizeof *got);
+    for (uint64_t j = 0; j < n; j++) {
+        mean += (double)gram[j * n + j] / (double)n;
+    }
+    for (uint64_t i = 0; i < rows * n; i++) {
+        const uint64_t j = i % n;
+        double value = -(double)x[i], size = fabs((double)x[i]);
+        for (uint64_t k = 0; k < n; k++) {
+            const double h = (double)gram[k * n + j];
+            const double term =
+                (double)got[i / n * n + k] * (k == j ? damped_reference(h, 0.01, mean) : h);
+            value += term;
+            size += fabs(term);
+        }
+        worst = fabs(value) <= worst * size ? worst : fabs(value) / size; /* NaN is the worst */
+    }
+    CU_ASSERT(worst <= 2e-6);
+    refine_end(&c);
+}
+
 /* ---- polish --------------------------------------------------------------------------------- */
 
 /* Loss of one row under the damped H. */
@@ -386,7 +419,12 @@ static inline ingot_quantized polish_copy(const refine_case *c, const ingot_quan
     return copy;
 }
 
-static inline void polish_one(const ingot_backend *backend, const polish_shape *s) {
+/* is_rounded: r is known to 2^-12 of a step.  Ties then fall the other way, and a row that takes
+ * another way ends at another minimum, better or worse by up to some percent: the sum over rows is
+ * held to four times what such differences of independent rows add up to, and to bounds that three
+ * times the largest of 12 runs with weights moved by 2^-11 of a step stay within. */
+static inline void polish_one(const ingot_backend *backend, const polish_shape *s,
+                              bool is_rounded) {
     refine_case c = refine_begin(backend, 0);
     const uint64_t n = s->cols;
     const ingot_quant_format format = {.bits = s->bits,
@@ -395,7 +433,7 @@ static inline void polish_one(const ingot_backend *backend, const polish_shape *
                                        .scale_dtype = s->scale_dtype};
     const float *w = random_weights(c.host, s->rows * n), *gram = random_gram(c.host, n, 2 * n + 9);
     float *importance = refine_host(&c, n * sizeof *importance);
-    double mean = 0, before = 0, after = 0, slow_after = 0;
+    double mean = 0, before = 0, after = 0, slow_after = 0, squares = 0;
     ingot_quantized q = new_quantized(s->rows, n, format, c.host);
     for (uint64_t j = 0; j < n; j++) {
         mean += (double)gram[j * n + j] / (double)n;
@@ -425,7 +463,9 @@ static inline void polish_one(const ingot_backend *backend, const polish_shape *
         CU_ASSERT(last <= first * (1 + 1e-6)); /* every row's loss falls or stays */
         before += first;
         after += last;
-        slow_after += polish_loss(w, &slow, gram, importance, r);
+        const double slow_last = polish_loss(w, &slow, gram, importance, r);
+        slow_after += slow_last;
+        squares += (last - slow_last) * (last - slow_last);
         for (uint64_t j = 0; j < n; j++) {
             const unsigned zero = got.zeros[r * q.groups + j / s->group];
             CU_ASSERT(got.codes[r * n + j] < 1u << s->bits);
@@ -437,13 +477,16 @@ static inline void polish_one(const ingot_backend *backend, const polish_shape *
         const uint64_t g = i / n * q.groups + i % n / s->group;
         same += got.codes[i] - got.zeros[g] == slow.codes[i] - slow.zeros[g];
     }
-    CU_ASSERT(fabs(after - slow_after) <= 2e-3 * slow_after);
-    CU_ASSERT((double)same >= 0.98 * (double)(s->rows * n));
+    const double apart = fabs(after - slow_after), alike = (double)same / (double)(s->rows * n);
+    const double few = 1 / sqrt((double)s->rows);
+    CU_ASSERT(apart <= 2e-3 * slow_after + (is_rounded ? 4 * sqrt(squares) : 0));
+    CU_ASSERT(apart <= (is_rounded ? 0.1 * few : 2e-3) * slow_after);
+    CU_ASSERT(alike >= 1 - (is_rounded ? 0.2 * few : 0.02));
     CU_ASSERT(s->cols < 16 || after < before);
     refine_end(&c);
 }
 
-static inline void refine_polish(const ingot_backend *backend) {
+static inline void refine_polish(const ingot_backend *backend, bool is_rounded) {
     static const polish_shape shapes[] = {
         {1, 1, 1, 4, 1, INGOT_ZERO_SYMMETRIC, INGOT_F16, 0},
         {66, 33, 32, 4, 2, INGOT_ZERO_SYMMETRIC, INGOT_F16, 0},
@@ -458,7 +501,11 @@ static inline void refine_polish(const ingot_backend *backend) {
         {2, 550, 96, 3, 1, INGOT_ZERO_STORED, INGOT_F16, 9},
     };
     for (unsigned s = 0; s < sizeof shapes / sizeof shapes[0]; s++) {
-        polish_one(backend, &shapes[s]);
+        polish_one(backend, &shapes[s], is_rounded);
+    }
+    if (is_rounded) { /* more than a span of cuda/polish.cu; slow */
+        const polish_shape wide = {2, 1100, 128, 4, 2, INGOT_ZERO_SYMMETRIC, INGOT_F16, 0};
+        polish_one(backend, &wide, true);
     }
 }
 

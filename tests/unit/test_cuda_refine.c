@@ -16,14 +16,21 @@ static void solve(void) {
     refine_solve(&cuda, 0);
 }
 
+static void solve_large(void) {
+    refine_solve_large(&cuda);
+}
+
 static void polish(void) {
-    refine_polish(&cuda);
+    refine_polish(&cuda, true);
 }
 
 int main(void) {
     static const CU_TestInfo tests[] = {
-        {"drift of inputs", drift}, {"products", products},
-        {"solving with H", solve},  {"polish against a slow one", polish},
+        {"drift of inputs", drift},
+        {"products", products},
+        {"solving with H", solve},
+        {"solving with a larger H", solve_large},
+        {"polish against a slow one", polish},
         CU_TEST_INFO_NULL,
     };
     ingot_error error = {0};

@@ -25,7 +25,7 @@ static void solve(void) {
 
 static void polish_on(const ingot_backend *backend, double epsilon) {
     (void)epsilon;
-    refine_polish(backend);
+    refine_polish(backend, false);
 }
 
 static void polish(void) {
