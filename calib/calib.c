@@ -123,8 +123,11 @@ static ingot_status check_settings(const calib_settings *s, ingot_error *error) 
         return ingot_error_set(error, INGOT_ERR_USAGE, s->output, NULL, "use another output",
                                "the output is one of the inputs");
     }
+    if (s->reuse && ingot_path_exists(s->output)) {
+        return INGOT_OK; /* it may stay, where nothing can be written too */
+    }
     INGOT_TRY(ingot_output_check(s->output, error));
-    if (!s->force && !s->reuse && ingot_path_exists(s->output)) {
+    if (!s->force && ingot_path_exists(s->output)) {
         return ingot_error_set(error, INGOT_ERR_EXISTS, s->output, NULL,
                                "use --force to replace it", "the output exists");
     }
@@ -224,6 +227,7 @@ static ingot_status calibrate(calibration *c, ingot_error *error) {
         c->seconds = ingot_clock_seconds() - start;
         return INGOT_OK;
     }
+    INGOT_TRY(ingot_output_check(s->output, error));
     const ingot_stats_options collect = {
         .path = s->output,
         .force = s->force || s->reuse,

@@ -286,9 +286,6 @@ static ingot_status collect_files(session *s, uint64_t *count) {
 
 static ingot_status choose_widths(session *s) {
     INGOT_TRY(name_table(s));
-    if (s->table[0] != 0) {
-        INGOT_TRY(ingot_output_check(s->table, s->error));
-    }
     const ingot_widths_job job = {.checkpoint = s->checkpoint,
                                   .source = &s->source,
                                   .model = &s->model,

@@ -2,6 +2,7 @@
 #include "convert/widths.h"
 
 #include "calib/stats.h"
+#include "common/files.h"
 #include "common/memory.h"
 #include "common/progress.h"
 #include "convert/sensitivity_table.h"
@@ -96,6 +97,7 @@ static ingot_status get_sensitivities(const chooser *c) {
         (void)fprintf(stderr, "plan: %s was measured on %s: measuring again\n", w->table,
                       reasons[state]);
     }
+    INGOT_TRY(ingot_output_check(w->table, c->error));
     INGOT_TRY(measure(c, &job));
     return ingot_sensitivity_write(c->measured, w->table, &job, &key, c->error);
 }

@@ -48,3 +48,35 @@ else
     expect_exit 2 ingot-convert "$MODEL" -o /proc/out.ingot --method rtn
     expect_error /proc/out.ingot
 fi
+
+# What is kept already is read where nothing can be written; what would replace it is refused before
+# anything is measured.
+read_only() {
+    if [ "$(id -u)" != 0 ]; then
+        "$@"
+    else
+        # shellcheck disable=SC2016
+        unshare -m sh -c 'mount --bind kept kept && mount -o remount,bind,ro kept && exec "$@"' - "$@"
+    fi
+}
+mkdir kept
+if [ "$(id -u)" = 0 ] && ! read_only true 2>/dev/null; then
+    echo "SKIP: root without mounts of its own may write everywhere"
+    exit
+fi
+windows="--text $MODEL/calibration.txt --samples 2 --seq-len"
+table="--dry-run --target-bpw 4.5 --sensitivity kept/table.sens"
+# shellcheck disable=SC2086
+{
+    expect_exit 0 ingot-calib "$MODEL" $windows 64 -o kept/out.calib
+    expect_exit 0 ingot-convert "$MODEL" $windows 64 $table
+    [ -s kept/table.sens ] || fail "no table was kept"
+    chmod 500 kept
+    expect_exit 0 read_only ingot-calib "$MODEL" $windows 64 -o kept/out.calib --reuse
+    expect_exit 0 read_only ingot-convert "$MODEL" $windows 64 $table
+    expect_exit 2 read_only ingot-calib "$MODEL" $windows 32 -o kept/out.calib --reuse
+    expect_error "kept/out.calib: cannot be made"
+    expect_exit 2 read_only ingot-convert "$MODEL" $windows 32 $table
+    expect_error "kept/table.sens: cannot be made"
+    chmod 700 kept
+}
