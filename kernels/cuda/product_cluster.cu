@@ -1,4 +1,4 @@
-/* cuda_product for 9 to 64 rows of x and small matrices on Hopper: the choice of a kernel of
+/* cuda_product for 3 to 64 rows of x and small matrices on Hopper: the choice of a kernel of
  * product_cluster.h. */
 #include "kernels/cuda/product_cluster.h"
 

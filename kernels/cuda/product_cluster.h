@@ -1,4 +1,4 @@
-/* Internal to kernels/cuda: 9 to 64 rows of x with a small matrix of packed weights on Hopper, by
+/* Internal to kernels/cuda: 3 to 64 rows of x with a small matrix of packed weights on Hopper, by
  * products of warpgroups (wgmma); product_wgmma.h has the large ones.
  *
  * A block has eight warps, two of them are on a multiprocessor.  A warp takes 16 rows of W, a step
