@@ -256,39 +256,64 @@ __device__ static inline void stream_put_floats(uint8_t *x, unsigned unit, const
     stream_put<BITS>(x, unit, rounded);
 }
 
-/* A row of x in binary16 that has no norm: much of it is on its way at once. */
-template <int BITS, typename Where>
-__device__ static inline void stream_copy_row(const product_source &source, unsigned row,
-                                              unsigned units, const Where &where) {
+/* What sums of half a unit begin with: the sum of x there less the zero point of every code. */
+template <int BITS> __device__ static inline float stream_offset(float sum) {
+    return sum * -((float)(1 << (BITS - 1)) * product_tiny<BITS>::ONE);
+}
+
+/* A warp's own units of a row of x, `filled` times eight columns of binary16 without a norm, and
+ * their offsets as stream_offsets has them.  Many are on their way at once, and no other warp needs
+ * them. */
+template <int BITS>
+__device__ static inline void stream_copy_row(uint8_t *x, float *offsets, const uint4 *from,
+                                              unsigned filled, unsigned units, unsigned m) {
     constexpr unsigned AT_ONCE = 8;
-    const uint4 *from = reinterpret_cast<const uint4 *>(static_cast<const __half *>(source.x) +
-                                                        row * source.stride);
-    const unsigned filled = (unsigned)source.cols / 8;
+    const unsigned lane = threadIdx.x % 32;
 #pragma unroll 1
-    for (unsigned first = threadIdx.x; first < units; first += AT_ONCE * STREAM_THREADS) {
+    for (unsigned first = threadIdx.x / 32; first < units; first += AT_ONCE * STREAM_WARPS) {
         uint4 raw[AT_ONCE];
+        float sum[AT_ONCE];
 #pragma unroll
         for (unsigned j = 0; j < AT_ONCE; j++) {
-            const unsigned unit = first + j * STREAM_THREADS;
+            const unsigned at = (first + j * STREAM_WARPS) * 32 + lane;
             raw[j] = make_uint4(0, 0, 0, 0);
-            if (unit < filled) {
-                raw[j] = from[unit];
+            if (at < filled) {
+                raw[j] = from[at];
             }
         }
 #pragma unroll
         for (unsigned j = 0; j < AT_ONCE; j++) {
-            const unsigned unit = first + j * STREAM_THREADS;
+            const unsigned unit = first + j * STREAM_WARPS;
             alignas(16) __half v[8];
             memcpy(v, &raw[j], sizeof v);
             if (unit < units) {
-                stream_put<BITS>(where(unit), unit, v);
+                stream_put<BITS>(x + unit * m * STREAM_X_BYTES, lane, v);
+            }
+            sum[j] = 0.0f;
+#pragma unroll
+            for (unsigned i = 0; i < 8; i++) {
+                sum[j] += __half2float(v[i]);
+            }
+        }
+#pragma unroll
+        for (int other = 8; other > 0; other /= 2) { /* not the halves */
+#pragma unroll
+            for (unsigned j = 0; j < AT_ONCE; j++) {
+                sum[j] += __shfl_xor_sync(0xffffffffu, sum[j], other);
+            }
+        }
+#pragma unroll
+        for (unsigned j = 0; j < AT_ONCE; j++) {
+            const unsigned unit = first + j * STREAM_WARPS;
+            if (unit < units && lane % 16 == 0) {
+                offsets[unit * m * 2 + lane / 16] = stream_offset<BITS>(sum[j]);
             }
         }
     }
 }
 
-/* to[unit * m][half] = what sums of a unit begin with, for those of a warp in a row of x: the sum
- * of x less the zero point of every code.  Four at once, since each is a chain of shuffles. */
+/* to[unit * m][half] = stream_offset of the units of a warp in a row of x.  Four at once, since
+ * each is a chain of shuffles. */
 template <int BITS>
 __device__ static inline void stream_offsets(float *to, const uint8_t *x, unsigned units,
                                              unsigned m) {
@@ -319,8 +344,7 @@ __device__ static inline void stream_offsets(float *to, const uint8_t *x, unsign
         for (unsigned j = 0; j < 4; j++) {
             const unsigned unit = first + j * STREAM_WARPS;
             if (unit < units && (lane == 0 || lane == 2)) {
-                to[unit * m * 2 + lane / 2] =
-                    sum[j] * -((float)(1 << (BITS - 1)) * product_tiny<BITS>::ONE);
+                to[unit * m * 2 + lane / 2] = stream_offset<BITS>(sum[j]);
             }
         }
     }
@@ -400,10 +424,43 @@ __device__ static inline void stream_unit(float (&totals)[2], uint4 (&b)[4], con
     }
 }
 
+/* What the warps have left of a row of a tile: at `from` and every `step` floats. */
+__device__ static inline float stream_sum(const float *from, unsigned step) {
+    float sum = 0.0f;
+#pragma unroll
+    for (unsigned i = 0; i < STREAM_WARPS; i++) {
+        sum += from[i * step];
+    }
+    return sum;
+}
+
 /* Keeps the compiler from working a value out again where it is used. */
 __device__ static inline unsigned stream_keep(unsigned value) {
     asm volatile("" : "+r"(value));
     return value;
+}
+__device__ static inline const void *stream_keep(const void *value) {
+    asm volatile("" : "+l"(value));
+    return value;
+}
+
+/* The lane's place where slot 0 of its warp is at `slots`. */
+template <int BITS>
+__device__ static inline stream_lane stream_place_of(unsigned slots, const product_matrix &w,
+                                                     unsigned m) {
+    typedef stream_slot<BITS> layout;
+    const unsigned lane = threadIdx.x % 32, quarter = lane % 4, row = lane / 4;
+    const unsigned chunk = threadIdx.x / 32 * 8; /* of the warp's first unit */
+    const unsigned first_scale = row * w.groups + (chunk >> w.group_shift);
+    const unsigned second_scale = row * w.groups + ((chunk + 4) >> w.group_shift);
+    /* Of b, the lane's row is a column. */
+    return {stream_keep(slots + row * layout::ROW +
+                        (BITS % 4 != 0 ? quarter * (8 * BITS)
+                                       : stream_place<BITS>(row, quarter * (BITS / 2)) * 16)),
+            stream_keep(slots + layout::CODES + row * 8),
+            stream_keep((first_scale % 2 != 0 ? 0x32u : 0x10u) |
+                        (second_scale % 2 != 0 ? 0x7600u : 0x5400u)),
+            row / 2 < m && row % 2 == quarter / 2};
 }
 
 template <int BITS>
@@ -462,15 +519,15 @@ __launch_bounds__(STREAM_THREADS,
     for (unsigned slot = 0; slot < end; slot += layout::BYTES) {
         fetch(slot);
     }
-    const auto x_of = [&](unsigned unit, unsigned i) {
-        return stream_shared + (unit / 32 * m + i) * STREAM_X_BYTES;
-    };
     if (job.source.norm_weight == nullptr && job.source.dtype == INGOT_F16) {
+        const uint4 *from = static_cast<const uint4 *>(stream_keep(job.source.x));
+        const unsigned filled = stream_keep((unsigned)job.source.cols / 8);
+        const unsigned stride = stream_keep((unsigned)job.source.stride / 8);
         product_wait();
 #pragma unroll 1
         for (unsigned i = 0; i < m; i++) {
-            stream_copy_row<BITS>(job.source, i, units * (STREAM_UNIT / 8),
-                                  [&](unsigned unit) { return x_of(unit, i); });
+            stream_copy_row<BITS>(stream_shared + i * STREAM_X_BYTES, offsets + i * 2,
+                                  from + i * stride, filled, units, m);
         }
     } else {
         product_norm<STREAM_THREADS, STREAM_KEPT, false> norm;
@@ -480,14 +537,15 @@ __launch_bounds__(STREAM_THREADS,
         for (unsigned i = 0; i < m; i++) {
             norm.row(sums, job.source, i, units * (STREAM_UNIT / 8),
                      [&](unsigned unit, const float(&v)[8]) {
-                         stream_put_floats<BITS>(x_of(unit, i), unit, v);
+                         stream_put_floats<BITS>(
+                             stream_shared + (unit / 32 * m + i) * STREAM_X_BYTES, unit, v);
                      });
         }
-    }
-    __syncthreads();
+        __syncthreads();
 #pragma unroll 1
-    for (unsigned i = 0; i < m; i++) {
-        stream_offsets<BITS>(offsets + i * 2, stream_shared + i * STREAM_X_BYTES, units, m);
+        for (unsigned i = 0; i < m; i++) {
+            stream_offsets<BITS>(offsets + i * 2, stream_shared + i * STREAM_X_BYTES, units, m);
+        }
     }
     __syncwarp();
 
@@ -496,22 +554,23 @@ __launch_bounds__(STREAM_THREADS,
                                          (warp * m + row / 2 % m) * STREAM_X_BYTES + quarter * 16);
     const unsigned offset_first =
         stream_keep(async_address(offsets) + (warp * m + min(quarter, m - 1)) * 8);
-    const unsigned chunk = warp * 8;
-    const unsigned first_scale = row * w.groups + (chunk >> w.group_shift);
-    const unsigned second_scale = row * w.groups + ((chunk + 4) >> w.group_shift);
-    const stream_lane place = {
-        stream_keep(slots + row * layout::ROW +
-                    (BITS % 4 != 0 ? quarter * (8 * BITS)
-                                   : stream_place<BITS>(row, quarter * (BITS / 2)) * 16)),
-        stream_keep(slots + layout::CODES + row * 8),
-        stream_keep((first_scale % 2 != 0 ? 0x32u : 0x10u) |
-                    (second_scale % 2 != 0 ? 0x7600u : 0x5400u)),
-        row / 2 < m && row % 2 == quarter / 2};
+    const stream_lane place = stream_place_of<BITS>(slots, w, m);
     uint4 b[4] = {};
     /* The warps meet when they have left the sums of some turns, or of the last: a turn for each
      * tile of W, two with U. */
     const unsigned own_tiles = (job.tiles - blockIdx.x - 1) / gridDim.x + 1;
     const unsigned turns = own_tiles * sides;
+    /* What a thread stores after a meeting, whose first tile of the block's is `first`: a row of a
+     * tile, for one row of x. */
+    const unsigned out_tile = threadIdx.x / (m * 16), column = threadIdx.x / 16 % m;
+    const auto out_row = [&](unsigned first) {
+        return (blockIdx.x + (first + out_tile) * gridDim.x) * 16 + lane % 16;
+    };
+    const auto fetch_residual = [&](unsigned first) {
+        const bool is_there = out_tile < turns_least / sides && first + out_tile < own_tiles;
+        return is_there ? product_residual(job.task, column, out_row(first)) : 0.0f;
+    };
+    float residual = fetch_residual(0); /* on its way long before it is needed */
     unsigned slot = 0;
 #pragma unroll 1
     for (unsigned turn = 0; turn < turns; turn++) {
@@ -538,25 +597,14 @@ __launch_bounds__(STREAM_THREADS,
             continue;
         }
         __syncthreads();
-        const unsigned first = (turn & ~(turns_least - 1)) / sides; /* of own tiles */
-        const unsigned count = ((turn + 1) / sides - first) * m * 16;
-        if (threadIdx.x < count) {
-            const unsigned at = threadIdx.x / (m * 16), column = threadIdx.x / 16 % m;
-            const unsigned out_row = (blockIdx.x + (first + at) * gridDim.x) * 16 + lane % 16;
-            const float residual = product_residual(job.task, column, out_row);
-            float sum[2] = {};
-#pragma unroll 1
-            for (unsigned side = 0; side < sides; side++) {
-                const float *from = met + (at * sides + side) * turn_sums + column * 16 + lane % 16;
-                float all = 0.0f;
-#pragma unroll
-                for (unsigned i = 0; i < STREAM_WARPS; i++) {
-                    all += from[i * m * 16];
-                }
-                sum[side != 0] = all;
-            }
-            product_store(job.task, column, out_row, sum[0], sum[1], residual);
+        const unsigned first = (turn & ~(turns_least - 1)) / sides, behind = (turn + 1) / sides;
+        if (first + out_tile < behind) {
+            const float *from = met + out_tile * sides * turn_sums + column * 16 + lane % 16;
+            const float sum = stream_sum(from, m * 16);
+            const float up = job.task.has_up ? stream_sum(from + turn_sums, m * 16) : 0.0f;
+            product_store(job.task, column, out_row(first), sum, up, residual);
         }
+        residual = fetch_residual(behind);
     }
 }
 
