@@ -327,15 +327,16 @@ __device__ static void store_tile(__half *to, uint64_t stride, uint64_t column, 
     }
 }
 
-/* A thread block: 64 queries of one pair and all keys of the piece. */
-template <int WIDTH>
+/* A thread block: 64 queries of one pair and all keys of the piece.  IS_TIGHT: where shared memory
+ * has no room for keys and values together, they take turns. */
+template <int WIDTH, bool IS_TIGHT>
 __global__ __launch_bounds__(WARPS *
                              32) static void attention_scores_kernel(const backward_job job) {
     constexpr int STRIDE = WIDTH + PAD;
     extern __shared__ __align__(16) unsigned char attention_memory[];
     __half *queries = reinterpret_cast<__half *>(attention_memory);
     __half *slopes = queries + TILE * STRIDE, *keys = slopes + TILE * STRIDE;
-    __half *values = keys + TILE * STRIDE;
+    __half *values = IS_TIGHT ? keys : keys + TILE * STRIDE;
     const ingot_attention &s = job.shape;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, group = lane / 4, pair = lane % 4;
     const uint64_t first = (uint64_t)(gridDim.x - 1 - blockIdx.x) * TILE; /* late ones see most */
@@ -425,11 +426,20 @@ __global__ __launch_bounds__(WARPS *
         float score[TILE / 8][4], slope[TILE / 8][4];
         __syncthreads();
         copy_tile<WIDTH>(keys, k, kv_stride, (uint64_t)tile * TILE, job.keys, job.padded);
-        copy_tile<WIDTH>(values, v, kv_stride, (uint64_t)tile * TILE, job.keys, job.padded);
+        if (!IS_TIGHT) {
+            copy_tile<WIDTH>(values, v, kv_stride, (uint64_t)tile * TILE, job.keys, job.padded);
+        }
         async_commit();
         async_arrived<0>();
         __syncthreads();
         multiply_tile<WIDTH>(score, queries, keys);
+        if (IS_TIGHT) {
+            __syncthreads(); /* all keys are read */
+            copy_tile<WIDTH>(values, v, kv_stride, (uint64_t)tile * TILE, job.keys, job.padded);
+            async_commit();
+            async_arrived<0>();
+            __syncthreads();
+        }
         multiply_tile<WIDTH>(slope, slopes, values);
         __syncthreads(); /* keys and values make room for what becomes of them */
         at.key = tile * TILE + pair * 2;
@@ -449,27 +459,41 @@ __global__ __launch_bounds__(WARPS *
         }
         store_tile<WIDTH>(job.weight + cell, job.stride, tile * TILE, rows, aside[0], weights[0],
                           weights[1]);
+        if (IS_TIGHT) {
+            __syncwarp(); /* the warp's own rows are read */
+        }
         store_tile<WIDTH>(job.gradient + cell, job.stride, tile * TILE, rows, aside[1],
                           gradients[0], gradients[1]);
     }
 }
 
-template <int WIDTH>
+/* Of the tiles that a thread block has at once. */
+static constexpr int scores_bytes(int width, bool is_tight) {
+    return (is_tight ? 3 : 4) * TILE * (width + PAD) * (int)sizeof(__half);
+}
+
+template <int WIDTH, bool IS_TIGHT>
 static ingot_status launch_scores(const ingot_cuda *cuda, const backward_job &job) {
-    constexpr int BYTES = 4 * TILE * (WIDTH + PAD) * (int)sizeof(__half);
-    INGOT_TRY(ingot_cuda_status(cudaFuncSetAttribute(
-        attention_scores_kernel<WIDTH>, cudaFuncAttributeMaxDynamicSharedMemorySize, BYTES)));
+    constexpr int BYTES = scores_bytes(WIDTH, IS_TIGHT);
+    INGOT_TRY(ingot_cuda_status(cudaFuncSetAttribute(attention_scores_kernel<WIDTH, IS_TIGHT>,
+                                                     cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                                     BYTES)));
     const dim3 grid((unsigned)ingot_ceil_div(job.queries, TILE), (unsigned)job.pairs);
-    attention_scores_kernel<WIDTH><<<grid, WARPS * 32, BYTES, cuda->stream>>>(job);
+    attention_scores_kernel<WIDTH, IS_TIGHT><<<grid, WARPS * 32, BYTES, cuda->stream>>>(job);
     return ingot_cuda_launched();
 }
 
 /* Weights and gradients of a block of queries. */
 static ingot_status make_scores(const ingot_cuda *cuda, const backward_job &job) {
     if (job.padded <= 64) {
-        return launch_scores<64>(cuda, job);
+        return launch_scores<64, false>(cuda, job);
     }
-    return job.padded <= 128 ? launch_scores<128>(cuda, job) : launch_scores<256>(cuda, job);
+    if (job.padded <= 128) {
+        return launch_scores<128, false>(cuda, job);
+    }
+    /* 132 KB; compute capability 8.6, 8.9 and 12.0 have 99 */
+    return scores_bytes(256, false) <= cuda->shared_bytes ? launch_scores<256, false>(cuda, job)
+                                                          : launch_scores<256, true>(cuda, job);
 }
 
 /* ---- blocks of queries ------------------------------------------------------------------------

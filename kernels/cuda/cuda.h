@@ -69,7 +69,7 @@ typedef struct ingot_cuda {
     } half;
 
     int major, minor; /* of compute capability */
-    /* clusters of 1 .. blocks of product_wgmma.h that run at once; zeros: it is not for here */
+    /* clusters of 1 .. blocks of product_cluster.h that run at once; zeros: it is not for here */
     unsigned short clusters[CUDA_CLUSTER_PARTS];
 } ingot_cuda;
 

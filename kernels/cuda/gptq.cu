@@ -2,10 +2,11 @@
  *
  * Targets of all columns are kept up to date ("right-looking"): when a group is done, its errors
  * times the feedback are added to the targets of later columns, at once for those within the next
- * 128 columns and by one product per 128 columns for the rest, in TF32 (2^-12 of an update, which
- * is about a step of the format, moves nothing but ties).  Inside a group one warp takes a row,
- * each lane up to four columns; a column's error goes to the other lanes by shuffle and the
- * feedback of the block lies in shared memory. */
+ * 128 columns and by one product per 128 columns for the rest, in TF32: errors are rounded to it by
+ * 2^-12, of the feedback tensor cores may cut off up to 2^-10.  So much of an update, which is
+ * about a step of the format, moves nothing but ties.  Inside a group one warp takes a row, each
+ * lane up to four columns; a column's error goes to the other lanes by shuffle and the feedback of
+ * the block lies in shared memory. */
 #include "kernels/cuda/element.h"
 #include "kernels/cuda/forward.h"
 #include "kernels/cuda/search.h"

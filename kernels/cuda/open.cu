@@ -540,8 +540,8 @@ ingot_cuda_open(ingot_backend *out, int ordinal, unsigned threads, ingot_error *
     ingot_status status = ingot_alloc_zero(&memory, 1, sizeof(opened_cuda));
     ingot_cuda *cuda = static_cast<ingot_cuda *>(memory);
     if (status == INGOT_OK) {
-        list_opened(static_cast<opened_cuda *>(memory));
         status = fill(cuda, ordinal, threads);
+        list_opened(static_cast<opened_cuda *>(memory)); /* others read its device */
         ingot_device_fault_arm(); /* from here on: what opening takes is not counted */
     }
     if (status != INGOT_OK) {
