@@ -49,10 +49,6 @@ static ingot_product add_to_stream(const ingot_engine *e, uint64_t m, const engi
     return job;
 }
 
-static bool is_one_kind(const engine_linear *a, const engine_linear *b) {
-    return cuda_weight_kind(&a->w) == cuda_weight_kind(&b->w);
-}
-
 /* inner = activation(gate) * up where both are stored alike. */
 static ingot_product gate_and_up(const ingot_engine *e, uint64_t m, const engine_layer *layer) {
     const engine_linear *up = &layer->linear[INGOT_ENGINE_UP];
@@ -124,7 +120,7 @@ static ingot_status run_few(const ingot_engine *e, const engine_rows *rows,
     }
     INGOT_TRY(attend(e, rows, layer, &from));
     INGOT_TRY(run(e, add_to_stream(e, rows->m, &linear[INGOT_ENGINE_O], e->context)));
-    INGOT_TRY(is_one_kind(&linear[INGOT_ENGINE_GATE], &linear[INGOT_ENGINE_UP])
+    INGOT_TRY(cuda_product_is_alike(&linear[INGOT_ENGINE_GATE].w, &linear[INGOT_ENGINE_UP].w)
                   ? run(e, gate_and_up(e, rows->m, layer))
                   : run_apart(e, rows, layer));
     return run(e, add_to_stream(e, rows->m, &linear[INGOT_ENGINE_DOWN], e->inner));

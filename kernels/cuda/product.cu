@@ -221,10 +221,14 @@ typedef enum product_path { PATH_FEW, PATH_BLOCK, PATH_WGMMA, PATH_PLAIN, PATH_G
 
 #define PLAIN_MOST 8u /* rows of x from which weights in 16 bits pay for kinds without a kernel */
 
-static bool is_alike(const ingot_weight_view *w, const ingot_weight_view *up) {
-    return up == nullptr || (up->rows == w->rows && up->cols == w->cols &&
-                             cuda_weight_kind(up) == cuda_weight_kind(w) &&
-                             (w->kind == INGOT_DENSE || up->group == w->group));
+bool cuda_product_is_alike(const ingot_weight_view *w, const ingot_weight_view *up) {
+    if (up == nullptr) {
+        return true;
+    }
+    return up->rows == w->rows && up->cols == w->cols &&
+           cuda_weight_kind(up) == cuda_weight_kind(w) &&
+           (w->kind == INGOT_DENSE || (up->group == w->group && up->scale_dtype == w->scale_dtype &&
+                                       (up->zeros == nullptr) == (w->zeros == nullptr)));
 }
 
 static product_path choose(const ingot_cuda *cuda, const ingot_product *job) {
@@ -244,8 +248,8 @@ static bool is_supported(const ingot_product *job) {
     const ingot_weight_view *w = job->w;
     return cuda_weight_kind(w) >= 0 && w->rows <= UINT32_MAX && w->cols <= UINT32_MAX &&
            w->cols != 0 && job->m <= UINT32_MAX &&
-           (job->dtype == INGOT_F16 || job->dtype == INGOT_BF16) && is_alike(w, job->up) &&
-           (job->up == nullptr || job->has_activation);
+           (job->dtype == INGOT_F16 || job->dtype == INGOT_BF16) &&
+           cuda_product_is_alike(w, job->up) && (job->up == nullptr || job->has_activation);
 }
 
 static product_task task_of(const ingot_product *job) {

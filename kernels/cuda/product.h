@@ -70,6 +70,10 @@ extern "C" {
  * to 64. */
 uint64_t cuda_product_workspace_bytes(void *context, const ingot_product *job);
 
+/* Whether one product can take w and up (NULL: none) together: shapes, kind of codes, groups, dtype
+ * of scales and whether zero points are stored are equal.  Others go by two products. */
+bool cuda_product_is_alike(const ingot_weight_view *w, const ingot_weight_view *up);
+
 /* Whether the product asks for the split of a multiprocessor's memory that leaves most to L1
  * (cuda_carveout): other kernels between such products do well to ask for the same. */
 bool cuda_product_uses_l1(void *context, const ingot_product *job);
