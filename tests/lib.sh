@@ -76,6 +76,16 @@ expect_no_files() {
     done
 }
 
+# await_file FILE PROCESS: until the file is there or the process has ended, a minute at most.
+await_file() {
+    waited=0
+    while [ ! -e "$1" ] && kill -0 "$2" 2>/dev/null; do
+        sleep 0.01
+        waited=$((waited + 1))
+        [ $waited -lt 6000 ] || fail "no $1 after a minute"
+    done
+}
+
 # sweep VARIABLE TEXT OUTPUT COMMAND...: runs the command with VARIABLE=1, 2, 3, ... (every fault
 # at first, then ever fewer) until it succeeds.  Each earlier run must exit 2 with an error that
 # mentions TEXT and leave neither OUTPUT nor its partial file ("-": no output).

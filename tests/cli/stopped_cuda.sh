@@ -9,12 +9,7 @@ text="--text $MODEL/calibration.txt --device cuda --seq-len 128"
 for signal in INT TERM; do
     ingot-convert "$MODEL" -o out.ingot $text --samples 400 --effort best >out 2>err </dev/null &
     process=$!
-    waited=0
-    while [ ! -e out.ingot.partial ] && kill -0 $process 2>/dev/null; do
-        sleep 0.01
-        waited=$((waited + 1))
-        [ $waited -lt 6000 ] || fail "no partial file after a minute"
-    done
+    await_file out.ingot.partial $process
     sleep 0.2
     kill -$signal $process || fail "the conversion ended before the signal"
     code=0

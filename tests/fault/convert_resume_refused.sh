@@ -167,12 +167,7 @@ rm -f out.ingot*
 ingot-convert tiny --group 32 --text text.txt --samples 60 --seq-len 40 --method awq -o out.ingot \
     --resume >out 2>err </dev/null &
 process=$!
-waited=0
-while [ ! -e out.ingot.resume ] && kill -0 $process 2>/dev/null; do
-    sleep 0.02
-    waited=$((waited + 1))
-    [ $waited -lt 3000 ] || fail "no state after a minute"
-done
+await_file out.ingot.resume $process
 code=0
 ingot-convert tiny --group 32 --text text.txt --samples 60 --seq-len 40 --method awq -o out.ingot \
     --resume >out2 2>err2 </dev/null || code=$?

@@ -5,12 +5,7 @@ need ingot-convert
 for signal in INT TERM; do
     ingot-convert "$MODEL" -o out.ingot --text "$MODEL/calibration.txt" >out 2>err </dev/null &
     process=$!
-    waited=0
-    while [ ! -e out.ingot.partial ] && kill -0 $process 2>/dev/null; do
-        sleep 0.01
-        waited=$((waited + 1))
-        [ $waited -lt 6000 ] || fail "no partial file after a minute"
-    done
+    await_file out.ingot.partial $process
     sleep 0.2
     start=$(date +%s)
     kill -$signal $process || fail "the conversion ended before the signal"
