@@ -17,6 +17,7 @@
 #define INGOT_CUDA_DRAW_ROWS_H
 
 #include "kernels/cuda/cuda.h"
+#include "kernels/cuda/last_block.h"
 
 #define DRAW_THREADS     256
 #define DRAW_BLOCKS_MOST 128u /* of a row */
@@ -66,21 +67,6 @@ __device__ static inline unsigned long long draw_block_max(unsigned long long *s
     return value;
 }
 
-/* Whether this block ends last in its row; resets the count. */
-__device__ static inline bool draw_ends_last(bool *shared, unsigned *done) {
-    __threadfence();
-    __syncthreads();
-    if (threadIdx.x == 0) {
-        *shared = atomicAdd(done, 1u) == gridDim.x - 1;
-        if (*shared) {
-            *done = 0;
-        }
-    }
-    __syncthreads();
-    __threadfence();
-    return *shared;
-}
-
 template <class SINK>
 __global__ __launch_bounds__(DRAW_THREADS) static void draw_best_kernel(const draw_job<SINK> job) {
     __shared__ unsigned long long shared[DRAW_THREADS / 32];
@@ -104,7 +90,7 @@ __global__ __launch_bounds__(DRAW_THREADS) static void draw_best_kernel(const dr
     if (threadIdx.x == 0) {
         job.best_part[row * DRAW_BLOCKS_MOST + blockIdx.x] = best;
     }
-    if (!draw_ends_last(&is_last, &job.done[row])) {
+    if (!cuda_block_ends_last(&is_last, &job.done[row], gridDim.x)) {
         return;
     }
     best =
@@ -184,7 +170,7 @@ __global__ __launch_bounds__(DRAW_THREADS) static void draw_kernel(const draw_jo
     if (threadIdx.x == 0) {
         job.sum_part[row * DRAW_BLOCKS_MOST + blockIdx.x] = total;
     }
-    if (!draw_ends_last(&is_last, &job.done[row])) {
+    if (!cuda_block_ends_last(&is_last, &job.done[row], gridDim.x)) {
         return;
     }
     own = threadIdx.x < gridDim.x ? __ldcg(&job.sum_part[row * DRAW_BLOCKS_MOST + threadIdx.x]) : 0;

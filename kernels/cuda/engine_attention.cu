@@ -14,6 +14,7 @@
  * two products; likewise for the features of values, where a lane holds 8 of them for 4 keys. */
 #include "kernels/cuda/async_copy.h"
 #include "kernels/cuda/engine_parts.h"
+#include "kernels/cuda/last_block.h"
 
 #define THREADS 128
 #define WARPS   4u
@@ -438,21 +439,6 @@ __device__ static void join_parts(const attention_job &job, const span &s, uint6
     }
 }
 
-/* Whether this block is the last of its tile to get here. */
-__device__ static bool is_last_block(bool *shared, unsigned *done, unsigned active) {
-    __threadfence();
-    __syncthreads();
-    if (threadIdx.x == 0) {
-        *shared = atomicAdd(done, 1u) == active - 1;
-        if (*shared) {
-            *done = 0; /* for the next pass */
-        }
-    }
-    __syncthreads();
-    __threadfence();
-    return *shared;
-}
-
 template <int PAD, bool FUSED, bool WIDE>
 __global__ __launch_bounds__(THREADS) static void engine_attention_kernel(const attention_job job) {
     constexpr int ROWS = WIDE ? 16 : 8;
@@ -529,7 +515,7 @@ __global__ __launch_bounds__(THREADS) static void engine_attention_kernel(const 
     __syncthreads();
     const uint64_t unit = (uint64_t)blockIdx.z * gridDim.x + blockIdx.x, part = unit * gridDim.y;
     join_warps<PAD, ROWS>(&memory, job, s, part + blockIdx.y);
-    if (s.active > 1 && is_last_block(&memory.is_last, &job.part_done[unit], s.active)) {
+    if (s.active > 1 && cuda_block_ends_last(&memory.is_last, &job.part_done[unit], s.active)) {
         join_parts(job, s, part);
     }
 }

@@ -11,6 +11,7 @@
  * Q, K and V are put one behind the other where they are stored alike, and become one matrix. */
 #include "kernels/cuda/engine_parts.h"
 #include "kernels/cuda/forward.h"
+#include "kernels/cuda/weights.h"
 
 extern "C" {
 #include "common/progress.h"
@@ -298,11 +299,7 @@ static bool are_alike(loader *l, const ingot_engine_matrix *from, int count) {
         if (describe(l, &other) != INGOT_OK || (i == 0 && describe(l, &first) != INGOT_OK)) {
             return false;
         }
-        const ingot_weight_view *a = &first.view, *b = &other.view;
-        const bool is_same = a->kind == b->kind && a->cols == b->cols && a->bits == b->bits &&
-                             a->dtype == b->dtype && a->zero_mode == b->zero_mode &&
-                             a->scale_dtype == b->scale_dtype && a->group == b->group;
-        if (!is_same || b->outlier_count != 0) {
+        if (!cuda_weights_are_alike(&first.view, &other.view) || other.view.outlier_count != 0) {
             return false;
         }
     }

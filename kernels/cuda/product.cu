@@ -222,13 +222,7 @@ typedef enum product_path { PATH_FEW, PATH_BLOCK, PATH_WGMMA, PATH_PLAIN, PATH_G
 #define PLAIN_MOST 8u /* rows of x from which weights in 16 bits pay for kinds without a kernel */
 
 bool cuda_product_is_alike(const ingot_weight_view *w, const ingot_weight_view *up) {
-    if (up == nullptr) {
-        return true;
-    }
-    return up->rows == w->rows && up->cols == w->cols &&
-           cuda_weight_kind(up) == cuda_weight_kind(w) &&
-           (w->kind == INGOT_DENSE || (up->group == w->group && up->scale_dtype == w->scale_dtype &&
-                                       (up->zeros == nullptr) == (w->zeros == nullptr)));
+    return up == nullptr || (up->rows == w->rows && cuda_weights_are_alike(up, w));
 }
 
 static product_path choose(const ingot_cuda *cuda, const ingot_product *job) {

@@ -70,8 +70,8 @@ extern "C" {
  * to 64. */
 uint64_t cuda_product_workspace_bytes(void *context, const ingot_product *job);
 
-/* Whether one product can take w and up (NULL: none) together: shapes, kind of codes, groups, dtype
- * of scales and whether zero points are stored are equal.  Others go by two products. */
+/* Whether one product can take w and up (NULL: none) together: of one shape, stored alike
+ * (kernels/cuda/weights.h).  Others go by two products. */
 bool cuda_product_is_alike(const ingot_weight_view *w, const ingot_weight_view *up);
 
 /* Whether the product asks for the split of a multiprocessor's memory that leaves most to L1

@@ -71,18 +71,6 @@ bool product_cluster_can(const ingot_cuda *cuda, const ingot_weight_view *w) {
            w->rows * w->cols < CLUSTER_WORK * (uint64_t)cuda->multiprocessors;
 }
 
-static bool is_aligned(const void *pointer, uintptr_t bytes) {
-    return (reinterpret_cast<uintptr_t>(pointer) & (bytes - 1)) == 0;
-}
-
-/* See cluster_job. */
-static bool is_even(const product_task &task) {
-    const uintptr_t bytes = task.y_dtype == INGOT_F32 ? 16 : 8;
-    return task.w[0].rows % 4 == 0 && is_aligned(task.y, bytes) &&
-           is_aligned(task.residual, bytes) && is_aligned(task.bias[0], 16) &&
-           is_aligned(task.bias[1], 16);
-}
-
 template <int BITS, typename T, product_mode MODE, int COLUMNS>
 static ingot_status launch(const product_context *context, const product_task &task) {
     typedef cluster_layout<BITS, COLUMNS> layout;
@@ -94,7 +82,7 @@ static ingot_status launch(const product_context *context, const product_task &t
     job.steps = plan.steps;
     job.own_steps = plan.own_steps;
     job.group_shift = (unsigned)product_group_shift(&task.w[0]);
-    job.is_even = is_even(task);
+    job.is_even = product_is_even(task, 4);
     return product_launch(context, product_cluster_kernel<BITS, T, MODE, COLUMNS>,
                           dim3(plan.parts, plan.tiles), CLUSTER_THREADS, layout::BYTES, plan.parts,
                           job);

@@ -61,6 +61,19 @@ static inline product_mode product_mode_of(const product_task *task) {
                : PRODUCT_GENERAL;
 }
 
+static inline bool product_is_aligned(const void *at, uintptr_t bytes) {
+    return reinterpret_cast<uintptr_t>(at) % bytes == 0;
+}
+
+/* Whether all that belongs to a row of y can be read and written `rows` elements at a time. */
+static inline bool product_is_even(const product_task &task, unsigned rows) {
+    const uintptr_t y = rows * (uintptr_t)ingot_dtype_bytes(task.y_dtype);
+    const uintptr_t bias = rows * sizeof(float);
+    return task.w[0].rows % rows == 0 && product_is_aligned(task.y, y) &&
+           product_is_aligned(task.residual, y) && product_is_aligned(task.bias[0], bias) &&
+           product_is_aligned(task.bias[1], bias);
+}
+
 /* Whether the kernels that read packed weights can: groups of 32, 64, 128, ... columns or whole
  * rows, rows of whole chunks, and numbers that fit 32 bits. */
 static inline bool product_is_regular(const ingot_weight_view *w) {

@@ -25,16 +25,12 @@ static stream_shape shape_of(const ingot_cuda *cuda, const ingot_weight_view *w,
     return {};
 }
 
-static bool is_aligned(const void *at, uintptr_t bytes) {
-    return reinterpret_cast<uintptr_t>(at) % bytes == 0;
-}
-
 static bool is_usual(const ingot_weight_view *w) {
     return product_is_regular(w) && product_is_plain(w) &&
            (w->bits == 3 || w->bits == 4 || w->bits == 8) && product_group_shift(w) >= 2 &&
            (w->group <= STREAM_GROUP || w->group >= w->cols) && w->rows % 16 == 0 &&
-           w->row_stride_bytes < (UINT64_C(1) << 27) && is_aligned(w->codes, 16) &&
-           is_aligned(w->scales, 4);
+           w->row_stride_bytes < (UINT64_C(1) << 27) && product_is_aligned(w->codes, 16) &&
+           product_is_aligned(w->scales, 4);
 }
 
 bool product_stream_can(const ingot_cuda *cuda, const product_task *task, ingot_dtype dtype) {

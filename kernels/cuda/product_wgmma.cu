@@ -117,25 +117,13 @@ ingot_status wgmma_map_scales(CUtensorMap *map, const ingot_weight_view *w, unsi
                     w->groups_per_row * 2, box);
 }
 
-static bool is_aligned(const void *pointer, uintptr_t bytes) {
-    return (reinterpret_cast<uintptr_t>(pointer) & (bytes - 1)) == 0;
-}
-
-/* See wgmma_job. */
-static bool is_even(const product_task &task) {
-    const uintptr_t bytes = task.y_dtype == INGOT_F32 ? 8 : 4;
-    return task.w[0].rows % 2 == 0 && is_aligned(task.y, bytes) &&
-           is_aligned(task.residual, bytes) && is_aligned(task.bias[0], 8) &&
-           is_aligned(task.bias[1], 8);
-}
-
 /* See wgmma_job: whole boxes in a row of W, so that no two follow each other too closely. */
 static bool has_boxes(const product_task &task) {
     bool has = true;
     for (int side = 0; side < (task.has_up ? 2 : 1); side++) {
         const ingot_weight_view &w = task.w[side];
         has = has && w.scale_dtype != INGOT_F32 && w.groups_per_row % WGMMA_SCALES == 0 &&
-              w.group * w.groups_per_row == w.cols && is_aligned(w.scales, 16);
+              w.group * w.groups_per_row == w.cols && product_is_aligned(w.scales, 16);
     }
     return has;
 }
@@ -164,7 +152,7 @@ static ingot_status launch(const product_context *context, const product_task &t
     job.least = job.span / job.piece / plan.parts;
     job.more = job.span / job.piece % plan.parts;
     job.group_shift = (unsigned)product_group_shift(&task.w[0]);
-    job.is_even = is_even(task);
+    job.is_even = product_is_even(task, 2);
     job.is_bare = job.is_even && !task.has_up && task.addend[0] == nullptr &&
                   task.bias[0] == nullptr && task.activation < 0 && task.residual == nullptr &&
                   task.y_dtype == INGOT_F32;

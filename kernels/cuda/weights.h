@@ -28,6 +28,18 @@ static inline int cuda_weight_kind(const ingot_weight_view *w) {
                : -1;
 }
 
+/* Whether a kernel can read both by the same addresses and arithmetic: columns, kind of codes,
+ * groups, scales and zero points are stored alike.  Rows and outliers may differ. */
+static inline bool cuda_weights_are_alike(const ingot_weight_view *a, const ingot_weight_view *b) {
+    if (a->kind != b->kind || a->cols != b->cols) {
+        return false;
+    }
+    return a->kind == INGOT_DENSE
+               ? a->dtype == b->dtype
+               : a->bits == b->bits && a->group == b->group && a->scale_dtype == b->scale_dtype &&
+                     a->zero_mode == b->zero_mode;
+}
+
 /* Calls the template function `launch` for the kind of a view; INGOT_ERR_UNSUPPORTED without one.
  */
 #define CUDA_FOR_WEIGHT_KIND(status, view, launch, ...)                                            \
