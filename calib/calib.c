@@ -254,7 +254,7 @@ static bool print_json(const calibration *finished, ingot_status status) {
         ingot_digest_hex(root, c->result.root);
     }
     bool is_good =
-        ingot_json_put(object, "output", has ? json_string(c->settings.output) : json_null());
+        ingot_json_put(object, "output", ingot_json_any_text(has ? c->settings.output : NULL));
     is_good &= ingot_json_put(object, "root", has ? json_string(root) : json_null());
     is_good &= ingot_json_put(object, "reused", has ? json_boolean(c->is_reused) : json_null());
     is_good &= ingot_json_put(object, "seconds", has ? ingot_json_number(c->seconds) : json_null());

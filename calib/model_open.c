@@ -104,7 +104,8 @@ ingot_status ingot_model_open(ingot_model *out, const ingot_weight_source *sourc
     ingot_status status = INGOT_OK;
     const char *generation = source->file(source->self, "generation_config.json", &size);
     if (generation != NULL) {
-        status = ingot_model_add_eos(out, generation, size, "generation_config.json", error);
+        (void)snprintf(path, sizeof path, "%s/generation_config.json", source->path);
+        status = ingot_model_add_eos(out, generation, size, path, error);
     }
     if (status == INGOT_OK) {
         status = check_tensors(out, source, error);

@@ -241,7 +241,7 @@ ingot_status ingot_stats_open(ingot_stats **out, const char *path, const ingot_m
     snprintf(stats->path, sizeof stats->path, "%s", path);
     INGOT_GO(ingot_open(&stats->container, path, error));
     ingot_get_info(stats->container, &info);
-    if (info.profile != PROFILE_STATISTICS) {
+    if (info.profile != INGOT_PROFILE_STATISTICS) {
         status = ingot_error_set(error, INGOT_ERR_INPUT, path, NULL, "make it with ingot-calib",
                                  "not a statistics file (profile %u)", (unsigned)info.profile);
         goto done;

@@ -358,7 +358,7 @@ ingot_status ingot_stats_collect(ingot_stats_result *out, const ingot_model *mod
         goto done;
     }
     const ingot_writer_plan plan = {
-        .profile = PROFILE_STATISTICS,
+        .profile = INGOT_PROFILE_STATISTICS,
         .tensors = c.specs,
         .tensor_count = c.spec_count,
         .meta = meta,

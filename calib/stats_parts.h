@@ -5,8 +5,7 @@
 
 #include "calib/stats.h"
 
-#define PROFILE_STATISTICS 1u
-#define PIECE_BYTES        (1ull << 20) /* of reading and writing; a chunk of the container */
+#define PIECE_BYTES (1ull << 20) /* of reading and writing; a chunk of the container */
 
 /* The tensors of one input, in file order. */
 enum { TENSOR_GRAM, TENSOR_MAGNITUDE, TENSOR_COUNTS, TENSORS_PER_INPUT };

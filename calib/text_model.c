@@ -1,6 +1,7 @@
 /* Opening a source of weights with its model description and tokenizer. */
 #include "calib/text_model.h"
 
+#include <stdio.h>
 #include <string.h>
 
 static ingot_status open_tokenizer(ingot_text_model *t, const char *path, ingot_error *error) {
@@ -12,7 +13,9 @@ static ingot_status open_tokenizer(ingot_text_model *t, const char *path, ingot_
                                "put the model's tokenizer.json beside its config.json",
                                "there is no %s", name);
     }
-    INGOT_TRY(ingot_tokenizer_create(&t->tokenizer, bytes, size, path, error));
+    char inner[1100];
+    (void)snprintf(inner, sizeof inner, "%s/%s", path, name);
+    INGOT_TRY(ingot_tokenizer_create(&t->tokenizer, bytes, size, inner, error));
     const uint64_t ids = ingot_tokenizer_vocab(t->tokenizer);
     if (ids > t->model.vocab) {
         return ingot_error_set(error, INGOT_ERR_INPUT, path, name,

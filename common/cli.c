@@ -35,6 +35,17 @@ int ingot_cli_report(const char *tool, const ingot_error *error) {
     return ingot_status_exit_code(error->status);
 }
 
+int ingot_cli_finish(const char *tool, int exit_code, bool is_printed) {
+    ingot_error error = {0};
+    const bool is_flushed = fflush(stdout) == 0 && ferror(stdout) == 0;
+    if (is_printed && is_flushed) {
+        return exit_code;
+    }
+    (void)ingot_error_set(&error, INGOT_ERR_IO, NULL, NULL, NULL,
+                          "the result could not be written to standard output");
+    return ingot_cli_report(tool, &error);
+}
+
 bool ingot_cli_has_flag(int argc, char **argv, const char *name) {
     const size_t length = strlen(name);
     for (int i = 1; i < argc && strcmp(argv[i], "--") != 0; i++) {
@@ -71,14 +82,34 @@ static bool has_word(const char *list, const char *word) {
     return false;
 }
 
+/* The option of a word "--NAME" or "--NAME=VALUE"; NULL: the word is none. */
+static const ingot_cli_option *option_of_word(const ingot_cli_spec *spec, const char *word) {
+    const size_t length = strcspn(word, "=");
+    for (size_t i = 0; i < spec->option_count; i++) {
+        const char *name = spec->options[i].name;
+        if (length > 2 && strncmp(word, "--", 2) == 0 && strlen(name) == length - 2 &&
+            strncmp(word + 2, name, length - 2) == 0) {
+            return &spec->options[i];
+        }
+    }
+    return NULL;
+}
+
 ingot_status ingot_cli_check_scopes(const ingot_cli_spec *spec, int argc, char **argv,
                                     const char *command, ingot_error *error) {
-    for (size_t i = 0; i < spec->scope_count; i++) {
-        const ingot_cli_scope *scope = &spec->scopes[i];
-        if (!has_word(scope->commands, command) && ingot_cli_has_flag(argc, argv, scope->option)) {
+    for (int i = 1; i < argc && strcmp(argv[i], "--") != 0; i++) {
+        const ingot_cli_option *option = option_of_word(spec, argv[i]);
+        if (option == NULL) {
+            continue;
+        }
+        const char *commands = ingot_cli_scope_of(spec, option->name);
+        if (commands != NULL && !has_word(commands, command)) {
             return ingot_error_set(error, INGOT_ERR_USAGE, NULL, NULL, "leave it out",
-                                   "--%s is an option of %s, not of %s", scope->option,
-                                   scope->commands, command);
+                                   "--%s is an option of %s, not of %s", option->name, commands,
+                                   command);
+        }
+        if (option->argument != NULL && strchr(argv[i], '=') == NULL) {
+            i++; /* its value, whatever it looks like */
         }
     }
     return INGOT_OK;

@@ -57,8 +57,8 @@ ingot_cli_outcome ingot_cli_parse(const ingot_cli_spec *spec, int argc, char **a
  * line was refused and that still owes one --json object. */
 bool ingot_cli_has_flag(int argc, char **argv, const char *name);
 
-/* Refuses options of the command line that a subcommand does not take (spec->scopes), so that none
- * is passed over in silence. */
+/* Refuses options of a command line that was parsed which a subcommand does not take
+ * (spec->scopes), so that none is passed over in silence. */
 ingot_status ingot_cli_check_scopes(const ingot_cli_spec *spec, int argc, char **argv,
                                     const char *command, ingot_error *error) INGOT_MUST_CHECK;
 /* The subcommands that take an option; NULL: all do. */
@@ -104,6 +104,9 @@ ingot_status ingot_cli_store(void *into, const ingot_cli_member *members, size_t
 
 /* "tool: FILE: TENSOR: reason (remedy)" on stderr; returns the exit code of error->status. */
 int ingot_cli_report(const char *tool, const ingot_error *error);
+/* The exit code of a tool that has printed its result: exit_code, or 2, with an error on stderr,
+ * where not all of it reached stdout (is_printed, and what is flushed here). */
+int ingot_cli_finish(const char *tool, int exit_code, bool is_printed);
 
 /* "12.3 MB" (powers of 1000), "1m 05s"; text is owned by the caller. */
 void ingot_format_bytes(char *text, size_t size, double bytes);

@@ -245,6 +245,39 @@ bool ingot_json_print(const json_t *value, FILE *out) {
     return is_printed;
 }
 
+/* Bytes of the UTF-8 sequence that text begins with; 0: of none. */
+static size_t sequence_length(const char *text, size_t size) {
+    for (size_t length = 1; length <= 4 && length <= size; length++) {
+        json_t *value = json_stringn(text, length);
+        if (value != NULL) {
+            json_decref(value);
+            return length;
+        }
+    }
+    return 0;
+}
+
+json_t *ingot_json_any_text(const char *text) {
+    if (text == NULL) {
+        return json_null();
+    }
+    json_t *value = json_string(text);
+    const size_t size = strlen(text);
+    void *memory;
+    if (value != NULL || ingot_alloc(&memory, (uint64_t)size + 1) != INGOT_OK) {
+        return value;
+    }
+    char *copy = memory;
+    for (size_t i = 0; i < size;) {
+        const size_t length = sequence_length(text + i, size - i);
+        memcpy(copy + i, length == 0 ? "?" : text + i, length == 0 ? 1 : length);
+        i += length == 0 ? 1 : length;
+    }
+    value = json_stringn(copy, size);
+    ingot_free(memory);
+    return value;
+}
+
 json_t *ingot_json_number(double value) {
     return isfinite(value) ? json_real(value) : json_null();
 }

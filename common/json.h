@@ -45,6 +45,9 @@ char *ingot_json_canonical(const json_t *value);
 /* Sorted, indented by 1, newline at the end: what --json prints.  False when nothing was printed,
  * out of memory, or not all of it. */
 bool ingot_json_print(const json_t *value, FILE *out) INGOT_MUST_CHECK;
+/* A name, path or message, whatever bytes it has: those that are no UTF-8 become question marks.
+ * Null for NULL; NULL when out of memory. */
+json_t *ingot_json_any_text(const char *text);
 /* A real if finite, else null (JSON has no NaN). New reference. */
 json_t *ingot_json_number(double value);
 

@@ -13,7 +13,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#define PROFILE_STATE 2u
 /* Raised when the same options come to give other bytes (2: decision 0033, 3: 0040, 4 and 5: 0035,
  * 6: 0037), so that no file is half of one recipe and half of another. */
 #define ARITHMETIC   6
@@ -53,7 +52,7 @@ ingot_status ingot_resume_path(char path[4096], const char *output, ingot_error 
 
 bool ingot_resume_is_state(const char *path) {
     ingot_container *container = NULL;
-    ingot_info info = {.profile = PROFILE_STATE};
+    ingot_info info = {.profile = INGOT_PROFILE_STATE};
     if (!ingot_is_container(path)) {
         return false;
     }
@@ -61,7 +60,7 @@ bool ingot_resume_is_state(const char *path) {
         ingot_get_info(container, &info);
     }
     ingot_close(container);
-    return info.profile == PROFILE_STATE;
+    return info.profile == INGOT_PROFILE_STATE;
 }
 
 /* ---- what the conversion is ----------------------------------------------------------------- */
@@ -343,7 +342,7 @@ static ingot_status write_state(void *context, ingot_error *error) {
                                        .dim = {r->pieces[i].size},
                                        .dtype = INGOT_U8};
     }
-    const ingot_writer_plan plan = {.profile = PROFILE_STATE,
+    const ingot_writer_plan plan = {.profile = INGOT_PROFILE_STATE,
                                     .tensors = specs,
                                     .tensor_count = r->piece_count,
                                     .meta = r->meta,
@@ -615,7 +614,7 @@ static ingot_status read_state(const ingot_resume *r, const ingot_container *sta
                                uint64_t *blocks, ingot_error *error) {
     ingot_info info;
     ingot_get_info(state, &info);
-    if (info.profile != PROFILE_STATE) {
+    if (info.profile != INGOT_PROFILE_STATE) {
         return refuse(r, error, "this is no state of a conversion", NULL);
     }
     INGOT_TRY(ingot_check_full(state, 1, NULL, NULL, error));

@@ -36,7 +36,8 @@ static json_t *distillation_json(const ingot_distill_result *r) {
     return object;
 }
 
-static void print_json(const ingot_convert_options *o, const ingot_convert_result *r,
+/* False when not all of it was printed. */
+static bool print_json(const ingot_convert_options *o, const ingot_convert_result *r,
                        const ingot_error *error) {
     json_t *object = json_object(), *phases = json_object(), *memory = json_object();
     const bool is_good = error->status == INGOT_OK;
@@ -49,7 +50,7 @@ static void print_json(const ingot_convert_options *o, const ingot_convert_resul
     }
     ingot_error_format(error, text, sizeof text);
     const char *output = r->is_written ? r->path : o->output;
-    ingot_json_put(object, "output", output != NULL ? json_string(output) : json_null());
+    ingot_json_put(object, "output", ingot_json_any_text(output));
     ingot_json_put(object, "bytes", is_good ? json_integer((json_int_t)r->bytes) : json_null());
     ingot_json_put(object, "source_bytes",
                    r->source_bytes != 0 ? json_integer((json_int_t)r->source_bytes) : json_null());
@@ -73,12 +74,10 @@ static void print_json(const ingot_convert_options *o, const ingot_convert_resul
     ingot_json_put(object, "content_id", digest_or_null(r->content_id, r->is_written));
     ingot_json_put(object, "error",
                    is_good ? json_null() : json_string(ingot_status_code(error->status)));
-    ingot_json_put(object, "message", is_good ? json_null() : json_string(text));
-    if (!ingot_json_print(object, stdout) || fflush(stdout) != 0) {
-        (void)fprintf(stderr, "%s: warning: the report could not be written\n",
-                      ingot_convert_spec.tool);
-    }
+    ingot_json_put(object, "message", ingot_json_any_text(is_good ? NULL : text));
+    const bool is_printed = ingot_json_print(object, stdout);
     json_decref(object);
+    return is_printed;
 }
 
 /* Whether outliers or smaller groups of no more bits gain more, over the matrices where both are
@@ -144,9 +143,6 @@ int ingot_convert_tool(int argc, char **argv) {
     ingot_convert_result result = {.bits_per_weight = NAN};
     ingot_error error = {0};
     ingot_recipe_init(&options.recipe);
-    for (int i = 1; i < argc; i++) { /* wrong usage is reported as JSON as well */
-        options.as_json = options.as_json || strcmp(argv[i], "--json") == 0;
-    }
     const ingot_cli_outcome outcome =
         ingot_cli_parse(&ingot_convert_spec, argc, argv, ingot_convert_option, &options,
                         &options.model_dir, &error);
@@ -155,10 +151,9 @@ int ingot_convert_tool(int argc, char **argv) {
     }
     if (outcome == INGOT_CLI_USAGE) {
         error.status = error.status == INGOT_OK ? INGOT_ERR_USAGE : error.status;
-        if (options.as_json) {
-            print_json(&options, &result, &error);
-        }
-        return 2;
+        options.as_json = options.as_json || ingot_cli_has_flag(argc, argv, "json");
+        return ingot_cli_finish(ingot_convert_spec.tool, 2,
+                                !options.as_json || print_json(&options, &result, &error));
     }
     ingot_interrupt_install();
     const ingot_status status = ingot_convert_run(&result, &options, &error);
@@ -167,14 +162,13 @@ int ingot_convert_tool(int argc, char **argv) {
         (void)ingot_error_set(&error, status, options.model_dir, NULL, NULL, "%s",
                               ingot_status_text(status));
     }
-    if (options.as_json) {
-        print_json(&options, &result, &error);
-    }
+    const bool is_printed = !options.as_json || print_json(&options, &result, &error);
     if (status == INGOT_OK && !options.as_json && !options.is_dry_run) {
         print_text(&result);
     }
     json_decref(result.tensors);
     json_decref(result.forecast);
     ingot_free(result.tunings);
-    return status == INGOT_OK ? 0 : ingot_cli_report(ingot_convert_spec.tool, &error);
+    const int code = status == INGOT_OK ? 0 : ingot_cli_report(ingot_convert_spec.tool, &error);
+    return ingot_cli_finish(ingot_convert_spec.tool, code, is_printed);
 }

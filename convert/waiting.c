@@ -8,8 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#define SUFFIX        ".waiting"
-#define PROFILE_STATE 2u
+#define SUFFIX ".waiting"
 
 struct ingot_waiting {
     const ingot_plan *plan;
@@ -79,7 +78,7 @@ static ingot_status plan_file(ingot_waiting *w) {
                                     .dtype = INGOT_U8};
         }
     }
-    w->writer_plan = (ingot_writer_plan){.profile = PROFILE_STATE,
+    w->writer_plan = (ingot_writer_plan){.profile = INGOT_PROFILE_STATE,
                                          .tensors = w->specs,
                                          .tensor_count = count,
                                          .meta = "{}",

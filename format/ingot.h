@@ -168,11 +168,16 @@ const char *ingot_path(const ingot_container *container);
 /* Cheap test of the first 8 bytes of a file: does it claim to be an Ingot container? */
 bool ingot_is_container(const char *path);
 
+/* What a container holds. */
+#define INGOT_PROFILE_MODEL      0u
+#define INGOT_PROFILE_STATISTICS 1u
+#define INGOT_PROFILE_STATE      2u /* of a conversion */
+
 typedef struct ingot_info {
     unsigned major, minor;
     uint64_t file_bytes; /* of all shards */
     uint64_t decoded_data_bytes;
-    uint32_t profile;     /* 0 model, 1 statistics, 2 conversion state */
+    uint32_t profile;     /* INGOT_PROFILE_... */
     uint32_t shard_count; /* 1 when not sharded */
     bool is_compressed;
     uint64_t incompat, ro_compat, compat; /* feature masks of the first shard */

@@ -245,7 +245,7 @@ static json_t *comparison_json(const inspection *other, const inspect_comparison
     for (uint64_t i = 0; i < comparison->count; i++) {
         is_good &= json_array_append_new(array, difference_json(&comparison->entries[i])) == 0;
     }
-    is_good &= ingot_json_put(object, "path", json_string(other->path));
+    is_good &= ingot_json_put(object, "path", ingot_json_any_text(other->path));
     is_good &= ingot_json_put(object, "root", digest_or_null(other->info.root));
     is_good &= ingot_json_put(object, "content_id", digest_or_null(other->info.content_id));
     is_good &= ingot_json_put(object, "bits_per_weight",
@@ -280,7 +280,7 @@ static bool put_container(json_t *object, const inspection *all) {
 }
 
 static bool put_all(json_t *object, const inspection *all, bool with_tensors) {
-    bool is_good = ingot_json_put(object, "path", json_string(all->path)) &&
+    bool is_good = ingot_json_put(object, "path", ingot_json_any_text(all->path)) &&
                    ingot_json_put(object, "profile", json_string(inspection_profile_name(all))) &&
                    ingot_json_put(object, "bytes", count(all->file_bytes)) &&
                    ingot_json_put(object, "shards", count(inspection_data_file_count(all))) &&

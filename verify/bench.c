@@ -139,20 +139,20 @@ static ingot_status on_option(void *context, const char *name, const char *value
                                  "--size must lie between 1M and 1T");
 }
 
-static void print_json(json_t *figures, const char *name, const ingot_error *error) {
+/* False when not all of it was printed. */
+static bool print_json(json_t *figures, const char *name, const ingot_error *error) {
     json_t *object = json_object();
     char text[2200];
     const bool is_good = error->status == INGOT_OK;
     ingot_error_format(error, text, sizeof text);
-    (void)json_object_set_new(object, "bench", name != NULL ? json_string(name) : json_null());
+    (void)json_object_set_new(object, "bench", ingot_json_any_text(name));
     (void)json_object_set(object, "figures", figures != NULL ? figures : json_null());
     (void)json_object_set_new(
         object, "error", is_good ? json_null() : json_string(ingot_status_code(error->status)));
-    (void)json_object_set_new(object, "message", is_good ? json_null() : json_string(text));
-    if (!ingot_json_print(object, stdout) || fflush(stdout) != 0) {
-        (void)fprintf(stderr, "%s: warning: the report could not be written\n", bench_spec.tool);
-    }
+    (void)json_object_set_new(object, "message", ingot_json_any_text(is_good ? NULL : text));
+    const bool is_printed = ingot_json_print(object, stdout);
     json_decref(object);
+    return is_printed;
 }
 
 /* NULL when there is none of that name. */
@@ -165,14 +165,27 @@ static const measurement *find_measurement(const char *name) {
     return NULL;
 }
 
+/* What describes a generated container or model does not go with a file, nor a slice's blocks with
+ * none; then the defaults of these. */
+static ingot_status settle(ingot_bench_options *o, ingot_error *error) {
+    if (o->file != NULL && (o->size_bytes != 0 || o->shape != NULL)) {
+        return ingot_error_set(error, INGOT_ERR_USAGE, NULL, NULL, "leave one of them out",
+                               "--%s describes what is generated in the place of --file",
+                               o->shape != NULL ? "shape" : "size");
+    }
+    if (o->slice == NULL && o->slice_blocks != 0) {
+        return ingot_error_set(error, INGOT_ERR_USAGE, NULL, NULL, "give --slice MODEL_DIR",
+                               "--slice-blocks is about a slice");
+    }
+    o->size_bytes = o->size_bytes != 0 ? o->size_bytes : UINT64_C(1) << 30;
+    o->slice_blocks = o->slice_blocks != 0 ? o->slice_blocks : 80;
+    o->shape = o->shape != NULL ? o->shape : "llama-3.1-8b";
+    return INGOT_OK;
+}
+
 int ingot_bench_tool(int argc, char **argv) {
-    ingot_bench_options options = {.folder = ".",
-                                   .size_bytes = UINT64_C(1) << 30,
-                                   .runs = 3,
-                                   .methods = "gptq,awq+gptq,rtn",
-                                   .samples = 128,
-                                   .slice_blocks = 80,
-                                   .shape = "llama-3.1-8b"};
+    ingot_bench_options options = {
+        .folder = ".", .runs = 3, .methods = "gptq,awq+gptq,rtn", .samples = 128};
     const char *name = NULL;
     json_t *figures = NULL;
     ingot_error error = {0};
@@ -183,10 +196,9 @@ int ingot_bench_tool(int argc, char **argv) {
     }
     if (outcome == INGOT_CLI_USAGE) {
         error.status = error.status == INGOT_OK ? INGOT_ERR_USAGE : error.status;
-        if (ingot_cli_has_flag(argc, argv, "json")) {
-            print_json(NULL, name, &error);
-        }
-        return 2;
+        return ingot_cli_finish(bench_spec.tool, 2,
+                                !ingot_cli_has_flag(argc, argv, "json") ||
+                                    print_json(NULL, name, &error));
     }
     ingot_interrupt_install();
     const measurement *found = find_measurement(name);
@@ -198,14 +210,17 @@ int ingot_bench_tool(int argc, char **argv) {
                               : ingot_error_set(&error, INGOT_ERR_USAGE, NULL, NULL,
                                                 "use verify, convert, decode or kernels",
                                                 "unknown measurement \"%s\"", name);
+    status = status == INGOT_OK ? settle(&options, &error) : status;
     if (status == INGOT_OK) {
         status = found->run(&figures, &options, &error);
     }
+    bool is_printed = true;
     if (options.as_json) {
-        print_json(figures, name, &error);
+        is_printed = print_json(figures, name, &error);
     } else if (status == INGOT_OK && found->print != NULL) {
         found->print(figures);
     }
     json_decref(figures);
-    return status == INGOT_OK ? 0 : ingot_cli_report(bench_spec.tool, &error);
+    const int code = status == INGOT_OK ? 0 : ingot_cli_report(bench_spec.tool, &error);
+    return ingot_cli_finish(bench_spec.tool, code, is_printed);
 }

@@ -143,8 +143,25 @@ static void count_bytes(subject *s) {
     }
 }
 
-static ingot_status open_model(subject *s, const ingot_bench_options *options, ingot_error *error) {
-    if (options->file != NULL) {
+/* *out stays NULL where a container is measured. */
+static ingot_status find_shape(const struct shape **out, const ingot_bench_options *options,
+                               ingot_error *error) {
+    *out = NULL;
+    for (size_t i = 0; options->file == NULL && i < sizeof shapes / sizeof *shapes; i++) {
+        if (strcmp(shapes[i].name, options->shape) == 0) {
+            *out = &shapes[i];
+        }
+    }
+    return options->file != NULL || *out != NULL
+               ? INGOT_OK
+               : ingot_error_set(error, INGOT_ERR_USAGE, NULL, NULL,
+                                 "use llama-3.1-8b, llama-3.1-70b or tiny", "unknown shape \"%s\"",
+                                 options->shape);
+}
+
+static ingot_status open_model(subject *s, const struct shape *shape,
+                               const ingot_bench_options *options, ingot_error *error) {
+    if (shape == NULL) {
         INGOT_TRY(ingot_weight_source_open(&s->source, options->file, true, error));
         s->has_source = true;
         INGOT_TRY(ingot_model_open(&s->described, &s->source, error));
@@ -155,14 +172,7 @@ static ingot_status open_model(subject *s, const ingot_bench_options *options, i
         }
         return ingot_engine_model_create(&s->model, &s->described, &s->source, s->arena, error);
     }
-    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
-        if (strcmp(shapes[i].name, options->shape) == 0) {
-            return generate_model(s, &shapes[i]);
-        }
-    }
-    return ingot_error_set(error, INGOT_ERR_USAGE, NULL, NULL,
-                           "use llama-3.1-8b, llama-3.1-70b or tiny", "unknown shape \"%s\"",
-                           options->shape);
+    return generate_model(s, shape);
 }
 
 /* ---- ceilings ---------------------------------------------------------------------------------
@@ -358,6 +368,8 @@ static ingot_status measure(json_t *figures, subject *s, const ingot_bench_optio
     uint32_t ids[LONG_CONTEXT + 64];
     double memory, bus, digests;
     uint64_t state = 1;
+    const struct shape *shape;
+    INGOT_TRY(find_shape(&shape, options, error));
     INGOT_TRY(ingot_arena_create(&s->arena));
     INGOT_TRY(ingot_backend_open(&s->backend, options->device != NULL ? options->device : "auto",
                                  options->threads, error));
@@ -366,7 +378,7 @@ static ingot_status measure(json_t *figures, subject *s, const ingot_bench_optio
         return ingot_error_set(error, INGOT_ERR_UNSUPPORTED, NULL, NULL, "use --device cuda",
                                "device %s has no engine", s->backend.ops->name);
     }
-    INGOT_TRY(open_model(s, options, error));
+    INGOT_TRY(open_model(s, shape, options, error));
     count_bytes(s);
     for (size_t i = 0; i < sizeof ids / sizeof *ids; i++) {
         ids[i] = (uint32_t)(ingot_random_bits(&state) % s->model.vocab);
@@ -374,8 +386,9 @@ static ingot_status measure(json_t *figures, subject *s, const ingot_bench_optio
     INGOT_TRY(measure_transfers(s, options->runs, &memory, &bus));
     INGOT_TRY(measure_digests(options->runs, &digests));
     (void)json_object_set_new(figures, "device", json_string(s->backend.path));
-    (void)json_object_set_new(figures, "model",
-                              json_string(options->file != NULL ? options->file : options->shape));
+    (void)json_object_set_new(
+        figures, "model",
+        ingot_json_any_text(options->file != NULL ? options->file : options->shape));
     put(figures, "memory_gbps", memory * 1e-9);
     put(figures, "bus_gbps", bus * 1e-9);
     put(figures, "digest_4_threads_gbps", digests * 1e-9);

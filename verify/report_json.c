@@ -12,22 +12,8 @@ static json_t *verdict(ingot_verdict value) {
     return value == INGOT_VERDICT_NONE ? json_null() : json_boolean(value == INGOT_VERDICT_YES);
 }
 
-/* Text from a file or the command line; bytes that are not UTF-8 become question marks. */
 static json_t *text_or_null(const char *text) {
-    if (text == NULL || text[0] == '\0') {
-        return json_null();
-    }
-    json_t *value = json_string(text);
-    if (value != NULL) {
-        return value;
-    }
-    char copy[2048];
-    const size_t length = strnlen(text, sizeof copy - 1);
-    for (size_t i = 0; i < length; i++) {
-        copy[i] = (text[i] & 0x80) != 0 ? '?' : text[i];
-    }
-    copy[length] = '\0';
-    return json_string(copy);
+    return ingot_json_any_text(text != NULL && text[0] != '\0' ? text : NULL);
 }
 
 static json_t *count_or_null(uint64_t value, bool is_known) {

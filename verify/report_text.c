@@ -66,9 +66,11 @@ static void report_integrity(const ingot_verification *verification, FILE *out) 
         return;
     }
     if (verification->source_verdict == INGOT_VERDICT_YES) {
-        (void)fprintf(out,
-                      "source      all %" PRIu64 " tensors recomputed from %s and equal (%.2f s)\n",
-                      verification->source_checked, verification->options.source_path,
+        const bool is_model = verification->info.profile == INGOT_PROFILE_MODEL;
+        (void)fprintf(out, "source      all %" PRIu64 " tensors %s %s%s (%.2f s)\n",
+                      verification->source_checked, is_model ? "recomputed from" : "of",
+                      verification->options.source_path,
+                      is_model ? " and equal" : " are those the statistics were taken of",
                       verification->source_seconds);
         return;
     }

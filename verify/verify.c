@@ -1,6 +1,7 @@
 /* The stages of a verification, in order; what they found goes to the reports. */
 #include "verify/verify.h"
 
+#include "calib/stats.h"
 #include "common/json.h"
 #include "common/sizes.h"
 #include "format/digest.h"
@@ -148,7 +149,7 @@ static ingot_status describe(ingot_verification *verification, ingot_error *erro
     }
     INGOT_TRY(status);
     const char *config = ingot_file_entry(container, "config.json", &size);
-    if (config != NULL && verification->info.profile == 0) {
+    if (config != NULL && verification->info.profile == INGOT_PROFILE_MODEL) {
         ingot_error ignored = {0}; /* only --text needs an architecture that is known */
         verification->has_model =
             ingot_model_from_config(&verification->model, config, size, path, &ignored) == INGOT_OK;
@@ -208,13 +209,46 @@ static ingot_status stage_full(ingot_verification *verification, unsigned thread
     return status;
 }
 
+/* Statistics hold nothing that stands in a checkpoint: they name theirs by a digest. */
+static ingot_status statistics_check(ingot_verification *verification,
+                                     const ingot_checkpoint *checkpoint, ingot_error *error) {
+    ingot_weight_source source;
+    ingot_model model;
+    ingot_stats *stats;
+    ingot_weight_source_from_checkpoint(&source, checkpoint);
+    INGOT_TRY(ingot_model_open(&model, &source, error));
+    const ingot_status status =
+        ingot_stats_open(&stats, verification->options.path, &model, &source, error);
+    ingot_stats_close(stats);
+    ingot_model_close(&model);
+    if (status == INGOT_OK || status == INGOT_FAIL_SOURCE) {
+        const bool is_equal = status == INGOT_OK;
+        verification->source_verdict = is_equal ? INGOT_VERDICT_YES : INGOT_VERDICT_NO;
+        verification->source_checked = ingot_checkpoint_count(checkpoint);
+        verification->source_failures = is_equal ? 0 : 1;
+    }
+    return status;
+}
+
 static ingot_status stage_source(ingot_verification *verification,
                                  const ingot_checkpoint *checkpoint, ingot_pool *pool,
                                  ingot_error *error) {
     ingot_progress progress;
+    const uint32_t profile = verification->info.profile;
     const double start = ingot_clock_seconds();
     for (uint64_t i = 0; i < ingot_checkpoint_count(checkpoint); i++) {
         verification->source_bytes += ingot_checkpoint_at(checkpoint, i)->bytes;
+    }
+    if (profile == INGOT_PROFILE_STATISTICS) {
+        const ingot_status status = statistics_check(verification, checkpoint, error);
+        verification->source_seconds = ingot_clock_seconds() - start;
+        return status;
+    }
+    if (profile != INGOT_PROFILE_MODEL) {
+        return ingot_error_set(error, INGOT_ERR_UNSUPPORTED, verification->options.path, NULL,
+                               "name a model or a statistics file",
+                               "a container of profile %" PRIu32 " is not compared with a source",
+                               profile);
     }
     ingot_progress_begin(&progress, "recomputing from the source", "MB",
                          (double)verification->source_bytes / 1e6, verification->options.is_silent);
@@ -264,7 +298,9 @@ static ingot_status open_run(model_run *run, ingot_verification *verification,
                                "the container holds no tokenizer.json, which %s needs",
                                options->text_count != 0 ? "--text" : "--tasks");
     }
-    INGOT_TRY(ingot_tokenizer_create(&run->tokenizer, bytes, size, options->path, error));
+    char path[1100];
+    (void)snprintf(path, sizeof path, "%s/tokenizer.json", options->path);
+    INGOT_TRY(ingot_tokenizer_create(&run->tokenizer, bytes, size, path, error));
     if (ingot_tokenizer_vocab(run->tokenizer) > run->model.vocab) {
         return ingot_error_set(error, INGOT_ERR_INPUT, options->path, "tokenizer.json",
                                "convert a checkpoint whose tokenizer belongs to it",

@@ -191,7 +191,7 @@ static ingot_status check_products(checker *c, ingot_error *error) {
         json_t *row = json_object();
         ingot_json_put(row, "product", json_string(p->name));
         ingot_json_put(row, "verdict", json_string(verdict_names[verdict]));
-        ingot_json_put(row, "reason", reason[0] != '\0' ? json_string(reason) : json_null());
+        ingot_json_put(row, "reason", ingot_json_any_text(reason[0] != '\0' ? reason : NULL));
         (void)json_array_append_new(c->products, row);
         if (!c->options->as_json && verdict != CHECK_WHOLE) {
             ingot_progress_line(&c->progress, "%s: %s: %s", p->name, verdict_names[verdict],
@@ -235,7 +235,7 @@ static ingot_status find_foreign(checker *c, ingot_error *error) {
             (void)fts_set(tree, entry, FTS_SKIP);
         } else if (entry->fts_info != FTS_D && entry->fts_info != FTS_DP &&
                    !is_own(c, entry->fts_path + start)) {
-            (void)json_array_append_new(c->foreign, json_string(entry->fts_path + start));
+            (void)json_array_append_new(c->foreign, ingot_json_any_text(entry->fts_path + start));
             if (!c->options->as_json) {
                 ingot_progress_line(&c->progress, "%s: foreign: no product of the manifest",
                                     entry->fts_path + start);

@@ -72,6 +72,7 @@ static void become(const ingot_child *child, pid_t parent) {
     (void)signal(SIGINT, SIG_DFL);
     (void)signal(SIGTERM, SIG_DFL);
     (void)signal(SIGHUP, SIG_DFL);
+    (void)signal(SIGPIPE, SIG_DFL);
     (void)sigprocmask(SIG_SETMASK, &none, NULL);
     (void)execv(child->tool, (char *const *)(uintptr_t)child->words);
     _exit(127);

@@ -62,13 +62,25 @@ static const ingot_cli_spec zoo_spec = {
                 "    tables and charts of what is on the shelf\n",
 };
 
+#define KEYS_MAX 8
+
 static const struct {
     const char *name;
     ingot_zoo_command run;
+    const char *keys[KEYS_MAX]; /* of its object, null until they are known */
 } commands[] = {
-    {"plan", ingot_zoo_plan},     {"run", ingot_zoo_run},       {"status", ingot_zoo_status},
-    {"report", ingot_zoo_report}, {"verify", ingot_zoo_verify}, {"slurm", ingot_zoo_slurm},
+    {"plan",
+     ingot_zoo_plan,
+     {"products", "problems", "room", "disk_bytes", "seconds", "product_rate"}},
+    {"run",
+     ingot_zoo_run,
+     {"products", "made", "finished_before", "failed", "gates_failed", "left", "seconds"}},
+    {"status", ingot_zoo_status, {"products", "states", "gates_failed"}},
+    {"report", ingot_zoo_report, {"products", "states", "gates_failed", "format", "version"}},
+    {"verify", ingot_zoo_verify, {"products", "foreign", "verdicts", "bytes", "seconds"}},
+    {"slurm", ingot_zoo_slurm, {"submitted", "queued_before", "left_out", "jobs"}},
 };
+#define COMMAND_COUNT (sizeof commands / sizeof *commands)
 
 bool ingot_zoo_is_chosen(const ingot_zoo_options *options, const ingot_zoo_product *product) {
     bool is_chosen = options->only_count == 0;
@@ -116,18 +128,27 @@ static ingot_status on_option(void *context, const char *name, const char *value
     return ingot_cli_store(o, members, sizeof members / sizeof *members, name, value, error);
 }
 
-/* Adds what every subcommand's object has, and prints it. */
-static void print_json(json_t *object, const char *command, const ingot_error *error) {
+/* The object of a subcommand, nothing known yet; COMMAND_COUNT: of none. */
+static json_t *empty_object(size_t index) {
+    json_t *object = json_object();
+    for (unsigned i = 0; index < COMMAND_COUNT && i < KEYS_MAX; i++) {
+        if (commands[index].keys[i] != NULL) {
+            ingot_json_put(object, commands[index].keys[i], json_null());
+        }
+    }
+    return object;
+}
+
+/* Adds what every subcommand's object has, and prints it: false when not all of it. */
+static bool print_json(json_t *object, const char *command, const ingot_error *error) {
     const bool is_good = error->status == INGOT_OK;
     char text[2200];
     ingot_error_format(error, text, sizeof text);
     ingot_json_put(object, "command", command != NULL ? json_string(command) : json_null());
     ingot_json_put(object, "error",
                    is_good ? json_null() : json_string(ingot_status_code(error->status)));
-    ingot_json_put(object, "message", is_good ? json_null() : json_string(text));
-    if (!ingot_json_print(object, stdout) || fflush(stdout) != 0) {
-        (void)fprintf(stderr, "%s: warning: the report could not be written\n", zoo_spec.tool);
-    }
+    ingot_json_put(object, "message", ingot_json_any_text(is_good ? NULL : text));
+    return ingot_json_print(object, stdout);
 }
 
 /* --only must name products of the manifest: a slip of the pen is no empty run. */
@@ -149,7 +170,7 @@ static ingot_status check_only(const ingot_manifest *m, const ingot_zoo_options 
 static int run(size_t index, const ingot_zoo_options *options) {
     ingot_manifest manifest;
     ingot_error error = {0};
-    ingot_zoo_result result = {.json = json_object()};
+    ingot_zoo_result result = {.json = empty_object(index)};
     ingot_interrupt_install();
     ingot_status status = ingot_manifest_read(&manifest, options->manifest_path, &error);
     if (status == INGOT_OK) {
@@ -166,19 +187,16 @@ static int run(size_t index, const ingot_zoo_options *options) {
         }
         result.exit_code = ingot_cli_report(zoo_spec.tool, &error);
     }
-    if (options->as_json) {
-        print_json(result.json, commands[index].name, &error);
-    } else if (fflush(stdout) != 0 || ferror(stdout) != 0) {
-        (void)fprintf(stderr, "%s: warning: the report could not be written\n", zoo_spec.tool);
-    }
+    const bool is_printed =
+        !options->as_json || print_json(result.json, commands[index].name, &error);
     json_decref(result.json);
-    return result.exit_code;
+    return ingot_cli_finish(zoo_spec.tool, result.exit_code, is_printed);
 }
 
 int ingot_zoo_tool(int argc, char **argv) {
     ingot_zoo_options options = {0};
     ingot_error error = {0};
-    const size_t count = sizeof commands / sizeof *commands;
+    const size_t count = COMMAND_COUNT;
     size_t index = 0;
     /* The subcommand is the first word; the rest is the command line of a tool as all others. */
     const bool has_command = argc > 1 && argv[1][0] != '-';
@@ -210,10 +228,11 @@ int ingot_zoo_tool(int argc, char **argv) {
         (void)ingot_cli_report(zoo_spec.tool, &error);
     }
     error.status = error.status == INGOT_OK ? INGOT_ERR_USAGE : error.status;
+    bool is_printed = true;
     if (ingot_cli_has_flag(argc - skipped, argv + skipped, "json")) {
-        json_t *object = json_object();
-        print_json(object, index < count ? commands[index].name : NULL, &error);
+        json_t *object = empty_object(index);
+        is_printed = print_json(object, index < count ? commands[index].name : NULL, &error);
         json_decref(object);
     }
-    return 2;
+    return ingot_cli_finish(zoo_spec.tool, 2, is_printed);
 }

@@ -497,7 +497,7 @@ void ingot_job_fail(ingot_zoo_job *job, const ingot_error *error) {
     ingot_error_format(error, text, sizeof text);
     ingot_json_put(job->record, "state", json_string("failed"));
     ingot_json_put(job->record, "error", json_string(ingot_status_code(error->status)));
-    ingot_json_put(job->record, "message", json_string(text));
+    ingot_json_put(job->record, "message", ingot_json_any_text(text));
     if (write_record(job, &ignored) != INGOT_OK) {
         (void)fprintf(stderr, "ingot-zoo: warning: %s: the failure could not be put on record\n",
                       job->product->name);

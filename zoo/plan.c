@@ -91,7 +91,7 @@ static const char *add_problem(ingot_forecasts *plan, const char *format, ...) {
     va_start(arguments, format);
     (void)vsnprintf(text, sizeof text, format, arguments);
     va_end(arguments);
-    (void)json_array_append_new(plan->problems, json_string(text));
+    (void)json_array_append_new(plan->problems, ingot_json_any_text(text));
     return json_string_value(json_array_get(plan->problems, json_array_size(plan->problems) - 1));
 }
 
@@ -204,7 +204,7 @@ static ingot_status plan_product(ingot_forecasts *plan, const ingot_manifest *m,
     if (status != INGOT_OK) {
         ingot_error_format(&error, text, sizeof text);
         need->problem = add_problem(plan, "%s: %s", p->name, text);
-        ingot_json_put(row, "problem", json_string(text));
+        ingot_json_put(row, "problem", ingot_json_any_text(text));
         return INGOT_OK;
     }
     const bool on_cuda = may_use(m, options, true), on_cpu = may_use(m, options, false);

@@ -38,7 +38,7 @@ static json_t *gates_json(const ingot_zoo_product *p, const json_t *record) {
     char reason[160];
     const ingot_gate_verdict verdict = ingot_product_gates(p, record, reason);
     ingot_json_put(gates, "verdict", json_string(ingot_gate_verdict_name(verdict)));
-    ingot_json_put(gates, "reason", reason[0] != '\0' ? json_string(reason) : json_null());
+    ingot_json_put(gates, "reason", ingot_json_any_text(reason[0] != '\0' ? reason : NULL));
     ingot_json_put(gates, "ppl_ratio", gate_json(p->max_ppl_ratio, verify, "ppl_ratio"));
     ingot_json_put(gates, "kld_mean", gate_json(p->max_kld, verify, "kld_mean"));
     ingot_json_put(gates, "accuracy_drop",
@@ -101,7 +101,7 @@ static ingot_status make_row(json_t **out, const ingot_manifest *m, const ingot_
     ingot_json_put(row, "recipe", json_string(m->recipes[p->recipe].name));
     ingot_json_put(row, "output", json_string(p->output));
     ingot_json_put(row, "state", json_string(name));
-    ingot_json_put(row, "reason", reason[0] != '\0' ? json_string(reason) : json_null());
+    ingot_json_put(row, "reason", ingot_json_any_text(reason[0] != '\0' ? reason : NULL));
     ingot_json_put(row, "gates", gates_json(p, record));
     for (size_t i = 0; i < sizeof figures / sizeof *figures && with_figures; i++) {
         json_t *value = json_object_get(record, figures[i]);
@@ -167,9 +167,9 @@ static void add_cluster(json_t *row, json_t *task) {
     if (ingot_cluster_is_pending(said)) {
         ingot_json_put(row, "state",
                        json_string(strcmp(said, "PENDING") == 0 ? "queued" : "running"));
-        ingot_json_put(row, "reason", json_string(reason));
+        ingot_json_put(row, "reason", ingot_json_any_text(reason));
     } else if (strcmp(state, "failed") != 0) {
-        ingot_json_put(row, "reason", json_string(reason));
+        ingot_json_put(row, "reason", ingot_json_any_text(reason));
     }
 }
 

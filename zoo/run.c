@@ -278,9 +278,9 @@ static json_t *task_json(const task *t) {
     ingot_json_put(object, "error",
                    is_failed ? json_string(ingot_status_code(t->error.status)) : json_null());
     ingot_json_put(object, "message",
-                   is_failed                        ? json_string(text)
-                   : t->gates == INGOT_GATES_FAILED ? json_string(t->gate_reason)
-                                                    : json_null());
+                   ingot_json_any_text(is_failed                        ? text
+                                       : t->gates == INGOT_GATES_FAILED ? t->gate_reason
+                                                                        : NULL));
     return object;
 }
 

@@ -79,6 +79,17 @@ for wrong in "" "--model $MODEL" "--model none" "--model $MODEL --methods rtn,ba
     expect_error ":"
 done
 [ -z "$(ls ./*bench* 2>/dev/null)" ] || fail "left behind after errors: $(ls)"
+# A value that looks like an option is a value; what has nothing to be about is refused.
+expect_exit 2 ingot-bench convert --text --shape --model "$MODEL"
+expect_error "--shape: cannot open"
+expect_exit 2 ingot-bench decode --shape banana
+expect_error "unknown shape"
+expect_exit 2 ingot-bench decode --shape tiny --file m.ingot
+expect_error "--shape describes what is generated"
+expect_exit 2 ingot-bench verify --size 2M --file m.ingot
+expect_error "--size describes what is generated"
+expect_exit 2 ingot-bench convert --model "$MODEL" --methods rtn --slice-blocks 4
+expect_error "--slice MODEL_DIR"
 expect_exit 2 ingot-bench verify --model="$MODEL" --json
 expect_error "--model is an option of convert, not of verify"
 grep -q '"error": "E_USAGE"' out || fail "$(cat out)"

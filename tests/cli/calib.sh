@@ -85,3 +85,15 @@ EOF
     expect_exit 1 ingot-calib "$MODEL" --text a.txt -o foreign.calib $common --reuse
     [ "$(cat foreign.calib)" = "something else" ] || fail "a foreign file was replaced"
 }
+
+# ingot-verify knows which checkpoint statistics are of.
+if command -v ingot-verify >/dev/null; then
+    expect_exit 0 ingot-verify one.calib --source "$MODEL"
+    grep -q 'are those the statistics were taken of' out || fail "no verdict: $(cat out)"
+    cp -r "$MODEL" other
+    chmod -R u+w other
+    printf 'X' | dd of=other/model.safetensors bs=1 seek=300000 conv=notrunc status=none
+    expect_exit 1 ingot-verify one.calib --source other --json
+    grep -q '"error": "E_SOURCE"' out || fail "another checkpoint: $(cat out)"
+    grep -q '"source_equal": false' out || fail "no verdict: $(cat out)"
+fi

@@ -45,4 +45,50 @@ for path in "$INGOT_BUILD"/bin/ingot-*; do
     "$tool" --help >/dev/full 2>err || code=$?
     [ "$code" = 2 ] || fail "$tool --help on a full disk: exit code $code"
 done
+
+# full COMMAND...: its result cannot be written, and it says so.
+full() {
+    code=0
+    "$@" >/dev/full 2>err || code=$?
+    [ "$code" = 2 ] || fail "exit code $code with a full disk under stdout: $*"
+    expect_error "out" # standard output
+}
+ingot-convert "$MODEL" -o model.ingot >out 2>err
+cat >zoo.json <<END
+{"shelf": "shelf", "models": {"demo": "$MODEL"}, "recipes": {"w8": {"defaults": {"bits": 8}}},
+ "products": [{"model": "demo", "recipes": ["w8"]}], "devices": ["cpu"]}
+END
+ingot-zoo run zoo.json >out 2>err
+for json in "" --json; do
+    # shellcheck disable=SC2086
+    {
+        full ingot-inspect model.ingot $json
+        full ingot-verify model.ingot $json
+        full ingot-convert "$MODEL" --dry-run $json
+        full ingot-convert "$MODEL" -o model.ingot --force $json
+        full ingot-bench verify --file model.ingot --runs 1 $json
+        full ingot-zoo status zoo.json $json
+    }
+done
+
+# A name that is no UTF-8: one object, with a question mark where JSON has no such byte.
+odd=$(printf 'odd\377\303\251')
+# shows KEY COMMAND...: whatever the exit code, that member has the name so.
+shows() {
+    key=$1
+    shift
+    "$@" --json >out 2>err || true
+    grep -q "^ \"$key\": \".*odd?$(printf '\303\251')" out || { cat out >&2; fail "no $key: $*"; }
+}
+shows output ingot-convert "$MODEL" -o "$odd"
+shows path ingot-inspect "$odd"
+shows file ingot-verify "$odd"
+shows error_text ingot-verify "$odd/none"
+shows message ingot-convert "$odd/none" -o x
+shows message ingot-bench verify --file "$odd/none"
+shows message ingot-zoo plan "$odd/none"
+shows output ingot-calib "$MODEL" --text "$MODEL/calibration.txt" --samples 1 --seq-len 16 -o "$odd.calib"
+cp model.ingot "shelf/$odd"
+expect_exit 1 ingot-zoo verify zoo.json --json
+grep -q "\"odd?$(printf '\303\251')\"" out || fail "a foreign file is not named: $(cat out)"
 echo "$count tools"

@@ -25,6 +25,10 @@ END
 
 expect_exit 2 ingot-zoo status zoo.json
 expect_error "there is no shelf yet"
+expect_exit 2 ingot-zoo status zoo.json --json
+for key in products states gates_failed; do
+    grep -q "\"$key\": null" out || fail "no $key: $(cat out)"
+done
 expect_exit 1 ingot-zoo run zoo.json --jobs 2
 grep -q '3 products: 3 made, 0 finished before, 0 failed, 1 over a gate' out || fail "$(cat out)"
 grep -q 'demo/w2: .*over a gate: mean KL divergence' err || { cat err >&2; fail "no gate named"; }

@@ -1,4 +1,4 @@
-# SIGINT, SIGTERM and SIGKILL in ingot-calib and ingot-verify: one error, exit 2, nothing under a
+# SIGINT, SIGTERM, SIGPIPE and SIGKILL in ingot-calib, ingot-convert and ingot-verify: one error, exit 2, nothing under a
 # final name; after SIGKILL the partial file, which the next run names and replaces.
 . "$INGOT_ROOT/tests/lib.sh"
 need ingot-calib ingot-convert ingot-verify
@@ -27,6 +27,16 @@ for signal in INT TERM; do
     expect_error "interrupted by SIG$signal"
     expect_no_files out.html
 done
+
+# A reader of the messages that goes away ends nothing: the file is whole, or there is none.
+{
+    code=0
+    ingot-convert "$MODEL" -o piped.ingot --text "$TEXT" --samples 8 --seq-len 256 2>&1 || code=$?
+    echo "$code" >code
+} | sed -n "/^block 1/q"
+[ "$(cat code)" = 2 ] || fail "a closed pipe: exit code $(cat code)" # the result had no reader
+ingot-verify piped.ingot >/dev/null || fail "a closed pipe ended the conversion"
+expect_no_files piped.ingot.partial
 
 interrupt KILL ingot-calib "$MODEL" -o out.calib --text "$TEXT"
 [ "$code" = 137 ] || fail "ingot-calib, SIGKILL: exit code $code"

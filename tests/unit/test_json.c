@@ -215,6 +215,26 @@ static void test_writing(void) {
     json_decref(number);
 }
 
+/* Texts of any bytes; a sequence that is cut is no UTF-8, nor is half of a surrogate pair. */
+static void test_any_text(void) {
+    static const struct {
+        const char *text, *wanted;
+    } cases[] = {
+        {"plain", "plain"},
+        {"", ""},
+        {"caf\xc3\xa9 \xe6\x97\xa5 \xf0\x9f\x98\x80", "caf\xc3\xa9 \xe6\x97\xa5 \xf0\x9f\x98\x80"},
+        {"\xff\xc3\xa9", "?\xc3\xa9"},
+        {"cut \xe6\x97", "cut ??"},
+        {"\xed\xa0\x80", "???"},
+        {"\xc0\x80!", "??!"}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        json_t *value = ingot_json_any_text(cases[i].text);
+        CU_ASSERT_STRING_EQUAL(json_string_value(value), cases[i].wanted);
+        json_decref(value);
+    }
+    CU_ASSERT_TRUE(json_is_null(ingot_json_any_text(NULL)));
+}
+
 static void test_read(void) {
     char name[] = "/tmp/ingot-json-XXXXXX";
     const int descriptor = mkstemp(name);
@@ -239,6 +259,7 @@ int main(void) {
         {"members", test_members},
         {"keys", test_keys},
         {"writing", test_writing},
+        {"any text", test_any_text},
         {"read", test_read},
 #if !defined(__SANITIZE_ADDRESS__)
         {"every allocation fails", test_every_allocation_fails},
