@@ -226,7 +226,7 @@ static void test_any_text(void) {
         {"\xff\xc3\xa9", "?\xc3\xa9"},
         {"cut \xe6\x97", "cut ??"},
         {"\xed\xa0\x80", "???"},
-        {"\xc0\x80!", "??!"}};
+        {"\xc0\x80.", "??."}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         json_t *value = ingot_json_any_text(cases[i].text);
         CU_ASSERT_STRING_EQUAL(json_string_value(value), cases[i].wanted);
