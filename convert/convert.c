@@ -375,6 +375,16 @@ static void note_peak(session *s, ingot_phase phase) {
     }
 }
 
+/* A container without a tokenizer is whole, and of no use to those who run texts. */
+static void print_missing_tokenizer(const session *s, FILE *out) {
+    uint64_t size;
+    if (ingot_checkpoint_has_weights(s->checkpoint) &&
+        ingot_checkpoint_file(s->checkpoint, "tokenizer.json", &size) == NULL) {
+        (void)fprintf(out, "plan: there is no tokenizer.json: the container will hold none, and "
+                           "run and be scored on no text\n");
+    }
+}
+
 static ingot_status run(session *s) {
     ingot_writer_plan plan;
     ingot_layout_info layout;
@@ -385,11 +395,13 @@ static ingot_status run(session *s) {
     s->result->phase_seconds[INGOT_PHASE_PLAN] = ingot_lap(&since);
     note_peak(s, INGOT_PHASE_PLAN);
     const bool is_on_stdout = s->options->is_dry_run && !s->options->as_json;
-    ingot_plan_print(&s->plan, &layout, s->options->is_dry_run, is_on_stdout ? stdout : stderr);
+    FILE *out = is_on_stdout ? stdout : stderr;
+    ingot_plan_print(&s->plan, &layout, s->options->is_dry_run, out);
+    print_missing_tokenizer(s, out);
     if (s->options->is_dry_run) {
         ingot_forecast forecast;
         INGOT_TRY(make_forecast(&forecast, s, &layout));
-        ingot_forecast_print(&forecast, is_on_stdout ? stdout : stderr);
+        ingot_forecast_print(&forecast, out);
         s->result->bytes = layout.file_bytes;
         s->result->forecast = ingot_forecast_json(&forecast, &s->plan);
         return s->result->forecast != NULL ? INGOT_OK : INGOT_ERR_NO_MEMORY;

@@ -327,6 +327,12 @@ static ingot_status load_windows(ingot_verification *verification, const model_r
     verification->text_tokens = text.count;
     verification->window_length =
         options->seq_len != 0 ? options->seq_len : ingot_min_u64(2048, model->context);
+    if (verification->window_length > model->context && !options->is_silent) {
+        (void)fprintf(stderr,
+                      "ingot-verify: warning: windows of %" PRIu64
+                      " tokens are longer than the model's context of %" PRIu64 "\n",
+                      verification->window_length, model->context);
+    }
     INGOT_GO(ingot_windows_evaluation(windows, &text, options->windows, verification->window_length,
                                       options->text_paths[0], error));
     verification->window_count = windows->count;

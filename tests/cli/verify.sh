@@ -53,7 +53,10 @@ expect_error "over the gate"
 expect_exit 1 ingot-verify model.ingot --source "$MODEL" --text "$TEXT" --windows 2 --seq-len 128 \
     --max-kld 0.00001
 grep -q 'NOT MET' out || fail "the gate is not reported"
+expect_exit 0 ingot-verify model.ingot --text "$TEXT" --windows 1 --seq-len 513
+grep -q 'longer than the model.s context of 512' err || fail "windows beyond the context without a word"
 expect_exit 0 ingot-verify model.ingot --text "$TEXT" --windows 1 --seq-len 64 --json
+[ ! -s err ] || fail "a warning about a window of 64: $(cat err)"
 json source_perplexity null
 json kld_mean null
 
