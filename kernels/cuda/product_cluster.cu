@@ -4,7 +4,9 @@
 
 #include <cmath>
 
-#define CLUSTER_WORK (512u << 10) /* codes for a multiprocessor; more: product_wgmma.h */
+/* Codes for a multiprocessor; more: product_wgmma.h, as measured (decision 0025). */
+#define CLUSTER_WORK       (512u << 10)
+#define CLUSTER_WORK_3_BIT (384u << 10) /* of one matrix, for more than 32 rows of x */
 
 /* How a product is spread over the device. */
 typedef struct cluster_plan {
@@ -66,9 +68,11 @@ static cluster_plan plan_of(const ingot_cuda *cuda, const ingot_weight_view *w, 
     return best;
 }
 
-bool product_cluster_can(const ingot_cuda *cuda, const ingot_weight_view *w) {
+bool product_cluster_can(const ingot_cuda *cuda, const ingot_weight_view *w, bool has_up,
+                         uint64_t m) {
+    const uint64_t work = w->bits == 3 && m > 32 && !has_up ? CLUSTER_WORK_3_BIT : CLUSTER_WORK;
     return cuda->clusters[0] != 0 && (w->bits == 3 || w->bits == 4) &&
-           w->rows * w->cols < CLUSTER_WORK * (uint64_t)cuda->multiprocessors;
+           w->rows * w->cols < work * (uint64_t)cuda->multiprocessors;
 }
 
 template <int BITS, typename T, product_mode MODE, int COLUMNS>

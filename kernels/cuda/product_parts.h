@@ -78,7 +78,8 @@ ingot_status product_wgmma(const product_context *context, const product_task &t
 /* The same where a multiprocessor has little to do (product_cluster.h); product_wgmma asks.  Once
  * for a context, zeroed before: how its kernels run on the device. */
 void product_cluster_open(ingot_cuda *cuda);
-bool product_cluster_can(const ingot_cuda *cuda, const ingot_weight_view *w);
+bool product_cluster_can(const ingot_cuda *cuda, const ingot_weight_view *w, bool has_up,
+                         uint64_t m);
 ingot_status product_cluster(const product_context *context, const product_task &task);
 ingot_status product_plain(const product_context *context, const product_task &task);
 /* By way of weights in 16 bits and cuBLAS; the workspace it needs beyond that of x. */

@@ -65,7 +65,7 @@ product_shared product_wgmma_shared(const ingot_cuda *cuda, const ingot_weight_v
     const wgmma_plan plan = plan_of(cuda, w, has_up);
     product_shared shared = {};
     *bytes = 0;
-    if (plan.has_parts && !product_cluster_can(cuda, w)) {
+    if (plan.has_parts && !product_cluster_can(cuda, w, has_up, m)) {
         shared.counter_count = plan.tiles * WGMMA_WARPS;
         shared.counters = reinterpret_cast<unsigned *>(workspace);
         *bytes = product_aligned(shared.counter_count * sizeof(unsigned));
@@ -181,7 +181,7 @@ static ingot_status launch_type(const product_context *context, const product_ta
 }
 
 ingot_status product_wgmma(const product_context *context, const product_task &task) {
-    if (product_cluster_can(context->cuda, &task.w[0])) {
+    if (product_cluster_can(context->cuda, &task.w[0], task.has_up, task.m)) {
         return product_cluster(context, task);
     }
     return task.w[0].bits == 3   ? launch_type<3>(context, task)

@@ -425,12 +425,13 @@ static void test_warpgroups(void) {
         }
         check(&c);
     }
-    for (unsigned i = 0; i < 2 && !is_brief; i++) { /* large ones, many tiles and few */
-        product_case c = draw(i == 0 ? 4 : 3, 128, i == 0 ? 9 : 3);
-        c.rows = i == 0 ? 17200 : 4300;
-        c.cols = i == 0 ? 4096 : 16384;
+    for (unsigned i = 0; i < 3 && !is_brief; i++) { /* large ones, many tiles and few, and one that
+                                                       is large for 3 bits and more than 32 rows */
+        product_case c = draw(i == 0 ? 4 : 3, 128, i == 0 ? 9 : i == 1 ? 3 : 33);
+        c.rows = i == 0 ? 17200 : i == 1 ? 4300 : 3650;
+        c.cols = i == 0 ? 4096 : i == 1 ? 16384 : 14336;
         c.has_up = false;
-        c.group = 256;
+        c.group = i == 2 ? 128 : 256;
         check(&c);
     }
 }
