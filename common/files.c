@@ -11,12 +11,15 @@
 #include "common/files.h"
 
 #include "common/memory.h"
+#include "common/worker.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <limits.h>
 #include <linux/fs.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -270,6 +273,12 @@ struct ingot_output {
     bool is_reopened; /* the partial file was there before, and so is what it holds */
     char *path;
     char *partial_path;
+    uint64_t reserved_bytes;
+    ingot_worker *reserving; /* in the background; NULL: it was not begun, or is over */
+    pthread_mutex_t mutex;   /* guards it and the two below; */
+    atomic_bool is_behind;   /* false: there is nothing to look for there */
+    ingot_status reserve_status;
+    ingot_error reserve_error;
 };
 
 static bool is_space_error(int code) {
@@ -298,6 +307,7 @@ static ingot_status output_error(const ingot_output *output, int code, const cha
 }
 
 static void release_output(ingot_output *output) {
+    (void)pthread_mutex_destroy(&output->mutex);
     if (output->descriptor >= 0) {
         (void)close(output->descriptor);
     }
@@ -456,6 +466,7 @@ static ingot_status open_output(ingot_output **out, const char *path, bool force
     }
     ingot_output *output = memory;
     output->descriptor = -1;
+    (void)pthread_mutex_init(&output->mutex, NULL);
     output->is_forced = force;
     output->is_reopened = output->is_kept = reopens;
     ingot_status status = INGOT_OK;
@@ -490,8 +501,29 @@ int ingot_output_descriptor(const ingot_output *output) {
     return output->descriptor;
 }
 
+/* Returns when nothing is being reserved, with what came of it. */
+static ingot_status settle(ingot_output *output, ingot_error *error) {
+    if (!output->is_behind) {
+        return INGOT_OK;
+    }
+    (void)pthread_mutex_lock(&output->mutex);
+    if (output->reserving != NULL) {
+        output->reserve_status = ingot_worker_wait(output->reserving, &output->reserve_error);
+        ingot_worker_destroy(output->reserving);
+        output->reserving = NULL;
+        output->is_behind = output->reserve_status != INGOT_OK;
+    }
+    const ingot_status status = output->reserve_status;
+    if (status != INGOT_OK && error != NULL) {
+        *error = output->reserve_error;
+    }
+    (void)pthread_mutex_unlock(&output->mutex);
+    return status;
+}
+
 ingot_status ingot_output_write_at(ingot_output *output, const void *bytes, uint64_t size,
                                    uint64_t offset, ingot_error *error) {
+    INGOT_TRY(settle(output, error));
     if (!is_valid_extent(size, offset)) {
         return output_error(output, EFBIG, "cannot write", error);
     }
@@ -522,7 +554,7 @@ ingot_status ingot_output_write_at(ingot_output *output, const void *bytes, uint
     return INGOT_OK;
 }
 
-ingot_status ingot_output_reserve(ingot_output *output, uint64_t size, ingot_error *error) {
+static ingot_status reserve(ingot_output *output, uint64_t size, ingot_error *error) {
     if (!is_valid_extent(size, 0)) {
         return output_error(output, EFBIG, "cannot reserve space", error);
     }
@@ -554,7 +586,35 @@ ingot_status ingot_output_reserve(ingot_output *output, uint64_t size, ingot_err
     return INGOT_OK;
 }
 
+ingot_status ingot_output_reserve(ingot_output *output, uint64_t size, ingot_error *error) {
+    INGOT_TRY(settle(output, error));
+    output->reserved_bytes = size;
+    return reserve(output, size, error);
+}
+
+static ingot_status run_reserve(void *context, ingot_error *error) {
+    ingot_output *output = context;
+    return reserve(output, output->reserved_bytes, error);
+}
+
+void ingot_output_reserve_behind(ingot_output *output, uint64_t size) {
+    assert(!output->is_behind);
+    output->reserved_bytes = size;
+    output->is_behind = true;
+    if (ingot_worker_create(&output->reserving) == INGOT_OK) {
+        ingot_worker_start(output->reserving, run_reserve, output);
+        return;
+    }
+    output->reserve_status = run_reserve(output, &output->reserve_error);
+    output->is_behind = output->reserve_status != INGOT_OK;
+}
+
+uint64_t ingot_output_reserved(const ingot_output *output) {
+    return output->reserved_bytes;
+}
+
 ingot_status ingot_output_truncate(ingot_output *output, uint64_t size, ingot_error *error) {
+    INGOT_TRY(settle(output, error));
     int code = is_valid_extent(size, 0) ? injected_fault() : EFBIG;
     if (code == 0 && ftruncate(output->descriptor, (off_t)size) != 0) {
         code = errno;
@@ -563,6 +623,7 @@ ingot_status ingot_output_truncate(ingot_output *output, uint64_t size, ingot_er
 }
 
 ingot_status ingot_output_sync(ingot_output *output, ingot_error *error) {
+    INGOT_TRY(settle(output, error));
     int code = injected_fault();
     if (code == 0 && fsync(output->descriptor) != 0) {
         code = errno;
@@ -652,6 +713,7 @@ void ingot_output_abort(ingot_output *output) {
     if (output == NULL) {
         return;
     }
+    (void)!settle(output, NULL);
     if (output->has_partial && !output->is_kept) {
         (void)unlink(output->partial_path); /* before close: the lock still keeps others out */
     }

@@ -65,6 +65,11 @@ ingot_status ingot_output_write_at(ingot_output *output, const void *bytes, uint
  * system can (fallocate). */
 ingot_status ingot_output_reserve(ingot_output *output, uint64_t size,
                                   ingot_error *error) INGOT_MUST_CHECK;
+/* The same in the background: whatever is done with the output next waits for it, and has its
+ * error. */
+void ingot_output_reserve_behind(ingot_output *output, uint64_t size);
+/* How many bytes were asked to be reserved. */
+uint64_t ingot_output_reserved(const ingot_output *output);
 /* Cuts or extends the file to exactly size bytes. */
 ingot_status ingot_output_truncate(ingot_output *output, uint64_t size,
                                    ingot_error *error) INGOT_MUST_CHECK;

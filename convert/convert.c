@@ -110,15 +110,18 @@ static ingot_status check_output(const session *s) {
     return INGOT_OK;
 }
 
-static ingot_status open_device(ingot_backend *out, const session *s, const char *name) {
+static ingot_status open_device(ingot_backend *out, const session *s, const char *name,
+                                ingot_error *error) {
     char device[64];
     const bool is_number = name[0] >= '0' && name[0] <= '9';
     (void)snprintf(device, sizeof device, "%s%s", is_number ? "cuda:" : "", name);
-    return ingot_backend_open(out, device, s->options->threads, s->error);
+    return ingot_backend_open(out, device, s->options->threads, error);
 }
 
 /* The device, or the list of them; what they compute depends on how many they are. */
-static ingot_status open_devices(session *s) {
+static ingot_status open_devices(void *context, ingot_error *error) {
+    session *s = context;
+    const double start = ingot_clock_seconds();
     const ingot_convert_options *o = s->options;
     char list[256], *rest = list, path[sizeof s->backend.path];
     const char *name;
@@ -127,7 +130,7 @@ static ingot_status open_devices(session *s) {
                    : o->device != NULL ? o->device
                                        : "auto");
     if (o->devices != NULL && (o->device != NULL || strlen(o->devices) >= sizeof list)) {
-        return ingot_error_set(s->error, INGOT_ERR_USAGE, NULL, NULL, "give one of them",
+        return ingot_error_set(error, INGOT_ERR_USAGE, NULL, NULL, "give one of them",
                                "--device and --devices exclude each other");
     }
     while ((name = strsep(&rest, ",")) != NULL) {
@@ -136,24 +139,42 @@ static ingot_status open_devices(session *s) {
             break;
         }
         if (s->other_count + 1 == INGOT_MAX_DEVICES) {
-            return ingot_error_set(s->error, INGOT_ERR_USAGE, NULL, NULL, NULL,
-                                   "more than %u devices", INGOT_MAX_DEVICES);
+            return ingot_error_set(error, INGOT_ERR_USAGE, NULL, NULL, NULL, "more than %u devices",
+                                   INGOT_MAX_DEVICES);
         }
         ingot_backend *backend = s->has_backend ? &s->others[s->other_count] : &s->backend;
-        INGOT_TRY(open_device(backend, s, name));
+        INGOT_TRY(open_device(backend, s, name, error));
         s->other_count += s->has_backend;
         s->has_backend = true;
         if (strcmp(backend->path, s->backend.path) != 0) {
-            return ingot_error_set(s->error, INGOT_ERR_USAGE, NULL, NULL,
-                                   "give devices of one model", "devices differ: %s and %s",
-                                   s->backend.path, backend->path);
+            return ingot_error_set(error, INGOT_ERR_USAGE, NULL, NULL, "give devices of one model",
+                                   "devices differ: %s and %s", s->backend.path, backend->path);
         }
     }
     if (s->other_count != 0) {
         (void)snprintf(path, sizeof path, "%.48s x%u", s->backend.path, s->other_count + 1);
         memcpy(s->backend.path, path, sizeof path);
     }
+    s->open_seconds = ingot_clock_seconds() - start;
     return INGOT_OK;
+}
+
+/* Opening a GPU takes a third of a second, in which the text is read and the plan is made. */
+static ingot_status start_devices(session *s) {
+    INGOT_TRY(ingot_worker_create(&s->opening));
+    ingot_worker_start(s->opening, open_devices, s);
+    return INGOT_OK;
+}
+
+/* From here on the devices may be used. */
+static ingot_status await_devices(session *s) {
+    if (s->opening == NULL) {
+        return INGOT_OK;
+    }
+    const ingot_status status = ingot_worker_wait(s->opening, s->error);
+    ingot_worker_destroy(s->opening);
+    s->opening = NULL;
+    return status;
 }
 
 static ingot_status open_inputs(session *s) {
@@ -180,13 +201,7 @@ static ingot_status open_inputs(session *s) {
     s->has_source = true;
     INGOT_TRY(ingot_model_open(&s->model, &s->source, s->error));
     s->has_model = true;
-    if (s->is_forecast) {
-        return INGOT_OK;
-    }
-    const double start = ingot_clock_seconds();
-    INGOT_TRY(open_devices(s));
-    s->open_seconds = ingot_clock_seconds() - start;
-    return INGOT_OK;
+    return s->is_forecast ? INGOT_OK : start_devices(s);
 }
 
 /* ---- calibration data ----------------------------------------------------------------------- */
@@ -241,6 +256,7 @@ static ingot_status load_text(session *s) {
     const ingot_convert_options *o = s->options;
     uint64_t length;
     INGOT_TRY(window_length(&length, s));
+    INGOT_TRY(s->is_self_text ? await_devices(s) : INGOT_OK);
     INGOT_TRY(s->is_self_text ? write_text(s, length) : read_texts(s));
     s->has_text = true;
     INGOT_TRY(ingot_windows_calibration(&s->windows, &s->text, o->recipe.samples, length,
@@ -308,6 +324,8 @@ static ingot_status make_plan(session *s, ingot_writer_plan *plan, ingot_layout_
     INGOT_TRY(
         ingot_plan_create(&s->plan, s->checkpoint, &s->model, &o->recipe, has_data, s->error));
     s->has_plan = true;
+    ingot_convert_begin(s);
+    INGOT_TRY(await_devices(s));
     if (o->recipe.target_bpw != 0 && !s->is_forecast) {
         INGOT_TRY(choose_widths(s));
     }
@@ -327,7 +345,8 @@ static ingot_status make_plan(session *s, ingot_writer_plan *plan, ingot_layout_
                                 .meta = s->meta,
                                 .meta_size = strlen(s->meta),
                                 .is_compressed = o->is_compressed,
-                                .shard_size_bytes = o->shard_size_bytes};
+                                .shard_size_bytes = o->shard_size_bytes,
+                                .output = s->begun};
     ingot_digest128(plan->set_id, s->meta, plan->meta_size);
     INGOT_TRY(collect_files(s, &plan->file_count));
     plan->files = s->files;
@@ -413,6 +432,8 @@ static ingot_status run(session *s) {
 }
 
 static void release(session *s) {
+    ingot_worker_destroy(s->opening);
+    ingot_output_abort(s->begun);
     if (s->has_plan) {
         ingot_plan_free(&s->plan);
     }

@@ -12,6 +12,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#define BEGUN_BYTES (UINT64_C(64) << 10) /* of a container: provenance, and what is padded */
+
 /* What a tensor's outliers gain beside smaller groups of no more bits; null without outliers. */
 static json_t *outliers_json(const ingot_tensor_spec *spec, const ingot_steps_taken *steps) {
     const uint64_t rows = spec->dim[0], cols = spec->dim[1];
@@ -83,6 +85,30 @@ typedef struct work {
     uint64_t first_block;
 } work;
 
+void ingot_convert_begin(session *s) {
+    const ingot_convert_options *o = s->options;
+    char state[4096], partial[4096];
+    ingot_layout_info layout;
+    const ingot_writer_plan plan = {
+        .tensors = s->plan.specs, .tensor_count = s->plan.count, .meta = ""};
+    if (o->output == NULL || o->is_dry_run || o->resumes || o->is_compressed ||
+        o->shard_size_bytes != 0 || o->recipe.target_bpw != 0 ||
+        ingot_resume_path(state, o->output, NULL) != INGOT_OK || ingot_path_exists(state) ||
+        snprintf(partial, sizeof partial, "%s" INGOT_PARTIAL_SUFFIX, o->output) >=
+            (int)sizeof partial ||
+        ingot_path_exists(partial) || ingot_layout_compute(&layout, &plan, NULL) != INGOT_OK ||
+        ingot_output_create(&s->begun, o->output, o->force, NULL) != INGOT_OK) {
+        return;
+    }
+    for (uint64_t i = 0; i < ingot_checkpoint_file_count(s->checkpoint); i++) {
+        uint64_t size;
+        const char *name = ingot_checkpoint_file_name(s->checkpoint, i);
+        (void)ingot_checkpoint_file(s->checkpoint, name, &size);
+        layout.file_bytes += size;
+    }
+    ingot_output_reserve_behind(s->begun, layout.file_bytes + BEGUN_BYTES);
+}
+
 /* A state that nobody will go on from: its output is about to be written anew. */
 static void drop_state(const char *path, const char *reason) {
     if (ingot_resume_is_state(path)) {
@@ -109,7 +135,7 @@ static bool distills(const session *s) {
     return ingot_plan_distills(&s->plan, s->options->recipe.effort == INGOT_EFFORT_BEST);
 }
 
-static ingot_status open_work(work *w, const session *s, const ingot_writer_plan *plan) {
+static ingot_status open_work(work *w, session *s, const ingot_writer_plan *plan) {
     const ingot_convert_options *o = s->options;
     const char *reason = "left by an interrupted run, which --resume goes on with";
     char waiting[4096];
@@ -134,9 +160,11 @@ static ingot_status open_work(work *w, const session *s, const ingot_writer_plan
     const bool goes_on = w->writer != NULL;
     if (!goes_on) {
         INGOT_TRY(ingot_writer_create(&w->writer, o->output, o->force, plan, s->error));
+        s->begun = NULL;
         drop_state(w->state, reason);
         (void)unlink(waiting); /* nobody writes it who has not locked the output */
     }
+    INGOT_TRY(ingot_writer_use_threads(w->writer, ingot_pool_threads(s->backend.pool)));
     if (!o->resumes) {
         return INGOT_OK;
     }

@@ -3,6 +3,8 @@
 #ifndef INGOT_CONVERT_SESSION_H
 #define INGOT_CONVERT_SESSION_H
 
+#include "common/files.h"
+#include "common/worker.h"
 #include "convert/convert.h"
 #include "convert/team.h"
 
@@ -17,7 +19,9 @@ typedef struct session {
     ingot_backend backend;
     ingot_backend others[INGOT_MAX_DEVICES];
     unsigned other_count;
-    double open_seconds; /* what opening all of them took */
+    double open_seconds;   /* what opening all of them took */
+    ingot_worker *opening; /* of them, beside the text and the plan; NULL: that is over */
+    ingot_output *begun;   /* the output, until a writer has it; NULL: it was not begun early */
     ingot_tokenizer *tokenizer;
     ingot_text text;
     ingot_windows windows;
@@ -34,6 +38,10 @@ typedef struct session {
     ingot_speeds *speeds; /* of a device that is the caller's, or NULL */
 } session;
 
+/* Begins the output of a plan whose device is still being opened: reserving takes a second for
+ * every 12 GB where files are in memory.  Left to ingot_convert_write, with its errors, where its
+ * size is not known yet, or an interrupted run left something. */
+void ingot_convert_begin(session *s);
 /* Writes the container of a plan and commits it; what it finds out goes into the session's result.
  * *since: the clock since the last phase that was booked.  After a failure what --resume needs
  * stays, and nothing else. */

@@ -8,11 +8,15 @@
 
 #include "common/files.h"
 #include "common/memory.h"
+#include "common/sizes.h"
 #include "format/container_write_internal.h"
 #include "format/container_write_set.h"
 #include "format/digest.h"
 
+#include <assert.h>
 #include <math.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -20,6 +24,8 @@
 
 /* Archive copies are written once and read often. */
 #define ZSTD_LEVEL 9
+/* A file takes one write at a time; what the others do meanwhile are digests. */
+#define MOST_WRITERS 4u
 
 /* ---- the front ------------------------------------------------------------------------------ */
 
@@ -123,6 +129,7 @@ static ingot_status open_writer(ingot_writer **out, const char *path, bool force
     *out = NULL;
     INGOT_TRY(writer_lay_out(&writer, plan, error));
     writer->is_forced = force;
+    assert(plan->output == NULL || (writer->shard_count == 1 && !plan->is_compressed && !reopens));
     /* Every shard is open twice when the set is read back, beside the shards of the source: better
      * to know that before hours of work. */
     if (writer->shard_count > 1 && !ingot_files_allow(2 * (uint64_t)writer->shard_count + 64)) {
@@ -152,15 +159,22 @@ static ingot_status open_writer(ingot_writer **out, const char *path, bool force
         if (reopens && writer->shard_count > 1) {
             writer_take_back(part->path, plan->set_id);
         }
-        INGOT_GO(reopens ? ingot_output_reopen(&part->output, part->path, force, error)
-                         : ingot_output_create(&part->output, part->path, force, error));
-        if (!plan->is_compressed) {
+        if (plan->output != NULL) {
+            part->output = plan->output;
+        } else {
+            INGOT_GO(reopens ? ingot_output_reopen(&part->output, part->path, force, error)
+                             : ingot_output_create(&part->output, part->path, force, error));
+        }
+        if (!plan->is_compressed && ingot_output_reserved(part->output) < part->super.file_size) {
             INGOT_GO(ingot_output_reserve(part->output, part->super.file_size, error));
         }
     }
     *out = writer;
     return INGOT_OK;
 done:
+    if (plan->output != NULL) {
+        writer->shards[0].output = NULL; /* the caller's, as before */
+    }
     writer_destroy(writer);
     return status;
 }
@@ -173,6 +187,14 @@ ingot_status ingot_writer_create(ingot_writer **out, const char *path, bool forc
 ingot_status ingot_writer_reopen(ingot_writer **out, const char *path, bool force,
                                  const ingot_writer_plan *plan, ingot_error *error) {
     return open_writer(out, path, force, true, plan, error);
+}
+
+ingot_status ingot_writer_use_threads(ingot_writer *writer, unsigned threads) {
+    ingot_pool_destroy(writer->pool);
+    writer->pool = NULL;
+    return threads > 1 && !writer->plan->is_compressed
+               ? ingot_pool_create(&writer->pool, threads < MOST_WRITERS ? threads : MOST_WRITERS)
+               : INGOT_OK;
 }
 
 /* ---- parts ---------------------------------------------------------------------------------- */
@@ -207,15 +229,59 @@ static ingot_status write_chunk(ingot_writer *writer, writer_shard *part, uint64
     return INGOT_OK;
 }
 
+/* Chunks of a part on their way into the file. */
+typedef struct part_write {
+    ingot_writer *writer;
+    writer_shard *part;
+    uint64_t first_chunk, part_offset, size;
+    const uint8_t *bytes;
+    atomic_bool has_failed;
+    pthread_mutex_t mutex; /* guards the two below */
+    ingot_status status;   /* of the chunk that failed first */
+    ingot_error *error;
+} part_write;
+
+static void write_one(void *context, size_t index, unsigned worker) {
+    (void)worker;
+    part_write *w = context;
+    const uint64_t at = index * CHUNK_BYTES;
+    ingot_error error = {.status = INGOT_OK};
+    if (w->has_failed) {
+        return;
+    }
+    const ingot_status status =
+        write_chunk(w->writer, w->part, w->first_chunk + index, w->part_offset + at, w->bytes + at,
+                    ingot_min_u64(CHUNK_BYTES, w->size - at), &error);
+    if (status != INGOT_OK) {
+        (void)pthread_mutex_lock(&w->mutex);
+        if (!w->has_failed) {
+            w->has_failed = true;
+            w->status = status;
+            if (w->error != NULL) {
+                *w->error = error;
+            }
+        }
+        (void)pthread_mutex_unlock(&w->mutex);
+    }
+}
+
 static ingot_status write_part(ingot_writer *writer, writer_shard *part, uint64_t *chunk,
                                uint64_t part_offset, const void *bytes, uint64_t size,
                                ingot_error *error) {
-    for (uint64_t at = 0; at < size; at += CHUNK_BYTES) {
-        INGOT_TRY(write_chunk(writer, part, (*chunk)++, part_offset + at,
-                              (const uint8_t *)bytes + at, ingot_min_u64(CHUNK_BYTES, size - at),
-                              error));
-    }
-    return INGOT_OK;
+    const uint64_t count = ingot_ceil_div(size, CHUNK_BYTES);
+    part_write w = {.writer = writer,
+                    .part = part,
+                    .first_chunk = *chunk,
+                    .part_offset = part_offset,
+                    .size = size,
+                    .bytes = bytes,
+                    .mutex = PTHREAD_MUTEX_INITIALIZER,
+                    .error = error};
+    /* compressed chunks follow each other in the file */
+    ingot_pool_run(part->zmap == NULL ? writer->pool : NULL, count, write_one, &w);
+    (void)pthread_mutex_destroy(&w.mutex);
+    *chunk += count;
+    return w.status;
 }
 
 static ingot_status misuse(ingot_error *error, const char *tensor, const char *reason) {

@@ -38,9 +38,11 @@ typedef struct ingot_writer_plan {
     uint64_t file_count;
     const char *meta; /* canonical JSON, final */
     uint64_t meta_size;
-    bool is_compressed;        /* zstd, one frame per chunk */
-    uint64_t shard_size_bytes; /* 0: one file; else the most DATA bytes of a shard */
-    uint8_t set_id[16];        /* sharded sets: XXH3-128 of source digests and recipe */
+    bool is_compressed;          /* zstd, one frame per chunk */
+    uint64_t shard_size_bytes;   /* 0: one file; else the most DATA bytes of a shard */
+    uint8_t set_id[16];          /* sharded sets: XXH3-128 of source digests and recipe */
+    struct ingot_output *output; /* an output begun under the path, for one uncompressed file: the
+                                    writer's once this is created.  NULL: it begins one itself */
 } ingot_writer_plan;
 
 /* Sizes that follow from a plan, before anything is written. */
@@ -64,6 +66,9 @@ typedef struct ingot_writer ingot_writer;
 ingot_status ingot_writer_create(ingot_writer **out, const char *path, bool force,
                                  const ingot_writer_plan *plan,
                                  ingot_error *error) INGOT_MUST_CHECK;
+/* From now on chunks are digested and written by this many threads, or as many as are of use, where
+ * the file is not compressed.  Its bytes are the same with every number. */
+ingot_status ingot_writer_use_threads(ingot_writer *writer, unsigned threads) INGOT_MUST_CHECK;
 /* Writes all parts of tensor `index` from the view, which must match the spec exactly, and takes
  * its ledger record.  Each tensor (but aliases) exactly once, in any order; not thread safe. */
 ingot_status ingot_writer_put(ingot_writer *writer, uint64_t index, const ingot_weight_view *view,

@@ -3,6 +3,7 @@
 #define INGOT_CONTAINER_WRITE_INTERNAL_H
 
 #include "common/files.h"
+#include "common/pool.h"
 #include "format/container_internal.h"
 #include "format/container_write.h"
 
@@ -34,6 +35,7 @@ struct ingot_writer {
     place *places;       /* by plan index */
     uint8_t *compressed; /* ZSTD_compressBound(CHUNK_BYTES), compressed files only */
     void *zstd;          /* ZSTD_CCtx, likewise */
+    ingot_pool *pool;    /* that digests and writes chunks; NULL: the caller alone */
 };
 
 /* What a plan becomes; *out is released with writer_destroy. */

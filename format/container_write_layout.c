@@ -214,6 +214,7 @@ void writer_destroy(ingot_writer *writer) {
     free(writer->places);
     free(writer->compressed);
     (void)ZSTD_freeCCtx(writer->zstd);
+    ingot_pool_destroy(writer->pool);
     free(writer);
 }
 

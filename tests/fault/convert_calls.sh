@@ -6,6 +6,7 @@ need ingot-convert ingot-verify
 
 SHIM=$INGOT_BUILD/fault/faulty_calls.so
 SMALL=$INGOT_ROOT/tests/fixtures/tiny-llama
+model=$SMALL threads=1
 preload=$SHIM
 dense=25
 if ldd "$(command -v ingot-convert)" | grep -q libasan; then
@@ -38,7 +39,7 @@ faults() {
         cp -r before now
         code=0
         FAULT_CALL=$call FAULT_AT=$n FAULT_HOW=$how FAULT_ALL=${all:-0} FAULT_MARK=$PWD/mark \
-            LD_PRELOAD=$preload ingot-convert "$SMALL" -o now/x.ingot --method rtn --threads 1 "$@" \
+            LD_PRELOAD=$preload ingot-convert "$model" -o now/x.ingot --method rtn --threads $threads "$@" \
             >out 2>err </dev/null || code=$?
         what="$call $n $how: $*"
         [ -e mark ] || break
@@ -81,7 +82,7 @@ recover() {
         cmp -s "$file" "now/$name" || cmp -s "$file" "now/$name.replaced" ||
             same_set after || fail "$what: $file is lost"
     done
-    ingot-convert "$SMALL" -o now/x.ingot --method rtn --threads 1 "$@" --force >out 2>err ||
+    ingot-convert "$model" -o now/x.ingot --method rtn --threads 1 "$@" --force >out 2>err ||
         { cat err >&2; fail "$what: the next run fails"; }
     same after || fail "$what: the next run leaves $(ls now)"
 }
@@ -98,9 +99,9 @@ setting() {
     old=$1
     shift
     if [ "$old" = old ]; then
-        ingot-convert "$SMALL" -o before/x.ingot --method rtn --seed 5 "$@" >out 2>err
+        ingot-convert "$model" -o before/x.ingot --method rtn --seed 5 "$@" >out 2>err
     fi
-    ingot-convert "$SMALL" -o after/x.ingot --method rtn --threads 1 "$@" >out 2>err
+    ingot-convert "$model" -o after/x.ingot --method rtn --threads 1 "$@" >out 2>err
     for file in after/*.ingot; do ingot-verify "$file" >out 2>err; done
 }
 
@@ -137,4 +138,11 @@ for options in "" "--zstd" "--shard-size 20000" "--zstd --shard-size 16000"; do
             dense=6 faults $call killed error --force $options
         done
     }
+done
+
+# Tensors of several chunks, which threads write beside each other: the one that fails is enough.
+model=$MODEL threads=3
+setting old
+for how in EIO short kill; do
+    dense=4 faults pwrite $how $([ $how = short ] && echo same || echo error) --force
 done

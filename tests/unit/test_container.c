@@ -2,6 +2,7 @@
  * or missing shard goes unnoticed by the full check. */
 #include "suite.h"
 
+#include "common/files.h"
 #include "common/memory.h"
 #include "format/container_internal.h"
 #include "format/container_write.h"
@@ -569,6 +570,93 @@ static void test_large_part(void) {
     free(bytes);
 }
 
+/* ---- several writers ------------------------------------------------------------------------ */
+
+enum { BIG_TENSORS = 4 };
+static ingot_tensor_spec big_specs[BIG_TENSORS];
+static ingot_weight_view big_views[BIG_TENSORS];
+
+/* Tensors of some chunks each, the last of them cut anywhere. */
+static ingot_writer_plan make_big_plan(void) {
+    static const char *const big_names[BIG_TENSORS] = {"a", "b", "c", "d"};
+    for (uint64_t i = 0; i < BIG_TENSORS; i++) {
+        const uint64_t size = (i + 1) * CHUNK_BYTES + random_u64() % CHUNK_BYTES;
+        uint8_t *bytes = keep(size, 1);
+        for (uint64_t k = 0; k < size; k++) {
+            bytes[k] = (uint8_t)random_u64();
+        }
+        big_specs[i] =
+            (ingot_tensor_spec){.name = big_names[i], .rank = 1, .dim = {size}, .dtype = INGOT_U8};
+        big_views[i] = (ingot_weight_view){
+            .kind = INGOT_DENSE, .rows = 1, .cols = size, .dtype = INGOT_U8, .data = bytes};
+    }
+    return (ingot_writer_plan){
+        .tensors = big_specs, .tensor_count = BIG_TENSORS, .meta = "{}", .meta_size = 2};
+}
+
+/* begun: the output is reserved in the background before the writer is there. */
+static ingot_status write_big(const char *path, ingot_writer_plan plan, unsigned threads,
+                              bool begun) {
+    ingot_writer *writer = NULL;
+    ingot_output *output = NULL;
+    ingot_status status = INGOT_OK;
+    if (begun) {
+        ingot_layout_info layout;
+        INGOT_GO(ingot_layout_compute(&layout, &plan, NULL));
+        INGOT_GO(ingot_output_create(&output, path, true, NULL));
+        ingot_output_reserve_behind(output, layout.file_bytes + random_u64() % 10000);
+        plan.output = output;
+    }
+    INGOT_GO(ingot_writer_create(&writer, path, true, &plan, NULL));
+    output = NULL;
+    INGOT_GO(ingot_writer_use_threads(writer, threads));
+    for (uint64_t i = 0; i < BIG_TENSORS; i++) {
+        INGOT_GO(ingot_writer_put(writer, i, &big_views[i], NULL, NULL));
+    }
+    return ingot_writer_finish(writer, threads, NULL, NULL, NULL);
+done:
+    ingot_writer_abort(writer);
+    ingot_output_abort(output);
+    return status;
+}
+
+static void test_writer_threads(void) {
+    const ingot_writer_plan plan = make_big_plan();
+    size_t size, other_size;
+    CU_ASSERT_EQUAL_FATAL(write_big(path_of("alone.ingot"), plan, 1, false), INGOT_OK);
+    uint8_t *alone = slurp(path_of("alone.ingot"), &size);
+    for (unsigned threads = 1; threads <= 9; threads += 2) {
+        CU_ASSERT_EQUAL_FATAL(write_big(path_of("threads.ingot"), plan, threads, threads % 4 == 3),
+                              INGOT_OK);
+        uint8_t *bytes = slurp(path_of("threads.ingot"), &other_size);
+        CU_ASSERT_EQUAL_FATAL(other_size, size);
+        CU_ASSERT_EQUAL(memcmp(bytes, alone, size), 0);
+        free(bytes);
+    }
+    free(alone);
+}
+
+/* The disk is full at every change of the output in turn, whichever thread meets it. */
+static void test_writer_threads_full(void) {
+    const ingot_writer_plan plan = make_big_plan();
+    unsigned failures = 0;
+    for (uint64_t n = 1; n < 100; n++) {
+        ingot_output_fail_after(n);
+        const ingot_status status = write_big(path_of("full.ingot"), plan, 3, n % 2 != 0);
+        ingot_output_fail_after(0);
+        CU_ASSERT_NOT_EQUAL(access(path_of("full.ingot.partial"), F_OK), 0);
+        if (status == INGOT_OK) {
+            break;
+        }
+        failures++;
+        CU_ASSERT_EQUAL(status, INGOT_ERR_NO_SPACE);
+        CU_ASSERT_NOT_EQUAL(access(path_of("full.ingot"), F_OK), 0);
+    }
+    /* reserving, 14 chunks, and what finishing takes */
+    CU_ASSERT(failures > 15 && failures < 99);
+    CU_ASSERT_EQUAL(check_file(path_of("full.ingot")), INGOT_OK);
+}
+
 int main(void) {
     const CU_TestInfo tests[] = {{"round trips", test_round_trips},
                                  {"every byte counts", test_every_byte_counts},
@@ -576,6 +664,8 @@ int main(void) {
                                  {"each rule has its code", test_rules},
                                  {"the writer refuses", test_writer_refuses},
                                  {"a part of several chunks", test_large_part},
+                                 {"several writers", test_writer_threads},
+                                 {"several writers on a full disk", test_writer_threads_full},
                                  CU_TEST_INFO_NULL};
     if (mkdtemp(folder) == NULL) {
         return 2;

@@ -153,6 +153,38 @@ static void test_output(void) { /* INV 1 */
     CU_ASSERT_STRING_EQUAL(content(path), "new");
 }
 
+static void test_reserving_behind(void) {
+    ingot_output *output = NULL;
+    start("behind");
+    CU_ASSERT_EQUAL_FATAL(ingot_output_create(&output, path, false, &error), INGOT_OK);
+    CU_ASSERT_EQUAL(ingot_output_reserved(output), 0);
+    ingot_output_reserve_behind(output, 1 << 20);
+    CU_ASSERT_EQUAL(ingot_output_reserved(output), 1 << 20);
+    CU_ASSERT_EQUAL(ingot_output_write_at(output, "world", 5, 5, &error), INGOT_OK);
+    CU_ASSERT_EQUAL(ingot_output_write_at(output, "hello", 5, 0, &error), INGOT_OK);
+    CU_ASSERT_EQUAL(ingot_output_truncate(output, 10, &error), INGOT_OK);
+    CU_ASSERT_EQUAL(ingot_output_commit(output, &error), INGOT_OK);
+    CU_ASSERT_STRING_EQUAL(content(path), "helloworld");
+    /* The error is that of everything that follows; nothing is left. */
+    start("behind2");
+    CU_ASSERT_EQUAL_FATAL(ingot_output_create(&output, path, false, &error), INGOT_OK);
+    ingot_output_fail_after(1);
+    ingot_output_reserve_behind(output, 1 << 20);
+    CU_ASSERT_EQUAL(ingot_output_write_at(output, "a", 1, 0, &error), INGOT_ERR_NO_SPACE);
+    CU_ASSERT_STRING_EQUAL(error.file, path);
+    ingot_output_fail_after(0);
+    CU_ASSERT_EQUAL(ingot_output_write_at(output, "a", 1, 0, &error), INGOT_ERR_NO_SPACE);
+    CU_ASSERT_EQUAL(ingot_output_commit(output, &error), INGOT_ERR_NO_SPACE);
+    CU_ASSERT_FALSE(ingot_path_exists(partial));
+    CU_ASSERT_FALSE(ingot_path_exists(path));
+    /* An output that is given up meanwhile. */
+    start("behind3");
+    CU_ASSERT_EQUAL_FATAL(ingot_output_create(&output, path, false, &error), INGOT_OK);
+    ingot_output_reserve_behind(output, 16 << 20);
+    ingot_output_abort(output);
+    CU_ASSERT_FALSE(ingot_path_exists(partial));
+}
+
 static void test_no_replacing(void) { /* INV 2 */
     start("race");
     ingot_output *output = NULL;
@@ -403,6 +435,7 @@ int main(void) {
                                  {"read all", test_read_all},
                                  {"paths", test_paths},
                                  {"output", test_output},
+                                 {"reserving in the background", test_reserving_behind},
                                  {"no replacing", test_no_replacing},
                                  {"bad outputs", test_bad_outputs},
                                  {"lock", test_lock},
