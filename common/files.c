@@ -19,6 +19,7 @@
 #include <inttypes.h>
 #include <limits.h>
 #include <linux/fs.h>
+#include <linux/magic.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -26,15 +27,23 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #define CREATE_ATTEMPTS 16
 /* Linux moves at most 2 GiB - 4 KiB per call; smaller pieces also bound the wait for a signal. */
 #define TRANSFER_BYTES_MAX (UINT64_C(1) << 30)
 #define EARLY_FLUSH_BYTES  (1u << 20)
+#define RESERVE_BYTES      (UINT64_C(128) << 20) /* at once, in the background */
+/* A file takes one write at a time; a few threads have something to do beside it.  In memory
+ * (tmpfs) two threads write 5.1 GB/s and 16 no more, by mappings 16 write 17 and 8 11; 4 gain
+ * nothing. */
+#define LOCKED_WRITERS 4u
+#define MAPPED_FROM    6u
 
 /* ---- fault injection ----------------------------------------------------------------------- */
 
@@ -273,10 +282,15 @@ struct ingot_output {
     bool is_reopened; /* the partial file was there before, and so is what it holds */
     char *path;
     char *partial_path;
-    uint64_t reserved_bytes;
-    ingot_worker *reserving; /* in the background; NULL: it was not begun, or is over */
-    pthread_mutex_t mutex;   /* guards it and the two below; */
-    atomic_bool is_behind;   /* false: there is nothing to look for there */
+    bool is_mapped; /* the file is in memory: what is reserved of it is written by mappings */
+    uint64_t reserved_bytes; /* as asked for */
+    ingot_worker *reserving; /* in the background; NULL: it was not begun */
+    atomic_bool is_behind;   /* it is not over, or failed */
+    atomic_bool is_given_up; /* it need not go on */
+    pthread_mutex_t mutex;   /* guards what follows */
+    pthread_cond_t progressed;
+    uint64_t ready_bytes; /* of the file, reserved so far */
+    bool is_reserve_over;
     ingot_status reserve_status;
     ingot_error reserve_error;
 };
@@ -307,6 +321,8 @@ static ingot_status output_error(const ingot_output *output, int code, const cha
 }
 
 static void release_output(ingot_output *output) {
+    ingot_worker_destroy(output->reserving);
+    (void)pthread_cond_destroy(&output->progressed);
     (void)pthread_mutex_destroy(&output->mutex);
     if (output->descriptor >= 0) {
         (void)close(output->descriptor);
@@ -467,6 +483,7 @@ static ingot_status open_output(ingot_output **out, const char *path, bool force
     ingot_output *output = memory;
     output->descriptor = -1;
     (void)pthread_mutex_init(&output->mutex, NULL);
+    (void)pthread_cond_init(&output->progressed, NULL);
     output->is_forced = force;
     output->is_reopened = output->is_kept = reopens;
     ingot_status status = INGOT_OK;
@@ -501,17 +518,14 @@ int ingot_output_descriptor(const ingot_output *output) {
     return output->descriptor;
 }
 
-/* Returns when nothing is being reserved, with what came of it. */
-static ingot_status settle(ingot_output *output, ingot_error *error) {
+/* Returns when the file is reserved up to `end`, or an attempt in the background failed. */
+static ingot_status settle(ingot_output *output, uint64_t end, ingot_error *error) {
     if (!output->is_behind) {
         return INGOT_OK;
     }
     (void)pthread_mutex_lock(&output->mutex);
-    if (output->reserving != NULL) {
-        output->reserve_status = ingot_worker_wait(output->reserving, &output->reserve_error);
-        ingot_worker_destroy(output->reserving);
-        output->reserving = NULL;
-        output->is_behind = output->reserve_status != INGOT_OK;
+    while (!output->is_reserve_over && output->ready_bytes < end) {
+        (void)pthread_cond_wait(&output->progressed, &output->mutex);
     }
     const ingot_status status = output->reserve_status;
     if (status != INGOT_OK && error != NULL) {
@@ -521,15 +535,34 @@ static ingot_status settle(ingot_output *output, ingot_error *error) {
     return status;
 }
 
+/* Copies into a part of the file that is reserved, so that no page of it can be missing; false: it
+ * cannot be mapped. */
+static bool write_mapped(const ingot_output *output, const void *bytes, uint64_t size,
+                         uint64_t offset) {
+    const uint64_t before = offset % (uint64_t)sysconf(_SC_PAGESIZE);
+    char *at = mmap(NULL, (size_t)(before + size), PROT_READ | PROT_WRITE, MAP_SHARED,
+                    output->descriptor, (off_t)(offset - before));
+    if (at == MAP_FAILED) {
+        return false;
+    }
+    memcpy(at + before, bytes, (size_t)size);
+    (void)munmap(at, (size_t)(before + size));
+    return true;
+}
+
 ingot_status ingot_output_write_at(ingot_output *output, const void *bytes, uint64_t size,
                                    uint64_t offset, ingot_error *error) {
-    INGOT_TRY(settle(output, error));
     if (!is_valid_extent(size, offset)) {
         return output_error(output, EFBIG, "cannot write", error);
     }
+    INGOT_TRY(settle(output, offset + size, error));
     const int fault = injected_fault();
     if (fault != 0) {
         return output_error(output, fault, "cannot write", error);
+    }
+    if (output->is_mapped && size != 0 && offset + size <= output->reserved_bytes &&
+        write_mapped(output, bytes, size, offset)) {
+        return INGOT_OK;
     }
     const unsigned char *source = bytes;
     uint64_t done = 0;
@@ -554,22 +587,14 @@ ingot_status ingot_output_write_at(ingot_output *output, const void *bytes, uint
     return INGOT_OK;
 }
 
-static ingot_status reserve(ingot_output *output, uint64_t size, ingot_error *error) {
-    if (!is_valid_extent(size, 0)) {
-        return output_error(output, EFBIG, "cannot reserve space", error);
-    }
-    const int fault = injected_fault();
-    if (fault != 0) {
-        return output_error(output, fault, "cannot reserve space", error);
-    }
-    if (size == 0) {
-        return INGOT_OK;
-    }
+/* Reserves bytes [from, size) of the file. */
+static ingot_status reserve_part(const ingot_output *output, uint64_t from, uint64_t size,
+                                 ingot_error *error) {
     /* The system call, not posix_fallocate: the C library emulates a missing one by writing every
      * block, which costs as much as the output itself. */
     int result;
     do {
-        result = fallocate(output->descriptor, 0, 0, (off_t)size);
+        result = fallocate(output->descriptor, 0, (off_t)from, (off_t)(size - from));
     } while (result != 0 && errno == EINTR);
     if (result == 0) {
         return INGOT_OK;
@@ -586,44 +611,83 @@ static ingot_status reserve(ingot_output *output, uint64_t size, ingot_error *er
     return INGOT_OK;
 }
 
-ingot_status ingot_output_reserve(ingot_output *output, uint64_t size, ingot_error *error) {
-    INGOT_TRY(settle(output, error));
-    output->reserved_bytes = size;
-    return reserve(output, size, error);
+static ingot_status may_reserve(const ingot_output *output, uint64_t size, ingot_error *error) {
+    const int code = is_valid_extent(size, 0) ? injected_fault() : EFBIG;
+    return code == 0 ? INGOT_OK : output_error(output, code, "cannot reserve space", error);
 }
 
+ingot_status ingot_output_reserve(ingot_output *output, uint64_t size, ingot_error *error) {
+    INGOT_TRY(settle(output, UINT64_MAX, error));
+    INGOT_TRY(may_reserve(output, size, error));
+    INGOT_TRY(size == 0 ? INGOT_OK : reserve_part(output, 0, size, error));
+    output->reserved_bytes = size;
+    return INGOT_OK;
+}
+
+/* From the front, as a file is mostly written; whoever waits for a part has it early. */
 static ingot_status run_reserve(void *context, ingot_error *error) {
     ingot_output *output = context;
-    return reserve(output, output->reserved_bytes, error);
+    const uint64_t size = output->reserved_bytes;
+    ingot_status status = may_reserve(output, size, error);
+    for (uint64_t at = 0; status == INGOT_OK && at < size && !output->is_given_up;) {
+        const uint64_t left = size - at;
+        const uint64_t end = at + (left < RESERVE_BYTES ? left : RESERVE_BYTES);
+        status = reserve_part(output, at, end, error);
+        at = end;
+        (void)pthread_mutex_lock(&output->mutex);
+        output->ready_bytes = status == INGOT_OK ? end : output->ready_bytes;
+        (void)pthread_cond_broadcast(&output->progressed);
+        (void)pthread_mutex_unlock(&output->mutex);
+    }
+    (void)pthread_mutex_lock(&output->mutex);
+    output->is_reserve_over = true;
+    output->reserve_status = status;
+    if (status != INGOT_OK) {
+        output->reserve_error = *error;
+    }
+    output->is_behind = status != INGOT_OK;
+    (void)pthread_cond_broadcast(&output->progressed);
+    (void)pthread_mutex_unlock(&output->mutex);
+    return INGOT_OK; /* it is asked for otherwise */
 }
 
 void ingot_output_reserve_behind(ingot_output *output, uint64_t size) {
-    assert(!output->is_behind);
+    assert(output->reserving == NULL);
     output->reserved_bytes = size;
     output->is_behind = true;
     if (ingot_worker_create(&output->reserving) == INGOT_OK) {
         ingot_worker_start(output->reserving, run_reserve, output);
-        return;
+    } else {
+        ingot_error error = {.status = INGOT_OK};
+        (void)!run_reserve(output, &error);
     }
-    output->reserve_status = run_reserve(output, &output->reserve_error);
-    output->is_behind = output->reserve_status != INGOT_OK;
 }
 
 uint64_t ingot_output_reserved(const ingot_output *output) {
     return output->reserved_bytes;
 }
 
+unsigned ingot_output_share(ingot_output *output, unsigned threads) {
+    struct statfs where;
+    output->is_mapped = threads >= MAPPED_FROM && fstatfs(output->descriptor, &where) == 0 &&
+                        where.f_type == TMPFS_MAGIC;
+    return output->is_mapped || threads < LOCKED_WRITERS ? threads : LOCKED_WRITERS;
+}
+
 ingot_status ingot_output_truncate(ingot_output *output, uint64_t size, ingot_error *error) {
-    INGOT_TRY(settle(output, error));
+    INGOT_TRY(settle(output, UINT64_MAX, error));
     int code = is_valid_extent(size, 0) ? injected_fault() : EFBIG;
     if (code == 0 && ftruncate(output->descriptor, (off_t)size) != 0) {
         code = errno;
+    }
+    if (size < output->reserved_bytes) {
+        output->reserved_bytes = size;
     }
     return code == 0 ? INGOT_OK : output_error(output, code, "cannot set the size", error);
 }
 
 ingot_status ingot_output_sync(ingot_output *output, ingot_error *error) {
-    INGOT_TRY(settle(output, error));
+    INGOT_TRY(settle(output, UINT64_MAX, error));
     int code = injected_fault();
     if (code == 0 && fsync(output->descriptor) != 0) {
         code = errno;
@@ -713,7 +777,7 @@ void ingot_output_abort(ingot_output *output) {
     if (output == NULL) {
         return;
     }
-    (void)!settle(output, NULL);
+    output->is_given_up = true;
     if (output->has_partial && !output->is_kept) {
         (void)unlink(output->partial_path); /* before close: the lock still keeps others out */
     }

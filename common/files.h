@@ -65,11 +65,14 @@ ingot_status ingot_output_write_at(ingot_output *output, const void *bytes, uint
  * system can (fallocate). */
 ingot_status ingot_output_reserve(ingot_output *output, uint64_t size,
                                   ingot_error *error) INGOT_MUST_CHECK;
-/* The same in the background: whatever is done with the output next waits for it, and has its
- * error. */
+/* The same in the background: whatever is done with the output next waits for the part that it
+ * needs, and has its error. */
 void ingot_output_reserve_behind(ingot_output *output, uint64_t size);
 /* How many bytes were asked to be reserved. */
 uint64_t ingot_output_reserved(const ingot_output *output);
+/* That up to `threads` threads will write at once.  Returns how many of them are of use: a file
+ * takes one write at a time, but one in memory, to which they copy by mappings. */
+unsigned ingot_output_share(ingot_output *output, unsigned threads);
 /* Cuts or extends the file to exactly size bytes. */
 ingot_status ingot_output_truncate(ingot_output *output, uint64_t size,
                                    ingot_error *error) INGOT_MUST_CHECK;

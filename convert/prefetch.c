@@ -8,26 +8,39 @@
 #include "common/worker.h"
 #include "format/digest.h"
 
+#include <assert.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <string.h>
 
 /* Beside a device the CPU has little to do: one thread copies 4 to 5 GB/s out of the page cache, a
- * tenth of what the bus takes. */
-#define READERS     8u
+ * tenth of what the bus takes, and digests 10 GB/s of what others have read. */
+#define READERS     12u
 #define PIECE_BYTES (UINT64_C(256) << 10)
 
 /* One matrix that was read. */
 typedef struct entry {
     uint64_t source_index, size;
-    uint64_t first_piece; /* of all pieces of the side */
+    uint64_t first_piece, pieces; /* of all pieces of the side */
     char *bytes;
+    atomic_bool is_busy; /* a thread is digesting it; it alone touches these two: */
+    ingot_digest_stream *stream;
+    uint64_t digested; /* pieces, from the first */
     uint8_t digest[16];
 } entry;
+
+/* A piece of one of them. */
+typedef struct piece {
+    entry *of;
+    uint64_t number;
+} piece;
 
 typedef struct side {
     struct ingot_prefetch *owner;
     ingot_arena *arena;
-    entry *entries; /* [owner->most] */
+    entry *entries;       /* [owner->most] */
+    piece *order;         /* [owner->most_pieces], as they are read */
+    atomic_bool *is_read; /* [owner->most_pieces] */
     uint64_t count, pieces, layer;
     pthread_mutex_t mutex; /* guards the two below */
     ingot_status status;   /* of the piece that failed first */
@@ -38,10 +51,10 @@ struct ingot_prefetch {
     const ingot_loop_job *job;
     ingot_weight_source source;
     ingot_worker *worker;
-    ingot_pool *readers; /* NULL: the worker alone */
-    uint64_t most;       /* matrices of a block */
-    side sides[2];       /* block L in side L % 2 */
-    uint64_t at;         /* the block at work */
+    ingot_pool *readers;        /* NULL: the worker alone */
+    uint64_t most, most_pieces; /* of a block: matrices, pieces of them */
+    side sides[2];              /* block L in side L % 2 */
+    uint64_t at;                /* the block at work */
     bool repeats;
     ingot_arena *kept;         /* pinned, where it repeats: */
     ingot_weight_view ends[2]; /* table and head; data NULL: not asked for yet */
@@ -53,18 +66,36 @@ static bool is_wanted(const ingot_prefetch *p, const ingot_plan_tensor *t, uint6
            ingot_checkpoint_at(p->job->checkpoint, t->source_index)->rank == 2;
 }
 
+static uint64_t piece_bytes(const entry *e, uint64_t number) {
+    return ingot_min_u64(e->size - number * PIECE_BYTES, PIECE_BYTES);
+}
+
+/* Digests what of a matrix is read up to the first gap, unless another thread is at it, which then
+ * comes upon what was read meanwhile. */
+static void digest_read(const side *s, entry *e) {
+    uint64_t next = 0;
+    do {
+        if (atomic_exchange(&e->is_busy, true)) {
+            return;
+        }
+        for (; e->digested < e->pieces && s->is_read[e->first_piece + e->digested]; e->digested++) {
+            ingot_digest_stream_update(e->stream, e->bytes + e->digested * PIECE_BYTES,
+                                       piece_bytes(e, e->digested));
+        }
+        next = e->digested;
+        atomic_store(&e->is_busy, false);
+    } while (next < e->pieces && s->is_read[e->first_piece + next]);
+}
+
 static void read_piece(void *context, size_t index, unsigned worker) {
     (void)worker;
     side *s = context;
-    const entry *e = s->entries;
-    while (e + 1 < s->entries + s->count && e[1].first_piece <= index) {
-        e++;
-    }
-    const uint64_t at = (index - e->first_piece) * PIECE_BYTES;
-    const uint64_t size = ingot_min_u64(e->size - at, PIECE_BYTES);
+    entry *e = s->order[index].of;
+    const uint64_t number = s->order[index].number, at = number * PIECE_BYTES;
     ingot_error error = {0};
-    const ingot_status status = ingot_checkpoint_read(s->owner->job->checkpoint, e->source_index,
-                                                      at, size, e->bytes + at, &error);
+    const ingot_status status =
+        ingot_checkpoint_read(s->owner->job->checkpoint, e->source_index, at,
+                              piece_bytes(e, number), e->bytes + at, &error);
     if (status != INGOT_OK) {
         (void)pthread_mutex_lock(&s->mutex);
         if (s->status == INGOT_OK) {
@@ -72,40 +103,74 @@ static void read_piece(void *context, size_t index, unsigned worker) {
             *s->error = error;
         }
         (void)pthread_mutex_unlock(&s->mutex);
+    } else if (!s->owner->repeats) {
+        atomic_store(&s->is_read[e->first_piece + number], true);
+        digest_read(s, e);
     }
 }
 
-static void digest_entry(void *context, size_t index, unsigned worker) {
-    (void)worker;
-    entry *e = &((side *)context)->entries[index];
-    ingot_digest128(e->digest, e->bytes, e->size);
+/* The order in which all matrices are read to the same share, so that each is digested from the
+ * beginning to the end of reading: a digest is one thread's. */
+static void order_pieces(side *s) {
+    for (uint64_t i = 0; i < s->pieces; i++) {
+        entry *least = NULL;
+        for (entry *e = s->entries; e < s->entries + s->count; e++) {
+            if (e->digested < e->pieces &&
+                (least == NULL || e->digested * least->pieces < least->digested * e->pieces)) {
+                least = e;
+            }
+        }
+        s->order[i] = (piece){.of = least, .number = least->digested++};
+        atomic_init(&s->is_read[i], false);
+    }
+    for (uint64_t i = 0; i < s->count; i++) {
+        s->entries[i].digested = 0;
+    }
 }
 
-static ingot_status read_side(void *context, ingot_error *error) {
-    side *s = context;
+/* The matrices of the side's block, with memory for them. */
+static ingot_status place_entries(side *s) {
     const ingot_prefetch *p = s->owner;
-    ingot_arena_reset(s->arena);
     s->count = s->pieces = 0;
-    s->status = INGOT_OK;
-    s->error = error;
     for (uint64_t i = 0; i < p->job->plan->count; i++) {
         const ingot_plan_tensor *t = &p->job->plan->tensors[i];
         if (!is_wanted(p, t, s->layer)) {
             continue;
         }
         entry *e = &s->entries[s->count];
+        const uint64_t size = ingot_checkpoint_at(p->job->checkpoint, t->source_index)->bytes;
         *e = (entry){.source_index = t->source_index,
-                     .size = ingot_checkpoint_at(p->job->checkpoint, t->source_index)->bytes,
-                     .first_piece = s->pieces};
+                     .size = size,
+                     .first_piece = s->pieces,
+                     .pieces = ingot_ceil_div(size, PIECE_BYTES)};
         INGOT_TRY(ingot_arena_alloc(s->arena, (void **)&e->bytes, e->size));
-        s->pieces += ingot_ceil_div(e->size, PIECE_BYTES);
+        s->pieces += e->pieces;
         s->count++;
+        INGOT_TRY(p->repeats ? INGOT_OK : ingot_digest_stream_create(&e->stream));
     }
-    ingot_pool_run(p->readers, s->pieces, read_piece, s);
-    if (s->status == INGOT_OK && !p->repeats) {
-        ingot_pool_run(p->readers, s->count, digest_entry, s);
+    return INGOT_OK;
+}
+
+static ingot_status read_side(void *context, ingot_error *error) {
+    side *s = context;
+    ingot_arena_reset(s->arena);
+    s->status = INGOT_OK;
+    s->error = error;
+    ingot_status status = place_entries(s);
+    if (status == INGOT_OK) {
+        order_pieces(s);
+        ingot_pool_run(s->owner->readers, s->pieces, read_piece, s);
+        status = s->status;
     }
-    return s->status;
+    for (entry *e = s->entries; e < s->entries + s->count; e++) {
+        if (status == INGOT_OK && e->stream != NULL) {
+            assert(e->digested == e->pieces);
+            ingot_digest_stream_finish(e->stream, e->digest);
+        }
+        ingot_digest_stream_destroy(e->stream);
+        e->stream = NULL;
+    }
+    return status;
 }
 
 static void start(ingot_prefetch *p, uint64_t layer) {
@@ -189,11 +254,18 @@ static ingot_status is_same(void *self, const char *a, const char *b, bool *out,
 
 static ingot_status fill(ingot_prefetch *p, uint64_t first) {
     for (uint64_t layer = 0; layer < p->job->model->layers; layer++) {
-        uint64_t count = 0;
+        uint64_t count = 0, pieces = 0;
         for (uint64_t i = 0; i < p->job->plan->count; i++) {
-            count += is_wanted(p, &p->job->plan->tensors[i], layer);
+            const ingot_plan_tensor *t = &p->job->plan->tensors[i];
+            if (is_wanted(p, t, layer)) {
+                const uint64_t size =
+                    ingot_checkpoint_at(p->job->checkpoint, t->source_index)->bytes;
+                pieces += ingot_ceil_div(size, PIECE_BYTES);
+                count++;
+            }
         }
-        p->most = count > p->most ? count : p->most;
+        p->most = ingot_max_u64(p->most, count);
+        p->most_pieces = ingot_max_u64(p->most_pieces, pieces);
     }
     for (unsigned i = 0; i < 2; i++) {
         p->sides[i] = (side){.owner = p, .layer = UINT64_MAX};
@@ -204,6 +276,10 @@ static ingot_status fill(ingot_prefetch *p, uint64_t first) {
         INGOT_TRY(ingot_backend_host_arena_create(&p->sides[i].arena, p->job->backend));
         INGOT_TRY(ingot_alloc_zero(&memory, p->most + 1, sizeof(entry)));
         p->sides[i].entries = memory;
+        INGOT_TRY(ingot_alloc_zero(&memory, p->most_pieces + 1, sizeof(piece)));
+        p->sides[i].order = memory;
+        INGOT_TRY(ingot_alloc_zero(&memory, p->most_pieces + 1, sizeof(atomic_bool)));
+        p->sides[i].is_read = memory;
     }
     const unsigned threads = ingot_pool_threads(p->job->backend->pool);
     if (p->job->backend->has_own_memory && threads > 1) {
@@ -252,6 +328,8 @@ void ingot_prefetch_destroy(ingot_prefetch *prefetch) {
         (void)pthread_mutex_destroy(&prefetch->sides[i].mutex);
         ingot_arena_destroy(prefetch->sides[i].arena);
         ingot_free(prefetch->sides[i].entries);
+        ingot_free(prefetch->sides[i].order);
+        ingot_free(prefetch->sides[i].is_read);
     }
     ingot_free(prefetch);
 }

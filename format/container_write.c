@@ -24,8 +24,6 @@
 
 /* Archive copies are written once and read often. */
 #define ZSTD_LEVEL 9
-/* A file takes one write at a time; what the others do meanwhile are digests. */
-#define MOST_WRITERS 4u
 
 /* ---- the front ------------------------------------------------------------------------------ */
 
@@ -192,9 +190,12 @@ ingot_status ingot_writer_reopen(ingot_writer **out, const char *path, bool forc
 ingot_status ingot_writer_use_threads(ingot_writer *writer, unsigned threads) {
     ingot_pool_destroy(writer->pool);
     writer->pool = NULL;
-    return threads > 1 && !writer->plan->is_compressed
-               ? ingot_pool_create(&writer->pool, threads < MOST_WRITERS ? threads : MOST_WRITERS)
-               : INGOT_OK;
+    unsigned most = 1;
+    for (uint32_t s = 0; !writer->plan->is_compressed && s < writer->shard_count; s++) {
+        const unsigned useful = ingot_output_share(writer->shards[s].output, threads);
+        most = useful > most ? useful : most;
+    }
+    return most > 1 ? ingot_pool_create(&writer->pool, most) : INGOT_OK;
 }
 
 /* ---- parts ---------------------------------------------------------------------------------- */

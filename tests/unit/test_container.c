@@ -620,7 +620,7 @@ done:
     return status;
 }
 
-static void test_writer_threads(void) {
+static void compare_writers(void) {
     const ingot_writer_plan plan = make_big_plan();
     size_t size, other_size;
     CU_ASSERT_EQUAL_FATAL(write_big(path_of("alone.ingot"), plan, 1, false), INGOT_OK);
@@ -637,12 +637,13 @@ static void test_writer_threads(void) {
 }
 
 /* The disk is full at every change of the output in turn, whichever thread meets it. */
-static void test_writer_threads_full(void) {
+static void fill_disk(void) {
     const ingot_writer_plan plan = make_big_plan();
     unsigned failures = 0;
     for (uint64_t n = 1; n < 100; n++) {
         ingot_output_fail_after(n);
-        const ingot_status status = write_big(path_of("full.ingot"), plan, 3, n % 2 != 0);
+        const ingot_status status =
+            write_big(path_of("full.ingot"), plan, n % 3 == 0 ? 8 : 3, n % 2 != 0);
         ingot_output_fail_after(0);
         CU_ASSERT_NOT_EQUAL(access(path_of("full.ingot.partial"), F_OK), 0);
         if (status == INGOT_OK) {
@@ -655,6 +656,35 @@ static void test_writer_threads_full(void) {
     /* reserving, 14 chunks, and what finishing takes */
     CU_ASSERT(failures > 15 && failures < 99);
     CU_ASSERT_EQUAL(check_file(path_of("full.ingot")), INGOT_OK);
+}
+
+static int remove_all(const char *path) {
+    char command[64];
+    (void)snprintf(command, sizeof command, "rm -rf %s", path);
+    return system(command);
+}
+
+/* The same here and where files are in memory, which threads write by mappings. */
+static void in_both_folders(void (*test)(void)) {
+    char usual[sizeof folder], memory[] = "/dev/shm/ingot-XXXXXX";
+    test();
+    if (mkdtemp(memory) == NULL) {
+        printf("SKIP: no /dev/shm: not written by mappings\n");
+        return;
+    }
+    memcpy(usual, folder, sizeof usual);
+    memcpy(folder, memory, sizeof memory);
+    test();
+    memcpy(folder, usual, sizeof usual);
+    CU_ASSERT_EQUAL(remove_all(memory), 0);
+}
+
+static void test_writer_threads(void) {
+    in_both_folders(compare_writers);
+}
+
+static void test_writer_threads_full(void) {
+    in_both_folders(fill_disk);
 }
 
 int main(void) {
@@ -674,7 +704,5 @@ int main(void) {
     for (size_t i = 0; i < kept_count; i++) {
         free(kept[i]);
     }
-    char command[64];
-    (void)snprintf(command, sizeof command, "rm -rf %s", folder);
-    return system(command) != 0 || failed;
+    return remove_all(folder) != 0 || failed;
 }

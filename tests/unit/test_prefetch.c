@@ -5,8 +5,17 @@
 #include "suite.h"
 
 #include <string.h>
+#include <unistd.h>
 
-#define TINY "tests/fixtures/tiny-llama"
+/* Matrices of one piece each; of two; of six (a shared model). */
+enum { MODELS = 3 };
+static const char *model_at(unsigned i) {
+    static const char *const own[] = {"tests/fixtures/tiny-llama", "examples/demo-4m"};
+    static char shared[4096];
+    (void)snprintf(shared, sizeof shared, "%s/models/books-28m",
+                   suite_shared() != NULL ? suite_shared() : "no");
+    return i < 2 ? own[i] : shared;
+}
 
 typedef struct setup {
     ingot_checkpoint *checkpoint;
@@ -25,11 +34,15 @@ static ingot_status no_host_alloc(void *context, void **out, uint64_t bytes) {
     return INGOT_ERR_NO_MEMORY;
 }
 
-/* false: there is no such device.  is_short: no memory can be pinned. */
-static bool begin(setup *s, const char *device, bool is_short) {
+/* false: there is no such device or model.  is_short: no memory can be pinned. */
+static bool begin(setup *s, const char *model, const char *device, bool is_short) {
     static ingot_backend_ops short_ops;
     ingot_recipe recipe;
     memset(s, 0, sizeof *s);
+    if (access(model, R_OK) != 0) {
+        fprintf(stderr, "SKIPPED: no %s\n", model);
+        return false;
+    }
     if (ingot_backend_open(&s->backend, device, 3, NULL) != INGOT_OK) {
         fprintf(stderr, "SKIPPED: %s cannot be opened here\n", device);
         return false;
@@ -40,7 +53,7 @@ static bool begin(setup *s, const char *device, bool is_short) {
         s->backend.ops = &short_ops;
         s->backend.has_own_memory = true;
     }
-    CU_ASSERT_FATAL(ingot_checkpoint_open(&s->checkpoint, TINY, NULL) == INGOT_OK);
+    CU_ASSERT_FATAL(ingot_checkpoint_open(&s->checkpoint, model, NULL) == INGOT_OK);
     ingot_weight_source_from_checkpoint(&s->source, s->checkpoint);
     CU_ASSERT_FATAL(ingot_model_open(&s->model, &s->source, NULL) == INGOT_OK);
     ingot_recipe_init(&recipe);
@@ -99,10 +112,10 @@ static void check_block(setup *s, const ingot_prefetch *p, uint64_t layer, bool 
     }
 }
 
-static void check_order(const char *device, bool repeats, bool is_short) {
+static void check_order(const char *model, const char *device, bool repeats, bool is_short) {
     setup s;
     ingot_prefetch *p;
-    if (!begin(&s, device, is_short)) {
+    if (!begin(&s, model, device, is_short)) {
         return;
     }
     CU_ASSERT_FATAL(s.model.layers >= 2);
@@ -126,18 +139,18 @@ static void check_order(const char *device, bool repeats, bool is_short) {
 
 static void test_order(void) {
     static const char *const names[] = {"cpu", "cuda"};
-    for (unsigned d = 0; d < 2; d++) {
-        check_order(names[d], false, false);
-        check_order(names[d], true, false);
+    for (unsigned i = 0; i < 2 * MODELS; i++) {
+        check_order(model_at(i / 2), names[i % 2], false, false);
+        check_order(model_at(i / 2), names[i % 2], true, false);
     }
 }
 
 /* Reading ahead goes on in memory that is not pinned. */
 static void test_no_pinned(void) {
     static const char *const names[] = {"cpu", "cuda"};
-    for (unsigned d = 0; d < 2; d++) {
-        check_order(names[d], false, true);
-        check_order(names[d], true, true);
+    for (unsigned i = 0; i < 2 * MODELS; i++) {
+        check_order(model_at(i / 2), names[i % 2], false, true);
+        check_order(model_at(i / 2), names[i % 2], true, true);
     }
 }
 
