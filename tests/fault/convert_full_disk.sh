@@ -11,10 +11,12 @@ if [ "$(id -u)" = 0 ] && unshare -m true 2>/dev/null; then
 set -eu
 . "$INGOT_ROOT/tests/lib.sh"
 mount -t tmpfs -o size=1m none small || exit 77
-expect_exit 2 ingot-convert "$MODEL" -o small/out.ingot --method rtn
-expect_error space
-expect_no_files small/out.ingot
-[ -z "$(ls -A small)" ] || fail "something was left: $(ls -A small)"
+for threads in 1 8; do # alone, and several, which write by mappings there
+    expect_exit 2 ingot-convert "$MODEL" -o small/out.ingot --method rtn --threads $threads
+    expect_error space
+    expect_no_files small/out.ingot
+    [ -z "$(ls -A small)" ] || fail "something was left: $(ls -A small)"
+done
 END
     code=0
     unshare -m sh inside.sh || code=$?
