@@ -190,7 +190,8 @@ static ingot_status measure_limits(bench *b, json_t *machine) {
         drop_source(b) ? ingot_bench_read_rate(b->shards, count, true, o->threads, 1) : (double)NAN;
     b->limits.cached_read = ingot_bench_read_rate(b->shards, b->shard_count, false, o->threads, 2);
     b->limits.disk_write = ingot_bench_write_rate(
-        b->output, ingot_max_u64(ingot_min_u64(bytes / 4, DISK_WRITE_BYTES), 1 << 20), o->runs);
+        b->output, ingot_max_u64(ingot_min_u64(bytes / 4, DISK_WRITE_BYTES), 1 << 20), o->threads,
+        o->runs);
     return failed == 0 ? ingot_interrupt_check(b->error) : INGOT_ERR_NO_MEMORY;
 }
 

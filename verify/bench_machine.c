@@ -2,6 +2,7 @@
 #include "verify/bench_machine.h"
 
 #include "common/files.h"
+#include "common/pool.h"
 #include "common/progress.h"
 #include "common/random.h"
 #include "common/sizes.h"
@@ -124,35 +125,55 @@ double ingot_bench_read_rate(const ingot_bench_file *files, uint64_t count, bool
     return best;
 }
 
-/* Bytes per second; the status of what failed. */
-static ingot_status write_once(double *rate, const char *path, uint64_t size, const void *piece) {
-    ingot_output *output = NULL;
+/* A file that threads write. */
+typedef struct writing {
+    ingot_output *output;
+    const void *piece; /* [PIECE_BYTES] */
+    uint64_t size;
+    atomic_bool has_failed;
+} writing;
+
+static void write_piece(void *context, size_t index, unsigned worker) {
+    (void)worker;
+    writing *w = context;
+    const uint64_t at = index * PIECE_BYTES;
+    if (ingot_interrupted() ||
+        ingot_output_write_at(w->output, w->piece, ingot_min_u64(PIECE_BYTES, w->size - at), at,
+                              NULL) != INGOT_OK) {
+        w->has_failed = true;
+    }
+}
+
+/* Bytes per second of a file that is reserved, written and flushed; the status of what failed. */
+static ingot_status write_once(double *rate, const char *path, uint64_t size, const void *piece,
+                               unsigned threads) {
+    ingot_pool *pool = NULL;
+    writing w = {.piece = piece, .size = size};
     ingot_status status = INGOT_OK;
     const double start = ingot_clock_seconds();
-    INGOT_TRY(ingot_output_create(&output, path, true, NULL));
-    INGOT_GO(ingot_output_reserve(output, size, NULL));
-    for (uint64_t at = 0; at < size; at += PIECE_BYTES) {
-        INGOT_GO(ingot_interrupt_check(NULL));
-        INGOT_GO(
-            ingot_output_write_at(output, piece, ingot_min_u64(PIECE_BYTES, size - at), at, NULL));
-    }
-    INGOT_GO(ingot_output_sync(output, NULL));
+    INGOT_TRY(ingot_output_create(&w.output, path, true, NULL));
+    INGOT_GO(ingot_pool_create(&pool, ingot_output_share(w.output, threads)));
+    INGOT_GO(ingot_output_reserve(w.output, size, NULL));
+    ingot_pool_run(pool, ingot_ceil_div(size, PIECE_BYTES), write_piece, &w);
+    INGOT_GO(w.has_failed ? INGOT_ERR_IO : ingot_output_sync(w.output, NULL));
     *rate = (double)size / (ingot_clock_seconds() - start);
 done:
-    ingot_output_abort(output);
+    ingot_pool_destroy(pool);
+    ingot_output_abort(w.output);
     return status;
 }
 
-double ingot_bench_write_rate(const char *path, uint64_t size_bytes, unsigned runs) {
+double ingot_bench_write_rate(const char *path, uint64_t size_bytes, unsigned threads,
+                              unsigned runs) {
     uint32_t *piece = malloc(PIECE_BYTES);
     uint64_t state = 1;
     double best = NAN;
     for (uint64_t i = 0; piece != NULL && i < PIECE_BYTES / sizeof *piece; i++) {
         piece[i] = (uint32_t)ingot_random_bits(&state);
     }
-    for (unsigned i = 0; piece != NULL && i < runs; i++) {
+    for (unsigned i = 0; piece != NULL && i < 2 * runs; i++) {
         double rate = NAN;
-        if (write_once(&rate, path, size_bytes, piece) == INGOT_OK) {
+        if (write_once(&rate, path, size_bytes, piece, i % 2 == 0 ? 1 : threads) == INGOT_OK) {
             best = fmax(best, rate);
         }
     }

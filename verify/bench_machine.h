@@ -18,8 +18,10 @@ double ingot_bench_memory_rate(unsigned threads, unsigned runs);
 /* The files, one after another, with pread by all threads; is_cold: their pages dropped before. */
 double ingot_bench_read_rate(const ingot_bench_file *files, uint64_t count, bool is_cold,
                              unsigned threads, unsigned runs);
-/* A file of size_bytes under construction at path, written in pieces and synced; removed again. */
-double ingot_bench_write_rate(const char *path, uint64_t size_bytes, unsigned runs);
+/* A file of size_bytes under construction at path, reserved, written in pieces, by one thread or by
+ * all, whichever is faster, and synced; removed again. */
+double ingot_bench_write_rate(const char *path, uint64_t size_bytes, unsigned threads,
+                              unsigned runs);
 /* size bytes over the time that another program takes for them. */
 double ingot_bench_program_rate(const char *const *words, uint64_t size, unsigned runs);
 
