@@ -98,11 +98,15 @@ static ingot_status check_finite(const ingot_loop *l, const ingot_st_tensor *sou
         "element %llu is NaN or infinite", (unsigned long long)(offset / element + bad));
 }
 
-/* A piece of a dense tensor on its way into memory. */
+/* A piece of a dense tensor on its way into memory, and the one before, which is digested beside
+ * it: a digest is one thread's. */
 typedef struct piece {
     const ingot_loop *l;
     uint64_t source_index, offset, size;
     char *bytes;
+    ingot_digest_stream *digest;
+    const char *before; /* [before_size] */
+    uint64_t before_size;
     ingot_status status[SLICES];
     ingot_error errors[SLICES];
 } piece;
@@ -110,6 +114,11 @@ typedef struct piece {
 static void read_slice(void *context, size_t index, unsigned worker) {
     (void)worker;
     piece *p = context;
+    if (index == 0) { /* the longest of all */
+        ingot_digest_stream_update(p->digest, p->before, p->before_size);
+        return;
+    }
+    index--;
     const ingot_checkpoint *from = p->l->job->checkpoint;
     const uint64_t at = index * SLICE_BYTES, size = ingot_min_u64(p->size - at, SLICE_BYTES);
     ingot_error *error = &p->errors[index];
@@ -121,11 +130,11 @@ static void read_slice(void *context, size_t index, unsigned worker) {
     }
 }
 
-/* Reads and scans a piece with all threads: one of them copies 4 to 5 GB/s out of the page cache,
- * less than is written meanwhile. */
+/* Reads and scans a piece, if there is one, with all threads: one of them copies 4 to 5 GB/s out of
+ * the page cache, less than is written meanwhile. */
 static ingot_status read_piece(piece *p) {
     const uint64_t slices = ingot_ceil_div(p->size, SLICE_BYTES);
-    ingot_pool_run(p->l->job->backend->pool, slices, read_slice, p);
+    ingot_pool_run(p->l->job->backend->pool, 1 + slices, read_slice, p);
     for (uint64_t i = 0; i < slices; i++) {
         if (p->status[i] != INGOT_OK) {
             if (p->l->error != NULL) {
@@ -152,20 +161,18 @@ ingot_status ingot_loop_copy_dense(ingot_loop *l, uint64_t index) {
     INGOT_TRY(ingot_digest_stream_create(&digest));
     ingot_status status = INGOT_OK;
     double since = ingot_clock_seconds();
-    for (uint64_t offset = 0, i = 0; offset < source->bytes; i++) {
-        const uint64_t size = ingot_min_u64(source->bytes - offset, COPY_BYTES);
-        void *bytes = pieces[i % 2];
+    piece p = {.l = l, .source_index = t->source_index, .digest = digest};
+    for (uint64_t i = 0; p.offset < source->bytes || p.before_size != 0; i++) {
+        p.size = ingot_min_u64(source->bytes - p.offset, COPY_BYTES);
+        p.bytes = pieces[i % 2];
         INGOT_GO(ingot_interrupt_check(l->error));
-        INGOT_GO(read_piece(&(piece){.l = l,
-                                     .source_index = t->source_index,
-                                     .offset = offset,
-                                     .size = size,
-                                     .bytes = bytes}));
-        ingot_digest_stream_update(digest, bytes, size);
+        INGOT_GO(read_piece(&p));
         ingot_loop_lap(l, INGOT_PHASE_READ, &since);
-        INGOT_GO(put_bytes_behind(l, index, bytes, size, offset));
+        INGOT_GO(p.size != 0 ? put_bytes_behind(l, index, p.bytes, p.size, p.offset) : INGOT_OK);
         since = ingot_clock_seconds();
-        offset += size;
+        p.before = p.bytes;
+        p.before_size = p.size;
+        p.offset += p.size;
     }
     INGOT_GO(ingot_loop_settle(l));
     ingot_ledger *ledger = &l->job->ledgers[index];

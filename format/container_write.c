@@ -230,12 +230,18 @@ static ingot_status write_chunk(ingot_writer *writer, writer_shard *part, uint64
     return INGOT_OK;
 }
 
-/* Chunks of a part on their way into the file. */
+/* Bytes of a part that go to the file, in whole chunks but for the last. */
+typedef struct part_bytes {
+    uint64_t first_chunk, offset, size; /* in DATA, of the bytes */
+    const uint8_t *bytes;
+} part_bytes;
+
+/* What is on its way into a shard. */
 typedef struct part_write {
     ingot_writer *writer;
     writer_shard *part;
-    uint64_t first_chunk, part_offset, size;
-    const uint8_t *bytes;
+    const part_bytes *list; /* [count] */
+    unsigned count;
     atomic_bool has_failed;
     pthread_mutex_t mutex; /* guards the two below */
     ingot_status status;   /* of the chunk that failed first */
@@ -245,14 +251,19 @@ typedef struct part_write {
 static void write_one(void *context, size_t index, unsigned worker) {
     (void)worker;
     part_write *w = context;
-    const uint64_t at = index * CHUNK_BYTES;
+    const part_bytes *p = w->list;
+    uint64_t number = index;
+    for (; number >= ingot_ceil_div(p->size, CHUNK_BYTES); p++) {
+        number -= ingot_ceil_div(p->size, CHUNK_BYTES);
+    }
+    const uint64_t at = number * CHUNK_BYTES;
     ingot_error error = {.status = INGOT_OK};
     if (w->has_failed) {
         return;
     }
     const ingot_status status =
-        write_chunk(w->writer, w->part, w->first_chunk + index, w->part_offset + at, w->bytes + at,
-                    ingot_min_u64(CHUNK_BYTES, w->size - at), &error);
+        write_chunk(w->writer, w->part, p->first_chunk + number, p->offset + at, p->bytes + at,
+                    ingot_min_u64(CHUNK_BYTES, p->size - at), &error);
     if (status != INGOT_OK) {
         (void)pthread_mutex_lock(&w->mutex);
         if (!w->has_failed) {
@@ -266,22 +277,21 @@ static void write_one(void *context, size_t index, unsigned worker) {
     }
 }
 
-static ingot_status write_part(ingot_writer *writer, writer_shard *part, uint64_t *chunk,
-                               uint64_t part_offset, const void *bytes, uint64_t size,
-                               ingot_error *error) {
-    const uint64_t count = ingot_ceil_div(size, CHUNK_BYTES);
+static ingot_status write_parts(ingot_writer *writer, writer_shard *part, const part_bytes *list,
+                                unsigned count, ingot_error *error) {
     part_write w = {.writer = writer,
                     .part = part,
-                    .first_chunk = *chunk,
-                    .part_offset = part_offset,
-                    .size = size,
-                    .bytes = bytes,
+                    .list = list,
+                    .count = count,
                     .mutex = PTHREAD_MUTEX_INITIALIZER,
                     .error = error};
+    uint64_t chunks = 0;
+    for (unsigned i = 0; i < count; i++) {
+        chunks += ingot_ceil_div(list[i].size, CHUNK_BYTES);
+    }
     /* compressed chunks follow each other in the file */
-    ingot_pool_run(part->zmap == NULL ? writer->pool : NULL, count, write_one, &w);
+    ingot_pool_run(part->zmap == NULL ? writer->pool : NULL, chunks, write_one, &w);
     (void)pthread_mutex_destroy(&w.mutex);
-    *chunk += count;
     return w.status;
 }
 
@@ -305,23 +315,23 @@ static bool view_matches(const ingot_tensor *tensor, const ingot_weight_view *vi
            (view->outlier_count == 0 || view->dtype == tensor->dtype);
 }
 
-static ingot_status write_outliers(ingot_writer *writer, writer_shard *part,
-                                   const ingot_tensor *tensor, const ingot_weight_view *view,
-                                   uint64_t *chunk, ingot_error *error) {
-    const uint64_t bytes = tensor->part_bytes[INGOT_PART_OUTLIERS];
-    uint8_t *image = calloc(1, (size_t)bytes);
-    if (image == NULL) {
+/* *image = the part of a tensor's outliers; NULL: it has none. */
+static ingot_status outliers_image(uint8_t **image, const ingot_tensor *tensor,
+                                   const ingot_weight_view *view, ingot_error *error) {
+    *image = NULL;
+    if (tensor->kind != INGOT_GROUPED || tensor->outlier_count == 0) {
+        return INGOT_OK;
+    }
+    *image = calloc(1, (size_t)tensor->part_bytes[INGOT_PART_OUTLIERS]);
+    if (*image == NULL) {
         return writer_no_memory(error);
     }
-    memcpy(image, view->outlier_row_ptr, (size_t)(8 * (tensor->rows + 1)));
-    memcpy(image + outlier_col_offset(tensor), view->outlier_col,
+    memcpy(*image, view->outlier_row_ptr, (size_t)(8 * (tensor->rows + 1)));
+    memcpy(*image + outlier_col_offset(tensor), view->outlier_col,
            (size_t)(4 * tensor->outlier_count));
-    memcpy(image + outlier_val_offset(tensor), view->outlier_val,
+    memcpy(*image + outlier_val_offset(tensor), view->outlier_val,
            (size_t)(tensor->outlier_count * ingot_dtype_bytes(tensor->dtype)));
-    const ingot_status status = write_part(
-        writer, part, chunk, tensor->part_offset[INGOT_PART_OUTLIERS], image, bytes, error);
-    free(image);
-    return status;
+    return INGOT_OK;
 }
 
 ingot_status ingot_writer_put(ingot_writer *writer, uint64_t index, const ingot_weight_view *view,
@@ -332,19 +342,28 @@ ingot_status ingot_writer_put(ingot_writer *writer, uint64_t index, const ingot_
     if (tensor->kind == INGOT_ALIAS || where->is_put || !view_matches(tensor, view)) {
         return misuse(error, tensor->name, "a tensor was written that is not as planned");
     }
+    uint8_t *image;
+    INGOT_TRY(outliers_image(&image, tensor, view, error));
+    const bool is_grouped = tensor->kind == INGOT_GROUPED;
+    const void *bytes[INGOT_PART_COUNT] = {[INGOT_PART_CODES] =
+                                               is_grouped ? (const void *)view->codes : view->data,
+                                           [INGOT_PART_SCALES] = view->scales,
+                                           [INGOT_PART_ZEROS] = view->zeros,
+                                           [INGOT_PART_OUTLIERS] = image};
+    part_bytes list[INGOT_PART_COUNT];
+    unsigned count = 0;
     uint64_t chunk = tensor->first_chunk;
-    const void *codes = tensor->kind == INGOT_GROUPED ? (const void *)view->codes : view->data;
-    INGOT_TRY(write_part(writer, part, &chunk, tensor->part_offset[INGOT_PART_CODES], codes,
-                         tensor->part_bytes[INGOT_PART_CODES], error));
-    if (tensor->kind == INGOT_GROUPED) {
-        INGOT_TRY(write_part(writer, part, &chunk, tensor->part_offset[INGOT_PART_SCALES],
-                             view->scales, tensor->part_bytes[INGOT_PART_SCALES], error));
-        INGOT_TRY(write_part(writer, part, &chunk, tensor->part_offset[INGOT_PART_ZEROS],
-                             view->zeros, tensor->part_bytes[INGOT_PART_ZEROS], error));
-        if (tensor->outlier_count > 0) {
-            INGOT_TRY(write_outliers(writer, part, tensor, view, &chunk, error));
-        }
+    for (unsigned p = 0; p < (is_grouped ? INGOT_PART_COUNT : 1u); p++) {
+        const uint64_t size = tensor->part_bytes[p];
+        list[count++] = (part_bytes){.first_chunk = chunk,
+                                     .offset = tensor->part_offset[p],
+                                     .size = size,
+                                     .bytes = bytes[p]};
+        chunk += ingot_ceil_div(size, CHUNK_BYTES);
     }
+    const ingot_status status = write_parts(writer, part, list, count, error);
+    free(image);
+    INGOT_TRY(status);
     where->is_put = true;
     if (ledger != NULL) {
         ingot_writer_put_ledger(writer, index, ledger);
@@ -364,9 +383,11 @@ ingot_status ingot_writer_put_bytes(ingot_writer *writer, uint64_t index, const 
         (!is_last && size % CHUNK_BYTES != 0)) {
         return misuse(error, tensor->name, "a tensor was streamed out of order");
     }
-    uint64_t chunk = tensor->first_chunk + offset / CHUNK_BYTES;
-    INGOT_TRY(write_part(writer, part, &chunk, tensor->part_offset[INGOT_PART_CODES] + offset,
-                         bytes, size, error));
+    const part_bytes piece = {.first_chunk = tensor->first_chunk + offset / CHUNK_BYTES,
+                              .offset = tensor->part_offset[INGOT_PART_CODES] + offset,
+                              .size = size,
+                              .bytes = bytes};
+    INGOT_TRY(write_parts(writer, part, &piece, 1, error));
     where->streamed_bytes += size;
     where->is_put = is_last;
     return INGOT_OK;
