@@ -98,10 +98,8 @@ static inline void ref_norm(double *value, double *size, const float *x, const f
     }
 }
 
-/* A device may multiply values of binary16: below its normal range an operand loses 2^-25, whatever
- * its size, which is 2^-15 of its roundoff. */
 /* What a product of few rows may round in units of, beyond the weight: the cpu backend sums s q x
- * and s z x apart (kernels/cpu/isa_product.c). */
+ * and s z x apart (kernels/cpu/isa_product.c), as one kernel of the cuda backend does. */
 static inline double ref_offset(const ingot_weight_view *w, uint64_t row, uint64_t col) {
     if (w->kind == INGOT_DENSE) {
         return 0;
@@ -111,13 +109,16 @@ static inline double ref_offset(const ingot_weight_view *w, uint64_t row, uint64
     return ref_element(w->scales, w->scale_dtype, group) * zero;
 }
 
-static inline void ref_linear(double *value, double *size, const ingot_weight_view *w,
-                              const float *bias, const float *x, uint64_t m) {
+/* A device may multiply values of binary16: below its normal range an operand loses 2^-25, whatever
+ * its size, which is 2^-15 of its roundoff.  has_offset: zero points count beside the weights. */
+static inline void ref_linear_sized(double *value, double *size, const ingot_weight_view *w,
+                                    const float *bias, const float *x, uint64_t m,
+                                    bool has_offset) {
     double *row = calloc(w->cols, sizeof *row), *offset = calloc(w->cols, sizeof *offset);
     for (uint64_t r = 0; r < w->rows; r++) {
         for (uint64_t c = 0; c < w->cols; c++) {
             row[c] = ref_weight(w, r, c);
-            offset[c] = m <= 4 ? ref_offset(w, r, c) : 0;
+            offset[c] = has_offset ? ref_offset(w, r, c) : 0;
         }
         for (uint64_t i = 0; i < m; i++) {
             double sum = bias != NULL ? (double)bias[r] : 0.0, magnitude = fabs(sum);
@@ -133,6 +134,11 @@ static inline void ref_linear(double *value, double *size, const ingot_weight_vi
     }
     free(row);
     free(offset);
+}
+
+static inline void ref_linear(double *value, double *size, const ingot_weight_view *w,
+                              const float *bias, const float *x, uint64_t m) {
+    ref_linear_sized(value, size, w, bias, x, m, m <= 4);
 }
 
 /* x is the input; what lies behind rotary_dim comes out as it was. */

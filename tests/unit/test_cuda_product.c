@@ -22,6 +22,8 @@ typedef struct product_case {
     ingot_activation activation;
     ingot_norm_kind norm_kind;
     float x_scale;
+    float huge; /* 0, or the size of one x of every row, whatever x_scale is */
+    int side;   /* of the codes: -1: the lower half of them, 1: the upper, 0: all */
 } product_case;
 
 static void describe(const product_case *c) {
@@ -66,9 +68,8 @@ static double roundoff(ingot_dtype dtype) {
 
 /* Whether weights may be rounded to 16 bits as well (product.h). */
 static bool is_by_copy(const product_case *c) {
-    const bool is_packed =
-        c->bits != 0 && c->cols % 32 == 0 &&
-        (c->group >= c->cols || c->group == 32 || c->group == 64 || c->group == 128);
+    const bool is_power = c->group >= 32 && (c->group & (c->group - 1)) == 0;
+    const bool is_packed = c->bits != 0 && c->cols % 32 == 0 && (c->group >= c->cols || is_power);
     const bool is_small = c->group < 128 && c->group < c->cols && c->bits != 4 && c->bits != 8;
     return c->m > 64 || (c->m > 8 && (!is_packed || is_small));
 }
@@ -107,11 +108,14 @@ static void reference(const product_case *c, const inputs *in, double *value, do
     float *x = rounded_input(c, in, &lost);
     const uint64_t count = c->m * c->rows;
     double *sum[2] = {NULL}, *error[2] = {NULL};
-    const double relative = 0x1p-20 + lost + (is_by_copy(c) ? 1.01 * roundoff(c->dtype) : 0.0);
+    const double relative = (c->huge != 0 ? 0x1p-18 : 0x1p-20) + lost +
+                            (is_by_copy(c) ? 1.01 * roundoff(c->dtype) : 0.0);
+    const bool has_offset = c->m <= 2 && c->dtype == INGOT_F16;
     for (int side = 0; side < (c->has_up ? 2 : 1); side++) {
         sum[side] = calloc(count, sizeof(double));
         error[side] = calloc(count, sizeof(double));
-        ref_linear(sum[side], error[side], &in->w[side].view, in->bias[side], x, c->m);
+        ref_linear_sized(sum[side], error[side], &in->w[side].view, in->bias[side], x, c->m,
+                         has_offset);
         for (uint64_t i = 0; i < count; i++) {
             error[side][i] *= relative;
         }
@@ -144,6 +148,17 @@ static void reference(const product_case *c, const inputs *in, double *value, do
 /* ---- a case ------------------------------------------------------------------------------------
  */
 
+/* All codes to the lower or the upper half of those there are: what products lose has one sign. */
+static void move_codes(input_weights *w, int side) {
+    const ingot_weight_view *v = &w->view;
+    uint8_t *codes = (uint8_t *)(uintptr_t)v->codes;
+    for (uint64_t i = 0; i < v->rows * v->cols; i++) {
+        const unsigned half = 1u << (v->bits - 1);
+        input_set_code(codes + i / v->cols * v->row_stride_bytes, i % v->cols, v->bits,
+                       input_below(half) + (side > 0 ? half : 0));
+    }
+}
+
 static inputs make_inputs(const product_case *c) {
     inputs in = {0};
     for (int side = 0; side < (c->has_up ? 2 : 1); side++) {
@@ -151,10 +166,17 @@ static inputs make_inputs(const product_case *c) {
                                   : input_grouped(c->rows, c->cols, c->bits, c->group, c->zero_mode,
                                                   c->scale_dtype, c->has_outliers);
         in.bias[side] = c->has_bias ? input_floats(c->rows, 0.3) : NULL;
+        if (c->side != 0) {
+            move_codes(&in.w[side], c->side);
+        }
     }
     float *x = input_floats(c->m * c->cols, (double)c->x_scale);
     for (uint64_t i = 0; i < c->m * c->cols; i++) {
         x[i] = c->is_positive ? fabsf(x[i]) : x[i];
+    }
+    for (uint64_t i = 0; i < c->m && c->huge != 0; i++) {
+        const uint64_t column = input_below(2) == 0 ? 0 : input_below((uint32_t)c->cols);
+        x[i * c->cols + column] = input_below(2) == 0 ? c->huge : -c->huge;
     }
     in.x = encode(x, c->m * c->cols, c->x_dtype);
     if (c->has_residual) {
@@ -412,6 +434,16 @@ static void test_warpgroups(void) {
         }
         check(&c);
     }
+    for (unsigned i = 0; i < 2; i++) { /* blocks that take the scales of several boxes in turn */
+        product_case c = draw(8, 128, i == 0 ? 17 : 33);
+        c.rows = 20 + input_below(8);
+        c.cols = 2048 * (145 + input_below(8));
+        c.group = 128;
+        c.has_up = c.has_outliers = false;
+        c.zero_mode = i == 0 ? INGOT_ZERO_SYMMETRIC : INGOT_ZERO_STORED;
+        c.scale_dtype = INGOT_F16;
+        check(&c);
+    }
     for (unsigned i = 0; i < (is_brief ? 1u : 4u); i++) { /* more tiles than blocks */
         product_case c = draw(i == 1 ? 4 : 8, 128, 17 + input_below(20));
         c.rows = (is_brief ? 1000 : 34000) + input_below(5000);
@@ -432,6 +464,46 @@ static void test_warpgroups(void) {
         c.cols = i == 0 ? 4096 : i == 1 ? 16384 : 14336;
         c.has_up = false;
         c.group = i == 2 ? 128 : 256;
+        check(&c);
+    }
+}
+
+/* One x of each row is far larger than the others, as in models: tensor cores cut what they add to
+ * a unit of the largest.  Others down to what is cut off whole, in every kernel. */
+static product_case draw_huge(unsigned bits, uint64_t m) {
+    static const uint64_t groups[] = {32, 64, 128, 256, 0};
+    product_case c = draw(bits, 0, m);
+    c.rows = is_brief ? 32 : 64 + 16 * input_below(4);
+    c.cols = is_brief ? 256 : 128 * (1 + input_below(24));
+    c.group = pick(groups, 5);
+    if (m > 16 || input_below(2) == 0) { /* as most files are */
+        c.zero_mode = INGOT_ZERO_SYMMETRIC;
+        c.scale_dtype = c.dtype = INGOT_F16;
+        c.group = 128;
+    }
+    c.group = c.group == 0 || c.group > c.cols ? c.cols : c.group;
+    c.has_outliers = c.has_up = c.has_activation = c.has_residual = false;
+    c.y_dtype = INGOT_F32;
+    c.side = (int)input_below(3) - 1;
+    c.huge = 30000.0f;
+    c.x_scale = c.huge * ldexpf(1.0f, -(int)(4 + input_below(23)));
+    return c;
+}
+
+static void test_huge_x(void) {
+    static const uint64_t m[] = {1, 2, 1, 2, 3, 8, 12, 16, 24, 64, 70};
+    static const uint64_t large_m[] = {8, 12}, large_rows[] = {8464, 5296};
+    for (unsigned bits = 2; bits <= 8; bits++) {
+        for (unsigned i = 0; i < 11 * (is_brief ? 1 : 4); i++) {
+            const product_case c = draw_huge(bits, m[i % 11]);
+            check(&c);
+        }
+    }
+    for (unsigned i = 0; i < 2 && !is_brief; i++) { /* kernels that take large ones alone */
+        product_case c = draw_huge(4, large_m[i]);
+        c.rows = large_rows[i];
+        c.cols = 4096;
+        c.group = 128;
         check(&c);
     }
 }
@@ -485,10 +557,15 @@ int main(void) {
     }
     is_brief = getenv("INGOT_TEST_SMALL") != NULL;
     const CU_TestInfo tests[] = {
-        {"parts by themselves", test_parts},   {"widths and groups", test_widths},
-        {"other weights", test_other_weights}, {"large", test_large},
-        {"usual weights", test_usual_weights}, {"many tiles", test_many_tiles},
-        {"warpgroups", test_warpgroups},       CU_TEST_INFO_NULL,
+        {"parts by themselves", test_parts},
+        {"widths and groups", test_widths},
+        {"other weights", test_other_weights},
+        {"large", test_large},
+        {"usual weights", test_usual_weights},
+        {"many tiles", test_many_tiles},
+        {"warpgroups", test_warpgroups},
+        {"one huge x", test_huge_x},
+        CU_TEST_INFO_NULL,
     };
     const int result = suite_run("cuda product", tests);
     ingot_backend_close(&cuda);
