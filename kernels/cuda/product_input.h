@@ -52,11 +52,11 @@ __device__ static inline void product_read_unit(float (&v)[8], const product_sou
     }
 }
 
-/* The weights of the norm for unit `unit`. */
+/* The weights of the norm for unit `unit`, without what every weight has more: nothing waits for
+ * them here. */
 template <bool ANY>
 __device__ static inline void product_read_norm(float (&w)[8], const product_source &source,
                                                 unsigned unit) {
-    const float more = source.norm_kind == INGOT_NORM_RMS_PLUS_ONE ? 1.0f : 0.0f;
     if (!ANY || source.is_even) {
         const float4 *from = reinterpret_cast<const float4 *>(source.norm_weight) + 2 * unit;
         const float4 low = __ldg(from), high = __ldg(from + 1);
@@ -67,10 +67,6 @@ __device__ static inline void product_read_norm(float (&w)[8], const product_sou
         for (unsigned i = 0; i < 8; i++) {
             w[i] = unit * 8 + i < source.cols ? __ldg(source.norm_weight + unit * 8 + i) : 0.0f;
         }
-    }
-#pragma unroll
-    for (int i = 0; i < 8; i++) {
-        w[i] += more;
     }
 }
 
@@ -132,11 +128,18 @@ template <int THREADS, int KEPT, bool ANY> struct product_norm {
         }
     }
 
-    /* put(unit, norm(x) of eight columns) for units units of a row, zeros behind the columns.
-     * parts[THREADS / 32] is shared memory. */
     template <typename Put>
     __device__ void row(float *parts, const product_source &source, uint64_t at, unsigned units,
                         const Put &put) const {
+        row(parts, source, at, units, put, [] {});
+    }
+
+    /* put(unit, norm(x) of eight columns) for units units of a row, zeros behind the columns;
+     * behind() when the first are on their way.  parts[THREADS / 32] is shared memory. */
+    template <typename Put, typename Behind>
+    __device__ void row(float *parts, const product_source &source, uint64_t at, unsigned units,
+                        const Put &put, const Behind &behind) const {
+        const float more = source.norm_kind == INGOT_NORM_RMS_PLUS_ONE ? 1.0f : 0.0f;
         const bool has_norm = source.norm_weight != nullptr;
         const bool is_layer = ANY && source.norm_kind == INGOT_NORM_LAYER;
         const unsigned cols = (unsigned)source.cols, filled = (cols + 7) / 8;
@@ -151,6 +154,7 @@ template <int THREADS, int KEPT, bool ANY> struct product_norm {
             }
         };
         load(kept, threadIdx.x);
+        behind();
         const auto each = [&](const auto &take) {
             float v[8];
 #pragma unroll
@@ -206,7 +210,7 @@ template <int THREADS, int KEPT, bool ANY> struct product_norm {
             float out[8];
 #pragma unroll
             for (unsigned i = 0; i < 8; i++) {
-                out[i] = has_norm ? (v[i] - mean) * factor * w[i] : v[i];
+                out[i] = has_norm ? (v[i] - mean) * factor * (w[i] + more) : v[i];
                 if (has_norm && is_layer && source.norm_bias != nullptr) {
                     out[i] += unit * 8 + i < cols ? source.norm_bias[unit * 8 + i] : 0.0f;
                 }

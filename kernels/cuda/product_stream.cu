@@ -6,20 +6,32 @@ static unsigned units_of(const ingot_weight_view *w) {
     return (unsigned)ingot_ceil_div(w->cols, STREAM_UNIT);
 }
 
+/* With 4 bits: codes for each multiprocessor up to which one block is faster than two, and slots of
+ * a warp that are filled before x is asked for (decision 0041). */
+#define SMALL_CODES (200u << 10)
+#define EARLY       2u
+
 typedef struct stream_shape {
     unsigned slots;  /* of a warp; 0: too few have room */
     unsigned blocks; /* of a multiprocessor */
+    unsigned bytes;  /* of shared memory for a block */
 } stream_shape;
 
-/* As many slots as have room in half of a multiprocessor, or in all of it where x is long. */
+/* As many slots as have room in half of a multiprocessor, or in all of it where x is long.  A block
+ * of a small matrix asks for more than half, so that no other of its kind comes beside it while
+ * another multiprocessor has none. */
 static stream_shape shape_of(const ingot_cuda *cuda, const ingot_weight_view *w, uint64_t m) {
     const unsigned fixed = stream_fixed_bytes(units_of(w), (unsigned)m);
-    const unsigned each = STREAM_WARPS * stream_slot_bytes(w->bits);
+    const unsigned each = STREAM_WARPS * stream_slot_bytes(w->bits), half = stream_half_bytes(cuda);
+    const bool is_small =
+        w->bits == 4 && w->rows * w->cols <= (uint64_t)SMALL_CODES * cuda->multiprocessors;
     for (unsigned blocks = 2; blocks > 0; blocks--) {
-        const unsigned room = blocks == 2 ? stream_half_bytes(cuda) : (unsigned)cuda->shared_bytes;
-        const unsigned slots = fixed < room ? (room - fixed) / each : 0;
+        const unsigned room = blocks == 2 ? half : (unsigned)cuda->shared_bytes;
+        const unsigned slots = fixed < room ? ingot_min_u64((room - fixed) / each, STREAM_MOST) : 0;
         if (slots >= 2) {
-            return {slots < STREAM_MOST ? slots : STREAM_MOST, blocks};
+            const unsigned bytes = fixed + slots * each, lone = half + 4096;
+            return is_small && bytes < lone ? stream_shape{slots, 1, lone}
+                                            : stream_shape{slots, blocks, bytes};
         }
     }
     return {};
@@ -41,26 +53,26 @@ bool product_stream_can(const ingot_cuda *cuda, const product_task *task, ingot_
 }
 
 template <int BITS>
-static ingot_status launch(const product_context *context, const stream_job &job) {
-    const unsigned most = shape_of(context->cuda, &job.task.w[0], job.task.m).blocks *
-                          (unsigned)context->cuda->multiprocessors;
+static ingot_status launch(const product_context *context, const stream_job &job,
+                           const stream_shape &shape) {
+    const unsigned most = shape.blocks * (unsigned)context->cuda->multiprocessors;
     return product_launch(context, product_stream_kernel<BITS>,
-                          dim3(job.tiles < most ? job.tiles : most), STREAM_THREADS,
-                          stream_fixed_bytes(job.units, (unsigned)job.task.m) +
-                              STREAM_WARPS * job.slots * stream_slot_bytes(BITS),
-                          1, job);
+                          dim3(job.tiles < most ? job.tiles : most), STREAM_THREADS, shape.bytes, 1,
+                          job);
 }
 
 ingot_status product_stream(const product_context *context, const product_task &task,
                             const product_source &source) {
+    const stream_shape shape = shape_of(context->cuda, &task.w[0], task.m);
     stream_job job = {};
     job.task = task;
     job.source = source;
     job.units = units_of(&task.w[0]);
     job.tiles = (unsigned)(task.w[0].rows / 16);
     job.group_shift = (unsigned)product_group_shift(&task.w[0]);
-    job.slots = shape_of(context->cuda, &task.w[0], task.m).slots;
-    return task.w[0].bits == 3   ? launch<3>(context, job)
-           : task.w[0].bits == 4 ? launch<4>(context, job)
-                                 : launch<8>(context, job);
+    job.slots = shape.slots;
+    job.early = task.w[0].bits == 4 ? EARLY : shape.slots;
+    return task.w[0].bits == 3   ? launch<3>(context, job, shape)
+           : task.w[0].bits == 4 ? launch<4>(context, job, shape)
+                                 : launch<8>(context, job, shape);
 }

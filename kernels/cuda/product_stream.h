@@ -4,8 +4,10 @@
  * A product of a small matrix is over before the memory has answered its first loads, so the loads
  * of the next product must be on their way by then.  A block therefore takes half of the shared
  * memory and of the registers of a multiprocessor: as soon as one of two has ended, one of the next
- * product starts in its place, and fills its slots before it waits for its predecessor.  x alone
- * depends on that.
+ * product starts in its place, and fills slots before it waits for its predecessor.  x alone
+ * depends on that, and is late when all the copies of a block stand before it: they are not all
+ * started until x is asked for.  The smallest matrices have one block on every multiprocessor,
+ * which starts while the kernel before still runs there (decision 0041).
  *
  * A tile is 16 rows of W, or of U, where there is one.  The warps of a block take its units of 256
  * columns in turn; each copies its own, some units ahead and on into the next tile, to slots of its
@@ -40,6 +42,7 @@ typedef struct stream_job {
     unsigned tiles;       /* of 16 rows */
     unsigned group_shift; /* log2 of the chunks of 32 in a group, at least 2 */
     unsigned slots;       /* of a warp, 2 to STREAM_MOST */
+    unsigned early;       /* of them, filled before x is asked for */
 } stream_job;
 
 /* Codes as the file has them but for the order of the 16-byte pieces of a row, then the aligned
@@ -263,10 +266,11 @@ template <int BITS> __device__ static inline float stream_offset(float sum) {
 
 /* A warp's own units of a row of x, `filled` times eight columns of binary16 without a norm, and
  * their offsets as stream_offsets has them.  Many are on their way at once, and no other warp needs
- * them. */
-template <int BITS>
+ * them.  behind(): when the first are on their way. */
+template <int BITS, typename Behind>
 __device__ static inline void stream_copy_row(uint8_t *x, float *offsets, const uint4 *from,
-                                              unsigned filled, unsigned units, unsigned m) {
+                                              unsigned filled, unsigned units, unsigned m,
+                                              const Behind &behind) {
     constexpr unsigned AT_ONCE = 8;
     const unsigned lane = threadIdx.x % 32;
 #pragma unroll 1
@@ -280,6 +284,9 @@ __device__ static inline void stream_copy_row(uint8_t *x, float *offsets, const 
             if (at < filled) {
                 raw[j] = from[at];
             }
+        }
+        if (first < STREAM_WARPS) {
+            behind();
         }
 #pragma unroll
         for (unsigned j = 0; j < AT_ONCE; j++) {
@@ -515,10 +522,18 @@ __launch_bounds__(STREAM_THREADS,
         }
         async_commit();
     };
+    const auto fetch_slots = [&](unsigned from, unsigned until) {
 #pragma unroll 1
-    for (unsigned slot = 0; slot < end; slot += layout::BYTES) {
-        fetch(slot);
+        for (unsigned slot = from; slot < until; slot += layout::BYTES) {
+            fetch(slot);
+        }
+    };
+    product_norm<STREAM_THREADS, STREAM_KEPT, false> norm;
+    if (job.source.norm_weight != nullptr) {
+        norm.fetch(job.source); /* not behind weights */
     }
+    const unsigned early = job.early * layout::BYTES;
+    fetch_slots(0, early);
     if (job.source.norm_weight == nullptr && job.source.dtype == INGOT_F16) {
         const uint4 *from = static_cast<const uint4 *>(stream_keep(job.source.x));
         const unsigned filled = stream_keep((unsigned)job.source.cols / 8);
@@ -527,19 +542,20 @@ __launch_bounds__(STREAM_THREADS,
 #pragma unroll 1
         for (unsigned i = 0; i < m; i++) {
             stream_copy_row<BITS>(stream_shared + i * STREAM_X_BYTES, offsets + i * 2,
-                                  from + i * stride, filled, units, m);
+                                  from + i * stride, filled, units, m,
+                                  [&] { fetch_slots(i == 0 ? early : end, end); });
         }
     } else {
-        product_norm<STREAM_THREADS, STREAM_KEPT, false> norm;
-        norm.fetch(job.source);
         product_wait();
 #pragma unroll 1
         for (unsigned i = 0; i < m; i++) {
-            norm.row(sums, job.source, i, units * (STREAM_UNIT / 8),
-                     [&](unsigned unit, const float(&v)[8]) {
-                         stream_put_floats<BITS>(
-                             stream_shared + (unit / 32 * m + i) * STREAM_X_BYTES, unit, v);
-                     });
+            norm.row(
+                sums, job.source, i, units * (STREAM_UNIT / 8),
+                [&](unsigned unit, const float(&v)[8]) {
+                    stream_put_floats<BITS>(stream_shared + (unit / 32 * m + i) * STREAM_X_BYTES,
+                                            unit, v);
+                },
+                [&] { fetch_slots(i == 0 ? early : end, end); });
         }
         __syncthreads();
 #pragma unroll 1
