@@ -248,8 +248,8 @@ ingot_status ingot_stats_open(ingot_stats **out, const char *path, const ingot_m
     }
     memcpy(stats->info.root, info.root, sizeof stats->info.root);
     INGOT_GO(read_meta(stats, error));
+    INGOT_GO(check_origin(stats, source, error)); /* first: another model has other tensors */
     INGOT_GO(check_tensors(stats, error));
-    INGOT_GO(check_origin(stats, source, error));
     *out = stats;
 done:
     if (status != INGOT_OK) {

@@ -96,4 +96,6 @@ if command -v ingot-verify >/dev/null; then
     expect_exit 1 ingot-verify one.calib --source other --json
     grep -q '"error": "E_SOURCE"' out || fail "another checkpoint: $(cat out)"
     grep -q '"source_equal": false' out || fail "no verdict: $(cat out)"
+    expect_exit 1 ingot-verify one.calib --source "$INGOT_ROOT/tests/fixtures/tiny-llama" --json
+    grep -q '"error": "E_SOURCE"' out || fail "a checkpoint of other shapes: $(cat out)"
 fi
