@@ -32,8 +32,9 @@ typedef struct ingot_stats_info {
 
 /* Opens a statistics file and checks that it belongs to this model: profile, META, every tensor's
  * presence and shape, and the digest of the checkpoint (model and source stay the caller's).
- * INGOT_ERR_INPUT when it is no statistics file or has another shape; INGOT_FAIL_SOURCE when it was
- * taken from another checkpoint; INGOT_BAD_* when the container is damaged. */
+ * INGOT_ERR_INPUT when it is no statistics file; INGOT_FAIL_SOURCE when it was taken from another
+ * checkpoint, whatever that one's shape; INGOT_ERR_INPUT when it was taken from this one and has
+ * another shape; INGOT_BAD_* when the container is damaged. */
 ingot_status ingot_stats_open(ingot_stats **out, const char *path, const ingot_model *model,
                               const ingot_weight_source *source,
                               ingot_error *error) INGOT_MUST_CHECK;

@@ -178,6 +178,12 @@ static void test_other_checkpoint(void) {
     t->model.layers = 4;
     CU_ASSERT_EQUAL(ingot_stats_open(&stats, path, &t->model, &t->source, &error), INGOT_ERR_INPUT);
     CU_ASSERT_STRING_EQUAL(error.tensor, "blocks.3.attention#gram");
+    /* another checkpoint of another shape is another checkpoint */
+    tiny_model *other = tiny_create(0, seed + 21);
+    other->model.layers = 4;
+    CU_ASSERT_EQUAL(ingot_stats_open(&stats, path, &other->model, &other->source, &error),
+                    INGOT_FAIL_SOURCE);
+    tiny_destroy(other);
     free(windows.ids);
     tiny_destroy(t);
 }
