@@ -308,10 +308,9 @@ int ingot_calib_tool(int argc, char **argv) {
     case INGOT_CLI_EXIT:
         return 0;
     case INGOT_CLI_USAGE:
-        if (ingot_cli_has_flag(argc, argv, "json")) {
-            (void)print_json(NULL, INGOT_ERR_USAGE);
-        }
-        return 2;
+        return ingot_cli_finish(spec.tool, 2,
+                                !ingot_cli_has_flag(argc, argv, "json") ||
+                                    print_json(NULL, INGOT_ERR_USAGE));
     case INGOT_CLI_RUN:
         break;
     }
@@ -321,19 +320,13 @@ int ingot_calib_tool(int argc, char **argv) {
         (void)fprintf(stderr, "%s: warning: %llu activation rows with NaN or Inf were left out\n",
                       spec.tool, (unsigned long long)c.result.dropped);
     }
+    bool is_printed = true;
     if (c.settings.is_json || status == INGOT_OK) {
-        const bool is_written = c.settings.is_json
-                                    ? print_json(status == INGOT_OK ? &c : NULL, status)
-                                    : print_summary(&c);
-        if (!is_written && status == INGOT_OK) {
-            status = ingot_error_set(&error, INGOT_ERR_IO, NULL, NULL, NULL,
-                                     "cannot write to standard output");
-        }
+        is_printed = c.settings.is_json ? print_json(status == INGOT_OK ? &c : NULL, status)
+                                        : print_summary(&c);
     }
     close_calibration(&c);
-    if (status == INGOT_OK) {
-        return 0;
-    }
     error.status = status;
-    return ingot_cli_report(spec.tool, &error);
+    return ingot_cli_finish(spec.tool, status == INGOT_OK ? 0 : ingot_cli_report(spec.tool, &error),
+                            is_printed);
 }

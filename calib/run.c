@@ -229,10 +229,9 @@ int ingot_run_tool(int argc, char **argv) {
     case INGOT_CLI_EXIT:
         return 0;
     case INGOT_CLI_USAGE:
-        if (ingot_cli_has_flag(argc, argv, "json")) {
-            (void)print_json(NULL, INGOT_ERR_USAGE);
-        }
-        return 2;
+        return ingot_cli_finish(spec.tool, 2,
+                                !ingot_cli_has_flag(argc, argv, "json") ||
+                                    print_json(NULL, INGOT_ERR_USAGE));
     case INGOT_CLI_RUN:
         break;
     }
@@ -241,15 +240,10 @@ int ingot_run_tool(int argc, char **argv) {
     if (status == INGOT_OK && !r.settings.is_json) {
         print_rates(&r.generation);
     }
-    if (r.settings.is_json && !print_json(status == INGOT_OK ? &r : NULL, status) &&
-        status == INGOT_OK) {
-        status = ingot_error_set(&error, INGOT_ERR_IO, NULL, NULL, NULL,
-                                 "cannot write to standard output");
-    }
+    const bool is_json = r.settings.is_json; /* a text that stopped short is an error of run */
+    const bool is_printed = !is_json || print_json(status == INGOT_OK ? &r : NULL, status);
     close_runner(&r);
-    if (status == INGOT_OK) {
-        return 0;
-    }
     error.status = status;
-    return ingot_cli_report(spec.tool, &error);
+    const int code = status == INGOT_OK ? 0 : ingot_cli_report(spec.tool, &error);
+    return is_json ? ingot_cli_finish(spec.tool, code, is_printed) : code;
 }

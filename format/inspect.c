@@ -469,30 +469,24 @@ int ingot_inspect_tool(int argc, char **argv) {
         return 0;
     case INGOT_CLI_USAGE:
         wanted.is_json = ingot_cli_has_flag(argc, argv, "json");
-        (void)show(&wanted, NULL, NULL, NULL, INGOT_ERR_USAGE);
-        return 2;
+        return ingot_cli_finish(spec.tool, 2, show(&wanted, NULL, NULL, NULL, INGOT_ERR_USAGE));
     case INGOT_CLI_RUN:
         break;
     }
     ingot_interrupt_install();
     ingot_status status;
+    bool is_shown;
     INGOT_GO(inspection_open(&all, wanted.path, wanted.with_sha256, &error));
     if (wanted.other != NULL) {
         INGOT_GO(inspection_open(&other, wanted.other, false, &error));
         INGOT_GO(inspection_compare(&comparison, &all, &other, &error));
     }
 done:
-    if (!show(&wanted, &all, &other, wanted.other != NULL ? &comparison : NULL, status) &&
-        status == INGOT_OK) {
-        status = ingot_error_set(&error, INGOT_ERR_IO, NULL, NULL, NULL,
-                                 "cannot write to standard output");
-    }
+    error.status = status;
+    is_shown = show(&wanted, &all, &other, wanted.other != NULL ? &comparison : NULL, status);
     ingot_free(comparison.entries);
     inspection_close(&other);
     inspection_close(&all);
-    if (status == INGOT_OK) {
-        return 0;
-    }
-    error.status = status;
-    return ingot_cli_report(spec.tool, &error);
+    return ingot_cli_finish(spec.tool, status == INGOT_OK ? 0 : ingot_cli_report(spec.tool, &error),
+                            is_shown);
 }

@@ -71,6 +71,15 @@ for json in "" --json; do
     }
 done
 
+# Also where the result was an error whose exit code is another.
+head -c 100000 model.ingot >cut.ingot
+for tool in ingot-inspect ingot-verify "ingot-run --prompt x"; do
+    expect_exit 1 $tool cut.ingot --json
+    full $tool cut.ingot --json
+done
+echo "something else" >foreign.calib
+full ingot-calib "$MODEL" --text "$MODEL/calibration.txt" --samples 1 --seq-len 16 -o foreign.calib --reuse --json
+
 # A name that is no UTF-8: one object, with a question mark where JSON has no such byte.
 odd=$(printf 'odd\377\303\251')
 # shows KEY COMMAND...: whatever the exit code, that member has the name so.
