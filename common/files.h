@@ -62,7 +62,7 @@ int ingot_output_descriptor(const ingot_output *output);
 ingot_status ingot_output_write_at(ingot_output *output, const void *bytes, uint64_t size,
                                    uint64_t offset, ingot_error *error) INGOT_MUST_CHECK;
 /* Extends the file to at least size bytes (zeros) and reserves them on the disk where the file
- * system can (fallocate). */
+ * system can (fallocate).  What is being reserved in the background goes on to there. */
 ingot_status ingot_output_reserve(ingot_output *output, uint64_t size,
                                   ingot_error *error) INGOT_MUST_CHECK;
 /* The same in the background: whatever is done with the output next waits for the part that it

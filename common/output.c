@@ -81,8 +81,9 @@ struct ingot_output {
     bool is_reopened; /* the partial file was there before, and so is what it holds */
     char *path;
     char *partial_path;
-    bool is_mapped; /* the file is in memory: what is reserved of it is written by mappings */
-    uint64_t reserved_bytes; /* as asked for */
+    bool is_mapped;          /* the file is in memory: what is reserved is written by mappings */
+    atomic_bool is_sized;    /* but nothing can be reserved there: no more than the size is set */
+    uint64_t reserved_bytes; /* as asked for; changes under the mutex, before there are writers */
     ingot_worker *reserving; /* in the background; NULL: it was not begun */
     atomic_bool is_behind;   /* it is not over, or failed */
     atomic_bool is_writing;  /* of a mapped file: a thread is in a system call that writes it */
@@ -388,21 +389,22 @@ ingot_status ingot_output_write_at(ingot_output *output, const void *bytes, uint
         return output_error(output, fault, "cannot write", error);
     }
     /* whoever finds the file's own way free takes it: it is the shortest for one thread */
+    const bool is_mapped = output->is_mapped && !output->is_sized;
     const bool goes_beside =
-        output->is_mapped && (output->is_behind || atomic_exchange(&output->is_writing, true));
+        is_mapped && (output->is_behind || atomic_exchange(&output->is_writing, true));
     if (goes_beside && size != 0 && offset + size <= output->reserved_bytes &&
         write_mapped(output, bytes, size, offset)) {
         return INGOT_OK;
     }
     const ingot_status status = write_file(output, bytes, size, offset, error);
-    if (output->is_mapped && !goes_beside) {
+    if (is_mapped && !goes_beside) {
         output->is_writing = false;
     }
     return status;
 }
 
 /* Reserves bytes [from, size) of the file. */
-static ingot_status reserve_part(const ingot_output *output, uint64_t from, uint64_t size,
+static ingot_status reserve_part(ingot_output *output, uint64_t from, uint64_t size,
                                  ingot_error *error) {
     /* The system call, not posix_fallocate: the C library emulates a missing one by writing every
      * block, which costs as much as the output itself. */
@@ -417,6 +419,7 @@ static ingot_status reserve_part(const ingot_output *output, uint64_t from, uint
         return output_error(output, errno, "cannot reserve space", error);
     }
     /* Nothing to reserve with: only the size is set, as fallocate would have. */
+    output->is_sized = true;
     struct stat info;
     if (fstat(output->descriptor, &info) != 0 ||
         ((uint64_t)info.st_size < size && ftruncate(output->descriptor, (off_t)size) != 0)) {
@@ -430,30 +433,45 @@ static ingot_status may_reserve(const ingot_output *output, uint64_t size, ingot
     return code == 0 ? INGOT_OK : output_error(output, code, "cannot reserve space", error);
 }
 
+/* What is being reserved in the background goes on to `size`; false: it is over. */
+static bool raise_goal(ingot_output *output, uint64_t size) {
+    (void)pthread_mutex_lock(&output->mutex);
+    const bool is_going_on = output->reserving != NULL && !output->is_reserve_over;
+    if (is_going_on && size > output->reserved_bytes) {
+        output->reserved_bytes = size;
+    }
+    (void)pthread_mutex_unlock(&output->mutex);
+    return is_going_on;
+}
+
 ingot_status ingot_output_reserve(ingot_output *output, uint64_t size, ingot_error *error) {
-    INGOT_TRY(settle(output, UINT64_MAX, error));
     INGOT_TRY(may_reserve(output, size, error));
-    INGOT_TRY(size == 0 ? INGOT_OK : reserve_part(output, 0, size, error));
-    output->reserved_bytes = size;
+    if (raise_goal(output, size)) {
+        return INGOT_OK;
+    }
+    INGOT_TRY(settle(output, UINT64_MAX, error));
+    if (size > output->reserved_bytes) {
+        INGOT_TRY(reserve_part(output, output->reserved_bytes, size, error));
+        output->reserved_bytes = size;
+    }
     return INGOT_OK;
 }
 
 /* From the front, as a file is mostly written; whoever waits for a part has it early. */
 static ingot_status run_reserve(void *context, ingot_error *error) {
     ingot_output *output = context;
-    const uint64_t size = output->reserved_bytes;
-    ingot_status status = may_reserve(output, size, error);
-    for (uint64_t at = 0; status == INGOT_OK && at < size && !output->is_given_up;) {
-        const uint64_t left = size - at;
-        const uint64_t end = at + (left < RESERVE_BYTES ? left : RESERVE_BYTES);
-        status = reserve_part(output, at, end, error);
-        at = end;
-        (void)pthread_mutex_lock(&output->mutex);
-        output->ready_bytes = status == INGOT_OK ? end : output->ready_bytes;
-        (void)pthread_cond_broadcast(&output->progressed);
-        (void)pthread_mutex_unlock(&output->mutex);
-    }
     (void)pthread_mutex_lock(&output->mutex);
+    ingot_status status = may_reserve(output, output->reserved_bytes, error);
+    while (status == INGOT_OK && output->ready_bytes < output->reserved_bytes &&
+           !output->is_given_up) {
+        const uint64_t at = output->ready_bytes, left = output->reserved_bytes - at;
+        const uint64_t end = at + (left < RESERVE_BYTES ? left : RESERVE_BYTES);
+        (void)pthread_mutex_unlock(&output->mutex);
+        status = reserve_part(output, at, end, error);
+        (void)pthread_mutex_lock(&output->mutex);
+        output->ready_bytes = status == INGOT_OK ? end : at;
+        (void)pthread_cond_broadcast(&output->progressed);
+    }
     output->is_reserve_over = true;
     output->reserve_status = status;
     if (status != INGOT_OK) {

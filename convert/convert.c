@@ -324,6 +324,8 @@ static ingot_status make_plan(session *s, ingot_writer_plan *plan, ingot_layout_
     INGOT_TRY(
         ingot_plan_create(&s->plan, s->checkpoint, &s->model, &o->recipe, has_data, s->error));
     s->has_plan = true;
+    uint64_t file_count;
+    INGOT_TRY(collect_files(s, &file_count));
     ingot_convert_begin(s);
     INGOT_TRY(await_devices(s));
     if (o->recipe.target_bpw != 0 && !s->is_forecast) {
@@ -342,14 +344,14 @@ static ingot_status make_plan(session *s, ingot_writer_plan *plan, ingot_layout_
     INGOT_TRY(ingot_meta_create(&s->meta, &meta, s->error));
     *plan = (ingot_writer_plan){.tensors = s->plan.specs,
                                 .tensor_count = s->plan.count,
+                                .files = s->files,
+                                .file_count = file_count,
                                 .meta = s->meta,
                                 .meta_size = strlen(s->meta),
                                 .is_compressed = o->is_compressed,
                                 .shard_size_bytes = o->shard_size_bytes,
                                 .output = s->begun};
     ingot_digest128(plan->set_id, s->meta, plan->meta_size);
-    INGOT_TRY(collect_files(s, &plan->file_count));
-    plan->files = s->files;
     INGOT_TRY(ingot_layout_compute(layout, plan, s->error));
     s->result->bits_per_weight = ingot_plan_bits_per_weight(&s->plan);
     s->result->source_bytes = s->plan.source_bytes;

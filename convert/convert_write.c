@@ -12,8 +12,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#define BEGUN_BYTES (UINT64_C(64) << 10) /* of a container: provenance, and what is padded */
-
 /* What a tensor's outliers gain beside smaller groups of no more bits; null without outliers. */
 static json_t *outliers_json(const ingot_tensor_spec *spec, const ingot_steps_taken *steps) {
     const uint64_t rows = spec->dim[0], cols = spec->dim[1];
@@ -89,8 +87,12 @@ void ingot_convert_begin(session *s) {
     const ingot_convert_options *o = s->options;
     char state[4096], partial[4096];
     ingot_layout_info layout;
-    const ingot_writer_plan plan = {
-        .tensors = s->plan.specs, .tensor_count = s->plan.count, .meta = ""};
+    /* all but the provenance, which follows with the writer: never more than the file takes */
+    const ingot_writer_plan plan = {.tensors = s->plan.specs,
+                                    .tensor_count = s->plan.count,
+                                    .files = s->files,
+                                    .file_count = ingot_checkpoint_file_count(s->checkpoint),
+                                    .meta = ""};
     if (o->output == NULL || o->is_dry_run || o->resumes || o->is_compressed ||
         o->shard_size_bytes != 0 || o->recipe.target_bpw != 0 ||
         ingot_resume_path(state, o->output, NULL) != INGOT_OK || ingot_path_exists(state) ||
@@ -100,13 +102,7 @@ void ingot_convert_begin(session *s) {
         ingot_output_create(&s->begun, o->output, o->force, NULL) != INGOT_OK) {
         return;
     }
-    for (uint64_t i = 0; i < ingot_checkpoint_file_count(s->checkpoint); i++) {
-        uint64_t size;
-        const char *name = ingot_checkpoint_file_name(s->checkpoint, i);
-        (void)ingot_checkpoint_file(s->checkpoint, name, &size);
-        layout.file_bytes += size;
-    }
-    ingot_output_reserve_behind(s->begun, layout.file_bytes + BEGUN_BYTES);
+    ingot_output_reserve_behind(s->begun, layout.file_bytes);
 }
 
 /* A state that nobody will go on from: its output is about to be written anew. */

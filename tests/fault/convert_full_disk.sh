@@ -17,6 +17,27 @@ for threads in 1 8; do # alone, and several, which write by mappings there
     expect_no_files small/out.ingot
     [ -z "$(ls -A small)" ] || fail "something was left: $(ls -A small)"
 done
+# Where nothing can be reserved a page that is missing is an error of that write, not a signal.
+shim=$INGOT_BUILD/fault/faulty_calls.so
+asan=$(ldd "$(command -v ingot-convert)" | awk '/libasan/ { print $3 ":" }')
+for i in 1 2 3 4 5 6 7 8; do
+    FAULT_CALL=fallocate FAULT_HOW=EOPNOTSUPP FAULT_AT=1 FAULT_ALL=1 LD_PRELOAD=$asan$shim \
+        expect_exit 2 ingot-convert "$MODEL" -o small/out.ingot --method rtn --threads 8
+    expect_error space
+    [ -z "$(ls -A small)" ] || fail "something was left: $(ls -A small)"
+done
+# No more is reserved than the file takes: it fits where there is just room for it.
+ingot-convert "$MODEL" -o whole.ingot --method rtn 2>err
+page=$(getconf PAGESIZE)
+pages=$((($(stat -c %s whole.ingot) + page - 1) / page))
+mkdir exact
+mount -t tmpfs -o size=$((pages * page)) none exact
+for threads in 1 8; do
+    ingot-convert "$MODEL" -o exact/out.ingot --method rtn --threads $threads --force 2>err ||
+        { cat err >&2; fail "an output that just fits is refused"; }
+    cmp whole.ingot exact/out.ingot
+    rm exact/out.ingot
+done
 END
     code=0
     unshare -m sh inside.sh || code=$?

@@ -6,7 +6,7 @@
  *                but those of the linear algebra and of the dynamic linker, which do not report
  *                their own failures
  *   FAULT_AT     which call, from 1
- *   FAULT_HOW    EIO ENOSPC EINTR ENOMEM EACCES: fails with this error
+ *   FAULT_HOW    EIO ENOSPC EINTR ENOMEM EACCES EOPNOTSUPP: fails with this error
  *                short: moves half of the bytes (pread, pwrite)
  *                end: moves none (pread: the end of the file came too soon)
  *                kill: SIGKILL before the call; killed: after it
@@ -47,10 +47,16 @@ __attribute__((constructor)) static void read_environment(void) {
     static const struct {
         const char *name;
         int code, kind;
-    } ways[] = {
-        {"EIO", EIO, FAILS},       {"ENOSPC", ENOSPC, FAILS}, {"EINTR", EINTR, FAILS},
-        {"ENOMEM", ENOMEM, FAILS}, {"EACCES", EACCES, FAILS}, {"short", 0, IS_SHORT},
-        {"end", 0, IS_END},        {"kill", 0, FAILS},        {"killed", 0, IS_KILLED_AFTER}};
+    } ways[] = {{"EIO", EIO, FAILS},
+                {"ENOSPC", ENOSPC, FAILS},
+                {"EINTR", EINTR, FAILS},
+                {"ENOMEM", ENOMEM, FAILS},
+                {"EACCES", EACCES, FAILS},
+                {"short", 0, IS_SHORT},
+                {"end", 0, IS_END},
+                {"kill", 0, FAILS},
+                {"killed", 0, IS_KILLED_AFTER},
+                {"EOPNOTSUPP", EOPNOTSUPP, FAILS}};
     const char *call = getenv("FAULT_CALL"), *at = getenv("FAULT_AT"), *how = getenv("FAULT_HOW");
     const char *all = getenv("FAULT_ALL"), *mark = getenv("FAULT_MARK");
     if (call == NULL || at == NULL || how == NULL) {

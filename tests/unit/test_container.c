@@ -604,7 +604,7 @@ static ingot_status write_big(const char *path, ingot_writer_plan plan, unsigned
         ingot_layout_info layout;
         INGOT_GO(ingot_layout_compute(&layout, &plan, NULL));
         INGOT_GO(ingot_output_create(&output, path, true, NULL));
-        ingot_output_reserve_behind(output, layout.file_bytes + random_u64() % 10000);
+        ingot_output_reserve_behind(output, layout.file_bytes - 5000 + random_u64() % 10000);
         plan.output = output;
     }
     INGOT_GO(ingot_writer_create(&writer, path, true, &plan, NULL));

@@ -160,6 +160,12 @@ static void test_reserving_behind(void) {
     CU_ASSERT_EQUAL(ingot_output_reserved(output), 0);
     ingot_output_reserve_behind(output, 1 << 20);
     CU_ASSERT_EQUAL(ingot_output_reserved(output), 1 << 20);
+    CU_ASSERT_EQUAL(ingot_output_reserve(output, 3 << 20, &error), INGOT_OK); /* over or not */
+    CU_ASSERT_EQUAL(ingot_output_reserved(output), 3 << 20);
+    CU_ASSERT_EQUAL(ingot_output_write_at(output, "!", 1, (3 << 20) - 1, &error), INGOT_OK);
+    struct stat info;
+    CU_ASSERT_EQUAL_FATAL(fstat(ingot_output_descriptor(output), &info), 0);
+    CU_ASSERT_EQUAL(info.st_size, 3 << 20);
     CU_ASSERT_EQUAL(ingot_output_write_at(output, "world", 5, 5, &error), INGOT_OK);
     CU_ASSERT_EQUAL(ingot_output_write_at(output, "hello", 5, 0, &error), INGOT_OK);
     CU_ASSERT_EQUAL(ingot_output_truncate(output, 10, &error), INGOT_OK);
