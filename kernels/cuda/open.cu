@@ -201,7 +201,10 @@ static ingot_status cuda_host_alloc(void *context, void **out, uint64_t bytes) {
         free(*out);
         *out = nullptr;
     }
-    return ingot_cuda_check(error, "cudaHostRegister");
+    /* where nothing can be pinned, plain memory serves */
+    return error == cudaErrorNotSupported
+               ? ingot_cuda_failed("cudaHostRegister", cudaGetErrorString(error), true)
+               : ingot_cuda_check(error, "cudaHostRegister");
 }
 
 static void cuda_host_release(void *context, void *memory) {
