@@ -4,12 +4,13 @@
  *
  * Weights stay packed (spec/quantization.md): no copy, no other layout.  norm(x) is rounded to 16
  * bits, weights are exact, sums are FP32: beyond what the rounding of x does, |error| <= 2^-20 of
- * the sum of magnitudes, 2^-18 where one x is far larger than the others of its row (decision
- * 0013). For one or two rows of x in F16 these are the magnitudes of codes plus those of zero
- * points, not of their differences, and an infinite x gives NaN.  Weights are rounded to 16 bits as
- * well, a piece at a time, for more than 64 rows of x, and from 9 rows on where no kernel reads
- * them packed: dense ones, columns that are not a multiple of 32, groups other than whole rows and
- * powers of two from 32, and groups of 32 and 64 unless codes have 4 or 8 bits.
+ * the sum of magnitudes.  Where one x is far larger than the others of its row it is below 2^-18 as
+ * tested, and by what is known of tensor cores never above 2^-17 (decision 0013).  For one or two
+ * rows of x in F16 these are the magnitudes of codes plus those of zero points, not of their
+ * differences, and an infinite x gives NaN.  Weights are rounded to 16 bits as well, a piece at a
+ * time, for more than 64 rows of x, and from 9 rows on where no kernel reads them packed: dense
+ * ones, columns that are not a multiple of 32, groups other than whole rows and powers of two from
+ * 32, and groups of 32 and 64 unless codes have 4 or 8 bits.
  *
  * All work goes to the given stream in order, allocates nothing and never waits, so that it can be
  * captured into a CUDA graph.  Results are deterministic: the same bits for the same inputs, shapes
