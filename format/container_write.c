@@ -240,8 +240,7 @@ typedef struct part_bytes {
 typedef struct part_write {
     ingot_writer *writer;
     writer_shard *part;
-    const part_bytes *list; /* [count] */
-    unsigned count;
+    const part_bytes *list; /* as many as the chunks written at once need */
     atomic_bool has_failed;
     pthread_mutex_t mutex; /* guards the two below */
     ingot_status status;   /* of the chunk that failed first */
@@ -282,7 +281,6 @@ static ingot_status write_parts(ingot_writer *writer, writer_shard *part, const 
     part_write w = {.writer = writer,
                     .part = part,
                     .list = list,
-                    .count = count,
                     .mutex = PTHREAD_MUTEX_INITIALIZER,
                     .error = error};
     uint64_t chunks = 0;
