@@ -206,9 +206,9 @@ ingot_status ingot_team_gather(ingot_weight_view *whole, const ingot_rank *rank,
     list_parts(to, whole);
     for (unsigned i = 0; i < PARTS; i++) {
         if (to[i].row_bytes != 0) {
-            INGOT_TRY(rank->backend->ops->download(
-                rank->backend->context, t->view_part[i] + first_row * to[i].row_bytes,
-                *piece[i].pointer, own->rows * to[i].row_bytes));
+            INGOT_TRY(rank->backend->ops->download(rank->backend->context,
+                                                   t->view_part[i] + first_row * to[i].row_bytes,
+                                                   *piece[i].pointer, own->rows * to[i].row_bytes));
         }
     }
     return ingot_team_meet(rank);

@@ -333,14 +333,12 @@ typedef struct drift_side {
 
 static ingot_status set_apart(const ingot_cuda *cuda, const drift_side *side, uint64_t m) {
     const unsigned grid = 8u * (unsigned)cuda->multiprocessors;
-    gram_rows_kernel<<<grid, THREADS, 0, cuda->stream>>>(side->kinds, side->state, nullptr,
-                                                         side->copied, side->x, side->minus, m,
-                                                         side->n);
+    gram_rows_kernel<<<grid, THREADS, 0, cuda->stream>>>(
+        side->kinds, side->state, nullptr, side->copied, side->x, side->minus, m, side->n);
     INGOT_TRY(ingot_cuda_launched());
-    gram_set_apart_kernel<<<grid, THREADS, 0, cuda->stream>>>(side->values, side->copied,
-                                                              side->kinds, side->state, side->x,
-                                                              side->minus, m, side->n,
-                                                              side->stride);
+    gram_set_apart_kernel<<<grid, THREADS, 0, cuda->stream>>>(
+        side->values, side->copied, side->kinds, side->state, side->x, side->minus, m, side->n,
+        side->stride);
     return ingot_cuda_launched();
 }
 
@@ -361,10 +359,10 @@ ingot_status cuda_drift(void *context, float *out, const float *a, const float *
     INGOT_TRY(cuda_half_aside(cuda, difference.as<__half>(), a, b, m, p));
     INGOT_TRY(cuda_half_of(cuda, &copy, x, m, n));
     cuda_written(cuda, out, p * n * sizeof *out);
-    const drift_side drift = {difference.as<__half>(), &cuda->scalars->aside, a, b, p, stride, kind,
-                              state};
-    const drift_side inputs = {copy.values, &cuda->scalars->half, x,       nullptr, n,
-                               copy.stride, kind + m,             state + 1};
+    const drift_side drift = {
+        difference.as<__half>(), &cuda->scalars->aside, a, b, p, stride, kind, state};
+    const drift_side inputs = {copy.values, &cuda->scalars->half, x,        nullptr,
+                               n,           copy.stride,          kind + m, state + 1};
     INGOT_TRY(set_apart(cuda, &drift, m));
     INGOT_TRY(set_apart(cuda, &inputs, m));
     gram_alpha_kernel<<<1, 1, 0, cuda->stream>>>(cuda->scalars, state, state + 1);

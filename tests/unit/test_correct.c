@@ -122,8 +122,7 @@ static void check_layer(const ingot_backend *b, double trust, bool has_residual)
                                .solved = solved(b, &l, has_residual, TOKENS, arena),
                                .fitted = solved(b, &l, has_residual, FITTED, arena),
                                .judge_gram = gram,
-                               .judge_drift =
-                                   drift_of(b, &l, has_residual, FITTED, TOKENS, arena)};
+                               .judge_drift = drift_of(b, &l, has_residual, FITTED, TOKENS, arena)};
     const ingot_rank rank = {.size = 1, .backend = b};
     CU_ASSERT(ingot_correct(target, &share, &gain, &drift, l.w, 0, l.rows, n, &rank, arena) ==
               INGOT_OK);

@@ -247,12 +247,9 @@ static void test_gather(void) {
 
 int main(void) {
     static const CU_TestInfo tests[] = {
-        {"sums over ranks", test_sums},
-        {"a rank that leaves", test_leaving},
-        {"windows", test_windows},
-        {"rows", test_rows},
-        {"rows come together", test_gather},
-        CU_TEST_INFO_NULL,
+        {"sums over ranks", test_sums},      {"a rank that leaves", test_leaving},
+        {"windows", test_windows},           {"rows", test_rows},
+        {"rows come together", test_gather}, CU_TEST_INFO_NULL,
     };
     ingot_error error = {0};
     srand(7);
