@@ -150,8 +150,9 @@ static ingot_status load_text(calibration *c, uint64_t length, ingot_error *erro
     bool is_self_text;
     INGOT_TRY(ingot_self_text_wanted(&is_self_text, s->texts, s->text_count, error));
     if (!is_self_text) {
-        return ingot_text_load(&c->text, s->texts, s->text_count, c->from.tokenizer,
-                               c->from.model.vocab, error);
+        INGOT_TRY(
+            ingot_source_tokenizer(&c->from.tokenizer, &c->from.source, &c->from.model, error));
+        return ingot_text_load(&c->text, s->texts, s->text_count, c->from.tokenizer, error);
     }
     ingot_progress progress;
     ingot_progress_begin(&progress, "writing a text", "tokens", (double)(s->samples * length),
@@ -217,7 +218,7 @@ static ingot_status calibrate(calibration *c, ingot_error *error) {
                                "give the checkpoint it was made from",
                                "a container has no full-precision weights to take statistics of");
     }
-    INGOT_TRY(ingot_text_model_open(&c->from, s->path, true, error));
+    INGOT_TRY(ingot_text_model_open_weights(&c->from, s->path, true, error));
     INGOT_TRY(check_length(s, &c->from.model, &length, error));
     INGOT_TRY(load_text(c, length, error));
     INGOT_TRY(

@@ -77,21 +77,13 @@ done:
 }
 
 ingot_status ingot_text_load(ingot_text *out, const char *const *paths, uint64_t path_count,
-                             const ingot_tokenizer *tokenizer, uint64_t vocab, ingot_error *error) {
+                             const ingot_tokenizer *tokenizer, ingot_error *error) {
     *out = (ingot_text){0};
     char *text = NULL;
     ingot_status status;
     if (path_count == 0) {
         return ingot_error_set(error, INGOT_ERR_USAGE, NULL, NULL, "name one with --text",
                                "no text was given");
-    }
-    if (ingot_tokenizer_vocab(tokenizer) > vocab) {
-        return ingot_error_set(
-            error, INGOT_ERR_INPUT, "tokenizer.json", NULL,
-            "use the tokenizer that belongs to this model",
-            "the tokenizer is larger than the embedding: it has ids up to %llu, the "
-            "embedding has %llu rows",
-            (unsigned long long)ingot_tokenizer_vocab(tokenizer) - 1, (unsigned long long)vocab);
     }
     INGOT_TRY(read_files(&text, &out->bytes, out->digest, paths, path_count, error));
     if (out->bytes == 0) {

@@ -13,12 +13,10 @@ typedef struct ingot_text {
     uint8_t digest[16]; /* XXH3-128 of the concatenated files */
 } ingot_text;
 
-/* Reads paths[path_count] (each a regular file), concatenates, tokenizes.  vocab: number of rows
- * of the embedding; a tokenizer with ids beyond it is INGOT_ERR_INPUT ("tokenizer larger than the
- * embedding"), whether or not the text has them.  Text without a token is INGOT_ERR_INPUT. */
+/* Reads paths[path_count] (each a regular file), concatenates, tokenizes.  Text without a token is
+ * INGOT_ERR_INPUT. */
 ingot_status ingot_text_load(ingot_text *out, const char *const *paths, uint64_t path_count,
-                             const ingot_tokenizer *tokenizer, uint64_t vocab,
-                             ingot_error *error) INGOT_MUST_CHECK;
+                             const ingot_tokenizer *tokenizer, ingot_error *error) INGOT_MUST_CHECK;
 void ingot_text_free(ingot_text *text);
 
 typedef struct ingot_windows {

@@ -3,6 +3,7 @@
 #include "convert/session.h"
 
 #include "calib/self_text.h"
+#include "calib/text_model.h"
 #include "common/files.h"
 #include "common/memory.h"
 #include "common/sizes.h"
@@ -225,18 +226,8 @@ static ingot_status window_length(uint64_t *length, const session *s) {
 /* The tokens of the texts. */
 static ingot_status read_texts(session *s) {
     const ingot_convert_options *o = s->options;
-    uint64_t size;
-    const char *json = ingot_checkpoint_file(s->checkpoint, "tokenizer.json", &size);
-    char path[4096];
-    INGOT_TRY(ingot_path_join(path, sizeof path, o->model_dir, "tokenizer.json"));
-    if (json == NULL) {
-        return ingot_error_set(s->error, INGOT_ERR_NOT_FOUND, path, NULL,
-                               "calibrate elsewhere and use --stats, or use --method rtn",
-                               "the checkpoint has no tokenizer");
-    }
-    INGOT_TRY(ingot_tokenizer_create(&s->tokenizer, json, size, path, s->error));
-    return ingot_text_load(&s->text, o->texts, o->text_count, s->tokenizer, s->model.vocab,
-                           s->error);
+    INGOT_TRY(ingot_source_tokenizer(&s->tokenizer, &s->source, &s->model, s->error));
+    return ingot_text_load(&s->text, o->texts, o->text_count, s->tokenizer, s->error);
 }
 
 /* Tokens that the model writes. */
@@ -400,7 +391,7 @@ static void note_peak(session *s, ingot_phase phase) {
 static void print_missing_tokenizer(const session *s, FILE *out) {
     uint64_t size;
     if (ingot_checkpoint_has_weights(s->checkpoint) &&
-        ingot_checkpoint_file(s->checkpoint, "tokenizer.json", &size) == NULL) {
+        ingot_checkpoint_file(s->checkpoint, INGOT_TOKENIZER_FILE, &size) == NULL) {
         (void)fprintf(out, "plan: there is no tokenizer.json: the container will hold none, and "
                            "run and be scored on no text\n");
     }

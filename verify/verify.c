@@ -2,6 +2,7 @@
 #include "verify/verify.h"
 
 #include "calib/stats.h"
+#include "calib/text_model.h"
 #include "common/json.h"
 #include "common/sizes.h"
 #include "format/digest.h"
@@ -283,7 +284,6 @@ static void close_run(model_run *run) {
 static ingot_status open_run(model_run *run, ingot_verification *verification,
                              const ingot_checkpoint *checkpoint, ingot_error *error) {
     const ingot_verify_options *options = &verification->options;
-    uint64_t size;
     ingot_weight_source_from_container(&run->candidate, verification->container,
                                        !verification->is_full);
     run->has_source = checkpoint != NULL;
@@ -291,23 +291,7 @@ static ingot_status open_run(model_run *run, ingot_verification *verification,
         ingot_weight_source_from_checkpoint(&run->source, checkpoint);
     }
     INGOT_TRY(ingot_model_open(&run->model, &run->candidate, error));
-    const char *bytes = ingot_file_entry(verification->container, "tokenizer.json", &size);
-    if (bytes == NULL) {
-        return ingot_error_set(error, INGOT_ERR_UNSUPPORTED, options->path, NULL,
-                               "convert a checkpoint that has one",
-                               "the container holds no tokenizer.json, which %s needs",
-                               options->text_count != 0 ? "--text" : "--tasks");
-    }
-    char path[1100];
-    (void)snprintf(path, sizeof path, "%s/tokenizer.json", options->path);
-    INGOT_TRY(ingot_tokenizer_create(&run->tokenizer, bytes, size, path, error));
-    if (ingot_tokenizer_vocab(run->tokenizer) > run->model.vocab) {
-        return ingot_error_set(error, INGOT_ERR_INPUT, options->path, "tokenizer.json",
-                               "convert a checkpoint whose tokenizer belongs to it",
-                               "the tokenizer is larger than the embedding: %" PRIu64
-                               " ids, %" PRIu64 " rows",
-                               ingot_tokenizer_vocab(run->tokenizer), run->model.vocab);
-    }
+    INGOT_TRY(ingot_source_tokenizer(&run->tokenizer, &run->candidate, &run->model, error));
     INGOT_TRY(ingot_backend_open(&run->backend, options->device, options->threads, error));
     (void)snprintf(verification->backend, sizeof verification->backend, "%s", run->backend.path);
     return INGOT_OK;
@@ -320,8 +304,8 @@ static ingot_status load_windows(ingot_verification *verification, const model_r
     const ingot_model *model = &run->model;
     ingot_text text = {0};
     ingot_status status = INGOT_OK;
-    INGOT_GO(ingot_text_load(&text, options->text_paths, options->text_count, run->tokenizer,
-                             model->vocab, error));
+    INGOT_GO(
+        ingot_text_load(&text, options->text_paths, options->text_count, run->tokenizer, error));
     memcpy(verification->text_digest, text.digest, sizeof text.digest);
     verification->text_bytes = text.bytes;
     verification->text_tokens = text.count;

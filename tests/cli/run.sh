@@ -72,21 +72,6 @@ refuse E_USAGE "abacus" "$MODEL" --prompt x --device abacus
 refuse E_DEVICE "cuda:99" "$MODEL" --prompt x --device cuda:99
 refuse E_NOT_FOUND "no/such/model" no/such/model --prompt x
 
-# A checkpoint without its tokenizer.
-mkdir bare
-ln -s "$MODEL"/config.json "$MODEL"/*.safetensors bare
-refuse E_INPUT "tokenizer.json" bare --prompt x
-if command -v ingot-convert >/dev/null; then
-    expect_exit 0 ingot-convert bare -o bare.ingot --method rtn
-    grep -q 'no tokenizer.json' err || fail "a conversion does not say that the tokenizer is missing"
-    cp -r "$MODEL" broken
-    chmod -R u+w broken
-    echo '{"model": 1' >broken/tokenizer.json
-    expect_exit 0 ingot-convert broken -o broken.ingot --method rtn
-    ! grep -q 'no tokenizer.json' err || fail "a tokenizer that is there is missed"
-    refuse E_INPUT "broken.ingot/tokenizer.json" broken.ingot --prompt x
-fi
-
 # The text cannot be written.
 code=0
 ingot-run "$MODEL" --prompt "$prompt" -n 4 >/dev/full 2>err || code=$?

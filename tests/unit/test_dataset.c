@@ -23,9 +23,9 @@ static void write_text(unsigned index, const char *text) {
                           INGOT_OK);
 }
 
-static ingot_status load(ingot_text *out, const char *const *list, uint64_t count, uint64_t vocab) {
+static ingot_status load(ingot_text *out, const char *const *list, uint64_t count) {
     memset(&error, 0, sizeof error);
-    return ingot_text_load(out, list, count, tokenizer, vocab, &error);
+    return ingot_text_load(out, list, count, tokenizer, &error);
 }
 
 static void test_concatenation(void) {
@@ -36,7 +36,7 @@ static void test_concatenation(void) {
     write_text(2, "aab");
     const char *const list[] = {paths[0], paths[1], paths[2]};
     ingot_text text;
-    CU_ASSERT_EQUAL_FATAL(load(&text, list, 3, 8), INGOT_OK);
+    CU_ASSERT_EQUAL_FATAL(load(&text, list, 3), INGOT_OK);
     CU_ASSERT(text.count == 6 && memcmp(text.ids, ids, sizeof ids) == 0);
     CU_ASSERT_EQUAL(text.bytes, 6);
     uint8_t digest[16];
@@ -58,7 +58,7 @@ static void test_long_text(void) {
     CU_ASSERT_EQUAL_FATAL(ingot_file_write_all(paths[0], bytes, size, true, &error), INGOT_OK);
     const char *const list[] = {paths[0]};
     ingot_text text;
-    CU_ASSERT_EQUAL_FATAL(load(&text, list, 1, 8), INGOT_OK);
+    CU_ASSERT_EQUAL_FATAL(load(&text, list, 1), INGOT_OK);
     CU_ASSERT_EQUAL_FATAL(text.count, size);
     bool is_same = true;
     for (uint64_t i = 0; i < size; i++) {
@@ -73,9 +73,9 @@ static void test_long_text(void) {
 }
 
 static void check_refused(ingot_status want, const char *const *list, uint64_t count,
-                          uint64_t vocab, const char *file, const char *reason) {
+                          const char *file, const char *reason) {
     ingot_text text;
-    CU_ASSERT_EQUAL(load(&text, list, count, vocab), want);
+    CU_ASSERT_EQUAL(load(&text, list, count), want);
     CU_ASSERT_PTR_NULL(text.ids);
     CU_ASSERT_STRING_EQUAL(error.file, file);
     CU_ASSERT_PTR_NOT_NULL(strstr(error.reason, reason));
@@ -88,15 +88,12 @@ static void test_refused_texts(void) {
     write_text(1, "zzz"); /* characters without a token are dropped */
     write_text(2, "abc");
     const char *const empty[] = {paths[0], paths[0]}, *const none[] = {paths[1]},
-                      *const large[] = {paths[2]}, *const gone[] = {paths[2], missing},
-                      *const not_file[] = {folder};
-    check_refused(INGOT_ERR_INPUT, empty, 2, 8, paths[0], "empty");
-    check_refused(INGOT_ERR_INPUT, none, 1, 8, paths[1], "no tokens");
-    check_refused(INGOT_ERR_INPUT, large, 1, 7, "tokenizer.json",
-                  "tokenizer is larger than the embedding");
-    check_refused(INGOT_ERR_NOT_FOUND, gone, 2, 8, missing, "");
-    check_refused(INGOT_ERR_INPUT, not_file, 1, 8, folder, "");
-    check_refused(INGOT_ERR_USAGE, NULL, 0, 8, "", "no text");
+                      *const gone[] = {paths[2], missing}, *const not_file[] = {folder};
+    check_refused(INGOT_ERR_INPUT, empty, 2, paths[0], "empty");
+    check_refused(INGOT_ERR_INPUT, none, 1, paths[1], "no tokens");
+    check_refused(INGOT_ERR_NOT_FOUND, gone, 2, missing, "");
+    check_refused(INGOT_ERR_INPUT, not_file, 1, folder, "");
+    check_refused(INGOT_ERR_USAGE, NULL, 0, "", "no text");
 }
 
 /* A text whose token at i is i. */
@@ -188,7 +185,7 @@ static void test_no_memory(void) {
         ingot_text text;
         ingot_windows windows = {0};
         ingot_memory_fail_after(++n);
-        status = load(&text, list, 1, 8);
+        status = load(&text, list, 1);
         if (status == INGOT_OK) {
             status = ingot_windows_calibration(&windows, &text, 2, 2, "t", &error);
         }

@@ -157,8 +157,7 @@ static void test_dropped(void) {
     free(bytes);
     CU_ASSERT_FATAL(ingot_text_model_open(&model, "examples/demo-4m", false, &error) == INGOT_OK);
     const char *const paths[] = {text_path};
-    CU_ASSERT_FATAL(ingot_text_load(&text, paths, 1, model.tokenizer, model.model.vocab, &error) ==
-                    INGOT_OK);
+    CU_ASSERT_FATAL(ingot_text_load(&text, paths, 1, model.tokenizer, &error) == INGOT_OK);
     CU_ASSERT_FATAL(
         ingot_windows_calibration(&windows, &text, SAMPLES, LENGTH, text_path, &error) == INGOT_OK);
     const uint32_t token = choose_token(&windows);

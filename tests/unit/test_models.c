@@ -178,8 +178,7 @@ static void check_perplexity(const ingot_text_model *from, const char *model, co
     snprintf(path, sizeof path, "%s/corpora/%s", shared,
              json_object_get(entry, "ids") != NULL ? "books-eval.txt" : name);
     const char *paths[] = {path};
-    CU_ASSERT_EQUAL_FATAL(
-        ingot_text_load(&text, paths, 1, from->tokenizer, from->model.vocab, &error), INGOT_OK);
+    CU_ASSERT_EQUAL_FATAL(ingot_text_load(&text, paths, 1, from->tokenizer, &error), INGOT_OK);
     CU_ASSERT_EQUAL(text.count, (uint64_t)json_integer_value(json_object_get(entry, "tokens")));
     CU_ASSERT_EQUAL_FATAL(
         ingot_windows_evaluation(
@@ -274,8 +273,7 @@ static void check_case(const json_t *item) {
              json_string_value(json_object_get(item, "text")));
     const char *paths[] = {path};
     CU_ASSERT_EQUAL_FATAL(ingot_text_model_open(&from, folder, true, &error), INGOT_OK);
-    CU_ASSERT_EQUAL_FATAL(
-        ingot_text_load(&text, paths, 1, from.tokenizer, from.model.vocab, &error), INGOT_OK);
+    CU_ASSERT_EQUAL_FATAL(ingot_text_load(&text, paths, 1, from.tokenizer, &error), INGOT_OK);
     CU_ASSERT_EQUAL_FATAL(
         ingot_windows_evaluation(&windows, &text, json_array_size(expected),
                                  (uint64_t)json_integer_value(json_object_get(item, "length")),
