@@ -119,10 +119,12 @@ static inline input_weights input_dense(uint64_t rows, uint64_t cols, ingot_dtyp
 }
 
 static inline void input_set_code(uint8_t *row, uint64_t col, unsigned bits, unsigned code) {
-    for (unsigned b = 0; b < bits; b++) {
-        const uint64_t bit = col * bits + b;
-        row[bit / 8] =
-            (uint8_t)((row[bit / 8] & ~(1u << (bit % 8))) | (code >> b & 1u) << (bit % 8));
+    const uint64_t bit = col * bits;
+    const unsigned shift = bit % 8, mask = ((1u << bits) - 1) << shift;
+    uint8_t *at = row + bit / 8;
+    at[0] = (uint8_t)((at[0] & ~mask) | code << shift);
+    if (shift + bits > 8) {
+        at[1] = (uint8_t)((at[1] & ~(mask >> 8)) | code << shift >> 8);
     }
 }
 

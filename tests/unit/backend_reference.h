@@ -41,6 +41,18 @@ static inline double ref_element(const void *data, ingot_dtype dtype, uint64_t i
     return (double)value;
 }
 
+/* The code of one weight: w->bits bits of the string, the lowest first. */
+static inline int ref_code(const ingot_weight_view *w, uint64_t row, uint64_t col) {
+    const uint64_t bit = col * w->bits;
+    const uint8_t *at = w->codes + row * w->row_stride_bytes + bit / 8;
+    const unsigned shift = bit % 8, high = shift + w->bits > 8 ? at[1] : 0;
+    return (int)((high << 8 | at[0]) >> shift & ((1u << w->bits) - 1));
+}
+
+static inline int ref_zero(const ingot_weight_view *w, uint64_t group) {
+    return w->zero_mode == INGOT_ZERO_STORED ? w->zeros[group] : 1 << (w->bits - 1);
+}
+
 /* One weight as a loader computes it: an outlier, or s (q - z) rounded once to binary32. */
 static inline double ref_weight(const ingot_weight_view *w, uint64_t row, uint64_t col) {
     if (w->kind == INGOT_DENSE) {
@@ -53,14 +65,9 @@ static inline double ref_weight(const ingot_weight_view *w, uint64_t row, uint64
             return ref_element(w->outlier_val, w->dtype, i);
         }
     }
-    int code = 0;
-    for (unsigned b = 0; b < w->bits; b++) {
-        const uint64_t bit = col * w->bits + b;
-        code |= (w->codes[row * w->row_stride_bytes + bit / 8] >> (bit % 8) & 1) << b;
-    }
     const uint64_t group = row * w->groups_per_row + col / w->group;
-    const int zero = w->zero_mode == INGOT_ZERO_STORED ? w->zeros[group] : 1 << (w->bits - 1);
-    return (double)(float)(ref_element(w->scales, w->scale_dtype, group) * (double)(code - zero));
+    return (double)(float)(ref_element(w->scales, w->scale_dtype, group) *
+                           (double)(ref_code(w, row, col) - ref_zero(w, group)));
 }
 
 /* ---- rows --------------------------------------------------------------------------------------
@@ -98,38 +105,106 @@ static inline void ref_norm(double *value, double *size, const float *x, const f
     }
 }
 
-/* What a product of few rows may round in units of, beyond the weight: the cpu backend sums s q x
- * and s z x apart (kernels/cpu/isa_product.c), as one kernel of the cuda backend does. */
-static inline double ref_offset(const ingot_weight_view *w, uint64_t row, uint64_t col) {
-    if (w->kind == INGOT_DENSE) {
-        return 0;
+/* All weights of a row, and what a product of few rows may round in units of, beyond the weight:
+ * the cpu backend sums s q x and s z x apart (kernels/cpu/isa_product.c), as one kernel of the cuda
+ * backend does.  has_offset: that; else zeros. */
+static inline void ref_row(double *weight, double *offset, const ingot_weight_view *w, uint64_t row,
+                           bool has_offset) {
+    for (uint64_t c = 0; w->kind == INGOT_DENSE && c < w->cols; c++) {
+        weight[c] = ref_weight(w, row, c);
+        offset[c] = 0;
     }
-    const uint64_t group = row * w->groups_per_row + col / w->group;
-    const int zero = w->zero_mode == INGOT_ZERO_STORED ? w->zeros[group] : 1 << (w->bits - 1);
-    return ref_element(w->scales, w->scale_dtype, group) * zero;
+    if (w->kind == INGOT_DENSE) {
+        return;
+    }
+    for (uint64_t first = 0; first < w->cols; first += w->group) {
+        const uint64_t group = row * w->groups_per_row + first / w->group;
+        const uint64_t end = first + w->group < w->cols ? first + w->group : w->cols;
+        const double scale = ref_element(w->scales, w->scale_dtype, group);
+        const int zero = ref_zero(w, group);
+        for (uint64_t c = first; c < end; c++) {
+            weight[c] = (double)(float)(scale * (double)(ref_code(w, row, c) - zero));
+            offset[c] = has_offset ? scale * zero : 0;
+        }
+    }
+    for (uint64_t i = w->outlier_count != 0 ? w->outlier_row_ptr[row] : 0;
+         w->outlier_count != 0 && i < w->outlier_row_ptr[row + 1]; i++) {
+        weight[w->outlier_col[i]] = ref_element(w->outlier_val, w->dtype, i);
+    }
+}
+
+/* x[m][cols] as [m / 4, rounded up][cols][4], zeros behind the rows. */
+static inline double *ref_fours(const float *x, uint64_t m, uint64_t cols) {
+    double *fours = calloc((m + 3) / 4 * 4 * cols, sizeof *fours);
+    for (uint64_t i = 0; i < m; i++) {
+        for (uint64_t c = 0; c < cols; c++) {
+            fours[(i / 4 * cols + c) * 4 + i % 4] = (double)x[i * cols + c];
+        }
+    }
+    return fours;
+}
+
+/* sum[4] += the products of four rows of x with one of W, each in the order of its columns, and
+ * magnitude[4] theirs.  Four, because a column waits for the sum of the last. */
+static inline void ref_dot_four(double sum[4], double magnitude[4], const double *four,
+                                const double *weight, uint64_t cols) {
+    for (uint64_t c = 0; c < cols; c++) {
+        for (unsigned k = 0; k < 4; k++) {
+            const double product = four[c * 4 + k] * weight[c];
+            sum[k] += product;
+            magnitude[k] += fabs(product);
+        }
+    }
 }
 
 /* A device may multiply values of binary16: below its normal range an operand loses 2^-25, whatever
  * its size, which is 2^-15 of its roundoff.  has_offset: zero points count beside the weights. */
-static inline void ref_linear_sized(double *value, double *size, const ingot_weight_view *w,
-                                    const float *bias, const float *x, uint64_t m,
-                                    bool has_offset) {
-    double *row = calloc(w->cols, sizeof *row), *offset = calloc(w->cols, sizeof *offset);
-    for (uint64_t r = 0; r < w->rows; r++) {
-        for (uint64_t c = 0; c < w->cols; c++) {
-            row[c] = ref_weight(w, r, c);
-            offset[c] = has_offset ? ref_offset(w, r, c) : 0;
+typedef struct ref_product {
+    double *value, *size; /* [m][w->rows] */
+    const ingot_weight_view *w;
+    const float *bias; /* or NULL */
+    const float *x;    /* [m][w->cols] */
+    uint64_t m;
+    bool has_offset;
+    double *fours, *x_lost; /* of ref_product_start */
+} ref_product;
+
+static inline void ref_product_start(ref_product *p) {
+    const uint64_t cols = p->w->cols;
+    p->fours = ref_fours(p->x, p->m, cols);
+    p->x_lost = calloc(p->m + 1, sizeof *p->x_lost);
+    for (uint64_t i = 0; i < p->m * cols; i++) {
+        p->x_lost[i / cols] += 0x1p-15 * fabs((double)p->x[i]);
+    }
+}
+
+static inline void ref_product_end(ref_product *p) {
+    free(p->fours);
+    free(p->x_lost);
+}
+
+/* Some rows of W; threads may share them. */
+static inline void ref_product_rows(const ref_product *p, uint64_t first, uint64_t end) {
+    const uint64_t cols = p->w->cols, m = p->m;
+    double *row = calloc(cols, sizeof *row), *offset = calloc(cols, sizeof *offset);
+    for (uint64_t r = first; r < end; r++) {
+        const double start = p->bias != NULL ? (double)p->bias[r] : 0.0;
+        double lost = fabs(start);
+        ref_row(row, offset, p->w, r, p->has_offset);
+        for (uint64_t c = 0; c < cols; c++) {
+            lost += 0x1p-15 * fabs(row[c]);
         }
-        for (uint64_t i = 0; i < m; i++) {
-            double sum = bias != NULL ? (double)bias[r] : 0.0, magnitude = fabs(sum);
-            for (uint64_t c = 0; c < w->cols; c++) {
-                const double product = (double)x[i * w->cols + c] * row[c];
-                sum += product;
-                magnitude += fabs(product) + fabs((double)x[i * w->cols + c] * offset[c]);
-                magnitude += 0x1p-15 * (fabs((double)x[i * w->cols + c]) + fabs(row[c]));
+        for (uint64_t i = 0; i < m; i += 4) {
+            const double *four = p->fours + i * cols;
+            double sum[4] = {start, start, start, start}, magnitude[4] = {0}, unused[4] = {0};
+            ref_dot_four(sum, magnitude, four, row, cols);
+            if (p->has_offset) {
+                ref_dot_four(unused, magnitude, four, offset, cols);
             }
-            value[i * w->rows + r] = sum;
-            size[i * w->rows + r] = magnitude;
+            for (unsigned k = 0; k < 4 && i + k < m; k++) {
+                p->value[(i + k) * p->w->rows + r] = sum[k];
+                p->size[(i + k) * p->w->rows + r] = magnitude[k] + lost + p->x_lost[i + k];
+            }
         }
     }
     free(row);
@@ -138,7 +213,10 @@ static inline void ref_linear_sized(double *value, double *size, const ingot_wei
 
 static inline void ref_linear(double *value, double *size, const ingot_weight_view *w,
                               const float *bias, const float *x, uint64_t m) {
-    ref_linear_sized(value, size, w, bias, x, m, m <= 4);
+    ref_product p = {value, size, w, bias, x, m, m <= 4, NULL, NULL};
+    ref_product_start(&p);
+    ref_product_rows(&p, 0, w->rows);
+    ref_product_end(&p);
 }
 
 /* x is the input; what lies behind rotary_dim comes out as it was. */

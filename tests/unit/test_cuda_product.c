@@ -4,11 +4,14 @@
 #include "backend_devices.h"
 #include "backend_inputs.h"
 #include "backend_reference.h"
+#include "common/pool.h"
+#include "common/sizes.h"
 #include "kernels/cuda/product.h"
 #include "suite.h"
 
 static ingot_backend cuda;
-static bool is_brief; /* INGOT_TEST_SMALL: small sizes, for runs under compute-sanitizer */
+static ingot_pool *pool; /* for the references */
+static bool is_brief;    /* INGOT_TEST_SMALL: small sizes, for runs under compute-sanitizer */
 
 #define REQUIRE_OK(call) CU_ASSERT_FATAL((call) == INGOT_OK)
 
@@ -102,6 +105,15 @@ static float *rounded_input(const product_case *c, const inputs *in, double *los
     return x;
 }
 
+#define ROWS_AT_ONCE 16u
+
+static void reference_rows(void *context, size_t index, unsigned worker) {
+    const ref_product *p = context;
+    const uint64_t first = index * ROWS_AT_ONCE;
+    (void)worker;
+    ref_product_rows(p, first, ingot_min_u64(first + ROWS_AT_ONCE, p->w->rows));
+}
+
 /* value[i], and bound[i] of the error. */
 static void reference(const product_case *c, const inputs *in, double *value, double *bound) {
     double lost;
@@ -114,8 +126,12 @@ static void reference(const product_case *c, const inputs *in, double *value, do
     for (int side = 0; side < (c->has_up ? 2 : 1); side++) {
         sum[side] = calloc(count, sizeof(double));
         error[side] = calloc(count, sizeof(double));
-        ref_linear_sized(sum[side], error[side], &in->w[side].view, in->bias[side], x, c->m,
-                         has_offset);
+        ref_product p = {sum[side],      error[side], &in->w[side].view,
+                         in->bias[side], x,           c->m,
+                         has_offset,     NULL,        NULL};
+        ref_product_start(&p);
+        ingot_pool_run(pool, ingot_ceil_div(c->rows, ROWS_AT_ONCE), reference_rows, &p);
+        ref_product_end(&p);
         for (uint64_t i = 0; i < count; i++) {
             error[side][i] *= relative;
         }
@@ -200,18 +216,35 @@ static void free_inputs(inputs *in) {
     free(in->norm_bias);
 }
 
-/* Runs the product `times` times over the same y (without a residual they are all the same). */
-static float *run(const product_case *c, const inputs *in, unsigned times) {
+/* y in poisoned memory, or over the residual, of the product run `times` times over (without a
+ * residual they are all the same). */
+static float *run(const product_case *c, const inputs *in, ingot_product *job,
+                  uint64_t workspace_bytes, unsigned times) {
+    const uint64_t count = c->m * c->rows, y_bytes = count * ingot_dtype_bytes(c->y_dtype);
+    void *bytes = malloc(y_bytes + 1);
+    float *got = malloc(count * sizeof *got);
+    job->y = device_put(&cuda, in->residual.bytes, y_bytes);
+    job->residual = c->has_residual ? job->y : NULL;
+    job->workspace = device_put(&cuda, NULL, workspace_bytes);
+    for (unsigned i = 0; i < times; i++) {
+        REQUIRE_OK(cuda.ops->product(cuda.context, job));
+    }
+    device_take(&cuda, bytes, job->y, y_bytes);
+    device_take(&cuda, NULL, job->workspace, workspace_bytes);
+    ingot_convert_to_f32(got, bytes, c->y_dtype, count);
+    free(bytes);
+    return got;
+}
+
+/* got[0] by one run, got[1] by one or several more. */
+static void run_twice(const product_case *c, const inputs *in, float *got[2]) {
     ingot_weight_view view[2];
     float *bias[2] = {NULL};
-    const uint64_t count = c->m * c->rows;
     for (int side = 0; side < (c->has_up ? 2 : 1); side++) {
         REQUIRE_OK(cuda.ops->upload_view(cuda.context, &view[side], &in->w[side].view));
         bias[side] = device_put_floats(&cuda, in->bias[side], c->rows);
     }
     void *x = device_put(&cuda, in->x.bytes, in->x.size);
-    const uint64_t y_bytes = count * ingot_dtype_bytes(c->y_dtype);
-    void *y = device_put(&cuda, in->residual.bytes, y_bytes); /* in place */
     float *norm_weight = device_put_floats(&cuda, in->norm_weight, c->cols);
     float *norm_bias = device_put_floats(&cuda, in->norm_bias, c->cols);
     ingot_product job = {
@@ -230,21 +263,12 @@ static float *run(const product_case *c, const inputs *in, unsigned times) {
         .norm_bias = norm_bias,
         .norm_kind = c->norm_kind,
         .norm_eps = 1e-5f,
-        .residual = c->has_residual ? y : NULL,
-        .y = y,
         .y_dtype = c->y_dtype,
     };
+    job.residual = c->has_residual ? x : NULL; /* that there is one counts, not where */
     const uint64_t workspace_bytes = cuda.ops->product_workspace_bytes(cuda.context, &job);
-    job.workspace = device_put(&cuda, NULL, workspace_bytes);
-    for (unsigned i = 0; i < times; i++) {
-        REQUIRE_OK(cuda.ops->product(cuda.context, &job));
-    }
-    void *bytes = malloc(y_bytes + 1);
-    float *got = malloc(count * sizeof *got);
-    device_take(&cuda, bytes, y, y_bytes);
-    device_take(&cuda, NULL, job.workspace, workspace_bytes);
-    ingot_convert_to_f32(got, bytes, c->y_dtype, count);
-    free(bytes);
+    got[0] = run(c, in, &job, workspace_bytes, 1);
+    got[1] = run(c, in, &job, workspace_bytes, c->has_residual || is_brief ? 1 : 3);
     device_release(&cuda, x);
     device_release(&cuda, norm_weight);
     device_release(&cuda, norm_bias);
@@ -252,7 +276,6 @@ static float *run(const product_case *c, const inputs *in, unsigned times) {
         cuda.ops->release_view(cuda.context, &view[side]);
         device_release(&cuda, bias[side]);
     }
-    return got;
 }
 
 static void check(const product_case *c) {
@@ -260,7 +283,9 @@ static void check(const product_case *c) {
     const uint64_t count = c->m * c->rows;
     double *value = malloc(count * sizeof *value), *bound = malloc(count * sizeof *bound);
     reference(c, &in, value, bound);
-    float *got = run(c, &in, 1), *again = run(c, &in, c->has_residual || is_brief ? 1 : 3);
+    float *both[2];
+    run_twice(c, &in, both);
+    const float *got = both[0];
     unsigned wrong = 0;
     for (uint64_t i = 0; i < count; i++) {
         const double error = fabs((double)got[i] - value[i]);
@@ -274,11 +299,11 @@ static void check(const product_case *c) {
         printf(": %u of %llu are wrong", wrong, (unsigned long long)count);
     }
     CU_ASSERT(wrong == 0);
-    CU_ASSERT(memcmp(got, again, count * sizeof *got) == 0);
+    CU_ASSERT(memcmp(both[0], both[1], count * sizeof *got) == 0);
     free(value);
     free(bound);
-    free(got);
-    free(again);
+    free(both[0]);
+    free(both[1]);
     free_inputs(&in);
 }
 
@@ -556,6 +581,9 @@ int main(void) {
         return 77;
     }
     is_brief = getenv("INGOT_TEST_SMALL") != NULL;
+    if (ingot_pool_create(&pool, 0) != INGOT_OK) {
+        return 2;
+    }
     const CU_TestInfo tests[] = {
         {"parts by themselves", test_parts},
         {"widths and groups", test_widths},
@@ -568,6 +596,7 @@ int main(void) {
         CU_TEST_INFO_NULL,
     };
     const int result = suite_run("cuda product", tests);
+    ingot_pool_destroy(pool);
     ingot_backend_close(&cuda);
     return result;
 }
