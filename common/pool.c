@@ -244,3 +244,45 @@ void ingot_pool_run(ingot_pool *pool, size_t count, ingot_task task, void *conte
     wait_until_idle(pool);
     pool->is_running = false;
 }
+
+typedef struct attempts {
+    ingot_attempt attempt;
+    void *context;
+    atomic_size_t failed_index; /* the least so far; SIZE_MAX: none */
+    pthread_mutex_t mutex;      /* of who changes that and these two: */
+    ingot_status status;
+    ingot_error *error;
+} attempts;
+
+static void run_attempt(void *context, size_t index, unsigned worker) {
+    attempts *a = context;
+    if (index > a->failed_index) {
+        return;
+    }
+    ingot_error error = {.status = INGOT_OK};
+    const ingot_status status = a->attempt(a->context, index, worker, &error);
+    if (status == INGOT_OK) {
+        return;
+    }
+    (void)pthread_mutex_lock(&a->mutex);
+    if (index < a->failed_index) {
+        a->failed_index = index;
+        a->status = status;
+        if (a->error != NULL) {
+            *a->error = error;
+        }
+    }
+    (void)pthread_mutex_unlock(&a->mutex);
+}
+
+ingot_status ingot_pool_try(ingot_pool *pool, size_t count, ingot_attempt attempt, void *context,
+                            ingot_error *error) {
+    attempts a = {.attempt = attempt,
+                  .context = context,
+                  .failed_index = SIZE_MAX,
+                  .mutex = PTHREAD_MUTEX_INITIALIZER,
+                  .error = error};
+    ingot_pool_run(pool, count, run_attempt, &a);
+    (void)pthread_mutex_destroy(&a.mutex);
+    return a.status;
+}

@@ -22,4 +22,13 @@ unsigned ingot_pool_threads(const ingot_pool *pool);
  * A NULL pool runs on the caller alone.  Not re-entrant: a task must not call it on its pool. */
 void ingot_pool_run(ingot_pool *pool, size_t count, ingot_task task, void *context);
 
+/* Of a task that can fail; *error is its own, empty when it begins. */
+typedef ingot_status (*ingot_attempt)(void *context, size_t index, unsigned worker,
+                                      ingot_error *error);
+/* The same for such tasks.  Returns the status and gives the error (which may be NULL) of the least
+ * index that failed, whatever the number of threads; some with a larger index are then left out,
+ * none with a smaller one is. */
+ingot_status ingot_pool_try(ingot_pool *pool, size_t count, ingot_attempt attempt, void *context,
+                            ingot_error *error) INGOT_MUST_CHECK;
+
 #endif

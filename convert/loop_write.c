@@ -12,7 +12,6 @@
 
 #define COPY_BYTES  (8u << 20) /* of a dense tensor read at once, */
 #define SLICE_BYTES (1u << 20) /* by threads that take these */
-#define SLICES      (COPY_BYTES / SLICE_BYTES)
 
 /* ---- writing behind ------------------------------------------------------------------------- */
 
@@ -107,43 +106,29 @@ typedef struct piece {
     ingot_digest_stream *digest;
     const char *before; /* [before_size] */
     uint64_t before_size;
-    ingot_status status[SLICES];
-    ingot_error errors[SLICES];
 } piece;
 
-static void read_slice(void *context, size_t index, unsigned worker) {
+static ingot_status read_slice(void *context, size_t index, unsigned worker, ingot_error *error) {
     (void)worker;
-    piece *p = context;
+    const piece *p = context;
     if (index == 0) { /* the longest of all */
         ingot_digest_stream_update(p->digest, p->before, p->before_size);
-        return;
+        return INGOT_OK;
     }
     index--;
     const ingot_checkpoint *from = p->l->job->checkpoint;
     const uint64_t at = index * SLICE_BYTES, size = ingot_min_u64(p->size - at, SLICE_BYTES);
-    ingot_error *error = &p->errors[index];
-    p->status[index] =
-        ingot_checkpoint_read(from, p->source_index, p->offset + at, size, p->bytes + at, error);
-    if (p->status[index] == INGOT_OK) {
-        p->status[index] = check_finite(p->l, ingot_checkpoint_at(from, p->source_index),
-                                        p->bytes + at, p->offset + at, size, error);
-    }
+    INGOT_TRY(
+        ingot_checkpoint_read(from, p->source_index, p->offset + at, size, p->bytes + at, error));
+    return check_finite(p->l, ingot_checkpoint_at(from, p->source_index), p->bytes + at,
+                        p->offset + at, size, error);
 }
 
 /* Reads and scans a piece, if there is one, with all threads: one of them copies 4 to 5 GB/s out of
  * the page cache, less than is written meanwhile. */
 static ingot_status read_piece(piece *p) {
-    const uint64_t slices = ingot_ceil_div(p->size, SLICE_BYTES);
-    ingot_pool_run(p->l->job->backend->pool, 1 + slices, read_slice, p);
-    for (uint64_t i = 0; i < slices; i++) {
-        if (p->status[i] != INGOT_OK) {
-            if (p->l->error != NULL) {
-                *p->l->error = p->errors[i];
-            }
-            return p->status[i];
-        }
-    }
-    return INGOT_OK;
+    return ingot_pool_try(p->l->job->backend->pool, 1 + ingot_ceil_div(p->size, SLICE_BYTES),
+                          read_slice, p, p->l->error);
 }
 
 /* Copies a tensor's bytes as they are, digesting and scanning them on the way; a piece is written

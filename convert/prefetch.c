@@ -9,7 +9,6 @@
 #include "format/digest.h"
 
 #include <assert.h>
-#include <pthread.h>
 #include <stdatomic.h>
 #include <string.h>
 
@@ -42,9 +41,6 @@ typedef struct side {
     piece *order;         /* [owner->most_pieces], as they are read */
     atomic_bool *is_read; /* [owner->most_pieces] */
     uint64_t count, pieces, layer;
-    pthread_mutex_t mutex; /* guards the two below */
-    ingot_status status;   /* of the piece that failed first */
-    ingot_error *error;
 } side;
 
 struct ingot_prefetch {
@@ -87,26 +83,18 @@ static void digest_read(const side *s, entry *e) {
     } while (next < e->pieces && s->is_read[e->first_piece + next]);
 }
 
-static void read_piece(void *context, size_t index, unsigned worker) {
+static ingot_status read_piece(void *context, size_t index, unsigned worker, ingot_error *error) {
     (void)worker;
     side *s = context;
     entry *e = s->order[index].of;
     const uint64_t number = s->order[index].number, at = number * PIECE_BYTES;
-    ingot_error error = {0};
-    const ingot_status status =
-        ingot_checkpoint_read(s->owner->job->checkpoint, e->source_index, at,
-                              piece_bytes(e, number), e->bytes + at, &error);
-    if (status != INGOT_OK) {
-        (void)pthread_mutex_lock(&s->mutex);
-        if (s->status == INGOT_OK) {
-            s->status = status;
-            *s->error = error;
-        }
-        (void)pthread_mutex_unlock(&s->mutex);
-    } else if (!s->owner->repeats) {
+    INGOT_TRY(ingot_checkpoint_read(s->owner->job->checkpoint, e->source_index, at,
+                                    piece_bytes(e, number), e->bytes + at, error));
+    if (!s->owner->repeats) {
         atomic_store(&s->is_read[e->first_piece + number], true);
         digest_read(s, e);
     }
+    return INGOT_OK;
 }
 
 /* The order in which all matrices are read to the same share, so that each is digested from the
@@ -154,13 +142,10 @@ static ingot_status place_entries(side *s) {
 static ingot_status read_side(void *context, ingot_error *error) {
     side *s = context;
     ingot_arena_reset(s->arena);
-    s->status = INGOT_OK;
-    s->error = error;
     ingot_status status = place_entries(s);
     if (status == INGOT_OK) {
         order_pieces(s);
-        ingot_pool_run(s->owner->readers, s->pieces, read_piece, s);
-        status = s->status;
+        status = ingot_pool_try(s->owner->readers, s->pieces, read_piece, s, error);
     }
     for (entry *e = s->entries; e < s->entries + s->count; e++) {
         if (status == INGOT_OK && e->stream != NULL) {
@@ -269,7 +254,6 @@ static ingot_status fill(ingot_prefetch *p, uint64_t first) {
     }
     for (unsigned i = 0; i < 2; i++) {
         p->sides[i] = (side){.owner = p, .layer = UINT64_MAX};
-        (void)pthread_mutex_init(&p->sides[i].mutex, NULL);
     }
     for (unsigned i = 0; i < 2; i++) {
         void *memory;
@@ -325,7 +309,6 @@ void ingot_prefetch_destroy(ingot_prefetch *prefetch) {
     ingot_pool_destroy(prefetch->readers);
     ingot_arena_destroy(prefetch->kept);
     for (unsigned i = 0; i < 2; i++) {
-        (void)pthread_mutex_destroy(&prefetch->sides[i].mutex);
         ingot_arena_destroy(prefetch->sides[i].arena);
         ingot_free(prefetch->sides[i].entries);
         ingot_free(prefetch->sides[i].order);

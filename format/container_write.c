@@ -15,8 +15,6 @@
 
 #include <assert.h>
 #include <math.h>
-#include <pthread.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -241,56 +239,30 @@ typedef struct part_write {
     ingot_writer *writer;
     writer_shard *part;
     const part_bytes *list; /* as many as the chunks written at once need */
-    atomic_bool has_failed;
-    pthread_mutex_t mutex; /* guards the two below */
-    ingot_status status;   /* of the chunk that failed first */
-    ingot_error *error;
 } part_write;
 
-static void write_one(void *context, size_t index, unsigned worker) {
+static ingot_status write_one(void *context, size_t index, unsigned worker, ingot_error *error) {
     (void)worker;
-    part_write *w = context;
+    const part_write *w = context;
     const part_bytes *p = w->list;
     uint64_t number = index;
     for (; number >= ingot_ceil_div(p->size, CHUNK_BYTES); p++) {
         number -= ingot_ceil_div(p->size, CHUNK_BYTES);
     }
     const uint64_t at = number * CHUNK_BYTES;
-    ingot_error error = {.status = INGOT_OK};
-    if (w->has_failed) {
-        return;
-    }
-    const ingot_status status =
-        write_chunk(w->writer, w->part, p->first_chunk + number, p->offset + at, p->bytes + at,
-                    ingot_min_u64(CHUNK_BYTES, p->size - at), &error);
-    if (status != INGOT_OK) {
-        (void)pthread_mutex_lock(&w->mutex);
-        if (!w->has_failed) {
-            w->has_failed = true;
-            w->status = status;
-            if (w->error != NULL) {
-                *w->error = error;
-            }
-        }
-        (void)pthread_mutex_unlock(&w->mutex);
-    }
+    return write_chunk(w->writer, w->part, p->first_chunk + number, p->offset + at, p->bytes + at,
+                       ingot_min_u64(CHUNK_BYTES, p->size - at), error);
 }
 
 static ingot_status write_parts(ingot_writer *writer, writer_shard *part, const part_bytes *list,
                                 unsigned count, ingot_error *error) {
-    part_write w = {.writer = writer,
-                    .part = part,
-                    .list = list,
-                    .mutex = PTHREAD_MUTEX_INITIALIZER,
-                    .error = error};
+    part_write w = {.writer = writer, .part = part, .list = list};
     uint64_t chunks = 0;
     for (unsigned i = 0; i < count; i++) {
         chunks += ingot_ceil_div(list[i].size, CHUNK_BYTES);
     }
     /* compressed chunks follow each other in the file */
-    ingot_pool_run(part->zmap == NULL ? writer->pool : NULL, chunks, write_one, &w);
-    (void)pthread_mutex_destroy(&w.mutex);
-    return w.status;
+    return ingot_pool_try(part->zmap == NULL ? writer->pool : NULL, chunks, write_one, &w, error);
 }
 
 static ingot_status misuse(ingot_error *error, const char *tensor, const char *reason) {

@@ -130,18 +130,15 @@ typedef struct writing {
     ingot_output *output;
     const void *piece; /* [PIECE_BYTES] */
     uint64_t size;
-    atomic_bool has_failed;
 } writing;
 
-static void write_piece(void *context, size_t index, unsigned worker) {
+static ingot_status write_piece(void *context, size_t index, unsigned worker, ingot_error *error) {
     (void)worker;
-    writing *w = context;
+    const writing *w = context;
     const uint64_t at = index * PIECE_BYTES;
-    if (ingot_interrupted() ||
-        ingot_output_write_at(w->output, w->piece, ingot_min_u64(PIECE_BYTES, w->size - at), at,
-                              NULL) != INGOT_OK) {
-        w->has_failed = true;
-    }
+    INGOT_TRY(ingot_interrupt_check(error));
+    return ingot_output_write_at(w->output, w->piece, ingot_min_u64(PIECE_BYTES, w->size - at), at,
+                                 error);
 }
 
 /* Bytes per second of a file that is reserved, written and flushed; the status of what failed. */
@@ -154,8 +151,8 @@ static ingot_status write_once(double *rate, const char *path, uint64_t size, co
     INGOT_TRY(ingot_output_create(&w.output, path, true, NULL));
     INGOT_GO(ingot_pool_create(&pool, ingot_output_share(w.output, threads)));
     INGOT_GO(ingot_output_reserve(w.output, size, NULL));
-    ingot_pool_run(pool, ingot_ceil_div(size, PIECE_BYTES), write_piece, &w);
-    INGOT_GO(w.has_failed ? INGOT_ERR_IO : ingot_output_sync(w.output, NULL));
+    INGOT_GO(ingot_pool_try(pool, ingot_ceil_div(size, PIECE_BYTES), write_piece, &w, NULL));
+    INGOT_GO(ingot_output_sync(w.output, NULL));
     *rate = (double)size / (ingot_clock_seconds() - start);
 done:
     ingot_pool_destroy(pool);

@@ -119,6 +119,55 @@ static void test_no_pool(void) {
     ingot_pool_destroy(NULL);
 }
 
+/* Tiles that fail: those in fails[]. */
+typedef struct trial {
+    size_t fails[2];
+    atomic_uint begun[64];
+} trial;
+
+static ingot_status attempt_tile(void *context, size_t index, unsigned worker, ingot_error *error) {
+    trial *t = context;
+    atomic_fetch_add(&t->begun[index], 1);
+    if (index != t->fails[0] && index != t->fails[1]) {
+        return INGOT_OK;
+    }
+    /* The one with the lesser index is later. */
+    const struct timespec pause = {0, index == t->fails[0] ? 2000000 : 0};
+    (void)nanosleep(&pause, NULL);
+    (void)worker;
+    return ingot_error_set(error, index == t->fails[0] ? INGOT_ERR_IO : INGOT_ERR_NUMERIC, "tile",
+                           NULL, NULL, "%zu", index);
+}
+
+static void test_failures(void) {
+    enum { tiles = 64, none = 1000 };
+    for (unsigned threads = 1; threads <= 4; threads++) {
+        ingot_pool *pool = NULL;
+        ingot_error error = {.status = INGOT_OK};
+        trial good = {.fails = {none, none}}, bad = {.fails = {3, 4}};
+        CU_ASSERT_EQUAL_FATAL(ingot_pool_create(&pool, threads), INGOT_OK);
+        CU_ASSERT_EQUAL(ingot_pool_try(pool, tiles, attempt_tile, &good, &error), INGOT_OK);
+        CU_ASSERT_EQUAL(error.status, INGOT_OK);
+        for (unsigned i = 0; i < tiles; i++) {
+            CU_ASSERT_EQUAL(good.begun[i], 1);
+        }
+        CU_ASSERT_EQUAL(ingot_pool_try(pool, tiles, attempt_tile, &bad, &error), INGOT_ERR_IO);
+        CU_ASSERT_EQUAL(error.status, INGOT_ERR_IO);
+        CU_ASSERT_STRING_EQUAL(error.reason, "3");
+        unsigned begun = 0;
+        for (unsigned i = 0; i < tiles; i++) {
+            CU_ASSERT(bad.begun[i] == 1 || i > 3);
+            begun += bad.begun[i];
+        }
+        CU_ASSERT(threads > 1 || begun == 4);
+        bad.fails[0] = none;
+        CU_ASSERT_EQUAL(ingot_pool_try(pool, tiles, attempt_tile, &bad, NULL), INGOT_ERR_NUMERIC);
+        ingot_pool_destroy(pool);
+    }
+    trial bad = {.fails = {none, 5}};
+    CU_ASSERT_EQUAL(ingot_pool_try(NULL, tiles, attempt_tile, &bad, NULL), INGOT_ERR_NUMERIC);
+}
+
 static void test_limits(void) {
     ingot_pool *pool = NULL;
     CU_ASSERT_EQUAL_FATAL(ingot_pool_create(&pool, 0), INGOT_OK);
@@ -141,6 +190,7 @@ int main(void) {
                                  {"many runs", test_many_runs},
                                  {"slow workers", test_slow_workers},
                                  {"no pool", test_no_pool},
+                                 {"the first failure", test_failures},
                                  {"limits", test_limits},
                                  CU_TEST_INFO_NULL};
     return suite_run("pool", tests);
