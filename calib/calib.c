@@ -274,8 +274,7 @@ static bool print_json(const calibration *finished, ingot_status status) {
         is_good &= ingot_json_put(object, counts[i].key,
                                   has ? json_integer((json_int_t)counts[i].value) : json_null());
     }
-    is_good &= ingot_json_put(
-        object, "error", status == INGOT_OK ? json_null() : json_string(ingot_status_code(status)));
+    is_good &= ingot_json_put_code(object, status);
     is_good = is_good && ingot_json_print(object, stdout);
     json_decref(object);
     return is_good && fflush(stdout) == 0 && ferror(stdout) == 0;
@@ -327,7 +326,5 @@ int ingot_calib_tool(int argc, char **argv) {
                                         : print_summary(&c);
     }
     close_calibration(&c);
-    error.status = status;
-    return ingot_cli_finish(spec.tool, status == INGOT_OK ? 0 : ingot_cli_report(spec.tool, &error),
-                            is_printed);
+    return ingot_cli_end(spec.tool, status, &error, is_printed);
 }

@@ -201,8 +201,7 @@ static bool print_json(const runner *r, ingot_status status) {
     is_good &= ingot_json_put(object, "tokens", count);
     is_good &= ingot_json_put(object, "prompt_tokens_per_second", fed);
     is_good &= ingot_json_put(object, "decode_tokens_per_second", decoded);
-    is_good &= ingot_json_put(
-        object, "error", status == INGOT_OK ? json_null() : json_string(ingot_status_code(status)));
+    is_good &= ingot_json_put_code(object, status);
     is_good = is_good && ingot_json_print(object, stdout);
     json_decref(object);
     return is_good && fflush(stdout) == 0 && ferror(stdout) == 0;
@@ -243,7 +242,9 @@ int ingot_run_tool(int argc, char **argv) {
     const bool is_json = r.settings.is_json; /* a text that stopped short is an error of run */
     const bool is_printed = !is_json || print_json(status == INGOT_OK ? &r : NULL, status);
     close_runner(&r);
+    if (is_json) {
+        return ingot_cli_end(spec.tool, status, &error, is_printed);
+    }
     error.status = status;
-    const int code = status == INGOT_OK ? 0 : ingot_cli_report(spec.tool, &error);
-    return is_json ? ingot_cli_finish(spec.tool, code, is_printed) : code;
+    return status == INGOT_OK ? 0 : ingot_cli_report(spec.tool, &error);
 }

@@ -28,7 +28,7 @@ static void make_printable(char *text) {
 }
 
 int ingot_cli_report(const char *tool, const ingot_error *error) {
-    char text[2200]; /* all parts of an error and their punctuation */
+    char text[INGOT_ERROR_TEXT_SIZE];
     ingot_error_format(error, text, sizeof text);
     make_printable(text);
     (void)fprintf(stderr, "%s: %s\n", tool, text);
@@ -44,6 +44,12 @@ int ingot_cli_finish(const char *tool, int exit_code, bool is_printed) {
     (void)ingot_error_set(&error, INGOT_ERR_IO, NULL, NULL, NULL,
                           "the result could not be written to standard output");
     return ingot_cli_report(tool, &error);
+}
+
+int ingot_cli_end(const char *tool, ingot_status status, ingot_error *error, bool is_printed) {
+    error->status = status;
+    const int exit_code = status == INGOT_OK ? 0 : ingot_cli_report(tool, error);
+    return ingot_cli_finish(tool, exit_code, is_printed);
 }
 
 bool ingot_cli_has_flag(int argc, char **argv, const char *name) {

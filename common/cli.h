@@ -107,6 +107,9 @@ int ingot_cli_report(const char *tool, const ingot_error *error);
 /* The exit code of a tool that has printed its result: exit_code, or 2, with an error on stderr,
  * where not all of it reached stdout (is_printed, and what is flushed here). */
 int ingot_cli_finish(const char *tool, int exit_code, bool is_printed);
+/* The same for a tool that ended with a status, whose error is reported first; an error that a
+ * function left empty has that status' text. */
+int ingot_cli_end(const char *tool, ingot_status status, ingot_error *error, bool is_printed);
 
 /* "12.3 MB" (powers of 1000), "1m 05s"; text is owned by the caller. */
 void ingot_format_bytes(char *text, size_t size, double bytes);

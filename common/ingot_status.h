@@ -80,6 +80,8 @@ ingot_status ingot_error_set(ingot_error *error, ingot_status status, const char
                              const char *tensor, const char *remedy, const char *format, ...)
     INGOT_PRINTF(6, 7);
 
+/* Room for all parts of an error and their punctuation. */
+#define INGOT_ERROR_TEXT_SIZE (sizeof(ingot_error) + 16)
 /* Writes "FILE: TENSOR: reason (remedy)" into text[size]; parts that are empty are left out. */
 void ingot_error_format(const ingot_error *error, char *text, size_t size);
 

@@ -289,3 +289,17 @@ bool ingot_json_put(json_t *object, const char *key, json_t *value) {
     (void)json_object_set_new(object, key, json_null());
     return false;
 }
+
+bool ingot_json_put_code(json_t *object, ingot_status status) {
+    return ingot_json_put(
+        object, "error", status == INGOT_OK ? json_null() : json_string(ingot_status_code(status)));
+}
+
+bool ingot_json_put_error(json_t *object, const ingot_error *error) {
+    char text[INGOT_ERROR_TEXT_SIZE];
+    ingot_error_format(error, text, sizeof text);
+    const bool is_put = ingot_json_put_code(object, error->status);
+    return ingot_json_put(object, "message",
+                          ingot_json_any_text(error->status == INGOT_OK ? NULL : text)) &&
+           is_put;
+}

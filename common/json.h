@@ -36,6 +36,10 @@ ingot_status ingot_json_check_keys(const json_t *object, const char *const *keys
 /* Sets a member of an object; null where there is no value or no memory: then false.  Takes the
  * value. */
 bool ingot_json_put(json_t *object, const char *key, json_t *value);
+/* "error": the code of a status, null of INGOT_OK. */
+bool ingot_json_put_code(json_t *object, ingot_status status);
+/* That, and "message": what ingot_error_format says, null where there is no error. */
+bool ingot_json_put_error(json_t *object, const ingot_error *error);
 
 /* Text by the flags of jansson, all of it or NULL when out of memory (json_dumps may leave out what
  * it could not allocate); NUL-terminated, released with free(). */

@@ -41,14 +41,12 @@ static bool print_json(const ingot_convert_options *o, const ingot_convert_resul
                        const ingot_error *error) {
     json_t *object = json_object(), *phases = json_object(), *memory = json_object();
     const bool is_good = error->status == INGOT_OK;
-    char text[2200];
     for (unsigned i = 0; i < INGOT_PHASE_COUNT; i++) {
         ingot_json_put(phases, ingot_phase_name((ingot_phase)i),
                        ingot_json_number(r->phase_seconds[i]));
         ingot_json_put(memory, ingot_phase_name((ingot_phase)i),
                        json_integer((json_int_t)r->phase_bytes[i]));
     }
-    ingot_error_format(error, text, sizeof text);
     const char *output = r->is_written ? r->path : o->output;
     ingot_json_put(object, "output", ingot_json_any_text(output));
     ingot_json_put(object, "bytes", is_good ? json_integer((json_int_t)r->bytes) : json_null());
@@ -72,9 +70,7 @@ static bool print_json(const ingot_convert_options *o, const ingot_convert_resul
                                                             : json_null());
     ingot_json_put(object, "root", digest_or_null(r->root, r->is_written));
     ingot_json_put(object, "content_id", digest_or_null(r->content_id, r->is_written));
-    ingot_json_put(object, "error",
-                   is_good ? json_null() : json_string(ingot_status_code(error->status)));
-    ingot_json_put(object, "message", ingot_json_any_text(is_good ? NULL : text));
+    ingot_json_put_error(object, error);
     const bool is_printed = ingot_json_print(object, stdout);
     json_decref(object);
     return is_printed;
@@ -169,6 +165,5 @@ int ingot_convert_tool(int argc, char **argv) {
     json_decref(result.tensors);
     json_decref(result.forecast);
     ingot_free(result.tunings);
-    const int code = status == INGOT_OK ? 0 : ingot_cli_report(ingot_convert_spec.tool, &error);
-    return ingot_cli_finish(ingot_convert_spec.tool, code, is_printed);
+    return ingot_cli_end(ingot_convert_spec.tool, status, &error, is_printed);
 }

@@ -482,11 +482,9 @@ int ingot_inspect_tool(int argc, char **argv) {
         INGOT_GO(inspection_compare(&comparison, &all, &other, &error));
     }
 done:
-    error.status = status;
     is_shown = show(&wanted, &all, &other, wanted.other != NULL ? &comparison : NULL, status);
     ingot_free(comparison.entries);
     inspection_close(&other);
     inspection_close(&all);
-    return ingot_cli_finish(spec.tool, status == INGOT_OK ? 0 : ingot_cli_report(spec.tool, &error),
-                            is_shown);
+    return ingot_cli_end(spec.tool, status, &error, is_shown);
 }

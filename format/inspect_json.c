@@ -321,7 +321,7 @@ json_t *inspection_json(const inspection *all, bool with_tensors, const inspecti
         is_good = is_good && ingot_json_put(object, keys[i], json_null());
     }
     if (is_good && status != INGOT_OK) {
-        is_good = ingot_json_put(object, "error", json_string(ingot_status_code(status)));
+        is_good = ingot_json_put_code(object, status);
     }
     if (is_good && all != NULL) {
         is_good = put_all(object, all, with_tensors);

@@ -142,14 +142,9 @@ static ingot_status on_option(void *context, const char *name, const char *value
 /* False when not all of it was printed. */
 static bool print_json(json_t *figures, const char *name, const ingot_error *error) {
     json_t *object = json_object();
-    char text[2200];
-    const bool is_good = error->status == INGOT_OK;
-    ingot_error_format(error, text, sizeof text);
     (void)json_object_set_new(object, "bench", ingot_json_any_text(name));
     (void)json_object_set(object, "figures", figures != NULL ? figures : json_null());
-    (void)json_object_set_new(
-        object, "error", is_good ? json_null() : json_string(ingot_status_code(error->status)));
-    (void)json_object_set_new(object, "message", ingot_json_any_text(is_good ? NULL : text));
+    ingot_json_put_error(object, error);
     const bool is_printed = ingot_json_print(object, stdout);
     json_decref(object);
     return is_printed;
@@ -214,6 +209,7 @@ int ingot_bench_tool(int argc, char **argv) {
     if (status == INGOT_OK) {
         status = found->run(&figures, &options, &error);
     }
+    error.status = status;
     bool is_printed = true;
     if (options.as_json) {
         is_printed = print_json(figures, name, &error);
@@ -221,6 +217,5 @@ int ingot_bench_tool(int argc, char **argv) {
         found->print(figures);
     }
     json_decref(figures);
-    const int code = status == INGOT_OK ? 0 : ingot_cli_report(bench_spec.tool, &error);
-    return ingot_cli_finish(bench_spec.tool, code, is_printed);
+    return ingot_cli_end(bench_spec.tool, status, &error, is_printed);
 }

@@ -20,7 +20,7 @@ static void add_verdict(ingot_markup *markup, const ingot_verification *verifica
                        : error->status == INGOT_FAIL_GATE      ? "valid, but over a gate"
                        : !is_good                              ? "not completed"
                                                                : "valid";
-    char message[2200];
+    char message[INGOT_ERROR_TEXT_SIZE];
     ingot_markup_add(markup, "<p><span class=\"verdict %s\">%s</span></p>\n",
                      is_good ? "good" : "bad", text);
     if (!is_good) {

@@ -142,12 +142,11 @@ static json_t *kinds_object(const ingot_verification *verification) {
 static void add_outcome(json_t *root, const ingot_verification *verification) {
     const ingot_error *error = &verification->error;
     const bool is_failed = error->status != INGOT_OK;
-    char message[2200];
+    char message[INGOT_ERROR_TEXT_SIZE];
     ingot_error_format(error, message, sizeof message);
     (void)json_object_set_new(root, "valid", verdict(verification->valid));
     (void)json_object_set_new(root, "gates_passed", verdict(verification->gates_passed));
-    (void)json_object_set_new(
-        root, "error", is_failed ? json_string(ingot_status_code(error->status)) : json_null());
+    ingot_json_put_code(root, error->status);
     (void)json_object_set_new(root, "error_text", text_or_null(is_failed ? message : NULL));
     (void)json_object_set_new(root, "error_tensor", text_or_null(is_failed ? error->tensor : NULL));
     (void)json_object_set_new(root, "tool", json_string("ingot-verify"));

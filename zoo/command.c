@@ -141,13 +141,8 @@ static json_t *empty_object(size_t index) {
 
 /* Adds what every subcommand's object has, and prints it: false when not all of it. */
 static bool print_json(json_t *object, const char *command, const ingot_error *error) {
-    const bool is_good = error->status == INGOT_OK;
-    char text[2200];
-    ingot_error_format(error, text, sizeof text);
     ingot_json_put(object, "command", command != NULL ? json_string(command) : json_null());
-    ingot_json_put(object, "error",
-                   is_good ? json_null() : json_string(ingot_status_code(error->status)));
-    ingot_json_put(object, "message", ingot_json_any_text(is_good ? NULL : text));
+    ingot_json_put_error(object, error);
     return ingot_json_print(object, stdout);
 }
 

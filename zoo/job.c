@@ -490,14 +490,11 @@ ingot_status ingot_job_finish(ingot_zoo_job *job, int wait_status, const struct 
 
 void ingot_job_fail(ingot_zoo_job *job, const ingot_error *error) {
     ingot_error ignored;
-    char text[2200];
     if (error->status == INGOT_ERR_INTERRUPTED || job->record == NULL) {
         return; /* on record it goes on where it stopped */
     }
-    ingot_error_format(error, text, sizeof text);
     ingot_json_put(job->record, "state", json_string("failed"));
-    ingot_json_put(job->record, "error", json_string(ingot_status_code(error->status)));
-    ingot_json_put(job->record, "message", ingot_json_any_text(text));
+    ingot_json_put_error(job->record, error);
     if (write_record(job, &ignored) != INGOT_OK) {
         (void)fprintf(stderr, "ingot-zoo: warning: %s: the failure could not be put on record\n",
                       job->product->name);

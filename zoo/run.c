@@ -71,7 +71,7 @@ static void settle(runner *r, task *t, task_state state) {
 }
 
 static void fail(runner *r, task *t) {
-    char text[2200], log[INGOT_SHELF_PATH_SIZE];
+    char text[INGOT_ERROR_TEXT_SIZE], log[INGOT_SHELF_PATH_SIZE];
     ingot_job_fail(&t->job, &t->error);
     ingot_error_format(&t->error, text, sizeof text);
     ingot_shelf_path(log, &r->shelf, INGOT_SHELF_LOG, t->product->name);
@@ -267,7 +267,7 @@ static json_t *task_json(const task *t) {
     static const char *const names[] = {"waiting", "running", "done", "failed", "left", "stopped"};
     const bool is_failed = t->state == TASK_FAILED;
     json_t *object = json_object();
-    char text[2200];
+    char text[INGOT_ERROR_TEXT_SIZE];
     ingot_error_format(&t->error, text, sizeof text);
     ingot_json_put(object, "product", json_string(t->product->name));
     ingot_json_put(object, "state", json_string(names[t->state]));
@@ -275,8 +275,7 @@ static json_t *task_json(const task *t) {
     ingot_json_put(object, "gates",
                    t->state == TASK_DONE ? json_string(ingot_gate_verdict_name(t->gates))
                                          : json_null());
-    ingot_json_put(object, "error",
-                   is_failed ? json_string(ingot_status_code(t->error.status)) : json_null());
+    ingot_json_put_code(object, is_failed ? t->error.status : INGOT_OK);
     ingot_json_put(object, "message",
                    ingot_json_any_text(is_failed                        ? text
                                        : t->gates == INGOT_GATES_FAILED ? t->gate_reason

@@ -80,6 +80,12 @@ for wrong in "" "--model $MODEL" "--model none" "--model $MODEL --methods rtn,ba
     expect_error ":"
 done
 [ -z "$(ls ./*bench* 2>/dev/null)" ] || fail "left behind after errors: $(ls)"
+# Want of memory is an error wherever it is met, also where no sentence says so.
+for n in 1 2 3 4 5; do
+    expect_exit 2 env INGOT_TEST_FAIL_ALLOC=$n ingot-bench convert --model "$MODEL" --methods rtn --json
+    expect_error "out of memory"
+    grep -q '"error": "E_NO_MEMORY"' out || fail "allocation $n: $(cat out)"
+done
 # A value that looks like an option is a value; what has nothing to be about is refused.
 expect_exit 2 ingot-bench convert --text --shape --model "$MODEL"
 expect_error "--shape: cannot open"

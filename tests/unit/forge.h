@@ -43,7 +43,7 @@ typedef void (*forger)(forge *f);
 
 static inline void must(ingot_status status, const ingot_error *error) {
     if (status != INGOT_OK) {
-        char text[2200] = "";
+        char text[INGOT_ERROR_TEXT_SIZE] = "";
         if (error != NULL) {
             ingot_error_format(error, text, sizeof text);
         }

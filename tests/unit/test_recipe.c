@@ -63,7 +63,7 @@ static void test_bad_recipes(void) {
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
         ingot_recipe recipe;
         ingot_error error = {0};
-        char text[2200];
+        char text[INGOT_ERROR_TEXT_SIZE];
         ingot_recipe_init(&recipe);
         CU_ASSERT(parse(&recipe, texts[i][0], &error) == INGOT_ERR_INPUT);
         ingot_error_format(&error, text, sizeof text);

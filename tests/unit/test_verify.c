@@ -25,7 +25,7 @@ static void expect_verdict(bool is_quick, ingot_status wanted, const char *tenso
     ingot_verify_options options = base_options();
     options.is_quick = is_quick;
     const ingot_status status = ingot_verify_run(&v, &options);
-    char text[2200] = "";
+    char text[INGOT_ERROR_TEXT_SIZE] = "";
     ingot_error_format(&v.error, text, sizeof text);
     const bool is_right = status == wanted && v.error.status == wanted &&
                           strcmp(v.error.tensor, tensor) == 0 &&
