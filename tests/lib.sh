@@ -86,6 +86,11 @@ await_file() {
     done
 }
 
+# convert_of PROCESS: the conversion that ingot-zoo or ingot-bench has at work; fails without one.
+convert_of() {
+    pgrep -P "$1" ingot-convert
+}
+
 # sweep VARIABLE TEXT OUTPUT COMMAND...: runs the command with VARIABLE=1, 2, 3, ... (every fault
 # at first, then ever fewer) until it succeeds.  Each earlier run must exit 2 with an error that
 # mentions TEXT and leave neither OUTPUT nor its partial file ("-": no output).

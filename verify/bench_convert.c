@@ -3,6 +3,7 @@
 #include "verify/bench_convert.h"
 
 #include "calib/model.h"
+#include "common/child.h"
 #include "common/cli.h"
 #include "common/files.h"
 #include "common/memory.h"
@@ -18,10 +19,10 @@
 #include <fcntl.h>
 #include <math.h>
 #include <signal.h>
-#include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -36,8 +37,6 @@
 #define LIMITS_WORTH 0.2
 #define SLICE_WORTH  0.3
 #define ENTIRE       100.0 /* percent */
-
-extern char **environ;
 
 #define BLOCK_LENGTH 2048u /* tokens of a window of the block that is measured by itself */
 
@@ -61,8 +60,9 @@ typedef struct bench {
     uint64_t shard_count;
     ingot_weight_source source;
     bool has_source, has_model;
-    char tool[4096]; /* ingot-convert beside this program */
-    char output[4096], report[4096];
+    char output[4096];
+    bool has_output; /* from the start of a conversion */
+    int report;      /* what it printed: a file without a name */
     limits limits;
     json_t *figures, *runs;
     ingot_progress progress;
@@ -231,13 +231,14 @@ static void hear(listener *l) {
     }
 }
 
-/* Waits for a child; SIGTERM reaches it when this program was asked to stop. */
-static ingot_status wait_for(bench *b, pid_t child, listener *from, double worth) {
+/* Waits for a child, *end being how it did; SIGTERM reaches it when this program was asked to stop.
+ */
+static ingot_status wait_for(int *end, bench *b, pid_t child, listener *from, double worth) {
     const struct timespec pause = {.tv_nsec = WAIT_MS * 1000000L};
     bool is_told = false;
-    int state = 0;
+    *end = 0;
     for (;;) {
-        const pid_t ended = waitpid(child, &state, WNOHANG);
+        const pid_t ended = waitpid(child, end, WNOHANG);
         hear(from);
         if (ended == child || (ended < 0 && errno != EINTR)) {
             return ingot_interrupt_check(b->error);
@@ -252,31 +253,26 @@ static ingot_status wait_for(bench *b, pid_t child, listener *from, double worth
 }
 
 /* Starts ingot-convert with its --json in b->report and its stderr in a pipe, whose other end is
- * *ear; false: it could not be. */
-static bool start_tool(pid_t *child, int *ear, const bench *b, const char *const *words) {
-    const int flags = O_WRONLY | O_CREAT | O_TRUNC;
+ * *ear. */
+static ingot_status start_tool(pid_t *out, int *ear, bench *b, ingot_child *child) {
     int ends[2];
-    posix_spawn_file_actions_t actions;
-    if (pipe2(ends, O_CLOEXEC) != 0) {
-        return false;
+    if (ftruncate(b->report, 0) != 0 || lseek(b->report, 0, SEEK_SET) != 0 ||
+        pipe2(ends, O_CLOEXEC) != 0) {
+        return ingot_error_set(b->error, INGOT_ERR_IO, NULL, NULL, NULL, "no pipe: %s",
+                               strerror(errno));
     }
-    bool is_started =
-        fcntl(ends[0], F_SETFL, O_NONBLOCK) == 0 && posix_spawn_file_actions_init(&actions) == 0;
-    if (is_started) {
-        is_started = posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0) == 0 &&
-                     posix_spawn_file_actions_addopen(&actions, 1, b->report, flags, 0600) == 0 &&
-                     posix_spawn_file_actions_adddup2(&actions, ends[1], 2) == 0 &&
-                     posix_spawn(child, b->tool, &actions, NULL, (char *const *)(uintptr_t)words,
-                                 environ) == 0;
-        (void)posix_spawn_file_actions_destroy(&actions);
-    }
+    child->out_descriptor = b->report;
+    child->log_descriptor = ends[1];
+    b->has_output = true;
+    (void)fcntl(ends[0], F_SETFL, O_NONBLOCK);
+    const ingot_status status = ingot_child_start(out, child, b->error);
     (void)close(ends[1]);
-    if (is_started) {
-        *ear = ends[0];
-    } else {
+    if (status != INGOT_OK) {
         (void)close(ends[0]);
+        return status;
     }
-    return is_started;
+    *ear = ends[0];
+    return INGOT_OK;
 }
 
 /* Runs ingot-convert on a checkpoint with its --json in b->report; devices NULL: on --device.
@@ -284,46 +280,48 @@ static bool start_tool(pid_t *child, int *ear, const bench *b, const char *const
 static ingot_status run_tool(bench *b, const char *model, const char *method, const char *devices,
                              double worth, double *later_seconds) {
     const ingot_bench_options *o = b->options;
-    const char *words[32] = {b->tool,   model,    "--output", b->output,
-                             "--force", "--json", "--method", method};
-    char samples[24], length[24], threads[24];
-    unsigned n = 8;
+    ingot_child child;
+    INGOT_TRY(ingot_child_begin(&child, "ingot-convert", b->error));
+    ingot_child_word(&child, model);
+    ingot_child_option(&child, "--output", b->output);
+    ingot_child_word(&child, "--force");
+    ingot_child_word(&child, "--json");
+    ingot_child_option(&child, "--method", method);
     if (strcmp(method, "rtn") != 0) {
-        (void)snprintf(samples, sizeof samples, "%llu", (unsigned long long)o->samples);
-        (void)snprintf(length, sizeof length, "%llu", (unsigned long long)o->seq_len);
-        const char *data[] = {"--text", o->text, "--samples", samples};
-        memcpy(words + n, data, sizeof data);
-        n += 4;
+        ingot_child_option(&child, "--text", o->text);
+        ingot_child_number(&child, "--samples", (double)o->samples);
         if (o->seq_len != 0) {
-            words[n++] = "--seq-len";
-            words[n++] = length;
+            ingot_child_number(&child, "--seq-len", (double)o->seq_len);
         }
     }
     if (devices != NULL || o->device != NULL) {
-        words[n++] = devices != NULL ? "--devices" : "--device";
-        words[n++] = devices != NULL ? devices : o->device;
+        ingot_child_option(&child, devices != NULL ? "--devices" : "--device",
+                           devices != NULL ? devices : o->device);
     }
-    (void)snprintf(threads, sizeof threads, "%u", o->threads);
-    words[n++] = "--threads";
-    words[n++] = threads;
+    ingot_child_number(&child, "--threads", o->threads);
     listener from = {0};
-    pid_t child;
-    if (!start_tool(&child, &from.fd, b, words)) {
-        return ingot_error_set(b->error, INGOT_ERR_NOT_FOUND, b->tool, NULL,
-                               "install ingot-convert beside ingot-bench", "cannot be started");
-    }
-    const ingot_status status = wait_for(b, child, &from, worth);
+    pid_t process;
+    INGOT_TRY(start_tool(&process, &from.fd, b, &child));
+    int end;
+    const ingot_status status = wait_for(&end, b, process, &from, worth);
     (void)close(from.fd);
     *later_seconds = from.last_seconds - from.first_seconds;
-    return status;
+    INGOT_TRY(status);
+    if (lseek(b->report, 0, SEEK_END) == 0) {
+        char text[160];
+        ingot_child_describe(text, sizeof text, "ingot-convert", end);
+        return ingot_error_set(b->error, INGOT_ERR_USAGE, NULL, NULL, NULL, "%s", text);
+    }
+    return INGOT_OK;
 }
 
 /* *out = what ingot-convert printed; an error of its own becomes ours. */
 static ingot_status read_report(bench *b, json_t **out) {
     const char *message = NULL;
-    INGOT_TRY(ingot_json_read(out, b->report, 1 << 20, b->error));
-    const ingot_status status =
-        ingot_json_get_string(*out, "message", &message, b->report, b->error);
+    char path[64];
+    (void)snprintf(path, sizeof path, "/proc/self/fd/%d", b->report);
+    INGOT_TRY(ingot_json_read(out, path, 1 << 20, b->error));
+    const ingot_status status = ingot_json_get_string(*out, "message", &message, path, b->error);
     if (status == INGOT_OK && message == NULL) {
         return INGOT_OK;
     }
@@ -576,18 +574,13 @@ done:
 }
 
 static ingot_status name_files(bench *b) {
-    const ssize_t length = readlink("/proc/self/exe", b->tool, sizeof b->tool - 32);
-    char *end = length > 0 ? memrchr(b->tool, '/', (size_t)length) : NULL;
-    if (end == NULL) {
-        return ingot_error_set(b->error, INGOT_ERR_IO, NULL, NULL, "mount /proc",
-                               "the place of this program is not known");
-    }
-    (void)snprintf(end, sizeof b->tool - (size_t)(end - b->tool), "/ingot-convert");
     INGOT_TRY(ingot_path_join(b->output, sizeof b->output, b->options->folder,
                               "ingot-bench-convert.ingot"));
     INGOT_TRY(ingot_output_check(b->output, b->error));
-    return ingot_path_join(b->report, sizeof b->report, b->options->folder,
-                           "ingot-bench-convert.json");
+    b->report = memfd_create("report of ingot-convert", MFD_CLOEXEC);
+    return b->report >= 0 ? INGOT_OK
+                          : ingot_error_set(b->error, INGOT_ERR_IO, NULL, NULL, NULL,
+                                            "no file in memory: %s", strerror(errno));
 }
 
 static int set_limits(json_t *machine, const limits *l) {
@@ -639,6 +632,7 @@ ingot_status ingot_bench_convert(json_t **out, const ingot_bench_options *option
     ingot_status status = INGOT_OK;
     b->options = options;
     b->error = error;
+    b->report = -1;
     b->figures = *out;
     b->runs = json_array();
     ingot_progress_begin(&b->progress, "measuring", "%", ENTIRE, false);
@@ -652,7 +646,12 @@ done:
     if (!options->as_json && json_array_size(b->runs) != 0) {
         ingot_bench_convert_print_summary(b->figures);
     }
-    (void)unlink(b->report);
+    if (b->report >= 0) {
+        (void)close(b->report);
+    }
+    if (b->has_output) {
+        (void)unlink(b->output);
+    }
     for (uint64_t i = 0; i < b->shard_count; i++) {
         (void)close(b->shards[i].fd);
     }

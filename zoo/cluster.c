@@ -1,8 +1,8 @@
 /* What Slurm says of the jobs of a shelf: squeue for what it has, sacct for what it had. */
 #include "zoo/cluster.h"
 
+#include "common/child.h"
 #include "common/files.h"
-#include "zoo/child.h"
 
 #include <stdlib.h>
 #include <string.h>

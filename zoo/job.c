@@ -1,11 +1,11 @@
 /* Steps of one product, and its record between them (zoo/job.h). */
 #include "zoo/job.h"
 
+#include "common/child.h"
 #include "common/files.h"
 #include "common/progress.h"
 #include "format/digest.h"
 #include "format/ingot.h"
-#include "zoo/child.h"
 #include "zoo/figures.h"
 #include "zoo/source.h"
 

@@ -3,9 +3,9 @@
  * A task is `ingot-zoo run --only PRODUCT`: locks, records and resumption are those of any run, so
  * that a task that is killed, requeued or started twice does no harm.  Products that want the same
  * resources and wait for the same statistics share an array. */
+#include "common/child.h"
 #include "common/files.h"
 #include "common/svg.h"
-#include "zoo/child.h"
 #include "zoo/cluster.h"
 #include "zoo/plan.h"
 #include "zoo/rows.h"

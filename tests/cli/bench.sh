@@ -69,6 +69,30 @@ wait $bench || code=$?
 [ $code = 2 ] || fail "interrupted, but no exit code 2"
 grep -q '"error": "E_INTERRUPTED"' out && grep -q '"method": "rtn"' out ||
     fail "what was measured before an interruption is lost: $(cat out)"
+[ -z "$(ls ./*bench* 2>/dev/null)" ] || fail "left behind by an interruption: $(ls)"
+# Whatever becomes of it, no conversion is left running.
+for signal in KILL TERM INT; do
+    (
+        trap - INT
+        exec ingot-bench convert --model "$MODEL" --text "$MODEL/calibration.txt" --methods gptq \
+            --device cpu --threads 1 --runs 1 >out 2>err
+    ) &
+    bench=$!
+    for _ in $(seq 600); do
+        ! child=$(convert_of $bench) || break
+        sleep 0.1
+    done
+    [ -n "$child" ] || fail "no conversion of $bench"
+    await_file ingot-bench-convert.ingot.partial "$child"
+    kill -$signal $bench
+    wait $bench || :
+    for _ in $(seq 600); do
+        kill -0 "$child" 2>/dev/null || break
+        sleep 0.1
+    done
+    ! kill -0 "$child" 2>/dev/null || fail "SIG$signal of ingot-bench left ingot-convert running"
+    [ -z "$(ls ./*bench* 2>/dev/null)" ] || fail "left behind by SIG$signal: $(ls)"
+done
 expect_exit 0 ingot-bench convert --model "$MODEL" --methods rtn --device cpu --runs 1
 grep -qE '^  finish +[0-9.]+ s' out || fail "no phases: $(cat out)"
 [ -z "$(ls ./*bench* 2>/dev/null)" ] || fail "left behind: $(ls)"

@@ -1,7 +1,5 @@
-/* Starting the tools beside this program (zoo/child.h). */
-#include "zoo/child.h"
-
-#include "common/files.h"
+/* Starting the tools beside this program (common/child.h). */
+#include "common/child.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -20,7 +18,7 @@
 #define CAPTURE_LIMIT_BYTES (64u << 20)
 
 ingot_status ingot_child_begin(ingot_child *child, const char *tool, ingot_error *error) {
-    *child = (ingot_child){.lock_descriptor = -1};
+    *child = (ingot_child){.out_descriptor = -1, .log_descriptor = -1, .lock_descriptor = -1};
     const ssize_t length = readlink("/proc/self/exe", child->tool, sizeof child->tool - 64);
     char *end = length > 0 ? memrchr(child->tool, '/', (size_t)length) : NULL;
     if (end == NULL) {
@@ -30,7 +28,7 @@ ingot_status ingot_child_begin(ingot_child *child, const char *tool, ingot_error
     (void)snprintf(end, 64, "/%.60s", tool);
     if (access(child->tool, X_OK) != 0) {
         return ingot_error_set(error, INGOT_ERR_NOT_FOUND, child->tool, NULL,
-                               "install it beside ingot-zoo", "the tool is not there");
+                               "install it beside this program", "the tool is not there");
     }
     ingot_child_word(child, child->tool);
     return INGOT_OK;
@@ -55,15 +53,16 @@ void ingot_child_number(ingot_child *child, const char *option, double value) {
 }
 
 /* Between fork and exec: calls that are safe there only.  Never returns. */
-static void become(const ingot_child *child, pid_t parent) {
+static void become(const ingot_child *child, int out, int log, pid_t parent) {
     const int nothing = open("/dev/null", O_RDONLY);
-    const int out = open(child->out, O_WRONLY | O_CREAT | O_TRUNC, 0666);
-    const int log = open(child->log, O_WRONLY | O_CREAT | O_APPEND, 0666);
     sigset_t none;
+    out = fcntl(out, F_DUPFD_CLOEXEC, 3); /* out of the way of the three */
+    log = fcntl(log, F_DUPFD_CLOEXEC, 3);
     (void)sigemptyset(&none);
     (void)setpgid(0, 0);
-    if (nothing < 0 || out < 0 || log < 0 || dup2(nothing, 0) < 0 || dup2(out, 1) < 0 ||
-        dup2(log, 2) < 0 || prctl(PR_SET_PDEATHSIG, SIGTERM) != 0 || getppid() != parent) {
+    /* A parent that died before it was asked for gives no signal: then the parent is another. */
+    if (nothing < 0 || dup2(nothing, 0) < 0 || dup2(out, 1) < 0 || dup2(log, 2) < 0 ||
+        prctl(PR_SET_PDEATHSIG, SIGTERM) != 0 || getppid() != parent) {
         _exit(127);
     }
     if (child->lock_descriptor >= 0 && fcntl(child->lock_descriptor, F_SETFD, 0) != 0) {
@@ -78,30 +77,45 @@ static void become(const ingot_child *child, pid_t parent) {
     _exit(127);
 }
 
+/* What cannot be opened is an error with its reason here, not an exit code of the child. */
+static ingot_status open_file(int *out, const char *path, int mode, ingot_error *error) {
+    *out = open(path, O_WRONLY | O_CREAT | O_CLOEXEC | mode, 0666);
+    if (*out >= 0) {
+        return INGOT_OK;
+    }
+    const bool is_full = errno == ENOSPC || errno == EDQUOT;
+    return ingot_error_set(error, is_full ? INGOT_ERR_NO_SPACE : INGOT_ERR_IO, path, NULL,
+                           is_full ? "make room" : "check its permissions", "cannot be written: %s",
+                           strerror(errno));
+}
+
 ingot_status ingot_child_start(pid_t *out, const ingot_child *child, ingot_error *error) {
     const pid_t parent = getpid();
-    /* What cannot be opened is an error with its reason here, not an exit code of the child. */
-    const char *const files[] = {child->out, child->log};
-    for (unsigned i = 0; i < 2; i++) {
-        const int descriptor = open(files[i], O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
-        if (descriptor < 0) {
-            const bool is_full = errno == ENOSPC || errno == EDQUOT;
-            return ingot_error_set(error, is_full ? INGOT_ERR_NO_SPACE : INGOT_ERR_IO, files[i],
-                                   NULL, is_full ? "make room" : "check its permissions",
-                                   "cannot be written: %s", strerror(errno));
-        }
-        (void)close(descriptor);
+    int opened[2] = {-1, -1};
+    ingot_status status = INGOT_OK;
+    if (child->out != NULL) {
+        INGOT_GO(open_file(&opened[0], child->out, O_TRUNC, error));
+    }
+    if (child->log != NULL) {
+        INGOT_GO(open_file(&opened[1], child->log, O_APPEND, error));
     }
     *out = fork();
     if (*out == 0) {
-        become(child, parent);
+        become(child, child->out != NULL ? opened[0] : child->out_descriptor,
+               child->log != NULL ? opened[1] : child->log_descriptor, parent);
     }
     if (*out < 0) {
-        return ingot_error_set(error, errno == ENOMEM ? INGOT_ERR_NO_MEMORY : INGOT_ERR_IO,
-                               child->tool, NULL, "run fewer jobs", "cannot be started: %s",
-                               strerror(errno));
+        status = ingot_error_set(error, errno == ENOMEM ? INGOT_ERR_NO_MEMORY : INGOT_ERR_IO,
+                                 child->tool, NULL, "run fewer jobs", "cannot be started: %s",
+                                 strerror(errno));
     }
-    return INGOT_OK;
+done:
+    for (unsigned i = 0; i < 2; i++) {
+        if (opened[i] >= 0) {
+            (void)close(opened[i]);
+        }
+    }
+    return status;
 }
 
 void ingot_child_describe(char *text, size_t size, const char *tool, int wait_status) {

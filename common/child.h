@@ -1,6 +1,6 @@
 /* Other tools as child processes: whatever becomes of one, nothing else is lost. */
-#ifndef INGOT_ZOO_CHILD_H
-#define INGOT_ZOO_CHILD_H
+#ifndef INGOT_CHILD_H
+#define INGOT_CHILD_H
 
 #include "ingot_status.h"
 
@@ -16,8 +16,10 @@ typedef struct ingot_child {
     char numbers[12][40];
     unsigned number_count;
     char tool[4096];     /* the program: beside this one */
-    const char *out;     /* file that takes standard output, emptied before */
-    const char *log;     /* file to which standard error is added */
+    const char *out;     /* file that takes standard output, emptied before, */
+    int out_descriptor;  /* or where that is NULL what takes it */
+    const char *log;     /* file to which standard error is added, */
+    int log_descriptor;  /* or likewise */
     int lock_descriptor; /* stays open in the child; negative: none */
 } ingot_child;
 
