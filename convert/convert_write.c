@@ -134,7 +134,7 @@ static bool distills(const session *s) {
 static ingot_status open_work(work *w, session *s, const ingot_writer_plan *plan) {
     const ingot_convert_options *o = s->options;
     const char *reason = "left by an interrupted run, which --resume goes on with";
-    char waiting[4096];
+    char waiting[4096], half_state[sizeof w->state + 16];
     INGOT_TRY(ingot_resume_path(w->state, o->output, s->error));
     INGOT_TRY(ingot_waiting_path(waiting, o->output, s->error));
     ingot_resume_job job = {.path = w->state,
@@ -158,7 +158,10 @@ static ingot_status open_work(work *w, session *s, const ingot_writer_plan *plan
         INGOT_TRY(ingot_writer_create(&w->writer, o->output, o->force, plan, s->error));
         s->begun = NULL;
         drop_state(w->state, reason);
-        (void)unlink(waiting); /* nobody writes it who has not locked the output */
+        /* nobody writes these who has not locked the output */
+        (void)unlink(waiting);
+        (void)snprintf(half_state, sizeof half_state, "%s" INGOT_PARTIAL_SUFFIX, w->state);
+        (void)unlink(half_state);
     }
     INGOT_TRY(ingot_writer_use_threads(w->writer, ingot_pool_threads(s->backend.pool)));
     if (!o->resumes) {

@@ -206,7 +206,8 @@ static ingot_status check_products(checker *c, ingot_error *error) {
 
 static bool is_own(const checker *c, const char *path) {
     static const char *const reports[] = {"report.html", "report.csv", "report.json"};
-    static const char *const endings[] = {".waiting.partial", ".partial", ".resume"};
+    static const char *const endings[] = {".waiting.partial", ".resume.partial", ".partial",
+                                          ".resume"};
     bool is = json_object_get(c->known, path) != NULL;
     for (unsigned i = 0; i < sizeof endings / sizeof *endings && !is; i++) { /* one at work */
         char whole[INGOT_SHELF_PATH_SIZE];

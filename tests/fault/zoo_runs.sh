@@ -28,10 +28,6 @@ await() {
 begun() {
     [ -e "$1/m/slow.ingot.resume" ] && grep -qs '^block 1/' "$1/.ingot-zoo/logs/m@slow.log"
 }
-# The conversion that a run of ours has at work.
-convert_of() {
-    pgrep -P "$1" ingot-convert
-}
 
 # A worker killed by the system: its product fails, the other is made, the next run makes it.
 manifest killed
@@ -100,6 +96,14 @@ done
 expect_exit 0 ingot-zoo run best.json
 cmp smooth/t/best.ingot stopped/t/best.ingot
 [ "$(ls stopped/t)" = best.ingot ] || fail "something was left: $(ls stopped/t)"
+# A conversion that was killed while it wrote its first state.
+best half
+mkdir -p half/t
+: >half/t/best.ingot.resume.partial
+ingot-zoo verify best.json >out 2>err </dev/null || true
+! grep -q foreign err || fail "half a state was taken for foreign: $(cat err)"
+expect_exit 0 ingot-zoo run best.json
+[ "$(ls half/t)" = best.ingot ] || fail "half a state was left: $(ls half/t)"
 
 # SIGINT: what runs is ended, what waits is left, and said so.
 manifest interrupted
