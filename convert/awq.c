@@ -9,8 +9,7 @@
 #include <math.h>
 #include <string.h>
 
-#define RATIOS    20u
-#define MOST_ROWS 512u /* rows of a consumer that are looked at, evenly spaced */
+#define RATIOS (INGOT_FOLD_TRIALS / 2)
 
 /* What the functions below share. */
 typedef struct awq {
@@ -55,7 +54,7 @@ static ingot_quant_format format_of(const ingot_tensor_spec *spec) {
 
 /* ---- judging one vector --------------------------------------------------------------------- */
 
-/* Rows of a consumer in F32, thinned to MOST_ROWS. */
+/* Rows of a consumer in F32, evenly thinned to INGOT_FOLD_ROWS. */
 typedef struct sample {
     const ingot_tensor_spec *spec;
     float *w;               /* [rows][cols], host */
@@ -68,7 +67,7 @@ static ingot_status take_sample(sample *out, const awq *a, ingot_role role) {
     const uint8_t *data = v->data;
     void *copy;
     out->spec = spec_of(a, role);
-    out->rows = v->rows < MOST_ROWS ? v->rows : MOST_ROWS;
+    out->rows = ingot_min_u64(v->rows, INGOT_FOLD_ROWS);
     out->cols = v->cols;
     const uint64_t bytes = out->rows * out->cols * sizeof *out->w;
     INGOT_TRY(ingot_arena_alloc(a->fold_host, (void **)&out->w, bytes));
@@ -197,7 +196,7 @@ static ingot_status search_fold(bool *gained, float *best, const awq *a, unsigne
     }
     INGOT_TRY(try_scale(&least, a, samples, f, input, NULL, columns, device_columns));
     *gained = false;
-    for (unsigned i = 1; i < 2 * RATIOS; i++) { /* 0 is the vector of ones */
+    for (unsigned i = 1; i < INGOT_FOLD_TRIALS; i++) { /* 0 is the vector of ones */
         candidate(scale, activation, weight, channels, (double)(i / 2) / RATIOS, i % 2 == 1);
         INGOT_TRY(try_scale(&loss, a, samples, f, input, scale, columns, device_columns));
         if (loss < least) {

@@ -7,6 +7,9 @@
 #include "convert/linear.h"
 
 #define INGOT_MAX_FOLDS 8
+/* A fold is searched by so many vectors, each tried on so many rows of a consumer at most. */
+#define INGOT_FOLD_TRIALS 40u
+#define INGOT_FOLD_ROWS   512u
 
 /* Statistics of one input of the block. */
 typedef struct ingot_input_state {

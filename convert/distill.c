@@ -227,6 +227,11 @@ static uint64_t tape_token_bytes(const ingot_model *m) {
                 4 * m->ffn);
 }
 
+/* Rows whose logits are there at once. */
+static uint64_t logit_rows(const ingot_model *m, uint64_t length) {
+    return ingot_max_u64(1, ingot_min_u64(length, LOGITS_BYTES / (m->vocab * sizeof(float))));
+}
+
 /* Weights and *groups of the matrices that wait. */
 static uint64_t planned_weights(uint64_t *groups, const ingot_plan *plan) {
     uint64_t weights = 0;
@@ -258,8 +263,8 @@ uint64_t ingot_distill_bytes(uint64_t *waiting_bytes, const ingot_plan *plan, co
                       ingot_min_u64(TAPE_BYTES, sequences * length * tape_token_bytes(m)));
     *waiting_bytes = weights + 5 * groups;
     return *waiting_bytes + (learns_codes ? 5 * weights : 0) + 16 * groups + block +
-           ((m->layers + 3) * sequences + 1) * window + calls + 2 * LOGITS_BYTES +
-           8 * m->vocab * m->hidden;
+           ((m->layers + 3) * sequences + 1) * window + calls +
+           8 * logit_rows(m, length) * m->vocab + 8 * m->vocab * m->hidden;
 }
 
 double ingot_distill_tokens(double *scored, const ingot_plan *plan, uint64_t windows,
@@ -353,7 +358,7 @@ static ingot_status place_way(ingot_distill *d, ingot_error *error) {
     const uint64_t sequences = d->way->sequences;
     d->floats = length * m->hidden;
     d->per_call = ingot_max_u64(1, ingot_min_u64(tokens / length, sequences));
-    d->rows = ingot_max_u64(1, ingot_min_u64(length, LOGITS_BYTES / (m->vocab * sizeof(float))));
+    d->rows = logit_rows(m, length);
     INGOT_TRY(floats_of(d, &d->states, (m->layers + 1) * sequences, d->floats));
     INGOT_TRY(floats_of(d, &d->slope, sequences, d->floats));
     INGOT_TRY(floats_of(d, &d->x, d->per_call, d->floats));

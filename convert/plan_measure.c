@@ -9,6 +9,7 @@
 #include "common/progress.h"
 #include "common/random.h"
 #include "common/sizes.h"
+#include "convert/block.h"
 #include "convert/distill.h"
 #include "convert/linear.h"
 #include "convert/sensitivity.h"
@@ -18,8 +19,6 @@
 
 #define LEAST_SECONDS 0.03 /* of a measurement; what is faster is repeated */
 #define READ_BYTES    (UINT64_C(32) << 20)
-#define FOLD_RATIOS   20u  /* that a fold tries (convert/awq.c), */
-#define FOLD_ROWS     512u /* on so many rows of each consumer */
 
 /* Sizes that keep the device busy. */
 typedef struct sizes {
@@ -365,8 +364,8 @@ static double folding_seconds(const ingot_forecast_job *job, const bench *b, dou
         for (unsigned c = 0; c < f->consumer_count; c++) {
             const ingot_linear_desc *d = &job->model->linear[f->consumers[c]];
             const double cols = (double)d->cols,
-                         weights = (double)ingot_min_u64(d->rows, FOLD_ROWS) * cols;
-            seconds += FOLD_RATIOS * weights * (searched + 2 * cols / b->product_flops);
+                         weights = (double)ingot_min_u64(d->rows, INGOT_FOLD_ROWS) * cols;
+            seconds += INGOT_FOLD_TRIALS * weights * (searched + 2 * cols / b->product_flops);
         }
     }
     return seconds;

@@ -60,8 +60,10 @@ for options in "--method rtn" "--method rtn --shard-size 20K" \
     cp out plan.json
     check plan.json "0 < p['seconds'] < 1000"
     # shellcheck disable=SC2086
-    expect_exit 0 ingot-convert tiny --group 32 -o out.ingot $options
+    expect_exit 0 ingot-convert tiny --group 32 -o out.ingot $options --json
     check plan.json "p['file_bytes'] == $(cat out*.ingot | wc -c)"
+    peak=$(sed -n 's/.*"peak_host_bytes": \([0-9]*\).*/\1/p' out)
+    check plan.json "p['cpu']['host_bytes'] < 4 * $peak"
     # shellcheck disable=SC2086
     expect_exit 0 ingot-convert tiny/config.json --group 32 $options --dry-run --json
     "$PYTHON" - plan.json out <<'EOF'
