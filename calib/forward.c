@@ -580,13 +580,16 @@ static ingot_status load_final_norm(ingot_ends *ends, const ingot_model *model,
 
 bool ingot_ends_is_shared(const ingot_model *model, const ingot_weight_source *source) {
     ingot_weight_info head, table;
-    if (!model->is_tied || model->head_name == NULL ||
-        !source->describe(source->self, model->head_name, &head)) {
+    if (model->head_name == NULL) {
         return model->is_tied;
     }
-    return head.is_alias ||
-           (source->is_same != NULL && source->describe(source->self, model->embed_name, &table) &&
-            head.kind == INGOT_DENSE && table.kind == INGOT_DENSE && head.dtype == table.dtype);
+    if (!source->describe(source->self, model->head_name, &head)) {
+        return ingot_model_stand_in(model, model->head_name) != NULL;
+    }
+    return model->is_tied &&
+           (head.is_alias ||
+            (source->is_same != NULL && source->describe(source->self, model->embed_name, &table) &&
+             head.kind == INGOT_DENSE && table.kind == INGOT_DENSE && head.dtype == table.dtype));
 }
 
 static ingot_status load_ends(ingot_ends *ends, ingot_ends_part part, const ingot_model *model,

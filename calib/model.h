@@ -128,5 +128,8 @@ typedef enum ingot_tensor_class {
 } ingot_tensor_class;
 ingot_tensor_class ingot_model_classify(const ingot_model *model, const char *name, uint64_t *layer,
                                         ingot_role *role);
+/* What a tensor that its checkpoint does not have was made from: of the head that is not said to be
+ * its own the embedding; else NULL. */
+const char *ingot_model_stand_in(const ingot_model *model, const char *name);
 
 #endif

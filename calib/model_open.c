@@ -200,3 +200,8 @@ ingot_tensor_class ingot_model_classify(const ingot_model *model, const char *na
     }
     return INGOT_CLASS_UNKNOWN;
 }
+
+const char *ingot_model_stand_in(const ingot_model *model, const char *name) {
+    const bool can_be_tied = model->is_tied || !model->is_tie_stated;
+    return can_be_tied && strcmp(name, model->head_name) == 0 ? model->embed_name : NULL;
+}

@@ -290,15 +290,15 @@ static ingot_status check_grouped(source_check *check, ingot_tensor_report *repo
 
 /* ---- one tensor ---------------------------------------------------------------------------- */
 
-/* The source of a tensor: of its own name, or, for the head of a tied checkpoint, the embedding
- * table. */
+/* The source of a tensor: of its own name, or what stands for it. */
 static const ingot_st_tensor *find_source(const source_check *check, const char *name,
                                           uint64_t *index) {
     const ingot_verification *verification = check->verification;
     const ingot_st_tensor *source = ingot_checkpoint_find(check->checkpoint, name, index);
-    if (source == NULL && verification->has_model && verification->model.is_tied &&
-        strcmp(name, verification->model.head_name) == 0) {
-        source = ingot_checkpoint_find(check->checkpoint, verification->model.embed_name, index);
+    if (source == NULL && verification->has_model) {
+        const char *stand_in = ingot_model_stand_in(&verification->model, name);
+        source =
+            stand_in != NULL ? ingot_checkpoint_find(check->checkpoint, stand_in, index) : NULL;
     }
     return source;
 }

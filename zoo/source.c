@@ -3,6 +3,7 @@
  * themselves is ingot-verify's part. */
 #include "zoo/source.h"
 
+#include "calib/model.h"
 #include "common/files.h"
 #include "common/memory.h"
 #include "common/sizes.h"
@@ -16,8 +17,18 @@
 
 struct ingot_zoo_source {
     ingot_checkpoint *checkpoint;
+    ingot_model model;
+    bool has_model;         /* its architecture is known */
     uint8_t (*digests)[16]; /* of each tensor's bytes */
 };
+
+static void describe(ingot_zoo_source *source, const char *folder) {
+    uint64_t size;
+    ingot_error ignored = {0};
+    const char *config = ingot_checkpoint_file(source->checkpoint, "config.json", &size);
+    source->has_model = config != NULL && ingot_model_from_config(&source->model, config, size,
+                                                                  folder, &ignored) == INGOT_OK;
+}
 
 static ingot_status digest_tensor(ingot_zoo_source *source, uint64_t index, void *buffer,
                                   ingot_error *error) {
@@ -44,6 +55,7 @@ ingot_status ingot_zoo_source_open(ingot_zoo_source **out, const char *folder, i
     INGOT_TRY(ingot_alloc_zero(&memory, 1, sizeof(ingot_zoo_source)));
     ingot_zoo_source *source = memory;
     INGOT_GO(ingot_checkpoint_open(&source->checkpoint, folder, error));
+    describe(source, folder);
     const uint64_t count = ingot_checkpoint_count(source->checkpoint);
     INGOT_GO(ingot_alloc_zero(&memory, count + 1, sizeof *source->digests));
     source->digests = memory;
@@ -61,10 +73,22 @@ done:
 
 void ingot_zoo_source_close(ingot_zoo_source *source) {
     if (source != NULL) {
+        if (source->has_model) {
+            ingot_model_close(&source->model);
+        }
         ingot_checkpoint_close(source->checkpoint);
         ingot_free(source->digests);
         ingot_free(source);
     }
+}
+
+/* Whether the folder has the tensor, or what stands for it. */
+static bool find_tensor(uint64_t *at, const ingot_zoo_source *source, const char *name) {
+    if (ingot_checkpoint_find(source->checkpoint, name, at) != NULL) {
+        return true;
+    }
+    const char *stand_in = source->has_model ? ingot_model_stand_in(&source->model, name) : NULL;
+    return stand_in != NULL && ingot_checkpoint_find(source->checkpoint, stand_in, at) != NULL;
 }
 
 /* A tensor of the container, by the digest of its source in the ledger. */
@@ -78,7 +102,7 @@ static bool has_tensor(const ingot_zoo_source *source, const ingot_container *co
     if (memcmp(ledger.source_digest, none, sizeof none) == 0) {
         return true; /* an alias, or made by the conversion */
     }
-    if (ingot_checkpoint_find(source->checkpoint, tensor->name, &at) == NULL) {
+    if (!find_tensor(&at, source, tensor->name)) {
         (void)snprintf(reason, 160, "%.120s is not in the model any more", tensor->name);
         return false;
     }

@@ -47,6 +47,15 @@ expect_exit 0 ingot-convert "$MODEL" -o set.ingot --shard-size 2500000
 [ ! -e set.ingot ] || fail "a sharded conversion left a single file"
 expect_exit 0 ingot-verify "$(ls set-00001-of-*.ingot)" --source "$MODEL"
 
+# A head that is not there is tied where config.json does not say otherwise, to all tools.
+cp -r "$MODEL" unsaid
+sed '/"tie_word_embeddings"/d' "$MODEL/config.json" >unsaid/config.json
+for options in "" "--head-bits 6"; do
+    # shellcheck disable=SC2086
+    expect_exit 0 ingot-convert unsaid -o options.ingot --force $options
+    expect_exit 0 ingot-verify options.ingot --source unsaid --text "$text" --windows 1 --seq-len 64
+done
+
 # A recipe: rules by name, unknown keys are errors.
 cat >recipe.json <<'EOF'
 {"defaults": {"bits": 3, "group": 64},

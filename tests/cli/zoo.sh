@@ -12,7 +12,7 @@ cat >zoo.json <<END
   "recipes": {
     "w8": {"defaults": {"method": "rtn", "bits": 8, "group": "row"}},
     "w2": {"defaults": {"method": "rtn", "bits": 2}},
-    "w4": {"effort": "fast"}
+    "w4": {"effort": "fast", "head_bits": 6}
   },
   "defaults": {"evaluation": "eval", "windows": 2, "gates": {"max_kld": 0.5}},
   "products": [
@@ -42,7 +42,8 @@ expect_exit 1 ingot-zoo run zoo.json --json
 grep -q '"finished_before": 3' out || fail "$(cat out)"
 [ -z "$(find shelf -newer stamp -name '*.ingot')" ] || fail "a finished product was made again"
 
-# A touched model with the same bytes is the same model; another byte is another.
+# A touched model with the same bytes is the same model, also where a tied head has bits of its own;
+# another byte is another.
 touch -d '2031-01-01' model/model.safetensors
 expect_exit 2 ingot-zoo status zoo.json
 grep -q 'demo/w8 *stale .*files of the model were written since' out || fail "$(cat out)"
