@@ -178,14 +178,26 @@ static ingot_status await_devices(session *s) {
     return status;
 }
 
-static ingot_status open_inputs(session *s) {
-    ingot_convert_options *o = s->options;
-    /* of the command line alone: a recipe may serve both, with a text and with statistics */
-    if (!s->is_forecast && o->stats != NULL &&
-        (o->recipe.given & (INGOT_GIVEN_SAMPLES | INGOT_GIVEN_LENGTH)) != 0) {
+/* Windows need a text to be cut from.  Of the command line alone: a recipe may serve with one, with
+ * statistics and without data. */
+static ingot_status check_windows(const session *s) {
+    const ingot_convert_options *o = s->options;
+    const unsigned given = o->recipe.given & (INGOT_GIVEN_SAMPLES | INGOT_GIVEN_LENGTH);
+    if (o->text_count != 0 || given == 0) {
+        return INGOT_OK;
+    }
+    if (o->stats != NULL) {
         return ingot_error_set(s->error, INGOT_ERR_USAGE, NULL, NULL, "give them to ingot-calib",
                                "--samples and --seq-len cut a text; statistics are made of one");
     }
+    return ingot_error_set(s->error, INGOT_ERR_USAGE, NULL, NULL, "add --text FILE",
+                           "%s says how to cut a text, but there is none",
+                           (given & INGOT_GIVEN_SAMPLES) != 0 ? "--samples" : "--seq-len");
+}
+
+static ingot_status open_inputs(session *s) {
+    ingot_convert_options *o = s->options;
+    INGOT_TRY(s->is_forecast ? INGOT_OK : check_windows(s));
     if (o->recipe_path != NULL) {
         INGOT_TRY(ingot_recipe_read(&o->recipe, o->recipe_path, s->error));
     }

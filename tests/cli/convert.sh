@@ -109,6 +109,9 @@ done <<EOF
 --group 48
 --text $text --stats x.calib
 --stats model.calib --seq-len 64
+--samples 4
+--method rtn --seq-len 64
+--dry-run --samples 4
 --text $text --seq-len 100000
 --stats none.calib
 --text none.txt
