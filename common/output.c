@@ -230,6 +230,14 @@ static ingot_status exists_error(const char *path, ingot_error *error) {
                            "the output already exists");
 }
 
+/* Whether a name is that of a stream that is open, as /dev/stdout, wherever that one leads now. */
+static bool is_stream(const char *path) {
+    static const char streams[] = "/proc/";
+    char target[sizeof streams - 1];
+    return readlink(path, target, sizeof target) == (ssize_t)sizeof target &&
+           memcmp(target, streams, sizeof target) == 0;
+}
+
 /* Whether a path can be a file's: it names no folder, no device and not nothing. */
 static ingot_status check_name(const char *path, ingot_error *error) {
     if (path[0] == '\0' || path[strlen(path) - 1] == '/') {
@@ -241,7 +249,7 @@ static ingot_status check_name(const char *path, ingot_error *error) {
                                "the output is a folder");
     }
     struct stat info;
-    if (stat(path, &info) == 0 && !S_ISREG(info.st_mode)) {
+    if (is_stream(path) || (stat(path, &info) == 0 && !S_ISREG(info.st_mode))) {
         /* A rename would put a file in the place of a device, whoever else uses it. */
         return ingot_error_set(error, INGOT_ERR_EXISTS, path, NULL, "give the name of a file",
                                "the output is a device or pipe, not a file");

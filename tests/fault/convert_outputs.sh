@@ -23,6 +23,12 @@ expect_exit 2 ingot-convert "$MODEL" -o folder --method rtn --force
 expect_error folder
 [ -z "$(ls -A folder)" ] || fail "something was written into the folder"
 
+# The name of a stream, as /dev/stdout is one, is not replaced by a file, also where it leads to one.
+ln -s /proc/self/fd/1 stream
+expect_exit 2 ingot-convert "$MODEL" -o stream --method rtn --force
+expect_error "device or pipe"
+[ -L stream ] || fail "the name of a stream was replaced"
+
 # The output is an input: refused, --force or not, and the input stays as it is.
 cp -r "$MODEL" model
 before=$(cat model/* | cksum)
