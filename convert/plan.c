@@ -469,7 +469,10 @@ static void measure(ingot_plan *plan, const planner *p) {
         const uint64_t bytes = ingot_checkpoint_at(p->checkpoint, t->source_index)->bytes;
         layer_bytes = t->layer == last ? layer_bytes + bytes : bytes;
         last = t->layer;
-        plan->block_bytes = ingot_max_u64(plan->block_bytes, layer_bytes);
+        plan->piece_bytes = ingot_max_u64(plan->piece_bytes, layer_bytes);
+        if (t->layer != INGOT_PLAN_NONE) {
+            plan->block_bytes = ingot_max_u64(plan->block_bytes, layer_bytes);
+        }
     }
     for (uint64_t i = 0; i < ingot_checkpoint_count(p->checkpoint); i++) {
         plan->source_bytes += ingot_checkpoint_at(p->checkpoint, i)->bytes;

@@ -49,7 +49,8 @@ typedef struct ingot_plan {
     ingot_steps steps; /* of the recipe */
     uint64_t quantized_weights, quantized_bytes; /* of grouped tensors */
     uint64_t source_bytes;                       /* of all tensors */
-    uint64_t block_bytes;                        /* largest block in the source */
+    uint64_t block_bytes;                        /* largest block in the source, */
+    uint64_t piece_bytes;                        /* also of what is before and behind them */
     uint64_t gram_bytes;                         /* H of one block, square, F32 */
     uint64_t gram_file_bytes;                    /* H of all blocks as packed triangles */
     uint64_t work_bytes;                         /* largest scratch of one linear */

@@ -17,6 +17,8 @@
 /* A process before it reads anything; with a CUDA context and its libraries. */
 #define CPU_BASE_BYTES  (24u << 20)
 #define CUDA_BASE_BYTES (700u << 20)
+/* A tokenizer over its file: 49,152 entries and their merges take 25 MB, the file 1.8. */
+#define TOKENIZER_RATIO 14u
 
 const unsigned ingot_card_gigabytes[INGOT_CARD_COUNT] = {24, 40, 80};
 
@@ -73,7 +75,7 @@ ingot_block_need ingot_plan_block_need(const ingot_plan *plan, const ingot_model
     }
     /* one after another, tuned ones keep H; and all their targets and codes */
     const uint64_t before = is_in_turn(plan) && is_tuned ? 4 * grams : 0;
-    const uint64_t held = plan->block_bytes + (is_tuned ? 9 : 1) * weights + before;
+    const uint64_t held = plan->piece_bytes + (is_tuned ? 9 : 1) * weights + before;
     /* the factor, and twice its size to polish with */
     const uint64_t solving = 12 * widest * widest;
     ingot_block_need need = {.beside_calls = held + 4 * all.gathered + 12 * largest,
@@ -86,7 +88,7 @@ ingot_block_need ingot_plan_block_need(const ingot_plan *plan, const ingot_model
                                                  12 * largest + 8 * judge_tokens * model->hidden);
     }
     if (is_tuned) { /* matrices as they are, their targets, codes and packed codes */
-        const uint64_t learned = plan->block_bytes + 6 * weights + 4 * grams + tuning_bytes;
+        const uint64_t learned = plan->piece_bytes + 6 * weights + 4 * grams + tuning_bytes;
         need.between_calls = ingot_max_u64(need.between_calls, learned);
     }
     return need;
@@ -152,7 +154,7 @@ static void need_memory(ingot_forecast *out, const ingot_forecast_job *job) {
     const uint64_t own_head = stored_bytes(job, job->model->head_name);
     const uint64_t head = own_head != 0 ? own_head : embedding;
     const uint64_t reading =
-        plan->steps.tunes && tuning != 0 ? 4 * plan->block_bytes + head : 2 * plan->block_bytes;
+        plan->steps.tunes && tuning != 0 ? 4 * plan->piece_bytes + head : 2 * plan->block_bytes;
     /* one matrix, without data */
     ingot_block_need work = {.beside_calls = plan->work_bytes, .between_calls = plan->work_bytes};
     if (plan->needs_gram) {
@@ -160,12 +162,18 @@ static void need_memory(ingot_forecast *out, const ingot_forecast_job *job) {
         work = ingot_plan_block_need(plan, job->model, b.has_exact, tuning, judges * job->length);
     }
     const uint64_t ends = b.has_batch ? embedding : 0;
+    uint64_t tokenizer = 0;
+    if (job->windows == 0 ||
+        ingot_checkpoint_file(job->checkpoint, "tokenizer.json", &tokenizer) == NULL) {
+        tokenizer = 0;
+    }
+    const uint64_t base = TOKENIZER_RATIO * tokenizer + reading;
     /* the embedding is gone before the first block */
     work.beside_calls = ingot_max_u64(work.beside_calls, ends);
     out->cpu.host_bytes =
-        CPU_BASE_BYTES + reading + b.state_bytes + call_bytes(job, &b, CPU_CALL_TOKENS) +
+        CPU_BASE_BYTES + base + b.state_bytes + call_bytes(job, &b, CPU_CALL_TOKENS) +
         ingot_max_u64(work.beside_calls, work.between_calls); /* memory of calls stays */
-    out->cuda.host_bytes = CUDA_BASE_BYTES + reading + ends;
+    out->cuda.host_bytes = CUDA_BASE_BYTES + base + ends;
     out->cuda.device_bytes =
         b.state_bytes + ingot_max_u64(call_bytes(job, &b, CUDA_CALL_TOKENS) + work.beside_calls,
                                       work.between_calls);

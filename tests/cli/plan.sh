@@ -43,6 +43,12 @@ check target.json "p['bits_per_weight'] == 3.5 and p['file_bytes'] < 33e9"
 expect_exit 0 ingot-convert config.json --dry-run
 grep -q '275.9 GB in F32, 138.0 GB in F16' out || fail "the sizes are not printed"
 expect_exit 2 ingot-convert config.json -o no.ingot
+# An embedding that is larger than a block is read in parts.
+sed 's/8192/2048/; s/28672/8192/; s/32000/128256/; s/"num_attention_heads": 64/"num_attention_heads": 32/' \
+    config.json >ends.json
+expect_exit 0 ingot-convert ends.json --dry-run --json
+cp out plan.json
+check plan.json "p['cpu']['host_bytes'] < 2 * 128256 * 2048"
 sed 's/float16/float8/' config.json >other.json
 expect_exit 2 ingot-convert other.json --dry-run
 expect_error "float8"

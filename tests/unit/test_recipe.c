@@ -189,11 +189,11 @@ static void test_plan_wide_source(void) {
     open_small(&s);
     CU_ASSERT_FATAL(plan_with(&plan, &s, "{}", true) == INGOT_OK);
     for (uint64_t tuning = 0; tuning <= UINT64_C(1) << 40; tuning += UINT64_C(1) << 40) {
-        const uint64_t bytes = plan.block_bytes;
+        const uint64_t bytes = plan.piece_bytes;
         const ingot_block_need narrow = ingot_plan_block_need(&plan, &s.model, true, tuning, 0);
-        plan.block_bytes = 2 * bytes;
+        plan.piece_bytes = 2 * bytes;
         const ingot_block_need wide = ingot_plan_block_need(&plan, &s.model, true, tuning, 0);
-        plan.block_bytes = bytes;
+        plan.piece_bytes = bytes;
         CU_ASSERT(wide.beside_calls == narrow.beside_calls + bytes);
         CU_ASSERT(wide.between_calls == narrow.between_calls + bytes);
     }
