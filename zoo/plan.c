@@ -4,13 +4,13 @@
 #include "common/files.h"
 #include "convert/convert.h"
 #include "kernels/plugin.h"
+#include "zoo/room.h"
 #include "zoo/rows.h"
 
 #include <math.h>
 #include <stdarg.h>
 #include <string.h>
 #include <sys/statvfs.h>
-#include <unistd.h>
 
 /* ---- room ----------------------------------------------------------------------------------- */
 
@@ -45,8 +45,7 @@ static uint64_t free_device(const ingot_manifest *m, const ingot_zoo_options *op
 
 static void find_room(ingot_zoo_room *room, const ingot_manifest *m,
                       const ingot_zoo_options *options, bool is_here) {
-    const long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
-    const uint64_t memory = is_here && pages > 0 && page > 0 ? (uint64_t)pages * (uint64_t)page : 0;
+    const uint64_t memory = is_here ? ingot_zoo_room_memory() : 0;
     *room = (ingot_zoo_room){
         .host_bytes = m->limits.host_bytes != 0 ? m->limits.host_bytes : memory,
         .device_bytes = m->limits.device_bytes,
