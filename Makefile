@@ -66,7 +66,7 @@ PUBLIC_OBJECTS := $(patsubst %.c,$(BUILD)/%.o,common/status.c \
 PUBLIC_LIBRARY := $(BUILD)/libingot.a
 
 # And, to compute on a CUDA device: calls into the library of the CUDA backend, which it opens.
-KERNELS_OBJECTS := $(BUILD)/kernels/ingot_kernels.o $(BUILD)/kernels/plugin.o
+KERNELS_OBJECTS := $(patsubst %,$(BUILD)/kernels/%.o,ingot_kernels plugin device_name)
 KERNELS_LIBRARY := $(BUILD)/libingot_kernels.a
 
 # The CUDA backend: a library of its own, so that the tools start on machines without CUDA.

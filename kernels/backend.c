@@ -2,9 +2,9 @@
 #include "kernels/backend.h"
 
 #include "kernels/cpu/cpu.h"
+#include "kernels/device_name.h"
 #include "kernels/plugin.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 ingot_status ingot_backend_open(ingot_backend *out, const char *device, unsigned threads,
@@ -18,18 +18,10 @@ ingot_status ingot_backend_open(ingot_backend *out, const char *device, unsigned
                    ? INGOT_OK
                    : ingot_cpu_open(out, threads, error);
     }
-    if (strcmp(device, "cuda") == 0) {
-        return ingot_plugin_open(out, device, -1, threads, error);
-    }
-    if (strncmp(device, "cuda:", 5) == 0) {
-        char *end;
-        const long ordinal = strtol(device + 5, &end, 10);
-        if (end != device + 5 && *end == '\0' && ordinal >= 0 && ordinal < 1024) {
-            return ingot_plugin_open(out, device, (int)ordinal, threads, error);
-        }
-    }
-    return ingot_error_set(error, INGOT_ERR_USAGE, NULL, NULL, "use auto, cpu, cuda or cuda:N",
-                           "unknown device '%s'", device);
+    int ordinal;
+    return ingot_device_ordinal(&ordinal, device)
+               ? ingot_plugin_open(out, device, ordinal, threads, error)
+               : ingot_device_check_name(device, error);
 }
 
 void ingot_backend_close(ingot_backend *backend) {

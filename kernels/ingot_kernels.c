@@ -1,6 +1,7 @@
 /* The public face of the CUDA backend: thin calls into its tables. */
 #include "kernels/ingot_kernels.h"
 
+#include "kernels/device_name.h"
 #include "kernels/engine.h"
 #include "kernels/plugin.h"
 
@@ -13,15 +14,9 @@ struct ingot_kernels {
 
 ingot_status ingot_kernels_open(ingot_kernels **out, const char *device, unsigned threads,
                                 ingot_error *error) {
-    int ordinal = -1;
+    int ordinal;
     *out = NULL;
-    if (strncmp(device, "cuda:", 5) == 0) {
-        char *end;
-        const long number = strtol(device + 5, &end, 10);
-        ordinal =
-            end != device + 5 && *end == '\0' && number >= 0 && number < 1024 ? (int)number : -2;
-    }
-    if (ordinal == -2 || (ordinal == -1 && strcmp(device, "cuda") != 0)) {
+    if (!ingot_device_ordinal(&ordinal, device)) {
         return ingot_error_set(error, INGOT_ERR_USAGE, NULL, NULL, "use cuda or cuda:N",
                                "unknown device '%s'", device);
     }

@@ -3,6 +3,7 @@
 #include "kernels/plugin.h"
 
 #include "kernels/cuda/open.h"
+#include "kernels/device_name.h"
 
 #include <dlfcn.h>
 #include <stddef.h>
@@ -77,13 +78,12 @@ static bool load(driver *d) {
 
 bool ingot_plugin_free_bytes(uint64_t *bytes, const char *device) {
     driver d;
-    int number;
+    int number, ordinal;
     void *context;
     size_t free_bytes = 0, total_bytes = 0;
-    const int ordinal = strncmp(device, "cuda:", 5) == 0 ? (int)strtol(device + 5, NULL, 10) : 0;
     *bytes = 0;
-    if (!load(&d) || d.init(0) != 0 || d.get(&number, ordinal) != 0 ||
-        d.retain(&context, number) != 0) {
+    if (!ingot_device_ordinal(&ordinal, device) || !load(&d) || d.init(0) != 0 ||
+        d.get(&number, ordinal < 0 ? 0 : ordinal) != 0 || d.retain(&context, number) != 0) {
         return false;
     }
     bool is_known = d.push(context) == 0;

@@ -48,7 +48,8 @@ static const ingot_cli_option options_table[] = {
     {"methods", 0, "LIST", "methods, separated by commas (default gptq,awq+gptq,rtn)."},
     {"samples", 0, "N", "calibration windows (default 128)."},
     {"seq-len", 0, "N", "tokens per window (default: 2048 or the model's context)."},
-    {"device", 0, "D", "auto (default), cpu, cuda or cuda:N."},
+    {"device", 0, "D",
+     "auto (default), cpu, cuda or cuda:N. Containers are verified by the cpu alone."},
     {"devices", 0, "LIST", "the first method once more on these devices together: 0,1."},
     {"slice", 0, "MODEL_DIR",
      "a checkpoint with the first blocks of a larger model, whose time is extrapolated."},
@@ -59,11 +60,10 @@ static const ingot_cli_option options_table[] = {
 };
 
 static const ingot_cli_scope scopes[] = {
-    {"file", "verify, decode"}, {"size", "verify"},     {"folder", "verify, convert"},
-    {"model", "convert"},       {"text", "convert"},    {"methods", "convert"},
-    {"samples", "convert"},     {"seq-len", "convert"}, {"device", "convert, decode, kernels"},
-    {"devices", "convert"},     {"slice", "convert"},   {"slice-blocks", "convert"},
-    {"shape", "decode"},
+    {"file", "verify, decode"}, {"size", "verify"},          {"folder", "verify, convert"},
+    {"model", "convert"},       {"text", "convert"},         {"methods", "convert"},
+    {"samples", "convert"},     {"seq-len", "convert"},      {"devices", "convert"},
+    {"slice", "convert"},       {"slice-blocks", "convert"}, {"shape", "decode"},
 };
 
 static const ingot_cli_spec bench_spec = {

@@ -15,12 +15,13 @@ typedef struct ingot_bench_options {
 
     const char *shape; /* of a generated model to decode with */
 
-    /* of conversions; device of decoding too */
-    const char *model, *text, *methods, *device; /* device NULL: auto */
-    uint64_t samples, seq_len;                   /* seq_len 0: the default of ingot-convert */
-    const char *devices;   /* a list as for ingot-convert --devices, measured too; NULL: none */
-    const char *slice;     /* a checkpoint with a few blocks of a larger model; NULL: none */
-    uint64_t slice_blocks; /* of that model */
+    const char *device; /* NULL: auto */
+    /* of conversions: */
+    const char *model, *text, *methods;
+    uint64_t samples, seq_len; /* seq_len 0: the default of ingot-convert */
+    const char *devices;       /* a list as for ingot-convert --devices, measured too; NULL: none */
+    const char *slice;         /* a checkpoint with a few blocks of a larger model; NULL: none */
+    uint64_t slice_blocks;     /* of that model */
 } ingot_bench_options;
 
 /* Runs one measurement and fills *out with a new object of figures. */

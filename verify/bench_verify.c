@@ -7,6 +7,7 @@
 #include "common/random.h"
 #include "common/sizes.h"
 #include "format/container_write.h"
+#include "kernels/device_name.h"
 #include "verify/bench_machine.h"
 
 #include <fcntl.h>
@@ -189,6 +190,19 @@ done:
     return status;
 }
 
+/* Every measurement takes --device; this one has a single device to take. */
+static ingot_status check_device(const char *device, ingot_error *error) {
+    if (device == NULL) {
+        return INGOT_OK;
+    }
+    INGOT_TRY(ingot_device_check_name(device, error));
+    return strcmp(device, "auto") == 0 || strcmp(device, "cpu") == 0
+               ? INGOT_OK
+               : ingot_error_set(error, INGOT_ERR_UNSUPPORTED, NULL, NULL,
+                                 "use --device cpu, or none",
+                                 "device %s: containers are verified by the cpu", device);
+}
+
 ingot_status ingot_bench_verify(json_t **out, const ingot_bench_options *options,
                                 ingot_error *error) {
     ingot_status status = INGOT_OK;
@@ -196,6 +210,7 @@ ingot_status ingot_bench_verify(json_t **out, const ingot_bench_options *options
     double open_ms = NAN;
     const bool is_generated = options->file == NULL;
     *out = json_object();
+    INGOT_TRY(check_device(options->device, error));
     INGOT_TRY(ingot_path_join(path, sizeof path, options->folder, "ingot-bench.ingot"));
     if (is_generated) {
         const uint64_t copy_bytes = (uint64_t)ROWS * COLS / 2 + (uint64_t)ROWS * COLS / 128 * 2;

@@ -6,6 +6,7 @@
 #include "common/json.h"
 #include "common/sizes.h"
 #include "format/digest.h"
+#include "kernels/device_name.h"
 #include "verify/source_check.h"
 #include "verify/source_folds.h"
 
@@ -30,6 +31,7 @@ const char *ingot_layer_kind_name(ingot_layer_kind kind) {
 /* ---- options ------------------------------------------------------------------------------- */
 
 ingot_status ingot_verify_check_options(const ingot_verify_options *options, ingot_error *error) {
+    INGOT_TRY(ingot_device_check_name(options->device, error));
     const bool has_ratio = !isnan(options->max_ppl_ratio), has_kld = !isnan(options->max_kld);
     if ((has_ratio || has_kld) && options->text_count == 0) {
         return ingot_error_set(error, INGOT_ERR_USAGE, NULL, NULL, "add --text FILE",

@@ -2,6 +2,7 @@
 #include "zoo/zoo.h"
 
 #include "common/files.h"
+#include "kernels/device_name.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -114,10 +115,7 @@ static ingot_status on_option(void *context, const char *name, const char *value
     }
     if (strcmp(name, "device") == 0) {
         o->device = value;
-        return ingot_manifest_is_device(value)
-                   ? INGOT_OK
-                   : ingot_error_set(error, INGOT_ERR_USAGE, NULL, NULL,
-                                     "use auto, cpu, cuda or cuda:N", "unknown device '%s'", value);
+        return ingot_device_check_name(value, error);
     }
     if (strcmp(name, "until") == 0) {
         static const char *const steps[] = {"statistics"};

@@ -2,6 +2,7 @@
 #include "zoo/manifest.h"
 
 #include "common/files.h"
+#include "kernels/device_name.h"
 #include "zoo/manifest_fields.h"
 
 #include <math.h>
@@ -343,13 +344,6 @@ static ingot_status read_products(reader *r) {
 
 /* ---- the rest of the root ------------------------------------------------------------------- */
 
-bool ingot_manifest_is_device(const char *text) {
-    const bool is_cuda = strncmp(text, "cuda:", 5) == 0;
-    const size_t digits = is_cuda ? strspn(text + 5, "0123456789") : 0;
-    return strcmp(text, "cpu") == 0 || strcmp(text, "auto") == 0 || strcmp(text, "cuda") == 0 ||
-           (is_cuda && digits > 0 && digits <= 3 && text[5 + digits] == '\0');
-}
-
 static ingot_status read_devices(const reader *r) {
     ingot_manifest *out = r->out;
     const place here = {.key = "devices"};
@@ -365,7 +359,7 @@ static ingot_status read_devices(const reader *r) {
     for (uint64_t i = 0; list != NULL && i < count; i++) {
         const place at = {.parent = &here, .index = i};
         const char *name = json_string_value(json_array_get(list, i));
-        if (name == NULL || !ingot_manifest_is_device(name)) {
+        if (name == NULL || ingot_device_check_name(name, NULL) != INGOT_OK) {
             return ingot_field_refuse(r, &at,
                                       "a device is \"auto\", \"cpu\", \"cuda\" or \"cuda:N\"");
         }

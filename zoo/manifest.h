@@ -89,9 +89,6 @@ ingot_status ingot_manifest_read(ingot_manifest *out, const char *path,
                                  ingot_error *error) INGOT_MUST_CHECK;
 void ingot_manifest_free(ingot_manifest *manifest);
 
-/* Whether a text is what --device takes: cpu, auto, cuda or cuda:N. */
-bool ingot_manifest_is_device(const char *text);
-
 /* Whether a product calibrates on a text. */
 bool ingot_product_has_data(const ingot_zoo_product *product);
 bool ingot_product_has_gates(const ingot_zoo_product *product);

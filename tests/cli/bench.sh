@@ -11,6 +11,12 @@ grep -q '"open_tensors": 10000' out || fail "another number of tensors"
 grep -q '"error": null' out || fail "an error: $(cat out)"
 [ -z "$(ls ./*.ingot* 2>/dev/null)" ] || fail "left behind: $(ls)"
 
+expect_exit 0 ingot-bench verify --size 2M --runs 1 --device cpu --json
+expect_exit 2 ingot-bench verify --size 2M --device cuda --json
+expect_error "--device cpu"
+grep -q '"error": "E_UNSUPPORTED"' out || fail "$(cat out)"
+expect_exit 2 ingot-bench verify --size 2M --device banana --json
+grep -q '"error": "E_USAGE"' out || fail "$(cat out)"
 expect_exit 2 ingot-bench verify --file none.ingot
 expect_error none.ingot
 expect_exit 2 ingot-bench verify --folder none --size 2M

@@ -69,6 +69,7 @@ refuse E_USAGE "--tokens" "$MODEL" --prompt x -n 0
 refuse E_USAGE "--temperature" "$MODEL" --prompt x -t -1
 refuse E_USAGE "--seed" "$MODEL" --prompt x --seed 1.5
 refuse E_USAGE "abacus" "$MODEL" --prompt x --device abacus
+refuse E_USAGE "unknown device" "$MODEL" --prompt x --device "cuda: 1"
 refuse E_DEVICE "cuda:99" "$MODEL" --prompt x --device cuda:99
 refuse E_NOT_FOUND "no/such/model" no/such/model --prompt x
 

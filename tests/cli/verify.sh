@@ -104,6 +104,8 @@ json error '"E_MAGIC"'
 expect_exit 2 ingot-verify missing.ingot --json
 json error '"E_NOT_FOUND"'
 json valid null
+expect_exit 2 ingot-verify model.ingot --device banana
+expect_error "unknown device"
 expect_exit 2 ingot-verify . --json
 json valid null
 expect_exit 2 ingot-verify model.ingot --text missing.txt --json
