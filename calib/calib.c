@@ -12,10 +12,6 @@
 
 #include <string.h>
 
-#define MAX_TEXTS       64
-#define DEFAULT_SAMPLES 128u
-#define DEFAULT_SEQ_LEN 2048u
-
 static const ingot_cli_option options[] = {
     {"text", 0, "FILE",
      "Text to calibrate on. May be repeated: the files are joined in order. @self: text "
@@ -56,7 +52,7 @@ static const ingot_cli_spec spec = {
 
 typedef struct calib_settings {
     const char *path;
-    const char *texts[MAX_TEXTS];
+    const char *texts[INGOT_MAX_TEXTS];
     uint64_t text_count;
     const char *output;
     const char *device;
@@ -83,9 +79,9 @@ static ingot_status take_option(void *context, const char *name, const char *val
     if (strcmp(name, "text") != 0) {
         return ingot_cli_store(s, members, sizeof members / sizeof *members, name, value, error);
     }
-    if (s->text_count == MAX_TEXTS) {
-        return ingot_error_set(error, INGOT_ERR_USAGE, NULL, NULL, "join the files first",
-                               "--text: more than %d files", MAX_TEXTS);
+    if (s->text_count == INGOT_MAX_TEXTS) {
+        return ingot_error_set(error, INGOT_ERR_USAGE, NULL, NULL, "concatenate some of them",
+                               "more than %u texts", INGOT_MAX_TEXTS);
     }
     s->texts[s->text_count++] = value;
     return INGOT_OK;
@@ -130,17 +126,6 @@ static ingot_status check_settings(const calib_settings *s, ingot_error *error) 
     if (!s->force && ingot_path_exists(s->output)) {
         return ingot_error_set(error, INGOT_ERR_EXISTS, s->output, NULL,
                                "use --force to replace it", "the output exists");
-    }
-    return INGOT_OK;
-}
-
-static ingot_status check_length(const calib_settings *s, const ingot_model *model,
-                                 uint64_t *length, ingot_error *error) {
-    *length = s->seq_len != 0 ? s->seq_len : ingot_min_u64(DEFAULT_SEQ_LEN, model->context);
-    if (*length > model->context) {
-        return ingot_error_set(error, INGOT_ERR_USAGE, s->path, NULL, "use a smaller --seq-len",
-                               "windows of %llu tokens exceed the model's context of %llu",
-                               (unsigned long long)*length, (unsigned long long)model->context);
     }
     return INGOT_OK;
 }
@@ -219,7 +204,7 @@ static ingot_status calibrate(calibration *c, ingot_error *error) {
                                "a container has no full-precision weights to take statistics of");
     }
     INGOT_TRY(ingot_text_model_open_weights(&c->from, s->path, true, error));
-    INGOT_TRY(check_length(s, &c->from.model, &length, error));
+    INGOT_TRY(ingot_windows_length(&length, s->seq_len, c->from.model.context, s->path, error));
     INGOT_TRY(load_text(c, length, error));
     INGOT_TRY(
         ingot_windows_calibration(&c->windows, &c->text, s->samples, length, s->texts[0], error));
@@ -302,7 +287,7 @@ static void close_calibration(calibration *c) {
 int ingot_calib_tool(int argc, char **argv) {
     ingot_error error;
     memset(&error, 0, sizeof error);
-    calibration c = {.settings = {.device = "auto", .samples = DEFAULT_SAMPLES}};
+    calibration c = {.settings = {.device = "auto", .samples = INGOT_WINDOW_COUNT}};
     switch (
         ingot_cli_parse(&spec, argc, argv, take_option, &c.settings, &c.settings.path, &error)) {
     case INGOT_CLI_EXIT:

@@ -111,6 +111,17 @@ void ingot_text_free(ingot_text *text) {
     *text = (ingot_text){0};
 }
 
+ingot_status ingot_windows_length(uint64_t *out, uint64_t wanted, uint64_t context,
+                                  const char *path, ingot_error *error) {
+    *out = wanted != 0 ? wanted : ingot_min_u64(INGOT_WINDOW_LENGTH, context);
+    if (*out > context) {
+        return ingot_error_set(error, INGOT_ERR_USAGE, path, NULL, "use a smaller --seq-len",
+                               "windows of %llu tokens do not fit the model's context of %llu",
+                               (unsigned long long)*out, (unsigned long long)context);
+    }
+    return INGOT_OK;
+}
+
 static ingot_status check_length(const ingot_text *text, uint64_t length, const char *path,
                                  ingot_error *error) {
     if (length == 0) {

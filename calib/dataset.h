@@ -5,6 +5,8 @@
 
 #include "calib/tokenizer.h"
 
+#define INGOT_MAX_TEXTS 64u /* of a command line */
+
 /* All tokens of the texts, concatenated, and a digest of the raw bytes. */
 typedef struct ingot_text {
     uint32_t *ids; /* [count], owned */
@@ -18,6 +20,14 @@ typedef struct ingot_text {
 ingot_status ingot_text_load(ingot_text *out, const char *const *paths, uint64_t path_count,
                              const ingot_tokenizer *tokenizer, ingot_error *error) INGOT_MUST_CHECK;
 void ingot_text_free(ingot_text *text);
+
+/* Of calibration and evaluation alike, where the command line says nothing. */
+#define INGOT_WINDOW_LENGTH 2048u /* tokens, or the model's context if that is less */
+#define INGOT_WINDOW_COUNT  128u  /* of calibration */
+/* *out = tokens of a calibration window: wanted, or 0 for the default; path is the model's.
+ * INGOT_ERR_USAGE where the context does not hold them. */
+ingot_status ingot_windows_length(uint64_t *out, uint64_t wanted, uint64_t context,
+                                  const char *path, ingot_error *error) INGOT_MUST_CHECK;
 
 typedef struct ingot_windows {
     uint32_t *ids; /* [count][length], owned */

@@ -16,8 +16,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define DEFAULT_LENGTH 2048u
-
 /* ---- before any work ------------------------------------------------------------------------ */
 
 /* What the target of bits per weight needs and excludes. */
@@ -219,20 +217,10 @@ static ingot_status open_inputs(session *s) {
 
 /* ---- calibration data ----------------------------------------------------------------------- */
 
-/* Tokens of a calibration window. */
 static ingot_status window_length(uint64_t *length, const session *s) {
     const ingot_convert_options *o = s->options;
-    *length = o->recipe.seq_len;
-    if (*length == 0) {
-        *length = s->model.context < DEFAULT_LENGTH ? s->model.context : DEFAULT_LENGTH;
-    }
-    if (*length > s->model.context) {
-        return ingot_error_set(s->error, INGOT_ERR_USAGE, o->model_dir, NULL,
-                               "use a smaller --seq-len",
-                               "windows of %llu tokens do not fit the model's context of %llu",
-                               (unsigned long long)*length, (unsigned long long)s->model.context);
-    }
-    return INGOT_OK;
+    return ingot_windows_length(length, o->recipe.seq_len, s->model.context, o->model_dir,
+                                s->error);
 }
 
 /* The tokens of the texts. */

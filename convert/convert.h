@@ -7,8 +7,6 @@
 #include "convert/plan_measure.h"
 #include "convert/recipe.h"
 
-#define INGOT_MAX_TEXTS 64
-
 typedef struct ingot_convert_options {
     const char *model_dir, *output, *recipe_path, *stats, *sensitivity, *device, *devices;
     const char *texts[INGOT_MAX_TEXTS];

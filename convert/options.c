@@ -130,7 +130,7 @@ static ingot_status run_option(ingot_convert_options *o, const char *name, const
     } else if (strcmp(name, "text") == 0) {
         if (o->text_count == INGOT_MAX_TEXTS) {
             return ingot_error_set(error, INGOT_ERR_USAGE, NULL, NULL, "concatenate some of them",
-                                   "more than %d texts", INGOT_MAX_TEXTS);
+                                   "more than %u texts", INGOT_MAX_TEXTS);
         }
         o->texts[o->text_count++] = value;
     } else if (strcmp(name, "stats") == 0) {

@@ -1,6 +1,7 @@
 /* Recipes: reading, checking, and the setting of one tensor (spec/recipe.md). */
 #include "convert/recipe.h"
 
+#include "calib/dataset.h"
 #include "common/files.h"
 #include "common/memory.h"
 
@@ -27,7 +28,7 @@ void ingot_recipe_init(ingot_recipe *recipe) {
                      .group = 128,
                      .is_symmetric = true,
                      .scale = INGOT_SCALE_AUTO},
-        .samples = 128,
+        .samples = INGOT_WINDOW_COUNT,
         .steps = {.is_sequential = true,
                   .corrects = true,
                   .corrects_residual = true,

@@ -311,8 +311,9 @@ static ingot_status load_windows(ingot_verification *verification, const model_r
     memcpy(verification->text_digest, text.digest, sizeof text.digest);
     verification->text_bytes = text.bytes;
     verification->text_tokens = text.count;
-    verification->window_length =
-        options->seq_len != 0 ? options->seq_len : ingot_min_u64(2048, model->context);
+    verification->window_length = options->seq_len != 0
+                                      ? options->seq_len
+                                      : ingot_min_u64(INGOT_WINDOW_LENGTH, model->context);
     if (verification->window_length > model->context && !options->is_silent) {
         (void)fprintf(stderr,
                       "ingot-verify: warning: windows of %" PRIu64

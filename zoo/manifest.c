@@ -1,6 +1,7 @@
 /* Reading a manifest: every value is checked, every error names its line (spec/zoo.md). */
 #include "zoo/manifest.h"
 
+#include "calib/dataset.h"
 #include "common/files.h"
 #include "kernels/device_name.h"
 #include "zoo/manifest_fields.h"
@@ -35,9 +36,9 @@ static ingot_status read_models(const reader *r) {
 static ingot_status read_text(const reader *r, ingot_zoo_text *text, const json_t *value,
                               const place *at) {
     const uint64_t count = json_is_array(value) ? json_array_size(value) : 1;
-    if (count == 0 || count > INGOT_ZOO_MAX_TEXTS) {
+    if (count == 0 || count > INGOT_MAX_TEXTS) {
         return ingot_field_refuse(r, at, "text \"%s\" must have 1 to %u files", text->name,
-                                  INGOT_ZOO_MAX_TEXTS);
+                                  INGOT_MAX_TEXTS);
     }
     INGOT_TRY(ingot_field_array(r, &text->paths, count, sizeof *text->paths));
     for (uint64_t i = 0; i < count; i++) {

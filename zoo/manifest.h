@@ -12,7 +12,6 @@
 
 #define INGOT_ZOO_NONE        UINT64_MAX
 #define INGOT_ZOO_SELF        "@self" /* in place of a file: what the model itself writes */
-#define INGOT_ZOO_MAX_TEXTS   64u
 #define INGOT_ZOO_MAX_DEVICES 64u
 #define INGOT_ZOO_MAX_SLURM   32u
 

@@ -199,6 +199,19 @@ static void test_no_memory(void) {
     CU_ASSERT(n > 4);
 }
 
+static void test_length(void) {
+    uint64_t length = 0;
+    CU_ASSERT_EQUAL(ingot_windows_length(&length, 0, 4096, "m", &error), INGOT_OK);
+    CU_ASSERT_EQUAL(length, 2048);
+    CU_ASSERT_EQUAL(ingot_windows_length(&length, 0, 100, "m", &error), INGOT_OK);
+    CU_ASSERT_EQUAL(length, 100);
+    CU_ASSERT_EQUAL(ingot_windows_length(&length, 100, 100, "m", &error), INGOT_OK);
+    CU_ASSERT_EQUAL(length, 100);
+    CU_ASSERT_EQUAL(ingot_windows_length(&length, 101, 100, "m", &error), INGOT_ERR_USAGE);
+    CU_ASSERT_STRING_EQUAL(error.file, "m");
+    CU_ASSERT_PTR_NOT_NULL(strstr(error.reason, "101 tokens do not fit"));
+}
+
 int main(void) {
     static const CU_TestInfo tests[] = {
         {"files are concatenated and digested", test_concatenation},
@@ -207,6 +220,7 @@ int main(void) {
         {"calibration windows", test_calibration},
         {"evaluation windows", test_evaluation},
         {"windows that are refused", test_refused_windows},
+        {"the length of a window", test_length},
         {"every allocation fails", test_no_memory},
         CU_TEST_INFO_NULL,
     };
