@@ -262,17 +262,16 @@ static bool print_json(const calibration *finished, ingot_status status) {
     is_good &= ingot_json_put_code(object, status);
     is_good = is_good && ingot_json_print(object, stdout);
     json_decref(object);
-    return is_good && fflush(stdout) == 0 && ferror(stdout) == 0;
+    return is_good;
 }
 
-static bool print_summary(const calibration *c) {
+static void print_summary(const calibration *c) {
     char bytes[32], seconds[32];
     ingot_format_bytes(bytes, sizeof bytes, (double)c->result.file_bytes);
     ingot_format_seconds(seconds, sizeof seconds, c->seconds);
     (void)printf("%s: %s, %llu windows of %llu tokens, %s%s\n", c->settings.output, bytes,
                  (unsigned long long)c->windows.count, (unsigned long long)c->windows.length,
                  seconds, c->is_reused ? ", reused" : "");
-    return fflush(stdout) == 0 && ferror(stdout) == 0;
 }
 
 static void close_calibration(calibration *c) {
@@ -306,9 +305,10 @@ int ingot_calib_tool(int argc, char **argv) {
                       spec.tool, (unsigned long long)c.result.dropped);
     }
     bool is_printed = true;
-    if (c.settings.is_json || status == INGOT_OK) {
-        is_printed = c.settings.is_json ? print_json(status == INGOT_OK ? &c : NULL, status)
-                                        : print_summary(&c);
+    if (c.settings.is_json) {
+        is_printed = print_json(status == INGOT_OK ? &c : NULL, status);
+    } else if (status == INGOT_OK) {
+        print_summary(&c);
     }
     close_calibration(&c);
     return ingot_cli_end(spec.tool, status, &error, is_printed);

@@ -441,21 +441,17 @@ static bool show(const inspect_options *wanted, const inspection *all, const ins
     if (wanted->is_json) {
         json_t *object = inspection_json(status == INGOT_OK ? all : NULL, wanted->with_tensors,
                                          other, comparison, status);
-        if (object == NULL) {
-            return false;
-        }
-        const bool is_printed = ingot_json_print(object, stdout);
+        const bool is_printed = object != NULL && ingot_json_print(object, stdout);
         json_decref(object);
-        if (!is_printed) {
-            return false;
-        }
-    } else if (status == INGOT_OK) {
+        return is_printed;
+    }
+    if (status == INGOT_OK) {
         inspection_print(all, wanted->with_tensors);
         if (comparison != NULL) {
             inspection_print_comparison(all, other, comparison);
         }
     }
-    return fflush(stdout) == 0 && ferror(stdout) == 0;
+    return true;
 }
 
 int ingot_inspect_tool(int argc, char **argv) {

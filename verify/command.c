@@ -88,27 +88,22 @@ static ingot_status set_option(void *context, const char *name, const char *valu
     return INGOT_OK;
 }
 
-static ingot_status print_report(const command *cmd, const ingot_verification *verification) {
+/* False when not all of it was printed. */
+static bool print_report(const command *cmd, const ingot_verification *verification) {
     if (!cmd->is_json) {
         ingot_verify_report_text(verification, stdout);
-    } else {
-        json_t *object = ingot_verify_report_json(verification);
-        if (object == NULL) {
-            return INGOT_ERR_NO_MEMORY;
-        }
-        const bool is_printed = ingot_json_print(object, stdout);
-        json_decref(object);
-        if (!is_printed) {
-            return ferror(stdout) == 0 ? INGOT_ERR_NO_MEMORY : INGOT_ERR_IO;
-        }
+        return true;
     }
-    /* A report that did not reach its reader is no report. */
-    return fflush(stdout) == 0 && ferror(stdout) == 0 ? INGOT_OK : INGOT_ERR_IO;
+    json_t *object = ingot_verify_report_json(verification);
+    const bool is_printed = object != NULL && ingot_json_print(object, stdout);
+    json_decref(object);
+    return is_printed;
 }
 
 /* A command line that cannot be parsed still answers --json with an object. */
 static int usage_exit(int argc, char **argv, command *cmd, const ingot_error *error) {
     ingot_verification verification;
+    bool is_printed = true;
     cmd->is_json = cmd->is_json || ingot_cli_has_flag(argc, argv, "json");
     if (cmd->is_json) {
         ingot_verification_init(&verification, &cmd->options);
@@ -116,10 +111,10 @@ static int usage_exit(int argc, char **argv, command *cmd, const ingot_error *er
         if (error->status == INGOT_OK) {
             verification.error.status = INGOT_ERR_USAGE;
         }
-        (void)print_report(cmd, &verification);
+        is_printed = print_report(cmd, &verification);
         ingot_verification_close(&verification);
     }
-    return 2;
+    return ingot_cli_finish(command_spec.tool, 2, is_printed);
 }
 
 /* The page replaces an older page, never what is checked. */
@@ -166,13 +161,9 @@ static int run(command *cmd) {
             }
         }
     }
-    const ingot_status printed = print_report(cmd, &verification);
-    if (printed != INGOT_OK) {
-        (void)ingot_error_set(&error, printed, "stdout", NULL, NULL, "the report is incomplete");
-        exit_code = ingot_cli_report(command_spec.tool, &error);
-    }
+    const bool is_printed = print_report(cmd, &verification);
     ingot_verification_close(&verification);
-    return exit_code;
+    return ingot_cli_finish(command_spec.tool, exit_code, is_printed);
 }
 
 int ingot_verify_command(int argc, char **argv) {
