@@ -11,28 +11,25 @@ INLINE void f16_segment(float *out, const uint16_t *in, uint64_t count) {
     for (; i + 16 <= count; i += 16) {
         _mm512_storeu_ps(out + i, _mm512_cvtph_ps(_mm256_loadu_si256((const void *)(in + i))));
     }
-    if (i < count && count >= 16) { /* the last once more, rather than one by one */
-        i = count - 16;
-        _mm512_storeu_ps(out + i, _mm512_cvtph_ps(_mm256_loadu_si256((const void *)(in + i))));
-        return;
-    }
+    const __mmask16 rest = (__mmask16)((1u << (count - i)) - 1u);
+    _mm512_mask_storeu_ps(out + i, rest, _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(rest, in + i)));
 #elif defined(__F16C__)
     for (; i + 8 <= count; i += 8) {
         _mm256_storeu_ps(out + i, _mm256_cvtph_ps(_mm_loadu_si128((const void *)(in + i))));
     }
-    if (i < count && count >= 8) {
+    if (i < count && count >= 8) { /* the last once more, rather than one by one */
         i = count - 8;
         _mm256_storeu_ps(out + i, _mm256_cvtph_ps(_mm_loadu_si128((const void *)(in + i))));
         return;
     }
-#endif
     for (; i < count; i++) {
-#if defined(__F16C__)
         out[i] = _cvtsh_ss(in[i]);
-#else
-        out[i] = ingot_f16_to_f32(in[i]);
-#endif
     }
+#else
+    for (; i < count; i++) {
+        out[i] = ingot_f16_to_f32(in[i]);
+    }
+#endif
 }
 
 INLINE void bf16_segment(float *out, const uint16_t *in, uint64_t count) {

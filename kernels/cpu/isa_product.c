@@ -9,9 +9,10 @@
  * activations, rounded to 16 bits with one scale for each word, in the order in which they are
  * met.  One instruction multiplies the two halves and adds them in 32 bits, exactly.
  *
- * Where bytes can be multiplied, codes of 2, 4 and 8 bits stay bytes, and an integer of 16 bits is
- * met as two digits of 8: q = 256 high + low, both signed.  Twice the products, each of four codes
- * to a word: half the shifts and masks, and the same sums, for all are exact.
+ * Codes of 2 and 4 bits, and of 8 with VNNI, stay bytes, and an integer of 16 bits is met as two
+ * digits of 8: q = 256 high + low, both signed.  Twice the products, each of four codes to a word:
+ * half the shifts and masks, and the same sums, for all are exact.  Without VNNI the products of a
+ * digit fit 16 bits, which two multiplications by 256 and 1 widen; those of 8 bits would not fit.
  * spec/decisions/0020 and 0027 have what the rounding does and where it is used.
  *
  * Zero points leave the loop: sum (q - z) x  =  sum q x - z sum x, integers, where a word belongs
@@ -19,13 +20,22 @@
  *
  * The order of the sums is that of the lanes: v3, v3n, v4 and v4n agree bit for bit
  * (isa_lanes.h). */
+#include "common/sizes.h"
 #include "kernels/cpu/isa_halves.h"
 
 #define WORDS        16u      /* in a block, one to a lane */
-#define GROUP_VALUES 512u     /* scales of a row widened at a time */
-#define ROWS         4u       /* of the weights, met together */
+#define GROUP_VALUES 128u     /* scales of a row widened at a time */
 #define LARGEST      32639.0f /* of the activations: 127 x 256 + 127, so that digits are bytes */
 #define AHEAD_BYTES  16384u   /* how far codes are asked for ahead */
+
+/* Rows of the weights that are met together, so that all sums stay in registers, of which there are
+ * 32 with AVX512 and 16 without; and rows whose scales are widened before they are met. */
+#if defined(__AVX512F__)
+#define ROWS 4u
+#else
+#define ROWS 2u
+#endif
+#define BAND 8u
 
 #if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
 #define HAS_BYTES 1
@@ -68,10 +78,6 @@ static const word_rule word_rules[9] = {
     [6] = {{0, 1, 1, 2, 3, 4, 4, 5, 6, 7, 7, 8, 9, 10, 10, 11}, {16, 1, 16, 1, 16, 1, 16, 1}},
     [7] = {{0, 1, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7}, {512, 4, 8, 16, 32, 64, 128, 256}},
 };
-
-typedef struct words {
-    vec_u16 part[PARTS];
-} words;
 
 /* The rule in registers. */
 typedef struct vec_rule {
@@ -131,7 +137,7 @@ INLINE vec_i32 pairs_product(vec_i32 sum, vec_u16 a, vec_u16 b) {
 
 /* Whether codes of this width are met as bytes, and activations as digits. */
 INLINE bool are_bytes(unsigned bits) {
-    return HAS_BYTES && 8 % bits == 0;
+    return bits == 2 || bits == 4 || (HAS_BYTES && bits == 8);
 }
 
 #if HAS_BYTES
@@ -141,6 +147,18 @@ INLINE vec_i32 bytes_product(vec_i32 sum, vec_u16 a, vec_i32 b) {
     return (vec_i32)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)a, (__m512i)b);
 #else
     return (vec_i32)_mm256_dpbusd_avx_epi32((__m256i)sum, (__m256i)a, (__m256i)b);
+#endif
+}
+#else
+/* sum[i] + a[2i] b[2i] + a[2i+1] b[2i+1] in 16 bits, a bytes without a sign, b with one.  The sums
+ * of all planes of a word are at most 2 planes (2^bits - 1) 128, 7680 for 4 bits. */
+INLINE vec_u16 bytes_product(vec_u16 sum, vec_u16 a, vec_i32 b) {
+#if defined(__AVX512F__)
+    return sum + (vec_u16)_mm512_maddubs_epi16((__m512i)a, (__m512i)b);
+#elif defined(__AVX2__)
+    return sum + (vec_u16)_mm256_maddubs_epi16((__m256i)a, (__m256i)b);
+#else
+    return sum + (vec_u16)_mm_maddubs_epi16((__m128i)a, (__m128i)b);
 #endif
 }
 #endif
@@ -155,18 +173,16 @@ INLINE vec_i32 vec_max_i32(vec_i32 a, vec_i32 b) {
 #endif
 }
 
-/* A block of words; at least 64 bytes can be read. */
-INLINE words words_load(const uint8_t *codes, vec_rule rule, const unsigned bits) {
+/* Part p of a block of words; at least 64 bytes of the block can be read. */
+INLINE vec_u16 words_load(const uint8_t *codes, unsigned p, vec_rule rule, const unsigned bits) {
     const unsigned quarter = quarter_bytes(bits);
-    words r;
-    EACH_PART(p) {
-        if (quarter == 16) {
-            memcpy(&r.part[p], codes + p * sizeof r.part[p], sizeof r.part[p]);
-        } else {
-            r.part[p] = bytes_shuffle(quarters_load(codes, p, quarter), rule.from) * rule.factor;
-        }
+    vec_u16 w;
+    if (quarter == 16) {
+        memcpy(&w, codes + p * sizeof w, sizeof w);
+    } else {
+        w = bytes_shuffle(quarters_load(codes, p, quarter), rule.from) * rule.factor;
     }
-    return r;
+    return w;
 }
 
 /* Code k of both halves of the words. */
@@ -336,7 +352,7 @@ typedef struct spread_rule {
     unsigned begin[PARTS];
 } spread_rule;
 
-INLINE spread_rule spread_rule_make(unsigned groups_per_block) {
+static spread_rule spread_rule_make(unsigned groups_per_block) {
     static const int32_t from[5][WORDS] = {
         {0},
         {0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1},
@@ -364,221 +380,315 @@ INLINE spread_rule spread_rule_make(unsigned groups_per_block) {
 #define SHUFFLE(out, v, from) ((out) = __builtin_shuffle(v, from))
 #endif
 
-INLINE vec_f32 spread_f32(const float *values, unsigned p, const spread_rule *rule) {
+INLINE vec_f32 spread_f32(const float *values, unsigned p, const spread_rule *rule,
+                          const bool one_group) {
     vec_f32 v, out;
+    if (one_group) { /* of integers: 0 + x is not always x in floats, and would be computed */
+        int32_t value;
+        memcpy(&value, values, sizeof value);
+        return (vec_f32)((vec_i32){0} + value);
+    }
     memcpy(&v, values + rule->begin[p], sizeof v);
     SHUFFLE(out, v, rule->from);
     return out;
 }
 
-INLINE vec_i32 spread_i32(const int32_t *values, unsigned p, const spread_rule *rule) {
+INLINE vec_i32 spread_i32(const int32_t *values, unsigned p, const spread_rule *rule,
+                          const bool one_group) {
     vec_i32 v, out;
+    if (one_group) {
+        return (vec_i32){0} + *values;
+    }
     memcpy(&v, values + rule->begin[p], sizeof v);
     SHUFFLE(out, v, rule->from);
     return out;
 }
+
+struct band;
+struct call;
+typedef void run_function(struct band *t, const struct call *c, const uint8_t *codes,
+                          uint64_t stride, uint64_t first, uint64_t count, unsigned row,
+                          unsigned tiles);
 
 /* A call: what is the same for all its rows.  Groups fall into blocks as some blocks to a group, or
  * some groups to a block. */
 typedef struct call {
     const ingot_weight_view *w;
-    const int32_t *x; /* arranged */
-    uint64_t x_stride;
-    uint64_t blocks, blocks_per_group;
-    unsigned groups_per_block;
+    run_function *const *run; /* tiles of one row, of ROWS rows */
+    uint64_t blocks, blocks_per_group, groups_per_block;
+    uint64_t chunk; /* blocks whose groups are loaded at once */
+    uint64_t block_bytes, block_arranged;
     vec_rule rule;
     spread_rule spread;
 } call;
 
-INLINE call call_make(const ingot_weight_view *w, const int32_t *x, uint64_t x_stride,
-                      const unsigned bits) {
-    const uint64_t block = (uint64_t)2 * WORDS * codes_per_half(bits);
-    call c = {.w = w, .x = x, .x_stride = x_stride, .groups_per_block = 1};
+/* Rows of the weights with a row of x.  Blocks come in chunks, as many as have groups in `values`;
+ * x and what is to be asked for next are those of the first block of the chunk. */
+typedef struct band {
+    const uint8_t *ahead;
+    const int32_t *x; /* arranged */
+    lanes total[BAND];
+    group_values values[BAND];
+} band;
+
+/* sum[rows] += the words w[rows] times the digits at x */
+INLINE void digits_product(vec_i32 *sum, const vec_u16 *w, const int32_t *x, const unsigned rows,
+                           const unsigned bits) {
+    const unsigned planes = codes_per_half(bits) / 2;
+#if HAS_BYTES
+    vec_i32 high[ROWS] = {{0}};
+    EACH_OF(k, planes) {
+        const vec_i32 h = integers_load(x + k * WORDS);
+        const vec_i32 l = integers_load(x + (planes + k) * WORDS);
+        EACH_OF(i, rows) {
+            const vec_u16 codes = byte_codes(w[i], k, bits);
+            high[i] = bytes_product(high[i], codes, h);
+            sum[i] = bytes_product(sum[i], codes, l);
+        }
+    }
+    EACH_OF(i, rows) {
+        sum[i] += high[i] << 8;
+    }
+#else
+    const vec_u16 ones = (vec_u16){0} + 1, shifts = (vec_u16){0} + 256;
+    EACH_OF(i, rows) {
+        vec_u16 high = {0}, low = {0};
+        EACH_OF(k, planes) {
+            const vec_u16 codes = byte_codes(w[i], k, bits);
+            high = bytes_product(high, codes, integers_load(x + k * WORDS));
+            low = bytes_product(low, codes, integers_load(x + (planes + k) * WORDS));
+        }
+        sum[i] = pairs_product(pairs_product(sum[i], high, shifts), low, ones);
+    }
+#endif
+}
+
+/* sum[rows] += the words w[rows] times the integers at x */
+INLINE void words_product(vec_i32 *sum, const vec_u16 *w, const int32_t *x, const unsigned rows,
+                          const unsigned bits) {
+    const unsigned per_half = codes_per_half(bits);
+    if (are_bytes(bits)) {
+        digits_product(sum, w, x, rows, bits);
+        return;
+    }
+    EACH_OF(k, per_half) {
+        const vec_u16 value = (vec_u16)integers_load(x + k * WORDS);
+        EACH_OF(i, rows) {
+            sum[i] = pairs_product(sum[i], half_codes(w[i], k, bits), value);
+        }
+    }
+}
+
+/* A tile: adds `count` blocks of a chunk from block `first` on to the totals of `rows` rows, a
+ * constant where this is used, so that they live in registers; codes of a row begin `stride` bytes
+ * behind those of the one before. */
+INLINE void tile_product(lanes *totals, const group_values *values, const call *c,
+                         const uint8_t *codes, uint64_t stride, const uint8_t *ahead,
+                         const int32_t *x, uint64_t first, uint64_t count, const unsigned rows,
+                         const unsigned bits, const bool has_zeros, const bool one_group) {
+    const unsigned per_half = codes_per_half(bits), block_bytes = 4 * quarter_bytes(bits);
+    const uint64_t blocks_per_group = c->blocks_per_group, groups_per_block = c->groups_per_block;
+    const vec_rule rule = c->rule;
+    const spread_rule spread = c->spread;
+    uint64_t g = first * groups_per_block, in_group = 0;
+    if (one_group && first != 0) {
+        g = first / blocks_per_group;
+        in_group = first % blocks_per_group;
+    }
+    lanes total[ROWS];
+    EACH_OF(i, rows) {
+        total[i] = totals[i];
+    }
+    for (const uint8_t *end = codes + count * block_bytes; codes != end; codes += block_bytes) {
+        EACH_PART(p) {
+            const vec_i32 sums = integers_load(x + p * NATIVE + per_half * WORDS);
+            const vec_f32 scale = (vec_f32)integers_load(x + p * NATIVE + (per_half + 1) * WORDS);
+            vec_u16 w[ROWS];
+            vec_i32 sum[ROWS];
+            EACH_OF(i, rows) {
+                w[i] = words_load(codes + i * stride, p, rule, bits);
+                sum[i] = sums;
+                if (has_zeros) {
+                    const vec_i32 zero = spread_i32(values[i].zero + g, p, &spread, one_group);
+                    sum[i] = pairs_product((vec_i32){0}, (vec_u16)sums, (vec_u16)zero);
+                }
+            }
+            words_product(sum, w, x + p * NATIVE, rows, bits);
+            EACH_OF(i, rows) {
+                const vec_f32 both = scale * spread_f32(values[i].scale + g, p, &spread, one_group);
+                total[i].part[p] += __builtin_convertvector(sum[i], vec_f32) * both;
+            }
+        }
+        /* Into the second-level cache, and behind the loads of the block, which are waited for. */
+        EACH_OF(i, rows) {
+            __builtin_prefetch(ahead + i * block_bytes, 0, 2);
+        }
+        ahead += rows * block_bytes;
+        x += (per_half + ARRANGED_EXTRA) * WORDS;
+        if (!one_group) {
+            g += groups_per_block;
+        } else if (++in_group == blocks_per_group) {
+            in_group = 0;
+            g++;
+        }
+    }
+    EACH_OF(i, rows) {
+        totals[i] = total[i];
+    }
+}
+
+/* Tiles of a band from its row `row` on.  Nothing is called from here, so that compilers keep
+ * everything in registers, hence functions of their own. */
+INLINE void tiles_product(band *t, const call *c, const uint8_t *codes, uint64_t stride,
+                          uint64_t first, uint64_t count, unsigned row, unsigned tiles,
+                          const unsigned rows, const unsigned bits, const bool has_zeros,
+                          const bool one_group) {
+    const uint64_t block_bytes = (uint64_t)4 * quarter_bytes(bits);
+    const uint8_t *ahead = t->ahead + row * stride + first * rows * block_bytes;
+    const int32_t *x = t->x + first * c->block_arranged;
+    for (unsigned end = row + tiles * rows; row != end; row += rows) {
+        tile_product(t->total + row, t->values + row, c, codes, stride, ahead, x, first, count,
+                     rows, bits, has_zeros, one_group);
+        codes += rows * stride;
+        ahead += rows * stride;
+    }
+}
+
+/* tiles_product with its constants. */
+#define RUN(bits, kind, rows, has_zeros)                                                           \
+    static __attribute__((noinline)) void run_##bits##_##kind(                                     \
+        band *t, const call *c, const uint8_t *codes, uint64_t stride, uint64_t first,             \
+        uint64_t count, unsigned row, unsigned tiles) {                                            \
+        if (c->groups_per_block == 1) {                                                            \
+            tiles_product(t, c, codes, stride, first, count, row, tiles, rows, bits, has_zeros,    \
+                          true);                                                                   \
+        } else {                                                                                   \
+            tiles_product(t, c, codes, stride, first, count, row, tiles, rows, bits, has_zeros,    \
+                          false);                                                                  \
+        }                                                                                          \
+    }
+#define RUNS(bits)                                                                                 \
+    RUN(bits, row, 1, false)                                                                       \
+    RUN(bits, rows, ROWS, false)                                                                   \
+    RUN(bits, row_zeros, 1, true)                                                                  \
+    RUN(bits, rows_zeros, ROWS, true)
+RUNS(2)
+RUNS(3)
+RUNS(4)
+RUNS(5)
+RUNS(6)
+RUNS(7)
+RUNS(8)
+
+/* [bits - 2][whether zero points are stored][whether tiles have ROWS rows, not one] */
+#define RUN_ENTRY(bits)                                                                            \
+    {                                                                                              \
+        {run_##bits##_row, run_##bits##_rows}, {                                                   \
+            run_##bits##_row_zeros, run_##bits##_rows_zeros                                        \
+        }                                                                                          \
+    }
+static run_function *const run_functions[7][2][2] = {
+    RUN_ENTRY(2), RUN_ENTRY(3), RUN_ENTRY(4), RUN_ENTRY(5),
+    RUN_ENTRY(6), RUN_ENTRY(7), RUN_ENTRY(8),
+};
+
+static call call_make(const ingot_weight_view *w) {
+    const unsigned per_half = codes_per_half(w->bits);
+    const uint64_t block = (uint64_t)2 * WORDS * per_half;
+    call c = {.w = w, .groups_per_block = 1};
+    c.run = run_functions[w->bits - 2][w->zero_mode == INGOT_ZERO_STORED];
     c.blocks = (w->cols + block - 1) / block;
     c.blocks_per_group = c.blocks;
     if (w->groups_per_row != 1) {
         c.blocks_per_group = w->group < block ? 1 : w->group / block;
-        c.groups_per_block = w->group < block ? (unsigned)(block / w->group) : 1;
+        c.groups_per_block = w->group < block ? block / w->group : 1;
     }
-    c.rule = vec_rule_load(bits);
-    c.spread = spread_rule_make(c.groups_per_block);
+    c.chunk = GROUP_VALUES / c.groups_per_block * c.blocks_per_group;
+    c.block_bytes = (uint64_t)4 * quarter_bytes(w->bits);
+    c.block_arranged = (per_half + ARRANGED_EXTRA) * WORDS;
+    c.rule = vec_rule_load(w->bits);
+    c.spread = spread_rule_make((unsigned)c.groups_per_block);
     return c;
 }
 
-/* What is computed at once: `rows` rows of the weights with a row of x, a constant where this is
- * used, so that all sums live in registers. */
-typedef struct tile {
-    const uint8_t *codes[ROWS]; /* of the block at hand */
-    const int32_t *x;           /* arranged, of the block at hand */
-    const uint8_t *ahead;       /* codes to be asked for next */
-    lanes total[ROWS];
-} tile;
-
-/* sum[rows] += part p of the words w[rows] times the integers at x */
-INLINE void words_product(vec_i32 *sum, const words *w, const int32_t *x, unsigned p,
-                          const unsigned rows, const unsigned bits) {
-    const unsigned per_half = codes_per_half(bits);
-#if HAS_BYTES
-    if (are_bytes(bits)) {
-        const unsigned planes = per_half / 2;
-        vec_i32 high[ROWS] = {{0}};
-        EACH_OF(k, planes) {
-            const vec_i32 h = integers_load(x + k * WORDS);
-            const vec_i32 l = integers_load(x + (planes + k) * WORDS);
-            EACH_OF(i, rows) {
-                const vec_u16 codes = byte_codes(w[i].part[p], k, bits);
-                high[i] = bytes_product(high[i], codes, h);
-                sum[i] = bytes_product(sum[i], codes, l);
-            }
-        }
-        EACH_OF(i, rows) {
-            sum[i] += high[i] << 8;
-        }
-        return;
+/* Blocks of row `row` of a band that cannot all be read as 64 bytes without leaving the matrix, of
+ * whose codes `rest` bytes are left. */
+static void last_product(band *t, const call *c, const uint8_t *codes, uint64_t rest,
+                         uint64_t count, unsigned row) {
+    const uint64_t whole = rest < 64 ? 0 : (rest - 64) / c->block_bytes + 1;
+    if (whole != 0) {
+        c->run[0](t, c, codes, 0, 0, whole, row, 1);
     }
-#endif
-    EACH_OF(k, per_half) {
-        const vec_u16 value = (vec_u16)integers_load(x + k * WORDS);
-        EACH_OF(i, rows) {
-            sum[i] = pairs_product(sum[i], half_codes(w[i].part[p], k, bits), value);
-        }
+    for (uint64_t b = whole; b < count; b++) {
+        const uint64_t at = b * c->block_bytes;
+        uint8_t last[64] = {0};
+        memcpy(last, codes + at, rest - at < 64 ? rest - at : 64);
+        c->run[0](t, c, last, 0, b, 1, row, 1);
     }
 }
 
-/* Adds a block whose groups begin at values[i] + g. */
-INLINE void block_product(tile *t, const call *c, const group_values *values, uint64_t g,
-                          const unsigned rows, const unsigned bits, const bool has_zeros) {
-    const unsigned per_half = codes_per_half(bits);
-    words w[ROWS];
-    EACH_OF(i, rows) {
-        w[i] = words_load(t->codes[i], c->rule, bits);
-        __builtin_prefetch(t->ahead, 0, 2); /* into the second-level cache */
-        t->ahead += 4 * quarter_bytes(bits);
-    }
-    EACH_PART(p) {
-        const int32_t *x = t->x + p * NATIVE;
-        const vec_i32 sums = integers_load(x + per_half * WORDS);
-        const vec_f32 scale = (vec_f32)integers_load(x + (per_half + 1) * WORDS);
-        vec_i32 sum[ROWS];
-        EACH_OF(i, rows) {
-            sum[i] = sums;
-            if (has_zeros) {
-                const vec_i32 zero = spread_i32(values[i].zero + g, p, &c->spread);
-                sum[i] = pairs_product((vec_i32){0}, (vec_u16)sums, (vec_u16)zero);
-            }
-        }
-        words_product(sum, w, x, p, rows, bits);
-        EACH_OF(i, rows) {
-            const vec_f32 both = scale * spread_f32(values[i].scale + g, p, &c->spread);
-            t->total[i].part[p] += __builtin_convertvector(sum[i], vec_f32) * both;
-        }
-    }
-    t->x += (per_half + ARRANGED_EXTRA) * WORDS;
-}
-
-/* Near the end of the matrix: a copy of a block, so that 64 bytes can be read. */
-static const uint8_t *copy_last(uint8_t *copy, const ingot_weight_view *w, uint64_t begin) {
-    const uint64_t rest = w->rows * w->row_stride_bytes - begin;
-    memset(copy, 0, 64);
-    memcpy(copy, w->codes + begin, rest < 64 ? rest : 64);
-    return copy;
-}
-
-/* sums[i] = row `row + i` . x, i < rows */
-INLINE void tile_product(float *sums, const call *c, uint64_t row, const int32_t *x,
-                         const unsigned rows, const unsigned bits, const bool has_zeros) {
+/* A chunk of `count` blocks for the rows row .. row+rows-1, of which block `first` is the first. */
+static void chunk_product(band *t, const call *c, uint64_t row, unsigned rows, uint64_t first,
+                          uint64_t count) {
     const ingot_weight_view *w = c->w;
-    const unsigned block_bytes = 4 * quarter_bytes(bits);
     const uint64_t stride = w->row_stride_bytes;
-    /* Blocks that can be read as 64 bytes without leaving the matrix. */
-    const uint64_t rest = (w->rows - row - (rows - 1)) * stride;
-    const uint64_t whole = rest < 64 ? 0 : (rest - 64) / block_bytes + 1;
-    group_values values[ROWS];
-    uint8_t last[ROWS][64];
-    tile t;
-    t.x = x;
-    t.ahead = w->codes + row * stride + AHEAD_BYTES;
-    EACH_OF(i, rows) {
-        t.codes[i] = w->codes + (row + i) * stride;
+    const uint8_t *codes = w->codes + row * stride + first * c->block_bytes;
+    const uint8_t *end = w->codes + w->rows * stride;
+    /* Rows of which all blocks can be read as 64 bytes without leaving the matrix. */
+    const uint64_t needed = (count - 1) * c->block_bytes + 64;
+    unsigned whole = rows;
+    while (whole != 0 && (uint64_t)(end - codes) < (whole - 1) * stride + needed) {
+        whole--;
+    }
+    const unsigned tiled = whole / ROWS * ROWS;
+    c->run[1](t, c, codes, stride, 0, count, 0, tiled / ROWS);
+    c->run[0](t, c, codes + tiled * stride, stride, 0, count, tiled, whole - tiled);
+    for (unsigned i = whole; i < rows; i++) {
+        const uint8_t *at = codes + i * stride;
+        last_product(t, c, at, (uint64_t)(end - at), count, i);
+    }
+}
+
+/* sums[i * m] = row `row + i` . x, i < rows <= BAND */
+static void band_product(float *sums, const call *c, uint64_t row, unsigned rows, const int32_t *x,
+                         unsigned m) {
+    const ingot_weight_view *w = c->w;
+    band t;
+    EACH_OF(i, BAND) {
         t.total[i] = lanes_set(0.0f);
     }
-    uint64_t in_group = 0, g = GROUP_VALUES, first = 0;
-    for (uint64_t b = 0; b < c->blocks; b++) {
-        if (__builtin_expect(g == GROUP_VALUES, 0)) {
-            const uint64_t groups = w->groups_per_row - first;
-            EACH_OF(i, rows) {
-                load_groups(&values[i], w, (row + i) * w->groups_per_row + first,
-                            groups < GROUP_VALUES ? groups : GROUP_VALUES);
-            }
-            first += GROUP_VALUES;
-            g = 0;
+    uint64_t group = 0;
+    for (uint64_t b = 0; b < c->blocks; b += c->chunk) {
+        const uint64_t groups = ingot_min_u64(w->groups_per_row - group, GROUP_VALUES);
+        for (unsigned i = 0; i < rows; i++) {
+            load_groups(&t.values[i], w, (row + i) * w->groups_per_row + group, groups);
         }
-        if (__builtin_expect(b >= whole, 0)) {
-            EACH_OF(i, rows) {
-                t.codes[i] = copy_last(last[i], w, (row + i) * stride + b * block_bytes);
-            }
-        }
-        block_product(&t, c, values, g, rows, bits, has_zeros);
-        EACH_OF(i, rows) {
-            t.codes[i] += block_bytes;
-        }
-        if (++in_group == c->blocks_per_group) {
-            in_group = 0;
-            g += c->groups_per_block;
-        }
+        t.x = x + b * c->block_arranged;
+        t.ahead = w->codes + row * w->row_stride_bytes + b * ROWS * c->block_bytes + AHEAD_BYTES;
+        chunk_product(&t, c, row, rows, b, ingot_min_u64(c->blocks - b, c->chunk));
+        group += GROUP_VALUES;
     }
-    if (rows == ROWS) {
-        lanes_sum_4(sums, t.total[0], t.total[1], t.total[2], t.total[3]);
-    } else {
-        sums[0] = lanes_sum(t.total[0]);
+    float of_row[BAND];
+    for (unsigned i = 0; i < BAND; i += 4) {
+        lanes_sum_4(of_row + i, t.total[i], t.total[i + 1], t.total[i + 2], t.total[i + 3]);
+    }
+    for (unsigned i = 0; i < rows; i++) {
+        sums[i * m] = of_row[i];
     }
 }
 
 /* Several rows of weights at a time share what is loaded of a row of x; their codes stay in the
  * first-level cache for the other rows of x. */
-INLINE void rows_product(float *sums, const call *c, uint64_t row, uint64_t rows, unsigned m,
-                         const unsigned bits, const bool has_zeros) {
-    float of_row[ROWS];
-    uint64_t i = 0;
-    for (; i + ROWS <= rows; i += ROWS) {
-        for (unsigned r = 0; r < m; r++) {
-            tile_product(of_row, c, row + i, c->x + r * c->x_stride, ROWS, bits, has_zeros);
-            for (unsigned k = 0; k < ROWS; k++) {
-                sums[(i + k) * m + r] = of_row[k];
-            }
-        }
-    }
-    for (; i < rows; i++) {
-        for (unsigned r = 0; r < m; r++) {
-            tile_product(sums + i * m + r, c, row + i, c->x + r * c->x_stride, 1, bits, has_zeros);
-        }
-    }
-}
-
-#define PRODUCT(bits)                                                                              \
-    static void product_##bits(float *sums, const ingot_weight_view *w, uint64_t row,              \
-                               uint64_t rows, const int32_t *x, uint64_t stride, unsigned m) {     \
-        const call c = call_make(w, x, stride, bits);                                              \
-        if (w->zero_mode == INGOT_ZERO_STORED) {                                                   \
-            rows_product(sums, &c, row, rows, m, bits, true);                                      \
-        } else {                                                                                   \
-            rows_product(sums, &c, row, rows, m, bits, false);                                     \
-        }                                                                                          \
-    }
-PRODUCT(2)
-PRODUCT(3)
-PRODUCT(4)
-PRODUCT(5)
-PRODUCT(6)
-PRODUCT(7)
-PRODUCT(8)
-
 static void product(float *sums, const ingot_weight_view *w, uint64_t row, uint64_t rows,
                     const void *arranged, uint64_t stride, unsigned m) {
-    static void (*const products[])(float *, const ingot_weight_view *, uint64_t, uint64_t,
-                                    const int32_t *, uint64_t, unsigned) = {
-        product_2, product_3, product_4, product_5, product_6, product_7, product_8};
-    products[w->bits - 2](sums, w, row, rows, arranged, stride, m);
+    const call c = call_make(w);
+    for (uint64_t i = 0; i < rows; i += BAND) {
+        const unsigned count = (unsigned)ingot_min_u64(rows - i, BAND);
+        for (unsigned r = 0; r < m; r++) {
+            band_product(sums + i * m + r, &c, row + i, count,
+                         (const int32_t *)arranged + r * stride, m);
+        }
+    }
 }
 
 static unsigned word_codes(unsigned bits) {
