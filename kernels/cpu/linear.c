@@ -136,6 +136,14 @@ static void linear_rows(void *context, size_t index, unsigned worker) {
     (void)worker;
     const uint64_t m = t->m, begin = ingot_cpu_cut_begin(&t->cut_n, index);
     const uint64_t rows = ingot_cpu_cut_size(&t->cut_n, index);
+    if (m == 1) { /* the sums are y */
+        float *y = t->y + begin;
+        row_sums(y, t, begin, rows);
+        for (uint64_t i = 0; t->bias != NULL && i < rows; i++) {
+            y[i] += t->bias[begin + i];
+        }
+        return;
+    }
     float sums[ROWS_PER_TASK * INGOT_CPU_DOT_ROWS];
     row_sums(sums, t, begin, rows);
     for (uint64_t i = 0; i < rows; i++) {
