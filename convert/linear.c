@@ -195,6 +195,13 @@ static ingot_status measure_plain(result *plain, const work *k, const float *unf
     return INGOT_OK;
 }
 
+/* Worse than plain rounding under H; where that loss is beyond FP32, and without H, in its weights.
+ */
+static bool is_worse(const result *r, const result *plain, bool has_gram) {
+    return has_gram && isfinite(plain->loss) ? !(r->loss <= plain->loss)
+                                             : r->weight_error > plain->weight_error;
+}
+
 /* Replaces the result by plain rounding of the folded source, with the same outliers and scale
  * type, when that is better.  yardstick: the result of measure_plain. */
 static ingot_status guard(result *r, const work *k, ingot_ledger *ledger, const result *yardstick) {
@@ -207,9 +214,7 @@ static ingot_status guard(result *r, const work *k, ingot_ledger *ledger, const 
         INGOT_TRY(round_plainly(&plain.q, k, &r->q.outliers));
         INGOT_TRY(measure(&plain, k));
     }
-    const bool is_worse =
-        job->data.gram != NULL ? r->loss > plain.loss : r->weight_error > plain.weight_error;
-    if (is_worse) {
+    if (is_worse(r, &plain, job->data.gram != NULL)) {
         *r = plain;
         ledger->fallback = INGOT_FALLBACK_WORSE_THAN_RTN;
         ledger->method = INGOT_METHOD_RTN;
