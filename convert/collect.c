@@ -224,6 +224,21 @@ static ingot_status take_statistics(const collector *c, unsigned input) {
     return c->fitted.drift[input] != NULL ? take_drift(c, s, input) : INGOT_OK;
 }
 
+/* Nothing is known of an input: named by the first linear that reads it. */
+static ingot_status no_rows_error(const collector *c, unsigned input) {
+    const ingot_model *model = c->job->model;
+    char name[INGOT_NAME_SIZE] = "";
+    for (unsigned role = 0; role < INGOT_ROLE_COUNT && name[0] == '\0'; role++) {
+        const ingot_linear_desc *d = &model->linear[role];
+        if (d->is_present && (unsigned)d->input == input) {
+            ingot_model_linear_name(model, c->state->layer, (ingot_role)role, name);
+        }
+    }
+    return ingot_error_set(c->error, INGOT_ERR_NUMERIC, c->job->source->path, name,
+                           "look for NaN or infinite weights",
+                           "every activation row that it reads has a value that is not finite");
+}
+
 static ingot_status collect(collector *c, bool is_last) {
     ingot_batch *batch = c->batch;
     uint64_t dropped[INGOT_INPUT_COUNT];
@@ -251,6 +266,9 @@ static ingot_status collect(collector *c, bool is_last) {
         ingot_input_state *input = &c->state->input[i];
         if (c->fitted.gram[i] != NULL) { /* while scratch holds the magnitudes */
             input->tokens = (uint64_t)tokens[i] + c->judged.tokens[i] - dropped[i];
+            if (input->tokens == 0) {
+                return no_rows_error(c, i);
+            }
             INGOT_TRY(take_magnitude(c, input, i));
         }
     }

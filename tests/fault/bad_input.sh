@@ -113,6 +113,30 @@ cat >model/model.safetensors.index.json <<'END'
 END
 refused model.safetensors.index.json model.embed_tokens.weight
 
+# Weights that are finite, and with them no activation is: there is nothing to calibrate on.
+python3 "$INGOT_ROOT/tests/tiny_checkpoint.py" vast
+python3 - <<'EOF'
+import json, struct
+with open("vast/model.safetensors", "r+b") as file:
+    size, = struct.unpack("<Q", file.read(8))
+    header = json.loads(file.read(size))
+    for name, tensor in header.items():
+        if name.endswith(("up_proj.weight", "down_proj.weight")):
+            at, end = tensor["data_offsets"]
+            count = (end - at) // 4
+            file.seek(8 + size + at)
+            values = struct.unpack(f"<{count}f", file.read(end - at))
+            file.seek(8 + size + at)
+            file.write(struct.pack(f"<{count}f", *(1e30 * value for value in values)))
+EOF
+head -c 2000 "$MODEL/calibration.txt" >vast.txt
+for method in gptq awq; do
+    expect_exit 2 ingot-convert vast -o vast.ingot --method $method --group 32 --text vast.txt \
+        --samples 4 --seq-len 32
+    expect_error "every activation row that it reads has a value that is not finite"
+    expect_no_files vast.ingot
+done
+
 # NaN and Inf among the weights: F16 0x7e00 and 0x7c00 in the last tensor of the file.
 for pattern in '\000\176' '\000\174'; do
     fresh
