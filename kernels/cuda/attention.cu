@@ -12,11 +12,8 @@
 #include "kernels/cuda/forward.h"
 
 #include <climits>
-#include <cuda_pipeline_primitives.h>
 
 #define QUERIES 64 /* of a thread block */
-#define WARPS   4
-#define PAD     8 /* halves behind a row in shared memory: rows start 4 banks apart */
 
 /* ---- rounding to binary16 ---------------------------------------------------------------------
  */
@@ -110,26 +107,10 @@ typedef struct attention_job {
     ingot_attention shape;
 } attention_job;
 
-/* to[rows][WIDTH + PAD] = rows first .. of a head; rows at or behind `end` become zero. */
-template <int WIDTH>
-__device__ static void copy_rows(__half *to, const __half *from, uint64_t row_stride,
-                                 uint64_t first, uint64_t end, int rows) {
-    constexpr int PIECES = WIDTH / 8;
-    for (int i = threadIdx.x; i < rows * PIECES; i += WARPS * 32) {
-        const int row = i / PIECES, piece = i % PIECES;
-        __half *target = to + row * (WIDTH + PAD) + piece * 8;
-        if (first + row < end) {
-            __pipeline_memcpy_async(target, from + (first + row) * row_stride + piece * 8, 16);
-        } else {
-            *reinterpret_cast<int4 *>(target) = make_int4(0, 0, 0, 0);
-        }
-    }
-}
-
 /* WIDTH: head_dim, padded; KEYS: keys of a tile; STAGES: tiles in flight. */
 template <int WIDTH, int KEYS, int STAGES>
-__global__ __launch_bounds__(WARPS * 32) void attention_tile_kernel(const attention_job job) {
-    constexpr int STRIDE = WIDTH + PAD, STEPS = WIDTH / 16, TILES = KEYS / 8;
+__global__ __launch_bounds__(TILE_WARPS * 32) void attention_tile_kernel(const attention_job job) {
+    constexpr int STRIDE = WIDTH + TILE_PAD, STEPS = WIDTH / 16, TILES = KEYS / 8;
     constexpr bool KEEPS_QUERIES = WIDTH <= 128; /* in registers; else read again for every tile */
     extern __shared__ __align__(16) unsigned char attention_memory[];
     __half *queries = reinterpret_cast<__half *>(attention_memory);
@@ -151,10 +132,10 @@ __global__ __launch_bounds__(WARPS * 32) void attention_tile_kernel(const attent
         s.window != 0 && oldest + 1 > s.window ? (oldest + 1 - s.window) / KEYS * KEYS : 0;
     const int tile_count = (int)((end_key - begin_key + KEYS - 1) / KEYS);
 
-    copy_rows<WIDTH>(queries, q, q_stride, first_query, s.q_len, QUERIES);
-    copy_rows<WIDTH>(keys, k, kv_stride, begin_key, s.kv_len, KEYS);
-    copy_rows<WIDTH>(values, v, kv_stride, begin_key, s.kv_len, KEYS);
-    __pipeline_commit();
+    copy_rows<WIDTH>(queries, q, q_stride, first_query, s.q_len, QUERIES, WIDTH);
+    copy_rows<WIDTH>(keys, k, kv_stride, begin_key, s.kv_len, KEYS, WIDTH);
+    copy_rows<WIDTH>(values, v, kv_stride, begin_key, s.kv_len, KEYS, WIDTH);
+    async_commit();
 
     /* Scores are kept as they come from the tensor cores; `product` makes them exponents of two. */
     const float log2_e = 1.44269504f;
@@ -181,13 +162,13 @@ __global__ __launch_bounds__(WARPS * 32) void attention_tile_kernel(const attent
         if (STAGES > 1 && tile + 1 < tile_count) {
             const int next = (tile + 1) % STAGES;
             copy_rows<WIDTH>(keys + next * KEYS * STRIDE, k, kv_stride, first_key + KEYS, s.kv_len,
-                             KEYS);
+                             KEYS, WIDTH);
             copy_rows<WIDTH>(values + next * KEYS * STRIDE, v, kv_stride, first_key + KEYS,
-                             s.kv_len, KEYS);
-            __pipeline_commit();
-            __pipeline_wait_prior(1);
+                             s.kv_len, KEYS, WIDTH);
+            async_commit();
+            async_arrived<1>();
         } else {
-            __pipeline_wait_prior(0);
+            async_arrived<0>();
         }
         __syncthreads();
         if (KEEPS_QUERIES && tile == 0) {
@@ -304,9 +285,9 @@ __global__ __launch_bounds__(WARPS * 32) void attention_tile_kernel(const attent
         }
         __syncthreads();
         if (STAGES == 1 && tile + 1 < tile_count) {
-            copy_rows<WIDTH>(keys, k, kv_stride, first_key + KEYS, s.kv_len, KEYS);
-            copy_rows<WIDTH>(values, v, kv_stride, first_key + KEYS, s.kv_len, KEYS);
-            __pipeline_commit();
+            copy_rows<WIDTH>(keys, k, kv_stride, first_key + KEYS, s.kv_len, KEYS, WIDTH);
+            copy_rows<WIDTH>(values, v, kv_stride, first_key + KEYS, s.kv_len, KEYS, WIDTH);
+            async_commit();
         }
     }
 
@@ -339,7 +320,7 @@ __global__ __launch_bounds__(WARPS * 32) void attention_tile_kernel(const attent
 
 template <int WIDTH, int KEYS, int STAGES>
 static ingot_status launch_tiles(const ingot_cuda *cuda, const attention_job &job) {
-    constexpr int BYTES = (QUERIES + 2 * STAGES * KEYS) * (WIDTH + PAD) * (int)sizeof(__half);
+    constexpr int BYTES = (QUERIES + 2 * STAGES * KEYS) * (WIDTH + TILE_PAD) * (int)sizeof(__half);
     const ingot_attention &s = job.shape;
     INGOT_TRY(ingot_cuda_status(cudaFuncSetAttribute(attention_tile_kernel<WIDTH, KEYS, STAGES>,
                                                      cudaFuncAttributeMaxDynamicSharedMemorySize,
@@ -353,7 +334,8 @@ static ingot_status launch_tiles(const ingot_cuda *cuda, const attention_job &jo
         part.v += first * s.kv_len * s.kv_heads * WIDTH;
         const dim3 grid((unsigned)ingot_ceil_div(s.q_len, QUERIES), (unsigned)s.heads,
                         (unsigned)ingot_min_u64(s.sequences - first, 65535));
-        attention_tile_kernel<WIDTH, KEYS, STAGES><<<grid, WARPS * 32, BYTES, cuda->stream>>>(part);
+        attention_tile_kernel<WIDTH, KEYS, STAGES>
+            <<<grid, TILE_WARPS * 32, BYTES, cuda->stream>>>(part);
     }
     return ingot_cuda_launched();
 }

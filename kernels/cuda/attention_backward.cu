@@ -13,7 +13,6 @@
  * cannot overflow.  Heads that share a key head are summed in order afterwards. */
 #include "kernels/cuda/backward.h"
 
-#include "kernels/cuda/async_copy.h"
 #include "kernels/cuda/attention_tile.h"
 #include "kernels/cuda/element.h"
 #include "kernels/cuda/forward.h"
@@ -23,9 +22,7 @@
 #define THREADS       256
 #define QUERIES       UINT64_C(512)         /* of a block */
 #define SCRATCH_BYTES (UINT64_C(768) << 20) /* of weights and gradients */
-#define TILE          64                    /* queries and keys of a tile */
-#define WARPS         4                     /* that share it, 16 queries each */
-#define PAD           8 /* halves behind a row in shared memory: rows start 4 banks apart */
+#define TILE          64                    /* queries and keys of a tile: 16 to a warp */
 
 /* ---- to binary16 ------------------------------------------------------------------------------
  */
@@ -194,25 +191,10 @@ __global__ __launch_bounds__(THREADS) static void delta_kernel(float *__restrict
     }
 }
 
-/* to[TILE][WIDTH + PAD] = rows first .. of a head whose rows have `padded` values; rows at or
- * behind `end` and columns behind a row become zero. */
-template <int WIDTH>
-__device__ static void copy_tile(__half *to, const __half *from, uint64_t row_stride,
-                                 uint64_t first, uint64_t end, unsigned padded) {
-    constexpr int PIECES = WIDTH / 8;
-    for (int i = threadIdx.x; i < TILE * PIECES; i += WARPS * 32) {
-        const int row = i / PIECES, piece = i % PIECES;
-        const bool is_there = first + row < end && piece * 8 < padded;
-        async_copy<16>(async_address(to + row * (WIDTH + PAD) + piece * 8),
-                       is_there ? from + (first + row) * row_stride + piece * 8 : from,
-                       is_there ? 16 : 0);
-    }
-}
-
 /* sums[16 queries of the warp][TILE] += a b^T, both tiles of WIDTH columns. */
 template <int WIDTH>
 __device__ static void multiply_tile(float (&sums)[TILE / 8][4], const __half *a, const __half *b) {
-    constexpr int STRIDE = WIDTH + PAD;
+    constexpr int STRIDE = WIDTH + TILE_PAD;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const __half *a_row = a + (warp * 16 + lane % 16) * STRIDE + lane / 16 * 8;
     const __half *b_row = b + (lane / 16 * 8 + lane % 8) * STRIDE + lane / 8 % 2 * 8;
@@ -304,12 +286,12 @@ __device__ static void shape_slopes(float (&slope)[TILE / 8][4], const float (&s
 }
 
 /* A tile of the warp's 16 rows to device memory, whole sectors at a time: by way of the warp's own
- * rows of shared memory (stride WIDTH + PAD). */
+ * rows of shared memory (stride WIDTH + TILE_PAD). */
 template <int WIDTH>
 __device__ static void store_tile(__half *to, uint64_t stride, uint64_t column, int rows,
                                   __half *shared, const unsigned (&low)[TILE / 8],
                                   const unsigned (&high)[TILE / 8]) {
-    constexpr int STRIDE = WIDTH + PAD;
+    constexpr int STRIDE = WIDTH + TILE_PAD;
     const int lane = threadIdx.x % 32, group = lane / 4, pair = lane % 4;
 #pragma unroll
     for (int i = 0; i < TILE / 8; i++) {
@@ -330,9 +312,9 @@ __device__ static void store_tile(__half *to, uint64_t stride, uint64_t column, 
 /* A thread block: 64 queries of one pair and all keys of the piece.  IS_TIGHT: where shared memory
  * has no room for keys and values together, they take turns. */
 template <int WIDTH, bool IS_TIGHT>
-__global__ __launch_bounds__(WARPS *
+__global__ __launch_bounds__(TILE_WARPS *
                              32) static void attention_scores_kernel(const backward_job job) {
-    constexpr int STRIDE = WIDTH + PAD;
+    constexpr int STRIDE = WIDTH + TILE_PAD;
     extern __shared__ __align__(16) unsigned char attention_memory[];
     __half *queries = reinterpret_cast<__half *>(attention_memory);
     __half *slopes = queries + TILE * STRIDE, *keys = slopes + TILE * STRIDE;
@@ -363,15 +345,15 @@ __global__ __launch_bounds__(WARPS *
     const int tiles = (int)((job.keys + TILE - 1) / TILE);
     const float score_factor = job.state->score, slope_factor = job.state->slope;
 
-    copy_tile<WIDTH>(queries, q, q_stride, first, job.queries, job.padded);
-    copy_tile<WIDTH>(slopes, dout, q_stride, first, job.queries, job.padded);
+    copy_rows<WIDTH>(queries, q, q_stride, first, job.queries, TILE, job.padded);
+    copy_rows<WIDTH>(slopes, dout, q_stride, first, job.queries, TILE, job.padded);
 
     /* the largest score of a row and the sum of weights relative to it */
     float top[2] = {-INFINITY, -INFINITY}, total[2] = {0.0f, 0.0f};
     for (int tile = begin_tile; tile < end_tile; tile++) {
         float score[TILE / 8][4];
         __syncthreads();
-        copy_tile<WIDTH>(keys, k, kv_stride, (uint64_t)tile * TILE, job.keys, job.padded);
+        copy_rows<WIDTH>(keys, k, kv_stride, (uint64_t)tile * TILE, job.keys, TILE, job.padded);
         async_commit();
         async_arrived<0>();
         __syncthreads();
@@ -425,9 +407,10 @@ __global__ __launch_bounds__(WARPS *
         }
         float score[TILE / 8][4], slope[TILE / 8][4];
         __syncthreads();
-        copy_tile<WIDTH>(keys, k, kv_stride, (uint64_t)tile * TILE, job.keys, job.padded);
+        copy_rows<WIDTH>(keys, k, kv_stride, (uint64_t)tile * TILE, job.keys, TILE, job.padded);
         if (!IS_TIGHT) {
-            copy_tile<WIDTH>(values, v, kv_stride, (uint64_t)tile * TILE, job.keys, job.padded);
+            copy_rows<WIDTH>(values, v, kv_stride, (uint64_t)tile * TILE, job.keys, TILE,
+                             job.padded);
         }
         async_commit();
         async_arrived<0>();
@@ -435,7 +418,8 @@ __global__ __launch_bounds__(WARPS *
         multiply_tile<WIDTH>(score, queries, keys);
         if (IS_TIGHT) {
             __syncthreads(); /* all keys are read */
-            copy_tile<WIDTH>(values, v, kv_stride, (uint64_t)tile * TILE, job.keys, job.padded);
+            copy_rows<WIDTH>(values, v, kv_stride, (uint64_t)tile * TILE, job.keys, TILE,
+                             job.padded);
             async_commit();
             async_arrived<0>();
             __syncthreads();
@@ -469,7 +453,7 @@ __global__ __launch_bounds__(WARPS *
 
 /* Of the tiles that a thread block has at once. */
 static constexpr int scores_bytes(int width, bool is_tight) {
-    return (is_tight ? 3 : 4) * TILE * (width + PAD) * (int)sizeof(__half);
+    return (is_tight ? 3 : 4) * TILE * (width + TILE_PAD) * (int)sizeof(__half);
 }
 
 template <int WIDTH, bool IS_TIGHT>
@@ -479,7 +463,7 @@ static ingot_status launch_scores(const ingot_cuda *cuda, const backward_job &jo
                                                      cudaFuncAttributeMaxDynamicSharedMemorySize,
                                                      BYTES)));
     const dim3 grid((unsigned)ingot_ceil_div(job.queries, TILE), (unsigned)job.pairs);
-    attention_scores_kernel<WIDTH, IS_TIGHT><<<grid, WARPS * 32, BYTES, cuda->stream>>>(job);
+    attention_scores_kernel<WIDTH, IS_TIGHT><<<grid, TILE_WARPS * 32, BYTES, cuda->stream>>>(job);
     return ingot_cuda_launched();
 }
 

@@ -1,9 +1,29 @@
 /* Internal to kernels/cuda: products of tiles of attention on tensor cores (mma.sync m16n8k16),
- * from shared memory whose rows start 4 banks apart. */
+ * from shared memory whose rows start 4 banks apart.  A thread block has TILE_WARPS warps. */
 #ifndef INGOT_CUDA_ATTENTION_TILE_H
 #define INGOT_CUDA_ATTENTION_TILE_H
 
+#include "kernels/cuda/async_copy.h"
+
 #include <cuda_fp16.h>
+
+#define TILE_WARPS 4
+#define TILE_PAD   8 /* halves behind a row in shared memory */
+
+/* Starts copies to to[rows][WIDTH + TILE_PAD] of rows first .. of a head, `row_stride` apart, of
+ * `padded` values each; rows at or behind `end` and columns behind a row become zero. */
+template <int WIDTH>
+__device__ static inline void copy_rows(__half *to, const __half *from, uint64_t row_stride,
+                                        uint64_t first, uint64_t end, int rows, unsigned padded) {
+    constexpr int PIECES = WIDTH / 8;
+    for (int i = threadIdx.x; i < rows * PIECES; i += TILE_WARPS * 32) {
+        const int row = i / PIECES, piece = i % PIECES;
+        const bool is_there = first + row < end && piece * 8 < padded;
+        async_copy<16>(async_address(to + row * (WIDTH + TILE_PAD) + piece * 8),
+                       is_there ? from + (first + row) * row_stride + piece * 8 : from,
+                       is_there ? 16 : 0);
+    }
+}
 
 __device__ static inline void load_matrices(unsigned (&r)[4], const __half *row) {
     const unsigned address = (unsigned)__cvta_generic_to_shared(row);
