@@ -2,7 +2,11 @@
  *
  * The work of every phase follows from the plan; what a unit of it takes is measured on small
  * matrices.  That is good to some ten percent where products dominate, to a factor of two
- * elsewhere. */
+ * elsewhere.
+ *
+ * A GPU has two costs more, which are most of what a small model takes: an operation's first call
+ * loads its kernels, and what goes on column by column waits for each of many small ones, however
+ * few rows there are.  Both are measured as well. */
 #include "convert/plan_measure.h"
 
 #include "common/memory.h"
@@ -19,18 +23,22 @@
 
 #define LEAST_SECONDS 0.03 /* of a measurement; what is faster is repeated */
 #define READ_BYTES    (UINT64_C(32) << 20)
+#define SMALL_TOKENS  64u /* enough to call an operation with */
 
-/* Sizes that keep the device busy. */
+/* Sizes that keep the device busy, and rows that do not; 0: it is busy with any. */
 typedef struct sizes {
-    uint64_t tokens, n, rows, narrow;
+    uint64_t tokens, n, rows, narrow, few_rows;
 } sizes;
 
 /* What quantizing by a method takes. */
 typedef struct pace {
     bool is_known;
-    double weight;        /* seconds per weight of quantizing a matrix, */
+    double column;        /* seconds per column of quantizing a matrix, however many rows, */
+    double weight;        /* per weight, */
     double weight_column; /* and per weight and column */
-    double factor;        /* seconds per n^3 of factorizing H */
+    double factor;        /* seconds per n^3 of factorizing H, */
+    double factor_column; /* and per n */
+    double first;         /* what first calls took longer than later ones */
 } pace;
 
 #define METHOD_COUNT 8u /* methods, rounded up */
@@ -48,9 +56,9 @@ struct ingot_speeds {
     double product_flops; /* of large products per second, a multiply and an add being two; */
     double gram_flops;    /* of H, whose lower triangle counts; 0: not measured */
     double read_bytes;    /* of a checkpoint per second; 0: not measured */
+    double product_first; /* what first calls of these, and of the rest of a block, took longer */
     pace paces[2][METHOD_COUNT]; /* without and with H */
     double open_seconds;         /* of the backend */
-    double first_seconds;        /* what first calls took longer than later ones */
     ingot_error *error;          /* of the forecast at hand */
 };
 typedef ingot_speeds bench;
@@ -76,8 +84,8 @@ static ingot_status prepare(bench *b) {
     if (b->is_prepared) {
         return INGOT_OK;
     }
-    b->size =
-        b->backend->has_own_memory ? (sizes){8192, 4096, 2048, 1024} : (sizes){1024, 640, 64, 256};
+    b->size = b->backend->has_own_memory ? (sizes){8192, 4096, 2048, 1024, 64}
+                                         : (sizes){1024, 640, 64, 256, 0};
     INGOT_TRY(ingot_backend_arena_create(&b->arena, b->backend));
     INGOT_TRY(ingot_backend_arena_create(&b->scratch, b->backend));
     INGOT_TRY(fill(b, &b->x, b->size.tokens, b->size.n));
@@ -94,8 +102,10 @@ static ingot_status prepare(bench *b) {
 typedef ingot_status (*piece_of_work)(bench *b, void *context);
 
 /* *seconds of one call, the device being done with it.  The first one warms up: kernels and
- * libraries of a device are loaded when they are first used, in every conversion anew. */
-static ingot_status take_time(double *seconds, bench *b, piece_of_work work, void *context) {
+ * libraries of a device are loaded when they are first used, in every conversion anew; *longer
+ * grows by what that took. */
+static ingot_status take_time(double *seconds, double *longer, bench *b, piece_of_work work,
+                              void *context) {
     unsigned calls = 0;
     double start = ingot_clock_seconds();
     INGOT_TRY(work(b, context));
@@ -108,7 +118,7 @@ static ingot_status take_time(double *seconds, bench *b, piece_of_work work, voi
         calls++;
         *seconds = (ingot_clock_seconds() - start) / calls;
     } while (*seconds * calls < LEAST_SECONDS);
-    b->first_seconds += fmax(0, first - *seconds);
+    *longer += fmax(0, first - *seconds);
     return INGOT_OK;
 }
 
@@ -119,6 +129,83 @@ static ingot_status multiply(bench *b, void *y) {
 static ingot_status sum_gram(bench *b, void *unused) {
     (void)unused;
     return b->ops->gram(b->context, b->gram, NULL, NULL, b->x, b->size.tokens, b->size.n);
+}
+
+/* Operations of a block that nothing else here calls, on few tokens. */
+typedef struct small_block {
+    const ingot_model *model;
+    float *q, *k, *v, *out;               /* [SMALL_TOKENS][heads or kv_heads][head_dim] */
+    float *stream, *norm, *wide, *square; /* [SMALL_TOKENS][hidden], [hidden], [SMALL_TOKENS][ffn],
+                                             [SMALL_TOKENS][SMALL_TOKENS] */
+} small_block;
+
+static ingot_status pass_small(bench *b, void *context) {
+    const small_block *s = context;
+    const ingot_model *m = s->model;
+    const ingot_attention shape = {.sequences = 1,
+                                   .q_len = SMALL_TOKENS,
+                                   .kv_len = SMALL_TOKENS,
+                                   .kv_stride = SMALL_TOKENS,
+                                   .heads = m->heads,
+                                   .kv_heads = m->kv_heads,
+                                   .head_dim = m->head_dim,
+                                   .scale = 1};
+    INGOT_TRY(b->ops->norm(b->context, s->stream, s->stream, s->norm, NULL, m->norm, m->norm_eps,
+                           SMALL_TOKENS, m->hidden));
+    if (m->rotary_dim != 0) {
+        INGOT_TRY(b->ops->rotary(b->context, s->q, 0, SMALL_TOKENS, m->inverse_frequency, 1,
+                                 SMALL_TOKENS, m->heads, m->head_dim, m->rotary_dim));
+    }
+    INGOT_TRY(b->ops->attention(b->context, s->out, s->q, s->k, s->v, &shape));
+    INGOT_TRY(b->ops->activate(b->context, s->wide, s->wide, m->activation, SMALL_TOKENS * m->ffn));
+    return b->ops->add(b->context, s->stream, s->stream, 0.5f, SMALL_TOKENS * m->hidden);
+}
+
+/* And of the correction, of SMALL_TOKENS inputs. */
+static ingot_status correct_small(bench *b, void *context) {
+    const small_block *s = context;
+    const uint64_t n = SMALL_TOKENS;
+    double sum;
+    unsigned step;
+    ingot_arena_reset(b->scratch);
+    INGOT_TRY(b->ops->zero(b->context, s->square, n * n * sizeof(float)));
+    INGOT_TRY(b->ops->gram(b->context, s->square, NULL, NULL, b->x, b->size.tokens, n));
+    INGOT_TRY(b->ops->gram_fold(b->context, s->square, s->square, NULL, n));
+    INGOT_TRY(b->ops->drift(b->context, s->wide, b->x, NULL, b->x, n, n, n));
+    INGOT_TRY(b->ops->gram_solve(b->context, s->wide, &step, n, s->square, n, b->scratch));
+    INGOT_TRY(b->ops->multiply_add(b->context, s->stream, 1, s->wide, s->square, n, n, n));
+    INGOT_TRY(b->ops->inner(b->context, &sum, s->wide, s->square, n * n));
+    ingot_arena_reset(b->scratch);
+    return b->ops->quadratic_loss(b->context, &sum, s->wide, n, n, NULL, s->square, b->scratch);
+}
+
+/* What their first calls take. */
+static ingot_status touch_block(bench *b, const ingot_forecast_job *job) {
+    const ingot_model *m = job->model;
+    small_block s = {.model = m};
+    const uint64_t q = m->heads * m->head_dim, kv = m->kv_heads * m->head_dim;
+    const uint64_t square = SMALL_TOKENS;
+    const struct {
+        float **at;
+        uint64_t rows, width;
+    } arrays[] = {
+        {&s.q, SMALL_TOKENS, q},
+        {&s.k, SMALL_TOKENS, kv},
+        {&s.v, SMALL_TOKENS, kv},
+        {&s.out, SMALL_TOKENS, q},
+        {&s.stream, SMALL_TOKENS, ingot_max_u64(m->hidden, square)},
+        {&s.norm, 1, m->hidden},
+        {&s.wide, SMALL_TOKENS, ingot_max_u64(m->ffn, square)},
+        {&s.square, SMALL_TOKENS, square},
+    };
+    double ignored;
+    for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++) {
+        const uint64_t row_bytes = arrays[i].width * sizeof(float);
+        INGOT_TRY(ingot_arena_array(b->arena, (void **)arrays[i].at, arrays[i].rows, row_bytes));
+        INGOT_TRY(b->ops->zero(b->context, *arrays[i].at, arrays[i].rows * row_bytes));
+    }
+    INGOT_TRY(take_time(&ignored, &b->product_first, b, pass_small, &s));
+    return take_time(&ignored, &b->product_first, b, correct_small, &s);
 }
 
 /* A matrix of a number of columns, and the factor of their H. */
@@ -152,14 +239,15 @@ static ingot_status quantize(bench *b, void *context) {
     return status;
 }
 
-/* Seconds of quantizing a matrix of `cols` columns by a method, and of factorizing its H. */
-static ingot_status time_matrix(double *seconds, double *factor, bench *b, ingot_method method,
-                                const ingot_forecast_job *from, bool has_gram, uint64_t cols) {
+/* Seconds of quantizing a matrix by a method, and of factorizing H of its inputs. */
+static ingot_status time_matrix(double *seconds, double *factor, double *longer, bench *b,
+                                ingot_method method, const ingot_forecast_job *from, bool has_gram,
+                                uint64_t rows, uint64_t cols) {
     const ingot_setting *setting = &from->recipe->defaults;
     const uint64_t group = setting->group == 0 ? cols : ingot_min_u64(setting->group, cols);
     trial t = {.cols = cols, .gram = b->gram};
     ingot_weight_view w = b->w;
-    w.rows = b->size.rows;
+    w.rows = rows;
     w.cols = cols;
     t.job = (ingot_linear_job){
         .backend = b->backend,
@@ -183,11 +271,11 @@ static ingot_status time_matrix(double *seconds, double *factor, bench *b, ingot
         INGOT_GO(b->ops->gram(b->context, t.gram, NULL, NULL, b->x,
                               b->size.tokens * b->size.n / cols, cols));
         INGOT_GO(b->ops->gram_fold(b->context, t.gram, t.gram, NULL, cols));
-        INGOT_GO(take_time(factor, b, factorize, &t));
+        INGOT_GO(take_time(factor, longer, b, factorize, &t));
         t.job.data = (ingot_linear_data){
             .gram = t.gram, .plain_gram = t.gram, .factor = &t.factor, .tokens = b->size.tokens};
     }
-    INGOT_GO(take_time(seconds, b, quantize, &t));
+    INGOT_GO(take_time(seconds, longer, b, quantize, &t));
 done:
     ingot_arena_destroy(t.kept);
     return status;
@@ -231,7 +319,7 @@ static ingot_status time_reading(double *rate, const ingot_checkpoint *checkpoin
 }
 
 /* Products, and sums of H. */
-static ingot_status measure_products(bench *b) {
+static ingot_status measure_products(bench *b, const ingot_forecast_job *job) {
     const sizes *s = &b->size;
     double seconds;
     float *y;
@@ -241,33 +329,41 @@ static ingot_status measure_products(bench *b) {
     INGOT_TRY(prepare(b));
     const double tokens = (double)s->tokens, n = (double)s->n;
     INGOT_TRY(ingot_arena_array(b->arena, (void **)&y, s->tokens, s->n * sizeof(float)));
-    INGOT_TRY(take_time(&seconds, b, multiply, y));
+    INGOT_TRY(take_time(&seconds, &b->product_first, b, multiply, y));
     b->product_flops = 2 * tokens * n * n / seconds;
     INGOT_TRY(b->ops->zero(b->context, b->gram, s->n * s->n * sizeof(float)));
-    INGOT_TRY(take_time(&seconds, b, sum_gram, NULL));
+    INGOT_TRY(take_time(&seconds, &b->product_first, b, sum_gram, NULL));
     b->gram_flops = tokens * n * n / seconds;
-    return INGOT_OK;
+    return b->backend->has_own_memory ? touch_block(b, job) : INGOT_OK;
 }
 
 /* *out = the pace of a method, with H or without. */
 static ingot_status measure_pace(const pace **out, bench *b, ingot_method method, bool has_gram,
                                  const ingot_forecast_job *job) {
     pace *p = &b->paces[has_gram][(unsigned)method % METHOD_COUNT];
-    double wide, narrow, wide_factor, narrow_factor;
+    double wide, narrow, few, wide_factor, narrow_factor, ignored, ignored_first = 0;
     const sizes *s = &b->size;
     *out = p;
     if (p->is_known) {
         return INGOT_OK;
     }
     INGOT_TRY(prepare(b));
-    const double n = (double)s->n;
-    INGOT_TRY(time_matrix(&wide, &wide_factor, b, method, job, has_gram, s->n));
-    INGOT_TRY(time_matrix(&narrow, &narrow_factor, b, method, job, has_gram, s->narrow));
-    const double per_wide = wide / ((double)s->rows * n),
-                 per_narrow = narrow / (double)(s->rows * s->narrow);
-    p->factor = wide_factor / (n * n * n);
-    p->weight_column = fmax(0, (per_wide - per_narrow) / (n - (double)s->narrow));
-    p->weight = fmax(0, per_narrow - p->weight_column * (double)s->narrow);
+    const double n = (double)s->n, c = (double)s->narrow, rows = (double)s->rows;
+    INGOT_TRY(time_matrix(&wide, &wide_factor, &p->first, b, method, job, has_gram, s->rows, s->n));
+    INGOT_TRY(time_matrix(&narrow, &narrow_factor, &p->first, b, method, job, has_gram, s->rows,
+                          s->narrow));
+    if (s->few_rows != 0) {
+        const double few_rows = (double)s->few_rows;
+        INGOT_TRY(time_matrix(&few, &ignored, &ignored_first, b, method, job, has_gram, s->few_rows,
+                              s->narrow));
+        p->column = fmax(0, (few * rows - narrow * few_rows) / ((rows - few_rows) * c));
+    }
+    const double per_wide = fmax(0, wide / n - p->column) / rows,
+                 per_narrow = fmax(0, narrow / c - p->column) / rows;
+    p->weight_column = fmax(0, (per_wide - per_narrow) / (n - c));
+    p->weight = fmax(0, per_narrow - p->weight_column * c);
+    p->factor = fmax(0, (wide_factor / n - narrow_factor / c) / (n * n - c * c));
+    p->factor_column = fmax(0, wide_factor / n - p->factor * n * n);
     p->is_known = true;
     return INGOT_OK;
 }
@@ -327,7 +423,7 @@ static block_work work_of(const ingot_forecast_job *job) {
 }
 
 /* Of one block: forward passes, statistics and what follows from them. */
-static double collecting_seconds(const ingot_forecast_job *job, const bench *b, double factor) {
+static double collecting_seconds(const ingot_forecast_job *job, const bench *b, const pace *own) {
     const ingot_plan *plan = job->plan;
     const block_work w = work_of(job);
     const double tokens = (double)(job->windows * job->length), hidden = (double)job->model->hidden;
@@ -340,7 +436,7 @@ static double collecting_seconds(const ingot_forecast_job *job, const bench *b, 
         const double streams = corrects ? 2 : 1;
         products += is_sequential || input == w.last ? streams * w.before[input] : 0;
         grams += n * n;
-        factors += n * n * n;
+        factors += own->factor * n * n * n + own->factor_column * n;
         if (corrects) {
             const bool has_residual = input == INGOT_INPUT_OUTPUT || input == INGOT_INPUT_DOWN;
             const double p = n + (has_residual ? hidden : 0);
@@ -354,7 +450,7 @@ static double collecting_seconds(const ingot_forecast_job *job, const bench *b, 
         grams *= 2;
     }
     return 2 * tokens * products / b->product_flops + tokens * grams / b->gram_flops +
-           factor * factors * (corrects ? 3 : 1);
+           factors * (corrects ? 3 : 1);
 }
 
 static double folding_seconds(const ingot_forecast_job *job, const bench *b, double searched) {
@@ -419,28 +515,33 @@ static ingot_status add_up(double *out, const ingot_forecast_job *job, bench *b)
         INGOT_TRY(time_reading(&b->read_bytes, job->checkpoint, b->error));
     }
     double seconds = b->read_bytes > 0 ? (double)plan->source_bytes / b->read_bytes : 0;
-    INGOT_TRY(has_batch || has_target ? measure_products(b) : INGOT_OK);
+    double first = 0;
+    if (has_batch || has_target || plan->has_folds) {
+        INGOT_TRY(measure_products(b, job));
+        first += b->product_first;
+    }
     INGOT_TRY(measure_pace(&own, b, main_method(plan), plan->needs_gram, job));
     for (uint64_t i = 0; i < plan->count; i++) {
         const ingot_tensor_spec *spec = &plan->specs[i];
         if (plan->tensors[i].origin == INGOT_ORIGIN_QUANTIZE) {
-            seconds += (double)spec->dim[0] * (double)spec->dim[1] *
-                       (own->weight + own->weight_column * (double)spec->dim[1]);
+            const double rows = (double)spec->dim[0], cols = (double)spec->dim[1];
+            seconds += cols * (own->column + rows * (own->weight + own->weight_column * cols));
         }
     }
+    first += own->first;
     if (has_batch) {
-        seconds += layers * collecting_seconds(job, b, own->factor);
+        seconds += layers * collecting_seconds(job, b, own);
     }
     if (plan->has_folds) {
-        INGOT_TRY(measure_products(b));
         INGOT_TRY(measure_pace(&searching, b, INGOT_METHOD_SEARCHED, plan->needs_gram, job));
         seconds += layers * folding_seconds(job, b, searching->weight);
+        first += searching != own ? searching->first : 0;
     }
     if (job->recipe->effort == INGOT_EFFORT_BEST && has_batch) {
         seconds += learning_seconds(job, b);
     }
     seconds += has_target ? sensing_seconds(job, b) : 0;
-    *out = seconds + (b->backend->has_own_memory ? b->open_seconds + b->first_seconds : 0);
+    *out = seconds + (b->backend->has_own_memory ? b->open_seconds + first : 0);
     return INGOT_OK;
 }
 
