@@ -108,6 +108,7 @@ static void order_pieces(side *s) {
                 least = e;
             }
         }
+        assert(least != NULL); /* as many pieces as the matrices have together */
         s->order[i] = (piece){.of = least, .number = least->digested++};
         atomic_init(&s->is_read[i], false);
     }
