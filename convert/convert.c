@@ -11,10 +11,13 @@
 #include "convert/plan_config.h"
 #include "convert/widths.h"
 #include "format/digest.h"
+#include "kernels/device_name.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+
+#define MOST_LIST_BYTES 256u /* of --devices */
 
 /* ---- before any work ------------------------------------------------------------------------ */
 
@@ -56,6 +59,38 @@ static ingot_status name_table(session *s) {
                                  "the path of the sensitivity table is too long");
 }
 
+static const char *device_list(const ingot_convert_options *o) {
+    return o->devices != NULL ? o->devices : o->device != NULL ? o->device : "auto";
+}
+
+/* A device of a list: a number is that of a GPU. */
+static void name_device(char device[64], const char *name) {
+    const bool is_number = name[0] >= '0' && name[0] <= '9';
+    (void)snprintf(device, 64, "%s%s", is_number ? "cuda:" : "", name);
+}
+
+/* Whether the devices are names of such, before anything is read or opened. */
+static ingot_status check_devices(const session *s) {
+    const ingot_convert_options *o = s->options;
+    char list[MOST_LIST_BYTES], device[64], *rest = list;
+    const char *name;
+    if (strlen(device_list(o)) >= sizeof list) {
+        return ingot_error_set(s->error, INGOT_ERR_USAGE, NULL, NULL, NULL,
+                               "the list of devices is longer than %zu characters",
+                               sizeof list - 1);
+    }
+    if (o->devices != NULL && o->device != NULL) {
+        return ingot_error_set(s->error, INGOT_ERR_USAGE, NULL, NULL, "give one of them",
+                               "--device and --devices exclude each other");
+    }
+    (void)snprintf(list, sizeof list, "%s", device_list(o));
+    while ((name = strsep(&rest, ",")) != NULL) {
+        name_device(device, name);
+        INGOT_TRY(ingot_device_check_name(device, s->error));
+    }
+    return INGOT_OK;
+}
+
 static ingot_status check_options(session *s) {
     const ingot_convert_options *o = s->options;
     if (o->output == NULL && !o->is_dry_run) {
@@ -70,6 +105,7 @@ static ingot_status check_options(session *s) {
         return ingot_error_set(s->error, INGOT_ERR_USAGE, o->output, NULL,
                                "name a file, such as OUT.ingot", "the output is a folder");
     }
+    INGOT_TRY(check_devices(s));
     INGOT_TRY(ingot_self_text_wanted(&s->is_self_text, o->texts, o->text_count, s->error));
     const bool has_data = o->stats != NULL || o->text_count != 0;
     INGOT_TRY(check_target(s));
@@ -109,29 +145,14 @@ static ingot_status check_output(const session *s) {
     return INGOT_OK;
 }
 
-static ingot_status open_device(ingot_backend *out, const session *s, const char *name,
-                                ingot_error *error) {
-    char device[64];
-    const bool is_number = name[0] >= '0' && name[0] <= '9';
-    (void)snprintf(device, sizeof device, "%s%s", is_number ? "cuda:" : "", name);
-    return ingot_backend_open(out, device, s->options->threads, error);
-}
-
 /* The device, or the list of them; what they compute depends on how many they are. */
 static ingot_status open_devices(void *context, ingot_error *error) {
     session *s = context;
     const double start = ingot_clock_seconds();
     const ingot_convert_options *o = s->options;
-    char list[256], *rest = list, path[sizeof s->backend.path];
+    char list[MOST_LIST_BYTES], device[64], *rest = list, path[sizeof s->backend.path];
     const char *name;
-    (void)snprintf(list, sizeof list, "%s",
-                   o->devices != NULL  ? o->devices
-                   : o->device != NULL ? o->device
-                                       : "auto");
-    if (o->devices != NULL && (o->device != NULL || strlen(o->devices) >= sizeof list)) {
-        return ingot_error_set(error, INGOT_ERR_USAGE, NULL, NULL, "give one of them",
-                               "--device and --devices exclude each other");
-    }
+    (void)snprintf(list, sizeof list, "%s", device_list(o));
     while ((name = strsep(&rest, ",")) != NULL) {
         if (s->has_backend && o->recipe.effort == INGOT_EFFORT_BEST) {
             (void)fprintf(stderr, "--effort best runs on one device: on the first of --devices\n");
@@ -142,7 +163,8 @@ static ingot_status open_devices(void *context, ingot_error *error) {
                                    INGOT_MAX_DEVICES);
         }
         ingot_backend *backend = s->has_backend ? &s->others[s->other_count] : &s->backend;
-        INGOT_TRY(open_device(backend, s, name, error));
+        name_device(device, name);
+        INGOT_TRY(ingot_backend_open(backend, device, o->threads, error));
         s->other_count += s->has_backend;
         s->has_backend = true;
         if (strcmp(backend->path, s->backend.path) != 0) {

@@ -69,6 +69,8 @@ wait $process || code=$?
 expect_error "interrupted by SIGINT"
 expect_no_files stopped.ingot
 
+expect_exit 2 ingot-convert "$MODEL" -o wrong.ingot --device cpu --devices cpu
+expect_error "exclude each other"
 for wrong in "--devices cpu,banana" "--devices cpu,cuda:999" "--device cpu --devices cpu" \
     "--devices cpu," "--devices cpu,cpu,cpu,cpu,cpu,cpu,cpu,cpu,cpu,cpu,cpu,cpu,cpu,cpu,cpu,cpu,cpu"; do
     # shellcheck disable=SC2086

@@ -40,6 +40,10 @@ expect_exit 0 ingot-convert config.json --dry-run --target-bpw 3.5 --text none.t
 cp out target.json
 check target.json "p['seconds'] is None"
 check target.json "p['bits_per_weight'] == 3.5 and p['file_bytes'] < 33e9"
+expect_exit 2 ingot-convert config.json --dry-run --device banana
+expect_error "unknown device 'banana'"
+expect_exit 2 ingot-convert config.json --dry-run --devices cpu,banana
+expect_error "unknown device 'banana'"
 expect_exit 0 ingot-convert config.json --dry-run
 grep -q '275.9 GB in F32, 138.0 GB in F16' out || fail "the sizes are not printed"
 expect_exit 2 ingot-convert config.json -o no.ingot
