@@ -50,6 +50,12 @@ __device__ static inline uint2 shared_read8(unsigned at) {
     return v;
 }
 
+__device__ static inline unsigned shared_read4(unsigned at) {
+    unsigned v;
+    asm volatile("ld.shared.u32 %0, [%1];" : "=r"(v) : "r"(at) : "memory");
+    return v;
+}
+
 __device__ static inline unsigned short shared_read2(unsigned at) {
     unsigned short v;
     asm volatile("ld.shared.u16 %0, [%1];" : "=h"(v) : "r"(at) : "memory");

@@ -50,14 +50,18 @@ __global__ __launch_bounds__(INPUT_THREADS) static void product_input_kernel(con
              });
 }
 
+#define TILE_THREADS 128
+
 /* x as it is to tiles in the order of codes of 4 bits, which stays within units of eight columns:
- * a warp takes eight rows of a step.  Its lanes write adjacent words. */
-__global__ __launch_bounds__(THREADS) static void product_tile_kernel(const input_job job,
-                                                                      unsigned m) {
+ * a warp takes eight rows of a step.  Its lanes write adjacent words.  A block is so small that it
+ * finds registers beside one of product_wgmma.h, and waits there for the end of the product in
+ * front. */
+__global__ __launch_bounds__(TILE_THREADS, 16) static void product_tile_kernel(const input_job job,
+                                                                               unsigned m) {
     product_let_next_start();
     product_wait();
     input_clear(job.shared);
-    const unsigned warp = (blockIdx.x * THREADS + threadIdx.x) / 32, lane = threadIdx.x % 32;
+    const unsigned warp = (blockIdx.x * TILE_THREADS + threadIdx.x) / 32, lane = threadIdx.x % 32;
     const unsigned step = warp / (job.tile / 8), row = warp % (job.tile / 8) * 8 + lane / 4;
     if ((uint64_t)step * PRODUCT_STEP >= job.stride) {
         return;
@@ -97,13 +101,15 @@ static bool is_source_ready(const product_source *source) {
            (source->norm_weight == nullptr || source->norm_kind != INGOT_NORM_LAYER);
 }
 
-static uint64_t input_stride(const ingot_product *job) {
-    return (job->w->cols + PRODUCT_STEP - 1) / PRODUCT_STEP * PRODUCT_STEP;
+/* Whole steps of the kernel that takes tiles: two of 128 columns are one of product_wgmma.h. */
+static uint64_t input_stride(const ingot_product *job, unsigned tile) {
+    const uint64_t step = PRODUCT_STEP * (tile != 0 ? 2 : 1);
+    return (job->w->cols + step - 1) / step * step;
 }
 
 /* In rows, or tiles of so many. */
 static uint64_t input_bytes(const ingot_product *job, unsigned tile) {
-    return product_aligned((tile != 0 ? tile : job->m) * input_stride(job) * 2);
+    return product_aligned((tile != 0 ? tile : job->m) * input_stride(job, tile) * 2);
 }
 
 template <int BITS>
@@ -112,8 +118,8 @@ static ingot_status launch_input(const product_context *context, const input_job
     if (BITS == 4 && input.tile != 0 && is_input_ready(&input.source, context->dtype)) {
         const uint64_t warps = input.stride / PRODUCT_STEP * (input.tile / 8);
         return product_launch(context, product_tile_kernel,
-                              dim3((unsigned)ingot_ceil_div(warps, THREADS / 32)), THREADS, 0, 1,
-                              input, (unsigned)m);
+                              dim3((unsigned)ingot_ceil_div(warps, TILE_THREADS / 32)),
+                              TILE_THREADS, 0, 1, input, (unsigned)m);
     }
     const dim3 grid((unsigned)m);
     return context->dtype == INGOT_F16
@@ -127,7 +133,7 @@ static ingot_status launch_input(const product_context *context, const input_job
 static ingot_status make_input(product_context *context, product_source *source,
                                const ingot_product *job, unsigned order, unsigned tile,
                                const product_shared &shared) {
-    const input_job input = {context->workspace, input_stride(job), tile, shared, *source};
+    const input_job input = {context->workspace, input_stride(job, tile), tile, shared, *source};
     ingot_status status;
     if (order == 0) {
         status = launch_input<0>(context, input, job->m);

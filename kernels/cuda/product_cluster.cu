@@ -80,8 +80,8 @@ static ingot_status launch(const product_context *context, const product_task &t
     typedef cluster_layout<BITS, COLUMNS> layout;
     const cluster_plan plan = plan_of(context->cuda, &task.w[0], task.has_up);
     cluster_job job = {};
-    INGOT_TRY(wgmma_map(&job.map[0], &task.w[0], CLUSTER_BOX));
-    INGOT_TRY(wgmma_map(&job.map[1], &task.w[task.has_up ? 1 : 0], CLUSTER_BOX));
+    INGOT_TRY(wgmma_map(&job.map[0], &task.w[0], PRODUCT_STEP, CLUSTER_BOX));
+    INGOT_TRY(wgmma_map(&job.map[1], &task.w[task.has_up ? 1 : 0], PRODUCT_STEP, CLUSTER_BOX));
     job.task = task;
     job.steps = plan.steps;
     job.own_steps = plan.own_steps;

@@ -5,34 +5,45 @@
 
 #define WGMMA_LEAST    3   /* rows of x */
 #define WGMMA_MOST     64  /* the same */
-#define WGMMA_JOIN     6u  /* steps that adding up parts of a tile is worth */
+#define WGMMA_JOIN     6u  /* 128 columns of a tile, so often, that adding up its parts is worth */
 #define WGMMA_JOIN_TWO 20u /* the same of two tiles */
 
 /* How a product is spread over the device. */
 typedef struct wgmma_plan {
     unsigned tiles, steps;
     unsigned parts, spans; /* blocks */
-    bool has_parts;        /* blocks meet in a tile */
+    bool has_parts;        /* blocks meet in a tile ... */
+    unsigned shared;       /* ... of the first so many, or have them all where they do not ... */
+    unsigned whole;        /* ... and then each so many of the others */
 } wgmma_plan;
 
 /* What takes least by a model of it, in steps: as many blocks as run at once, each with as many
- * tiles or each with as many steps; or, when there are few tiles, as many blocks for each tile. */
+ * tiles, each with as many steps, or each with as many steps of the tiles that are one too few for
+ * all and then whole ones; or, when there are few tiles, as many blocks for each tile. */
 static wgmma_plan plan_of(const ingot_cuda *cuda, const ingot_weight_view *w, bool has_up) {
-    const unsigned most = (unsigned)cuda->multiprocessors;
+    const unsigned most = (unsigned)cuda->multiprocessors, halves = wgmma_halves(w->bits);
+    const unsigned join = (WGMMA_JOIN + halves - 1) / halves;
+    const unsigned join_two = (WGMMA_JOIN_TWO + halves - 1) / halves;
     wgmma_plan plan = {};
-    plan.steps = (unsigned)ingot_ceil_div(w->cols, PRODUCT_STEP);
+    plan.steps = (unsigned)ingot_ceil_div(w->cols, PRODUCT_STEP * halves);
     plan.tiles = (unsigned)ingot_ceil_div(w->rows, has_up ? WGMMA_BOX : WGMMA_ROWS);
     plan.parts = plan.tiles < most ? plan.tiles : most;
     plan.spans = 1;
-    const uint64_t units = (uint64_t)plan.tiles * plan.steps;
+    plan.shared = plan.tiles;
     uint64_t least = ingot_ceil_div(plan.tiles, most) * plan.steps;
-    if (units >= most && ingot_ceil_div(units, most) + WGMMA_JOIN_TWO < least) {
-        least = ingot_ceil_div(units, most) + WGMMA_JOIN_TWO;
+    const unsigned whole = plan.tiles / most, rest = plan.tiles % most;
+    const uint64_t units = (uint64_t)rest * plan.steps;
+    const uint64_t took =
+        whole * plan.steps + ingot_ceil_div(units, most) + (whole != 0 ? join : join_two);
+    if ((whole != 0 ? rest != 0 : units >= most) && took < least) {
+        least = took;
         plan.parts = most;
+        plan.whole = whole;
+        plan.shared = rest;
         plan.has_parts = true;
     }
     for (unsigned parts = 2; parts <= plan.steps && (uint64_t)parts * plan.tiles <= most; parts++) {
-        const uint64_t took = ingot_ceil_div(plan.steps, parts) + WGMMA_JOIN;
+        const uint64_t took = ingot_ceil_div(plan.steps, parts) + join;
         if (took < least) {
             least = took;
             plan.parts = parts;
@@ -66,7 +77,7 @@ product_shared product_wgmma_shared(const ingot_cuda *cuda, const ingot_weight_v
     product_shared shared = {};
     *bytes = 0;
     if (plan.has_parts && !product_cluster_can(cuda, w, has_up, m)) {
-        shared.counter_count = plan.tiles * WGMMA_WARPS;
+        shared.counter_count = plan.shared * WGMMA_WARPS;
         shared.counters = reinterpret_cast<unsigned *>(workspace);
         *bytes = product_aligned(shared.counter_count * sizeof(unsigned));
         shared.parts = reinterpret_cast<float4 *>(workspace + *bytes);
@@ -89,7 +100,7 @@ static PFN_cuTensorMapEncodeTiled_v12000 find_encode(void) {
 /* Of bytes or pairs of bytes, [rows][stride] of them; boxes[2]: columns, rows. */
 static ingot_status make_map(CUtensorMap *map, CUtensorMapDataType type, const void *from,
                              uint64_t columns, uint64_t rows, uint64_t stride_bytes,
-                             const cuuint32_t box[2]) {
+                             const cuuint32_t box[2], bool is_swizzled) {
     static const PFN_cuTensorMapEncodeTiled_v12000 encode = find_encode();
     if (encode == nullptr) {
         return ingot_cuda_failed("cuTensorMapEncodeTiled", "not in this driver", false);
@@ -98,23 +109,25 @@ static ingot_status make_map(CUtensorMap *map, CUtensorMapDataType type, const v
     const cuuint32_t steps[2] = {1, 1};
     const CUresult result =
         encode(map, type, 2, const_cast<void *>(from), sizes, strides, box, steps,
-               CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_NONE,
+               CU_TENSOR_MAP_INTERLEAVE_NONE,
+               is_swizzled ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_NONE,
                CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
     return result == CUDA_SUCCESS ? INGOT_OK
                                   : ingot_cuda_failed("cuTensorMapEncodeTiled", "refused", false);
 }
 
-ingot_status wgmma_map(CUtensorMap *map, const ingot_weight_view *w, unsigned rows) {
-    const cuuint32_t box[2] = {16 * w->bits, rows};
+ingot_status wgmma_map(CUtensorMap *map, const ingot_weight_view *w, unsigned columns,
+                       unsigned rows) {
+    const cuuint32_t box[2] = {columns * w->bits / 8, rows};
     return make_map(map, CU_TENSOR_MAP_DATA_TYPE_UINT8, w->codes, w->row_stride_bytes, w->rows,
-                    w->row_stride_bytes, box);
+                    w->row_stride_bytes, box, box[0] == WGMMA_SWIZZLE);
 }
 
 ingot_status wgmma_map_scales(CUtensorMap *map, const ingot_weight_view *w, unsigned groups,
                               unsigned rows) {
     const cuuint32_t box[2] = {groups, rows};
     return make_map(map, CU_TENSOR_MAP_DATA_TYPE_UINT16, w->scales, w->groups_per_row, w->rows,
-                    w->groups_per_row * 2, box);
+                    w->groups_per_row * 2, box, false);
 }
 
 /* See wgmma_job: whole boxes in a row of W, so that no two follow each other too closely. */
@@ -133,8 +146,9 @@ static ingot_status launch(const product_context *context, const product_task &t
     typedef wgmma_layout<BITS, COLUMNS> layout;
     const wgmma_plan plan = plan_of(context->cuda, &task.w[0], task.has_up);
     wgmma_job job = {};
-    INGOT_TRY(wgmma_map(&job.map[0], &task.w[0], WGMMA_BOX));
-    INGOT_TRY(wgmma_map(&job.map[1], &task.w[task.has_up ? 1 : 0], WGMMA_BOX));
+    const unsigned columns = PRODUCT_STEP * layout::HALVES;
+    INGOT_TRY(wgmma_map(&job.map[0], &task.w[0], columns, WGMMA_BOX));
+    INGOT_TRY(wgmma_map(&job.map[1], &task.w[task.has_up ? 1 : 0], columns, WGMMA_BOX));
     job.task = task;
     job.has_boxes = has_boxes(task);
     for (int h = 0; h < 2 && job.has_boxes; h++) {
@@ -147,7 +161,8 @@ static ingot_status launch(const product_context *context, const product_task &t
         job.zeros[h] = w.zeros;
     }
     job.steps = plan.steps;
-    job.span = plan.tiles / plan.spans * plan.steps;
+    job.span = plan.shared / plan.spans * plan.steps;
+    job.whole = plan.whole;
     job.piece = plan.has_parts ? 1 : plan.steps;
     job.least = job.span / job.piece / plan.parts;
     job.more = job.span / job.piece % plan.parts;
@@ -169,7 +184,7 @@ static ingot_status launch_columns(const product_context *context, const product
 
 template <int BITS, typename T>
 static ingot_status launch_mode(const product_context *context, const product_task &task) {
-    return product_mode_of(&task) == PRODUCT_PLAIN
+    return product_mode_of(&task) == PRODUCT_PLAIN && has_boxes(task)
                ? launch_columns<BITS, T, PRODUCT_PLAIN>(context, task)
                : launch_columns<BITS, T, PRODUCT_GENERAL>(context, task);
 }

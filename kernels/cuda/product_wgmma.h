@@ -2,15 +2,18 @@
  * products of warpgroups (wgmma).
  *
  * A block fills a multiprocessor: 16 warps of 16 rows of W each share the columns of x, and one
- * warp fetches for them, a step of 128 columns at a time: two boxes of codes as the file has them
- * and the tile of x (product_tile_at), three instructions of the copy engine.  Barriers count bytes
- * that came and warps that are done.  Codes go from shared memory to registers, where they become
- * the a of a product, exactly q - z or a power of two times that; b is x.  Sums of a step are
- * scaled to FP32 totals: groups are 128 columns or more.
+ * warp fetches for them, a step of 128 columns at a time, with 4 bits of 256: two boxes of codes as
+ * the file has them, rows of 128 bytes with 4 and 8 bits, and the tile of x (product_tile_at),
+ * three instructions of the copy engine.  Barriers count bytes that came and warps that are done.
+ * Codes go from shared memory to registers, where they become the a of a product, exactly q - z or
+ * a power of two times that; b is x.  Sums of 128 columns are scaled to FP32 totals: groups are 128
+ * columns or more.
  *
- * Tiles of W, one behind the other, are one sequence of steps, and blocks share it evenly.  Blocks
- * that meet in a tile write what they have to memory and add it up together, in the order of the
- * columns: a warp waits for its likes in the other blocks, which all run at once. */
+ * Tiles of W, one behind the other, are one sequence of steps.  Blocks share it evenly, or first
+ * those tiles that are too few for a round of all blocks and then have whole ones, as many each.
+ * Blocks that meet in a tile write what they have to memory and add it up together in the end, in
+ * the order of the columns: a warp waits for its likes in the other blocks, which all run at once.
+ */
 #ifndef INGOT_CUDA_PRODUCT_WGMMA_H
 #define INGOT_CUDA_PRODUCT_WGMMA_H
 
@@ -22,10 +25,16 @@
 #define WGMMA_THREADS ((WGMMA_WARPS + 4) * 32)
 #define WGMMA_ROWS    (WGMMA_WARPS * 16)
 #define WGMMA_BOX     (WGMMA_ROWS / 2) /* rows of W, or of U, that are copied at once */
-#define WGMMA_BYTES   (200u * 1024)    /* of shared memory, at most, for stages */
+#define WGMMA_BYTES   (201u * 1024)    /* of shared memory, at most, for stages */
 #define WGMMA_SCALES                                                                               \
     16 /* groups of a row whose scales are copied at once; a slot: 32 bytes a row */
-#define WGMMA_SLOTS 2
+#define WGMMA_SLOTS   3
+#define WGMMA_SWIZZLE 128 /* bytes of a row of codes whose units of 16 trade places */
+
+/* The 128 columns, so often, of a step: with 4 bits a row of its codes is 128 bytes, too. */
+constexpr unsigned wgmma_halves(unsigned bits) {
+    return bits == 4 ? 2 : 1;
+}
 
 typedef struct wgmma_job {
     CUtensorMap map[2];       /* codes of the upper and of the lower half of a tile's rows */
@@ -37,6 +46,7 @@ typedef struct wgmma_job {
     unsigned span;        /* units, steps of all tiles, that gridDim.x blocks share: ... */
     unsigned least, more; /* ... `more` of them `least` + 1 times, the others `least` times ... */
     unsigned piece;       /* ... so many: one, or whole tiles */
+    unsigned whole;       /* tiles behind those, so many for each block */
     unsigned group_shift; /* log2 of the chunks of 32 in a group */
     bool has_boxes;       /* scales come by boxes of WGMMA_SCALES groups */
     bool is_even;         /* rows in pairs, everything about them aligned to that */
@@ -45,15 +55,19 @@ typedef struct wgmma_job {
 
 /* Shared memory: stages of a step each, x and then codes; slots of scales; barriers. */
 template <int BITS, int COLUMNS> struct wgmma_layout {
-    static constexpr unsigned X_BYTES = COLUMNS * 8 * PRODUCT_STEP_BYTES;
-    static constexpr unsigned ROW_BYTES = 16 * BITS, BOX_BYTES = WGMMA_BOX * ROW_BYTES;
+    static constexpr unsigned HALVES = wgmma_halves(BITS), HALF_BYTES = 16 * BITS;
+    static constexpr unsigned HALF_X_BYTES = COLUMNS * 8 * PRODUCT_STEP_BYTES;
+    static constexpr unsigned X_BYTES = HALVES * HALF_X_BYTES, ROW_BYTES = HALVES * HALF_BYTES;
+    static constexpr unsigned BOX_BYTES = WGMMA_BOX * ROW_BYTES;
+    static constexpr bool IS_SWIZZLED = ROW_BYTES == WGMMA_SWIZZLE;
     static constexpr unsigned STAGE_BYTES = X_BYTES + 2 * BOX_BYTES;
     static constexpr unsigned MOST = WGMMA_BYTES / (STAGE_BYTES + 16), STAGES = MOST < 8 ? MOST : 8;
     static constexpr unsigned SCALES = STAGES * STAGE_BYTES; /* where they are: */
     static constexpr unsigned SLOT_BYTES = WGMMA_ROWS * WGMMA_SCALES * 2;
     static constexpr unsigned BARRIERS = SCALES + WGMMA_SLOTS * SLOT_BYTES;
     static constexpr unsigned BYTES = BARRIERS + 16 * STAGES;
-    static_assert(STAGES >= 3 && STAGES <= WGMMA_SCALES && STAGE_BYTES % 128 == 0, "");
+    static_assert(STAGES >= 3 && STAGES * HALVES <= WGMMA_SCALES, "");
+    static_assert(STAGE_BYTES % (IS_SWIZZLED ? 1024 : 128) == 0 && X_BYTES % 1024 == 0, "");
 };
 
 #if INGOT_SM90A
@@ -70,6 +84,22 @@ __device__ static inline unsigned wgmma_begin(const wgmma_job &job, unsigned par
 __device__ static inline unsigned wgmma_part_of(const wgmma_job &job, unsigned unit) {
     const unsigned at = unit % job.span, first = job.more * (job.least + 1);
     return at < first ? at / (job.least + 1) : job.more + (at - first) / job.least;
+}
+
+/* The units of a block: first what it has of tiles that blocks share, then whole ones. */
+typedef struct wgmma_units {
+    unsigned begin, stop; /* of the former */
+    unsigned whole;       /* the first of the latter */
+    unsigned count;       /* of both */
+} wgmma_units;
+
+__device__ static inline wgmma_units wgmma_units_of(const wgmma_job &job) {
+    wgmma_units units;
+    units.begin = wgmma_begin(job, blockIdx.x, blockIdx.y);
+    units.stop = wgmma_begin(job, blockIdx.x + 1, blockIdx.y);
+    units.whole = job.span * gridDim.y + blockIdx.x * job.whole * job.steps;
+    units.count = units.stop - units.begin + job.whole * job.steps;
+    return units;
 }
 
 /* A value that all lanes of a warp have, for the compiler to know. */
@@ -91,9 +121,15 @@ template <unsigned STAGES> __device__ static inline void wgmma_go_on(wgmma_place
 }
 
 /* Whether a step is the first with the scales of a box. */
+template <unsigned HALVES>
 __device__ static inline bool wgmma_is_new(const wgmma_job &job, unsigned step) {
-    return (step & ((WGMMA_SCALES / 4 << job.group_shift) - 1)) == 0;
+    return (step & ((WGMMA_SCALES / (4 * HALVES) << job.group_shift) - 1)) == 0;
 }
+
+/* A unit, and where it is. */
+typedef struct wgmma_at {
+    unsigned unit, tile, step;
+} wgmma_at;
 
 /* All copies of a block; one thread. */
 template <typename layout>
@@ -101,62 +137,69 @@ __device__ static void wgmma_fetch(const wgmma_job &job, unsigned stages_at) {
     const product_task &task = job.task;
     const unsigned rows = task.has_up ? WGMMA_BOX : WGMMA_ROWS;
     const unsigned full = stages_at + layout::BARRIERS, empty = full + 8 * layout::STAGES;
-    const unsigned begin = wgmma_begin(job, blockIdx.x, blockIdx.y);
-    const unsigned count = wgmma_begin(job, blockIdx.x + 1, blockIdx.y) - begin;
-    unsigned tile = begin / job.steps, step = begin % job.steps;
+    const wgmma_units units = wgmma_units_of(job);
     unsigned slot = 0;
     bool is_first = true;
+    const auto start = [&](unsigned unit) {
+        const wgmma_at at = {unit, unit / job.steps, unit % job.steps};
+        return at;
+    };
+    const auto go_on = [&](wgmma_at &at) {
+        at.unit++;
+        at.step++;
+        if (at.unit == units.stop) {
+            at = start(units.whole);
+        } else if (at.step == job.steps) {
+            at.step = 0;
+            at.tile++;
+        }
+    };
+    wgmma_at at = start(units.begin != units.stop ? units.begin : units.whole), behind = at;
     const auto codes = [&](unsigned stage) {
         const unsigned to = stages_at + stage * layout::STAGE_BYTES + layout::X_BYTES;
-        const unsigned barrier = full + 8 * stage, column = step * layout::ROW_BYTES;
-        const unsigned group = step * 4 >> job.group_shift;
-        if (job.has_boxes && (is_first || wgmma_is_new(job, step))) {
-            /* with the first step that needs them: a slot is read to its end before the step
-             * WGMMA_SCALES steps behind is fetched */
+        const unsigned barrier = full + 8 * stage, column = at.step * layout::ROW_BYTES;
+        const unsigned group = at.step * (4 * layout::HALVES) >> job.group_shift;
+        if (job.has_boxes && (is_first || wgmma_is_new<layout::HALVES>(job, at.step))) {
+            /* with the first step that needs them.  A slot is read to its end before it is written
+             * again: the first box and the last of what blocks share may serve a single step each,
+             * but of three that follow each other one is whole, more steps than stages */
             const unsigned scales = stages_at + layout::SCALES + slot * layout::SLOT_BYTES;
             const unsigned from = group / WGMMA_SCALES * WGMMA_SCALES;
             barrier_expect(barrier, layout::STAGE_BYTES + layout::SLOT_BYTES);
-            bulk_copy_box(scales, &job.scale_map[0], from, tile * rows, barrier);
+            bulk_copy_box(scales, &job.scale_map[0], from, at.tile * rows, barrier);
             bulk_copy_box(scales + layout::SLOT_BYTES / 2, &job.scale_map[1], from,
-                          tile * rows + (task.has_up ? 0 : WGMMA_BOX), barrier);
-            slot ^= 1;
+                          at.tile * rows + (task.has_up ? 0 : WGMMA_BOX), barrier);
+            slot = slot + 1 == WGMMA_SLOTS ? 0 : slot + 1;
         } else {
             barrier_expect(barrier, layout::STAGE_BYTES);
         }
         is_first = false;
-        bulk_copy_box(to, &job.map[0], column, tile * rows, barrier);
+        bulk_copy_box(to, &job.map[0], column, at.tile * rows, barrier);
         bulk_copy_box(to + layout::BOX_BYTES, &job.map[1], column,
-                      tile * rows + (task.has_up ? 0 : WGMMA_BOX), barrier);
+                      at.tile * rows + (task.has_up ? 0 : WGMMA_BOX), barrier);
     };
-    const auto x = [&](unsigned stage, unsigned at) {
+    const auto x = [&](unsigned stage, unsigned step) {
         bulk_copy(stages_at + stage * layout::STAGE_BYTES,
-                  static_cast<const uint8_t *>(task.x) + (uint64_t)at * layout::X_BYTES,
+                  static_cast<const uint8_t *>(task.x) + (uint64_t)step * layout::X_BYTES,
                   layout::X_BYTES, full + 8 * stage);
     };
-    const auto go_on = [&]() {
-        step++;
-        if (step == job.steps) {
-            step = 0;
-            tile++;
-        }
-    };
-    const unsigned first = step, ahead = min(count, layout::STAGES);
+    const unsigned ahead = min(units.count, layout::STAGES);
     for (unsigned i = 0; i < ahead; i++) {
         codes(i);
-        go_on();
+        go_on(at);
     }
     product_wait();
-    for (unsigned i = 0, at = first; i < ahead; i++) {
-        x(i, at);
-        at = at + 1 == job.steps ? 0 : at + 1;
+    for (unsigned i = 0; i < ahead; i++) {
+        x(i, behind.step);
+        go_on(behind);
     }
     wgmma_place place = {};
 #pragma unroll 1
-    for (unsigned i = ahead; i < count; i++) {
+    for (unsigned i = ahead; i < units.count; i++) {
         barrier_wait(empty + 8 * place.stage, place.odd);
         codes(place.stage);
-        x(place.stage, step);
-        go_on();
+        x(place.stage, at.step);
+        go_on(at);
         wgmma_go_on<layout::STAGES>(place);
     }
 }
@@ -232,22 +275,35 @@ __device__ static inline void wgmma_store(const wgmma_job &job, unsigned column,
     }
 }
 
+/* The row, of eight, of a lane.  Eight lanes, which have two rows, read shared memory at once and
+ * meet all banks: with 4 bits, half a row, where the units of one row trade places (WGMMA_SWIZZLE)
+ * with those of the other half. */
+template <int BITS> __device__ static inline unsigned wgmma_lane_row(void) {
+    const unsigned eighth = threadIdx.x % 32 / 4;
+    return BITS == 4 ? eighth % 2 * 4 + eighth / 2 : eighth;
+}
+/* Lanes of rows that are neighbours differ by this. */
+template <int BITS> constexpr int wgmma_lane_next = BITS == 4 ? 8 : 4;
+
 /* Sums of eight columns of x, as wgmma leaves them, to y.  Lanes of rows that are neighbours trade
  * values, so that each has both rows of one column. */
+template <int BITS>
 __device__ static inline void wgmma_put_eight(const wgmma_job &job, unsigned tile, unsigned c,
                                               const float (&v)[4]) {
     const product_task &task = job.task;
     const unsigned lane = threadIdx.x % 32;
-    const bool is_odd = lane / 4 % 2 != 0;
+    const bool is_odd = wgmma_lane_row<BITS>() % 2 != 0;
     const unsigned column = c * 8 + lane % 4 * 2 + (is_odd ? 1 : 0);
-    const float from_low = __shfl_xor_sync(0xffffffffu, is_odd ? v[0] : v[1], 4);
-    const float from_high = __shfl_xor_sync(0xffffffffu, is_odd ? v[2] : v[3], 4);
+    const float from_low =
+        __shfl_xor_sync(0xffffffffu, is_odd ? v[0] : v[1], wgmma_lane_next<BITS>);
+    const float from_high =
+        __shfl_xor_sync(0xffffffffu, is_odd ? v[2] : v[3], wgmma_lane_next<BITS>);
     if (column >= (unsigned)task.m) {
         return;
     }
     float low[2] = {is_odd ? from_low : v[0], is_odd ? v[1] : from_low};
     float high[2] = {is_odd ? from_high : v[2], is_odd ? v[3] : from_high};
-    const unsigned own = threadIdx.x / 32 * 8 + lane / 8 * 2;
+    const unsigned own = threadIdx.x / 32 * 8 + wgmma_lane_row<BITS>() / 2 * 2;
     if (task.has_up) {
         wgmma_store(job, column, (uint64_t)tile * WGMMA_BOX + own, low, high);
         return;
@@ -268,12 +324,12 @@ __device__ static inline void wgmma_put_eight(const wgmma_job &job, unsigned til
 }
 
 /* The same of a whole tile; destroys totals. */
-template <int COLUMNS>
+template <int BITS, int COLUMNS>
 __device__ static inline void wgmma_put(const wgmma_job &job, unsigned tile,
                                         float (&totals)[COLUMNS][4]) {
 #pragma unroll 1
     for (unsigned c = 0; c < COLUMNS; c++) { /* rolled up, the first are moved away */
-        wgmma_put_eight(job, tile, c, totals[0]);
+        wgmma_put_eight<BITS>(job, tile, c, totals[0]);
 #pragma unroll
         for (int i = 0; i + 1 < COLUMNS; i++) {
 #pragma unroll
@@ -285,21 +341,24 @@ __device__ static inline void wgmma_put(const wgmma_job &job, unsigned tile,
 }
 
 /* A whole tile where sums go to y as they are: nothing is rolled up. */
-template <int COLUMNS>
+template <int BITS, int COLUMNS>
 __device__ static inline void wgmma_put_bare(const wgmma_job &job, unsigned tile,
                                              const float (&totals)[COLUMNS][4]) {
     const unsigned lane = threadIdx.x % 32, m = (unsigned)job.task.m;
-    const bool is_odd = lane / 4 % 2 != 0;
+    const bool is_odd = wgmma_lane_row<BITS>() % 2 != 0;
     const unsigned column = lane % 4 * 2 + (is_odd ? 1 : 0);
     const uint64_t rows = job.task.w[0].rows;
-    const uint64_t row = (uint64_t)tile * WGMMA_ROWS + threadIdx.x / 32 * 8 + lane / 8 * 2;
+    const uint64_t row =
+        (uint64_t)tile * WGMMA_ROWS + threadIdx.x / 32 * 8 + wgmma_lane_row<BITS>() / 2 * 2;
     const bool has_low = row < rows, has_high = row + WGMMA_BOX < rows;
     float *y = static_cast<float *>(job.task.y) + column * rows + row;
 #pragma unroll
     for (unsigned c = 0; c < COLUMNS; c++) {
         const float(&v)[4] = totals[c];
-        const float from_low = __shfl_xor_sync(0xffffffffu, is_odd ? v[0] : v[1], 4);
-        const float from_high = __shfl_xor_sync(0xffffffffu, is_odd ? v[2] : v[3], 4);
+        const float from_low =
+            __shfl_xor_sync(0xffffffffu, is_odd ? v[0] : v[1], wgmma_lane_next<BITS>);
+        const float from_high =
+            __shfl_xor_sync(0xffffffffu, is_odd ? v[2] : v[3], wgmma_lane_next<BITS>);
         if (has_low && c * 8 + column < m) {
             *reinterpret_cast<float2 *>(y) =
                 make_float2(is_odd ? from_low : v[0], is_odd ? v[1] : from_low);
@@ -383,7 +442,7 @@ __device__ static inline bool wgmma_await(unsigned *counter, unsigned blocks, un
 
 /* This warp's share of the columns of a tile that several blocks have parts of: every `blocks`th
  * eight, and what was left to it. */
-template <int COLUMNS>
+template <int BITS, int COLUMNS>
 __device__ static __noinline__ void wgmma_join(const wgmma_job &job, unsigned tile,
                                                unsigned shares) {
     unsigned first;
@@ -413,7 +472,7 @@ __device__ static __noinline__ void wgmma_join(const wgmma_job &job, unsigned ti
                 sum[0] += v[k].x, sum[1] += v[k].y, sum[2] += v[k].z, sum[3] += v[k].w;
             }
         }
-        wgmma_put_eight(job, tile, c, sum);
+        wgmma_put_eight<BITS>(job, tile, c, sum);
     }
 }
 
@@ -429,23 +488,24 @@ __device__ static inline uint4 wgmma_read(unsigned address) {
 }
 
 /* A chunk of both rows of a lane; that of the first row is at `codes` in shared memory, the other
- * is in the other box. */
-template <int BITS>
+ * is in the other box.  `codes` is that of unit 0 of the lane in the order of WGMMA_SWIZZLE. */
+template <typename layout, int BITS>
 __device__ static inline void wgmma_take(unsigned (&out)[2][BITS], unsigned codes) {
 #pragma unroll
     for (unsigned h = 0; h < 2; h++) {
-        const unsigned row = codes + h * WGMMA_BOX * (16 * BITS);
         if constexpr (BITS % 4 == 0) {
 #pragma unroll
             for (unsigned i = 0; i < BITS / 4; i++) {
-                const uint4 v = wgmma_read(row + i * 16);
+                const uint4 v = wgmma_read((codes ^ i * 16) + h * layout::BOX_BYTES);
                 out[h][4 * i] = v.x, out[h][4 * i + 1] = v.y;
                 out[h][4 * i + 2] = v.z, out[h][4 * i + 3] = v.w;
             }
         } else {
 #pragma unroll
             for (unsigned i = 0; i < BITS; i++) {
-                asm volatile("ld.shared.u32 %0, [%1];" : "=r"(out[h][i]) : "r"(row + i * 4));
+                asm volatile("ld.shared.u32 %0, [%1];"
+                             : "=r"(out[h][i])
+                             : "r"(codes + h * layout::BOX_BYTES + i * 4));
             }
         }
     }
@@ -481,6 +541,41 @@ __device__ static inline unsigned wgmma_load_scale(const wgmma_job &job, const w
     return half;
 }
 
+/* The scales of both rows of a lane for the halves of a step, from `slot` where there are boxes. */
+template <typename layout, product_mode MODE>
+__device__ static inline void
+wgmma_take_scales(const wgmma_job &job, unsigned (&out)[layout::HALVES][2], bool has_boxes,
+                  const wgmma_rows &rows, unsigned step, unsigned slot) {
+    constexpr unsigned HALVES = layout::HALVES;
+    const unsigned group = step * (4 * HALVES) >> job.group_shift;
+    if (!has_boxes) {
+        const unsigned last = (unsigned)job.task.w[0].groups_per_row - 1;
+#pragma unroll
+        for (unsigned half = 0; half < HALVES; half++) {
+            const unsigned own = (step * HALVES + half) * 4 >> job.group_shift;
+#pragma unroll
+            for (int h = 0; h < 2; h++) {
+                out[half][h] = wgmma_load_scale<MODE>(job, rows, h, min(own, last));
+            }
+        }
+        return;
+    }
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        const unsigned at = slot + h * (layout::SLOT_BYTES / 2);
+        if (HALVES == 1) {
+            out[0][h] = shared_read2(at + group % WGMMA_SCALES * 2);
+            continue;
+        }
+        /* groups of 128: those of the halves; longer ones: of both, the first or the second */
+        const unsigned two = shared_read4(at + group / 2 * 2 % WGMMA_SCALES * 2);
+        const unsigned first = group % 2 != 0 ? 0x2 : 0x0;
+        const unsigned second = job.group_shift == 2 ? 0x2 : first;
+        out[0][h] = __byte_perm(two, 0, 0x4410 + first * 0x11);
+        out[HALVES - 1][h] = __byte_perm(two, 0, 0x4410 + second * 0x11);
+    }
+}
+
 /* Codes to FACTOR^-1 (q - z), of one row and group. */
 template <int BITS, typename T> struct wgmma_zero {
     static constexpr float FACTOR = 1.0f;
@@ -503,127 +598,167 @@ template <int BITS> struct wgmma_zero<BITS, __half> {
     }
 };
 
+/* sums = the products of the 128 columns that a chunk of each lane has, from b on; in two groups,
+ * so that one half is multiplied while the other is unpacked. */
+template <typename T, int COLUMNS>
+__device__ static inline void wgmma_products(float (&sums)[COLUMNS][4], unsigned (&pair)[2][16],
+                                             uint64_t b) {
+#pragma unroll
+    for (unsigned k = 0; k < 8; k++) {
+        if (k % 4 == 0) {
+            wgmma_hold(pair[0], 2 * k);
+            wgmma_hold(pair[1], 2 * k);
+            wgmma_fence();
+        }
+        wgmma<T, COLUMNS>(sums, pair[0][2 * k], pair[1][2 * k], pair[0][2 * k + 1],
+                          pair[1][2 * k + 1], wgmma_behind(b, k * (COLUMNS * 16)), k != 0);
+        if (k % 4 == 3) {
+            wgmma_commit();
+        }
+    }
+}
+
 /* What the warps that multiply do. */
 template <int BITS, typename T, product_mode MODE, int COLUMNS>
 __device__ static inline void wgmma_multiply(const wgmma_job &job, const uint8_t *shared) {
     typedef wgmma_layout<BITS, COLUMNS> layout;
+    constexpr unsigned HALVES = layout::HALVES;
     constexpr float FACTOR = wgmma_zero<BITS, T>::FACTOR;
     const product_task &task = job.task;
     const unsigned stages_at = async_address(shared);
     const unsigned full = stages_at + layout::BARRIERS, empty = full + 8 * layout::STAGES;
     const product_matrix w = product_matrix_of(task, false, job.group_shift);
     const bool has_zeros = MODE != PRODUCT_PLAIN && task.w[0].zeros != nullptr;
+    const bool has_boxes = MODE == PRODUCT_PLAIN || job.has_boxes;
     const unsigned rows = task.has_up ? WGMMA_BOX : WGMMA_ROWS;
-    const unsigned own_row = threadIdx.x / 32 * 8 + threadIdx.x % 32 / 4;
-    unsigned codes =
-        stages_at + layout::X_BYTES + own_row * layout::ROW_BYTES + threadIdx.x % 4 * 4 * BITS;
+    const unsigned own_row = threadIdx.x / 32 * 8 + wgmma_lane_row<BITS>();
+    unsigned codes = stages_at + layout::X_BYTES + own_row * layout::ROW_BYTES;
+    codes += layout::IS_SWIZZLED ? (threadIdx.x % 4 * (BITS / 4) ^ own_row % 8) * 16
+                                 : threadIdx.x % 4 * 4 * BITS;
     unsigned slot = stages_at + layout::SCALES + own_row * (WGMMA_SCALES * 2);
     asm volatile("" : "+r"(codes), "+r"(slot)); /* or they would be made anew in every step */
-    const unsigned begin = wgmma_begin(job, blockIdx.x, blockIdx.y);
-    const unsigned stop = wgmma_begin(job, blockIdx.x + 1, blockIdx.y);
-    unsigned tile = begin / job.steps, step = begin % job.steps;
-    unsigned left = stop - begin, shares[2] = {}; /* of the first and the last tile */
-    unsigned code[2][BITS], odd_slot = 1;
+    const wgmma_units units = wgmma_units_of(job);
+    unsigned unit = units.begin, left = units.count;
+    unsigned shares[2] = {}; /* of the first and the last tile that others have parts of */
+    unsigned code[2][BITS], slot_now = WGMMA_SLOTS - 1;
+    bool is_first = true;
     wgmma_place place = {};
-    const auto take = [&]() {
-        barrier_wait(full + 8 * place.stage, place.odd);
-        wgmma_take<BITS>(code, codes + place.stage * layout::STAGE_BYTES);
+    const auto take = [&](unsigned half) {
+        if (half == 0) {
+            barrier_wait(full + 8 * place.stage, place.odd);
+        }
+        wgmma_take<layout, BITS>(code, (codes ^ half * layout::HALF_BYTES) +
+                                           place.stage * layout::STAGE_BYTES);
     };
     constexpr bool IS_EARLY = BITS <= 4; /* while the step in front is multiplied: registers */
     product_wait(); /* by all that write y, or read what the kernel in front wrote */
     if (IS_EARLY) {
-        take();
+        take(0);
     }
 #pragma unroll 1
     while (left != 0) { /* a tile, or what this block has of it */
+        unit = unit == units.stop ? units.whole : unit;
+        const unsigned tile = unit / job.steps, first = unit % job.steps;
+        const unsigned end = min(job.steps, first + (unit < units.stop ? units.stop - unit : left));
+        unsigned step = first;
         const wgmma_rows where = wgmma_find(job, tile * rows + own_row);
-        const unsigned first = step, end = min(job.steps, step + left);
         float totals[COLUMNS][4] = {};
         wgmma_zero<BITS, T> zero[2];
-        const auto load_zeros = [&](unsigned group) {
+        const auto load_zeros =
+            [&](unsigned part) { /* of `part` * 128 columns */
+                                 const unsigned group =
+                                     min(part * 4 >> job.group_shift, w.groups - 1);
 #pragma unroll
-            for (int h = 0; h < 2; h++) {
-                zero[h].set(has_zeros ? __ldg(job.zeros[h] + where.at[h] + group)
-                                      : 1u << (BITS - 1));
-            }
-        };
-        load_zeros(step * 4 >> job.group_shift);
-        left -= end - step;
+                                 for (int h = 0; h < 2; h++) {
+                                     zero[h].set(has_zeros
+                                                     ? __ldg(job.zeros[h] + where.at[h] + group)
+                                                     : 1u << (BITS - 1));
+                                 }
+            };
+        load_zeros(step * HALVES);
+        left -= end - first;
+        unit += end - first;
 #pragma unroll 1
         for (; step != end; step++) {
-            unsigned pair[2][16], scale_bits[2];
-            float sums[COLUMNS][4];
-            const unsigned group = step * 4 >> job.group_shift;
+            unsigned scale_bits[HALVES][2];
             if (!IS_EARLY) {
-                take();
+                take(0); /* before scales, which came with it */
             }
-            if (job.has_boxes) {
-                odd_slot ^=
-                    (step == first && begin == tile * job.steps + step) || wgmma_is_new(job, step)
-                        ? 1
-                        : 0;
+            if (has_boxes && (is_first || wgmma_is_new<HALVES>(job, step))) {
+                slot_now = slot_now == WGMMA_SLOTS - 1 ? 0 : slot_now + 1;
             }
+            is_first = false;
+            wgmma_take_scales<layout, MODE>(job, scale_bits, has_boxes, where, step,
+                                            slot + slot_now * layout::SLOT_BYTES);
 #pragma unroll
-            for (int h = 0; h < 2; h++) {
-                scale_bits[h] = job.has_boxes ? shared_read2(slot + odd_slot * layout::SLOT_BYTES +
-                                                             group % WGMMA_SCALES * 2 +
-                                                             h * (layout::SLOT_BYTES / 2))
-                                              : wgmma_load_scale<MODE>(job, where, h, group);
-                zero[h].unpack(pair[h], code[h]);
-            }
-            if (has_zeros && step + 1 != job.steps) {
-                load_zeros((step + 1) * 4 >> job.group_shift);
-            }
-            const uint64_t b =
-                wgmma_matrix<COLUMNS * 8>(stages_at + place.stage * layout::STAGE_BYTES);
-            wgmma_hold(pair[0]);
-            wgmma_hold(pair[1]);
-            wgmma_fence();
+            for (unsigned half = 0; half < HALVES; half++) {
+                unsigned pair[2][16];
+                float sums[COLUMNS][4];
 #pragma unroll
-            for (unsigned k = 0; k < 8; k++) {
-                wgmma<T, COLUMNS>(sums, pair[0][2 * k], pair[1][2 * k], pair[0][2 * k + 1],
-                                  pair[1][2 * k + 1], wgmma_behind(b, k * (COLUMNS * 16)), k != 0);
-            }
-            wgmma_commit();
-            const unsigned done = empty + 8 * place.stage;
-            wgmma_go_on<layout::STAGES>(place);
-            if (IS_EARLY && (left != 0 || step + 1 != end)) {
-                take();
-            }
-            wgmma_wait<0>();
-            barrier_arrive_once(done);
-            const float scale[2] = {product_scale<MODE>(scale_bits[0], w) * FACTOR,
-                                    product_scale<MODE>(scale_bits[1], w) * FACTOR};
-#pragma unroll
-            for (int c = 0; c < COLUMNS; c++) {
-#pragma unroll
-                for (int k = 0; k < 4; k++) {
-                    totals[c][k] = fmaf(scale[k / 2], sums[c][k], totals[c][k]);
+                for (int h = 0; h < 2; h++) {
+                    zero[h].unpack(pair[h], code[h]);
                 }
+                if (has_zeros) {
+                    load_zeros(step * HALVES + half + 1);
+                }
+                const uint64_t b = wgmma_matrix<COLUMNS * 8>(
+                    stages_at + place.stage * layout::STAGE_BYTES + half * layout::HALF_X_BYTES);
+                wgmma_products<T, COLUMNS>(sums, pair, b);
+                const unsigned done = empty + 8 * place.stage;
+                if (half == HALVES - 1) {
+                    wgmma_go_on<layout::STAGES>(place);
+                }
+                if (half != HALVES - 1) {
+                    take(half + 1);
+                } else if (IS_EARLY && (left != 0 || step + 1 != end)) {
+                    take(0);
+                }
+                wgmma_wait<0>();
+                if (half == HALVES - 1) {
+                    barrier_arrive_once(done);
+                }
+                const float scale[2] = {product_scale<MODE>(scale_bits[half][0], w),
+                                        product_scale<MODE>(scale_bits[half][1], w)};
+#pragma unroll
+                for (int c = 0; c < COLUMNS; c++) {
+#pragma unroll
+                    for (int k = 0; k < 4; k++) {
+                        totals[c][k] = fmaf(scale[k / 2], sums[c][k], totals[c][k]);
+                    }
+                }
+            }
+        }
+#pragma unroll
+        for (int c = 0; c < COLUMNS; c++) {
+#pragma unroll
+            for (int k = 0; k < 4; k++) {
+                totals[c][k] *= FACTOR;
             }
         }
         if (end - first == job.steps) {
             if (job.is_bare) {
-                wgmma_put_bare<COLUMNS>(job, tile, totals);
+                wgmma_put_bare<BITS, COLUMNS>(job, tile, totals);
             } else {
-                wgmma_put<COLUMNS>(job, tile, totals);
+                wgmma_put<BITS, COLUMNS>(job, tile, totals);
             }
         } else {
             const unsigned more = wgmma_leave<COLUMNS>(job, tile, totals);
-            shares[0] = tile == begin / job.steps ? more : shares[0];
-            shares[1] = tile == begin / job.steps ? 0 : more;
+            const bool is_begin = tile == units.begin / job.steps;
+            shares[0] = is_begin ? more : shares[0];
+            shares[1] = is_begin ? 0 : more;
         }
-        tile += step == job.steps ? 1 : 0;
-        step = step == job.steps ? 0 : step;
+    }
+    if (units.begin == units.stop) {
+        return;
     }
     /* parts, once all of this block are there: of its first and its last tile */
-    const unsigned last = (stop - 1) / job.steps;
-    tile = begin / job.steps;
+    const unsigned last = (units.stop - 1) / job.steps;
+    unsigned tile = units.begin / job.steps;
 #pragma unroll 1
     for (bool goes_on = true; goes_on;) {
         const unsigned from = tile * job.steps;
-        if (from < begin || from + job.steps > stop) {
-            wgmma_join<COLUMNS>(job, tile, shares[0]);
+        if (from < units.begin || from + job.steps > units.stop) {
+            wgmma_join<BITS, COLUMNS>(job, tile, shares[0]);
         }
         goes_on = tile != last;
         tile = last;

@@ -10,9 +10,11 @@
 #include <cuda.h>
 #include <type_traits>
 
-/* The map of a matrix of packed codes, by boxes of a step of 128 columns of `rows` rows; what lies
- * behind it reads as zero. */
-ingot_status wgmma_map(CUtensorMap *map, const ingot_weight_view *w, unsigned rows);
+/* The map of a matrix of packed codes, by boxes of `columns` columns of `rows` rows; what lies
+ * behind it reads as zero.  Rows of 128 bytes: unit i of 16 bytes of row r comes as unit i ^ r % 8.
+ */
+ingot_status wgmma_map(CUtensorMap *map, const ingot_weight_view *w, unsigned columns,
+                       unsigned rows);
 /* The same of its scales of 16 bits, by boxes of `groups` groups of `rows` rows. */
 ingot_status wgmma_map_scales(CUtensorMap *map, const ingot_weight_view *w, unsigned groups,
                               unsigned rows);
@@ -106,12 +108,12 @@ template <int COUNT> __device__ static inline void warpgroup_claim(void) {
 /* ---- products of a warpgroup -------------------------------------------------------------------
  */
 
-/* Values that are in their registers from here on: not made between products. */
-__device__ static inline void wgmma_hold(unsigned (&v)[16]) {
-    asm volatile(""
-                 : "+r"(v[0]), "+r"(v[1]), "+r"(v[2]), "+r"(v[3]), "+r"(v[4]), "+r"(v[5]),
-                   "+r"(v[6]), "+r"(v[7]), "+r"(v[8]), "+r"(v[9]), "+r"(v[10]), "+r"(v[11]),
-                   "+r"(v[12]), "+r"(v[13]), "+r"(v[14]), "+r"(v[15]));
+/* Eight values that are in their registers from here on: not made between products. */
+__device__ static inline void wgmma_hold(unsigned (&v)[16], unsigned first) {
+#pragma unroll
+    for (unsigned i = first; i < first + 8; i++) {
+        asm volatile("" : "+r"(v[i]));
+    }
 }
 
 /* In front of the first product behind writes to its registers. */

@@ -482,6 +482,17 @@ static void test_warpgroups(void) {
         }
         check(&c);
     }
+    for (unsigned i = 0; i < (is_brief ? 1u : 3u); i++) { /* the same, and blocks share the first
+                                                             tiles, too few for all */
+        product_case c = draw(i == 0 ? 8 : i + 2, 128, i == 2 ? 3 + input_below(14) : 17);
+        c.rows = 33800 + input_below(2000);
+        c.cols = is_brief ? 1056 : i == 0 ? 2080 : i == 1 ? 4096 : 2048;
+        c.group = 128;
+        c.has_up = c.has_outliers = false;
+        c.zero_mode = INGOT_ZERO_SYMMETRIC;
+        c.scale_dtype = INGOT_F16;
+        check(&c);
+    }
     for (unsigned i = 0; i < 3 && !is_brief; i++) { /* large ones, many tiles and few, and one that
                                                        is large for 3 bits and more than 32 rows */
         product_case c = draw(i == 0 ? 4 : 3, 128, i == 0 ? 9 : i == 1 ? 3 : 33);
