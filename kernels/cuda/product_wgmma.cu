@@ -7,6 +7,9 @@
 #define WGMMA_MOST     64  /* the same */
 #define WGMMA_JOIN     6u  /* 128 columns of a tile, so often, that adding up its parts is worth */
 #define WGMMA_JOIN_TWO 20u /* the same of two tiles */
+/* the same in front of whole tiles, at most: a last round of fewer blocks would have more of the
+ * memory for each (decision 0025) */
+#define WGMMA_JOIN_WHOLE 24u
 
 /* How a product is spread over the device. */
 typedef struct wgmma_plan {
@@ -24,6 +27,7 @@ static wgmma_plan plan_of(const ingot_cuda *cuda, const ingot_weight_view *w, bo
     const unsigned most = (unsigned)cuda->multiprocessors, halves = wgmma_halves(w->bits);
     const unsigned join = (WGMMA_JOIN + halves - 1) / halves;
     const unsigned join_two = (WGMMA_JOIN_TWO + halves - 1) / halves;
+    const unsigned join_whole = (WGMMA_JOIN_WHOLE + halves - 1) / halves;
     wgmma_plan plan = {};
     plan.steps = (unsigned)ingot_ceil_div(w->cols, PRODUCT_STEP * halves);
     plan.tiles = (unsigned)ingot_ceil_div(w->rows, has_up ? WGMMA_BOX : WGMMA_ROWS);
@@ -34,7 +38,7 @@ static wgmma_plan plan_of(const ingot_cuda *cuda, const ingot_weight_view *w, bo
     const unsigned whole = plan.tiles / most, rest = plan.tiles % most;
     const uint64_t units = (uint64_t)rest * plan.steps;
     const uint64_t took =
-        whole * plan.steps + ingot_ceil_div(units, most) + (whole != 0 ? join : join_two);
+        whole * plan.steps + ingot_ceil_div(units, most) + (whole != 0 ? join_whole : join_two);
     if ((whole != 0 ? rest != 0 : units >= most) && took < least) {
         least = took;
         plan.parts = most;
