@@ -2,43 +2,20 @@
  *
  * A tile is up to 16 rows of queries that read the same keys: the heads of a group for one token of
  * a sequence, or for a few consecutive tokens of a prompt.  A thread block takes a tile and a part
- * of the keys; its four warps take 16 keys in turn, copied to slots in shared memory ahead of their
- * use, multiply on tensor cores, and keep the running maximum of flash attention (arXiv
- * 2205.14135).  The block that ends last adds the parts up, in order.
+ * of the keys (engine_tile.h); its four warps take 16 keys in turn, copied to slots in shared
+ * memory ahead of their use, multiply on tensor cores, and keep the running maximum of flash
+ * attention (arXiv 2205.14135).  engine_join.h adds up what warps and blocks have.
  *
  * For sequences the keys of older tokens are on their way before the projections of the newest are
- * done; its own key and value go to the cache and to the slot where they are used.
+ * done; its own key and value go to the cache and to the slot where they are used.  In that time a
+ * block also goes once through all of the kernel, without a trace: of its instructions, some 20 KB,
+ * each is used once or a few times, and other kernels have come between, so that fetching them
+ * takes longer than what they do.
  *
  * Fragments of mma.m16n8k16 without shuffles: which feature stands behind index k of a product is
  * free as long as queries and keys agree, so that a lane takes 16 bytes of a key and uses them in
  * two products; likewise for the features of values, where a lane holds 8 of them for 4 keys. */
-#include "kernels/cuda/async_copy.h"
-#include "kernels/cuda/engine_parts.h"
-#include "kernels/cuda/last_block.h"
-
-#define THREADS 128
-#define WARPS   4u
-#define STEP    16u            /* keys of a warp at a time */
-#define ROUND   (WARPS * STEP) /* of the block */
-/* Of a block at least: with fewer the parts take longer to meet than a block to read its keys
- * (decision 0024: 471 tokens/s for 463 behind 4096 tokens). */
-#define LEAST_KEYS (4 * ROUND)
-#define SLOTS      2u /* steps of a warp on their way */
-#define NO_KEY     UINT32_MAX
-
-typedef struct attention_job {
-    engine_rows rows;
-    engine_projected from; /* FUSED: what is shaped on the way */
-    engine_head_shape shape;
-    const float2 *angles;
-    const __half *q; /* not FUSED: [m][heads][head_dim] */
-    __half *k, *v, *out;
-    float *part;
-    float2 *part_scale;
-    unsigned *part_done;
-    unsigned heads, kv_heads, chunks, tile_tokens, window;
-    float scale, softcap;
-} attention_job;
+#include "kernels/cuda/engine_join.h"
 
 __device__ static void multiply(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
     asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
@@ -58,191 +35,174 @@ __device__ static unsigned word(const uint4 &v, int i) {
     return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w;
 }
 
-/* What a block works on. */
-typedef struct span {
-    unsigned first_token, tokens, first_head, heads, kv_head, rows;
-    unsigned begin, end, active; /* keys of this block; blocks that share the tile's keys */
-    bool is_last;                /* the newest key is among them */
-    uint64_t base;               /* of its head in the cache */
-} span;
-
-/* False when the block has nothing to do. */
-__device__ static bool find_span(span *s, const attention_job &job) {
-    const unsigned group = job.heads / job.kv_heads, chunk = blockIdx.x % job.chunks * ENGINE_TILE;
-    s->kv_head = blockIdx.x / job.chunks;
-    s->first_head = s->kv_head * group + chunk;
-    s->heads = min(group - chunk, ENGINE_TILE);
-    s->first_token = blockIdx.z * job.tile_tokens;
-    s->tokens = min(job.tile_tokens, job.rows.m - s->first_token);
-    s->rows = s->tokens * s->heads;
-    const unsigned oldest = engine_position(job.rows, s->first_token);
-    const unsigned newest = engine_position(job.rows, s->first_token + s->tokens - 1);
-    if (newest >= job.rows.capacity) {
-        return false;
-    }
-    const unsigned low =
-        job.window != 0 && oldest + 1 > job.window ? (oldest + 1 - job.window) / STEP * STEP : 0;
-    const unsigned high = newest + 1, keys = high - low;
-    const unsigned share = ((keys + gridDim.y - 1) / gridDim.y + ROUND - 1) / ROUND * ROUND;
-    const unsigned each = max(share, LEAST_KEYS);
-    s->active = (keys + each - 1) / each;
-    s->begin = low + blockIdx.y * each;
-    s->end = min(high, s->begin + each);
-    s->is_last = blockIdx.y == s->active - 1;
-    s->base = ((uint64_t)engine_sequence(job.rows, s->first_token) * job.kv_heads + s->kv_head) *
-              job.rows.padded * job.shape.head_dim;
-    return blockIdx.y < s->active;
-}
-
-/* Keys and values of a step; units of 8 features trade places, so that reads of lanes meet
- * different banks. */
-template <int PAD> struct key_slot {
-    __half key[STEP][PAD], value[STEP][PAD];
-
-    __device__ static unsigned key_at(unsigned row, unsigned unit) {
-        return (unit ^ row % 2 * 4) * 8;
-    }
-    __device__ static unsigned value_at(unsigned row, unsigned unit) {
-        return (unit ^ row / 2 % 4 * 2) * 8;
-    }
-};
-
-/* Shared memory of a block. */
-template <int PAD, int ROWS> struct block_memory {
-    union {
-        key_slot<PAD> slot[WARPS][SLOTS];
-        float out[WARPS][ROWS][PAD]; /* in the end */
-    };
-    float scratch[WARPS][ENGINE_HEAD_DIM];
-    __half queries[ROWS][PAD];
-    float peak[WARPS][ROWS], total[WARPS][ROWS];
-    bool is_last;
-};
-
-/* Starts copies of the keys and values from `first` on, of one step, but of key `skipped`; zeros
- * behind the features. */
-template <int PAD>
-__device__ static void fetch_keys(key_slot<PAD> *slot, const attention_job &job, const span &s,
-                                  unsigned first, unsigned skipped) {
-    constexpr unsigned UNITS = PAD / 8;
-    const unsigned dim = job.shape.head_dim;
-#pragma unroll 4
-    for (unsigned i = threadIdx.x % 32; i < STEP * UNITS; i += 32) {
-        const unsigned row = i / UNITS, unit = i % UNITS, bytes = unit * 8 < dim ? 16 : 0;
-        const uint64_t from = s.base + (uint64_t)(first + row) * dim + (bytes != 0 ? unit * 8 : 0);
-        if (first + row != skipped || bytes == 0) {
-            async_copy<16>(async_address(&slot->key[row][slot->key_at(row, unit)]), job.k + from,
-                           bytes);
-            async_copy<16>(async_address(&slot->value[row][slot->value_at(row, unit)]),
-                           job.v + from, bytes);
-        }
-    }
-}
-
-/* Rows of queries[ROWS][PAD] in binary16, zero beyond. */
-template <int PAD, int ROWS>
-__device__ static void stage_queries(block_memory<PAD, ROWS> *memory, const attention_job &job,
-                                     const span &s) {
-    const unsigned dim = job.shape.head_dim;
-    for (unsigned i = threadIdx.x; i < ROWS * (PAD / 8); i += THREADS) {
-        const unsigned row = i / (PAD / 8), d = i % (PAD / 8) * 8;
-        uint4 value = make_uint4(0, 0, 0, 0);
-        if (row < s.rows && d < dim) {
-            const uint64_t token = s.first_token + row / s.heads;
-            value = *reinterpret_cast<const uint4 *>(
-                job.q + (token * job.heads + s.first_head + row % s.heads) * dim + d);
-        }
-        *reinterpret_cast<uint4 *>(&memory->queries[row][d]) = value;
-    }
-}
-
-/* The newest key or value to its place in the slots, where it is used before it would be fetched.
+/* ---- heads of sequences -----------------------------------------------------------------------
  */
-template <int PAD, int ROWS>
-__device__ static __half *newest_slot(block_memory<PAD, ROWS> *memory, const span &s, bool is_key,
-                                      unsigned d) {
-    const unsigned at = s.end - 1 - s.begin, row = at % STEP;
-    key_slot<PAD> *slot = &memory->slot[at % ROUND / STEP][at / ROUND % SLOTS];
-    return is_key ? &slot->key[row][slot->key_at(row, d / 8) + d % 8]
-                  : &slot->value[row][slot->value_at(row, d / 8) + d % 8];
+
+/* What heads are shaped with, which is there before the projections: features lane + 32 i. */
+template <int TURNS> struct head_constants {
+    float bias[TURNS][ENGINE_HEAD_PARTS];
+    float norm_q[ENGINE_HEAD_PARTS], norm_k[ENGINE_HEAD_PARTS];
+    float2 angle[ENGINE_HEAD_PARTS]; /* cosine, sine with its sign */
+};
+
+__device__ static void load_angles(float2 (&angle)[ENGINE_HEAD_PARTS], const attention_job &job,
+                                   const span &s) {
+    const unsigned rotary = job.shape.rotary;
+    const float2 *angles = job.angles + (uint64_t)s.first_token * (rotary / 2);
+#pragma unroll
+    for (unsigned j = 0; j < ENGINE_HEAD_PARTS; j++) {
+        const unsigned d = threadIdx.x % 32 + 32 * j;
+        angle[j] = engine_angle(angles, d, rotary);
+        angle[j].y = d < rotary / 2 ? -angle[j].y : angle[j].y;
+    }
 }
 
-/* The same from projections, for one token: heads are shaped on the way, and the newest key and
- * value go to the cache.  Queries were zeroed before. */
-template <int PAD, int ROWS>
-__device__ static void shape_heads(block_memory<PAD, ROWS> *memory, const attention_job &job,
-                                   const span &s, bool has_slot) {
-    const unsigned warp = threadIdx.x / 32, lane = threadIdx.x % 32, dim = job.shape.head_dim;
-    const unsigned token = s.first_token, rotary = job.shape.rotary;
-    const unsigned items = s.heads + (s.is_last ? 2 : 0);
-    const auto which_of = [&](unsigned i) { return i < s.heads ? 0 : i - s.heads + 1; };
-    const auto read = [&](float(&part)[ENGINE_HEAD_PARTS], unsigned i) {
-        const unsigned which = which_of(i);
-        const unsigned at = which == 0 ? (s.first_head + i) * dim : s.kv_head * dim;
-        const unsigned offset = (which == 0   ? 0
-                                 : which == 1 ? job.heads
-                                              : job.heads + job.kv_heads) *
-                                dim;
-        engine_read_head(part, job.from.x[which] + token * job.from.stride[which] + at,
-                         job.from.bias != nullptr ? job.from.bias + offset + at : nullptr,
-                         job.shape);
-    };
-    float part[ENGINE_HEAD_PARTS], *scratch = memory->scratch[warp];
-    float2 angle[ENGINE_HEAD_PARTS];
-    if (warp < items) {
-        read(part, warp);
+/* Where head i of the block lies in the row of its projections (which: query, key, value). */
+__device__ static unsigned head_at(const attention_job &job, const span &s, unsigned i,
+                                   unsigned which) {
+    return (which == 0 ? s.first_head + i : s.kv_head) * job.shape.head_dim;
+}
+
+template <int TURNS>
+__device__ static void load_constants(head_constants<TURNS> *c, const attention_job &job,
+                                      const span &s) {
+    const unsigned lane = threadIdx.x % 32, dim = job.shape.head_dim;
+    const float more = job.shape.is_plus_one ? 1.0f : 0.0f;
+#pragma unroll
+    for (unsigned j = 0; j < ENGINE_HEAD_PARTS; j++) {
+        const unsigned d = lane + 32 * j;
+        c->norm_q[j] = job.from.norm_q != nullptr && d < dim ? job.from.norm_q[d] + more : 1.0f;
+        c->norm_k[j] = job.from.norm_k != nullptr && d < dim ? job.from.norm_k[d] + more : 1.0f;
     }
 #pragma unroll
-    for (unsigned i = 0; i < ENGINE_HEAD_PARTS; i++) {
-        angle[i] = engine_angle(job.angles + (uint64_t)token * (rotary / 2), lane + 32 * i, rotary);
-    }
-#pragma unroll 1
-    for (unsigned i = warp; i < items; i += WARPS) {
-        const unsigned which = which_of(i);
-        float next[ENGINE_HEAD_PARTS] = {};
-        if (i + WARPS < items) {
-            read(next, i + WARPS);
-        }
-        engine_norm_head(scratch, part,
-                         which == 0   ? job.from.norm_q
-                         : which == 1 ? job.from.norm_k
-                                      : nullptr,
-                         job.shape);
+    for (unsigned t = 0; t < TURNS; t++) {
+        const unsigned i = t * WARPS + threadIdx.x / 32;
+        const unsigned which = i < s.heads ? 0 : i == s.heads ? 1 : 2;
+        const unsigned before = which == 0 ? 0 : job.heads + (which - 1) * job.kv_heads;
+        const bool is_there = job.from.bias != nullptr && i < s.heads + 2;
+        const float *bias = job.from.bias + before * dim + head_at(job, s, i, which);
 #pragma unroll
         for (unsigned j = 0; j < ENGINE_HEAD_PARTS; j++) {
-            const unsigned d = lane + 32 * j;
-            if (d < dim) {
-                const __half v = engine_half(
-                    which == 2 ? scratch[d] : engine_rotated(scratch, angle[j], d, rotary));
-                if (which == 0) {
-                    memory->queries[i][d] = v;
-                } else {
-                    (which == 1 ? job.k : job.v)[s.base + (uint64_t)(s.end - 1) * dim + d] = v;
-                    if (has_slot) {
-                        *newest_slot(memory, s, which == 1, d) = v;
-                    }
-                }
-            }
-            part[j] = next[j];
+            c->bias[t][j] = is_there && lane + 32 * j < dim ? bias[lane + 32 * j] : 0.0f;
         }
     }
 }
 
-/* Sums of one warp over its keys.  Index 0 of the row pairs: row lane / 4, index 1: that + 8. */
-template <int PAD> struct warp_sums {
-    float out[PAD / 64][8][4];
-    float peak[2], total[2];
-};
+/* Heads of one token from projections to heads[][]: queries, and where the newest key is among
+ * those of the block, key and value.  All that is read is asked for at once. */
+template <int PAD, int ROWS, int TURNS>
+__device__ static void shape_heads(block_memory<PAD, ROWS> *memory, const attention_job &job,
+                                   const span &s, const head_constants<TURNS> &constants,
+                                   bool is_real) {
+    const unsigned dim = job.shape.head_dim, rotary = job.shape.rotary, middle = rotary / 2;
+    const unsigned warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const unsigned items = s.heads + (s.is_last ? 2 : 0);
+    const bool has_norm = job.from.norm_q != nullptr || job.from.norm_k != nullptr;
+    float part[TURNS][ENGINE_HEAD_PARTS], bias[TURNS][ENGINE_HEAD_PARTS];
+#pragma unroll
+    for (unsigned t = 0; t < TURNS; t++) {
+        const unsigned i = t * WARPS + warp, which = i < s.heads ? 0 : i == s.heads ? 1 : 2;
+        const float *x = job.from.x[which] + s.first_token * job.from.stride[which] +
+                         head_at(job, s, i, which) + lane;
+        const bool is_there = is_real && i < items;
+#pragma unroll
+        for (unsigned j = 0; j < ENGINE_HEAD_PARTS; j++) {
+            part[t][j] = is_there && lane + 32 * j < dim ? x[32 * j] : 0.0f;
+            bias[t][j] = constants.bias[t][j];
+        }
+    }
+    float *v = memory->scratch[warp];
+#pragma unroll 1
+    for (unsigned i = warp; i < items; i += WARPS) {
+        const unsigned which = i < s.heads ? 0 : i == s.heads ? 1 : 2;
+        float own[ENGINE_HEAD_PARTS];
+#pragma unroll
+        for (unsigned j = 0; j < ENGINE_HEAD_PARTS; j++) {
+            own[j] = part[0][j] + bias[0][j];
+#pragma unroll
+            for (unsigned t = 0; t + 1 < TURNS; t++) {
+                part[t][j] = part[t + 1][j];
+                bias[t][j] = bias[t + 1][j];
+            }
+        }
+        if (has_norm) {
+            float square = 0.0f;
+#pragma unroll
+            for (unsigned j = 0; j < ENGINE_HEAD_PARTS; j++) {
+                square = fmaf(own[j], own[j], square);
+            }
+            for (int other = 16; other > 0; other /= 2) {
+                square += __shfl_xor_sync(0xffffffffu, square, other);
+            }
+            const float *norm = which == 0   ? job.from.norm_q
+                                : which == 1 ? job.from.norm_k
+                                             : nullptr;
+            const float factor =
+                norm != nullptr ? rsqrtf(square * job.per_feature + job.shape.eps) : 1.0f;
+#pragma unroll
+            for (unsigned j = 0; j < ENGINE_HEAD_PARTS; j++) {
+                own[j] *= factor * (which == 0   ? constants.norm_q[j]
+                                    : which == 1 ? constants.norm_k[j]
+                                                 : 1.0f);
+            }
+        }
+#pragma unroll
+        for (unsigned j = 0; j < ENGINE_HEAD_PARTS; j++) {
+            v[lane + 32 * j] = own[j];
+        }
+        __syncwarp();
+        __half *to = memory->heads[which == 0 ? i : ROWS + which - 1] + lane;
+#pragma unroll
+        for (unsigned j = 0; j < PAD / 32; j++) {
+            const unsigned d = lane + 32 * j;
+            const bool turns = d < rotary && which != 2;
+            const float other = turns ? v[d < middle ? d + middle : d - middle] : 0.0f;
+            to[32 * j] = engine_half(
+                turns ? fmaf(other, constants.angle[j].y, own[j] * constants.angle[j].x) : own[j]);
+        }
+        __syncwarp();
+    }
+}
+
+/* The newest key and value to the cache and to the slot where they are used before they would be
+ * fetched; by the warp that does. */
+template <int PAD, int ROWS>
+__device__ static void put_newest(block_memory<PAD, ROWS> *memory, const attention_job &job,
+                                  const span &s, bool is_real) {
+    constexpr unsigned UNITS = PAD / 8;
+    const unsigned at = s.end - 1 - s.begin, row = at % STEP, step = at / STEP;
+    const unsigned warp = threadIdx.x / 32, which = threadIdx.x % 32 / UNITS;
+    const unsigned unit = threadIdx.x % UNITS;
+    if (step % WARPS != warp) {
+        return;
+    }
+    if (which < 2 && is_real) {
+        const uint4 v = *reinterpret_cast<const uint4 *>(&memory->heads[ROWS + which][unit * 8]);
+        if (step / WARPS < SLOTS) {
+            key_slot<PAD> *slot = &memory->slot[warp][step / WARPS];
+            *reinterpret_cast<uint4 *>(which == 0 ? &slot->key[row][slot->key_at(row, unit)]
+                                                  : &slot->value[row][slot->value_at(row, unit)]) =
+                v;
+        }
+        if (unit * 8 < job.shape.head_dim) {
+            *reinterpret_cast<uint4 *>((which == 0 ? job.k : job.v) + s.base +
+                                       (uint64_t)(s.end - 1) * job.shape.head_dim + unit * 8) = v;
+        }
+    }
+    __syncwarp();
+}
 
 /* The keys a row sees, [low, high). */
 typedef struct row_limit {
     unsigned low, high;
 } row_limit;
 
+template <bool FUSED>
 __device__ static row_limit find_limit(const attention_job &job, const span &s, unsigned row) {
     row_limit limit = {0, 0};
     if (row < s.rows) {
-        limit.high = engine_position(job.rows, s.first_token + row / s.heads) + 1;
+        limit.high =
+            FUSED ? s.newest + 1 : engine_position(job.rows, s.first_token + row / s.heads) + 1;
         limit.low = job.window != 0 && limit.high > job.window ? limit.high - job.window : 0;
     }
     return limit;
@@ -262,7 +222,8 @@ __device__ static void weigh(float (&score)[2][4], warp_sums<PAD> *sums, const a
             float &value = score[i / 2][half * 2 + i % 2];
             value *= job.scale;
             if (job.softcap != 0.0f) {
-                value = job.softcap * tanhf(value / job.softcap);
+                /* tanh, wrong by 1e-7 at most */
+                value = job.softcap * (1.0f - __fdividef(2.0f, 1.0f + exp2f(value * job.cap_rate)));
             }
             value = key >= limit[half].low && key < limit[half].high ? value * log2_e : -INFINITY;
             peak = fmaxf(peak, value);
@@ -337,111 +298,13 @@ __device__ static void add_keys(warp_sums<PAD> *sums, const unsigned (&query)[PA
     }
 }
 
-template <int PAD, bool WIDE, int ROWS>
-__device__ static void store_sums(block_memory<PAD, ROWS> *memory, warp_sums<PAD> *sums) {
-    const unsigned warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-#pragma unroll
-    for (int half = 0; half < (WIDE ? 2 : 1); half++) {
-        const unsigned row = lane / 4 + half * 8;
-        float total = sums->total[half];
-        total += __shfl_xor_sync(0xffffffffu, total, 1);
-        total += __shfl_xor_sync(0xffffffffu, total, 2);
-        if (lane % 4 == 0) {
-            memory->peak[warp][row] = sums->peak[half];
-            memory->total[warp][row] = total;
-        }
-#pragma unroll
-        for (int j = 0; j < PAD / 64; j++) {
-#pragma unroll
-            for (int i = 0; i < 2; i++) {
-                float *to = &memory->out[warp][row][j * 64 + (lane % 4 * 2 + i) * 8];
-#pragma unroll
-                for (int d = 0; d < 8; d++) {
-                    to[d] = sums->out[j][d][half * 2 + i];
-                }
-            }
-        }
-    }
-}
-
-__device__ static void write_out(const attention_job &job, const span &s, unsigned row, unsigned d,
-                                 const float4 &sum, float total) {
-    const uint64_t token = s.first_token + row / s.heads;
-    __half *to =
-        job.out + (token * job.heads + s.first_head + row % s.heads) * job.shape.head_dim + d;
-    const float factor = 1.0f / total;
-    alignas(8) const __half values[4] = {engine_half(sum.x * factor), engine_half(sum.y * factor),
-                                         engine_half(sum.z * factor), engine_half(sum.w * factor)};
-    *reinterpret_cast<uint2 *>(to) = *reinterpret_cast<const uint2 *>(values);
-}
-
-__device__ static void add_scaled(float4 *sum, const float4 &more, float factor) {
-    sum->x = fmaf(more.x, factor, sum->x);
-    sum->y = fmaf(more.y, factor, sum->y);
-    sum->z = fmaf(more.z, factor, sum->z);
-    sum->w = fmaf(more.w, factor, sum->w);
-}
-
-/* The sums of the warps together: the result, or this block's part of it. */
-template <int PAD, int ROWS>
-__device__ static void join_warps(const block_memory<PAD, ROWS> *memory, const attention_job &job,
-                                  const span &s, uint64_t part) {
-    const unsigned quads = job.shape.head_dim / 4;
-    for (unsigned i = threadIdx.x; i < s.rows * quads; i += THREADS) {
-        const unsigned row = i / quads, d = i % quads * 4;
-        float peak = memory->peak[0][row], total = 0.0f;
-        for (unsigned w = 1; w < WARPS; w++) {
-            peak = fmaxf(peak, memory->peak[w][row]);
-        }
-        const float base = peak == -INFINITY ? 0.0f : peak;
-        float4 sum = make_float4(0, 0, 0, 0);
-        for (unsigned w = 0; w < WARPS; w++) {
-            const float factor = exp2f(memory->peak[w][row] - base);
-            total = fmaf(memory->total[w][row], factor, total);
-            add_scaled(&sum, *reinterpret_cast<const float4 *>(&memory->out[w][row][d]), factor);
-        }
-        if (s.active == 1) {
-            write_out(job, s, row, d, sum, total);
-            continue;
-        }
-        *reinterpret_cast<float4 *>(job.part + (part * ENGINE_TILE + row) * ENGINE_HEAD_DIM + d) =
-            sum;
-        if (d == 0) {
-            job.part_scale[part * ENGINE_TILE + row] = make_float2(peak, total);
-        }
-    }
-}
-
-/* The parts of all blocks of the tile, whose first is `part`. */
-__device__ static void join_parts(const attention_job &job, const span &s, uint64_t part) {
-    const unsigned quads = job.shape.head_dim / 4;
-    for (unsigned i = threadIdx.x; i < s.rows * quads; i += THREADS) {
-        const unsigned row = i / quads, d = i % quads * 4;
-        const float2 *scale = job.part_scale + part * ENGINE_TILE + row;
-        const float *from = job.part + (part * ENGINE_TILE + row) * ENGINE_HEAD_DIM + d;
-        float peak = -INFINITY, total = 0.0f;
-        for (unsigned p = 0; p < s.active; p++) {
-            peak = fmaxf(peak, __ldcg(&scale[p * ENGINE_TILE]).x);
-        }
-        const float base = peak == -INFINITY ? 0.0f : peak;
-        float4 sum = make_float4(0, 0, 0, 0);
-#pragma unroll 4
-        for (unsigned p = 0; p < s.active; p++) {
-            const float2 own = __ldcg(&scale[p * ENGINE_TILE]);
-            const float factor = exp2f(own.x - base);
-            total = fmaf(own.y, factor, total);
-            add_scaled(&sum,
-                       __ldcg(reinterpret_cast<const float4 *>(from + (uint64_t)p * ENGINE_TILE *
-                                                                          ENGINE_HEAD_DIM)),
-                       factor);
-        }
-        write_out(job, s, row, d, sum, total);
-    }
-}
-
 template <int PAD, bool FUSED, bool WIDE>
-__global__ __launch_bounds__(THREADS) static void engine_attention_kernel(const attention_job job) {
-    constexpr int ROWS = WIDE ? 16 : 8;
+__global__ __launch_bounds__(
+    THREADS,
+    PAD == 64 ? 4
+    : WIDE    ? 2
+              : 3) static void engine_attention_kernel(const __grid_constant__ attention_job job) {
+    constexpr int ROWS = WIDE ? 16 : 8, TURNS = (ROWS + 2 + WARPS - 1) / WARPS;
     extern __shared__ __align__(16) uint8_t attention_shared[];
     auto *shared = reinterpret_cast<block_memory<PAD, ROWS> *>(attention_shared);
     block_memory<PAD, ROWS> &memory = *shared;
@@ -452,7 +315,13 @@ __global__ __launch_bounds__(THREADS) static void engine_attention_kernel(const 
     span s = {};
     const bool has_work = find_span(&s, job);
     const unsigned own = s.begin + warp * STEP;
-    const bool has_slot = s.is_last && s.end - 1 - s.begin < SLOTS * ROUND;
+    head_constants<TURNS> constants;
+    if (FUSED && has_work) {
+        load_constants<TURNS>(&constants, job, s);
+        if (job.has_angles) {
+            load_angles(constants.angle, job, s);
+        }
+    }
     if (has_work) {
 #pragma unroll 1
         for (unsigned i = 0; i < SLOTS; i++) {
@@ -463,60 +332,87 @@ __global__ __launch_bounds__(THREADS) static void engine_attention_kernel(const 
             async_commit();
         }
     }
-    if (FUSED) {
-        for (unsigned i = threadIdx.x; i < ROWS * (PAD / 8); i += THREADS) {
-            reinterpret_cast<uint4 *>(memory.queries)[i] = make_uint4(0, 0, 0, 0);
+    const row_limit limit[2] = {find_limit<FUSED>(job, s, lane / 4),
+                                find_limit<FUSED>(job, s, lane / 4 + 8)};
+    const cluster_share share = has_work ? find_share<PAD>(s) : cluster_share{};
+    const uint64_t unit = (uint64_t)blockIdx.z * gridDim.x + blockIdx.x, part = unit * gridDim.y;
+    const bool is_joint = s.members > 1;
+    if (is_joint && has_work) {
+        expect_parts(&memory, job, s, share);
+    }
+#pragma unroll 1
+    for (unsigned turn = FUSED && job.rehearses && has_work ? 0 : 1; turn < 2; turn++) {
+        const bool is_real = turn == 1;
+        if (FUSED && is_real) {
+            engine_wait();
+            engine_let_next_start(); /* not before: its blocks would crowd where there is room */
+        }
+        if (!has_work) {
+            return;
+        }
+        if (FUSED) {
+            if (!job.has_angles && is_real) {
+                load_angles(constants.angle, job, s);
+            }
+            shape_heads(&memory, job, s, constants, is_real);
+        } else {
+            stage_queries(&memory, job, s);
+        }
+        if (!is_real) {
+            async_arrived<0>();
         }
         __syncthreads();
-        engine_wait();
-        engine_let_next_start(); /* not before: its blocks would crowd where there is room early */
-    }
-    if (!has_work) {
-        return;
-    }
-    if (FUSED) {
-        shape_heads(&memory, job, s, has_slot);
-    } else {
-        stage_queries(&memory, job, s);
-    }
-    __syncthreads();
-    unsigned query[PAD / 16][4];
+        if (FUSED && s.is_last) {
+            put_newest(&memory, job, s, is_real);
+        }
+        unsigned query[PAD / 16][4];
 #pragma unroll
-    for (int j = 0; j < PAD / 32; j++) {
-        const unsigned d = j * 32 + lane % 4 * 8;
-        const uint4 low = *reinterpret_cast<const uint4 *>(&memory.queries[lane / 4][d]);
-        uint4 high = make_uint4(0, 0, 0, 0);
-        if (WIDE) {
-            high = *reinterpret_cast<const uint4 *>(&memory.queries[(lane / 4 + 8) % ROWS][d]);
+        for (int j = 0; j < PAD / 32; j++) {
+            const unsigned d = j * 32 + lane % 4 * 8;
+            const uint4 low = *reinterpret_cast<const uint4 *>(&memory.heads[lane / 4][d]);
+            uint4 high = make_uint4(0, 0, 0, 0);
+            if (WIDE) {
+                high = *reinterpret_cast<const uint4 *>(&memory.heads[(lane / 4 + 8) % ROWS][d]);
+            }
+            query[2 * j][0] = low.x, query[2 * j][1] = high.x;
+            query[2 * j][2] = low.y, query[2 * j][3] = high.y;
+            query[2 * j + 1][0] = low.z, query[2 * j + 1][1] = high.z;
+            query[2 * j + 1][2] = low.w, query[2 * j + 1][3] = high.w;
         }
-        query[2 * j][0] = low.x, query[2 * j][1] = high.x;
-        query[2 * j][2] = low.y, query[2 * j][3] = high.y;
-        query[2 * j + 1][0] = low.z, query[2 * j + 1][1] = high.z;
-        query[2 * j + 1][2] = low.w, query[2 * j + 1][3] = high.w;
-    }
-    const row_limit limit[2] = {find_limit(job, s, lane / 4), find_limit(job, s, lane / 4 + 8)};
-    warp_sums<PAD> sums = {};
-    sums.peak[0] = sums.peak[1] = -INFINITY;
-    unsigned slot = 0;
+        warp_sums<PAD> sums = {};
+        sums.peak[0] = sums.peak[1] = -INFINITY;
+        unsigned slot = 0;
 #pragma unroll 1
-    for (unsigned first = own; first < s.end; first += ROUND) {
-        async_arrived<SLOTS - 1>();
-        __syncwarp();
-        add_keys<PAD, WIDE>(&sums, query, &memory.slot[warp][slot], job, limit, first);
-        __syncwarp();
-        if (first + SLOTS * ROUND < s.end) {
-            fetch_keys(&memory.slot[warp][slot], job, s, first + SLOTS * ROUND, NO_KEY);
+        for (unsigned first = own; first < s.end; first += ROUND) {
+            async_arrived<SLOTS - 1>();
+            __syncwarp();
+            add_keys<PAD, WIDE>(&sums, query, &memory.slot[warp][slot], job, limit, first);
+            if (!is_real) {
+                break;
+            }
+            __syncwarp();
+            if (first + SLOTS * ROUND < s.end) {
+                fetch_keys(&memory.slot[warp][slot], job, s, first + SLOTS * ROUND, NO_KEY);
+            }
+            async_commit();
+            slot = (slot + 1) % SLOTS;
         }
-        async_commit();
-        slot = (slot + 1) % SLOTS;
+        __syncthreads(); /* sums take the place of slots */
+        store_sums<PAD, WIDE>(&memory, &sums, is_real);
+        __syncthreads();
+        if (is_joint && is_real) {
+            cluster_wait(); /* the others have set their barriers */
+        }
+        join_warps<PAD, FUSED>(&memory, job, s, share, part, is_real);
+        if (is_joint) {
+            if (is_real) {
+                await_parts(&memory);
+            }
+            join_cluster<PAD, FUSED>(&memory, job, s, share, part, is_real);
+        }
     }
-    __syncthreads(); /* sums take the place of slots */
-    store_sums<PAD, WIDE, ROWS>(&memory, &sums);
-    __syncthreads();
-    const uint64_t unit = (uint64_t)blockIdx.z * gridDim.x + blockIdx.x, part = unit * gridDim.y;
-    join_warps<PAD, ROWS>(&memory, job, s, part + blockIdx.y);
-    if (s.active > 1 && cuda_block_ends_last(&memory.is_last, &job.part_done[unit], s.active)) {
-        join_parts(job, s, part);
+    if (s.parts > 1 && cuda_block_ends_last(&memory.is_last, &job.part_done[unit], s.active)) {
+        join_parts<FUSED>(job, s, part);
     }
 }
 
@@ -526,18 +422,32 @@ __global__ __launch_bounds__(THREADS) static void engine_attention_kernel(const 
 /* How a pass of `rows` rows is cut. */
 typedef struct attention_cut {
     unsigned chunks, tile_tokens, tiles, splits;
+    unsigned cluster; /* blocks that meet in shared memory; 1: none */
 } attention_cut;
 
+/* In clusters while all blocks of the pass run at once; else they would wait for each other. */
 static attention_cut cut_pass(const ingot_engine *e, uint64_t rows, bool is_prompt) {
     const uint64_t group = e->model.heads / e->model.kv_heads;
+    const uint64_t multiprocessors = (uint64_t)e->cuda->multiprocessors;
+    const uint64_t steps = ingot_ceil_div(e->capacity, STEP);
     attention_cut cut;
     cut.chunks = (unsigned)ingot_ceil_div(group, ENGINE_TILE);
     cut.tile_tokens = is_prompt && group <= ENGINE_TILE ? (unsigned)(ENGINE_TILE / group) : 1;
     cut.tiles = (unsigned)ingot_ceil_div(rows, cut.tile_tokens);
     const uint64_t units = (uint64_t)cut.tiles * e->model.kv_heads * cut.chunks;
-    const uint64_t wanted = ingot_ceil_div(3 * (uint64_t)e->cuda->multiprocessors, units);
-    cut.splits = (unsigned)ingot_min_u64(ingot_min_u64(wanted, ENGINE_SPLITS),
-                                         ingot_ceil_div(e->capacity, LEAST_KEYS));
+    cut.cluster = (unsigned)ingot_min_u64(CLUSTER, ingot_ceil_div(steps, LEAST_CLUSTER_STEPS));
+    if (e->is_chained && e->cuda->clusters[CLUSTER - 1] != 0 &&
+        units * cut.cluster <= multiprocessors) {
+        const uint64_t most = ingot_min_u64(multiprocessors / units, ENGINE_SPLITS);
+        cut.splits =
+            cut.cluster * (unsigned)ingot_min_u64(most / cut.cluster,
+                                                  ingot_ceil_div(steps, FULL_STEPS * cut.cluster));
+        return cut;
+    }
+    cut.cluster = 1;
+    cut.splits = (unsigned)ingot_min_u64(
+        ingot_min_u64(ingot_ceil_div(3 * multiprocessors, units), ENGINE_SPLITS),
+        ingot_ceil_div(steps, LEAST_STEPS));
     return cut;
 }
 
@@ -591,19 +501,24 @@ ingot_status engine_attend(const ingot_engine *e, const engine_rows *rows,
     job.part_done = e->part_done;
     job.heads = (unsigned)m->heads;
     job.kv_heads = (unsigned)m->kv_heads;
+    job.group = (unsigned)(m->heads / m->kv_heads);
     job.chunks = cut.chunks;
     job.tile_tokens = cut.tile_tokens;
     job.window = (unsigned)ingot_min_u64(layer->window, UINT32_MAX);
+    job.cluster = cut.cluster;
+    job.has_angles = layer != e->layer;
+    job.rehearses = cut.cluster > 1;
+    job.per_feature = 1.0f / (float)m->head_dim;
     job.scale = m->attention_scale;
     job.softcap = m->softcap;
-    const uint64_t group = m->heads / m->kv_heads;
-    const bool is_wide = ingot_min_u64(group, ENGINE_TILE) * cut.tile_tokens > 8;
+    job.cap_rate = m->softcap != 0 ? 2.88539008f / m->softcap : 0.0f;
+    const bool is_wide = ingot_min_u64(job.group, ENGINE_TILE) * cut.tile_tokens > 8;
     const bool is_half = m->head_dim <= 64;
     const size_t shared =
         is_half ? (is_wide ? sizeof(block_memory<64, 16>) : sizeof(block_memory<64, 8>))
                 : (is_wide ? sizeof(block_memory<128, 16>) : sizeof(block_memory<128, 8>));
-    const engine_shape shape = {dim3((unsigned)m->kv_heads * cut.chunks, cut.splits, cut.tiles),
-                                THREADS, (unsigned)shared};
+    const engine_shape shape = {dim3(job.kv_heads * cut.chunks, cut.splits, cut.tiles), THREADS,
+                                (unsigned)shared, cut.cluster};
     return engine_launch(
         e, is_half ? choose<64>(!is_prompt, is_wide) : choose<128>(!is_prompt, is_wide), shape, job,
         true);

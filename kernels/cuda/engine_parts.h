@@ -4,7 +4,7 @@
  * engine_load.cu   weights into device memory
  * engine_pass.cu   one pass of rows through all blocks, as launches
  * engine_rows.cu   embedding, norm, rotary, activation, unpacking: kernels over rows
- * engine_attention.cu, engine_sample.cu
+ * engine_attention.cu (engine_tile.h, engine_join.h), engine_sample.cu
  *
  * A pass takes m rows: the next token of each of m sequences, or m consecutive tokens of one
  * prompt. Up to ENGINE_PRODUCT_ROWS rows read packed weights (product.h); more go through unpacked
@@ -129,6 +129,7 @@ struct ingot_engine {
 typedef struct engine_shape {
     dim3 grid;
     unsigned threads, shared_bytes;
+    unsigned cluster; /* blocks of a cluster, along y; 0 or 1: none */
 } engine_shape;
 
 /* Launches a kernel whose only argument is `job`; chained to the one before. */
@@ -140,17 +141,26 @@ static ingot_status engine_launch(const ingot_engine *e, void (*kernel)(T),
             kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shape.shared_bytes)));
     }
     cudaLaunchConfig_t config = {};
-    cudaLaunchAttribute attribute[2] = {};
-    attribute[0].id = cudaLaunchAttributePreferredSharedMemoryCarveout;
-    attribute[0].val.sharedMemCarveout = cuda_carveout(e->uses_l1);
-    attribute[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attribute[1].val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchAttribute attribute[3] = {};
+    unsigned count = 0;
+    attribute[count].id = cudaLaunchAttributePreferredSharedMemoryCarveout;
+    attribute[count++].val.sharedMemCarveout = cuda_carveout(e->uses_l1);
+    if (is_chained && e->is_chained) {
+        attribute[count].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+        attribute[count++].val.programmaticStreamSerializationAllowed = 1;
+    }
+    if (shape.cluster > 1) {
+        attribute[count].id = cudaLaunchAttributeClusterDimension;
+        attribute[count].val.clusterDim.x = 1;
+        attribute[count].val.clusterDim.y = shape.cluster;
+        attribute[count++].val.clusterDim.z = 1;
+    }
     config.gridDim = shape.grid;
     config.blockDim = dim3(shape.threads);
     config.dynamicSmemBytes = shape.shared_bytes;
     config.stream = e->cuda->stream;
     config.attrs = attribute;
-    config.numAttrs = is_chained && e->is_chained ? 2 : 1;
+    config.numAttrs = count;
     return ingot_cuda_status(cudaLaunchKernelEx(&config, kernel, job));
 }
 

@@ -257,11 +257,12 @@ static void test_storages(void) {
 
 #define STEPS 40
 
-/* Sequences of different lengths, each against a decoder of its own that is given the same ids. */
-static void check_batch(const packed_model *p, uint64_t sequences) {
+/* Sequences of different lengths, `least` tokens and a few, each against a decoder of its own that
+ * is given the same ids. */
+static void check_batch(const packed_model *p, uint64_t sequences, uint64_t least) {
     tiny_model *t = p->tiny;
     const ingot_engine_ops *ops = cuda.ops->engine;
-    const uint64_t vocab = t->model.vocab, capacity = 80 + STEPS;
+    const uint64_t vocab = t->model.vocab, capacity = least + 80 + STEPS;
     ingot_engine *engine = open_engine(p, sequences, capacity);
     ingot_decoder **reference = malloc(sequences * sizeof *reference);
     float *got = malloc(sequences * vocab * sizeof *got);
@@ -270,7 +271,7 @@ static void check_batch(const packed_model *p, uint64_t sequences) {
     uint64_t states[64] = {0};
     ingot_error error;
     for (uint64_t s = 0; s < sequences; s++) {
-        const uint64_t n = 1 + s * 37 % (is_small ? 20 : 80);
+        const uint64_t n = least + 1 + s * 37 % (is_small ? 20 : 80);
         uint32_t *prompt = random_ids(t, n);
         reference[s] = open_reference(p, capacity);
         CU_ASSERT_EQUAL(ops->feed(engine, s, prompt, n, NULL), INGOT_OK);
@@ -307,7 +308,19 @@ static void test_batches(void) {
     for (int i = is_small; i < (is_small ? 2 : 4); i++) {
         packed_model p = pack_model(flags[i], &usual, i % 2 == 0 ? W4 : MIXED);
         bind(&p);
-        check_batch(&p, sequences[i]);
+        check_batch(&p, sequences[i], 0);
+        tiny_destroy(p.tiny);
+    }
+    printf("worst %.2g ", worst_seen);
+}
+
+/* So many keys that several clusters of blocks share them, where there are clusters. */
+static void test_long(void) {
+    static const unsigned flags[] = {TINY_QKV_BIAS, TINY_HEAD_NORMS};
+    for (int i = 0; i < (is_small ? 1 : 2); i++) {
+        packed_model p = pack_model(flags[i], &usual, W4);
+        bind(&p);
+        check_batch(&p, (uint64_t)i + 1, is_small ? 1100 : 2100);
         tiny_destroy(p.tiny);
     }
     printf("worst %.2g ", worst_seen);
@@ -653,6 +666,7 @@ int main(void) {
         {"logits of every kind of model", test_kinds},
         {"logits of every kind of storage", test_storages},
         {"batches of sequences", test_batches},
+        {"long sequences", test_long},
         {"tokens, ahead and drawn", test_tokens},
         {"a large vocabulary", test_large_vocabulary},
         {"containers", test_containers},
