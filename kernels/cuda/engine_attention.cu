@@ -176,7 +176,7 @@ __device__ static void put_newest(block_memory<PAD, ROWS> *memory, const attenti
     if (step % WARPS != warp) {
         return;
     }
-    if (which < 2 && is_real) {
+    if (which < 2 && unit * 8 < job.shape.head_dim && is_real) { /* zeros behind: by copies */
         const uint4 v = *reinterpret_cast<const uint4 *>(&memory->heads[ROWS + which][unit * 8]);
         if (step / WARPS < SLOTS) {
             key_slot<PAD> *slot = &memory->slot[warp][step / WARPS];
@@ -184,10 +184,8 @@ __device__ static void put_newest(block_memory<PAD, ROWS> *memory, const attenti
                                                   : &slot->value[row][slot->value_at(row, unit)]) =
                 v;
         }
-        if (unit * 8 < job.shape.head_dim) {
-            *reinterpret_cast<uint4 *>((which == 0 ? job.k : job.v) + s.base +
-                                       (uint64_t)(s.end - 1) * job.shape.head_dim + unit * 8) = v;
-        }
+        *reinterpret_cast<uint4 *>((which == 0 ? job.k : job.v) + s.base +
+                                   (uint64_t)(s.end - 1) * job.shape.head_dim + unit * 8) = v;
     }
     __syncwarp();
 }
