@@ -14,11 +14,11 @@ static void print_figures(const json_t *figures) {
     json_t *value;
     json_object_foreach((json_t *)(uintptr_t)figures, key, value) {
         if (json_is_real(value)) {
-            printf("  %-28s%.4g\n", key, json_real_value(value));
+            printf("  %-40s%.4g\n", key, json_real_value(value));
         } else if (json_is_integer(value)) {
-            printf("  %-28s%" PRId64 "\n", key, (int64_t)json_integer_value(value));
+            printf("  %-40s%" PRId64 "\n", key, (int64_t)json_integer_value(value));
         } else {
-            printf("  %-28s%s\n", key, json_is_string(value) ? json_string_value(value) : "-");
+            printf("  %-40s%s\n", key, json_is_string(value) ? json_string_value(value) : "-");
         }
     }
 }
