@@ -51,13 +51,21 @@ __global__ __launch_bounds__(INPUT_THREADS) static void product_input_kernel(con
 }
 
 #define TILE_THREADS 128
+/* Of a multiprocessor: 32 registers for a thread, where there are 2048 threads; others have 1536.
+ */
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ == 800 || __CUDA_ARCH__ == 900
+#define TILE_BLOCKS 16
+#else
+#define TILE_BLOCKS 12
+#endif
 
 /* x as it is to tiles in the order of codes of 4 bits, which stays within units of eight columns:
  * a warp takes eight rows of a step.  Its lanes write adjacent words.  A block is so small that it
  * finds registers beside one of product_wgmma.h, and waits there for the end of the product in
  * front. */
-__global__ __launch_bounds__(TILE_THREADS, 16) static void product_tile_kernel(const input_job job,
-                                                                               unsigned m) {
+__global__ __launch_bounds__(TILE_THREADS,
+                             TILE_BLOCKS) static void product_tile_kernel(const input_job job,
+                                                                          unsigned m) {
     product_let_next_start();
     product_wait();
     input_clear(job.shared);
