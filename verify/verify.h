@@ -30,8 +30,8 @@ typedef struct ingot_verify_options {
     double max_kld;           /* nats, mean; NaN: no gate */
     const char *tasks_path;   /* items of calib/tasks.h, or NULL */
     double max_accuracy_drop; /* fraction; NaN: no gate */
-    const char *device;
-    unsigned threads; /* 0: one per usable CPU */
+    const char *device;       /* "auto", "cpu", "cuda" or "cuda:N" */
+    unsigned threads;         /* 0: one per usable CPU */
     bool is_quick;
     bool is_silent; /* no progress on stderr */
 } ingot_verify_options;

@@ -664,17 +664,15 @@ __device__ static inline void wgmma_multiply(const wgmma_job &job, const uint8_t
         const wgmma_rows where = wgmma_find(job, tile * rows + own_row);
         float totals[COLUMNS][4] = {};
         wgmma_zero<BITS, T> zero[2];
-        const auto load_zeros =
-            [&](unsigned part) { /* of `part` * 128 columns */
-                                 const unsigned group =
-                                     min(part * 4 >> job.group_shift, w.groups - 1);
+        /* of `part` * 128 columns */
+        const auto load_zeros = [&](unsigned part) {
+            const unsigned group = min(part * 4 >> job.group_shift, w.groups - 1);
 #pragma unroll
-                                 for (int h = 0; h < 2; h++) {
-                                     zero[h].set(has_zeros
-                                                     ? __ldg(job.zeros[h] + where.at[h] + group)
-                                                     : 1u << (BITS - 1));
-                                 }
-            };
+            for (int h = 0; h < 2; h++) {
+                zero[h].set(has_zeros ? __ldg(job.zeros[h] + where.at[h] + group)
+                                      : 1u << (BITS - 1));
+            }
+        };
         load_zeros(step * HALVES);
         left -= end - first;
         unit += end - first;

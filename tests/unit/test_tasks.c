@@ -293,8 +293,11 @@ static void test_interval(void) {
 static void test_gate(void) {
     ingot_verification v;
     ingot_error error = {0};
-    ingot_verify_options options = {
-        .source_path = "model", .max_ppl_ratio = NAN, .max_kld = NAN, .max_accuracy_drop = 0.02};
+    ingot_verify_options options = {.source_path = "model",
+                                    .device = "auto",
+                                    .max_ppl_ratio = NAN,
+                                    .max_kld = NAN,
+                                    .max_accuracy_drop = 0.02};
     CU_ASSERT_EQUAL(ingot_verify_check_options(&options, &error), INGOT_ERR_USAGE);
     CU_ASSERT_PTR_NOT_NULL(strstr(error.remedy, "--tasks"));
     options.tasks_path = "items.jsonl";
