@@ -502,6 +502,20 @@ static void test_warpgroups(void) {
         c.group = i == 2 ? 128 : 256;
         check(&c);
     }
+    for (unsigned i = 0; i < 4 && !is_brief; i++) { /* large ones of 4 bits whose last step is half
+                                                       empty: many tiles, both matrices, few tiles
+                                                       with many steps, groups of whole rows */
+        static const uint64_t large_rows[] = {17000, 16600, 2200, 17000};
+        static const uint64_t large_cols[] = {4128, 4224, 32800, 4192};
+        product_case c = draw(4, 128, 3 + input_below(62));
+        c.rows = large_rows[i];
+        c.cols = large_cols[i];
+        c.group = i == 3 ? c.cols : i == 1 ? 256 : 128;
+        c.zero_mode = i % 2 == 0 ? INGOT_ZERO_STORED : INGOT_ZERO_SYMMETRIC;
+        c.has_up = i == 1;
+        c.has_activation = c.has_up || c.has_activation;
+        check(&c);
+    }
 }
 
 /* One x of each row is far larger than the others, as in models: tensor cores cut what they add to
