@@ -130,6 +130,16 @@ void ingot_child_describe(char *text, size_t size, const char *tool, int wait_st
     }
 }
 
+ingot_status ingot_child_status(const char *code, int wait_status) {
+    for (int i = INGOT_ERR_USAGE; code != NULL && i <= INGOT_FAIL_GATE; i++) {
+        if (strcmp(ingot_status_code((ingot_status)i), code) == 0) {
+            return (ingot_status)i;
+        }
+    }
+    return WIFEXITED(wait_status) && WEXITSTATUS(wait_status) == 1 ? INGOT_FAIL_SOURCE
+                                                                   : INGOT_ERR_INTERNAL;
+}
+
 /* ---- programs of PATH ----------------------------------------------------------------------- */
 
 /* All of a descriptor until its end; NULL when out of memory or beyond the limit. */

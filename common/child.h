@@ -39,6 +39,9 @@ ingot_status ingot_child_start(pid_t *out, const ingot_child *child,
 
 /* The sentence for a wait status that is not a normal exit, such as "was killed by signal 9". */
 void ingot_child_describe(char *text, size_t size, const char *tool, int wait_status);
+/* The status of a tool that failed: the one whose stable code its report names; without a code
+ * (NULL) INGOT_FAIL_SOURCE, its check having said no, or INGOT_ERR_INTERNAL. */
+ingot_status ingot_child_status(const char *code, int wait_status);
 
 /* Runs a program of PATH to its end; *out = its standard output (malloc, NUL-terminated; at most
  * 64 MiB).  Its standard error is lost in success and part of the error in failure.

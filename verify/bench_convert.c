@@ -62,7 +62,8 @@ typedef struct bench {
     bool has_source, has_model;
     char output[4096];
     bool has_output; /* from the start of a conversion */
-    int report;      /* what it printed: a file without a name */
+    int report;      /* what it printed: a file without a name, */
+    int end;         /* and how it ended: a wait status */
     limits limits;
     json_t *figures, *runs;
     ingot_progress progress;
@@ -231,14 +232,14 @@ static void hear(listener *l) {
     }
 }
 
-/* Waits for a child, *end being how it did; SIGTERM reaches it when this program was asked to stop.
- */
-static ingot_status wait_for(int *end, bench *b, pid_t child, listener *from, double worth) {
+/* Waits for a child, b->end being how it did; SIGTERM reaches it when this program was asked to
+ * stop. */
+static ingot_status wait_for(bench *b, pid_t child, listener *from, double worth) {
     const struct timespec pause = {.tv_nsec = WAIT_MS * 1000000L};
     bool is_told = false;
-    *end = 0;
+    b->end = 0;
     for (;;) {
-        const pid_t ended = waitpid(child, end, WNOHANG);
+        const pid_t ended = waitpid(child, &b->end, WNOHANG);
         hear(from);
         if (ended == child || (ended < 0 && errno != EINTR)) {
             return ingot_interrupt_check(b->error);
@@ -302,32 +303,37 @@ static ingot_status run_tool(bench *b, const char *model, const char *method, co
     listener from = {0};
     pid_t process;
     INGOT_TRY(start_tool(&process, &from.fd, b, &child));
-    int end;
-    const ingot_status status = wait_for(&end, b, process, &from, worth);
+    const ingot_status status = wait_for(b, process, &from, worth);
     (void)close(from.fd);
     *later_seconds = from.last_seconds - from.first_seconds;
     INGOT_TRY(status);
-    if (lseek(b->report, 0, SEEK_END) == 0) {
-        char text[160];
-        ingot_child_describe(text, sizeof text, "ingot-convert", end);
-        return ingot_error_set(b->error, INGOT_ERR_USAGE, NULL, NULL, NULL, "%s", text);
+    if (lseek(b->report, 0, SEEK_END) == 0) { /* it was killed, and left its output half done */
+        char text[160], partial[sizeof b->output + 16];
+        (void)snprintf(partial, sizeof partial, "%s" INGOT_PARTIAL_SUFFIX, b->output);
+        (void)unlink(partial);
+        ingot_child_describe(text, sizeof text, "ingot-convert", b->end);
+        return ingot_error_set(b->error, ingot_child_status(NULL, b->end), NULL, NULL, NULL, "%s",
+                               text);
     }
     return INGOT_OK;
 }
 
 /* *out = what ingot-convert printed; an error of its own becomes ours. */
 static ingot_status read_report(bench *b, json_t **out) {
-    const char *message = NULL;
+    const char *message = NULL, *code = NULL;
     char path[64];
     (void)snprintf(path, sizeof path, "/proc/self/fd/%d", b->report);
     INGOT_TRY(ingot_json_read(out, path, 1 << 20, b->error));
-    const ingot_status status = ingot_json_get_string(*out, "message", &message, path, b->error);
+    ingot_status status = ingot_json_get_string(*out, "message", &message, path, b->error);
+    if (status == INGOT_OK) {
+        status = ingot_json_get_string(*out, "error", &code, path, b->error);
+    }
     if (status == INGOT_OK && message == NULL) {
         return INGOT_OK;
     }
-    const ingot_status failed =
-        ingot_error_set(b->error, INGOT_ERR_USAGE, NULL, NULL, NULL, "ingot-convert failed: %s",
-                        message != NULL ? message : "its report cannot be read");
+    const ingot_status failed = ingot_error_set(
+        b->error, ingot_child_status(code, b->end), NULL, NULL, NULL, "ingot-convert failed: %s",
+        message != NULL ? message : "its report cannot be read");
     json_decref(*out);
     *out = NULL;
     return failed;

@@ -374,17 +374,6 @@ ingot_status ingot_job_start(ingot_zoo_job *job, ingot_error *error) {
 
 /* ---- the end of a step ---------------------------------------------------------------------- */
 
-/* The status behind a stable code; a tool that names none could not run, or its check said no. */
-static ingot_status status_of(const char *code, int wait_status) {
-    for (int i = INGOT_ERR_USAGE; code != NULL && i <= INGOT_FAIL_GATE; i++) {
-        if (strcmp(ingot_status_code((ingot_status)i), code) == 0) {
-            return (ingot_status)i;
-        }
-    }
-    return WIFEXITED(wait_status) && WEXITSTATUS(wait_status) == 1 ? INGOT_FAIL_SOURCE
-                                                                   : INGOT_ERR_INTERNAL;
-}
-
 /* The error a tool reported, in its own words. */
 static ingot_status tool_error(const ingot_zoo_job *job, const json_t *report, int wait_status,
                                ingot_error *error) {
@@ -395,8 +384,8 @@ static ingot_status tool_error(const ingot_zoo_job *job, const json_t *report, i
         ingot_child_describe(text, sizeof text, step_tools[job->step], wait_status);
         message = text;
     }
-    return ingot_error_set(error, status_of(ingot_zoo_text_of(report, "error"), wait_status), NULL,
-                           NULL, NULL, "%.400s", message);
+    const ingot_status status = ingot_child_status(ingot_zoo_text_of(report, "error"), wait_status);
+    return ingot_error_set(error, status, NULL, NULL, NULL, "%.400s", message);
 }
 
 /* A checkpoint must be the same before and after; what was made of a changing one is no product. */

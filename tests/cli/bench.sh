@@ -99,6 +99,29 @@ for signal in KILL TERM INT; do
     ! kill -0 "$child" 2>/dev/null || fail "SIG$signal of ingot-bench left ingot-convert running"
     [ -z "$(ls ./*bench* 2>/dev/null)" ] || fail "left behind by SIG$signal: $(ls)"
 done
+# A conversion that is killed is no wrong usage; what one reports has its own code.
+ingot-bench convert --model "$MODEL" --text "$MODEL/calibration.txt" --methods gptq --device cpu \
+    --threads 1 --runs 1 --json >out 2>err &
+bench=$!
+for _ in $(seq 600); do
+    ! child=$(convert_of $bench) || break
+    sleep 0.1
+done
+[ -n "$child" ] || fail "no conversion of $bench"
+await_file ingot-bench-convert.ingot.partial "$child"
+kill -KILL "$child"
+code=0
+wait $bench || code=$?
+[ $code = 2 ] || fail "exit code $code after a conversion that was killed"
+expect_error "killed by signal 9"
+grep -q '"error": "E_INTERNAL"' out || fail "$(cat out)"
+[ -z "$(ls ./*bench* 2>/dev/null)" ] || fail "left behind by a conversion that was killed: $(ls)"
+cp -R "$MODEL" cut
+chmod -R u+w cut
+printf 'too few words' >cut/text
+expect_exit 2 ingot-bench convert --model cut --text cut/text --seq-len 64 --methods gptq \
+    --device cpu --runs 1 --json
+grep -q '"error": "E_INPUT"' out || fail "$(cat out)"
 expect_exit 0 ingot-bench convert --model "$MODEL" --methods rtn --device cpu --runs 1
 grep -qE '^  finish +[0-9.]+ s' out || fail "no phases: $(cat out)"
 [ -z "$(ls ./*bench* 2>/dev/null)" ] || fail "left behind: $(ls)"
