@@ -102,8 +102,7 @@ __device__ static inline unsigned cluster_address(const void *own, unsigned rank
 }
 
 /* A part of a sum to a block of the cluster, whose barrier counts its bytes: a meeting of the
- * blocks would wait for all that they have under way in device memory.  The condition is the
- * instruction's, not a branch: so it is fetched either way. */
+ * blocks would wait for all that they have under way in device memory. */
 __device__ static inline void cluster_put(unsigned to, unsigned scale_to, unsigned barrier,
                                           const float4 &sum, const float2 &scale, bool is_real) {
 #if INGOT_SM90A

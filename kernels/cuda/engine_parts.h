@@ -10,8 +10,8 @@
  * prompt. Up to ENGINE_PRODUCT_ROWS rows read packed weights (product.h); more go through unpacked
  * binary16 and cuBLAS.
  *
- * Every kernel lets its successor start at once and waits for its predecessor before it touches
- * anything (programmatic dependent launch); so the gaps between kernels are short. */
+ * Every kernel lets its successor start early and waits for its predecessor before it touches what
+ * that one writes (programmatic dependent launch); so the gaps between kernels are short. */
 #ifndef INGOT_CUDA_ENGINE_PARTS_H
 #define INGOT_CUDA_ENGINE_PARTS_H
 
