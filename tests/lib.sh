@@ -76,10 +76,24 @@ expect_no_files() {
     done
 }
 
+# await COMMAND...: until the command succeeds, a minute at most.
+await() {
+    waited=0
+    until "$@"; do
+        waited=$((waited + 1))
+        [ $waited -lt 600 ] || fail "waited for ever: $*"
+        sleep 0.1
+    done
+}
+
+has_ended() { # PROCESS
+    ! kill -0 "$1" 2>/dev/null
+}
+
 # await_file FILE PROCESS: until the file is there or the process has ended, a minute at most.
 await_file() {
     waited=0
-    while [ ! -e "$1" ] && kill -0 "$2" 2>/dev/null; do
+    while [ ! -e "$1" ] && ! has_ended "$2"; do
         sleep 0.01
         waited=$((waited + 1))
         [ $waited -lt 6000 ] || fail "no $1 after a minute"

@@ -65,10 +65,7 @@ rm err # the last run's has the line that is waited for
 ingot-bench convert --model "$MODEL" --text "$MODEL/calibration.txt" --methods rtn,gptq \
     --device cpu --threads 1 --runs 1 --json >out 2>err &
 bench=$!
-for _ in $(seq 600); do
-    grep -qs '^rtn from the page cache: .* s left$' err && break
-    sleep 0.1
-done
+await grep -qs '^rtn from the page cache: .* s left$' err
 kill $bench
 code=0
 wait $bench || code=$?
@@ -77,6 +74,11 @@ grep -q '"error": "E_INTERRUPTED"' out && grep -q '"method": "rtn"' out ||
     fail "what was measured before an interruption is lost: $(cat out)"
 [ -z "$(ls ./*bench* 2>/dev/null)" ] || fail "left behind by an interruption: $(ls)"
 # Whatever becomes of it, no conversion is left running.
+await_conversion() { # of $bench: $child, once it writes
+    await convert_of $bench >pid
+    child=$(cat pid)
+    await_file ingot-bench-convert.ingot.partial "$child"
+}
 for signal in KILL TERM INT; do
     (
         trap - INT
@@ -84,31 +86,17 @@ for signal in KILL TERM INT; do
             --device cpu --threads 1 --runs 1 >out 2>err
     ) &
     bench=$!
-    for _ in $(seq 600); do
-        ! child=$(convert_of $bench) || break
-        sleep 0.1
-    done
-    [ -n "$child" ] || fail "no conversion of $bench"
-    await_file ingot-bench-convert.ingot.partial "$child"
+    await_conversion
     kill -$signal $bench
     wait $bench || :
-    for _ in $(seq 600); do
-        kill -0 "$child" 2>/dev/null || break
-        sleep 0.1
-    done
-    ! kill -0 "$child" 2>/dev/null || fail "SIG$signal of ingot-bench left ingot-convert running"
+    await has_ended "$child"
     [ -z "$(ls ./*bench* 2>/dev/null)" ] || fail "left behind by SIG$signal: $(ls)"
 done
 # A conversion that is killed is no wrong usage; what one reports has its own code.
 ingot-bench convert --model "$MODEL" --text "$MODEL/calibration.txt" --methods gptq --device cpu \
     --threads 1 --runs 1 --json >out 2>err &
 bench=$!
-for _ in $(seq 600); do
-    ! child=$(convert_of $bench) || break
-    sleep 0.1
-done
-[ -n "$child" ] || fail "no conversion of $bench"
-await_file ingot-bench-convert.ingot.partial "$child"
+await_conversion
 kill -KILL "$child"
 code=0
 wait $bench || code=$?

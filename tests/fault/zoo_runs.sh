@@ -16,15 +16,6 @@ manifest() {
  "devices": ["cpu"]${3:-}}
 END
 }
-# await COMMAND...: until it succeeds, a minute at most.
-await() {
-    waited=0
-    until "$@"; do
-        waited=$((waited + 1))
-        [ $waited -lt 600 ] || fail "waited for ever: $*"
-        sleep 0.1
-    done
-}
 begun() {
     [ -e "$1/m/slow.ingot.resume" ] && grep -qs '^block 1/' "$1/.ingot-zoo/logs/m@slow.log"
 }
@@ -64,8 +55,7 @@ await begun ended
 worker=$(convert_of $run)
 kill -9 $run
 wait $run 2>/dev/null || true
-gone() { ! kill -0 "$worker" 2>/dev/null; }
-await gone
+await has_ended "$worker"
 expect_exit 0 ingot-zoo run zoo.json
 cmp whole.ingot ended/m/slow.ingot
 [ "$(grep -c '^block 1/4  error' ended/.ingot-zoo/logs/m@slow.log)" = 1 ] || fail "a finished block was made again"
