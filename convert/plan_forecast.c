@@ -1,6 +1,7 @@
 /* What a conversion will take and give (convert/plan_forecast.h). */
 #include "convert/plan_forecast.h"
 
+#include "calib/text_model.h"
 #include "common/cli.h"
 #include "common/sizes.h"
 #include "convert/distill.h"
@@ -162,10 +163,9 @@ static void need_memory(ingot_forecast *out, const ingot_forecast_job *job) {
         work = ingot_plan_block_need(plan, job->model, b.has_exact, tuning, judges * job->length);
     }
     const uint64_t ends = b.has_batch ? embedding : 0;
-    uint64_t tokenizer = 0;
-    if (job->windows == 0 ||
-        ingot_checkpoint_file(job->checkpoint, "tokenizer.json", &tokenizer) == NULL) {
-        tokenizer = 0;
+    uint64_t tokenizer = 0; /* bytes of its file, where there is one and it is read */
+    if (job->windows != 0) {
+        (void)ingot_checkpoint_file(job->checkpoint, INGOT_TOKENIZER_FILE, &tokenizer);
     }
     const uint64_t base = TOKENIZER_RATIO * tokenizer + reading;
     /* the embedding is gone before the first block */

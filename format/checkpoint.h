@@ -45,7 +45,7 @@ const ingot_safetensors *ingot_checkpoint_shard(const ingot_checkpoint *checkpoi
 uint64_t ingot_checkpoint_file_count(const ingot_checkpoint *checkpoint);
 const char *ingot_checkpoint_file_name(const ingot_checkpoint *checkpoint, uint64_t index);
 const char *ingot_checkpoint_file(const ingot_checkpoint *checkpoint, const char *name,
-                                  uint64_t *size); /* NULL when there is none */
+                                  uint64_t *size); /* NULL, *size as it was: none */
 
 /* Whether path names (device and inode) an existing file of the folder that a checkpoint is read
  * from: what an output must never replace.  For a folder that is not opened yet. */
