@@ -17,8 +17,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MOST_LIST_BYTES 256u /* of --devices */
-
 /* ---- before any work ------------------------------------------------------------------------ */
 
 /* What the target of bits per weight needs and excludes. */
@@ -59,34 +57,27 @@ static ingot_status name_table(session *s) {
                                  "the path of the sensitivity table is too long");
 }
 
-static const char *device_list(const ingot_convert_options *o) {
-    return o->devices != NULL ? o->devices : o->device != NULL ? o->device : "auto";
-}
-
-/* A device of a list: a number is that of a GPU. */
-static void name_device(char device[64], const char *name) {
-    const bool is_number = name[0] >= '0' && name[0] <= '9';
-    (void)snprintf(device, 64, "%s%s", is_number ? "cuda:" : "", name);
-}
-
-/* Whether the devices are names of such, before anything is read or opened. */
-static ingot_status check_devices(const session *s) {
+/* The list of devices, or the one: a number is that of a GPU.  Names that are none are found before
+ * anything is read or opened. */
+static ingot_status name_devices(session *s) {
     const ingot_convert_options *o = s->options;
-    char list[MOST_LIST_BYTES], device[64], *rest = list;
-    const char *name;
-    if (strlen(device_list(o)) >= sizeof list) {
-        return ingot_error_set(s->error, INGOT_ERR_USAGE, NULL, NULL, NULL,
-                               "the list of devices is longer than %zu characters",
-                               sizeof list - 1);
-    }
     if (o->devices != NULL && o->device != NULL) {
         return ingot_error_set(s->error, INGOT_ERR_USAGE, NULL, NULL, "give one of them",
                                "--device and --devices exclude each other");
     }
-    (void)snprintf(list, sizeof list, "%s", device_list(o));
-    while ((name = strsep(&rest, ",")) != NULL) {
-        name_device(device, name);
+    const char *from = o->devices != NULL ? o->devices : o->device != NULL ? o->device : "auto";
+    for (bool is_last = false; !is_last; s->device_count++) {
+        if (s->device_count == INGOT_MAX_DEVICES) {
+            return ingot_error_set(s->error, INGOT_ERR_USAGE, NULL, NULL, NULL,
+                                   "more than %u devices", INGOT_MAX_DEVICES);
+        }
+        char *device = s->devices[s->device_count];
+        const size_t length = strcspn(from, ",");
+        (void)snprintf(device, sizeof s->devices[0], "%s%.*s",
+                       from[0] >= '0' && from[0] <= '9' ? "cuda:" : "", (int)length, from);
         INGOT_TRY(ingot_device_check_name(device, s->error));
+        is_last = from[length] == '\0';
+        from += length + 1;
     }
     return INGOT_OK;
 }
@@ -105,7 +96,7 @@ static ingot_status check_options(session *s) {
         return ingot_error_set(s->error, INGOT_ERR_USAGE, o->output, NULL,
                                "name a file, such as OUT.ingot", "the output is a folder");
     }
-    INGOT_TRY(check_devices(s));
+    INGOT_TRY(name_devices(s));
     INGOT_TRY(ingot_self_text_wanted(&s->is_self_text, o->texts, o->text_count, s->error));
     const bool has_data = o->stats != NULL || o->text_count != 0;
     INGOT_TRY(check_target(s));
@@ -150,22 +141,15 @@ static ingot_status open_devices(void *context, ingot_error *error) {
     session *s = context;
     const double start = ingot_clock_seconds();
     const ingot_convert_options *o = s->options;
-    char list[MOST_LIST_BYTES], device[64], *rest = list, path[sizeof s->backend.path];
-    const char *name;
-    (void)snprintf(list, sizeof list, "%s", device_list(o));
-    while ((name = strsep(&rest, ",")) != NULL) {
-        if (s->has_backend && o->recipe.effort == INGOT_EFFORT_BEST) {
+    char path[sizeof s->backend.path];
+    for (unsigned i = 0; i < s->device_count; i++) {
+        if (i > 0 && o->recipe.effort == INGOT_EFFORT_BEST) {
             (void)fprintf(stderr, "--effort best runs on one device: on the first of --devices\n");
             break;
         }
-        if (s->other_count + 1 == INGOT_MAX_DEVICES) {
-            return ingot_error_set(error, INGOT_ERR_USAGE, NULL, NULL, NULL, "more than %u devices",
-                                   INGOT_MAX_DEVICES);
-        }
-        ingot_backend *backend = s->has_backend ? &s->others[s->other_count] : &s->backend;
-        name_device(device, name);
-        INGOT_TRY(ingot_backend_open(backend, device, o->threads, error));
-        s->other_count += s->has_backend;
+        ingot_backend *backend = i > 0 ? &s->others[s->other_count] : &s->backend;
+        INGOT_TRY(ingot_backend_open(backend, s->devices[i], o->threads, error));
+        s->other_count += i > 0;
         s->has_backend = true;
         if (strcmp(backend->path, s->backend.path) != 0) {
             return ingot_error_set(error, INGOT_ERR_USAGE, NULL, NULL, "give devices of one model",

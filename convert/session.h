@@ -16,6 +16,8 @@ typedef struct session {
     ingot_checkpoint *checkpoint;
     ingot_weight_source source;
     ingot_model model;
+    char devices[INGOT_MAX_DEVICES][64]; /* names, as given */
+    unsigned device_count;
     ingot_backend backend;
     ingot_backend others[INGOT_MAX_DEVICES];
     unsigned other_count;

@@ -44,6 +44,10 @@ expect_exit 2 ingot-convert config.json --dry-run --device banana
 expect_error "unknown device 'banana'"
 expect_exit 2 ingot-convert config.json --dry-run --devices cpu,banana
 expect_error "unknown device 'banana'"
+expect_exit 2 ingot-convert config.json --dry-run --devices cpu,
+expect_error "unknown device ''"
+expect_exit 2 ingot-convert config.json --dry-run --devices 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16
+expect_error "more than 16 devices"
 expect_exit 0 ingot-convert config.json --dry-run
 grep -q '275.9 GB in F32, 138.0 GB in F16' out || fail "the sizes are not printed"
 expect_exit 2 ingot-convert config.json -o no.ingot
