@@ -143,7 +143,8 @@ static ingot_status on_option(void *context, const char *name, const char *value
 static bool print_json(json_t *figures, const char *name, const ingot_error *error) {
     json_t *object = json_object();
     (void)json_object_set_new(object, "bench", ingot_json_any_text(name));
-    (void)json_object_set(object, "figures", figures != NULL ? figures : json_null());
+    const bool has_figures = figures != NULL && json_object_size(figures) != 0;
+    (void)json_object_set(object, "figures", has_figures ? figures : json_null());
     ingot_json_put_error(object, error);
     const bool is_printed = ingot_json_print(object, stdout);
     json_decref(object);

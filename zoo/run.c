@@ -56,7 +56,7 @@ typedef struct runner {
     uint64_t host_bytes, host_room; /* of what runs; in all, 0: not known */
     uint64_t on_device[INGOT_ZOO_MAX_DEVICES];
     ingot_progress progress;
-    bool is_interrupted, is_told;
+    bool is_told; /* of an interruption */
 } runner;
 
 /* ---- one product ---------------------------------------------------------------------------- */
@@ -226,7 +226,6 @@ static void reap(runner *r) {
 
 /* Children are asked to end once; what waits is left for another run. */
 static void interrupt(runner *r) {
-    r->is_interrupted = true;
     for (uint64_t i = 0; i < r->count; i++) {
         task *t = &r->tasks[i];
         if (t->state == TASK_RUNNING && t->job.child > 0 && !r->is_told) {
@@ -262,6 +261,17 @@ static void run_loop(runner *r) {
 }
 
 /* ---- the result ----------------------------------------------------------------------------- */
+
+/* A signal that left something undone; one that came when all was settled changes nothing. */
+static ingot_status check_interrupted(const runner *r, ingot_error *error) {
+    bool is_undone = false;
+    for (uint64_t i = 0; i < r->count; i++) {
+        const task *t = &r->tasks[i];
+        is_undone = is_undone || t->state == TASK_LEFT ||
+                    (t->state == TASK_FAILED && t->error.status == INGOT_ERR_INTERRUPTED);
+    }
+    return is_undone ? ingot_interrupt_check(error) : INGOT_OK;
+}
 
 static json_t *task_json(const task *t) {
     static const char *const names[] = {"waiting", "running", "done", "failed", "left", "stopped"};
@@ -372,12 +382,13 @@ ingot_status ingot_zoo_run(ingot_zoo_result *result, const ingot_manifest *manif
                            const ingot_zoo_options *options, ingot_error *error) {
     runner r = {.manifest = manifest, .options = options};
     const double start = ingot_clock_seconds();
-    const ingot_status status = prepare(&r, error);
+    ingot_status status = prepare(&r, error);
     if (status == INGOT_OK) {
         ingot_progress_begin(&r.progress, "zoo", "products", (double)r.count, false);
         run_loop(&r);
         ingot_progress_end(&r.progress);
         report(&r, result, ingot_clock_seconds() - start);
+        status = check_interrupted(&r, error);
     }
     for (uint64_t i = 0; r.tasks != NULL && i < r.count; i++) {
         json_decref(r.tasks[i].record);

@@ -14,6 +14,7 @@ grep -q '"error": null' out || fail "an error: $(cat out)"
 expect_exit 0 ingot-bench verify --size 2M --runs 1 --device cpu --json
 expect_exit 2 ingot-bench verify --size 2M --device cuda --json
 expect_error "--device cpu"
+grep -q '"figures": null' out || fail "figures without one: $(cat out)"
 grep -q '"error": "E_UNSUPPORTED"' out || fail "$(cat out)"
 expect_exit 2 ingot-bench verify --size 2M --device banana --json
 grep -q '"error": "E_USAGE"' out || fail "$(cat out)"

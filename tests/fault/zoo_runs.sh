@@ -96,14 +96,26 @@ expect_exit 0 ingot-zoo run best.json
 [ "$(ls half/t)" = best.ingot ] || fail "half a state was left: $(ls half/t)"
 
 # SIGINT: what runs is ended, what waits is left, and said so.
+terminate() { # ARGUMENT...: of a run of the manifest "interrupted", once it is at work
+    rm -rf interrupted
+    ingot-zoo run zoo.json "$@" >out 2>err </dev/null &
+    run=$!
+    await begun interrupted
+    kill -TERM $run
+    code=0
+    wait $run || code=$?
+    [ "$code" = 2 ] || fail "exit code $code after a signal"
+    expect_error "interrupted by SIGTERM"
+}
 manifest interrupted
-ingot-zoo run zoo.json >out 2>err </dev/null &
-run=$!
-await begun interrupted
-kill -TERM $run
-code=0
-wait $run || code=$?
-[ "$code" = 2 ] || fail "exit code $code after a signal"
+terminate --json
+"$PYTHON" - out <<'END' || fail "not so after a signal: $(cat out)"
+import json, sys
+result = json.load(open(sys.argv[1]))
+assert result["error"] == "E_INTERRUPTED" and "SIGTERM" in result["message"]
+assert [p["state"] for p in result["products"]] == ["failed", "left"] and result["left"] == 1
+END
+terminate
 grep -q '1 left by the interruption' out || fail "$(cat out)"
 [ -e interrupted/m/slow.ingot.resume ] || fail "no state was kept"
 # A state that is damaged is no use, and no harm.
