@@ -230,7 +230,7 @@ static ingot_status calibrate(calibration *c, ingot_error *error) {
 }
 
 /* One object with every key; finished is NULL on failure.  False when it could not be written. */
-static bool print_json(const calibration *finished, ingot_status status) {
+static bool print_json(const calibration *finished, const ingot_error *error) {
     static const calibration nothing;
     json_t *object = json_object();
     const bool has = finished != NULL;
@@ -259,7 +259,7 @@ static bool print_json(const calibration *finished, ingot_status status) {
         is_good &= ingot_json_put(object, counts[i].key,
                                   has ? json_integer((json_int_t)counts[i].value) : json_null());
     }
-    is_good &= ingot_json_put_code(object, status);
+    is_good &= ingot_json_put_error(object, error);
     is_good = is_good && ingot_json_print(object, stdout);
     json_decref(object);
     return is_good;
@@ -292,9 +292,9 @@ int ingot_calib_tool(int argc, char **argv) {
     case INGOT_CLI_EXIT:
         return 0;
     case INGOT_CLI_USAGE:
-        return ingot_cli_finish(spec.tool, 2,
-                                !ingot_cli_has_flag(argc, argv, "json") ||
-                                    print_json(NULL, INGOT_ERR_USAGE));
+        error.status = error.status == INGOT_OK ? INGOT_ERR_USAGE : error.status;
+        return ingot_cli_finish(
+            spec.tool, 2, !ingot_cli_has_flag(argc, argv, "json") || print_json(NULL, &error));
     case INGOT_CLI_RUN:
         break;
     }
@@ -305,8 +305,9 @@ int ingot_calib_tool(int argc, char **argv) {
                       spec.tool, (unsigned long long)c.result.dropped);
     }
     bool is_printed = true;
+    error.status = status;
     if (c.settings.is_json) {
-        is_printed = print_json(status == INGOT_OK ? &c : NULL, status);
+        is_printed = print_json(status == INGOT_OK ? &c : NULL, &error);
     } else if (status == INGOT_OK) {
         print_summary(&c);
     }

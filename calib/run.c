@@ -181,7 +181,7 @@ static void print_rates(const ingot_generation *g) {
 }
 
 /* One object with every key; r is NULL on failure.  False when it could not be written. */
-static bool print_json(const runner *r, ingot_status status) {
+static bool print_json(const runner *r, const ingot_error *error) {
     json_t *object = json_object();
     json_t *ids = r == NULL ? json_null() : json_array();
     json_t *text = json_null(), *count = json_null(), *fed = json_null(), *decoded = json_null();
@@ -201,7 +201,7 @@ static bool print_json(const runner *r, ingot_status status) {
     is_good &= ingot_json_put(object, "tokens", count);
     is_good &= ingot_json_put(object, "prompt_tokens_per_second", fed);
     is_good &= ingot_json_put(object, "decode_tokens_per_second", decoded);
-    is_good &= ingot_json_put_code(object, status);
+    is_good &= ingot_json_put_error(object, error);
     is_good = is_good && ingot_json_print(object, stdout);
     json_decref(object);
     return is_good;
@@ -228,9 +228,9 @@ int ingot_run_tool(int argc, char **argv) {
     case INGOT_CLI_EXIT:
         return 0;
     case INGOT_CLI_USAGE:
-        return ingot_cli_finish(spec.tool, 2,
-                                !ingot_cli_has_flag(argc, argv, "json") ||
-                                    print_json(NULL, INGOT_ERR_USAGE));
+        error.status = error.status == INGOT_OK ? INGOT_ERR_USAGE : error.status;
+        return ingot_cli_finish(
+            spec.tool, 2, !ingot_cli_has_flag(argc, argv, "json") || print_json(NULL, &error));
     case INGOT_CLI_RUN:
         break;
     }
@@ -240,11 +240,11 @@ int ingot_run_tool(int argc, char **argv) {
         print_rates(&r.generation);
     }
     const bool is_json = r.settings.is_json; /* a text that stopped short is an error of run */
-    const bool is_printed = !is_json || print_json(status == INGOT_OK ? &r : NULL, status);
+    error.status = status;
+    const bool is_printed = !is_json || print_json(status == INGOT_OK ? &r : NULL, &error);
     close_runner(&r);
     if (is_json) {
         return ingot_cli_end(spec.tool, status, &error, is_printed);
     }
-    error.status = status;
     return status == INGOT_OK ? 0 : ingot_cli_report(spec.tool, &error);
 }

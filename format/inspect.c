@@ -437,15 +437,16 @@ static ingot_status take_option(void *context, const char *name, const char *val
 
 /* The result on standard output; false when it could not be written. */
 static bool show(const inspect_options *wanted, const inspection *all, const inspection *other,
-                 const inspect_comparison *comparison, ingot_status status) {
+                 const inspect_comparison *comparison, const ingot_error *error) {
+    const bool has_result = error->status == INGOT_OK;
     if (wanted->is_json) {
-        json_t *object = inspection_json(status == INGOT_OK ? all : NULL, wanted->with_tensors,
-                                         other, comparison, status);
+        json_t *object = inspection_json(has_result ? all : NULL, wanted->with_tensors, other,
+                                         comparison, error);
         const bool is_printed = object != NULL && ingot_json_print(object, stdout);
         json_decref(object);
         return is_printed;
     }
-    if (status == INGOT_OK) {
+    if (has_result) {
         inspection_print(all, wanted->with_tensors);
         if (comparison != NULL) {
             inspection_print_comparison(all, other, comparison);
@@ -465,7 +466,8 @@ int ingot_inspect_tool(int argc, char **argv) {
         return 0;
     case INGOT_CLI_USAGE:
         wanted.is_json = ingot_cli_has_flag(argc, argv, "json");
-        return ingot_cli_finish(spec.tool, 2, show(&wanted, NULL, NULL, NULL, INGOT_ERR_USAGE));
+        error.status = error.status == INGOT_OK ? INGOT_ERR_USAGE : error.status;
+        return ingot_cli_finish(spec.tool, 2, show(&wanted, NULL, NULL, NULL, &error));
     case INGOT_CLI_RUN:
         break;
     }
@@ -478,7 +480,8 @@ int ingot_inspect_tool(int argc, char **argv) {
         INGOT_GO(inspection_compare(&comparison, &all, &other, &error));
     }
 done:
-    is_shown = show(&wanted, &all, &other, wanted.other != NULL ? &comparison : NULL, status);
+    error.status = status;
+    is_shown = show(&wanted, &all, &other, wanted.other != NULL ? &comparison : NULL, &error);
     ingot_free(comparison.entries);
     inspection_close(&other);
     inspection_close(&all);

@@ -84,6 +84,6 @@ void inspection_print_comparison(const inspection *a, const inspection *b,
 /* format/inspect_json.c: one object; NULL inspection after a failure, every key is there.  NULL
  * when out of memory. */
 json_t *inspection_json(const inspection *all, bool with_tensors, const inspection *other,
-                        const inspect_comparison *comparison, ingot_status status);
+                        const inspect_comparison *comparison, const ingot_error *error);
 
 #endif

@@ -307,22 +307,20 @@ static bool put_all(json_t *object, const inspection *all, bool with_tensors) {
 }
 
 json_t *inspection_json(const inspection *all, bool with_tensors, const inspection *other,
-                        const inspect_comparison *comparison, ingot_status status) {
+                        const inspect_comparison *comparison, const ingot_error *error) {
     static const char *const keys[] = {
         "path",    "profile",    "format_version",  "root",
         "bytes",   "data_bytes", "content_id",      "compressed",
         "shards",  "features",   "bits_per_weight", "file_bits_per_weight",
         "weights", "methods",    "tensor_count",    "quantized_tensors",
         "roles",   "tensors",    "files",           "quantized_weights",
-        "meta",    "sha256",     "compare",         "error"};
+        "meta",    "sha256",     "compare"};
     json_t *object = json_object();
     bool is_good = object != NULL;
     for (unsigned i = 0; i < sizeof keys / sizeof *keys; i++) {
         is_good = is_good && ingot_json_put(object, keys[i], json_null());
     }
-    if (is_good && status != INGOT_OK) {
-        is_good = ingot_json_put_code(object, status);
-    }
+    is_good = is_good && ingot_json_put_error(object, error);
     if (is_good && all != NULL) {
         is_good = put_all(object, all, with_tensors);
         if (is_good && comparison != NULL) {

@@ -18,10 +18,10 @@ cmp one.calib two.calib || fail "another number of threads or files gave other b
 python3 - <<'EOF'
 import json, os
 o = json.load(open("out"))
-assert sorted(o) == ["bytes", "dropped_rows", "error", "output", "peak_host_bytes", "reused", "root",
-                     "samples", "seconds", "seq_len", "tokens"], sorted(o)
+assert sorted(o) == ["bytes", "dropped_rows", "error", "message", "output", "peak_host_bytes",
+                     "reused", "root", "samples", "seconds", "seq_len", "tokens"], sorted(o)
 assert o["reused"] is False
-assert o["bytes"] == os.path.getsize("two.calib") and o["error"] is None
+assert o["bytes"] == os.path.getsize("two.calib") and o["error"] is o["message"] is None
 assert (o["samples"], o["seq_len"], o["tokens"], o["dropped_rows"]) == (4, 64, 256, 0), o
 EOF
 expect_exit 0 ingot-inspect one.calib
@@ -35,10 +35,10 @@ refuse() {
     [ ! -s out ] || fail "a failure wrote to stdout"
     expect_no_files out.calib
     expect_exit 2 ingot-calib "$@" --json
-    python3 - "$error" <<'EOF'
+    python3 - "$error" "$text" <<'EOF'
 import json, sys
 o = json.load(open("out"))
-assert len(o) == 11 and o.pop("error") == sys.argv[1], o
+assert len(o) == 12 and o.pop("error") == sys.argv[1] and sys.argv[2] in o.pop("message"), o
 assert all(v is None for v in o.values()), o
 EOF
 }

@@ -60,3 +60,5 @@ expect_exit 2 ingot-inspect text.ingot
 printable err "an error"
 expect_exit 0 ingot-inspect list.ingot
 printable out "META that is a list"
+expect_exit 2 ingot-inspect none.ingot --json
+grep -q '"error": "E_NOT_FOUND"' out && grep -q '"message": "none.ingot: ' out || fail "no reason: $(cat out)"

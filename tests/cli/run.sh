@@ -3,7 +3,7 @@
 need ingot-run python3
 
 prompt="The old captain looked at the sea and"
-keys="decode_tokens_per_second error prompt_tokens_per_second text token_ids tokens"
+keys="decode_tokens_per_second error message prompt_tokens_per_second text token_ids tokens"
 
 # has_keys FILE ERROR: one object with every key, and that error.
 has_keys() {
@@ -13,8 +13,10 @@ o = json.load(open(sys.argv[1]))
 assert sorted(o) == sys.argv[3].split(), sorted(o)
 assert (o["error"] or "null") == sys.argv[2], o["error"]
 if o["error"]:
-    assert all(v is None for k, v in o.items() if k != "error"), o
+    assert all(v is None for k, v in o.items() if k not in ("error", "message")), o
+    assert o["message"], o
 else:
+    assert o["message"] is None, o
     assert o["tokens"] == len(o["token_ids"]), o
     assert o["prompt_tokens_per_second"] > 0, o
 EOF
