@@ -1,6 +1,7 @@
 /* ingot-zoo plan: sizes, memory and disk of every product before any work, from headers alone. */
 #include "zoo/plan.h"
 
+#include "calib/text_model.h"
 #include "common/files.h"
 #include "convert/convert.h"
 #include "kernels/plugin.h"
@@ -128,11 +129,32 @@ static ingot_status forecast_of(ingot_forecast *out, json_t **json, const ingot_
     return ingot_convert_plan(out, with_tensors ? json : NULL, &o, speeds, error);
 }
 
+/* A text that a product wants, and no tokenizer to read it with.  A config.json alone has none to
+ * be looked for. */
+static ingot_status check_tokenizer(const ingot_manifest *m, const ingot_zoo_product *p,
+                                    const ingot_forecast *f, ingot_error *error) {
+    const char *model = m->models[p->model].path;
+    char path[4096];
+    const bool reads_calibration =
+        ingot_product_has_data(p) && strcmp(m->texts[p->calibration].paths[0], INGOT_ZOO_SELF) != 0;
+    if (!f->has_weights ||
+        (!reads_calibration && p->evaluation == INGOT_ZOO_NONE && p->tasks == NULL)) {
+        return INGOT_OK;
+    }
+    INGOT_TRY(ingot_path_join(path, sizeof path, model, INGOT_TOKENIZER_FILE));
+    return ingot_path_exists(path)
+               ? INGOT_OK
+               : ingot_error_set(error, INGOT_ERR_NOT_FOUND, path, NULL,
+                                 "put the model's tokenizer.json beside its config.json",
+                                 "there is no tokenizer, which its texts are read with");
+}
+
 static void check_fits(ingot_forecasts *plan, const ingot_zoo_product *p, ingot_zoo_need *need) {
     char wanted[32], there[32];
     if (plan->room.host_bytes != 0 && need->host_bytes > plan->room.host_bytes) {
         ingot_format_bytes(wanted, sizeof wanted, (double)need->host_bytes);
         ingot_format_bytes(there, sizeof there, (double)plan->room.host_bytes);
+        need->status = INGOT_ERR_UNSUPPORTED;
         need->problem =
             add_problem(plan,
                         "%s: needs %s of host memory, there are %s (fewer \"samples\" or a smaller "
@@ -142,6 +164,7 @@ static void check_fits(ingot_forecasts *plan, const ingot_zoo_product *p, ingot_
     if (plan->room.device_bytes != 0 && need->device_bytes > plan->room.device_bytes) {
         ingot_format_bytes(wanted, sizeof wanted, (double)need->device_bytes);
         ingot_format_bytes(there, sizeof there, (double)plan->room.device_bytes);
+        need->status = INGOT_ERR_UNSUPPORTED;
         need->problem =
             add_problem(plan,
                         "%s: needs %s of device memory, limits.device_bytes allows %s (fewer "
@@ -158,6 +181,7 @@ static void check_card(ingot_forecasts *plan, const ingot_zoo_product *p, ingot_
     if (plan->room.device_free_bytes != 0 && f->cuda_least_bytes > plan->room.device_free_bytes) {
         ingot_format_bytes(wanted, sizeof wanted, (double)f->cuda_least_bytes);
         ingot_format_bytes(there, sizeof there, (double)plan->room.device_free_bytes);
+        need->status = INGOT_ERR_UNSUPPORTED;
         need->problem =
             add_problem(plan,
                         "%s: needs at least %s of device memory, %s are free on a card of the "
@@ -196,13 +220,18 @@ static ingot_status plan_product(ingot_forecasts *plan, const ingot_manifest *m,
     ingot_error error = {0};
     json_t *json = NULL;
     char text[900];
-    const ingot_status status = forecast_of(&f, &json, m, p, options->with_tensors, speeds, &error);
+    ingot_status status = forecast_of(&f, &json, m, p, options->with_tensors, speeds, &error);
+    if (status == INGOT_OK) {
+        status = check_tokenizer(m, p, &f, &error);
+    }
     if (status == INGOT_ERR_NO_MEMORY || status == INGOT_ERR_INTERRUPTED) {
         return status;
     }
     if (status != INGOT_OK) {
         ingot_error_format(&error, text, sizeof text);
         need->problem = add_problem(plan, "%s: %s", p->name, text);
+        need->status = status;
+        json_decref(json);
         ingot_json_put(row, "problem", ingot_json_any_text(text));
         return INGOT_OK;
     }

@@ -40,7 +40,8 @@ typedef struct task {
     json_t *record; /* of a finished product */
     uint64_t device;
     uint64_t host_bytes;          /* at its peak, as planned */
-    const char *problem;          /* found by the plan, which keeps it */
+    const char *problem;          /* found by the plan, which keeps it, */
+    ingot_status problem_status;  /* and as a status */
     bool was_finished, is_locked; /* before this run; by another */
     double retry_at, started;     /* monotonic seconds */
 } task;
@@ -149,7 +150,7 @@ static void open_task(runner *r, task *t) {
     /* Opened all the same: what was finished before the plan said no is finished. */
     if (status == INGOT_OK && t->problem != NULL && t->job.step != INGOT_STEP_NONE) {
         const size_t name = strlen(t->product->name) + 2; /* it begins with "PRODUCT: " */
-        status = ingot_error_set(&t->error, INGOT_ERR_UNSUPPORTED, NULL, NULL, NULL, "%.500s",
+        status = ingot_error_set(&t->error, t->problem_status, NULL, NULL, NULL, "%.500s",
                                  t->problem + name);
     }
     if (status == INGOT_ERR_LOCKED) {
@@ -344,6 +345,7 @@ static ingot_status check_plan(runner *r, ingot_error *error) {
     for (uint64_t i = 0, k = 0; status == INGOT_OK && i < r->manifest->product_count; i++) {
         if (k < r->count && r->tasks[k].product == &r->manifest->products[i]) {
             r->tasks[k].problem = r->plan.needs[i].problem;
+            r->tasks[k].problem_status = r->plan.needs[i].status;
             r->tasks[k++].host_bytes = r->plan.needs[i].host_bytes;
         }
     }

@@ -164,6 +164,16 @@ grep -q 'o/rtn: failed: taken/o/rtn.ingot: a file that is not on record is in th
     { cat err >&2; fail "no reason"; }
 [ "$(cat taken/o/rtn.ingot)" = mine ] || fail "it was replaced"
 
+# A tokenizer that is not there is found before a conversion whose result could not be scored.
+manifest unread
+mv other/tokenizer.json .
+sed -i 's/"recipes": \["rtn"\]/&, "evaluation": "cal"/' zoo.json
+expect_exit 2 ingot-zoo run zoo.json --only o/rtn --json
+grep -q 'o/rtn: failed: other/tokenizer.json: there is no tokenizer' err || { cat err >&2; fail "no reason"; }
+grep -q '"error": "E_NOT_FOUND"' out || fail "$(cat out)"
+expect_no_files unread/o/rtn.ingot
+mv tokenizer.json other
+
 # Folders and texts that are not there are found before anything is begun, with the line.
 manifest nothing
 rm -r other
