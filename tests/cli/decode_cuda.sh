@@ -1,5 +1,5 @@
-# Decoding on a CUDA device beside the CPU, from containers: greedy text, perplexity, and the ids of
-# examples/decode.  Skipped without a device.
+# Decoding on a CUDA device beside the CPU: greedy text of checkpoints and of containers, perplexity
+# of containers, and the ids of examples/decode.  Skipped without a device.
 . "$INGOT_ROOT/tests/lib.sh"
 need ingot-convert ingot-run ingot-verify python3
 need_cuda
@@ -22,6 +22,8 @@ proof() {
     expect_exit 0 ingot-convert "$folder" -o "$name.ingot" --text text.txt --samples 8 \
         --seq-len 512 --group "$group"
     for device in cpu cuda; do
+        expect_exit 0 ingot-run "$folder" --prompt "$prompt" -n 256 --device $device --json
+        mv out "$name.$device.source"
         expect_exit 0 ingot-run "$name.ingot" --prompt "$prompt" -n 256 --device $device --json
         mv out "$name.$device.run"
         expect_exit 0 ingot-verify "$name.ingot" --text text.txt --seq-len 512 --windows 16 \
@@ -32,14 +34,16 @@ proof() {
 import json, sys
 
 name = sys.argv[1]
-cpu, cuda = (json.load(open(f"{name}.{d}.run"))["token_ids"] for d in ("cpu", "cuda"))
-same = next((i for i, (a, b) in enumerate(zip(cpu, cuda)) if a != b), min(len(cpu), len(cuda)))
 a, b = (json.load(open(f"{name}.{d}.verify"))["perplexity"] for d in ("cpu", "cuda"))
-print(f"{name}: {same} of {len(cpu)} ids are the CPU's, perplexity {a:.4f} and {b:.4f}")
-# Behind a difference stands another text.  Whether the two best logits were close enough for it
-# is test_cuda_engine's question (INGOT_ENGINE_MODELS); this only sees what is broken at once.
-assert same == len(cpu) == len(cuda) or same >= 32
+print(f"{name}: perplexity {a:.4f} and {b:.4f}")
 assert abs(b / a - 1) < 5e-4
+for what, suffix in ("checkpoint", "source"), ("container", "run"):
+    cpu, cuda = (json.load(open(f"{name}.{d}.{suffix}"))["token_ids"] for d in ("cpu", "cuda"))
+    same = next((i for i, (a, b) in enumerate(zip(cpu, cuda)) if a != b), min(len(cpu), len(cuda)))
+    print(f"{name}, {what}: {same} of {len(cpu)} ids are the CPU's")
+    # Behind a difference stands another text.  Whether the two best logits were close enough for
+    # it is test_cuda_engine's question (INGOT_ENGINE_MODELS); this sees what is broken at once.
+    assert same == len(cpu) == len(cuda) or same >= 32
 EOF
     if [ -n "$example" ] && [ $# != 0 ]; then
         "$example" "$name.ingot" 256 "$@" >"$name.example" || fail "$name: the example"
