@@ -56,9 +56,9 @@ template <int BITS>
 static ingot_status launch(const product_context *context, const stream_job &job,
                            const stream_shape &shape) {
     const unsigned most = shape.blocks * (unsigned)context->cuda->multiprocessors;
-    return product_launch(context, product_stream_kernel<BITS>,
-                          dim3(job.tiles < most ? job.tiles : most), STREAM_THREADS, shape.bytes, 1,
-                          job);
+    return product_launch(
+        context, job.task.m == 1 ? product_stream_kernel<BITS, 1> : product_stream_kernel<BITS, 2>,
+        dim3(job.tiles < most ? job.tiles : most), STREAM_THREADS, shape.bytes, 1, job);
 }
 
 ingot_status product_stream(const product_context *context, const product_task &task,

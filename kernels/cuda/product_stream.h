@@ -16,21 +16,22 @@
  *
  * A lane has 64 adjacent columns of a row, its three neighbours the others of the unit, which may
  * be of two groups, while a product of the tensor core adds up what the four lanes hold.  But it
- * has eight columns for one or two rows of x: columns 2i and 2i + 1 of b are row i of x in the
- * first and in the second half of the unit, with zeros for the lanes of the other half.  Four lanes
- * hold what is not zero of a row; they are adjacent, so that shared memory answers them at once. */
+ * has eight columns for a row of x: columns 4h to 4h + 2 of b are the digits of that row
+ * (product_digits.h) in half h of the unit, with zeros for the lanes of the other half. */
 #ifndef INGOT_CUDA_PRODUCT_STREAM_H
 #define INGOT_CUDA_PRODUCT_STREAM_H
 
+#include "kernels/cuda/product_digits.h"
 #include "kernels/cuda/product_input.h"
 #include "kernels/cuda/product_load.h"
-#include "kernels/cuda/product_tiny.h"
 
 #define STREAM_ROWS       2 /* of x */
 #define STREAM_WARPS      8
 #define STREAM_THREADS    (STREAM_WARPS * 32)
 #define STREAM_UNIT       256 /* columns */
-#define STREAM_X_BYTES    (STREAM_UNIT * 2)
+#define STREAM_X_BYTES    (STREAM_UNIT * DIGITS)
+#define STREAM_PIECE      (64 * DIGITS) /* bytes of x of 64 columns, 16 of each lane of a row */
+#define STREAM_OFFSETS    8             /* of a unit: one for each column of b */
 #define STREAM_JUMP_BYTES (STREAM_WARPS * 2 * 16)
 #define STREAM_MOST       6 /* slots of a warp */
 #define STREAM_KEPT       4 /* units of eight columns of x that a thread holds */
@@ -58,10 +59,11 @@ __host__ __device__ static inline unsigned stream_turns_shift(unsigned units) {
     return units > 32 ? 2 : 3;
 }
 
-/* Shared memory: x [unit][m], what its zero points make of it [unit][m][half], jumps [warp][side],
- * sums [meeting % 2][turn][warp][m][16], slots of each warp.  Slots are aligned to 128 bytes. */
+/* Shared memory: x [unit][m], what its zero points make of it [unit][m][STREAM_OFFSETS] and the
+ * units of its digits [unit][m][half], jumps [warp][side], sums [meeting % 2][turn][warp][m][16], slots of
+ * each warp.  Slots are aligned to 128 bytes. */
 __host__ __device__ static inline unsigned stream_offset_bytes(unsigned units, unsigned m) {
-    return (units * m * 8 + 127) / 128 * 128;
+    return (units * m * (STREAM_OFFSETS + 2) * 4 + 127) / 128 * 128;
 }
 
 static inline unsigned stream_fixed_bytes(unsigned units, unsigned m) {
@@ -88,12 +90,10 @@ template <int BITS> __device__ static inline unsigned stream_place(unsigned row,
 
 /* Waits for the first of `slots` groups of copies of this thread. */
 __device__ static inline void stream_arrived(unsigned slots) {
-    if (slots > 4) {
-        if (slots == 5) {
-            async_arrived<4>();
-        } else {
-            async_arrived<STREAM_MOST - 1>();
-        }
+    if (slots == STREAM_MOST) {
+        async_arrived<STREAM_MOST - 1>();
+    } else if (slots == 5) {
+        async_arrived<4>();
     } else if (slots == 4) {
         async_arrived<3>();
     } else if (slots == 3) {
@@ -226,49 +226,94 @@ __device__ static inline void stream_take(unsigned (&code)[2][BITS], unsigned at
     }
 }
 
-/* A unit of a row of x: piece p of eight columns of quarter q, in the order of codes, is at
- * p * 64 + q * 16.  Where the eight columns `unit` of a row go, of whose unit x is the place. */
-template <int BITS>
-__device__ static inline void stream_put(uint8_t *x, unsigned unit, const __half (&v)[8]) {
-    typedef product_tiny<BITS> tiny;
-    uint8_t *to = x + unit / 4 % 2 * 256 + unit / 8 % 4 * 16; /* of the chunk */
-    if constexpr (BITS % 4 == 0) {
-        alignas(16) __half moved[8];
-#pragma unroll
-        for (int i = 0; i < 8; i++) {
-            moved[tiny::position(i)] = v[i];
-        }
-        *reinterpret_cast<uint4 *>(to + unit % 4 * 64) = *reinterpret_cast<const uint4 *>(moved);
-    } else {
-#pragma unroll
-        for (unsigned i = 0; i < 8; i++) {
-            const unsigned at = (unsigned)tiny::position((int)(unit % 4 * 8 + i));
-            *reinterpret_cast<__half *>(to + at / 8 * 64 + at % 8 * 2) = v[i];
-        }
-    }
-}
+/* Where x is in shared memory. */
+typedef struct stream_x {
+    uint8_t *digits; /* [unit][m][STREAM_X_BYTES] */
+    int *offsets;    /* [unit][m][STREAM_OFFSETS] */
+    float *units;    /* [unit][m][half] */
+} stream_x;
 
-/* The same for floats. */
+/* A unit of a row of x, its number `at`; a warp has eight columns of it in each lane.  Digits stand
+ * as lanes read them, the columns of each in the order of codes: [chunk of a lane][16 of its
+ * columns][digit][lane of a row][16]. */
 template <int BITS>
-__device__ static inline void stream_put_floats(uint8_t *x, unsigned unit, const float (&v)[8]) {
-    alignas(16) __half rounded[8];
+__device__ static inline void stream_put(const stream_x &x, unsigned at, const __half (&v)[8]) {
+    typedef product_digits<BITS> order;
+    const unsigned lane = threadIdx.x % 32;
+    unsigned own_largest = 0;
+    float value[8];
 #pragma unroll
     for (int i = 0; i < 8; i++) {
-        rounded[i] = from_float<__half>(v[i]);
+        value[i] = __half2float(v[i]);
+        own_largest = max(own_largest, __float_as_uint(fabsf(value[i])));
     }
-    stream_put<BITS>(x, unit, rounded);
+    const unsigned first_largest = __reduce_max_sync(0xffffffffu, lane < 16 ? own_largest : 0);
+    const unsigned second_largest = __reduce_max_sync(0xffffffffu, lane < 16 ? 0 : own_largest);
+    const unsigned largest = lane < 16 ? first_largest : second_largest;
+    const float inverse = digits_inverse(largest);
+    int number[2][4];
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+        const int place = BITS == 3 ? i : order::position(i);
+        number[place / 4][place % 4] = __float2int_rn(value[i] * inverse);
+    }
+    unsigned digit[2][DIGITS];
+    digits_of(digit[0], number[0]);
+    digits_of(digit[1], number[1]);
+    uint8_t *to = x.digits + at * STREAM_X_BYTES + lane / 4 % 2 * (2 * STREAM_PIECE) + lane / 8 * 16;
+#pragma unroll
+    for (int d = 0; d < DIGITS; d++) {
+        if constexpr (BITS != 3) { /* eight columns stay together */
+            *reinterpret_cast<uint2 *>(to + lane % 4 / 2 * STREAM_PIECE + d * 64 + lane % 2 * 8) =
+                make_uint2(digit[0][d], digit[1][d]);
+        } else {
+#pragma unroll
+            for (int i = 0; i < 8; i++) {
+                const int place = order::position(i); /* of the first eight of a chunk */
+                to[place / 16 * STREAM_PIECE + d * 64 + place % 16 + lane % 4] =
+                    (uint8_t)(digit[i / 4][d] >> i % 4 * 8);
+            }
+        }
+    }
+    int offset[2][4] = {};
+#pragma unroll
+    for (int d = 0; d < DIGITS; d++) { /* of both halves at once, below 2^15 */
+        const int own = __dp4a((int)digit[0][d], 0x01010101, __dp4a((int)digit[1][d], 0x01010101, 0));
+        const int both = __reduce_add_sync(0xffffffffu, lane < 16 ? own : own * 65536);
+        const int first = (short)both;
+        offset[0][d] = -(1 << (BITS - 1)) * first;
+        offset[1][d] = -(1 << (BITS - 1)) * ((both - first) >> 16);
+    }
+    if (lane % 16 == 0) {
+        const unsigned half = lane / 16;
+        *reinterpret_cast<int4 *>(x.offsets + at * STREAM_OFFSETS + half * 4) =
+            half == 0 ? make_int4(offset[0][0], offset[0][1], offset[0][2], 0)
+                      : make_int4(offset[1][0], offset[1][1], offset[1][2], 0);
+        x.units[at * 2 + half] =
+            largest < 0x7f800000u ? digits_unit(largest) : __uint_as_float(0x7fffffffu);
+    }
 }
 
-/* What sums of half a unit begin with: the sum of x there less the zero point of every code. */
-template <int BITS> __device__ static inline float stream_offset(float sum) {
-    return sum * -((float)(1 << (BITS - 1)) * product_tiny<BITS>::ONE);
+/* Makes digits of a warp's own units of row i of m, which lies in binary16 where they will be: at the
+ * start of each unit.  Two at once, since each is a chain of instructions. */
+template <int BITS>
+__device__ static inline void stream_split_row(const stream_x &x, unsigned i, unsigned units,
+                                               unsigned m) {
+#pragma unroll 2
+    for (unsigned unit = threadIdx.x / 32; unit < units; unit += STREAM_WARPS) {
+        alignas(16) __half v[8];
+        const uint8_t *from = x.digits + (unit * m + i) * STREAM_X_BYTES + threadIdx.x % 32 * 16;
+        *reinterpret_cast<uint4 *>(v) = *reinterpret_cast<const uint4 *>(from);
+        __syncwarp();
+        stream_put<BITS>(x, unit * m + i, v);
+    }
 }
 
-/* A warp's own units of a row of x, `filled` times eight columns of binary16 without a norm, and
- * their offsets as stream_offsets has them.  Many are on their way at once, and no other warp needs
- * them.  behind(): when the first are on their way. */
+/* A warp's own units of row i of m: `filled` times eight columns of binary16 without a norm.  Many
+ * are on their way at once, and no other warp needs them.  behind(): when the first are on their
+ * way. */
 template <int BITS, typename Behind>
-__device__ static inline void stream_copy_row(uint8_t *x, float *offsets, const uint4 *from,
+__device__ static inline void stream_copy_row(const stream_x &x, unsigned i, const uint4 *from,
                                               unsigned filled, unsigned units, unsigned m,
                                               const Behind &behind) {
     constexpr unsigned AT_ONCE = 8;
@@ -276,7 +321,6 @@ __device__ static inline void stream_copy_row(uint8_t *x, float *offsets, const 
 #pragma unroll 1
     for (unsigned first = threadIdx.x / 32; first < units; first += AT_ONCE * STREAM_WARPS) {
         uint4 raw[AT_ONCE];
-        float sum[AT_ONCE];
 #pragma unroll
         for (unsigned j = 0; j < AT_ONCE; j++) {
             const unsigned at = (first + j * STREAM_WARPS) * 32 + lane;
@@ -291,70 +335,14 @@ __device__ static inline void stream_copy_row(uint8_t *x, float *offsets, const 
 #pragma unroll
         for (unsigned j = 0; j < AT_ONCE; j++) {
             const unsigned unit = first + j * STREAM_WARPS;
-            alignas(16) __half v[8];
-            memcpy(v, &raw[j], sizeof v);
             if (unit < units) {
-                stream_put<BITS>(x + unit * m * STREAM_X_BYTES, lane, v);
-            }
-            sum[j] = 0.0f;
-#pragma unroll
-            for (unsigned i = 0; i < 8; i++) {
-                sum[j] += __half2float(v[i]);
-            }
-        }
-#pragma unroll
-        for (int other = 8; other > 0; other /= 2) { /* not the halves */
-#pragma unroll
-            for (unsigned j = 0; j < AT_ONCE; j++) {
-                sum[j] += __shfl_xor_sync(0xffffffffu, sum[j], other);
-            }
-        }
-#pragma unroll
-        for (unsigned j = 0; j < AT_ONCE; j++) {
-            const unsigned unit = first + j * STREAM_WARPS;
-            if (unit < units && lane % 16 == 0) {
-                offsets[unit * m * 2 + lane / 16] = stream_offset<BITS>(sum[j]);
+                *reinterpret_cast<uint4 *>(x.digits + (unit * m + i) * STREAM_X_BYTES + lane * 16) =
+                    raw[j];
             }
         }
     }
-}
-
-/* to[unit * m][half] = stream_offset of the units of a warp in a row of x.  Four at once, since
- * each is a chain of shuffles. */
-template <int BITS>
-__device__ static inline void stream_offsets(float *to, const uint8_t *x, unsigned units,
-                                             unsigned m) {
-    const unsigned lane = threadIdx.x % 32;
-#pragma unroll 1
-    for (unsigned first = threadIdx.x / 32; first < units; first += 4 * STREAM_WARPS) {
-        float sum[4] = {};
-#pragma unroll
-        for (unsigned j = 0; j < 4; j++) {
-            const unsigned unit = min(first + j * STREAM_WARPS, units - 1);
-            const uint4 raw =
-                *reinterpret_cast<const uint4 *>(x + unit * m * STREAM_X_BYTES + lane * 16);
-            const unsigned pair[4] = {raw.x, raw.y, raw.z, raw.w};
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-                const float2 v = __half22float2(pair_of<__half2>(pair[i]));
-                sum[j] += v.x + v.y;
-            }
-        }
-#pragma unroll
-        for (int other = 16; other > 0; other = other == 4 ? 1 : other / 2) { /* not the halves */
-#pragma unroll
-            for (unsigned j = 0; j < 4; j++) {
-                sum[j] += __shfl_xor_sync(0xffffffffu, sum[j], other);
-            }
-        }
-#pragma unroll
-        for (unsigned j = 0; j < 4; j++) {
-            const unsigned unit = first + j * STREAM_WARPS;
-            if (unit < units && (lane == 0 || lane == 2)) {
-                to[unit * m * 2 + lane / 2] = stream_offset<BITS>(sum[j]);
-            }
-        }
-    }
+    __syncwarp();
+    stream_split_row<BITS>(x, i, units, m);
 }
 
 /* b = 16 bytes of shared memory in lanes that have x, what it was in others: lanes that read zeros
@@ -390,45 +378,65 @@ template <int BITS> struct stream_codes {
 /* Where a lane finds what belongs to a unit of 16 rows, in shared memory. */
 typedef struct stream_lane {
     unsigned codes, scales; /* in slot 0 */
-    unsigned scale_bytes;   /* of two words, for __byte_perm: the scales of both halves */
-    unsigned has_x;         /* whether the lane has x in its columns of b */
+    unsigned scale_bytes;   /* of a word, for __byte_perm: the scale of its half */
+    unsigned has_x;         /* whether the lane has x in its column of b */
 } stream_lane;
 
-/* totals += ONE times the 256 columns of a unit times their scales, in lanes lane % 4 < m for row
- * lane % 4 of x; x and offsets: of the unit.  b: zeros in lanes without x. */
-template <int BITS>
-__device__ static inline void stream_unit(float (&totals)[2], uint4 (&b)[4], const stream_lane &at,
-                                          unsigned slot, unsigned x, unsigned offsets) {
-    typedef product_tiny<BITS> tiny;
+/* totals[row of x][row of W, and eight behind it] += what a lane has of the 256 columns of a unit,
+ * times their scales; stream_total makes sums of it.  x, offsets, x_units: of the unit, as
+ * stream_x_of and the others have it.  b: zeros in
+ * lanes without x. */
+template <int BITS, int M>
+__device__ static inline void stream_unit(float (&totals)[M][2], uint4 (&b)[M][4],
+                                          const stream_lane &at, unsigned slot, unsigned x,
+                                          unsigned offsets, unsigned x_units) {
     stream_codes<BITS> own;
     own.take(at.codes + slot);
-    const uint2 offset = shared_read8(offsets);
-    float sums[2][4] = {}; /* two chains */
-    sums[0][0] = sums[0][2] = __uint_as_float(offset.x);
-    sums[0][1] = sums[0][3] = __uint_as_float(offset.y);
+    int sums[M][2][4] = {}; /* two chains */
+#pragma unroll
+    for (int i = 0; i < M; i++) {
+        const uint2 offset = shared_read8(offsets + i * (STREAM_OFFSETS * 4));
+        sums[i][0][0] = sums[i][0][2] = (int)offset.x;
+        sums[i][0][1] = sums[i][0][3] = (int)offset.y;
+    }
 #pragma unroll
     for (int c = 0; c < 2; c++) {
-        unsigned pair[2][16];
-        tiny::unpack(pair[0], own.code[c][0]);
-        tiny::unpack(pair[1], own.code[c][1]);
+        unsigned word[2][8];
+        product_digits<BITS>::unpack(word[0], own.code[c][0]);
+        product_digits<BITS>::unpack(word[1], own.code[c][1]);
 #pragma unroll
-        for (int i = 0; i < 4; i++) {
-            stream_read_x(b[i], x + (4 * c + i) * 64, at.has_x);
-            product_mma<__half>(sums[0], pair[0][4 * i], pair[1][4 * i], pair[0][4 * i + 1],
-                                pair[1][4 * i + 1], b[i].x, b[i].y);
-            product_mma<__half>(sums[1], pair[0][4 * i + 2], pair[1][4 * i + 2], pair[0][4 * i + 3],
-                                pair[1][4 * i + 3], b[i].z, b[i].w);
+        for (int p = 0; p < 2; p++) {
+#pragma unroll
+            for (int i = 0; i < M; i++) {
+                uint4 &own_x = b[i][2 * c + p];
+                stream_read_x(own_x, x + i * STREAM_X_BYTES + (2 * c + p) * STREAM_PIECE, at.has_x);
+                digits_mma(sums[i][0], word[0][4 * p], word[1][4 * p], word[0][4 * p + 1],
+                           word[1][4 * p + 1], own_x.x, own_x.y);
+                digits_mma(sums[i][1], word[0][4 * p + 2], word[1][4 * p + 2], word[0][4 * p + 3],
+                           word[1][4 * p + 3], own_x.z, own_x.w);
+            }
         }
     }
 #pragma unroll
     for (unsigned h = 0; h < 2; h++) {
-        const uint2 words = shared_read8(at.scales + slot + h * 64);
-        const float2 scale =
-            __half22float2(pair_of<__half2>(__byte_perm(words.x, words.y, at.scale_bytes)));
-        const float first = sums[0][2 * h] + sums[1][2 * h];
-        const float second = sums[0][2 * h + 1] + sums[1][2 * h + 1];
-        totals[h] = fmaf(scale.x, first, fmaf(scale.y, second, totals[h]));
+        const unsigned half = __byte_perm(shared_read4(at.scales + slot + h * 64), 0, at.scale_bytes);
+        const float scale = __half2float(__ushort_as_half((unsigned short)half));
+#pragma unroll
+        for (int i = 0; i < M; i++) {
+            const int high = sums[i][0][2 * h] + sums[i][1][2 * h];
+            const int low = sums[i][0][2 * h + 1] + sums[i][1][2 * h + 1];
+            const float unit = __uint_as_float(shared_read4(x_units + i * 8));
+            totals[i][h] = fmaf((float)(high * 256 + low), scale * unit, totals[i][h]);
+        }
     }
+}
+
+/* The sum over the lanes of a row: of two columns of b each, whose first counts 2^8 times the
+ * second; the second of a half is digit 1, or nothing behind digit 2. */
+__device__ static inline float stream_total(float own) {
+    own *= threadIdx.x % 2 == 0 ? 256.0f : 1.0f / 256.0f;
+    own += __shfl_xor_sync(0xffffffffu, own, 1);
+    return own + __shfl_xor_sync(0xffffffffu, own, 2);
 }
 
 /* What the warps have left of a row of a tile: at `from` and every `step` floats. */
@@ -453,34 +461,51 @@ __device__ static inline const void *stream_keep(const void *value) {
 
 /* The lane's place where slot 0 of its warp is at `slots`. */
 template <int BITS>
-__device__ static inline stream_lane stream_place_of(unsigned slots, const product_matrix &w,
-                                                     unsigned m) {
+__device__ static inline stream_lane stream_place_of(unsigned slots, const product_matrix &w) {
     typedef stream_slot<BITS> layout;
-    const unsigned lane = threadIdx.x % 32, quarter = lane % 4, row = lane / 4;
-    const unsigned chunk = threadIdx.x / 32 * 8; /* of the warp's first unit */
-    const unsigned first_scale = row * w.groups + (chunk >> w.group_shift);
-    const unsigned second_scale = row * w.groups + ((chunk + 4) >> w.group_shift);
+    const unsigned lane = threadIdx.x % 32, quarter = lane % 4, row = lane / 4, half = quarter / 2;
+    const unsigned chunk = threadIdx.x / 32 * 8 + half * 4; /* of the warp's first unit */
+    const unsigned scale = row * w.groups + (chunk >> w.group_shift);
     /* Of b, the lane's row is a column. */
     return {stream_keep(slots + row * layout::ROW +
                         (BITS % 4 != 0 ? quarter * (8 * BITS)
                                        : stream_place<BITS>(row, quarter * (BITS / 2)) * 16)),
-            stream_keep(slots + layout::CODES + row * 8),
-            stream_keep((first_scale % 2 != 0 ? 0x32u : 0x10u) |
-                        (second_scale % 2 != 0 ? 0x7600u : 0x5400u)),
-            row / 2 < m && row % 2 == quarter / 2};
+            stream_keep(slots + layout::CODES + row * 8 + half * 4),
+            stream_keep(scale % 2 != 0 ? 0x4432u : 0x4410u), row % 4 < DIGITS && row / 4 == half};
 }
 
-template <int BITS>
+/* A lane's place in the digits of the warp's first unit. */
+__device__ static inline unsigned stream_x_of(const stream_x &x, unsigned m) {
+    const unsigned lane = threadIdx.x % 32, digit = min(lane / 4 % 4, DIGITS - 1u);
+    return stream_keep(async_address(x.digits) + threadIdx.x / 32 * m * STREAM_X_BYTES + digit * 64 +
+                       lane % 4 * 16);
+}
+
+/* The lane's columns of b in the offsets of the warp's first unit. */
+__device__ static inline unsigned stream_offsets_of(const stream_x &x, unsigned m) {
+    return stream_keep(async_address(x.offsets) + threadIdx.x / 32 * m * (STREAM_OFFSETS * 4) +
+                       threadIdx.x % 4 * 8);
+}
+
+/* What the digits of its half count, of the warp's first unit. */
+__device__ static inline unsigned stream_units_of(const stream_x &x, unsigned m) {
+    return stream_keep(async_address(x.units) + threadIdx.x / 32 * m * 8 + threadIdx.x % 4 / 2 * 4);
+}
+
+template <int BITS, int M>
 __global__
 __launch_bounds__(STREAM_THREADS,
                   2) static void product_stream_kernel(const __grid_constant__ stream_job job) {
     typedef stream_slot<BITS> layout;
     extern __shared__ __align__(256) uint8_t stream_shared[];
     const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32, quarter = lane % 4;
-    const unsigned units = job.units, m = (unsigned)job.task.m, row = lane / 4;
+    const unsigned units = job.units, row = lane / 4;
+    constexpr unsigned m = M;
     const unsigned sides = job.task.has_up ? 2 : 1, turn_sums = STREAM_WARPS * m * 16;
     const product_matrix w = product_matrix_of(job.task, false, job.group_shift);
-    float *offsets = reinterpret_cast<float *>(stream_shared + units * m * STREAM_X_BYTES);
+    int *offsets = reinterpret_cast<int *>(stream_shared + units * m * STREAM_X_BYTES);
+    const stream_x x_at = {stream_shared, offsets,
+                           reinterpret_cast<float *>(offsets + units * m * STREAM_OFFSETS)};
     longlong2 *jumps = reinterpret_cast<longlong2 *>(offsets + stream_offset_bytes(units, m) / 4);
     float *sums = reinterpret_cast<float *>(jumps + 2 * STREAM_WARPS);
     const unsigned turns_shift = stream_turns_shift(units), turns_least = 1u << turns_shift;
@@ -541,8 +566,7 @@ __launch_bounds__(STREAM_THREADS,
         product_wait();
 #pragma unroll 1
         for (unsigned i = 0; i < m; i++) {
-            stream_copy_row<BITS>(stream_shared + i * STREAM_X_BYTES, offsets + i * 2,
-                                  from + i * stride, filled, units, m,
+            stream_copy_row<BITS>(x_at, i, from + i * stride, filled, units, m,
                                   [&] { fetch_slots(i == 0 ? early : end, end); });
         }
     } else {
@@ -552,26 +576,24 @@ __launch_bounds__(STREAM_THREADS,
             norm.row(
                 sums, job.source, i, units * (STREAM_UNIT / 8),
                 [&](unsigned unit, const float(&v)[8]) {
-                    stream_put_floats<BITS>(stream_shared + (unit / 32 * m + i) * STREAM_X_BYTES,
-                                            unit, v);
+                    product_put_unit<0, __half>(unit, v, [&](unsigned) {
+                        return stream_shared + (unit / 32 * m + i) * STREAM_X_BYTES + unit % 32 * 16;
+                    });
                 },
                 [&] { fetch_slots(i == 0 ? early : end, end); });
         }
         __syncthreads();
 #pragma unroll 1
         for (unsigned i = 0; i < m; i++) {
-            stream_offsets<BITS>(offsets + i * 2, stream_shared + i * STREAM_X_BYTES, units, m);
+            stream_split_row<BITS>(x_at, i, units, m);
         }
     }
     __syncwarp();
 
-    /* Of b, the lane's row is a column. */
-    const unsigned x_first = stream_keep(async_address(stream_shared) +
-                                         (warp * m + row / 2 % m) * STREAM_X_BYTES + quarter * 16);
-    const unsigned offset_first =
-        stream_keep(async_address(offsets) + (warp * m + min(quarter, m - 1)) * 8);
-    const stream_lane place = stream_place_of<BITS>(slots, w, m);
-    uint4 b[4] = {};
+    const unsigned x_first = stream_x_of(x_at, m), offset_first = stream_offsets_of(x_at, m);
+    const unsigned x_unit_first = stream_units_of(x_at, m);
+    const stream_lane place = stream_place_of<BITS>(slots, w);
+    uint4 b[M][4] = {};
     /* The warps meet when they have left the sums of some turns, or of the last: a turn for each
      * tile of W, two with U. */
     const unsigned own_tiles = (job.tiles - blockIdx.x - 1) / gridDim.x + 1;
@@ -590,24 +612,29 @@ __launch_bounds__(STREAM_THREADS,
     unsigned slot = 0;
 #pragma unroll 1
     for (unsigned turn = 0; turn < turns; turn++) {
-        unsigned x = x_first, offset = offset_first;
-        float totals[2] = {};
+        unsigned x = x_first, offset = offset_first, x_unit = x_unit_first;
+        float totals[M][2] = {};
 #pragma unroll 1
         for (unsigned unit = warp; unit < units; unit += STREAM_WARPS) {
             stream_arrived(job.slots);
             __syncwarp();
-            stream_unit<BITS>(totals, b, place, slot, x, offset);
+            stream_unit<BITS, M>(totals, b, place, slot, x, offset, x_unit);
             __syncwarp();
             fetch(slot);
             x += STREAM_WARPS * m * STREAM_X_BYTES;
-            offset += STREAM_WARPS * m * 8;
+            offset += STREAM_WARPS * m * (STREAM_OFFSETS * 4);
+            x_unit += STREAM_WARPS * m * 8;
             slot = slot + layout::BYTES < end ? slot + layout::BYTES : 0;
         }
         float *met = sums + (turn >> turns_shift) % 2 * (turn_sums << turns_shift);
-        if (quarter < m) {
-            float *to = met + turn % turns_least * turn_sums + (warp * m + quarter) * 16 + row;
-            to[0] = totals[0] / product_tiny<BITS>::ONE;
-            to[8] = totals[1] / product_tiny<BITS>::ONE;
+#pragma unroll
+        for (unsigned i = 0; i < m; i++) {
+            const float low = stream_total(totals[i][0]), high = stream_total(totals[i][1]);
+            if (quarter == i) {
+                float *to = met + turn % turns_least * turn_sums + (warp * m + i) * 16 + row;
+                to[0] = low;
+                to[8] = high;
+            }
         }
         if (turn % turns_least != turns_least - 1 && turn + 1 != turns) {
             continue;

@@ -1,0 +1,103 @@
+/* Internal to kernels/cuda: codes as bytes, and x as digits of eight bits.
+ *
+ * Tensor cores multiply bytes exactly: a code of up to 8 bits is one as it is, and x is split into
+ * three signed digits, which stand in columns of b that one row of x leaves free.  For eight codes
+ * of 4 bits that takes 3 operations instead of the 7 that pairs of binary16 need, of 8 bits none,
+ * of 3 bits 6.25 instead of 8.5, and half as many products.
+ *
+ * x is rounded to multiples of 2^(e - 21), where 2^e is the largest power of two that is not above
+ * the largest |x| of the 128 columns of half a unit: |x| / 2^(e - 21) < 2^22, and a binary16 that is
+ * not below 2^-11 of the largest is what it was.  Sums over half a unit are exact.  Half a unit with
+ * an x that is not finite has NaN as what its digits count. */
+#ifndef INGOT_CUDA_PRODUCT_DIGITS_H
+#define INGOT_CUDA_PRODUCT_DIGITS_H
+
+#include "kernels/cuda/product_unpack.h"
+
+#define DIGITS          3 /* of x, the highest first */
+#define DIGITS_EXPONENT 21
+
+/* A chunk of 32 codes becomes 8 words of four bytes, two for each of four products of 32 columns of
+ * the four lanes that share a row. */
+template <int BITS> struct product_digits {
+    static_assert(BITS == 3 || BITS == 4 || BITS == 8, "widths that have an order");
+
+    /* Where code k of a chunk stands: word position / 4, byte position % 4. */
+    __host__ __device__ static constexpr int position(int k) {
+        return BITS == 4 ? k / 8 * 8 + k % 2 * 4 + k % 8 / 2 : BITS == 8 ? k : k % 8 * 4 + k / 8;
+    }
+
+    __device__ static void unpack(unsigned (&out)[8], const unsigned (&code)[BITS]) {
+        if constexpr (BITS == 4) {
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                out[2 * i] = code[i] & 0x0f0f0f0fu;
+                out[2 * i + 1] = code[i] >> 4 & 0x0f0f0f0fu;
+            }
+        } else if constexpr (BITS == 8) {
+#pragma unroll
+            for (int i = 0; i < 8; i++) {
+                out[i] = code[i];
+            }
+        } else { /* eight codes are three bytes: low, middle and high of those of four such */
+            const unsigned low =
+                __byte_perm(__byte_perm(code[0], code[1], 0x0630), code[2], 0x5210);
+            const unsigned middle =
+                __byte_perm(__byte_perm(code[0], code[1], 0x0741), code[2], 0x6210);
+            const unsigned high =
+                __byte_perm(__byte_perm(code[0], code[1], 0x0052), code[2], 0x7410);
+            out[0] = low & 0x07070707u;
+            out[1] = low >> 3 & 0x07070707u;
+            out[2] = (low >> 6 & 0x03030303u) | (middle << 2 & 0x04040404u);
+            out[3] = middle >> 1 & 0x07070707u;
+            out[4] = middle >> 4 & 0x07070707u;
+            out[5] = (middle >> 7 & 0x01010101u) | (high << 1 & 0x06060606u);
+            out[6] = high >> 2 & 0x07070707u;
+            out[7] = high >> 5 & 0x07070707u;
+        }
+    }
+};
+
+/* The power of two that is one of x's units, 2^(e - 21), for the largest |x| as bits of a float. */
+__device__ static inline float digits_unit(unsigned largest) {
+    const unsigned exponent = max(largest >> 23, 64u); /* zeros, too */
+    return __uint_as_float((exponent - DIGITS_EXPONENT) << 23);
+}
+
+/* What digits_unit is divided by. */
+__device__ static inline float digits_inverse(unsigned largest) {
+    const unsigned exponent = max(largest >> 23, 64u);
+    return __uint_as_float((254 + DIGITS_EXPONENT - exponent) << 23);
+}
+
+/* digit[d] = digits of four numbers below 2^22, one in a byte.  v + 2^7 + 2^15 + 2^23 has the
+ * digits of v, each 128 more than it is, as its bytes. */
+__device__ static inline void digits_of(unsigned (&digit)[DIGITS], const int (&v)[4]) {
+    unsigned raised[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        raised[i] = (unsigned)(v[i] + 0x00808080);
+    }
+    const unsigned low[2] = {__byte_perm(raised[0], raised[1], 0x5140),
+                             __byte_perm(raised[2], raised[3], 0x5140)};
+    digit[0] = __byte_perm(__byte_perm(raised[0], raised[1], 0x0062),
+                           __byte_perm(raised[2], raised[3], 0x0062), 0x5410);
+    digit[1] = __byte_perm(low[0], low[1], 0x7632);
+    digit[2] = __byte_perm(low[0], low[1], 0x5410);
+#pragma unroll
+    for (int d = 0; d < DIGITS; d++) {
+        digit[d] ^= 0x80808080u;
+    }
+}
+
+/* sums[16][8] += a[16][32] b[32][8], a without and b with a sign; a lane has rows lane / 4 and
+ * lane / 4 + 8 of sums as product_mma has. */
+__device__ static inline void digits_mma(int (&sums)[4], unsigned a0, unsigned a1, unsigned a2,
+                                         unsigned a3, unsigned b0, unsigned b1) {
+    asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
+        "{%8,%9}, {%0,%1,%2,%3};"
+        : "+r"(sums[0]), "+r"(sums[1]), "+r"(sums[2]), "+r"(sums[3])
+        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+
+#endif
