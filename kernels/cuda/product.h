@@ -7,7 +7,9 @@
  * the sum of magnitudes.  Where one x is far larger than the others of its row it is below 2^-18 as
  * tested, and by what is known of tensor cores never above 2^-17 (decision 0013).  For one or two
  * rows of x in F16 these are the magnitudes of codes plus those of zero points, not of their
- * differences, and an infinite x gives NaN.  Weights are rounded to 16 bits as well, a piece at a
+ * differences.  There, an x below 2^-11 of the largest of 128 columns (of columns 128 i to 128 i +
+ * 127) is rounded to a multiple of 2^-21 of the largest power of two not above that one (decision
+ * 0043), and an x that is not finite gives NaN in its row of y.  Weights are rounded to 16 bits as well, a piece at a
  * time, for more than 64 rows of x, and from 9 rows on where no kernel reads them packed: dense
  * ones, columns that are not a multiple of 32, groups other than whole rows and powers of two from
  * 32, and groups of 32 and 64 unless codes have 4 or 8 bits.

@@ -6,9 +6,9 @@
  * of 3 bits 6.25 instead of 8.5, and half as many products.
  *
  * x is rounded to multiples of 2^(e - 21), where 2^e is the largest power of two that is not above
- * the largest |x| of the 128 columns of half a unit: |x| / 2^(e - 21) < 2^22, and a binary16 that is
- * not below 2^-11 of the largest is what it was.  Sums over half a unit are exact.  Half a unit with
- * an x that is not finite has NaN as what its digits count. */
+ * the largest |x| of the 128 columns of half a unit: |x| / 2^(e - 21) < 2^22, and a binary16 that
+ * is not below 2^-11 of the largest is what it was.  Sums over half a unit are exact.  Half a unit
+ * with an x that is not finite has NaN as what its digits count. */
 #ifndef INGOT_CUDA_PRODUCT_DIGITS_H
 #define INGOT_CUDA_PRODUCT_DIGITS_H
 

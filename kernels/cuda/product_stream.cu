@@ -14,24 +14,36 @@ static unsigned units_of(const ingot_weight_view *w) {
 typedef struct stream_shape {
     unsigned slots;  /* of a warp; 0: too few have room */
     unsigned blocks; /* of a multiprocessor */
+    unsigned warps;  /* of a block */
     unsigned bytes;  /* of shared memory for a block */
 } stream_shape;
 
-/* As many slots as have room in half of a multiprocessor, or in all of it where x is long.  A block
- * of a small matrix asks for more than half, so that no other of its kind comes beside it while
- * another multiprocessor has none. */
+/* Slots of so many warps that have room beside x. */
+static unsigned slots_of(const ingot_weight_view *w, uint64_t m, unsigned warps, unsigned room) {
+    const unsigned fixed = stream_fixed_bytes(units_of(w), (unsigned)m, warps);
+    const unsigned each = warps * stream_slot_bytes(w->bits);
+    return fixed < room ? (unsigned)ingot_min_u64((room - fixed) / each, STREAM_MOST) : 0;
+}
+
+/* As many slots as have room: in half of a multiprocessor, or where x is long in all of it, for
+ * twice as many warps if they have room.  A block of a small matrix asks for more than half, so
+ * that no other of its kind comes beside it while another multiprocessor has none. */
 static stream_shape shape_of(const ingot_cuda *cuda, const ingot_weight_view *w, uint64_t m) {
-    const unsigned fixed = stream_fixed_bytes(units_of(w), (unsigned)m);
-    const unsigned each = STREAM_WARPS * stream_slot_bytes(w->bits), half = stream_half_bytes(cuda);
+    const unsigned all = (unsigned)cuda->shared_bytes, half = stream_half_bytes(cuda);
+    const unsigned lone = half + 4096;
+    const struct {
+        unsigned blocks, warps, room;
+    } ways[] = {{2, 8, half}, {1, 16, all}, {1, 8, all}};
     const bool is_small =
         w->bits == 4 && w->rows * w->cols <= (uint64_t)SMALL_CODES * cuda->multiprocessors;
-    for (unsigned blocks = 2; blocks > 0; blocks--) {
-        const unsigned room = blocks == 2 ? half : (unsigned)cuda->shared_bytes;
-        const unsigned slots = fixed < room ? ingot_min_u64((room - fixed) / each, STREAM_MOST) : 0;
+    for (const auto &way : ways) {
+        const unsigned slots = slots_of(w, m, way.warps, way.room);
         if (slots >= 2) {
-            const unsigned bytes = fixed + slots * each, lone = half + 4096;
-            return is_small && bytes < lone ? stream_shape{slots, 1, lone}
-                                            : stream_shape{slots, blocks, bytes};
+            const unsigned bytes = stream_fixed_bytes(units_of(w), (unsigned)m, way.warps) +
+                                   slots * way.warps * stream_slot_bytes(w->bits);
+            return way.blocks == 2 && is_small && bytes < lone
+                       ? stream_shape{slots, 1, way.warps, lone}
+                       : stream_shape{slots, way.blocks, way.warps, bytes};
         }
     }
     return {};
@@ -56,9 +68,12 @@ template <int BITS>
 static ingot_status launch(const product_context *context, const stream_job &job,
                            const stream_shape &shape) {
     const unsigned most = shape.blocks * (unsigned)context->cuda->multiprocessors;
-    return product_launch(
-        context, job.task.m == 1 ? product_stream_kernel<BITS, 1> : product_stream_kernel<BITS, 2>,
-        dim3(job.tiles < most ? job.tiles : most), STREAM_THREADS, shape.bytes, 1, job);
+    const auto kernel = shape.warps == 8 ? (job.task.m == 1 ? product_stream_kernel<BITS, 1, 8>
+                                                            : product_stream_kernel<BITS, 2, 8>)
+                                         : (job.task.m == 1 ? product_stream_kernel<BITS, 1, 16>
+                                                            : product_stream_kernel<BITS, 2, 16>);
+    return product_launch(context, kernel, dim3(job.tiles < most ? job.tiles : most),
+                          shape.warps * 32, shape.bytes, 1, job);
 }
 
 ingot_status product_stream(const product_context *context, const product_task &task,

@@ -25,16 +25,14 @@
 #include "kernels/cuda/product_input.h"
 #include "kernels/cuda/product_load.h"
 
-#define STREAM_ROWS       2 /* of x */
-#define STREAM_WARPS      8
-#define STREAM_THREADS    (STREAM_WARPS * 32)
+#define STREAM_ROWS       2   /* of x */
 #define STREAM_UNIT       256 /* columns */
 #define STREAM_X_BYTES    (STREAM_UNIT * DIGITS)
 #define STREAM_PIECE      (64 * DIGITS) /* bytes of x of 64 columns, 16 of each lane of a row */
 #define STREAM_OFFSETS    8             /* of a unit: one for each column of b */
-#define STREAM_JUMP_BYTES (STREAM_WARPS * 2 * 16)
-#define STREAM_MOST       6 /* slots of a warp */
-#define STREAM_KEPT       4 /* units of eight columns of x that a thread holds */
+#define STREAM_JUMP_BYTES (2 * 16)      /* of a warp */
+#define STREAM_MOST       6             /* slots of a warp */
+#define STREAM_KEPT       4             /* units of eight columns of x that a thread holds */
 
 typedef struct stream_job {
     product_task task;
@@ -60,15 +58,15 @@ __host__ __device__ static inline unsigned stream_turns_shift(unsigned units) {
 }
 
 /* Shared memory: x [unit][m], what its zero points make of it [unit][m][STREAM_OFFSETS] and the
- * units of its digits [unit][m][half], jumps [warp][side], sums [meeting % 2][turn][warp][m][16], slots of
- * each warp.  Slots are aligned to 128 bytes. */
+ * units of its digits [unit][m][half], jumps [warp][side], sums [meeting % 2][turn][warp][m][16],
+ * slots of each warp.  Slots are aligned to 128 bytes. */
 __host__ __device__ static inline unsigned stream_offset_bytes(unsigned units, unsigned m) {
     return (units * m * (STREAM_OFFSETS + 2) * 4 + 127) / 128 * 128;
 }
 
-static inline unsigned stream_fixed_bytes(unsigned units, unsigned m) {
-    return units * m * STREAM_X_BYTES + stream_offset_bytes(units, m) + STREAM_JUMP_BYTES +
-           (2 << stream_turns_shift(units)) * STREAM_WARPS * m * 16 * (unsigned)sizeof(float);
+static inline unsigned stream_fixed_bytes(unsigned units, unsigned m, unsigned warps) {
+    return units * m * STREAM_X_BYTES + stream_offset_bytes(units, m) + warps * STREAM_JUMP_BYTES +
+           (2 << stream_turns_shift(units)) * warps * m * 16 * (unsigned)sizeof(float);
 }
 
 static inline unsigned stream_slot_bytes(unsigned bits) {
@@ -129,7 +127,7 @@ __device__ static inline void stream_fetch(unsigned slot, const uint8_t *codes,
  * its own stand in the same half of their words. */
 #define STREAM_GROUP 1024
 
-template <int BITS> struct stream_cursor {
+template <int BITS, unsigned WARPS> struct stream_cursor {
     typedef stream_slot<BITS> layout;
     const uint8_t *codes, *scales;
     unsigned unit;
@@ -173,9 +171,9 @@ template <int BITS> struct stream_cursor {
     }
 
     __device__ void advance(const product_matrix &w) {
-        codes += STREAM_WARPS * layout::ROW;
-        scales += STREAM_WARPS * 16 >> w.group_shift;
-        unit += STREAM_WARPS;
+        codes += WARPS * layout::ROW;
+        scales += WARPS * 16 >> w.group_shift;
+        unit += WARPS;
     }
 
     __device__ void jump(longlong2 far) {
@@ -193,11 +191,11 @@ __device__ static inline longlong2 stream_read_jump(unsigned at) {
 
 /* jumps[side] = from behind a warp's units of the tile of a side to its first of the block's next
  * tile, of W, or U and W in turn: bytes of codes and of scales. */
-template <int BITS>
+template <int BITS, unsigned WARPS>
 __device__ static inline void stream_jumps(longlong2 *jumps, const product_task &task,
                                            const product_matrix &w, unsigned units) {
     const unsigned warp = threadIdx.x / 32, side = threadIdx.x % 32;
-    const unsigned own = warp < units ? (units - warp - 1) / STREAM_WARPS + 1 : 0;
+    const unsigned own = warp < units ? (units - warp - 1) / WARPS + 1 : 0;
     const ingot_weight_view &from = task.w[side % 2], &to = task.w[task.has_up ? 1 - side % 2 : 0];
     const long long tile = task.has_up && side == 0 ? 0 : (long long)gridDim.x * 16;
     if (side < 2) {
@@ -205,9 +203,9 @@ __device__ static inline void stream_jumps(longlong2 *jumps, const product_task 
         const long long scales = task.has_up ? static_cast<const uint8_t *>(to.scales) -
                                                    static_cast<const uint8_t *>(from.scales)
                                              : 0;
-        jumps[side] = make_longlong2(
-            codes + tile * w.stride - own * (STREAM_WARPS * stream_slot<BITS>::ROW),
-            scales + tile * w.groups * 2 - own * (STREAM_WARPS * 16 >> w.group_shift));
+        jumps[side] =
+            make_longlong2(codes + tile * w.stride - own * (WARPS * stream_slot<BITS>::ROW),
+                           scales + tile * w.groups * 2 - own * (WARPS * 16 >> w.group_shift));
     }
 }
 
@@ -260,7 +258,8 @@ __device__ static inline void stream_put(const stream_x &x, unsigned at, const _
     unsigned digit[2][DIGITS];
     digits_of(digit[0], number[0]);
     digits_of(digit[1], number[1]);
-    uint8_t *to = x.digits + at * STREAM_X_BYTES + lane / 4 % 2 * (2 * STREAM_PIECE) + lane / 8 * 16;
+    uint8_t *to =
+        x.digits + at * STREAM_X_BYTES + lane / 4 % 2 * (2 * STREAM_PIECE) + lane / 8 * 16;
 #pragma unroll
     for (int d = 0; d < DIGITS; d++) {
         if constexpr (BITS != 3) { /* eight columns stay together */
@@ -278,7 +277,8 @@ __device__ static inline void stream_put(const stream_x &x, unsigned at, const _
     int offset[2][4] = {};
 #pragma unroll
     for (int d = 0; d < DIGITS; d++) { /* of both halves at once, below 2^15 */
-        const int own = __dp4a((int)digit[0][d], 0x01010101, __dp4a((int)digit[1][d], 0x01010101, 0));
+        const int own =
+            __dp4a((int)digit[0][d], 0x01010101, __dp4a((int)digit[1][d], 0x01010101, 0));
         const int both = __reduce_add_sync(0xffffffffu, lane < 16 ? own : own * 65536);
         const int first = (short)both;
         offset[0][d] = -(1 << (BITS - 1)) * first;
@@ -294,13 +294,13 @@ __device__ static inline void stream_put(const stream_x &x, unsigned at, const _
     }
 }
 
-/* Makes digits of a warp's own units of row i of m, which lies in binary16 where they will be: at the
- * start of each unit.  Two at once, since each is a chain of instructions. */
-template <int BITS>
+/* Makes digits of a warp's own units of row i of m, which lies in binary16 where they will be: at
+ * the start of each unit.  Two at once, since each is a chain of instructions. */
+template <int BITS, unsigned WARPS>
 __device__ static inline void stream_split_row(const stream_x &x, unsigned i, unsigned units,
                                                unsigned m) {
 #pragma unroll 2
-    for (unsigned unit = threadIdx.x / 32; unit < units; unit += STREAM_WARPS) {
+    for (unsigned unit = threadIdx.x / 32; unit < units; unit += WARPS) {
         alignas(16) __half v[8];
         const uint8_t *from = x.digits + (unit * m + i) * STREAM_X_BYTES + threadIdx.x % 32 * 16;
         *reinterpret_cast<uint4 *>(v) = *reinterpret_cast<const uint4 *>(from);
@@ -312,29 +312,29 @@ __device__ static inline void stream_split_row(const stream_x &x, unsigned i, un
 /* A warp's own units of row i of m: `filled` times eight columns of binary16 without a norm.  Many
  * are on their way at once, and no other warp needs them.  behind(): when the first are on their
  * way. */
-template <int BITS, typename Behind>
+template <int BITS, unsigned WARPS, typename Behind>
 __device__ static inline void stream_copy_row(const stream_x &x, unsigned i, const uint4 *from,
                                               unsigned filled, unsigned units, unsigned m,
                                               const Behind &behind) {
     constexpr unsigned AT_ONCE = 8;
     const unsigned lane = threadIdx.x % 32;
 #pragma unroll 1
-    for (unsigned first = threadIdx.x / 32; first < units; first += AT_ONCE * STREAM_WARPS) {
+    for (unsigned first = threadIdx.x / 32; first < units; first += AT_ONCE * WARPS) {
         uint4 raw[AT_ONCE];
 #pragma unroll
         for (unsigned j = 0; j < AT_ONCE; j++) {
-            const unsigned at = (first + j * STREAM_WARPS) * 32 + lane;
+            const unsigned at = (first + j * WARPS) * 32 + lane;
             raw[j] = make_uint4(0, 0, 0, 0);
             if (at < filled) {
                 raw[j] = from[at];
             }
         }
-        if (first < STREAM_WARPS) {
+        if (first < WARPS) {
             behind();
         }
 #pragma unroll
         for (unsigned j = 0; j < AT_ONCE; j++) {
-            const unsigned unit = first + j * STREAM_WARPS;
+            const unsigned unit = first + j * WARPS;
             if (unit < units) {
                 *reinterpret_cast<uint4 *>(x.digits + (unit * m + i) * STREAM_X_BYTES + lane * 16) =
                     raw[j];
@@ -342,7 +342,7 @@ __device__ static inline void stream_copy_row(const stream_x &x, unsigned i, con
         }
     }
     __syncwarp();
-    stream_split_row<BITS>(x, i, units, m);
+    stream_split_row<BITS, WARPS>(x, i, units, m);
 }
 
 /* b = 16 bytes of shared memory in lanes that have x, what it was in others: lanes that read zeros
@@ -419,7 +419,8 @@ __device__ static inline void stream_unit(float (&totals)[M][2], uint4 (&b)[M][4
     }
 #pragma unroll
     for (unsigned h = 0; h < 2; h++) {
-        const unsigned half = __byte_perm(shared_read4(at.scales + slot + h * 64), 0, at.scale_bytes);
+        const unsigned half =
+            __byte_perm(shared_read4(at.scales + slot + h * 64), 0, at.scale_bytes);
         const float scale = __half2float(__ushort_as_half((unsigned short)half));
 #pragma unroll
         for (int i = 0; i < M; i++) {
@@ -440,10 +441,11 @@ __device__ static inline float stream_total(float own) {
 }
 
 /* What the warps have left of a row of a tile: at `from` and every `step` floats. */
+template <unsigned WARPS>
 __device__ static inline float stream_sum(const float *from, unsigned step) {
     float sum = 0.0f;
 #pragma unroll
-    for (unsigned i = 0; i < STREAM_WARPS; i++) {
+    for (unsigned i = 0; i < WARPS; i++) {
         sum += from[i * step];
     }
     return sum;
@@ -477,8 +479,8 @@ __device__ static inline stream_lane stream_place_of(unsigned slots, const produ
 /* A lane's place in the digits of the warp's first unit. */
 __device__ static inline unsigned stream_x_of(const stream_x &x, unsigned m) {
     const unsigned lane = threadIdx.x % 32, digit = min(lane / 4 % 4, DIGITS - 1u);
-    return stream_keep(async_address(x.digits) + threadIdx.x / 32 * m * STREAM_X_BYTES + digit * 64 +
-                       lane % 4 * 16);
+    return stream_keep(async_address(x.digits) + threadIdx.x / 32 * m * STREAM_X_BYTES +
+                       digit * 64 + lane % 4 * 16);
 }
 
 /* The lane's columns of b in the offsets of the warp's first unit. */
@@ -492,32 +494,31 @@ __device__ static inline unsigned stream_units_of(const stream_x &x, unsigned m)
     return stream_keep(async_address(x.units) + threadIdx.x / 32 * m * 8 + threadIdx.x % 4 / 2 * 4);
 }
 
-template <int BITS, int M>
-__global__
-__launch_bounds__(STREAM_THREADS,
-                  2) static void product_stream_kernel(const __grid_constant__ stream_job job) {
+template <int BITS, int M, unsigned WARPS>
+__global__ __launch_bounds__(WARPS * 32, 16 / WARPS) static void product_stream_kernel(
+    const __grid_constant__ stream_job job) {
     typedef stream_slot<BITS> layout;
     extern __shared__ __align__(256) uint8_t stream_shared[];
     const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32, quarter = lane % 4;
     const unsigned units = job.units, row = lane / 4;
     constexpr unsigned m = M;
-    const unsigned sides = job.task.has_up ? 2 : 1, turn_sums = STREAM_WARPS * m * 16;
+    const unsigned sides = job.task.has_up ? 2 : 1, turn_sums = WARPS * m * 16;
     const product_matrix w = product_matrix_of(job.task, false, job.group_shift);
     int *offsets = reinterpret_cast<int *>(stream_shared + units * m * STREAM_X_BYTES);
     const stream_x x_at = {stream_shared, offsets,
                            reinterpret_cast<float *>(offsets + units * m * STREAM_OFFSETS)};
     longlong2 *jumps = reinterpret_cast<longlong2 *>(offsets + stream_offset_bytes(units, m) / 4);
-    float *sums = reinterpret_cast<float *>(jumps + 2 * STREAM_WARPS);
+    float *sums = reinterpret_cast<float *>(jumps + 2 * WARPS);
     const unsigned turns_shift = stream_turns_shift(units), turns_least = 1u << turns_shift;
     const unsigned slots =
         async_address(sums + 2 * turns_least * turn_sums) + warp * (job.slots * layout::BYTES);
     const unsigned end = job.slots * layout::BYTES;
 
     product_let_next_start();
-    stream_cursor<BITS> next;
+    stream_cursor<BITS, WARPS> next;
     unsigned next_tile = blockIdx.x, next_side = 0;
     next.start(w, w.codes, w.scales, next_tile * 16);
-    stream_jumps<BITS>(jumps + 2 * warp, job.task, w, units);
+    stream_jumps<BITS, WARPS>(jumps + 2 * warp, job.task, w, units);
     __syncwarp();
     const unsigned jumps_at = stream_keep(async_address(jumps + 2 * warp));
     const unsigned whole = (w.last_chunk + 1) / 8; /* units that are not cut off */
@@ -553,7 +554,7 @@ __launch_bounds__(STREAM_THREADS,
             fetch(slot);
         }
     };
-    product_norm<STREAM_THREADS, STREAM_KEPT, false> norm;
+    product_norm<WARPS * 32, STREAM_KEPT, false> norm;
     if (job.source.norm_weight != nullptr) {
         norm.fetch(job.source); /* not behind weights */
     }
@@ -566,8 +567,8 @@ __launch_bounds__(STREAM_THREADS,
         product_wait();
 #pragma unroll 1
         for (unsigned i = 0; i < m; i++) {
-            stream_copy_row<BITS>(x_at, i, from + i * stride, filled, units, m,
-                                  [&] { fetch_slots(i == 0 ? early : end, end); });
+            stream_copy_row<BITS, WARPS>(x_at, i, from + i * stride, filled, units, m,
+                                         [&] { fetch_slots(i == 0 ? early : end, end); });
         }
     } else {
         product_wait();
@@ -577,7 +578,8 @@ __launch_bounds__(STREAM_THREADS,
                 sums, job.source, i, units * (STREAM_UNIT / 8),
                 [&](unsigned unit, const float(&v)[8]) {
                     product_put_unit<0, __half>(unit, v, [&](unsigned) {
-                        return stream_shared + (unit / 32 * m + i) * STREAM_X_BYTES + unit % 32 * 16;
+                        return stream_shared + (unit / 32 * m + i) * STREAM_X_BYTES +
+                               unit % 32 * 16;
                     });
                 },
                 [&] { fetch_slots(i == 0 ? early : end, end); });
@@ -585,7 +587,7 @@ __launch_bounds__(STREAM_THREADS,
         __syncthreads();
 #pragma unroll 1
         for (unsigned i = 0; i < m; i++) {
-            stream_split_row<BITS>(x_at, i, units, m);
+            stream_split_row<BITS, WARPS>(x_at, i, units, m);
         }
     }
     __syncwarp();
@@ -615,15 +617,15 @@ __launch_bounds__(STREAM_THREADS,
         unsigned x = x_first, offset = offset_first, x_unit = x_unit_first;
         float totals[M][2] = {};
 #pragma unroll 1
-        for (unsigned unit = warp; unit < units; unit += STREAM_WARPS) {
+        for (unsigned unit = warp; unit < units; unit += WARPS) {
             stream_arrived(job.slots);
             __syncwarp();
             stream_unit<BITS, M>(totals, b, place, slot, x, offset, x_unit);
             __syncwarp();
             fetch(slot);
-            x += STREAM_WARPS * m * STREAM_X_BYTES;
-            offset += STREAM_WARPS * m * (STREAM_OFFSETS * 4);
-            x_unit += STREAM_WARPS * m * 8;
+            x += WARPS * m * STREAM_X_BYTES;
+            offset += WARPS * m * (STREAM_OFFSETS * 4);
+            x_unit += WARPS * m * 8;
             slot = slot + layout::BYTES < end ? slot + layout::BYTES : 0;
         }
         float *met = sums + (turn >> turns_shift) % 2 * (turn_sums << turns_shift);
@@ -643,8 +645,8 @@ __launch_bounds__(STREAM_THREADS,
         const unsigned first = (turn & ~(turns_least - 1)) / sides, behind = (turn + 1) / sides;
         if (first + out_tile < behind) {
             const float *from = met + out_tile * sides * turn_sums + column * 16 + lane % 16;
-            const float sum = stream_sum(from, m * 16);
-            const float up = job.task.has_up ? stream_sum(from + turn_sums, m * 16) : 0.0f;
+            const float sum = stream_sum<WARPS>(from, m * 16);
+            const float up = job.task.has_up ? stream_sum<WARPS>(from + turn_sums, m * 16) : 0.0f;
             product_store(job.task, column, out_row(first), sum, up, residual);
         }
         residual = fetch_residual(behind);

@@ -394,14 +394,14 @@ static void test_large(void) {
  * warps and more than are fetched ahead, x longer than a block holds, with and without a norm. */
 static void test_usual_weights(void) {
     static const uint64_t rows[] = {16, 48, 144, 2144, 4240}, groups[] = {128, 256, 1024, 2048, 0};
-    static const uint64_t cols[] = {32, 96, 256, 288, 1536, 2080, 4096, 14336};
+    static const uint64_t cols[] = {32, 96, 256, 288, 1536, 2080, 4096, 14336, 28672};
     static const uint64_t m[] = {1, 2, 9, 16, 1, 2, 3, 8};
     static const unsigned widths[] = {3, 4, 8};
     for (unsigned i = 0; i < (is_brief ? 18u : 144u); i++) {
         product_case c = draw(widths[i % 3], 0, m[i / 3 % 8]);
         const uint64_t group = pick(groups, 5);
         c.rows = pick(rows, is_brief ? 2 : c.has_up ? 4 : 5);
-        c.cols = pick(cols, is_brief ? 5 : c.rows > 144 ? 6 : 8);
+        c.cols = pick(cols, is_brief ? 5 : c.rows > 144 ? 6 : 9);
         c.group = group == 0 || group > c.cols ? c.cols : group;
         c.zero_mode = INGOT_ZERO_SYMMETRIC;
         c.scale_dtype = INGOT_F16;
@@ -562,6 +562,35 @@ static void test_huge_x(void) {
     }
 }
 
+/* One or two rows of x as kernels take them that split x into integers: what is not finite must not
+ * become a number. */
+static void test_infinite_x(void) {
+    static const unsigned widths[] = {3, 4, 8};
+    for (unsigned i = 0; i < 12; i++) {
+        product_case c = draw_huge(widths[i % 3], 1 + i / 3 % 2);
+        c.zero_mode = INGOT_ZERO_SYMMETRIC;
+        c.scale_dtype = c.dtype = INGOT_F16;
+        c.group = c.cols < 128 ? c.cols : 128;
+        c.huge = i < 6 ? INFINITY : NAN;
+        c.x_scale = 1.0f;
+        inputs in = make_inputs(&c);
+        float *got[2];
+        run_twice(&c, &in, got);
+        unsigned wrong = 0;
+        for (uint64_t k = 0; k < c.m * c.rows; k++) {
+            wrong += !isnan(got[0][k]);
+        }
+        if (wrong != 0) {
+            describe(&c);
+            printf(": %u of %llu are numbers", wrong, (unsigned long long)(c.m * c.rows));
+        }
+        CU_ASSERT(wrong == 0);
+        free(got[0]);
+        free(got[1]);
+        free_inputs(&in);
+    }
+}
+
 /* Each part behind and before the sums by itself, where a mistake cannot hide behind another. */
 static void test_parts(void) {
     static const uint64_t m[] = {1, 2, 5, 20, 70};
@@ -614,11 +643,17 @@ int main(void) {
         return 2;
     }
     const CU_TestInfo tests[] = {
-        {"parts by themselves", test_parts},   {"widths and groups", test_widths},
-        {"other weights", test_other_weights}, {"large", test_large},
-        {"usual weights", test_usual_weights}, {"many tiles", test_many_tiles},
-        {"warpgroups", test_warpgroups},       {"warpgroups, large", test_large_warpgroups},
-        {"one huge x", test_huge_x},           CU_TEST_INFO_NULL,
+        {"parts by themselves", test_parts},
+        {"widths and groups", test_widths},
+        {"other weights", test_other_weights},
+        {"large", test_large},
+        {"usual weights", test_usual_weights},
+        {"many tiles", test_many_tiles},
+        {"warpgroups", test_warpgroups},
+        {"warpgroups, large", test_large_warpgroups},
+        {"one huge x", test_huge_x},
+        {"x that is not finite", test_infinite_x},
+        CU_TEST_INFO_NULL,
     };
     const int result = suite_run("cuda product", tests);
     ingot_pool_destroy(pool);
