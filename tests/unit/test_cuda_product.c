@@ -451,9 +451,8 @@ static void test_warpgroups(void) {
         product_case c = draw(3 + i % 2, 128, 9 + input_below(8));
         c.rows = 7000 + input_below(100);
         c.cols = 4096;
-        if (i < 2) {
-            c.group = c.cols;
-        } else {
+        c.group = i < 2 ? c.cols : 128; /* draw knew of other columns */
+        if (i >= 2) {
             c.zero_mode = INGOT_ZERO_SYMMETRIC;
             c.scale_dtype = c.dtype = INGOT_F16;
         }
@@ -562,6 +561,26 @@ static void test_huge_x(void) {
     }
 }
 
+/* One or two rows of x that kernels split into digits, short enough for the lowest of them to show:
+ * what is lost grows with the root of the columns, the bound with their number. */
+static void test_digits(void) {
+    static const unsigned widths[] = {3, 4, 8};
+    for (unsigned i = 0; i < 12; i++) {
+        const product_case c = {.rows = 48,
+                                .cols = i < 6 ? 128 : 256,
+                                .m = 1 + i % 2,
+                                .bits = widths[i / 2 % 3],
+                                .group = 128,
+                                .zero_mode = INGOT_ZERO_SYMMETRIC,
+                                .scale_dtype = INGOT_F16,
+                                .dtype = INGOT_F16,
+                                .x_dtype = INGOT_F16,
+                                .y_dtype = INGOT_F32,
+                                .x_scale = 1.0f};
+        check(&c);
+    }
+}
+
 /* One or two rows of x as kernels take them that split x into integers: what is not finite must not
  * become a number. */
 static void test_infinite_x(void) {
@@ -651,6 +670,7 @@ int main(void) {
         {"many tiles", test_many_tiles},
         {"warpgroups", test_warpgroups},
         {"warpgroups, large", test_large_warpgroups},
+        {"digits of x", test_digits},
         {"one huge x", test_huge_x},
         {"x that is not finite", test_infinite_x},
         CU_TEST_INFO_NULL,
