@@ -267,15 +267,18 @@ uint64_t ingot_distill_bytes(uint64_t *waiting_bytes, const ingot_plan *plan, co
            8 * logit_rows(m, length) * m->vocab + 8 * m->vocab * m->hidden;
 }
 
-double ingot_distill_tokens(double *scored, const ingot_plan *plan, uint64_t windows,
-                            uint64_t length, uint64_t judges) {
+ingot_learning_work ingot_distill_work(const ingot_plan *plan, uint64_t windows, uint64_t length,
+                                       uint64_t judges) {
     uint64_t groups;
     const schedule *way = schedule_for(planned_weights(&groups, plan) <= INGOT_DISTILL_CODES_MOST);
     const double steps = way->steps;
     const double taken = (double)(ingot_min_u64(way->sequences, windows - judges) * length);
     const double judged = (1 + steps / way->judge_every) * (double)(judges * length);
-    *scored = steps * 3 * taken + 2 * judged;
-    return steps * 4 * taken + judged;
+    /* forward; again on the way back, block by block */
+    return (ingot_learning_work){.steps = steps,
+                                 .pass_tokens = steps * taken + judged,
+                                 .learn_tokens = steps * taken,
+                                 .head_tokens = steps * 3 * taken + 2 * judged};
 }
 
 static ingot_status place_learned(const ingot_distill *d, learned *m) {

@@ -10,6 +10,7 @@
 #define INGOT_DISTILL_H
 
 #include "convert/batch.h"
+#include "convert/plan_learning.h"
 
 typedef struct ingot_distill ingot_distill;
 
@@ -26,10 +27,9 @@ void ingot_distill_destroy(ingot_distill *d); /* NULL is fine */
 uint64_t ingot_distill_bytes(uint64_t *waiting_bytes, const ingot_plan *plan,
                              const ingot_model *model, uint64_t length);
 
-/* Work of it, for forecasts: tokens that run through all blocks, a step of learning counting four
- * times; *scored: tokens that run through the head. */
-double ingot_distill_tokens(double *scored, const ingot_plan *plan, uint64_t windows,
-                            uint64_t length, uint64_t judges);
+/* Work of it, for forecasts: tokens of a block are those of every one of them. */
+ingot_learning_work ingot_distill_work(const ingot_plan *plan, uint64_t windows, uint64_t length,
+                                       uint64_t judges);
 
 /* Copies a block's norms, biases and those linears that are not kept, from the device. */
 ingot_status ingot_distill_keep_block(ingot_distill *d, const ingot_block *block) INGOT_MUST_CHECK;

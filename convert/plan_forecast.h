@@ -28,6 +28,8 @@ typedef struct ingot_forecast {
     uint64_t cuda_least_bytes;   /* of device memory it cannot do without: hidden states on the
                                     host, calls of one window, no distillation */
     double seconds;              /* on the device that was measured; NaN: not measured */
+    double statistics_seconds;   /* of making the statistics file that it reads, likewise */
+    uint64_t statistics_bytes;   /* of that file; 0: none */
 } ingot_forecast;
 
 /* What a forecast is made of. */

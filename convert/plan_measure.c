@@ -16,14 +16,15 @@
 #include "convert/block.h"
 #include "convert/distill.h"
 #include "convert/linear.h"
+#include "convert/plan_learning.h"
 #include "convert/sensitivity.h"
 #include "convert/tune.h"
 
 #include <math.h>
+#include <string.h>
 
-#define LEAST_SECONDS 0.03 /* of a measurement; what is faster is repeated */
-#define READ_BYTES    (UINT64_C(32) << 20)
-#define SMALL_TOKENS  64u /* enough to call an operation with */
+#define READ_BYTES   (UINT64_C(32) << 20)
+#define SMALL_TOKENS 64u /* enough to call an operation with */
 
 /* Sizes that keep the device busy, and rows that do not; 0: it is busy with any. */
 typedef struct sizes {
@@ -43,13 +44,18 @@ typedef struct pace {
 
 #define METHOD_COUNT 8u /* methods, rounded up */
 
+/* What the pace of learning depends on. */
+typedef struct learning_shape {
+    uint64_t hidden, ffn, heads, kv_heads, head_dim, vocab, length, windows;
+} learning_shape;
+
 struct ingot_speeds {
     const ingot_backend *backend;
     const ingot_backend_ops *ops;
     void *context;
     sizes size;
     ingot_arena *arena, *scratch; /* device */
-    float *x;                     /* [tokens][n] */
+    float *x, *y;                 /* [tokens][n] */
     float *gram;                  /* [n][n], of x */
     ingot_weight_view w;          /* [n][n], F32, device */
     bool is_prepared;
@@ -58,8 +64,11 @@ struct ingot_speeds {
     double read_bytes;    /* of a checkpoint per second; 0: not measured */
     double product_first; /* what first calls of these, and of the rest of a block, took longer */
     pace paces[2][METHOD_COUNT]; /* without and with H */
-    double open_seconds;         /* of the backend */
-    ingot_error *error;          /* of the forecast at hand */
+    double fold_trial;           /* of a fold for one matrix, however small; 0: not measured */
+    learning_shape learning_of;  /* all 0: not measured */
+    ingot_learning_pace learning;
+    double open_seconds; /* of the backend */
+    ingot_error *error;  /* of the forecast at hand */
 };
 typedef ingot_speeds bench;
 
@@ -99,48 +108,33 @@ static ingot_status prepare(bench *b) {
 
 /* ---- measurements --------------------------------------------------------------------------- */
 
-typedef ingot_status (*piece_of_work)(bench *b, void *context);
-
-/* *seconds of one call, the device being done with it.  The first one warms up: kernels and
- * libraries of a device are loaded when they are first used, in every conversion anew; *longer
- * grows by what that took. */
-static ingot_status take_time(double *seconds, double *longer, bench *b, piece_of_work work,
-                              void *context) {
-    unsigned calls = 0;
-    double start = ingot_clock_seconds();
-    INGOT_TRY(work(b, context));
-    INGOT_TRY(b->ops->wait(b->context));
-    const double first = ingot_clock_seconds() - start;
-    start = ingot_clock_seconds();
-    do {
-        INGOT_TRY(work(b, context));
-        INGOT_TRY(b->ops->wait(b->context));
-        calls++;
-        *seconds = (ingot_clock_seconds() - start) / calls;
-    } while (*seconds * calls < LEAST_SECONDS);
-    *longer += fmax(0, first - *seconds);
-    return INGOT_OK;
+static ingot_status take_time(double *seconds, double *longer, const bench *b,
+                              ingot_timed_work work, void *context) {
+    return ingot_time_work(seconds, longer, b->backend, work, context);
 }
 
-static ingot_status multiply(bench *b, void *y) {
-    return b->ops->linear(b->context, y, &b->w, NULL, b->x, b->size.tokens);
+static ingot_status multiply(void *context) {
+    const bench *b = context;
+    return b->ops->linear(b->context, b->y, &b->w, NULL, b->x, b->size.tokens);
 }
 
-static ingot_status sum_gram(bench *b, void *unused) {
-    (void)unused;
+static ingot_status sum_gram(void *context) {
+    const bench *b = context;
     return b->ops->gram(b->context, b->gram, NULL, NULL, b->x, b->size.tokens, b->size.n);
 }
 
 /* Operations of a block that nothing else here calls, on few tokens. */
 typedef struct small_block {
+    const bench *bench;
     const ingot_model *model;
     float *q, *k, *v, *out;               /* [SMALL_TOKENS][heads or kv_heads][head_dim] */
     float *stream, *norm, *wide, *square; /* [SMALL_TOKENS][hidden], [hidden], [SMALL_TOKENS][ffn],
                                              [SMALL_TOKENS][SMALL_TOKENS] */
 } small_block;
 
-static ingot_status pass_small(bench *b, void *context) {
+static ingot_status pass_small(void *context) {
     const small_block *s = context;
+    const bench *b = s->bench;
     const ingot_model *m = s->model;
     const ingot_attention shape = {.sequences = 1,
                                    .q_len = SMALL_TOKENS,
@@ -162,8 +156,9 @@ static ingot_status pass_small(bench *b, void *context) {
 }
 
 /* And of the correction, of SMALL_TOKENS inputs. */
-static ingot_status correct_small(bench *b, void *context) {
+static ingot_status correct_small(void *context) {
     const small_block *s = context;
+    const bench *b = s->bench;
     const uint64_t n = SMALL_TOKENS;
     double sum;
     unsigned step;
@@ -182,7 +177,7 @@ static ingot_status correct_small(bench *b, void *context) {
 /* What their first calls take. */
 static ingot_status touch_block(bench *b, const ingot_forecast_job *job) {
     const ingot_model *m = job->model;
-    small_block s = {.model = m};
+    small_block s = {.bench = b, .model = m};
     const uint64_t q = m->heads * m->head_dim, kv = m->kv_heads * m->head_dim;
     const uint64_t square = SMALL_TOKENS;
     const struct {
@@ -210,6 +205,7 @@ static ingot_status touch_block(bench *b, const ingot_forecast_job *job) {
 
 /* A matrix of a number of columns, and the factor of their H. */
 typedef struct trial {
+    const bench *bench;
     ingot_linear_job job;
     float *gram;
     uint64_t cols;
@@ -217,16 +213,18 @@ typedef struct trial {
     ingot_arena *kept; /* the factor's */
 } trial;
 
-static ingot_status factorize(bench *b, void *context) {
+static ingot_status factorize(void *context) {
     trial *t = context;
+    const bench *b = t->bench;
     ingot_arena_reset(t->kept);
     ingot_arena_reset(b->scratch);
     return b->ops->factorize(b->context, &t->factor, t->gram, t->cols, t->job.format.group, t->kept,
                              b->scratch);
 }
 
-static ingot_status quantize(bench *b, void *context) {
+static ingot_status quantize(void *context) {
     const trial *t = context;
+    const bench *b = t->bench;
     ingot_arena *result;
     ingot_quantized q;
     ingot_ledger ledger;
@@ -245,7 +243,7 @@ static ingot_status time_matrix(double *seconds, double *factor, double *longer,
                                 uint64_t rows, uint64_t cols) {
     const ingot_setting *setting = &from->recipe->defaults;
     const uint64_t group = setting->group == 0 ? cols : ingot_min_u64(setting->group, cols);
-    trial t = {.cols = cols, .gram = b->gram};
+    trial t = {.bench = b, .cols = cols, .gram = b->gram};
     ingot_weight_view w = b->w;
     w.rows = rows;
     w.cols = cols;
@@ -279,6 +277,31 @@ static ingot_status time_matrix(double *seconds, double *factor, double *longer,
 done:
     ingot_arena_destroy(t.kept);
     return status;
+}
+
+/* A fold judged on a matrix of so few weights that all of it is waiting: convert/awq.c. */
+static ingot_status judge_small(void *context) {
+    const bench *b = context;
+    const uint64_t n = SMALL_TOKENS;
+    const ingot_quant_format format = {
+        .bits = 4, .group = n, .zero_mode = INGOT_ZERO_SYMMETRIC, .scale_dtype = INGOT_F16};
+    const ingot_weight_view view = {
+        .kind = INGOT_DENSE, .rows = n, .cols = n, .dtype = INGOT_F32, .data = b->w.data};
+    float *gram, *importance, *w;
+    double loss;
+    uint64_t bad;
+    ingot_quantized q;
+    ingot_arena_reset(b->scratch);
+    INGOT_TRY(ingot_arena_array(b->scratch, (void **)&gram, n, n * sizeof *gram));
+    INGOT_TRY(ingot_arena_array(b->scratch, (void **)&w, n, n * sizeof *w));
+    INGOT_TRY(ingot_arena_array(b->scratch, (void **)&importance, n, sizeof *importance));
+    INGOT_TRY(ingot_quantized_create(&q, n, n, &format, b->scratch));
+    INGOT_TRY(b->ops->zero(b->context, gram, n * n * sizeof *gram));
+    INGOT_TRY(b->ops->gram_fold(b->context, gram, gram, NULL, n));
+    INGOT_TRY(b->ops->gram_diagonal(b->context, importance, gram, n));
+    INGOT_TRY(b->ops->values(b->context, w, &bad, &view, NULL, NULL));
+    INGOT_TRY(b->ops->quantize_search(b->context, &q, w, importance, b->scratch));
+    return b->ops->quadratic_loss(b->context, &loss, w, n, n, &q, gram, b->scratch);
 }
 
 /* The method of most weights. */
@@ -322,17 +345,16 @@ static ingot_status time_reading(double *rate, const ingot_checkpoint *checkpoin
 static ingot_status measure_products(bench *b, const ingot_forecast_job *job) {
     const sizes *s = &b->size;
     double seconds;
-    float *y;
     if (b->gram_flops != 0) {
         return INGOT_OK;
     }
     INGOT_TRY(prepare(b));
     const double tokens = (double)s->tokens, n = (double)s->n;
-    INGOT_TRY(ingot_arena_array(b->arena, (void **)&y, s->tokens, s->n * sizeof(float)));
-    INGOT_TRY(take_time(&seconds, &b->product_first, b, multiply, y));
+    INGOT_TRY(ingot_arena_array(b->arena, (void **)&b->y, s->tokens, s->n * sizeof(float)));
+    INGOT_TRY(take_time(&seconds, &b->product_first, b, multiply, b));
     b->product_flops = 2 * tokens * n * n / seconds;
     INGOT_TRY(b->ops->zero(b->context, b->gram, s->n * s->n * sizeof(float)));
-    INGOT_TRY(take_time(&seconds, &b->product_first, b, sum_gram, NULL));
+    INGOT_TRY(take_time(&seconds, &b->product_first, b, sum_gram, b));
     b->gram_flops = tokens * n * n / seconds;
     return b->backend->has_own_memory ? touch_block(b, job) : INGOT_OK;
 }
@@ -454,43 +476,65 @@ static double collecting_seconds(const ingot_forecast_job *job, const bench *b, 
 }
 
 static double folding_seconds(const ingot_forecast_job *job, const bench *b, double searched) {
-    double seconds = 0;
+    double seconds = 0; /* of a block */
     for (unsigned i = 0; i < job->model->fold_count; i++) {
         const ingot_fold_desc *f = &job->model->fold[i];
         for (unsigned c = 0; c < f->consumer_count; c++) {
             const ingot_linear_desc *d = &job->model->linear[f->consumers[c]];
             const double cols = (double)d->cols,
                          weights = (double)ingot_min_u64(d->rows, INGOT_FOLD_ROWS) * cols;
-            seconds += INGOT_FOLD_TRIALS * weights * (searched + 2 * cols / b->product_flops);
+            seconds += INGOT_FOLD_TRIALS *
+                       (b->fold_trial + weights * (searched + 2 * cols / b->product_flops));
         }
     }
     return seconds;
 }
 
-/* Tuning of all blocks, and distillation: forward passes, a step of learning being three. */
-static double learning_seconds(const ingot_forecast_job *job, const bench *b) {
+/* What a unit of learning takes: measured, or by the products of it. */
+static ingot_status learning_pace(ingot_learning_pace *out, const ingot_forecast_job *job,
+                                  bench *b) {
+    const ingot_model *m = job->model;
+    const learning_shape shape = {m->hidden,   m->ffn,   m->heads,    m->kv_heads,
+                                  m->head_dim, m->vocab, job->length, job->windows};
+    if (memcmp(&shape, &b->learning_of, sizeof shape) != 0) {
+        bool has_pace;
+        INGOT_TRY(ingot_learning_measure(&b->learning, &has_pace, job, b->backend, b->product_flops,
+                                         b->error));
+        if (!has_pace) {
+            b->learning.pass = 2 * work_of(job).whole / b->product_flops;
+            b->learning.learn = 3 * b->learning.pass;
+            b->learning.head = 2 * (double)m->vocab * (double)m->hidden / b->product_flops;
+        }
+        b->learning_of = shape;
+    }
+    *out = b->learning;
+    return INGOT_OK;
+}
+
+/* Tuning of all blocks, and distillation. */
+static double learning_seconds(const ingot_forecast_job *job, const ingot_learning_pace *unit) {
     const ingot_plan *plan = job->plan;
-    const double layers = (double)job->model->layers, whole = work_of(job).whole;
-    const double head = (double)job->model->vocab * (double)job->model->hidden;
+    const double layers = (double)job->model->layers;
     const uint64_t judges = ingot_loop_judges(plan, job->windows, true);
-    double products = 0;
+    double seconds = 0;
     if (plan->steps.tunes) {
-        double behind;
-        const double tokens = ingot_tune_tokens(&behind, job->windows, job->length, judges);
-        products += layers * (tokens * whole + behind * (whole * layers / 2 + head));
+        const ingot_learning_work w = ingot_tune_work(job->windows, job->length, judges);
+        seconds += layers * (w.steps * unit->step + w.pass_tokens * unit->pass +
+                             w.learn_tokens * unit->learn +
+                             w.behind_tokens * (unit->pass * layers / 2 + unit->head));
     }
     if (ingot_plan_distills(plan, true)) {
-        double scored;
-        const double tokens =
-            ingot_distill_tokens(&scored, plan, job->windows, job->length, judges);
-        products += tokens * layers * whole + scored * head;
+        const ingot_learning_work w = ingot_distill_work(plan, job->windows, job->length, judges);
+        seconds += layers * (w.steps * unit->step + w.pass_tokens * unit->pass +
+                             w.learn_tokens * unit->learn) +
+                   w.head_tokens * unit->head;
     }
-    return 2 * products / b->product_flops;
+    return seconds;
 }
 
 /* The table that a target of bits per weight is chosen by: every matrix at a few widths, each
  * through the blocks behind it. */
-static double sensing_seconds(const ingot_forecast_job *job, const bench *b) {
+static double sensing_seconds(const ingot_forecast_job *job, const ingot_learning_pace *unit) {
     const ingot_model *model = job->model;
     const double layers = (double)model->layers;
     double matrices = 0;
@@ -500,9 +544,7 @@ static double sensing_seconds(const ingot_forecast_job *job, const bench *b) {
     const double candidates = layers * matrices * INGOT_MEASURED_COUNT;
     const double tokens = (double)(ingot_min_u64(job->windows, INGOT_SENSITIVITY_WINDOWS) *
                                    ingot_min_u64(job->length, INGOT_SENSITIVITY_LENGTH));
-    return 2 * tokens * candidates *
-           (work_of(job).whole * layers / 2 + (double)model->vocab * (double)model->hidden) /
-           b->product_flops;
+    return tokens * candidates * (unit->pass * layers / 2 + unit->head);
 }
 
 static ingot_status add_up(double *out, const ingot_forecast_job *job, bench *b) {
@@ -534,13 +576,21 @@ static ingot_status add_up(double *out, const ingot_forecast_job *job, bench *b)
     }
     if (plan->has_folds) {
         INGOT_TRY(measure_pace(&searching, b, INGOT_METHOD_SEARCHED, plan->needs_gram, job));
+        if (b->fold_trial == 0) {
+            double ignored = 0; /* what is first called here is counted as part of the search */
+            INGOT_TRY(take_time(&b->fold_trial, &ignored, b, judge_small, b));
+        }
         seconds += layers * folding_seconds(job, b, searching->weight);
         first += searching != own ? searching->first : 0;
     }
-    if (job->recipe->effort == INGOT_EFFORT_BEST && has_batch) {
-        seconds += learning_seconds(job, b);
+    const bool learns = job->recipe->effort == INGOT_EFFORT_BEST && has_batch;
+    if (learns || has_target) {
+        ingot_learning_pace unit;
+        INGOT_TRY(learning_pace(&unit, job, b));
+        seconds += learns ? learning_seconds(job, &unit) : 0;
+        seconds += has_target ? sensing_seconds(job, &unit) : 0;
+        first += unit.first;
     }
-    seconds += has_target ? sensing_seconds(job, b) : 0;
     *out = seconds + (b->backend->has_own_memory ? b->open_seconds + first : 0);
     return INGOT_OK;
 }
@@ -552,4 +602,25 @@ ingot_status ingot_forecast_seconds(double *seconds, const ingot_forecast_job *j
     const ingot_status status = add_up(seconds, job, speeds);
     speeds->error = NULL;
     return status;
+}
+
+/* One pass of every block, and H of each of its inputs. */
+ingot_status ingot_forecast_statistics(double *seconds, const ingot_forecast_job *job,
+                                       ingot_speeds *speeds, ingot_error *error) {
+    bench *b = speeds;
+    const block_work w = work_of(job);
+    const double tokens = (double)(job->windows * job->length);
+    double grams = 0;
+    b->error = error;
+    *seconds = NAN;
+    const ingot_status status = measure_products(b, job);
+    b->error = NULL;
+    INGOT_TRY(status);
+    for (unsigned input = 0; input < INGOT_INPUT_COUNT; input++) {
+        grams += (double)w.width[input] * (double)w.width[input];
+    }
+    *seconds = (double)job->model->layers * tokens *
+               (2 * w.whole / b->product_flops + grams / b->gram_flops);
+    *seconds += b->backend->has_own_memory ? b->open_seconds + b->product_first : 0;
+    return INGOT_OK;
 }

@@ -22,6 +22,9 @@ void ingot_speeds_destroy(ingot_speeds *speeds); /* NULL is fine */
  * device has none left. */
 ingot_status ingot_forecast_seconds(double *seconds, const ingot_forecast_job *job,
                                     ingot_speeds *speeds, ingot_error *error) INGOT_MUST_CHECK;
+/* The same of ingot-calib for the job's windows. */
+ingot_status ingot_forecast_statistics(double *seconds, const ingot_forecast_job *job,
+                                       ingot_speeds *speeds, ingot_error *error) INGOT_MUST_CHECK;
 /* Operations per second of large products, a multiply and an add being two; NaN: no forecast needed
  * it. */
 double ingot_speeds_products(const ingot_speeds *speeds);

@@ -64,11 +64,14 @@ static uint64_t sequences_per_call(const ingot_model *model, uint64_t length,
     return ingot_max_u64(1, ingot_min_u64(tokens / length, SEQUENCES));
 }
 
-double ingot_tune_tokens(double *behind, uint64_t windows, uint64_t length, uint64_t judges) {
+ingot_learning_work ingot_tune_work(uint64_t windows, uint64_t length, uint64_t judges) {
     const double taken = (double)(ingot_min_u64(SEQUENCES, windows - judges) * length);
     const double judged = (double)(judges * length);
-    *behind = 3 * (double)ingot_min_u64(judges * length, GUARD_TOKENS);
-    return STEPS * 3 * taken + (1 + (double)STEPS / JUDGE_EVERY) * judged;
+    return (ingot_learning_work){.steps = STEPS,
+                                 .pass_tokens = (1 + (double)STEPS / JUDGE_EVERY) * judged,
+                                 .learn_tokens = STEPS * taken,
+                                 .behind_tokens =
+                                     3 * (double)ingot_min_u64(judges * length, GUARD_TOKENS)};
 }
 
 uint64_t ingot_tune_bytes(const ingot_model *model, uint64_t length) {

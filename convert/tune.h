@@ -7,6 +7,7 @@
 #define INGOT_TUNE_H
 
 #include "convert/block.h"
+#include "convert/plan_learning.h"
 #include "convert/prefetch.h"
 
 /* The linears of the block that are tuned. */
@@ -24,9 +25,8 @@ typedef struct ingot_tune_job {
 /* Deterministic by the seed of the loop's job. */
 ingot_status ingot_tune_block(ingot_tune_result *out, const ingot_tune_job *job,
                               ingot_error *error) INGOT_MUST_CHECK;
-/* Work of tuning one block, for forecasts: tokens that run through it, a step of learning counting
- * three times; *behind: tokens that run through all blocks behind it and the head. */
-double ingot_tune_tokens(double *behind, uint64_t windows, uint64_t length, uint64_t judges);
+/* Work of tuning one block, for forecasts. */
+ingot_learning_work ingot_tune_work(uint64_t windows, uint64_t length, uint64_t judges);
 /* Device memory it takes beside the block and the states of the batch. */
 uint64_t ingot_tune_bytes(const ingot_model *model, uint64_t length);
 
