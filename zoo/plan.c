@@ -60,6 +60,7 @@ static void find_room(ingot_zoo_room *room, const ingot_manifest *m,
 typedef struct stopwatch {
     ingot_backend backend;
     ingot_speeds *speeds; /* NULL: nothing is measured */
+    json_t *counted;      /* keys of shared statistics that count with a product before */
 } stopwatch;
 
 static void open_stopwatch(stopwatch *w, const ingot_manifest *m,
@@ -77,6 +78,7 @@ static void open_stopwatch(stopwatch *w, const ingot_manifest *m,
 
 static void close_stopwatch(stopwatch *w) {
     ingot_speeds_destroy(w->speeds);
+    json_decref(w->counted);
     ingot_backend_close(&w->backend);
 }
 
@@ -205,7 +207,8 @@ static void fill_json(json_t *row, const ingot_forecast *f, const ingot_zoo_need
     ingot_json_put(row, "source_bytes", json_integer((json_int_t)f->source_bytes));
     ingot_json_put(row, "bits_per_weight", ingot_json_number(f->bits_per_weight));
     ingot_json_put(row, "file_bytes", json_integer((json_int_t)need->file_bytes));
-    ingot_json_put(row, "disk_bytes", json_integer((json_int_t)need->disk_bytes));
+    ingot_json_put(row, "disk_bytes",
+                   json_integer((json_int_t)(need->disk_bytes + need->statistics_bytes)));
     ingot_json_put(row, "host_bytes", json_integer((json_int_t)need->host_bytes));
     ingot_json_put(row, "device_bytes", json_integer((json_int_t)need->device_bytes));
     ingot_json_put(row, "device_least_bytes",
@@ -213,14 +216,30 @@ static void fill_json(json_t *row, const ingot_forecast *f, const ingot_zoo_need
     ingot_json_put(row, "cards", cards);
 }
 
+/* Whether shared statistics are to be made which no product before waits for. */
+static bool makes_statistics(const ingot_manifest *m, const ingot_shelf *shelf,
+                             const ingot_zoo_product *p, const json_t *row, json_t *counted) {
+    ingot_error ignored;
+    char key[33] = "";
+    if (json_is_true(json_object_get(row, "finished")) ||
+        ingot_product_statistics(key, m, shelf, p, &ignored) != INGOT_OK || key[0] == '\0' ||
+        json_object_get(counted, key) != NULL) {
+        return false;
+    }
+    ingot_json_put(counted, key, json_true());
+    return true;
+}
+
 static ingot_status plan_product(ingot_forecasts *plan, const ingot_manifest *m,
-                                 const ingot_zoo_product *p, ingot_zoo_need *need, json_t *row,
-                                 const ingot_zoo_options *options, ingot_speeds *speeds) {
+                                 const ingot_shelf *shelf, const ingot_zoo_product *p,
+                                 ingot_zoo_need *need, json_t *row,
+                                 const ingot_zoo_options *options, stopwatch *watch) {
     ingot_forecast f = {.seconds = NAN};
     ingot_error error = {0};
     json_t *json = NULL;
     char text[900];
-    ingot_status status = forecast_of(&f, &json, m, p, options->with_tensors, speeds, &error);
+    ingot_status status =
+        forecast_of(&f, &json, m, p, options->with_tensors, watch->speeds, &error);
     if (status == INGOT_OK) {
         status = check_tokenizer(m, p, &f, &error);
     }
@@ -244,10 +263,14 @@ static ingot_status plan_product(ingot_forecasts *plan, const ingot_manifest *m,
                                      : f.cuda.host_bytes,
                              .device_bytes = on_cuda ? f.cuda.device_bytes : 0,
                              .is_planned = true};
+    const bool makes = makes_statistics(m, shelf, p, row, watch->counted);
+    need->statistics_bytes = makes ? f.statistics_bytes : 0;
     fill_json(row, &f, need);
     ingot_json_put(row, "seconds", ingot_json_number(f.seconds));
+    ingot_json_put(row, "statistics_seconds",
+                   makes ? ingot_json_number(f.statistics_seconds) : json_null());
     if (!json_is_true(json_object_get(row, "finished"))) {
-        plan->seconds += f.seconds;
+        plan->seconds += f.seconds + (makes ? f.statistics_seconds : 0);
     }
     if (json != NULL) {
         ingot_json_put(row, "tensors", json_incref(json_object_get(json, "tensors")));
@@ -306,7 +329,7 @@ ingot_status ingot_forecasts_make(ingot_forecasts *out, const ingot_manifest *ma
     void *memory;
     ingot_status status;
     uint64_t extra = 0;
-    stopwatch watch = {.speeds = NULL};
+    stopwatch watch = {.counted = json_object()};
     *out = (ingot_forecasts){.products = json_array(), .problems = json_array(), .rate = NAN};
     INGOT_TRY(ingot_alloc_zero(&memory, manifest->product_count, sizeof *out->needs));
     out->needs = memory;
@@ -328,9 +351,9 @@ ingot_status ingot_forecasts_make(ingot_forecasts *out, const ingot_manifest *ma
         ingot_json_put(row, "output", json_string(p->output));
         ingot_json_put(row, "finished", json_boolean(is_done));
         INGOT_GO(ingot_interrupt_check(error));
-        INGOT_GO(plan_product(out, manifest, p, need, row, options, watch.speeds));
+        INGOT_GO(plan_product(out, manifest, shelf, p, need, row, options, &watch));
         if (!is_done && need->is_planned) {
-            out->disk_bytes += need->file_bytes;
+            out->disk_bytes += need->file_bytes + need->statistics_bytes;
             extra = need->disk_bytes - need->file_bytes > extra
                         ? need->disk_bytes - need->file_bytes
                         : extra;
@@ -403,7 +426,9 @@ static void print_plan(const ingot_forecasts *plan) {
         ingot_format_bytes(a, sizeof a, ingot_zoo_number(row, "file_bytes"));
         ingot_format_bytes(b, sizeof b, ingot_zoo_number(row, "host_bytes"));
         ingot_format_bytes(c, sizeof c, ingot_zoo_number(row, "device_bytes"));
-        print_seconds(d, ingot_zoo_number(row, "seconds"));
+        const double statistics = ingot_zoo_number(row, "statistics_seconds");
+        print_seconds(d,
+                      ingot_zoo_number(row, "seconds") + (isfinite(statistics) ? statistics : 0));
         printf("%-28s %9s %7.3f %9s %9s %9s", ingot_zoo_text_of(row, "product"), a,
                ingot_zoo_number(row, "bits_per_weight"), b, c, d);
         print_cards(row);

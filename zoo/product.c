@@ -1,6 +1,7 @@
 /* Keys, state and gates of a product (zoo/product.h; spec/zoo.md, sections 3 and 4). */
 #include "zoo/product.h"
 
+#include "common/files.h"
 #include "format/digest.h"
 
 #include <dirent.h>
@@ -123,6 +124,26 @@ ingot_status ingot_product_make_keys(ingot_product_keys *out, const ingot_manife
     return is_made ? INGOT_OK
                    : ingot_error_set(error, INGOT_ERR_NO_MEMORY, manifest->path, NULL, NULL,
                                      "out of memory");
+}
+
+ingot_status ingot_product_statistics(char key[33], const ingot_manifest *manifest,
+                                      const ingot_shelf *shelf, const ingot_zoo_product *product,
+                                      ingot_error *error) {
+    char fingerprint[33], path[INGOT_SHELF_PATH_SIZE];
+    ingot_product_keys keys;
+    key[0] = '\0';
+    if (!product->uses_statistics) {
+        return INGOT_OK;
+    }
+    INGOT_TRY(ingot_zoo_fingerprint(fingerprint, manifest->models[product->model].path, error));
+    INGOT_TRY(ingot_product_make_keys(&keys, manifest, product, fingerprint, error));
+    if (shelf != NULL) {
+        ingot_shelf_path(path, shelf, INGOT_SHELF_STATISTICS, keys.statistics);
+    }
+    if (shelf == NULL || !ingot_path_exists(path)) {
+        memcpy(key, keys.statistics, sizeof keys.statistics);
+    }
+    return INGOT_OK;
 }
 
 /* ---- what is known of it -------------------------------------------------------------------- */

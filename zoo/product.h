@@ -43,6 +43,12 @@ ingot_status ingot_product_make_keys(ingot_product_keys *out, const ingot_manife
                                      const ingot_zoo_product *product, const char *fingerprint,
                                      ingot_error *error) INGOT_MUST_CHECK;
 
+/* key = that of the shared statistics which a product waits for; empty: it wants none, or they are
+ * there.  shelf NULL: there is none yet. */
+ingot_status ingot_product_statistics(char key[33], const ingot_manifest *manifest,
+                                      const ingot_shelf *shelf, const ingot_zoo_product *product,
+                                      ingot_error *error) INGOT_MUST_CHECK;
+
 /* What a record (NULL: none) says about a product with these keys; reason[160] says why, in a few
  * words.  Looks at the file's size and time, never into it. */
 ingot_product_state ingot_product_judge(const ingot_shelf *shelf, const json_t *record,

@@ -65,17 +65,9 @@ static bool is_left(const submitter *s, const ingot_zoo_product *p) {
 
 static ingot_status add_product(submitter *s, const ingot_zoo_product *p, uint64_t host_bytes,
                                 ingot_error *error) {
-    char fingerprint[33], key[33] = "", path[INGOT_SHELF_PATH_SIZE];
-    ingot_product_keys keys;
+    char key[33];
     uint64_t i = 0;
-    if (p->uses_statistics) {
-        INGOT_TRY(ingot_zoo_fingerprint(fingerprint, s->manifest->models[p->model].path, error));
-        INGOT_TRY(ingot_product_make_keys(&keys, s->manifest, p, fingerprint, error));
-        ingot_shelf_path(path, &s->shelf, INGOT_SHELF_STATISTICS, keys.statistics);
-        if (!ingot_path_exists(path)) {
-            memcpy(key, keys.statistics, sizeof key);
-        }
-    }
+    INGOT_TRY(ingot_product_statistics(key, s->manifest, &s->shelf, p, error));
     const uint64_t megabytes = memory_class(host_bytes);
     while (i < s->array_count &&
            (s->arrays[i].megabytes != megabytes || strcmp(s->arrays[i].statistics, key) != 0)) {

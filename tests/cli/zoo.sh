@@ -90,3 +90,21 @@ expect_exit 0 ingot-zoo report zoo.json
 [ "$(wc -l <shelf/report.csv)" = 5 ] || fail "report.csv has $(wc -l <shelf/report.csv) lines"
 grep -q '<svg' shelf/report.html || fail "no chart"
 ! grep -qiE '(src|href)=|@import|url\(' shelf/report.html || fail "the page fetches something"
+
+# Statistics that two products share take time and room once, and none when they are there.
+cat >shared.json <<END
+{"shelf": "sharing", "models": {"demo": "other"}, "texts": {"cal": "$MODEL/calibration.txt"},
+ "recipes": {"a": {"samples": 4, "seq_len": 64}, "b": {"defaults": {"bits": 3}, "samples": 4, "seq_len": 64}},
+ "products": [{"model": "demo", "recipes": ["a", "b"], "calibration": "cal", "statistics": true}],
+ "devices": ["cpu"]}
+END
+expect_exit 0 ingot-zoo plan shared.json --json
+[ "$(grep -cE '"statistics_seconds": [0-9.e-]*[1-9]' out)" = 1 ] || fail "not one of two: $(cat out)"
+grep -q '"statistics_seconds": null' out || fail "both of two: $(cat out)"
+disk=$(sed -n 's/^ "disk_bytes": \([0-9]*\),$/\1/p' out)
+expect_exit 0 ingot-zoo run shared.json --until statistics
+expect_exit 0 ingot-zoo plan shared.json --json
+[ "$(grep -c '"statistics_seconds": null' out)" = 2 ] || fail "they are there already: $(cat out)"
+less=$((disk - $(sed -n 's/^ "disk_bytes": \([0-9]*\),$/\1/p' out)))
+file=$(cat sharing/.ingot-zoo/statistics/*.calib | wc -c)
+[ $less -gt $((file * 9 / 10)) ] && [ $less -le "$file" ] || fail "statistics of $file bytes were planned with $less"
