@@ -303,6 +303,11 @@ ingot_status ingot_workspace_open(ingot_workspace **out, const ingot_model *mode
     return INGOT_OK;
 }
 
+uint64_t ingot_workspace_token_bytes(const ingot_model *model) {
+    const uint64_t heads = (model->heads + model->kv_heads) * model->head_dim;
+    return 2 * sizeof(float) * (model->hidden + heads + model->ffn);
+}
+
 ingot_status ingot_workspace_create(ingot_workspace **out, const ingot_model *model,
                                     const ingot_backend *backend, uint64_t max_tokens,
                                     ingot_error *error) {

@@ -66,6 +66,8 @@ void ingot_kv_cache_destroy(ingot_kv_cache *cache, const ingot_model *model,
 /* Scratch for blocks of at most max_tokens tokens, reused over calls: about
  * 4 * max_tokens * (2 hidden + 2 heads * head_dim + 2 kv_heads * head_dim + 2 ffn) bytes. */
 typedef struct ingot_workspace ingot_workspace;
+/* Bytes that a token takes in one, about. */
+uint64_t ingot_workspace_token_bytes(const ingot_model *model);
 ingot_status ingot_workspace_create(ingot_workspace **out, const ingot_model *model,
                                     const ingot_backend *backend, uint64_t max_tokens,
                                     ingot_error *error) INGOT_MUST_CHECK;

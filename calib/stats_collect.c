@@ -80,10 +80,7 @@ static ingot_status open_collector(collector *c, uint64_t call_bytes) {
     const uint64_t tokens = c->windows->count * c->windows->length;
     INGOT_TRY(device_memory(c, &memory, tokens, model->hidden * sizeof(float)));
     c->hidden = memory;
-    /* What a token takes in a workspace: calib/forward.h. */
-    const uint64_t token_bytes =
-        sizeof(float) * 2 *
-        (model->hidden + (model->heads + model->kv_heads) * model->head_dim + model->ffn);
+    const uint64_t token_bytes = ingot_workspace_token_bytes(model);
     const uint64_t batch_tokens = c->backend->batch_tokens;
     call_bytes = call_bytes == 0 ? batch_tokens * DEFAULT_TOKEN_BYTES : call_bytes;
     uint64_t call_windows =

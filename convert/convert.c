@@ -375,14 +375,14 @@ static ingot_status make_forecast(ingot_forecast *out, const session *s,
         out->bits_per_weight = recipe->target_bpw;
     }
     if (s->options->stats != NULL) {
-        INGOT_TRY(ingot_stats_bytes(&out->statistics_bytes, &s->model));
-    }
-    if (s->speeds != NULL && s->options->stats != NULL) {
         ingot_forecast_job making = job;
         making.windows = s->windows.count;
         making.length = s->windows.length;
-        INGOT_TRY(
-            ingot_forecast_statistics(&out->statistics_seconds, &making, s->speeds, s->error));
+        INGOT_TRY(ingot_forecast_statistics_make(&out->statistics, &making));
+        if (s->speeds != NULL) {
+            INGOT_TRY(
+                ingot_forecast_statistics(&out->statistics.seconds, &making, s->speeds, s->error));
+        }
     }
     if (s->speeds != NULL || !s->has_backend) {
         return s->speeds != NULL ? ingot_forecast_seconds(&out->seconds, &job, s->speeds, s->error)

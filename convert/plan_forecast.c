@@ -1,11 +1,13 @@
 /* What a conversion will take and give (convert/plan_forecast.h). */
 #include "convert/plan_forecast.h"
 
+#include "calib/stats.h"
 #include "calib/text_model.h"
 #include "common/cli.h"
 #include "common/sizes.h"
 #include "convert/distill.h"
 #include "convert/loop.h"
+#include "convert/sensitivity.h"
 #include "convert/tune.h"
 #include "convert/waiting.h"
 
@@ -144,6 +146,18 @@ static uint64_t stored_bytes(const ingot_forecast_job *job, const char *name) {
     return t != NULL ? t->bytes : 0;
 }
 
+/* Of the table that a target of bits per weight is chosen by. */
+static uint64_t sensing_bytes(const ingot_forecast_job *job, uint64_t call_tokens,
+                              bool has_own_memory) {
+    uint64_t count = 0;
+    for (uint64_t i = 0; i < job->plan->count; i++) {
+        const ingot_plan_tensor *t = &job->plan->tensors[i];
+        count += t->origin == INGOT_ORIGIN_QUANTIZE && t->class == INGOT_CLASS_LINEAR;
+    }
+    return ingot_sensitivity_bytes(job->model, count, job->windows, job->length, call_tokens,
+                                   has_own_memory);
+}
+
 static void need_memory(ingot_forecast *out, const ingot_forecast_job *job) {
     const ingot_plan *plan = job->plan;
     const batch_need b = need_of_batch(job);
@@ -179,6 +193,14 @@ static void need_memory(ingot_forecast *out, const ingot_forecast_job *job) {
                                       work.between_calls);
     out->cuda_least_bytes =
         ingot_max_u64(call_bytes(job, &b, 0) + work.beside_calls, work.between_calls);
+    if (job->recipe->target_bpw != 0 && job->windows != 0) {
+        const uint64_t host = CPU_BASE_BYTES + base + ingot_max_u64(plan->block_bytes, head);
+        out->cpu.host_bytes =
+            ingot_max_u64(out->cpu.host_bytes, host + sensing_bytes(job, CPU_CALL_TOKENS, false));
+        out->cuda.device_bytes =
+            ingot_max_u64(out->cuda.device_bytes, ingot_max_u64(plan->block_bytes, head) +
+                                                      sensing_bytes(job, CUDA_CALL_TOKENS, true));
+    }
     if (tuning != 0 && distills(job)) {
         uint64_t waiting;
         const uint64_t learning = ingot_distill_bytes(&waiting, plan, job->model, job->length);
@@ -187,6 +209,36 @@ static void need_memory(ingot_forecast *out, const ingot_forecast_job *job) {
         out->cuda.host_bytes += waiting + exact;
         out->cuda.device_bytes = ingot_max_u64(out->cuda.device_bytes, learning);
     }
+}
+
+/* ingot-calib: hidden states of all windows, H of a block's inputs, a block or the embedding. */
+ingot_status ingot_forecast_statistics_make(ingot_statistics_need *out,
+                                            const ingot_forecast_job *job) {
+    const ingot_model *model = job->model;
+    const uint64_t tokens = job->windows * job->length;
+    const uint64_t token_bytes = ingot_workspace_token_bytes(model);
+    const uint64_t weights =
+        ingot_max_u64(job->plan->block_bytes, stored_bytes(job, model->embed_name));
+    uint64_t width[INGOT_INPUT_COUNT] = {0}, grams = 0, tokenizer = 0;
+    for (unsigned role = 0; role < INGOT_ROLE_COUNT; role++) {
+        const ingot_linear_desc *d = &model->linear[role];
+        width[d->input] = d->is_present ? d->cols : width[d->input];
+    }
+    for (unsigned input = 0; input < INGOT_INPUT_COUNT; input++) {
+        grams += width[input] * width[input] * sizeof(float);
+    }
+    (void)ingot_checkpoint_file(job->checkpoint, INGOT_TOKENIZER_FILE, &tokenizer);
+    const uint64_t host = TOKENIZER_RATIO * tokenizer + weights;
+    const uint64_t kept = tokens * model->hidden * sizeof(float) + grams;
+    *out = (ingot_statistics_need){.seconds = NAN};
+    out->cpu.host_bytes =
+        CPU_BASE_BYTES + host + kept +
+        token_bytes * ingot_min_u64(tokens, ingot_max_u64(job->length, CPU_CALL_TOKENS));
+    out->cuda.host_bytes = CUDA_BASE_BYTES + host;
+    out->cuda.device_bytes =
+        weights + kept +
+        token_bytes * ingot_min_u64(tokens, ingot_max_u64(job->length, CUDA_CALL_TOKENS));
+    return ingot_stats_bytes(&out->file_bytes, model);
 }
 
 /* ---- sizes ---------------------------------------------------------------------------------- */
@@ -204,7 +256,6 @@ void ingot_forecast_make(ingot_forecast *out, const ingot_forecast_job *job) {
         .kv_bytes_per_token = 4 * model->layers * model->kv_heads * model->head_dim,
         .tokens = job->windows * job->length,
         .seconds = NAN,
-        .statistics_seconds = NAN,
     };
     for (uint64_t i = 0; i < ingot_checkpoint_count(job->checkpoint); i++) {
         out->parameters += ingot_checkpoint_at(job->checkpoint, i)->elements;

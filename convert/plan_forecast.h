@@ -11,6 +11,13 @@ typedef struct ingot_memory_need {
     uint64_t host_bytes, device_bytes; /* device 0: all of it is host memory */
 } ingot_memory_need;
 
+/* What making a statistics file takes. */
+typedef struct ingot_statistics_need {
+    uint64_t file_bytes;
+    ingot_memory_need cpu, cuda; /* as below */
+    double seconds;              /* on the device that was measured; NaN: not measured */
+} ingot_statistics_need;
+
 typedef struct ingot_forecast {
     bool has_weights;      /* false: from config.json alone; no scale dtype was surveyed, and the
                               size is without tokenizer files */
@@ -22,14 +29,13 @@ typedef struct ingot_forecast {
     uint32_t shard_count;
     uint64_t disk_bytes; /* free space that the conversion needs at once: the container, and what
                             --resume keeps, matrices that wait for distillation among it */
-    uint64_t kv_bytes_per_token; /* F16 keys and values of one token */
-    uint64_t tokens;             /* of the calibration batch; 0 without data */
-    ingot_memory_need cpu, cuda; /* on either kind of device */
-    uint64_t cuda_least_bytes;   /* of device memory it cannot do without: hidden states on the
-                                    host, calls of one window, no distillation */
-    double seconds;              /* on the device that was measured; NaN: not measured */
-    double statistics_seconds;   /* of making the statistics file that it reads, likewise */
-    uint64_t statistics_bytes;   /* of that file; 0: none */
+    uint64_t kv_bytes_per_token;      /* F16 keys and values of one token */
+    uint64_t tokens;                  /* of the calibration batch; 0 without data */
+    ingot_memory_need cpu, cuda;      /* on either kind of device */
+    uint64_t cuda_least_bytes;        /* of device memory it cannot do without: hidden states on the
+                                         host, calls of one window, no distillation */
+    double seconds;                   /* on the device that was measured; NaN: not measured */
+    ingot_statistics_need statistics; /* of the file that it reads in place of a text, or zeros */
 } ingot_forecast;
 
 /* What a forecast is made of. */
@@ -45,6 +51,9 @@ typedef struct ingot_forecast_job {
 } ingot_forecast_job;
 
 void ingot_forecast_make(ingot_forecast *out, const ingot_forecast_job *job);
+/* Of statistics of the job's windows; seconds stays NaN. */
+ingot_status ingot_forecast_statistics_make(ingot_statistics_need *out,
+                                            const ingot_forecast_job *job) INGOT_MUST_CHECK;
 
 /* Device memory that work on one block takes beside hidden states. */
 typedef struct ingot_block_need {

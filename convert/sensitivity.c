@@ -194,23 +194,50 @@ static ingot_status device_floats(const measurer *m, float **out, uint64_t rows,
     return status;
 }
 
+/* Hidden states of the exact model and of candidates that are kept at once. */
+static uint64_t slots_for(uint64_t slot_floats, uint64_t count, uint64_t bytes,
+                          bool has_own_memory) {
+    if (bytes == 0) {
+        bytes = has_own_memory ? DEVICE_STATE_BYTES : HOST_STATE_BYTES;
+    }
+    return ingot_min_u64(ingot_max_u64(2, bytes / (slot_floats * sizeof(float))),
+                         count * INGOT_MEASURED_COUNT + 1);
+}
+
+/* Windows of a forward call. */
+static uint64_t calls_for(uint64_t windows, uint64_t length, uint64_t batch_tokens) {
+    return ingot_min_u64(ingot_max_u64(1, batch_tokens / length), windows);
+}
+
+/* Tokens whose logits are there at once. */
+static uint64_t rows_for(const ingot_model *model, uint64_t tokens) {
+    const uint64_t rows = LOGITS_BYTES / (model->vocab * sizeof(float));
+    return ingot_max_u64(1, ingot_min_u64(rows, tokens));
+}
+
+uint64_t ingot_sensitivity_bytes(const ingot_model *model, uint64_t count, uint64_t windows,
+                                 uint64_t length, uint64_t batch_tokens, bool has_own_memory) {
+    windows = ingot_min_u64(windows, INGOT_SENSITIVITY_WINDOWS);
+    length = ingot_min_u64(length, INGOT_SENSITIVITY_LENGTH);
+    const uint64_t slot_floats = windows * length * model->hidden;
+    const uint64_t slots = slots_for(slot_floats, count, 0, has_own_memory);
+    const uint64_t calls = calls_for(slots * windows, length, batch_tokens);
+    const uint64_t rows = rows_for(model, windows * length);
+    return sizeof(float) * (slots * slot_floats + rows * (2 * model->vocab + model->hidden)) +
+           calls * length * ingot_workspace_token_bytes(model);
+}
+
 static ingot_status open_measurer(measurer *m) {
     const ingot_sensitivity_job *job = m->job;
-    const uint64_t candidates = job->count * INGOT_MEASURED_COUNT;
-    uint64_t bytes = job->state_bytes;
-    if (bytes == 0) {
-        bytes = job->backend->has_own_memory ? DEVICE_STATE_BYTES : HOST_STATE_BYTES;
-    }
     m->tokens = job->windows->count * job->windows->length;
     m->slot_floats = m->tokens * job->model->hidden;
-    m->slots = ingot_max_u64(2, bytes / (m->slot_floats * sizeof(float)));
-    m->slots = ingot_min_u64(m->slots, candidates + 1);
-    m->slots = m->slots_most = ingot_min_u64(m->slots, m->slots_most);
-    const uint64_t calls = ingot_max_u64(1, job->backend->batch_tokens / job->windows->length);
-    m->calls_most =
-        ingot_min_u64(ingot_min_u64(calls, m->slots * job->windows->count), m->calls_most);
-    m->rows = LOGITS_BYTES / (job->model->vocab * sizeof(float));
-    m->rows = ingot_max_u64(1, ingot_min_u64(m->rows, m->tokens));
+    m->slots = m->slots_most = ingot_min_u64(
+        slots_for(m->slot_floats, job->count, job->state_bytes, job->backend->has_own_memory),
+        m->slots_most);
+    m->calls_most = ingot_min_u64(
+        calls_for(m->slots * job->windows->count, job->windows->length, job->backend->batch_tokens),
+        m->calls_most);
+    m->rows = rows_for(job->model, m->tokens);
     INGOT_TRY(ingot_backend_host_arena_create(&m->host, job->backend));
     INGOT_TRY(ingot_backend_arena_create(&m->device, job->backend));
     INGOT_TRY(ingot_backend_arena_create(&m->scratch, job->backend));

@@ -29,6 +29,11 @@ typedef struct ingot_sensitivity {
 ingot_status ingot_sensitivity_windows(ingot_windows *out,
                                        const ingot_windows *calibration) INGOT_MUST_CHECK;
 
+/* Memory that measuring `count` matrices on windows of a batch takes, beside a block and an end of
+ * the model; out of memory it goes on with less. */
+uint64_t ingot_sensitivity_bytes(const ingot_model *model, uint64_t count, uint64_t windows,
+                                 uint64_t length, uint64_t batch_tokens, bool has_own_memory);
+
 typedef struct ingot_sensitivity_job {
     const ingot_weight_source *source;
     const ingot_model *model;

@@ -3,6 +3,7 @@
 
 #include "calib/text_model.h"
 #include "common/files.h"
+#include "common/sizes.h"
 #include "convert/convert.h"
 #include "kernels/plugin.h"
 #include "zoo/room.h"
@@ -177,11 +178,11 @@ static void check_fits(ingot_forecasts *plan, const ingot_zoo_product *p, ingot_
 
 /* What cannot be on a card as it is now: states of the batch give way to the host and calls shrink,
  * but a block at work does not. */
-static void check_card(ingot_forecasts *plan, const ingot_zoo_product *p, ingot_zoo_need *need,
-                       const ingot_forecast *f) {
+static void check_card(ingot_forecasts *plan, const ingot_zoo_product *p, ingot_zoo_need *need) {
     char wanted[32], there[32];
-    if (plan->room.device_free_bytes != 0 && f->cuda_least_bytes > plan->room.device_free_bytes) {
-        ingot_format_bytes(wanted, sizeof wanted, (double)f->cuda_least_bytes);
+    if (plan->room.device_free_bytes != 0 &&
+        need->device_least_bytes > plan->room.device_free_bytes) {
+        ingot_format_bytes(wanted, sizeof wanted, (double)need->device_least_bytes);
         ingot_format_bytes(there, sizeof there, (double)plan->room.device_free_bytes);
         need->status = INGOT_ERR_UNSUPPORTED;
         need->problem =
@@ -211,23 +212,33 @@ static void fill_json(json_t *row, const ingot_forecast *f, const ingot_zoo_need
                    json_integer((json_int_t)(need->disk_bytes + need->statistics_bytes)));
     ingot_json_put(row, "host_bytes", json_integer((json_int_t)need->host_bytes));
     ingot_json_put(row, "device_bytes", json_integer((json_int_t)need->device_bytes));
-    ingot_json_put(row, "device_least_bytes",
-                   json_integer(need->device_bytes != 0 ? (json_int_t)f->cuda_least_bytes : 0));
+    ingot_json_put(row, "device_least_bytes", json_integer((json_int_t)need->device_least_bytes));
     ingot_json_put(row, "cards", cards);
 }
 
-/* Whether shared statistics are to be made which no product before waits for. */
-static bool makes_statistics(const ingot_manifest *m, const ingot_shelf *shelf,
-                             const ingot_zoo_product *p, const json_t *row, json_t *counted) {
+/* Whichever product comes first makes the shared statistics; their time and their room count once,
+ * and *makes says with which product. */
+static void add_statistics(ingot_zoo_need *need, bool *makes, const ingot_manifest *m,
+                           const ingot_shelf *shelf, const ingot_zoo_product *p,
+                           const ingot_statistics_need *s, bool on_cpu, bool on_cuda,
+                           json_t *counted) {
     ingot_error ignored;
     char key[33] = "";
-    if (json_is_true(json_object_get(row, "finished")) ||
-        ingot_product_statistics(key, m, shelf, p, &ignored) != INGOT_OK || key[0] == '\0' ||
-        json_object_get(counted, key) != NULL) {
-        return false;
+    *makes = false;
+    if (ingot_product_statistics(key, m, shelf, p, &ignored) != INGOT_OK || key[0] == '\0') {
+        return;
     }
+    if (on_cpu) {
+        need->host_bytes = ingot_max_u64(need->host_bytes, s->cpu.host_bytes);
+    }
+    if (on_cuda) {
+        need->host_bytes = ingot_max_u64(need->host_bytes, s->cuda.host_bytes);
+        need->device_bytes = ingot_max_u64(need->device_bytes, s->cuda.device_bytes);
+        need->device_least_bytes = ingot_max_u64(need->device_least_bytes, s->cuda.device_bytes);
+    }
+    *makes = json_object_get(counted, key) == NULL;
+    need->statistics_bytes = *makes ? s->file_bytes : 0;
     ingot_json_put(counted, key, json_true());
-    return true;
 }
 
 static ingot_status plan_product(ingot_forecasts *plan, const ingot_manifest *m,
@@ -262,22 +273,24 @@ static ingot_status plan_product(ingot_forecasts *plan, const ingot_manifest *m,
                                      ? f.cpu.host_bytes
                                      : f.cuda.host_bytes,
                              .device_bytes = on_cuda ? f.cuda.device_bytes : 0,
+                             .device_least_bytes = on_cuda ? f.cuda_least_bytes : 0,
                              .is_planned = true};
-    const bool makes = makes_statistics(m, shelf, p, row, watch->counted);
-    need->statistics_bytes = makes ? f.statistics_bytes : 0;
+    const bool is_left = !json_is_true(json_object_get(row, "finished"));
+    bool makes = false;
+    if (is_left) {
+        add_statistics(need, &makes, m, shelf, p, &f.statistics, on_cpu, on_cuda, watch->counted);
+    }
     fill_json(row, &f, need);
     ingot_json_put(row, "seconds", ingot_json_number(f.seconds));
     ingot_json_put(row, "statistics_seconds",
-                   makes ? ingot_json_number(f.statistics_seconds) : json_null());
-    if (!json_is_true(json_object_get(row, "finished"))) {
-        plan->seconds += f.seconds + (makes ? f.statistics_seconds : 0);
-    }
+                   makes ? ingot_json_number(f.statistics.seconds) : json_null());
+    plan->seconds += is_left ? f.seconds + (makes ? f.statistics.seconds : 0) : 0;
     if (json != NULL) {
         ingot_json_put(row, "tensors", json_incref(json_object_get(json, "tensors")));
         json_decref(json);
     }
     check_fits(plan, p, need);
-    check_card(plan, p, need, &f);
+    check_card(plan, p, need);
     return INGOT_OK;
 }
 

@@ -88,3 +88,13 @@ assert by_name(real) == by_name(described), "the tensors differ"
 assert 0 <= real["file_bytes"] - described["file_bytes"] < 2e4, "the sizes differ"
 EOF
 done
+
+# Memory of the table that a target of bits per weight is chosen by: the hidden states of 85 models on
+# eight windows.
+expect_exit 0 ingot-convert "$MODEL" --dry-run --bits 3 --samples 8 --seq-len 128 --text "$text" --json
+cp out plan.json
+plain=$(sed -n 's/.*"host_bytes": \([0-9]*\).*/\1/p' plan.json | head -n 1)
+expect_exit 0 ingot-convert "$MODEL/config.json" --dry-run --target-bpw 3.5 --samples 8 --seq-len 128 \
+    --text "$text" --json
+cp out plan.json
+check plan.json "p['cpu']['host_bytes'] > $plain + 60 * 8 * 128 * 256 * 4"

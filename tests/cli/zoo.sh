@@ -94,13 +94,14 @@ grep -q '<svg' shelf/report.html || fail "no chart"
 # Statistics that two products share take time and room once, and none when they are there.
 cat >shared.json <<END
 {"shelf": "sharing", "models": {"demo": "other"}, "texts": {"cal": "$MODEL/calibration.txt"},
- "recipes": {"a": {"samples": 4, "seq_len": 64}, "b": {"defaults": {"bits": 3}, "samples": 4, "seq_len": 64}},
+ "recipes": {"a": {"samples": 48, "seq_len": 512}, "b": {"defaults": {"bits": 3}, "samples": 48, "seq_len": 512}},
  "products": [{"model": "demo", "recipes": ["a", "b"], "calibration": "cal", "statistics": true}],
  "devices": ["cpu"]}
 END
 expect_exit 0 ingot-zoo plan shared.json --json
 [ "$(grep -cE '"statistics_seconds": [0-9.e-]*[1-9]' out)" = 1 ] || fail "not one of two: $(cat out)"
 grep -q '"statistics_seconds": null' out || fail "both of two: $(cat out)"
+host=$(sed -n 's/^   "host_bytes": \([0-9]*\),$/\1/p' out | tail -n 1)
 disk=$(sed -n 's/^ "disk_bytes": \([0-9]*\),$/\1/p' out)
 expect_exit 0 ingot-zoo run shared.json --until statistics
 expect_exit 0 ingot-zoo plan shared.json --json
@@ -108,3 +109,5 @@ expect_exit 0 ingot-zoo plan shared.json --json
 less=$((disk - $(sed -n 's/^ "disk_bytes": \([0-9]*\),$/\1/p' out)))
 file=$(cat sharing/.ingot-zoo/statistics/*.calib | wc -c)
 [ $less -gt $((file * 9 / 10)) ] && [ $less -le "$file" ] || fail "statistics of $file bytes were planned with $less"
+less=$((host - $(sed -n 's/^   "host_bytes": \([0-9]*\),$/\1/p' out | tail -n 1)))
+[ $less -gt $((48 * 512 * 256 * 4)) ] || fail "their hidden states were planned with $less bytes"
