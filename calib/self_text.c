@@ -34,14 +34,29 @@ typedef struct author {
     uint32_t *next;                  /* [together]: the tokens at hand */
 } author;
 
+/* Keys and values of a sequence. */
+static uint64_t cache_bytes(const ingot_model *m, uint64_t length) {
+    return 2 * m->layers * length * m->kv_heads * m->head_dim * sizeof(float);
+}
+
+/* Sequences at once, at most so many: in as few rounds as the cache allows, of equal size. */
+static uint64_t sequences_together(const ingot_model *m, uint64_t samples, uint64_t length,
+                                   uint64_t most, bool has_own_memory) {
+    const uint64_t limit = has_own_memory ? DEVICE_CACHE_BYTES : HOST_CACHE_BYTES;
+    most = ingot_max_u64(1, ingot_min_u64(most, limit / cache_bytes(m, length)));
+    return ingot_ceil_div(samples, ingot_ceil_div(samples, most));
+}
+
+uint64_t ingot_self_text_bytes(uint64_t *least_bytes, const ingot_model *model, uint64_t samples,
+                               uint64_t length, bool has_own_memory) {
+    *least_bytes = cache_bytes(model, length) + ingot_workspace_token_bytes(model) +
+                   sizeof(float) * (2 * model->hidden + model->vocab);
+    return *least_bytes * sequences_together(model, samples, length, samples, has_own_memory);
+}
+
 static ingot_status make_room(author *a, uint64_t samples, ingot_error *error) {
-    const ingot_model *m = a->whole.model;
-    const uint64_t bytes =
-        2 * m->layers * a->length * m->kv_heads * m->head_dim * sizeof(float); /* of a sequence */
-    const uint64_t limit = a->whole.backend->has_own_memory ? DEVICE_CACHE_BYTES : HOST_CACHE_BYTES;
-    /* in as few rounds as the cache allows, of equal size */
-    const uint64_t most = ingot_max_u64(1, ingot_min_u64(a->most, limit / bytes));
-    a->together = ingot_ceil_div(samples, ingot_ceil_div(samples, most));
+    a->together = sequences_together(a->whole.model, samples, a->length, a->most,
+                                     a->whole.backend->has_own_memory);
     INGOT_TRY(ingot_whole_model_make_room(&a->whole, a->together, a->length, a->together,
                                           a->together, error));
     INGOT_TRY(ingot_alloc_zero((void **)&a->random, a->together, sizeof *a->random));

@@ -32,4 +32,8 @@ ingot_status ingot_self_text_write(ingot_text *out, const ingot_model *model,
                                    ingot_progress *progress, unsigned *shortages,
                                    ingot_error *error) INGOT_MUST_CHECK;
 
+/* Memory that it takes beside the weights, for plans; at the least: with one sequence at once. */
+uint64_t ingot_self_text_bytes(uint64_t *least_bytes, const ingot_model *model, uint64_t samples,
+                               uint64_t length, bool has_own_memory);
+
 #endif

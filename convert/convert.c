@@ -365,6 +365,7 @@ static ingot_status make_forecast(ingot_forecast *out, const session *s,
                                     .recipe = recipe,
                                     .windows = has_windows ? s->windows.count : 0,
                                     .length = has_windows ? s->windows.length : 0,
+                                    .writes_text = s->is_self_text,
                                     .has_widths = !s->is_forecast,
                                     .layout = *layout};
     ingot_forecast_make(out, &job);

@@ -1,6 +1,7 @@
 /* What a conversion will take and give (convert/plan_forecast.h). */
 #include "convert/plan_forecast.h"
 
+#include "calib/self_text.h"
 #include "calib/stats.h"
 #include "calib/text_model.h"
 #include "common/cli.h"
@@ -158,6 +159,19 @@ static uint64_t sensing_bytes(const ingot_forecast_job *job, uint64_t call_token
                                    has_own_memory);
 }
 
+/* A text that the model writes: all of its weights, and keys and values. */
+static void need_to_write(ingot_forecast *out, const ingot_forecast_job *job) {
+    uint64_t host_least, device_least;
+    const uint64_t weights = job->plan->source_bytes;
+    const uint64_t host =
+        ingot_self_text_bytes(&host_least, job->model, job->windows, job->length, false);
+    const uint64_t device =
+        ingot_self_text_bytes(&device_least, job->model, job->windows, job->length, true);
+    out->cpu.host_bytes = ingot_max_u64(out->cpu.host_bytes, CPU_BASE_BYTES + weights + host);
+    out->cuda.device_bytes = ingot_max_u64(out->cuda.device_bytes, weights + device);
+    out->cuda_least_bytes = ingot_max_u64(out->cuda_least_bytes, weights + device_least);
+}
+
 static void need_memory(ingot_forecast *out, const ingot_forecast_job *job) {
     const ingot_plan *plan = job->plan;
     const batch_need b = need_of_batch(job);
@@ -261,6 +275,9 @@ void ingot_forecast_make(ingot_forecast *out, const ingot_forecast_job *job) {
         out->parameters += ingot_checkpoint_at(job->checkpoint, i)->elements;
     }
     need_memory(out, job);
+    if (job->writes_text && job->windows != 0) {
+        need_to_write(out, job);
+    }
     /* a state is written while the one before is there: digests, places and records */
     const uint64_t waiting = distills(job) ? ingot_waiting_bytes(plan) : 0;
     const uint64_t fronts = ((out->file_bytes + waiting) >> 20) * 32 + plan->count * 512 + 16384;

@@ -46,6 +46,7 @@ typedef struct ingot_forecast_job {
     const ingot_recipe *recipe;
     uint64_t windows, length; /* of the calibration batch; 0: none */
     bool has_stats;           /* a statistics file in its place */
+    bool writes_text;         /* the model writes the text of these windows */
     bool has_widths;          /* a target of bits per weight has been met: nothing is measured */
     ingot_layout_info layout; /* of the container */
 } ingot_forecast_job;
