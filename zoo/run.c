@@ -295,7 +295,7 @@ static json_t *task_json(const task *t) {
 }
 
 static void report(runner *r, ingot_zoo_result *result, double seconds) {
-    uint64_t made = 0, before = 0, failed = 0, gates = 0, invalid = 0, left = 0;
+    uint64_t made = 0, before = 0, failed = 0, gates = 0, invalid = 0, left = 0, stopped = 0;
     json_t *list = json_array();
     char time[32];
     for (uint64_t i = 0; i < r->count; i++) {
@@ -309,6 +309,7 @@ static void report(runner *r, ingot_zoo_result *result, double seconds) {
         failed += t->state == TASK_FAILED && !is_verdict;
         gates += t->state == TASK_DONE && t->gates == INGOT_GATES_FAILED;
         left += t->state == TASK_LEFT;
+        stopped += t->state == TASK_STOPPED;
         (void)json_array_append_new(list, task_json(t));
     }
     ingot_json_put(result->json, "products", list);
@@ -326,6 +327,9 @@ static void report(runner *r, ingot_zoo_result *result, double seconds) {
                (unsigned long long)(failed + invalid), (unsigned long long)gates);
         if (left > 0) {
             printf(", %llu left by the interruption", (unsigned long long)left);
+        }
+        if (stopped > 0) {
+            printf(", %llu have their statistics", (unsigned long long)stopped);
         }
         printf("; %s\n", time);
     }
