@@ -333,7 +333,7 @@ __global__ __launch_bounds__(
     const row_limit limit[2] = {find_limit<FUSED>(job, s, lane / 4),
                                 find_limit<FUSED>(job, s, lane / 4 + 8)};
     const cluster_share share = has_work ? find_share<PAD>(s) : cluster_share{};
-    const uint64_t unit = (uint64_t)blockIdx.z * gridDim.x + blockIdx.x, part = unit * gridDim.y;
+    const uint64_t unit = (uint64_t)blockIdx.y * gridDim.x + blockIdx.x, part = unit * gridDim.z;
     const bool is_joint = s.members > 1;
     if (is_joint && has_work) {
         expect_parts(&memory, job, s, share);
@@ -343,7 +343,6 @@ __global__ __launch_bounds__(
         const bool is_real = turn == 1;
         if (FUSED && is_real) {
             engine_wait();
-            engine_let_next_start(); /* not before: its blocks would crowd where there is room */
         }
         if (!has_work) {
             return;
@@ -394,6 +393,11 @@ __global__ __launch_bounds__(
             }
             async_commit();
             slot = (slot + 1) % SLOTS;
+        }
+        if (FUSED && is_real) {
+            /* Not before: blocks of the next kernel that start, and their copies, would be in front
+             * of what this one reads (decision 0044). */
+            engine_let_next_start();
         }
         __syncthreads(); /* sums take the place of slots */
         store_sums<PAD, WIDE>(&memory, &sums, is_real);
@@ -512,11 +516,14 @@ ingot_status engine_attend(const ingot_engine *e, const engine_rows *rows,
     job.cap_rate = m->softcap != 0 ? 2.88539008f / m->softcap : 0.0f;
     const bool is_wide = ingot_min_u64(job.group, ENGINE_TILE) * cut.tile_tokens > 8;
     const bool is_half = m->head_dim <= 64;
-    const size_t shared =
-        is_half ? (is_wide ? sizeof(block_memory<64, 16>) : sizeof(block_memory<64, 8>))
-                : (is_wide ? sizeof(block_memory<128, 16>) : sizeof(block_memory<128, 8>));
-    const engine_shape shape = {dim3(job.kv_heads * cut.chunks, cut.splits, cut.tiles), THREADS,
-                                (unsigned)shared, cut.cluster};
+    const bool is_joint = cut.cluster > 1;
+    const unsigned shared =
+        is_half ? (is_wide ? block_bytes<64, 16>(is_joint) : block_bytes<64, 8>(is_joint))
+                : (is_wide ? block_bytes<128, 16>(is_joint) : block_bytes<128, 8>(is_joint));
+    /* Parts of the keys last: those that a short context leaves without work start behind all
+     * others, and take no room from them. */
+    const engine_shape shape = {dim3(job.kv_heads * cut.chunks, cut.tiles, cut.splits), THREADS,
+                                shared, cut.cluster};
     return engine_launch(
         e, is_half ? choose<64>(!is_prompt, is_wide) : choose<128>(!is_prompt, is_wide), shape, job,
         true);

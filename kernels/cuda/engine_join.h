@@ -87,7 +87,7 @@ __device__ static inline void cluster_wait(void) {
 
 /* The number of the block in its cluster. */
 __device__ static inline unsigned block_rank(const attention_job &job) {
-    return blockIdx.y % job.cluster;
+    return blockIdx.z % job.cluster;
 }
 
 /* What lies at `own` in this block, in block `rank` of the cluster. */
@@ -214,7 +214,7 @@ __device__ static inline void join_warps(block_memory<PAD, ROWS> *memory, const 
         } else if (s.parts == 1) {
             write_out<FUSED>(job, s, row, d, sum, total, is_real);
         } else if (is_real) {
-            put_part(job, part + blockIdx.y, row, d, sum, peak, total);
+            put_part(job, part + blockIdx.z, row, d, sum, peak, total);
         }
     }
 }
@@ -269,7 +269,7 @@ join_cluster(const block_memory<PAD, ROWS> *memory, const attention_job &job, co
         if (s.parts == 1) {
             write_out<FUSED>(job, s, row, d, sum, total, is_real);
         } else if (is_real) {
-            put_part(job, part + blockIdx.y / job.cluster, row, d, sum, peak, total);
+            put_part(job, part + blockIdx.z / job.cluster, row, d, sum, peak, total);
         }
     }
 }

@@ -129,7 +129,7 @@ struct ingot_engine {
 typedef struct engine_shape {
     dim3 grid;
     unsigned threads, shared_bytes;
-    unsigned cluster; /* blocks of a cluster, along y; 0 or 1: none */
+    unsigned cluster; /* blocks of a cluster, along z; 0 or 1: none */
 } engine_shape;
 
 /* Launches a kernel whose only argument is `job`; chained to the one before. */
@@ -152,8 +152,8 @@ static ingot_status engine_launch(const ingot_engine *e, void (*kernel)(T),
     if (shape.cluster > 1) {
         attribute[count].id = cudaLaunchAttributeClusterDimension;
         attribute[count].val.clusterDim.x = 1;
-        attribute[count].val.clusterDim.y = shape.cluster;
-        attribute[count++].val.clusterDim.z = 1;
+        attribute[count].val.clusterDim.y = 1;
+        attribute[count++].val.clusterDim.z = shape.cluster;
     }
     config.gridDim = shape.grid;
     config.blockDim = dim3(shape.threads);

@@ -55,7 +55,7 @@ __device__ static inline bool find_span(span *s, const attention_job &job) {
     s->kv_head = blockIdx.x / job.chunks;
     s->first_head = s->kv_head * group + chunk;
     s->heads = min(group - chunk, ENGINE_TILE);
-    s->first_token = blockIdx.z * job.tile_tokens;
+    s->first_token = blockIdx.y * job.tile_tokens;
     s->tokens = min(job.tile_tokens, job.rows.m - s->first_token);
     s->rows = s->tokens * s->heads;
     const unsigned oldest = engine_position(job.rows, s->first_token);
@@ -69,21 +69,21 @@ __device__ static inline bool find_span(span *s, const attention_job &job) {
     const unsigned high = newest + 1, steps = (high - low + STEP - 1) / STEP;
     if (job.cluster > 1) { /* more than one where a block's slots do not hold its keys */
         const unsigned full = job.cluster * FULL_STEPS;
-        s->parts = min((steps + full - 1) / full, gridDim.y / job.cluster);
+        s->parts = min((steps + full - 1) / full, gridDim.z / job.cluster);
         s->members = s->parts > 1 ? job.cluster
                                   : min((steps + LEAST_CLUSTER_STEPS - 1) / LEAST_CLUSTER_STEPS,
                                         job.cluster);
         s->active = s->parts * s->members;
     } else {
         s->members = 1;
-        s->active = s->parts = min((steps + LEAST_STEPS - 1) / LEAST_STEPS, gridDim.y);
+        s->active = s->parts = min((steps + LEAST_STEPS - 1) / LEAST_STEPS, gridDim.z);
     }
-    s->begin = low + blockIdx.y * steps / s->active * STEP;
-    s->end = min(high, low + (blockIdx.y + 1) * steps / s->active * STEP);
-    s->is_last = blockIdx.y == s->active - 1;
+    s->begin = low + blockIdx.z * steps / s->active * STEP;
+    s->end = min(high, low + (blockIdx.z + 1) * steps / s->active * STEP);
+    s->is_last = blockIdx.z == s->active - 1;
     s->base = ((uint64_t)engine_sequence(job.rows, s->first_token) * job.kv_heads + s->kv_head) *
               job.rows.padded * job.shape.head_dim;
-    return blockIdx.y < s->active;
+    return blockIdx.z < s->active;
 }
 
 /* Keys and values of a step; units of 8 features trade places, so that reads of lanes meet
@@ -107,12 +107,18 @@ template <int PAD, int ROWS> struct block_memory {
     };
     __half heads[ROWS + 2][PAD]; /* queries, the newest key and value */
     float scratch[WARPS][ENGINE_HEAD_DIM];
-    float4 part[ROWS * PAD / 4 + CLUSTER]; /* from the blocks of the cluster */
-    float2 part_scale[ROWS * PAD / 4 + CLUSTER];
-    uint64_t has_parts; /* a barrier: all of them are here */
     float peak[WARPS][ROWS], total[WARPS][ROWS];
     bool is_last;
+    /* Of a cluster alone: a block without one is smaller (block_bytes). */
+    uint64_t has_parts;                    /* a barrier: all parts are here */
+    float4 part[ROWS * PAD / 4 + CLUSTER]; /* from the blocks of the cluster */
+    float2 part_scale[ROWS * PAD / 4 + CLUSTER];
 };
+
+template <int PAD, int ROWS> static unsigned block_bytes(bool is_joint) {
+    typedef block_memory<PAD, ROWS> memory;
+    return (unsigned)(is_joint ? sizeof(memory) : offsetof(memory, has_parts));
+}
 
 /* Starts copies of the keys and values from `first` on, of one step, but of key `skipped`; zeros
  * behind the features. */
