@@ -7,8 +7,8 @@
  * engine_attention.cu (engine_tile.h, engine_join.h), engine_sample.cu
  *
  * A pass takes m rows: the next token of each of m sequences, or m consecutive tokens of one
- * prompt. Up to ENGINE_PRODUCT_ROWS rows read packed weights (product.h); more go through unpacked
- * binary16 and cuBLAS.
+ * prompt. Up to ENGINE_PRODUCT_ROWS rows read packed weights, more where that pays (product.h);
+ * else they go through unpacked binary16 and cuBLAS.
  *
  * Every kernel lets its successor start early and waits for its predecessor before it touches what
  * that one writes (programmatic dependent launch); so the gaps between kernels are short. */

@@ -1,5 +1,6 @@
 /* One pass of the engine, as launches.  Few rows read packed weights: five kernels or so a block.
- * Many rows of a prompt go through cuBLAS on pieces of a matrix in binary16. */
+ * Many rows of a prompt go through cuBLAS on pieces of a matrix in binary16, where that takes less
+ * than packed weights. */
 #include "kernels/cuda/engine_parts.h"
 #include "kernels/cuda/weights.h"
 
@@ -126,23 +127,28 @@ static ingot_status run_few(const ingot_engine *e, const engine_rows *rows,
     return run(e, add_to_stream(e, rows->m, &linear[INGOT_ENGINE_DOWN], e->inner));
 }
 
+/* Of a product with as many rows as a pass gives it. */
+static uint64_t work_bytes(const ingot_engine *e, ingot_product job) {
+    const uint64_t packed = cuda_product_packed_rows(e->cuda, job.w, job.up);
+    job.m = ingot_min_u64(ingot_max_u64(packed, ENGINE_PRODUCT_ROWS), e->pass_rows);
+    return cuda_product_workspace_bytes(e->cuda, &job);
+}
+
 uint64_t engine_product_work_bytes(const ingot_engine *e) {
-    const uint64_t m = ingot_min_u64(ENGINE_PRODUCT_ROWS, ingot_max_u64(e->pass_rows, 1));
-    ingot_product job = read_stream(e, m, &e->head, e->x, e->final_norm, e->logits);
-    uint64_t bytes = cuda_product_workspace_bytes(e->cuda, &job);
+    ingot_product job = read_stream(e, 0, &e->head, e->x, e->final_norm, e->logits);
+    uint64_t bytes = work_bytes(e, job);
     for (uint64_t i = 0; i < e->model.layers; i++) {
         const engine_layer *layer = &e->layer[i];
         for (int role = 0; role < INGOT_ENGINE_ROLES; role++) {
             const bool is_inner = role == INGOT_ENGINE_O || role == INGOT_ENGINE_DOWN;
-            job = is_inner ? add_to_stream(e, m, &layer->linear[role], e->inner)
-                           : read_stream(e, m, &layer->linear[role], e->x, layer->norm_mlp, e->x);
-            bytes = ingot_max_u64(bytes, cuda_product_workspace_bytes(e->cuda, &job));
+            job = is_inner ? add_to_stream(e, 0, &layer->linear[role], e->inner)
+                           : read_stream(e, 0, &layer->linear[role], e->x, layer->norm_mlp, e->x);
+            bytes = ingot_max_u64(bytes, work_bytes(e, job));
         }
-        job = gate_and_up(e, m, layer);
-        bytes = ingot_max_u64(bytes, cuda_product_workspace_bytes(e->cuda, &job));
+        bytes = ingot_max_u64(bytes, work_bytes(e, gate_and_up(e, 0, layer)));
         if (layer->is_stacked) {
-            job = read_stream(e, m, &layer->qkv, e->x, layer->norm_attention, e->x);
-            bytes = ingot_max_u64(bytes, cuda_product_workspace_bytes(e->cuda, &job));
+            job = read_stream(e, 0, &layer->qkv, e->x, layer->norm_attention, e->x);
+            bytes = ingot_max_u64(bytes, work_bytes(e, job));
         }
     }
     return bytes;
@@ -159,11 +165,32 @@ bool engine_products_use_l1(const ingot_engine *e) {
 /* ---- products of many rows --------------------------------------------------------------------
  */
 
+static bool is_packed(const ingot_engine *e, uint64_t m, const engine_linear *linear,
+                      const engine_linear *up) {
+    return m <= cuda_product_packed_rows(e->cuda, &linear->w, up != nullptr ? &up->w : nullptr);
+}
+
+/* The same as multiply, by packed weights. */
+static ingot_status multiply_packed(const ingot_engine *e, uint64_t m, const engine_linear *linear,
+                                    const __half *in, void *c, cudaDataType type, bool adds) {
+    ingot_product job = product_of(e, m, linear);
+    job.bias = nullptr;
+    job.x = in;
+    job.x_dtype = INGOT_F16;
+    job.residual = adds ? c : nullptr;
+    job.y = c;
+    job.y_dtype = type == CUDA_R_32F ? INGOT_F32 : INGOT_F16;
+    return run(e, job);
+}
+
 /* c[m][stride] (+)= in[m][cols] W^T, of FP32 or binary16. */
 static ingot_status multiply(const ingot_engine *e, uint64_t m, const engine_linear *linear,
                              const __half *in, void *c, cudaDataType type, uint64_t stride,
                              bool adds) {
     const ingot_weight_view *w = &linear->w;
+    if (stride == w->rows && is_packed(e, m, linear, nullptr)) {
+        return multiply_packed(e, m, linear, in, c, type, adds);
+    }
     const float beta = adds ? 1.0f : 0.0f;
     const bool is_ready = w->kind == INGOT_DENSE && w->dtype == INGOT_F16;
     const float alpha = is_ready ? 1.0f : ldexpf(1.0f, linear->exponent);
@@ -195,6 +222,26 @@ static ingot_status add_many(const ingot_engine *e, const engine_rows *rows,
     return multiply(e, rows->m, linear, in, e->x, CUDA_R_32F, e->model.hidden, true);
 }
 
+/* inner = activation(gate) * up from what is normed. */
+static ingot_status gate_and_up_many(const ingot_engine *e, const engine_rows *rows,
+                                     const engine_layer *layer) {
+    const engine_linear *gate = &layer->linear[INGOT_ENGINE_GATE],
+                        *up = &layer->linear[INGOT_ENGINE_UP];
+    if (cuda_product_is_alike(&gate->w, &up->w) && is_packed(e, rows->m, gate, up)) {
+        ingot_product job = gate_and_up(e, rows->m, layer);
+        job.x = e->normed;
+        job.x_dtype = INGOT_F16;
+        job.norm_weight = nullptr;
+        return run(e, job);
+    }
+    for (int i = 0; i < 2; i++) {
+        INGOT_TRY(multiply(e, rows->m, &layer->linear[INGOT_ENGINE_GATE + i], e->normed,
+                           e->gate_up + (uint64_t)i * e->pass_rows * e->model.ffn, CUDA_R_16F,
+                           e->model.ffn, false));
+    }
+    return engine_activate(e, rows, gate->bias, up->bias);
+}
+
 static ingot_status run_many(const ingot_engine *e, const engine_rows *rows,
                              const engine_layer *layer) {
     const engine_linear *linear = layer->linear;
@@ -208,13 +255,7 @@ static ingot_status run_many(const ingot_engine *e, const engine_rows *rows,
     INGOT_TRY(attend(e, rows, layer, &from));
     INGOT_TRY(add_many(e, rows, &linear[INGOT_ENGINE_O], e->context));
     INGOT_TRY(engine_norm(e, rows, layer->norm_mlp));
-    for (int i = 0; i < 2; i++) {
-        INGOT_TRY(multiply(e, rows->m, &linear[INGOT_ENGINE_GATE + i], e->normed,
-                           e->gate_up + (uint64_t)i * e->pass_rows * e->model.ffn, CUDA_R_16F,
-                           e->model.ffn, false));
-    }
-    INGOT_TRY(
-        engine_activate(e, rows, linear[INGOT_ENGINE_GATE].bias, linear[INGOT_ENGINE_UP].bias));
+    INGOT_TRY(gate_and_up_many(e, rows, layer));
     return add_many(e, rows, &linear[INGOT_ENGINE_DOWN], e->inner);
 }
 

@@ -14,7 +14,7 @@
 typedef struct input_job {
     void *out;       /* [m][stride] */
     uint64_t stride; /* columns behind those of the source become zero */
-    unsigned tile;   /* not 0: out is in tiles of so many rows (product_tile_at) */
+    unsigned tile;   /* not 0: out is in tiles, the last of so many rows (product_tile_of) */
     product_shared shared;
     product_source source;
 } input_job;
@@ -41,8 +41,10 @@ __global__ __launch_bounds__(INPUT_THREADS) static void product_input_kernel(con
              [&](unsigned unit, const float(&v)[8]) {
                  if constexpr (BITS != 0) {
                      if (job.tile != 0) {
-                         product_put_tile<BITS, T>(static_cast<T *>(job.out), job.tile, blockIdx.x,
-                                                   unit, v);
+                         const product_tile tile = product_tile_of(blockIdx.x, gridDim.x, job.tile);
+                         product_put_tile<BITS, T>(static_cast<T *>(job.out) +
+                                                       tile.first * job.stride,
+                                                   tile.rows, blockIdx.x - tile.first, unit, v);
                          return;
                      }
                  }
@@ -70,12 +72,14 @@ __global__ __launch_bounds__(TILE_THREADS,
     product_wait();
     input_clear(job.shared);
     const unsigned warp = (blockIdx.x * TILE_THREADS + threadIdx.x) / 32, lane = threadIdx.x % 32;
-    const unsigned step = warp / (job.tile / 8), row = warp % (job.tile / 8) * 8 + lane / 4;
+    const unsigned eights = ((m - 1) / PRODUCT_TILE * PRODUCT_TILE + job.tile) / 8;
+    const unsigned step = warp / eights, row = warp % eights * 8 + lane / 4;
     if ((uint64_t)step * PRODUCT_STEP >= job.stride) {
         return;
     }
+    const product_tile tile = product_tile_of(row, m, job.tile);
     const uint16_t *x = static_cast<const uint16_t *>(job.source.x) + row * job.source.stride;
-    uint16_t *out = static_cast<uint16_t *>(job.out);
+    uint16_t *out = static_cast<uint16_t *>(job.out) + tile.first * job.stride;
 #pragma unroll
     for (unsigned i = 0; i < 4; i++) {
         const uint64_t column = (uint64_t)step * PRODUCT_STEP + lane % 4 * PRODUCT_CHUNK + i * 8;
@@ -87,8 +91,8 @@ __global__ __launch_bounds__(TILE_THREADS,
                                    __byte_perm(v.y, v.w, 0x5410), __byte_perm(v.y, v.w, 0x7632)};
 #pragma unroll
         for (unsigned pair = 0; pair < 4; pair++) {
-            *reinterpret_cast<unsigned *>(out + product_tile_at(job.tile, row, column + 2 * pair)) =
-                pairs[pair];
+            *reinterpret_cast<unsigned *>(out + product_tile_at(tile.rows, row - tile.first,
+                                                                column + 2 * pair)) = pairs[pair];
         }
     }
 }
@@ -115,16 +119,18 @@ static uint64_t input_stride(const ingot_product *job, unsigned tile) {
     return (job->w->cols + step - 1) / step * step;
 }
 
-/* In rows, or tiles of so many. */
+/* In rows, or in tiles, the last of so many. */
 static uint64_t input_bytes(const ingot_product *job, unsigned tile) {
-    return product_aligned((tile != 0 ? tile : job->m) * input_stride(job, tile) * 2);
+    const uint64_t rows = tile != 0 ? product_tile_rows(job->m, tile) : job->m;
+    return product_aligned(rows * input_stride(job, tile) * 2);
 }
 
 template <int BITS>
 static ingot_status launch_input(const product_context *context, const input_job &input,
                                  uint64_t m) {
     if (BITS == 4 && input.tile != 0 && is_input_ready(&input.source, context->dtype)) {
-        const uint64_t warps = input.stride / PRODUCT_STEP * (input.tile / 8);
+        const uint64_t eights = product_tile_rows(m, input.tile) / 8;
+        const uint64_t warps = input.stride / PRODUCT_STEP * eights;
         return product_launch(context, product_tile_kernel,
                               dim3((unsigned)ingot_ceil_div(warps, TILE_THREADS / 32)),
                               TILE_THREADS, 0, 1, input, (unsigned)m);
@@ -193,6 +199,45 @@ __global__ __launch_bounds__(THREADS) static void product_outliers_kernel(
     }
 }
 
+#define OUTLIERS_MANY 16u /* rows of x */
+
+/* The same for more rows of x: each lane takes its own, so that nothing is added up across them. */
+template <typename T>
+__global__ __launch_bounds__(THREADS) static void product_outliers_many_kernel(
+    float *out, const ingot_weight_view w, const T *x, uint64_t x_stride, unsigned x_order,
+    unsigned x_tile, unsigned m) {
+    product_let_next_start();
+    product_wait();
+    const uint64_t warps = (uint64_t)gridDim.x * (THREADS / 32);
+    for (uint64_t row = ((uint64_t)blockIdx.x * THREADS + threadIdx.x) / 32; row < w.rows;
+         row += warps) {
+        const uint64_t begin = w.outlier_row_ptr[row], end = w.outlier_row_ptr[row + 1];
+        for (unsigned i = threadIdx.x % 32; i < m; i += 32) {
+            float sum = 0.0f;
+#pragma unroll 4
+            for (uint64_t k = begin; k < end; k++) {
+                const uint64_t column = product_column(w.outlier_col[k], x_order);
+                const uint64_t at =
+                    x_tile != 0 ? product_tile_at(x_tile, i, column) : i * x_stride + column;
+                sum = fmaf(cuda_float_at(w.outlier_val, w.dtype, k), to_float(x[at]), sum);
+            }
+            out[i * w.rows + row] = sum;
+        }
+    }
+}
+
+template <typename T>
+static ingot_status launch_outliers(const product_context *context, const product_task &task,
+                                    const ingot_weight_view &w, float *out) {
+    const dim3 grid((unsigned)ingot_min_u64(ingot_ceil_div(w.rows, THREADS / 32),
+                                            16u * (uint64_t)context->cuda->multiprocessors));
+    return product_launch(context,
+                          task.m < OUTLIERS_MANY ? product_outliers_kernel<T>
+                                                 : product_outliers_many_kernel<T>,
+                          grid, THREADS, 0, 1, out, w, static_cast<const T *>(task.x),
+                          task.x_stride, task.x_order, task.x_tile, (unsigned)task.m);
+}
+
 static bool has_outliers(const ingot_weight_view *w) {
     return w != nullptr && w->kind == INGOT_GROUPED && w->outlier_count != 0;
 }
@@ -210,19 +255,11 @@ static ingot_status make_addends(product_context *context, product_task *task) {
             continue;
         }
         float *out = reinterpret_cast<float *>(context->workspace);
-        const unsigned m = (unsigned)task->m;
-        const dim3 grid((unsigned)ingot_min_u64(ingot_ceil_div(w.rows, THREADS / 32),
-                                                16u * (uint64_t)context->cuda->multiprocessors));
         INGOT_TRY(context->dtype == INGOT_F16
-                      ? product_launch(context, product_outliers_kernel<__half>, grid, THREADS, 0,
-                                       1, out, w, static_cast<const __half *>(task->x),
-                                       task->x_stride, task->x_order, task->x_tile, m)
-                      : product_launch(context, product_outliers_kernel<__nv_bfloat16>, grid,
-                                       THREADS, 0, 1, out, w,
-                                       static_cast<const __nv_bfloat16 *>(task->x), task->x_stride,
-                                       task->x_order, task->x_tile, m));
+                      ? launch_outliers<__half>(context, *task, w, out)
+                      : launch_outliers<__nv_bfloat16>(context, *task, w, out));
         task->addend[side] = out;
-        context->workspace += product_aligned(m * w.rows * sizeof(float));
+        context->workspace += product_aligned(task->m * w.rows * sizeof(float));
         context->is_chained = true;
     }
     return INGOT_OK;
@@ -239,17 +276,24 @@ bool cuda_product_is_alike(const ingot_weight_view *w, const ingot_weight_view *
     return up == nullptr || (up->rows == w->rows && cuda_weights_are_alike(up, w));
 }
 
+/* The most rows of x with which weights stay packed.  Outliers of many rows take longer than
+ * weights in 16 bits, where they are in their places. */
+static uint64_t packed_most(const ingot_cuda *cuda, const ingot_weight_view *w,
+                            const ingot_weight_view *up) {
+    const uint64_t wgmma = product_wgmma_most(cuda, w, up != nullptr);
+    const uint64_t most = wgmma != 0 ? wgmma : product_block_most(cuda, w);
+    return has_outliers(w) || has_outliers(up) ? ingot_min_u64(most, PRODUCT_TILE) : most;
+}
+
 static product_path choose(const ingot_cuda *cuda, const ingot_product *job) {
     if (product_few_can(cuda, job->w, job->m)) {
         return PATH_FEW;
     }
-    if (product_wgmma_tile(cuda, job->w, job->m) != 0) {
-        return PATH_WGMMA;
+    if (job->m > packed_most(cuda, job->w, job->up)) {
+        return job->m <= PLAIN_MOST ? PATH_PLAIN : PATH_GEMM;
     }
-    if (product_block_can(job->w, job->m)) {
-        return PATH_BLOCK;
-    }
-    return job->m <= PLAIN_MOST ? PATH_PLAIN : PATH_GEMM;
+    return product_wgmma_tile(cuda, job->w, job->up != nullptr, job->m) != 0 ? PATH_WGMMA
+                                                                             : PATH_BLOCK;
 }
 
 static bool is_supported(const ingot_product *job) {
@@ -279,12 +323,12 @@ static product_task task_of(const ingot_product *job) {
 
 extern "C" uint64_t cuda_product_workspace_bytes(void *context, const ingot_product *job) {
     const ingot_cuda *cuda = static_cast<const ingot_cuda *>(context);
-    uint64_t bytes = input_bytes(job, product_wgmma_tile(cuda, job->w, job->m));
+    const bool has_up = job->up != nullptr;
+    uint64_t bytes = input_bytes(job, product_wgmma_tile(cuda, job->w, has_up, job->m));
     switch (choose(cuda, job)) {
     case PATH_WGMMA: {
         uint64_t shared_bytes;
-        (void)product_wgmma_shared(cuda, job->w, job->up != nullptr, job->m, nullptr,
-                                   &shared_bytes);
+        (void)product_wgmma_shared(cuda, job->w, has_up, job->m, nullptr, &shared_bytes);
         bytes += shared_bytes + addend_bytes(job);
         break;
     }
@@ -301,10 +345,47 @@ extern "C" uint64_t cuda_product_workspace_bytes(void *context, const ingot_prod
     return bytes;
 }
 
+extern "C" uint64_t cuda_product_packed_rows(void *context, const ingot_weight_view *w,
+                                             const ingot_weight_view *up) {
+    const ingot_cuda *cuda = static_cast<const ingot_cuda *>(context);
+    return packed_most(cuda, w, up);
+}
+
 extern "C" bool cuda_product_uses_l1(void *context, const ingot_product *job) {
     const ingot_cuda *cuda = static_cast<const ingot_cuda *>(context);
     const product_task task = task_of(job);
     return choose(cuda, job) == PATH_FEW && !product_stream_can(cuda, &task, job->dtype);
+}
+
+/* Tile `index` of x and what belongs to it; where there are several, there are no addends. */
+static product_task tile_of(const product_task &all, uint64_t index) {
+    const uint64_t first = index * PRODUCT_TILE, tiles = ingot_ceil_div(all.m, PRODUCT_TILE);
+    const uint64_t y_bytes = first * all.w[0].rows * ingot_dtype_bytes(all.y_dtype);
+    product_task task = all;
+    task.m = ingot_min_u64(all.m - first, PRODUCT_TILE);
+    task.x_tile = all.x_tile != 0 && index + 1 != tiles ? PRODUCT_TILE : all.x_tile;
+    task.x = static_cast<const uint16_t *>(all.x) + first * all.x_stride;
+    task.y = static_cast<uint8_t *>(all.y) + y_bytes;
+    if (all.residual != nullptr) {
+        task.residual = static_cast<const uint8_t *>(all.residual) + y_bytes;
+    }
+    if (all.shared.counters != nullptr) { /* parts are free when the tile in front is done */
+        task.shared.counter_count = all.shared.counter_count / (unsigned)tiles;
+        task.shared.counters += index * task.shared.counter_count;
+    }
+    return task;
+}
+
+/* With each tile of x, by a kernel that takes one. */
+static ingot_status multiply_tiles(product_context *context, const product_task &task,
+                                   product_path path) {
+    const uint64_t tiles = ingot_ceil_div(task.m, PRODUCT_TILE);
+    for (uint64_t i = 0; i < tiles; i++) {
+        INGOT_TRY(path == PATH_WGMMA ? product_wgmma(context, tile_of(task, i))
+                                     : product_block(context, tile_of(task, i)));
+        context->is_chained = true;
+    }
+    return INGOT_OK;
 }
 
 extern "C" ingot_status cuda_product(void *context, const ingot_product *job) {
@@ -332,7 +413,7 @@ extern "C" ingot_status cuda_product(void *context, const ingot_product *job) {
     const bool is_ready = path == PATH_FEW && !has_addends ? is_source_ready(&source)
                           : path == PATH_BLOCK ? is_plain && product_block_orders(job->w, job->m)
                                                : is_plain && path != PATH_WGMMA;
-    task.x_tile = path == PATH_WGMMA ? product_wgmma_tile(cuda, job->w, job->m) : 0;
+    task.x_tile = path == PATH_WGMMA ? product_wgmma_tile(cuda, job->w, task.has_up, job->m) : 0;
     task.x_order = is_packed && !is_ready ? job->w->bits : 0;
     if (path == PATH_WGMMA) {
         uint64_t bytes;
@@ -348,9 +429,8 @@ extern "C" ingot_status cuda_product(void *context, const ingot_product *job) {
     if (has_addends && (path == PATH_FEW || is_packed)) {
         INGOT_TRY(make_addends(&work, &task));
     }
-    return path == PATH_FEW     ? product_few(&work, task, source)
-           : path == PATH_BLOCK ? product_block(&work, task)
-           : path == PATH_WGMMA ? product_wgmma(&work, task)
+    return is_packed            ? multiply_tiles(&work, task, path)
+           : path == PATH_FEW   ? product_few(&work, task, source)
            : path == PATH_PLAIN ? product_plain(&work, task)
                                 : product_gemm(&work, task);
 }

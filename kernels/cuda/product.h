@@ -10,9 +10,10 @@
  * differences.  There, an x below 2^-11 of the largest of 128 columns (of columns 128 i to 128 i +
  * 127) is rounded to a multiple of 2^-21 of the largest power of two not above that one (decision
  * 0043), and an x that is not finite gives NaN in its row of y.  Weights are rounded to 16 bits as
- * well, a piece at a time, for more than 64 rows of x, and from 9 rows on where no kernel reads
- * them packed: dense ones, columns that are not a multiple of 32, groups other than whole rows and
- * powers of two from 32, and groups of 32 and 64 unless codes have 4 or 8 bits.
+ * well, a piece at a time, for more than cuda_product_packed_rows rows of x, and from 9 rows on
+ * where no kernel reads them packed: dense ones, columns that are not a multiple of 32, groups
+ * other than whole rows and powers of two from 32, and groups of 32 and 64 unless codes have 4 or 8
+ * bits.
  *
  * All work goes to the given stream in order, allocates nothing and never waits, so that it can be
  * captured into a CUDA graph.  Results are deterministic: the same bits for the same inputs, shapes
@@ -70,8 +71,13 @@ extern "C" {
 
 /* Bytes of workspace that a product of these shapes needs; depends on shapes, views' kinds and
  * dtypes alone, not on pointers (but which are NULL matters), and never decreases when m grows up
- * to 64. */
+ * to 64, or to cuda_product_packed_rows if that is more. */
 uint64_t cuda_product_workspace_bytes(void *context, const ingot_product *job);
+
+/* The most rows of x with which products with w and up (NULL: none) read packed weights; 64 or
+ * more, or 0 where no kernel reads more than a few rows' so. */
+uint64_t cuda_product_packed_rows(void *context, const ingot_weight_view *w,
+                                  const ingot_weight_view *up);
 
 /* Whether one product can take w and up (NULL: none) together: of one shape, stored alike
  * (kernels/cuda/weights.h).  Others go by two products. */

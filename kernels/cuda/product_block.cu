@@ -1,18 +1,23 @@
-/* cuda_product for up to 64 rows of x: the choice of a kernel of product_block.h. */
+/* cuda_product for few rows of x, up to 64 at once: the choice of a kernel of product_block.h. */
 #include "kernels/cuda/product_block.h"
 
-#define BLOCK_MOST       64 /* rows of x */
-#define BLOCK_PARTS_MOST 8  /* blocks of a cluster that run everywhere */
+#define BLOCK_PARTS_MOST 8            /* blocks of a cluster that run everywhere */
+#define BLOCK_TWO_CODES  (512u << 10) /* of a multiprocessor, from which two tiles of x pay */
 
 /* Groups of 32 and 64 take a kernel of their own, of the usual widths. */
 static bool has_small_groups(const ingot_weight_view *w) {
     return w->group < PRODUCT_STEP && w->group < w->cols;
 }
 
-bool product_block_can(const ingot_weight_view *w, uint64_t m) {
-    return m <= BLOCK_MOST && product_is_regular(w) &&
-           w->rows <= 65535 * (uint64_t)(BLOCK_ROWS / 2) &&
-           (!has_small_groups(w) || w->bits == 4 || w->bits == 8);
+uint64_t product_block_most(const ingot_cuda *cuda, const ingot_weight_view *w) {
+    const bool can = product_is_regular(w) && w->rows <= 65535 * (uint64_t)(BLOCK_ROWS / 2) &&
+                     (!has_small_groups(w) || w->bits == 4 || w->bits == 8);
+    if (!can) {
+        return 0;
+    }
+    const uint64_t codes = w->rows * w->cols / (uint64_t)cuda->multiprocessors;
+    const bool has_two = cuda->is_hopper && !has_small_groups(w) && codes >= BLOCK_TWO_CODES;
+    return (has_two ? 2 : 1) * PRODUCT_TILE;
 }
 
 /* Whether the kernel puts x in order itself. */

@@ -1,10 +1,12 @@
 /* cuda_product for many rows of x, and for weights that no other kernel reads: the weights in 16
- * bits, a piece at a time that stays in the L2 cache, and cuBLAS. */
+ * bits, a piece at a time, and cuBLAS. */
 #include "kernels/cuda/product_parts.h"
 #include "kernels/cuda/weights.h"
 
-#define THREADS     256
-#define PIECE_BYTES (UINT64_C(24) << 20) /* of unpacked weights: half of the L2 of a Hopper GPU */
+#define THREADS 256
+/* Of unpacked weights: with fewer, which would stay in the L2 cache, products do not fill the
+ * device (decision 0025). */
+#define PIECE_BYTES (UINT64_C(64) << 20)
 
 /* Weights are multiplied by this on their way to binary16, whose small numbers lose bits. */
 template <typename T> struct gemm_scale { static constexpr float up = 1.0f, down = 1.0f; };

@@ -22,9 +22,9 @@ typedef struct product_source {
 /* In the workspace, for blocks of product_wgmma.h that meet in a tile of W; none: counters is
  * NULL. */
 typedef struct product_shared {
-    unsigned *counters; /* [counter_count], made zero by the kernel that makes tiles of x */
-    unsigned counter_count;
-    float4 *parts; /* any contents */
+    unsigned *counters;     /* [counter_count], made zero by the kernel that makes tiles of x: */
+    unsigned counter_count; /* as many for each tile of x */
+    float4 *parts;          /* any contents */
 } product_shared;
 
 /* What the kernels that multiply take of a product; all pointers are on the device. */
@@ -36,7 +36,7 @@ typedef struct product_task {
     uint64_t x_stride;      /* elements; a multiple of 8, what lies behind the columns is zero */
     unsigned x_order; /* columns stand in the order of codes of that many bits (product_unpack.h),
                          rows are whole steps long; 0: in their own */
-    unsigned x_tile;  /* x is in tiles of so many rows (product_tile_at); 0: in rows */
+    unsigned x_tile;  /* x is in tiles, the last of so many rows (product_tile_of); 0: in rows */
     product_shared shared; /* with x_tile */
     const void *residual;
     void *y;
@@ -56,7 +56,8 @@ typedef struct product_context {
     bool uses_l1;       /* cuda_carveout */
 } product_context;
 
-/* The kernels.  Each launches the whole task; `can` says for which it is meant. */
+/* The kernels.  `can` says for which tasks a kernel is meant, `most` for how many rows of x, with
+ * which they are not 0.  Packed weights are multiplied by up to PRODUCT_TILE rows at once. */
 bool product_few_can(const ingot_cuda *cuda, const ingot_weight_view *w, uint64_t m);
 ingot_status product_few(const product_context *context, const product_task &task,
                          const product_source &source);
@@ -65,13 +66,15 @@ ingot_status product_few(const product_context *context, const product_task &tas
 bool product_stream_can(const ingot_cuda *cuda, const product_task *task, ingot_dtype dtype);
 ingot_status product_stream(const product_context *context, const product_task &task,
                             const product_source &source);
-bool product_block_can(const ingot_weight_view *w, uint64_t m);
+uint64_t product_block_most(const ingot_cuda *cuda, const ingot_weight_view *w);
 /* Whether it takes x in its own order, too: in 16 bits, is_even. */
 bool product_block_orders(const ingot_weight_view *w, uint64_t m);
 ingot_status product_block(const product_context *context, const product_task &task);
-/* The rows of a tile of x for the kernel of product_wgmma.cu, or 0 where it is not meant for it. */
-unsigned product_wgmma_tile(const ingot_cuda *cuda, const ingot_weight_view *w, uint64_t m);
-/* What it needs beside x, `*bytes` of it. */
+uint64_t product_wgmma_most(const ingot_cuda *cuda, const ingot_weight_view *w, bool has_up);
+/* The rows of the last tile of x for it, or 0 where it is not meant for so many. */
+unsigned product_wgmma_tile(const ingot_cuda *cuda, const ingot_weight_view *w, bool has_up,
+                            uint64_t m);
+/* What it needs beside x for all tiles, `*bytes` of it. */
 product_shared product_wgmma_shared(const ingot_cuda *cuda, const ingot_weight_view *w, bool has_up,
                                     uint64_t m, uint8_t *workspace, uint64_t *bytes);
 ingot_status product_wgmma(const product_context *context, const product_task &task);

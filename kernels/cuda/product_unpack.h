@@ -59,6 +59,27 @@ __host__ __device__ static inline uint64_t product_tile_at(unsigned rows, unsign
     return ((column / 128 * 8 + product) * 2 + half) * rows * 8 + row * 8 + chunk * 2 + place % 2;
 }
 
+#define PRODUCT_TILE 64u /* rows of x in a tile, but for the last one or the only one */
+
+/* The tile that row `row` of m is in, where the last has `last` rows.  Tiles are one behind the
+ * other, each with all its columns. */
+typedef struct product_tile {
+    unsigned first, rows;
+} product_tile;
+
+__host__ __device__ static inline product_tile product_tile_of(unsigned row, unsigned m,
+                                                               unsigned last) {
+    product_tile tile;
+    tile.first = row / PRODUCT_TILE * PRODUCT_TILE;
+    tile.rows = tile.first + PRODUCT_TILE <= m ? PRODUCT_TILE : last;
+    return tile;
+}
+
+/* The rows of all of them. */
+static inline uint64_t product_tile_rows(uint64_t m, unsigned last) {
+    return (m - 1) / PRODUCT_TILE * PRODUCT_TILE + last;
+}
+
 /* The floats into whose mantissas codes are put. */
 template <typename T> struct product_float;
 template <> struct product_float<__half> {

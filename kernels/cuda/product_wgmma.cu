@@ -1,10 +1,10 @@
-/* cuda_product for 3 to 64 rows of x on Hopper: the choice of a kernel of product_wgmma.h. */
+/* cuda_product for 3 rows of x or more on Hopper, 64 at once: the choice of a kernel of
+ * product_wgmma.h. */
 #include "kernels/cuda/product_wgmma.h"
 
 #include <cudaTypedefs.h>
 
 #define WGMMA_LEAST    3   /* rows of x */
-#define WGMMA_MOST     64  /* the same */
 #define WGMMA_JOIN     6u  /* 128 columns of a tile, so often, that adding up its parts is worth */
 #define WGMMA_JOIN_TWO 20u /* the same of two tiles */
 /* the same in front of whole tiles, at most: a last round of fewer blocks would have more of the
@@ -64,29 +64,56 @@ static uint64_t least_codes(uint64_t m) {
     return m > 16 ? 0 : m > 8 ? 160u << 10 : 256u << 10;
 }
 
-unsigned product_wgmma_tile(const ingot_cuda *cuda, const ingot_weight_view *w, uint64_t m) {
-    const uint64_t multiprocessors = (uint64_t)cuda->multiprocessors;
-    const bool is_worth = m >= WGMMA_LEAST && w->rows * w->cols >= least_codes(m) * multiprocessors;
-    const bool can = INGOT_HAS_SM90A && cuda->major == 9 && cuda->minor == 0 && is_worth &&
-                     m <= WGMMA_MOST && product_is_regular(w) &&
-                     (w->bits == 3 || w->bits == 4 || w->bits == 8) &&
+/* Tiles of x that take less time with packed weights than with those in 16 bits: two from so many
+ * codes of a multiprocessor on, and one more for every so many; more than eight were not measured
+ * (decision 0025). */
+#define WGMMA_TWO_CODES  (112u << 10)
+#define WGMMA_TILE_CODES (144u << 10)
+#define WGMMA_TILES      8u
+
+uint64_t product_wgmma_most(const ingot_cuda *cuda, const ingot_weight_view *w, bool has_up) {
+    const bool can = INGOT_HAS_SM90A && cuda->major == 9 && cuda->minor == 0 &&
+                     product_is_regular(w) && (w->bits == 3 || w->bits == 4 || w->bits == 8) &&
                      (w->group >= PRODUCT_STEP || w->group >= w->cols) &&
+                     product_block_most(cuda, w) != 0 && /* for the fewest rows */
                      (w->rows / WGMMA_BOX + 1) * (w->cols / PRODUCT_STEP + 1) < (1u << 30);
-    return !can ? 0 : m <= 16 ? 16 : m <= 32 ? 32 : 64;
+    if (!can) {
+        return 0;
+    }
+    const uint64_t codes = (has_up ? 2 : 1) * w->rows * w->cols / (uint64_t)cuda->multiprocessors;
+    const uint64_t tiles =
+        codes < WGMMA_TWO_CODES ? 1 : 2 + (codes - WGMMA_TWO_CODES) / WGMMA_TILE_CODES;
+    return ingot_min_u64(tiles, WGMMA_TILES) * PRODUCT_TILE;
+}
+
+/* The rows of a tile of x for m of them. */
+static unsigned tile_of(uint64_t m) {
+    return m <= 16 ? 16 : m <= 32 ? 32 : PRODUCT_TILE;
+}
+
+unsigned product_wgmma_tile(const ingot_cuda *cuda, const ingot_weight_view *w, bool has_up,
+                            uint64_t m) {
+    const uint64_t least = least_codes(m) * (uint64_t)cuda->multiprocessors;
+    return m >= WGMMA_LEAST && w->rows * w->cols >= least &&
+                   m <= product_wgmma_most(cuda, w, has_up)
+               ? tile_of((m - 1) % PRODUCT_TILE + 1)
+               : 0;
 }
 
 product_shared product_wgmma_shared(const ingot_cuda *cuda, const ingot_weight_view *w, bool has_up,
                                     uint64_t m, uint8_t *workspace, uint64_t *bytes) {
     const wgmma_plan plan = plan_of(cuda, w, has_up);
+    const uint64_t most = ingot_min_u64(m, PRODUCT_TILE); /* of a tile */
     product_shared shared = {};
     *bytes = 0;
-    if (plan.has_parts && !product_cluster_can(cuda, w, has_up, m)) {
-        shared.counter_count = plan.shared * WGMMA_WARPS;
+    if (plan.has_parts && !product_cluster_can(cuda, w, has_up, most)) {
+        const unsigned tiles = (unsigned)ingot_ceil_div(m, PRODUCT_TILE);
+        shared.counter_count = tiles * plan.shared * WGMMA_WARPS;
         shared.counters = reinterpret_cast<unsigned *>(workspace);
         *bytes = product_aligned(shared.counter_count * sizeof(unsigned));
         shared.parts = reinterpret_cast<float4 *>(workspace + *bytes);
-        *bytes += (uint64_t)plan.parts * plan.spans * 2 * WGMMA_ROWS *
-                  product_wgmma_tile(cuda, w, m) * sizeof(float);
+        *bytes +=
+            (uint64_t)plan.parts * plan.spans * 2 * WGMMA_ROWS * tile_of(most) * sizeof(float);
     }
     return shared;
 }

@@ -23,6 +23,8 @@ static bool is_small;
  * of the logits, for models of three blocks. */
 #define TOLERANCE 1e-2
 
+#define MOST 520 /* tokens of a prompt */
+
 /* ---- models whose linears are quantized -------------------------------------------------------
  */
 
@@ -32,7 +34,7 @@ typedef struct packed_model {
     int storage;
 } packed_model;
 
-enum { DENSE, HALVES, W4, W4_STORED, W3, W8, MIXED, OUTLIERS, STORAGES };
+enum { DENSE, HALVES, W4, W4_STORED, W3, W8, MIXED, OUTLIERS, STORAGES, W4_LONG };
 
 static ingot_quant_format format_of(int storage, unsigned number) {
     static const unsigned widths[] = {4, 3, 8, 5, 2, 6, 7};
@@ -48,6 +50,9 @@ static ingot_quant_format format_of(int storage, unsigned number) {
     case W8:
         format.bits = 8;
         format.scale_dtype = INGOT_F32;
+        break;
+    case W4_LONG: /* groups that products of many rows take packed */
+        format.group = 128;
         break;
     case MIXED: /* no two neighbours alike */
         format.bits = widths[number % 7];
@@ -186,11 +191,11 @@ static void check_near(const float *a, const float *b, uint64_t n, const char *w
     CU_ASSERT(error < TOLERANCE);
 }
 
-/* Prompts of several lengths, and a few tokens one by one behind each. */
-static void check_prompts(const packed_model *p, const char *what) {
-    static const uint64_t lengths[] = {1, 7, 64, 65, 300, 520};
+/* Prompts of several lengths up to `most`, and a few tokens one by one behind each. */
+static void check_prompts(const packed_model *p, const char *what, uint64_t most) {
+    static const uint64_t lengths[] = {1, 7, 64, 65, 100, 300, MOST};
     tiny_model *t = p->tiny;
-    const uint64_t vocab = t->model.vocab, capacity = 530;
+    const uint64_t vocab = t->model.vocab, capacity = MOST + 10;
     ingot_engine *engine = open_engine(p, 2, capacity);
     ingot_decoder *reference = open_reference(p, capacity);
     float *got = malloc(vocab * sizeof *got), *expected = malloc(vocab * sizeof *expected);
@@ -198,7 +203,7 @@ static void check_prompts(const packed_model *p, const char *what) {
     ingot_error error;
     for (unsigned i = 0; i < sizeof lengths / sizeof *lengths; i++) {
         const uint64_t n = lengths[i], s = i % 2;
-        if (is_small && n != 7 && n != 65) {
+        if (n > most || (is_small && n != 7 && n != 65)) {
             continue;
         }
         cuda.ops->engine->rewind(engine, s);
@@ -270,7 +275,7 @@ static void test_kinds(void) {
     for (unsigned i = 0; i < KINDS; i++) {
         packed_model p = pack_kind(i, DENSE);
         bind(&p);
-        check_prompts(&p, kinds[i].name);
+        check_prompts(&p, kinds[i].name, MOST);
         unpack_model(&p);
     }
     printf("worst %.2g ", worst_seen);
@@ -282,9 +287,22 @@ static void test_storages(void) {
     for (int storage = HALVES; storage < STORAGES; storage++) {
         packed_model p = pack_model(TINY_QKV_BIAS, &usual, storage);
         bind(&p);
-        check_prompts(&p, names[storage]);
+        check_prompts(&p, names[storage], MOST);
         tiny_destroy(p.tiny);
     }
+    printf("worst %.2g ", worst_seen);
+}
+
+/* Matrices so large that prompts of more rows than a tile of x has read them packed. */
+static void test_large_matrices(void) {
+    static const tiny_shape large = {2048, 8192, 4, 1, 64, 203};
+    if (is_small) {
+        return;
+    }
+    packed_model p = pack_model(TINY_QKV_BIAS, &large, W4_LONG);
+    bind(&p);
+    check_prompts(&p, "large matrices", 100);
+    tiny_destroy(p.tiny);
     printf("worst %.2g ", worst_seen);
 }
 
@@ -739,6 +757,7 @@ int main(void) {
     const CU_TestInfo tests[] = {
         {"logits of every kind of model", test_kinds},
         {"logits of every kind of storage", test_storages},
+        {"large matrices", test_large_matrices},
         {"batches of sequences", test_batches},
         {"attention of a token", test_attention},
         {"tokens, ahead and drawn", test_tokens},

@@ -521,6 +521,44 @@ static void test_large_warpgroups(void) {
     }
 }
 
+/* More rows than a tile of x has, and matrices so large that weights stay packed: whole tiles and a
+ * last one of every height, each multiplied by itself. */
+static void test_tiles_of_x(void) {
+    static const unsigned widths[] = {4, 8, 3}, others[] = {2, 5, 6, 7};
+    static const uint64_t m[] = {65, 96, 127, 128};
+    for (unsigned i = 0; i < (is_brief ? 2u : 12u); i++) {
+        product_case c = draw(widths[i % 3], 0, m[i % 4]);
+        c.cols = 4096 + 32 * input_below(2);
+        c.has_up = i % 5 == 4;
+        c.has_activation = c.has_up || c.has_activation;
+        c.rows = (c.has_up ? 2060 : 4120) + input_below(100);
+        c.group = i % 4 == 2 ? c.cols : 128;
+        c.has_outliers = false;
+        c.has_residual = i % 2 == 0;
+        if (i % 3 != i / 3 % 3) { /* as most files are */
+            c.zero_mode = INGOT_ZERO_SYMMETRIC;
+            c.scale_dtype = c.dtype = INGOT_F16;
+        }
+        check(&c);
+    }
+    /* four tiles; blocks of 256 rows of W; other widths; outliers, which do not stay packed */
+    for (unsigned i = 0; i < 5 && !is_brief; i++) {
+        static const uint64_t large_rows[] = {13300, 3900, 8400, 17000, 4200};
+        static const uint64_t large_cols[] = {4096, 14336, 4224, 4128, 4096};
+        static const uint64_t large_m[] = {200, 200, 129, 96, 128};
+        const unsigned bits = i == 1 ? 3 : i == 3 ? others[input_below(4)] : 4;
+        product_case c = draw(bits, 0, large_m[i]);
+        c.rows = large_rows[i];
+        c.cols = large_cols[i];
+        c.group = 128;
+        c.has_outliers = i == 4;
+        c.has_up = i == 2;
+        c.has_activation = c.has_up || c.has_activation;
+        c.has_residual = i % 2 == 0;
+        check(&c);
+    }
+}
+
 /* One x of each row is far larger than the others, as in models: tensor cores cut what they add to
  * a unit of the largest.  Others down to what is cut off whole, in every kernel. */
 static product_case draw_huge(unsigned bits, uint64_t m) {
@@ -670,6 +708,7 @@ int main(void) {
         {"many tiles", test_many_tiles},
         {"warpgroups", test_warpgroups},
         {"warpgroups, large", test_large_warpgroups},
+        {"tiles of x", test_tiles_of_x},
         {"digits of x", test_digits},
         {"one huge x", test_huge_x},
         {"x that is not finite", test_infinite_x},
