@@ -7,13 +7,14 @@
  * the sum of magnitudes.  Where one x is far larger than the others of its row it is below 2^-18 as
  * tested, and by what is known of tensor cores never above 2^-17 (decision 0013).  For one or two
  * rows of x in F16 these are the magnitudes of codes plus those of zero points, not of their
- * differences.  There, an x below 2^-11 of the largest of 128 columns (of columns 128 i to 128 i +
- * 127) is rounded to a multiple of 2^-21 of the largest power of two not above that one (decision
- * 0043), and an x that is not finite gives NaN in its row of y.  Weights are rounded to 16 bits as
- * well, a piece at a time, for more than cuda_product_packed_rows rows of x, and from 9 rows on
- * where no kernel reads them packed: dense ones, columns that are not a multiple of 32, groups
- * other than whole rows and powers of two from 32, and groups of 32 and 64 unless codes have 4 or 8
- * bits.
+ * differences, and symmetric weights of 3, 4 or 8 bits in groups of 128 or more round x once more:
+ * one below 2^-11 of the largest of its 128 columns (128 i to 128 i + 127) to a multiple of 2^-21
+ * of the largest power of two not above that one, which is up to 2^-15 of those magnitudes if all
+ * roundings have one sign, and below 2^-17 as tested (decision 0043).  An x that is not finite
+ * leaves nothing finite in its row of y.  Weights are rounded to 16 bits as well, a piece at a
+ * time, for more than cuda_product_packed_rows rows of x, and from 9 rows on where no kernel reads
+ * them packed: dense ones, columns that are not a multiple of 32, groups other than whole rows and
+ * powers of two from 32, and groups of 32 and 64 unless codes have 4 or 8 bits.
  *
  * All work goes to the given stream in order, allocates nothing and never waits, so that it can be
  * captured into a CUDA graph.  Results are deterministic: the same bits for the same inputs, shapes

@@ -3,7 +3,7 @@
  * Tensor cores multiply bytes exactly: a code of up to 8 bits is one as it is, and x is split into
  * three signed digits, which stand in columns of b that one row of x leaves free.  For eight codes
  * of 4 bits that takes 3 operations instead of the 7 that pairs of binary16 need, of 8 bits none,
- * of 3 bits 6.25 instead of 8.5, and half as many products.
+ * of 3 bits 6.25 instead of 8.5, and for one row of x half as many products.
  *
  * x is rounded to multiples of 2^(e - 21), where 2^e is the largest power of two that is not above
  * the largest |x| of the 128 columns of half a unit: |x| / 2^(e - 21) < 2^22, and a binary16 that
@@ -76,7 +76,7 @@ __device__ static inline void digits_of(unsigned (&digit)[DIGITS], const int (&v
     unsigned raised[4];
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-        raised[i] = (unsigned)(v[i] + 0x00808080);
+        raised[i] = (unsigned)v[i] + 0x00808080u;
     }
     const unsigned low[2] = {__byte_perm(raised[0], raised[1], 0x5140),
                              __byte_perm(raised[2], raised[3], 0x5140)};

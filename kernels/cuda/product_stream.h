@@ -384,8 +384,7 @@ typedef struct stream_lane {
 
 /* totals[row of x][row of W, and eight behind it] += what a lane has of the 256 columns of a unit,
  * times their scales; stream_total makes sums of it.  x, offsets, x_units: of the unit, as
- * stream_x_of and the others have it.  b: zeros in
- * lanes without x. */
+ * stream_x_of and the others have it.  b: zeros in lanes without x. */
 template <int BITS, int M>
 __device__ static inline void stream_unit(float (&totals)[M][2], uint4 (&b)[M][4],
                                           const stream_lane &at, unsigned slot, unsigned x,
