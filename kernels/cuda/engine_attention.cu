@@ -345,6 +345,9 @@ __global__ __launch_bounds__(
             engine_wait();
         }
         if (!has_work) {
+            if (FUSED) {
+                engine_let_next_start(); /* it waits for the end of a block that does not say so */
+            }
             return;
         }
         if (FUSED) {
