@@ -17,10 +17,11 @@
 #define LEAST_SECONDS 0.03 /* of a measurement; what is faster is repeated, */
 #define LEAST_CALLS   3u   /* and what is slower, too: other processes may have had the processor */
 
-#define WEIGHTS_MOST (UINT64_C(4) << 20) /* of a block that is measured, and of a part of a head   \
-                                          */
-#define SEQUENCES   8u                   /* of a step */
-#define CPU_TOKENS  512u                 /* measured where more take longer in proportion */
+#define WEIGHTS_MOST                                                                               \
+    (UINT64_C(4) << 20)  /* of a block that is measured, and of a part of a head                   \
+                          */
+#define SEQUENCES   8u   /* of a step */
+#define CPU_TOKENS  512u /* measured where more take longer in proportion */
 #define HEAD_TOKENS 512u
 
 ingot_status ingot_time_work(double *seconds, double *longer, const ingot_backend *backend,
