@@ -127,7 +127,7 @@ static ingot_status run_few(const ingot_engine *e, const engine_rows *rows,
     return run(e, add_to_stream(e, rows->m, &linear[INGOT_ENGINE_DOWN], e->inner));
 }
 
-/* Of a product with as many rows as a pass gives it. */
+/* Of a product with as many rows as a pass may give it; the head has 64 at most. */
 static uint64_t work_bytes(const ingot_engine *e, ingot_product job) {
     const uint64_t packed = cuda_product_packed_rows(e->cuda, job.w, job.up);
     job.m = ingot_min_u64(ingot_max_u64(packed, ENGINE_PRODUCT_ROWS), e->pass_rows);
@@ -143,6 +143,9 @@ uint64_t engine_product_work_bytes(const ingot_engine *e) {
             const bool is_inner = role == INGOT_ENGINE_O || role == INGOT_ENGINE_DOWN;
             job = is_inner ? add_to_stream(e, 0, &layer->linear[role], e->inner)
                            : read_stream(e, 0, &layer->linear[role], e->x, layer->norm_mlp, e->x);
+            if (role == INGOT_ENGINE_GATE || role == INGOT_ENGINE_UP) {
+                job.y_dtype = INGOT_F16; /* as run_apart has it: a product by cuBLAS needs more */
+            }
             bytes = ingot_max_u64(bytes, work_bytes(e, job));
         }
         bytes = ingot_max_u64(bytes, work_bytes(e, gate_and_up(e, 0, layer)));

@@ -334,6 +334,7 @@ extern "C" uint64_t cuda_product_workspace_bytes(void *context, const ingot_prod
     }
     case PATH_FEW:
     case PATH_BLOCK:
+    case PATH_PLAIN: /* needs none, but fewer rows may have gone another way */
         bytes += addend_bytes(job);
         break;
     case PATH_GEMM:

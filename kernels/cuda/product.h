@@ -13,8 +13,8 @@
  * roundings have one sign, and below 2^-17 as tested (decision 0043).  An x that is not finite
  * leaves nothing finite in its row of y.  Weights are rounded to 16 bits as well, a piece at a
  * time, for more than cuda_product_packed_rows rows of x, and from 9 rows on where no kernel reads
- * them packed: dense ones, columns that are not a multiple of 32, groups other than whole rows and
- * powers of two from 32, and groups of 32 and 64 unless codes have 4 or 8 bits.
+ * them packed (that number is 0): dense ones, columns that are not a multiple of 32, groups other
+ * than whole rows and powers of two from 32, and groups of 32 and 64 unless codes have 4 or 8 bits.
  *
  * All work goes to the given stream in order, allocates nothing and never waits, so that it can be
  * captured into a CUDA graph.  Results are deterministic: the same bits for the same inputs, shapes

@@ -16,7 +16,7 @@ uint64_t product_block_most(const ingot_cuda *cuda, const ingot_weight_view *w) 
         return 0;
     }
     const uint64_t codes = w->rows * w->cols / (uint64_t)cuda->multiprocessors;
-    const bool has_two = cuda->is_hopper && !has_small_groups(w) && codes >= BLOCK_TWO_CODES;
+    const bool has_two = cuda->major == 9 && !has_small_groups(w) && codes >= BLOCK_TWO_CODES;
     return (has_two ? 2 : 1) * PRODUCT_TILE;
 }
 

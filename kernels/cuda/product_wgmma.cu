@@ -64,9 +64,9 @@ static uint64_t least_codes(uint64_t m) {
     return m > 16 ? 0 : m > 8 ? 160u << 10 : 256u << 10;
 }
 
-/* Tiles of x that take less time with packed weights than with those in 16 bits: two from so many
- * codes of a multiprocessor on, and one more for every so many; more than eight were not measured
- * (decision 0025). */
+/* Tiles of x that as a rule take less time with packed weights than with those in 16 bits: two from
+ * so many codes of a multiprocessor on, and one more for every so many; more than eight were not
+ * measured (decision 0025). */
 #define WGMMA_TWO_CODES  (112u << 10)
 #define WGMMA_TILE_CODES (144u << 10)
 #define WGMMA_TILES      8u
