@@ -342,10 +342,11 @@ ingot_status ingot_forecasts_make(ingot_forecasts *out, const ingot_manifest *ma
     void *memory;
     ingot_status status;
     uint64_t extra = 0;
-    stopwatch watch = {.counted = json_object()};
+    stopwatch watch = {0};
     *out = (ingot_forecasts){.products = json_array(), .problems = json_array(), .rate = NAN};
     INGOT_TRY(ingot_alloc_zero(&memory, manifest->product_count, sizeof *out->needs));
     out->needs = memory;
+    watch.counted = json_object();
     find_room(&out->room, manifest, options, (use & INGOT_FORECASTS_HERE) != 0);
     if ((use & INGOT_FORECASTS_TIMES) != 0) {
         open_stopwatch(&watch, manifest, options);

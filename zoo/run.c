@@ -309,7 +309,7 @@ static void report(runner *r, ingot_zoo_result *result, double seconds) {
         failed += t->state == TASK_FAILED && !is_verdict;
         gates += t->state == TASK_DONE && t->gates == INGOT_GATES_FAILED;
         left += t->state == TASK_LEFT;
-        stopped += t->state == TASK_STOPPED;
+        stopped += t->state == TASK_STOPPED && t->product->uses_statistics;
         (void)json_array_append_new(list, task_json(t));
     }
     ingot_json_put(result->json, "products", list);

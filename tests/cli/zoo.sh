@@ -105,6 +105,9 @@ host=$(sed -n 's/^   "host_bytes": \([0-9]*\),$/\1/p' out | tail -n 1)
 disk=$(sed -n 's/^ "disk_bytes": \([0-9]*\),$/\1/p' out)
 expect_exit 0 ingot-zoo run shared.json --until statistics
 grep -q ', 2 have their statistics; ' out || fail "$(cat out)"
+sed 's/"recipes": {/"recipes": {"c": {"defaults": {"method": "rtn"}}, /; s/"statistics": true}\]/"statistics": true}, {"model": "demo", "recipes": ["c"]}]/' shared.json >third.json
+expect_exit 0 ingot-zoo run third.json --until statistics
+grep -q '^3 products: .*, 2 have their statistics; ' out || fail "$(cat out)"
 expect_exit 0 ingot-zoo plan shared.json --json
 [ "$(grep -c '"statistics_seconds": null' out)" = 2 ] || fail "they are there already: $(cat out)"
 less=$((disk - $(sed -n 's/^ "disk_bytes": \([0-9]*\),$/\1/p' out)))
