@@ -73,18 +73,24 @@ static ingot_status floats_of(float **out, const pupil *p, uint64_t rows, uint64
     return ingot_arena_array(p->arena, (void **)out, rows, cols * sizeof **out);
 }
 
-static ingot_status random_of(float **out, const pupil *p, uint64_t rows, uint64_t cols) {
+ingot_status ingot_random_matrix(float **out, const ingot_backend *backend, ingot_arena *arena,
+                                 uint64_t rows, uint64_t cols) {
     float *host;
     const uint64_t count = rows * cols;
     uint64_t state = rows * 31 + cols;
-    INGOT_TRY(floats_of(out, p, rows, cols));
+    INGOT_TRY(ingot_arena_array(arena, (void **)out, rows, cols * sizeof **out));
     INGOT_TRY(ingot_alloc((void **)&host, count * sizeof *host));
     for (uint64_t i = 0; i < count; i++) {
         host[i] = ingot_random_signed(&state);
     }
-    const ingot_status status = p->ops->upload(p->context, *out, host, count * sizeof *host);
+    const ingot_status status =
+        backend->ops->upload(backend->context, *out, host, count * sizeof *host);
     ingot_free(host);
     return status;
+}
+
+static ingot_status random_of(float **out, const pupil *p, uint64_t rows, uint64_t cols) {
+    return ingot_random_matrix(out, p->backend, p->arena, rows, cols);
 }
 
 static ingot_status place_matrix(pupil *p, unsigned role, const ingot_setting *setting) {

@@ -14,6 +14,11 @@ typedef ingot_status (*ingot_timed_work)(void *context);
 ingot_status ingot_time_work(double *seconds, double *longer, const ingot_backend *backend,
                              ingot_timed_work work, void *context) INGOT_MUST_CHECK;
 
+/* *out[rows][cols] = numbers between -1 and 1, always the same for a shape; in `arena`, which is of
+ * `backend`. */
+ingot_status ingot_random_matrix(float **out, const ingot_backend *backend, ingot_arena *arena,
+                                 uint64_t rows, uint64_t cols) INGOT_MUST_CHECK;
+
 /* Of tuning one block, or of distilling all of them. */
 typedef struct ingot_learning_work {
     double steps;

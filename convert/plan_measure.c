@@ -11,7 +11,6 @@
 
 #include "common/memory.h"
 #include "common/progress.h"
-#include "common/random.h"
 #include "common/sizes.h"
 #include "convert/block.h"
 #include "convert/distill.h"
@@ -72,22 +71,6 @@ struct ingot_speeds {
 };
 typedef ingot_speeds bench;
 
-/* ---- random matrices ------------------------------------------------------------------------ */
-
-static ingot_status fill(const bench *b, float **out, uint64_t rows, uint64_t cols) {
-    float *host;
-    const uint64_t count = rows * cols;
-    uint64_t state = rows * 31 + cols;
-    INGOT_TRY(ingot_arena_array(b->arena, (void **)out, rows, cols * sizeof(float)));
-    INGOT_TRY(ingot_alloc((void **)&host, count * sizeof *host));
-    for (uint64_t i = 0; i < count; i++) {
-        host[i] = ingot_random_signed(&state);
-    }
-    const ingot_status status = b->ops->upload(b->context, *out, host, count * sizeof *host);
-    ingot_free(host);
-    return status;
-}
-
 static ingot_status prepare(bench *b) {
     float *w;
     if (b->is_prepared) {
@@ -97,8 +80,8 @@ static ingot_status prepare(bench *b) {
                                          : (sizes){1024, 640, 64, 256, 0};
     INGOT_TRY(ingot_backend_arena_create(&b->arena, b->backend));
     INGOT_TRY(ingot_backend_arena_create(&b->scratch, b->backend));
-    INGOT_TRY(fill(b, &b->x, b->size.tokens, b->size.n));
-    INGOT_TRY(fill(b, &w, b->size.n, b->size.n));
+    INGOT_TRY(ingot_random_matrix(&b->x, b->backend, b->arena, b->size.tokens, b->size.n));
+    INGOT_TRY(ingot_random_matrix(&w, b->backend, b->arena, b->size.n, b->size.n));
     INGOT_TRY(ingot_arena_array(b->arena, (void **)&b->gram, b->size.n, b->size.n * sizeof(float)));
     b->w = (ingot_weight_view){
         .kind = INGOT_DENSE, .rows = b->size.n, .cols = b->size.n, .dtype = INGOT_F32, .data = w};

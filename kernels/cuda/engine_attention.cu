@@ -126,14 +126,7 @@ __device__ static void shape_heads(block_memory<PAD, ROWS> *memory, const attent
             }
         }
         if (has_norm) {
-            float square = 0.0f;
-#pragma unroll
-            for (unsigned j = 0; j < ENGINE_HEAD_PARTS; j++) {
-                square = fmaf(own[j], own[j], square);
-            }
-            for (int other = 16; other > 0; other /= 2) {
-                square += __shfl_xor_sync(0xffffffffu, square, other);
-            }
+            const float square = engine_head_square(own);
             const float *norm = which == 0   ? job.from.norm_q
                                 : which == 1 ? job.from.norm_k
                                              : nullptr;

@@ -278,19 +278,25 @@ __device__ static inline void engine_read_head(float (&part)[ENGINE_HEAD_PARTS],
     }
 }
 
+/* The sum of squares of a head that the lanes of a warp hold, in every lane. */
+__device__ static inline float engine_head_square(const float (&part)[ENGINE_HEAD_PARTS]) {
+    float square = 0.0f;
+#pragma unroll
+    for (unsigned i = 0; i < ENGINE_HEAD_PARTS; i++) {
+        square = fmaf(part[i], part[i], square);
+    }
+    for (int other = 16; other > 0; other /= 2) {
+        square += __shfl_xor_sync(0xffffffffu, square, other);
+    }
+    return square;
+}
+
 __device__ static inline void engine_norm_head(float *v, const float (&part)[ENGINE_HEAD_PARTS],
                                                const float *norm, const engine_head_shape &shape) {
     const unsigned lane = threadIdx.x % 32;
     float factor = 1.0f;
     if (norm != nullptr) {
-        float square = 0.0f;
-#pragma unroll
-        for (unsigned i = 0; i < ENGINE_HEAD_PARTS; i++) {
-            square = fmaf(part[i], part[i], square);
-        }
-        for (int other = 16; other > 0; other /= 2) {
-            square += __shfl_xor_sync(0xffffffffu, square, other);
-        }
+        const float square = engine_head_square(part);
         factor = 1.0f / sqrtf(square / (float)shape.head_dim + shape.eps);
     }
     __syncwarp();

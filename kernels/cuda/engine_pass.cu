@@ -68,17 +68,19 @@ static ingot_status run(const ingot_engine *e, const ingot_product &job) {
     return cuda_product(e->cuda, &job);
 }
 
-/* Gate and up apart, for matrices that are stored in different ways. */
+/* Gate or up alone, for matrices that are stored in different ways. */
+static ingot_product gate_or_up(const ingot_engine *e, uint64_t m, const engine_layer *layer,
+                                int role) {
+    ingot_product job = read_stream(e, m, &layer->linear[role], e->x, layer->norm_mlp, nullptr);
+    job.y = e->gate_up + (role == INGOT_ENGINE_UP ? e->pass_rows * e->model.ffn : 0);
+    job.y_dtype = INGOT_F16;
+    return job;
+}
+
 static ingot_status run_apart(const ingot_engine *e, const engine_rows *rows,
                               const engine_layer *layer) {
-    __half *out = e->gate_up;
     for (int role = INGOT_ENGINE_GATE; role <= INGOT_ENGINE_UP; role++) {
-        ingot_product job =
-            read_stream(e, rows->m, &layer->linear[role], e->x, layer->norm_mlp, nullptr);
-        job.y = out;
-        job.y_dtype = INGOT_F16;
-        INGOT_TRY(run(e, job));
-        out += e->pass_rows * e->model.ffn;
+        INGOT_TRY(run(e, gate_or_up(e, rows->m, layer, role)));
     }
     return engine_activate(e, rows, nullptr, nullptr);
 }
@@ -141,11 +143,11 @@ uint64_t engine_product_work_bytes(const ingot_engine *e) {
         const engine_layer *layer = &e->layer[i];
         for (int role = 0; role < INGOT_ENGINE_ROLES; role++) {
             const bool is_inner = role == INGOT_ENGINE_O || role == INGOT_ENGINE_DOWN;
+            const bool is_pair = role == INGOT_ENGINE_GATE || role == INGOT_ENGINE_UP;
             job = is_inner ? add_to_stream(e, 0, &layer->linear[role], e->inner)
-                           : read_stream(e, 0, &layer->linear[role], e->x, layer->norm_mlp, e->x);
-            if (role == INGOT_ENGINE_GATE || role == INGOT_ENGINE_UP) {
-                job.y_dtype = INGOT_F16; /* as run_apart has it: a product by cuBLAS needs more */
-            }
+                  : is_pair
+                      ? gate_or_up(e, 0, layer, role)
+                      : read_stream(e, 0, &layer->linear[role], e->x, layer->norm_attention, e->x);
             bytes = ingot_max_u64(bytes, work_bytes(e, job));
         }
         bytes = ingot_max_u64(bytes, work_bytes(e, gate_and_up(e, 0, layer)));

@@ -168,6 +168,16 @@ static ingot_status make_input(product_context *context, product_source *source,
 /* ---- outliers ---------------------------------------------------------------------------------
  */
 
+/* sum + outlier `k` of W times its column of row i of x. */
+template <typename T>
+__device__ static inline float add_outlier(float sum, const ingot_weight_view &w, uint64_t k,
+                                           const T *x, uint64_t x_stride, unsigned x_order,
+                                           unsigned x_tile, unsigned i) {
+    const uint64_t column = product_column(w.outlier_col[k], x_order);
+    const uint64_t at = x_tile != 0 ? product_tile_at(x_tile, i, column) : i * x_stride + column;
+    return fmaf(cuda_float_at(w.outlier_val, w.dtype, k), to_float(x[at]), sum);
+}
+
 /* A warp per row of W: out[i][row] = the outliers of the row times those columns of row i of x. */
 template <typename T>
 __global__ __launch_bounds__(THREADS) static void product_outliers_kernel(
@@ -183,10 +193,7 @@ __global__ __launch_bounds__(THREADS) static void product_outliers_kernel(
         for (unsigned i = 0; i < m; i++) {
             float sum = 0.0f;
             for (uint64_t k = begin + lane; k < end; k += 32) {
-                const uint64_t column = product_column(w.outlier_col[k], x_order);
-                const uint64_t at =
-                    x_tile != 0 ? product_tile_at(x_tile, i, column) : i * x_stride + column;
-                sum = fmaf(cuda_float_at(w.outlier_val, w.dtype, k), to_float(x[at]), sum);
+                sum = add_outlier(sum, w, k, x, x_stride, x_order, x_tile, i);
             }
             __syncwarp();
             for (int other = 16; other > 0; other /= 2) {
@@ -216,10 +223,7 @@ __global__ __launch_bounds__(THREADS) static void product_outliers_many_kernel(
             float sum = 0.0f;
 #pragma unroll 4
             for (uint64_t k = begin; k < end; k++) {
-                const uint64_t column = product_column(w.outlier_col[k], x_order);
-                const uint64_t at =
-                    x_tile != 0 ? product_tile_at(x_tile, i, column) : i * x_stride + column;
-                sum = fmaf(cuda_float_at(w.outlier_val, w.dtype, k), to_float(x[at]), sum);
+                sum = add_outlier(sum, w, k, x, x_stride, x_order, x_tile, i);
             }
             out[i * w.rows + row] = sum;
         }

@@ -18,13 +18,6 @@ typedef struct stream_shape {
     unsigned bytes;  /* of shared memory for a block */
 } stream_shape;
 
-/* Slots of so many warps that have room beside x. */
-static unsigned slots_of(const ingot_weight_view *w, uint64_t m, unsigned warps, unsigned room) {
-    const unsigned fixed = stream_fixed_bytes(units_of(w), (unsigned)m, warps);
-    const unsigned each = warps * stream_slot_bytes(w->bits);
-    return fixed < room ? (unsigned)ingot_min_u64((room - fixed) / each, STREAM_MOST) : 0;
-}
-
 /* As many slots as have room: in half of a multiprocessor, or where x is long in all of it, for
  * twice as many warps if they have room.  A block of a small matrix asks for more than half, so
  * that no other of its kind comes beside it while another multiprocessor has none. */
@@ -37,10 +30,11 @@ static stream_shape shape_of(const ingot_cuda *cuda, const ingot_weight_view *w,
     const bool is_small =
         w->bits == 4 && w->rows * w->cols <= (uint64_t)SMALL_CODES * cuda->multiprocessors;
     for (const auto &way : ways) {
-        const unsigned slots = slots_of(w, m, way.warps, way.room);
+        const unsigned fixed = stream_fixed_bytes(units_of(w), (unsigned)m, way.warps);
+        const unsigned each = way.warps * stream_slot_bytes(w->bits), room = way.room;
+        const unsigned slots = fixed < room ? ingot_min_u64((room - fixed) / each, STREAM_MOST) : 0;
         if (slots >= 2) {
-            const unsigned bytes = stream_fixed_bytes(units_of(w), (unsigned)m, way.warps) +
-                                   slots * way.warps * stream_slot_bytes(w->bits);
+            const unsigned bytes = fixed + slots * each;
             return way.blocks == 2 && is_small && bytes < lone
                        ? stream_shape{slots, 1, way.warps, lone}
                        : stream_shape{slots, way.blocks, way.warps, bytes};

@@ -319,6 +319,21 @@ static uint64_t pick(const uint64_t *from, unsigned count) {
     return from[input_below(count)];
 }
 
+/* Symmetric weights and x of binary16, y of FP32, and nothing else. */
+static product_case plain_case(uint64_t rows, uint64_t cols, unsigned bits, uint64_t m) {
+    return (product_case){.rows = rows,
+                          .cols = cols,
+                          .m = m,
+                          .bits = bits,
+                          .group = 128,
+                          .zero_mode = INGOT_ZERO_SYMMETRIC,
+                          .scale_dtype = INGOT_F16,
+                          .dtype = INGOT_F16,
+                          .x_dtype = INGOT_F16,
+                          .y_dtype = INGOT_F32,
+                          .x_scale = 1.0f};
+}
+
 /* Everything that is not given is drawn. */
 static product_case draw(unsigned bits, uint64_t group, uint64_t m) {
     static const uint64_t rows[] = {1, 7, 16, 17, 40, 64, 100, 130};
@@ -606,17 +621,7 @@ static void test_huge_x(void) {
 static void test_digits(void) {
     static const unsigned widths[] = {3, 4, 8};
     for (unsigned i = 0; i < 12; i++) {
-        const product_case c = {.rows = 48,
-                                .cols = i < 6 ? 128 : 256,
-                                .m = 1 + i % 2,
-                                .bits = widths[i / 2 % 3],
-                                .group = 128,
-                                .zero_mode = INGOT_ZERO_SYMMETRIC,
-                                .scale_dtype = INGOT_F16,
-                                .dtype = INGOT_F16,
-                                .x_dtype = INGOT_F16,
-                                .y_dtype = INGOT_F32,
-                                .x_scale = 1.0f};
+        const product_case c = plain_case(48, i < 6 ? 128 : 256, widths[i / 2 % 3], 1 + i % 2);
         check(&c);
     }
 }
@@ -654,17 +659,7 @@ static void test_infinite_x(void) {
 static void test_parts(void) {
     static const uint64_t m[] = {1, 2, 5, 20, 70};
     for (unsigned i = 0; i < 5; i += is_brief ? 3 : 1) { /* few rows, many rows */
-        product_case plain = {.rows = 50,
-                              .cols = 264,
-                              .m = m[i],
-                              .bits = 4,
-                              .group = 128,
-                              .zero_mode = INGOT_ZERO_SYMMETRIC,
-                              .scale_dtype = INGOT_F16,
-                              .dtype = INGOT_F16,
-                              .x_dtype = INGOT_F16,
-                              .y_dtype = INGOT_F32,
-                              .x_scale = 1.0f};
+        const product_case plain = plain_case(50, 264, 4, m[i]);
         check(&plain);
         product_case c = plain;
         c.has_bias = true;
