@@ -59,7 +59,7 @@ ingot_status ingot_stats_load(const ingot_stats *stats, uint64_t layer, ingot_in
 typedef struct ingot_stats_options {
     const char *path; /* the file to write */
     bool force;
-    uint64_t batch_bytes; /* bound of the scratch of one forward call (0: 256 MiB) */
+    uint64_t batch_bytes; /* bound of the scratch of one forward call (ingot_stats_call_tokens) */
     unsigned threads;     /* for the final check of the file */
 } ingot_stats_options;
 
@@ -70,6 +70,11 @@ typedef struct ingot_stats_result {
 
 /* Bytes of the packed triangles, means and counts of a model (plans and dry runs). */
 ingot_status ingot_stats_bytes(uint64_t *out, const ingot_model *model) INGOT_MUST_CHECK;
+
+/* Tokens of one forward call while windows are run: whole windows, as many as batch_tokens
+ * (kernels/backend.h) and call_bytes of scratch hold (0: 64 KiB a token), one at least. */
+uint64_t ingot_stats_call_tokens(const ingot_model *model, uint64_t windows, uint64_t length,
+                                 uint64_t batch_tokens, uint64_t call_bytes);
 
 /* Runs the model on all windows, block by block, and writes the statistics.  Memory: the embedding
  * or one block of weights, the hidden states of all windows, and H of one block. */

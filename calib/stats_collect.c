@@ -54,6 +54,13 @@ static ingot_status device_memory(const collector *c, void **out, uint64_t count
     return INGOT_OK;
 }
 
+uint64_t ingot_stats_call_tokens(const ingot_model *model, uint64_t windows, uint64_t length,
+                                 uint64_t batch_tokens, uint64_t call_bytes) {
+    const uint64_t bytes = call_bytes == 0 ? batch_tokens * DEFAULT_TOKEN_BYTES : call_bytes;
+    const uint64_t tokens = ingot_min_u64(batch_tokens, bytes / ingot_workspace_token_bytes(model));
+    return length * ingot_max_u64(1, ingot_min_u64(tokens / length, windows));
+}
+
 static ingot_status open_collector(collector *c, uint64_t call_bytes) {
     const ingot_model *model = c->model;
     void *memory;
@@ -80,14 +87,10 @@ static ingot_status open_collector(collector *c, uint64_t call_bytes) {
     const uint64_t tokens = c->windows->count * c->windows->length;
     INGOT_TRY(device_memory(c, &memory, tokens, model->hidden * sizeof(float)));
     c->hidden = memory;
-    const uint64_t token_bytes = ingot_workspace_token_bytes(model);
-    const uint64_t batch_tokens = c->backend->batch_tokens;
-    call_bytes = call_bytes == 0 ? batch_tokens * DEFAULT_TOKEN_BYTES : call_bytes;
-    uint64_t call_windows =
-        ingot_min_u64(batch_tokens, call_bytes / token_bytes) / c->windows->length;
-    call_windows = ingot_max_u64(1, ingot_min_u64(call_windows, c->windows->count));
-    return ingot_workspace_create(&c->work, model, c->backend, call_windows * c->windows->length,
-                                  c->error);
+    const uint64_t call_tokens =
+        ingot_stats_call_tokens(model, c->windows->count, c->windows->length,
+                                c->backend->batch_tokens, call_bytes);
+    return ingot_workspace_create(&c->work, model, c->backend, call_tokens, c->error);
 }
 
 static void close_collector(collector *c) {

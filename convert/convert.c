@@ -379,6 +379,7 @@ static ingot_status make_forecast(ingot_forecast *out, const session *s,
         ingot_forecast_job making = job;
         making.windows = s->windows.count;
         making.length = s->windows.length;
+        making.writes_text = s->options->stats_of_self_text;
         INGOT_TRY(ingot_forecast_statistics_make(&out->statistics, &making));
         if (s->speeds != NULL) {
             INGOT_TRY(

@@ -160,16 +160,17 @@ static uint64_t sensing_bytes(const ingot_forecast_job *job, uint64_t call_token
 }
 
 /* A text that the model writes: all of its weights, and keys and values. */
-static void need_to_write(ingot_forecast *out, const ingot_forecast_job *job) {
+static void need_to_write(ingot_memory_need *cpu, ingot_memory_need *cuda,
+                          uint64_t *cuda_least_bytes, const ingot_forecast_job *job) {
     uint64_t host_least, device_least;
     const uint64_t weights = job->plan->source_bytes;
     const uint64_t host =
         ingot_self_text_bytes(&host_least, job->model, job->windows, job->length, false);
     const uint64_t device =
         ingot_self_text_bytes(&device_least, job->model, job->windows, job->length, true);
-    out->cpu.host_bytes = ingot_max_u64(out->cpu.host_bytes, CPU_BASE_BYTES + weights + host);
-    out->cuda.device_bytes = ingot_max_u64(out->cuda.device_bytes, weights + device);
-    out->cuda_least_bytes = ingot_max_u64(out->cuda_least_bytes, weights + device_least);
+    cpu->host_bytes = ingot_max_u64(cpu->host_bytes, CPU_BASE_BYTES + weights + host);
+    cuda->device_bytes = ingot_max_u64(cuda->device_bytes, weights + device);
+    *cuda_least_bytes = ingot_max_u64(*cuda_least_bytes, weights + device_least);
 }
 
 static void need_memory(ingot_forecast *out, const ingot_forecast_job *job) {
@@ -229,7 +230,7 @@ static void need_memory(ingot_forecast *out, const ingot_forecast_job *job) {
 ingot_status ingot_forecast_statistics_make(ingot_statistics_need *out,
                                             const ingot_forecast_job *job) {
     const ingot_model *model = job->model;
-    const uint64_t tokens = job->windows * job->length;
+    const uint64_t windows = job->windows, length = job->length;
     const uint64_t token_bytes = ingot_workspace_token_bytes(model);
     const uint64_t weights =
         ingot_max_u64(job->plan->block_bytes, stored_bytes(job, model->embed_name));
@@ -241,17 +242,23 @@ ingot_status ingot_forecast_statistics_make(ingot_statistics_need *out,
     for (unsigned input = 0; input < INGOT_INPUT_COUNT; input++) {
         grams += width[input] * width[input] * sizeof(float);
     }
-    (void)ingot_checkpoint_file(job->checkpoint, INGOT_TOKENIZER_FILE, &tokenizer);
+    if (!job->writes_text) {
+        (void)ingot_checkpoint_file(job->checkpoint, INGOT_TOKENIZER_FILE, &tokenizer);
+    }
     const uint64_t host = TOKENIZER_RATIO * tokenizer + weights;
-    const uint64_t kept = tokens * model->hidden * sizeof(float) + grams;
+    const uint64_t kept = windows * length * model->hidden * sizeof(float) + grams;
     *out = (ingot_statistics_need){.seconds = NAN};
     out->cpu.host_bytes =
         CPU_BASE_BYTES + host + kept +
-        token_bytes * ingot_min_u64(tokens, ingot_max_u64(job->length, CPU_CALL_TOKENS));
+        token_bytes * ingot_stats_call_tokens(model, windows, length, CPU_CALL_TOKENS, 0);
     out->cuda.host_bytes = CUDA_BASE_BYTES + host;
     out->cuda.device_bytes =
         weights + kept +
-        token_bytes * ingot_min_u64(tokens, ingot_max_u64(job->length, CUDA_CALL_TOKENS));
+        token_bytes * ingot_stats_call_tokens(model, windows, length, CUDA_CALL_TOKENS, 0);
+    out->cuda_least_bytes = out->cuda.device_bytes;
+    if (job->writes_text) {
+        need_to_write(&out->cpu, &out->cuda, &out->cuda_least_bytes, job);
+    }
     return ingot_stats_bytes(&out->file_bytes, model);
 }
 
@@ -276,7 +283,7 @@ void ingot_forecast_make(ingot_forecast *out, const ingot_forecast_job *job) {
     }
     need_memory(out, job);
     if (job->writes_text && job->windows != 0) {
-        need_to_write(out, job);
+        need_to_write(&out->cpu, &out->cuda, &out->cuda_least_bytes, job);
     }
     /* a state is written while the one before is there: digests, places and records */
     const uint64_t waiting = distills(job) ? ingot_waiting_bytes(plan) : 0;

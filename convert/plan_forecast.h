@@ -15,6 +15,7 @@ typedef struct ingot_memory_need {
 typedef struct ingot_statistics_need {
     uint64_t file_bytes;
     ingot_memory_need cpu, cuda; /* as below */
+    uint64_t cuda_least_bytes;   /* likewise, with one sequence of a text that the model writes */
     double seconds;              /* on the device that was measured; NaN: not measured */
 } ingot_statistics_need;
 
@@ -52,7 +53,7 @@ typedef struct ingot_forecast_job {
 } ingot_forecast_job;
 
 void ingot_forecast_make(ingot_forecast *out, const ingot_forecast_job *job);
-/* Of statistics of the job's windows; seconds stays NaN. */
+/* Of statistics of the job's windows, and of writing their text; seconds stays NaN. */
 ingot_status ingot_forecast_statistics_make(ingot_statistics_need *out,
                                             const ingot_forecast_job *job) INGOT_MUST_CHECK;
 

@@ -125,6 +125,7 @@ static ingot_status forecast_of(ingot_forecast *out, json_t **json, const ingot_
     }
     if (p->uses_statistics) {
         o.stats = "shared";
+        o.stats_of_self_text = strcmp(m->texts[p->calibration].paths[0], INGOT_ZOO_SELF) == 0;
     } else if (ingot_product_has_data(p)) {
         o.text_count = 1;
         o.texts[0] = m->texts[p->calibration].paths[0];
@@ -234,7 +235,7 @@ static void add_statistics(ingot_zoo_need *need, bool *makes, const ingot_manife
     if (on_cuda) {
         need->host_bytes = ingot_max_u64(need->host_bytes, s->cuda.host_bytes);
         need->device_bytes = ingot_max_u64(need->device_bytes, s->cuda.device_bytes);
-        need->device_least_bytes = ingot_max_u64(need->device_least_bytes, s->cuda.device_bytes);
+        need->device_least_bytes = ingot_max_u64(need->device_least_bytes, s->cuda_least_bytes);
     }
     *makes = json_object_get(counted, key) == NULL;
     need->statistics_bytes = *makes ? s->file_bytes : 0;

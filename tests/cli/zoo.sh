@@ -115,3 +115,11 @@ file=$(cat sharing/.ingot-zoo/statistics/*.calib | wc -c)
 [ $less -gt $((file * 9 / 10)) ] && [ $less -le "$file" ] || fail "statistics of $file bytes were planned with $less"
 less=$((host - $(sed -n 's/^   "host_bytes": \([0-9]*\),$/\1/p' out | tail -n 1)))
 [ $less -gt $((48 * 512 * 256 * 4)) ] || fail "their hidden states were planned with $less bytes"
+
+# Of a text that the model writes: all of its weights, keys and values of 48 sequences.
+rm -r sharing
+sed 's|"cal": "[^"]*"|"cal": "@self"|' shared.json >self.json
+expect_exit 0 ingot-zoo plan self.json --json
+host=$(sed -n 's/^   "host_bytes": \([0-9]*\),$/\1/p' out | tail -n 1)
+[ "$host" -gt $(($(wc -c <other/model.safetensors) + 48 * 512 * 4 * 2 * 128 * 4)) ] ||
+    fail "a text that the model writes was planned with $host bytes"

@@ -1,6 +1,9 @@
-/* How long learning takes, by a short measurement (convert/plan_learning.h). */
+/* What is said before any work: memory of statistics (convert/plan_forecast.h), and how long
+ * learning takes, by a short measurement (convert/plan_learning.h). */
 #include "convert/plan_learning.h"
 
+#include "calib/self_text.h"
+#include "calib/stats.h"
 #include "common/progress.h"
 #include "suite.h"
 
@@ -79,9 +82,51 @@ static void test_pace(void) {
     ingot_backend_close(&backend);
 }
 
+/* Statistics: calls of as many windows as ingot-calib runs at once, and the model whole where it
+ * writes the text. */
+static void test_statistics(void) {
+    ingot_error error;
+    ingot_checkpoint *checkpoint;
+    ingot_weight_source source;
+    ingot_model model;
+    CU_ASSERT_EQUAL_FATAL(ingot_checkpoint_open(&checkpoint, TINY, &error), INGOT_OK);
+    ingot_weight_source_from_checkpoint(&source, checkpoint);
+    CU_ASSERT_EQUAL_FATAL(ingot_model_open(&model, &source, &error), INGOT_OK);
+    const uint64_t length = 32, batch = 8192;
+    const ingot_plan plan = {.block_bytes = 1 << 10, .source_bytes = UINT64_C(1) << 40};
+    ingot_forecast_job job = {
+        .checkpoint = checkpoint, .model = &model, .plan = &plan, .windows = 64, .length = length};
+    ingot_statistics_need all, few, written;
+    CU_ASSERT_EQUAL(ingot_stats_call_tokens(&model, 64, length, batch, 0), 64 * length);
+    CU_ASSERT_EQUAL(ingot_stats_call_tokens(&model, 1024, length, batch, 0), batch);
+    model.ffn = 1 << 20; /* 8 MiB a token */
+    CU_ASSERT_EQUAL(ingot_stats_call_tokens(&model, 64, length, batch, 0), length);
+    CU_ASSERT_EQUAL(ingot_stats_call_tokens(&model, 64, length, batch, UINT64_C(1) << 40), 2048);
+    CU_ASSERT_EQUAL(ingot_forecast_statistics_make(&all, &job), INGOT_OK);
+    job.windows = 1;
+    CU_ASSERT_EQUAL(ingot_forecast_statistics_make(&few, &job), INGOT_OK);
+    const uint64_t states = 63 * length * model.hidden * sizeof(float);
+    CU_ASSERT_EQUAL(all.cuda.device_bytes - few.cuda.device_bytes, states);
+    CU_ASSERT_EQUAL(all.cpu.host_bytes - few.cpu.host_bytes, states);
+    CU_ASSERT_EQUAL(all.cuda_least_bytes, all.cuda.device_bytes);
+    job.windows = 64;
+    job.writes_text = true;
+    uint64_t host_least, device_least;
+    const uint64_t host = ingot_self_text_bytes(&host_least, &model, 64, length, false);
+    const uint64_t device = ingot_self_text_bytes(&device_least, &model, 64, length, true);
+    CU_ASSERT_EQUAL(ingot_forecast_statistics_make(&written, &job), INGOT_OK);
+    CU_ASSERT(written.cpu.host_bytes > plan.source_bytes + host);
+    CU_ASSERT_EQUAL(written.cuda.device_bytes, plan.source_bytes + device);
+    CU_ASSERT_EQUAL(written.cuda_least_bytes, plan.source_bytes + device_least);
+    CU_ASSERT(device_least < device);
+    ingot_model_close(&model);
+    ingot_checkpoint_close(checkpoint);
+}
+
 int main(void) {
     const CU_TestInfo tests[] = {{"the least of several calls", test_least},
                                  {"steps of learning", test_pace},
+                                 {"memory of statistics", test_statistics},
                                  CU_TEST_INFO_NULL};
     return suite_run("forecast", tests);
 }
