@@ -87,9 +87,8 @@ static ingot_status open_collector(collector *c, uint64_t call_bytes) {
     const uint64_t tokens = c->windows->count * c->windows->length;
     INGOT_TRY(device_memory(c, &memory, tokens, model->hidden * sizeof(float)));
     c->hidden = memory;
-    const uint64_t call_tokens =
-        ingot_stats_call_tokens(model, c->windows->count, c->windows->length,
-                                c->backend->batch_tokens, call_bytes);
+    const uint64_t call_tokens = ingot_stats_call_tokens(
+        model, c->windows->count, c->windows->length, c->backend->batch_tokens, call_bytes);
     return ingot_workspace_create(&c->work, model, c->backend, call_tokens, c->error);
 }
 

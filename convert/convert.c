@@ -375,7 +375,7 @@ static ingot_status make_forecast(ingot_forecast *out, const session *s,
         out->file_bytes = (uint64_t)((double)out->file_bytes - planned + target);
         out->bits_per_weight = recipe->target_bpw;
     }
-    if (s->options->stats != NULL) {
+    if (s->options->stats != NULL && s->has_windows) { /* of a file that is still to be made */
         ingot_forecast_job making = job;
         making.windows = s->windows.count;
         making.length = s->windows.length;

@@ -1,6 +1,6 @@
 # ingot-convert --dry-run: sizes by hand, a plan from config.json alone, and the size that is met.
 . "$INGOT_ROOT/tests/lib.sh"
-need ingot-convert
+need ingot-convert ingot-calib
 need_python json
 
 text=$MODEL/calibration.txt
@@ -104,3 +104,9 @@ expect_exit 0 ingot-convert "$MODEL/config.json" --dry-run --method rtn --text @
 cp out plan.json
 check plan.json "p['cpu']['host_bytes'] > 32 * 512 * 4 * 2 * 128 * 4"
 check plan.json "p['cuda']['device_bytes'] > 32 * 512 * 4 * 2 * 128 * 4"
+
+# With statistics that are there: no windows are cut.
+expect_exit 0 ingot-calib "$MODEL" --text "$text" --samples 4 --seq-len 64 --device cpu -o demo.calib
+expect_exit 0 ingot-convert "$MODEL" --dry-run --stats demo.calib --device cpu --json
+cp out plan.json
+check plan.json "p['tokens'] == 0 and p['cpu']['host_bytes'] > 0"
