@@ -84,6 +84,8 @@ NVCCFLAGS    := -std=c++17 -O3 -lineinfo -Werror all-warnings -Xcompiler -fPIC,-
 
 UNIT_SOURCES := $(wildcard tests/unit/test_*.c)
 UNIT_TESTS   := $(UNIT_SOURCES:tests/unit/%.c=$(BUILD)/tests/%)
+# Those that link the library of the CUDA backend; they need no device.
+UNIT_TESTS   += $(if $(CUDA_LIBRARY),$(patsubst tests/unit/%.cu,$(BUILD)/tests/%,$(wildcard tests/unit/test_*.cu)))
 FUZZ_SOURCES := $(wildcard tests/fuzz/fuzz_*.c)
 FUZZ_REPLAYS := $(FUZZ_SOURCES:tests/fuzz/%.c=$(BUILD)/fuzz/%)
 
@@ -234,6 +236,12 @@ $(BUILD)/tests/%: tests/unit/%.c $(LIBRARY)
 	$(call say,LD,$@)
 	$(Q)$(CC) $(CPPFLAGS) -Itests/unit $(CFLAGS) -MMD -MP -MF $@.d -MT $@ -o $@ $< $(LIBRARY) \
 	    $(LDFLAGS) -lcunit $(LIBS)
+$(BUILD)/tests/%: tests/unit/%.cu $(CUDA_LIBRARY) $(LIBRARY)
+	@mkdir -p $(@D)
+	$(call say,NVCC,$@)
+	$(Q)$(NVCC) $(NVCCFLAGS) $(CUDA_TARGETS) -I. -Icommon -Iformat -Itests/unit -MD -MP -MF $@.d -MT $@ \
+	    -o $@ $< $(CUDA_LIBRARY) $(LIBRARY) -lcunit -Xlinker --export-dynamic \
+	    -Xlinker -rpath='$$ORIGIN/../lib'
 $(BUILD)/tests/%.so: tests/%.cu
 	@mkdir -p $(@D)
 	$(call say,NVCC,$@)

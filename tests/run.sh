@@ -53,6 +53,9 @@ if [ "${1:-}" != --one ]; then
         for file in tests/fault/*.sh; do echo "fault/$(basename "$file" .sh)"; done
         for file in tests/cli/*.sh; do echo "cli/$(basename "$file" .sh)"; done
         for file in tests/unit/test_*.c; do echo "unit/$(basename "$file" .c)"; done
+        for file in tests/unit/test_*.cu; do # where there is CUDA to build them with
+            [ ! -x "$build/tests/$(basename "$file" .cu)" ] || echo "unit/$(basename "$file" .cu)"
+        done
         for file in tests/fuzz/fuzz_*.c; do echo "fuzz/$(basename "$file" .c)"; done
         echo layers
     } | grep -v '\*' | grep -E -- "$pattern" >"$logs/list"
