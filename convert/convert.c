@@ -199,6 +199,26 @@ static ingot_status check_windows(const session *s) {
                            (given & INGOT_GIVEN_SAMPLES) != 0 ? "--samples" : "--seq-len");
 }
 
+/* Data that no tensor has a use for is left alone, as if it had not been named: a text that the
+ * model writes itself takes longer than all the rest. */
+static ingot_status leave_useless_data(session *s) {
+    ingot_convert_options *o = s->options;
+    if ((o->text_count == 0 && o->stats == NULL) || ingot_recipe_uses_data(&o->recipe)) {
+        return INGOT_OK;
+    }
+    const bool is_read = !s->is_forecast && !s->is_self_text;
+    for (uint64_t i = 0; is_read && i < o->text_count + (o->stats != NULL); i++) {
+        ingot_file *file; /* a slip of the pen is one all the same */
+        INGOT_TRY(ingot_file_open(&file, i < o->text_count ? o->texts[i] : o->stats, s->error));
+        ingot_file_close(file);
+    }
+    o->text_count = 0;
+    o->stats = NULL;
+    s->is_self_text = false;
+    s->has_useless_data = true;
+    return INGOT_OK;
+}
+
 static ingot_status open_inputs(session *s) {
     ingot_convert_options *o = s->options;
     INGOT_TRY(s->is_forecast ? INGOT_OK : check_windows(s));
@@ -210,10 +230,11 @@ static ingot_status open_inputs(session *s) {
         INGOT_TRY(ingot_plan_read_config(&s->checkpoint, &s->model, o->model_dir, s->error));
         s->has_model = true;
         s->is_forecast = true;
-        return INGOT_OK;
+        return leave_useless_data(s);
     }
     INGOT_TRY(ingot_checkpoint_open(&s->checkpoint, o->model_dir, s->error));
     INGOT_TRY(check_output(s));
+    INGOT_TRY(leave_useless_data(s));
     ingot_weight_source_from_checkpoint(&s->source, s->checkpoint);
     s->has_source = true;
     INGOT_TRY(ingot_model_open(&s->model, &s->source, s->error));
@@ -428,6 +449,9 @@ static ingot_status run(session *s) {
     FILE *out = is_on_stdout ? stdout : stderr;
     ingot_plan_print(&s->plan, &layout, s->options->is_dry_run, out);
     print_missing_tokenizer(s, out);
+    if (s->has_useless_data) {
+        (void)fprintf(out, "plan: no method of these needs calibration data: it is not read\n");
+    }
     if (s->options->is_dry_run) {
         ingot_forecast forecast;
         INGOT_TRY(make_forecast(&forecast, s, &layout));

@@ -373,6 +373,20 @@ static bool needs_data(ingot_choice choice) {
            choice == INGOT_CHOICE_AWQ_GPTQ;
 }
 
+static bool is_plain(ingot_choice choice) {
+    return choice == INGOT_CHOICE_RTN || choice == INGOT_CHOICE_KEEP;
+}
+
+bool ingot_recipe_uses_data(const ingot_recipe *recipe) {
+    bool uses = recipe->target_bpw != 0 || recipe->effort == INGOT_EFFORT_BEST ||
+                !is_plain(recipe->defaults.method);
+    for (uint64_t i = 0; i < recipe->rule_count; i++) {
+        const ingot_setting *r = &recipe->rules[i].setting;
+        uses = uses || ((r->given & INGOT_GIVEN_METHOD) != 0 && !is_plain(r->method));
+    }
+    return uses;
+}
+
 ingot_status ingot_recipe_check(const ingot_recipe *recipe, bool has_data, ingot_error *error) {
     const ingot_setting *d = &recipe->defaults;
     if (recipe->effort == INGOT_EFFORT_BEST && d->given & INGOT_GIVEN_METHOD &&

@@ -105,6 +105,9 @@ ingot_setting ingot_recipe_setting(const ingot_recipe *recipe, const char *name,
 /* Replaces the default method by what it stands for: searched scales with --effort fast, else gptq
  * with data and rtn without. */
 void ingot_recipe_settle(ingot_recipe *recipe, bool has_data);
+/* Whether calibration data is of any use to it: plain rounding and tensors that are kept need none.
+ * By the recipe alone, so a rule counts whether or not a tensor has its name. */
+bool ingot_recipe_uses_data(const ingot_recipe *recipe);
 /* Contradictions between effort, method and what this version does. */
 ingot_status ingot_recipe_check(const ingot_recipe *recipe, bool has_data,
                                 ingot_error *error) INGOT_MUST_CHECK;

@@ -33,8 +33,9 @@ typedef struct session {
     char *meta;
     ingot_ledger *ledgers;
     ingot_steps_taken *steps;
-    char table[4096];  /* path of the sensitivity table; empty: not kept */
-    bool is_self_text; /* the model writes the calibration text */
+    char table[4096];      /* path of the sensitivity table; empty: not kept */
+    bool is_self_text;     /* the model writes the calibration text */
+    bool has_useless_data; /* a text or statistics were named, and nothing needs them */
     bool has_source, has_model, has_backend, has_text, has_windows, has_plan;
     bool is_forecast;     /* nothing but the plan: no device, no text */
     ingot_speeds *speeds; /* of a device that is the caller's, or NULL */

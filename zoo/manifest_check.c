@@ -129,8 +129,8 @@ static ingot_status check_recipes(ingot_manifest *m, ingot_error *error) {
     return INGOT_OK;
 }
 
-/* What a recipe asks for must go with what the product has. */
-static ingot_status check_product(const ingot_manifest *m, const ingot_zoo_product *p,
+/* What a recipe asks for must go with what the product has; what it has no use for goes. */
+static ingot_status check_product(const ingot_manifest *m, ingot_zoo_product *p,
                                   ingot_error *error) {
     const ingot_json_place list = {.key = "products"};
     const ingot_json_place at = {.parent = &list, .index = p->entry};
@@ -150,6 +150,10 @@ static ingot_status check_product(const ingot_manifest *m, const ingot_zoo_produ
         ingot_file *file = NULL;
         status = ingot_file_open(&file, p->tasks, &cause);
         ingot_file_close(file);
+    }
+    if (!ingot_recipe_uses_data(recipe)) {
+        p->calibration = INGOT_ZOO_NONE;
+        p->uses_statistics = false;
     }
     return status == INGOT_OK ? INGOT_OK : refuse(m, &at, p->name, &cause, error);
 }

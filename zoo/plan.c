@@ -364,6 +364,9 @@ ingot_status ingot_forecasts_make(ingot_forecasts *out, const ingot_manifest *ma
         (void)json_array_append_new(out->products, row);
         ingot_json_put(row, "product", json_string(p->name));
         ingot_json_put(row, "output", json_string(p->output));
+        ingot_json_put(row, "calibration",
+                       ingot_product_has_data(p) ? json_string(manifest->texts[p->calibration].name)
+                                                 : json_null());
         ingot_json_put(row, "finished", json_boolean(is_done));
         INGOT_GO(ingot_interrupt_check(error));
         INGOT_GO(plan_product(out, manifest, shelf, p, need, row, options, &watch));

@@ -125,3 +125,15 @@ expect_error "-o"
 expect_exit 2 ingot-convert "$INGOT_ROOT/tests/fixtures/tiny-llama" -o group.ingot --group 128
 expect_error "larger than every row"
 expect_no_files group.ingot bad.ingot
+
+# Plain rounding has no use for a text: it is not read, still less written by the model, and the
+# bytes are those without one.  One that is not there is a slip of the pen.
+expect_exit 0 ingot-convert "$MODEL" -o plain.ingot --method rtn
+for data in "--text $MODEL/calibration.txt" "--text @self" "--stats $MODEL/config.json"; do
+    # shellcheck disable=SC2086
+    expect_exit 0 ingot-convert "$MODEL" -o useless.ingot --method rtn --force $data
+    grep -q '^plan: no method of these needs calibration data' err || fail "$data: $(cat err)"
+    cmp plain.ingot useless.ingot || fail "other bytes with $data"
+done
+expect_exit 2 ingot-convert "$MODEL" -o useless.ingot --method rtn --force --text none.txt
+expect_error none.txt

@@ -100,7 +100,7 @@ cp out plan.json
 check plan.json "p['cpu']['host_bytes'] > $plain + 60 * 8 * 128 * 256 * 4"
 
 # Of a text that the model writes: keys and values of 32 sequences.
-expect_exit 0 ingot-convert "$MODEL/config.json" --dry-run --method rtn --text @self --samples 32 --seq-len 512 --json
+expect_exit 0 ingot-convert "$MODEL/config.json" --dry-run --text @self --samples 32 --seq-len 512 --json
 cp out plan.json
 check plan.json "p['cpu']['host_bytes'] > 32 * 512 * 4 * 2 * 128 * 4"
 check plan.json "p['cuda']['device_bytes'] > 32 * 512 * 4 * 2 * 128 * 4"

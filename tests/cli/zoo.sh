@@ -123,3 +123,16 @@ expect_exit 0 ingot-zoo plan self.json --json
 host=$(sed -n 's/^   "host_bytes": \([0-9]*\),$/\1/p' out | tail -n 1)
 [ "$host" -gt $(($(wc -c <other/model.safetensors) + 48 * 512 * 4 * 2 * 128 * 4)) ] ||
     fail "a text that the model writes was planned with $host bytes"
+
+# Products that have no use for a text are made without it, and without statistics of it.
+cat >plain.json <<END
+{"shelf": "plain", "models": {"demo": "other"}, "texts": {"cal": "@self"},
+ "recipes": {"rtn": {"defaults": {"method": "rtn"}}},
+ "products": [{"model": "demo", "recipes": ["rtn"], "calibration": "cal", "statistics": true}],
+ "devices": ["cpu"]}
+END
+expect_exit 0 ingot-zoo plan plain.json --json
+grep -q '"calibration": null' out && grep -q '"statistics_seconds": null' out || fail "$(cat out)"
+expect_exit 0 ingot-zoo run plain.json
+grep -q '^1 products: 1 made' out || fail "$(cat out)"
+[ -z "$(ls plain/.ingot-zoo/statistics)" ] || fail "statistics were made for plain rounding"

@@ -120,6 +120,30 @@ static void test_contradictions(void) {
     ingot_recipe_free(&recipe);
 }
 
+static void test_uses_data(void) {
+    static const struct {
+        const char *text;
+        bool uses;
+    } cases[] = {
+        {"{}", true}, /* gptq where there is data */
+        {"{\"effort\":\"fast\"}", true},
+        {"{\"defaults\":{\"method\":\"rtn\"}}", false},
+        {"{\"defaults\":{\"method\":\"rtn\"},\"target_bpw\":3.5}", true},
+        {"{\"defaults\":{\"method\":\"keep\"},\"tensors\":[{\"pattern\":\"*\",\"bits\":3}]}",
+         false},
+        {"{\"defaults\":{\"method\":\"rtn\"},\"tensors\":[{\"pattern\":\"*\",\"method\":\"awq\"}]}",
+         true},
+    };
+    for (unsigned i = 0; i < sizeof cases / sizeof *cases; i++) {
+        ingot_recipe recipe;
+        ingot_error error = {0};
+        ingot_recipe_init(&recipe);
+        CU_ASSERT_FATAL(parse(&recipe, cases[i].text, &error) == INGOT_OK);
+        CU_ASSERT(ingot_recipe_uses_data(&recipe) == cases[i].uses);
+        ingot_recipe_free(&recipe);
+    }
+}
+
 /* ---- plans over a small checkpoint ---------------------------------------------------------- */
 
 typedef struct small {
@@ -259,6 +283,7 @@ int main(void) {
         {"plan", test_plan},
         {"plan: a source of wide numbers", test_plan_wide_source},
         {"plan: rules", test_plan_rules},
+        {"use of data", test_uses_data},
         {"plan: folds", test_plan_folds},
         CU_TEST_INFO_NULL,
     };
