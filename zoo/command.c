@@ -72,10 +72,11 @@ static const struct {
 } commands[] = {
     {"plan",
      ingot_zoo_plan,
-     {"products", "problems", "room", "disk_bytes", "seconds", "product_rate"}},
+     {"products", "problems", "room", "disk_bytes", "seconds", "product_rate", "unused"}},
     {"run",
      ingot_zoo_run,
-     {"products", "made", "finished_before", "failed", "gates_failed", "left", "seconds"}},
+     {"products", "made", "finished_before", "failed", "gates_failed", "left", "seconds",
+      "removed"}},
     {"status", ingot_zoo_status, {"products", "states", "gates_failed"}},
     {"report", ingot_zoo_report, {"products", "states", "gates_failed", "format", "version"}},
     {"verify", ingot_zoo_verify, {"products", "foreign", "verdicts", "bytes", "seconds"}},

@@ -6,6 +6,7 @@
 #include "common/sizes.h"
 #include "convert/convert.h"
 #include "kernels/plugin.h"
+#include "zoo/leftovers.h"
 #include "zoo/room.h"
 #include "zoo/rows.h"
 
@@ -431,6 +432,19 @@ static void print_seconds(char text[32], double seconds) {
     }
 }
 
+static void print_unused(const json_t *unused) {
+    char size[32];
+    double bytes = 0;
+    for (size_t i = 0; i < json_array_size(unused); i++) {
+        bytes += ingot_zoo_number(json_array_get(unused, i), "bytes");
+    }
+    if (json_array_size(unused) > 0) {
+        ingot_format_bytes(size, sizeof size, bytes);
+        printf("%zu shared files (%s) that no product uses any more; run removes them\n",
+               json_array_size(unused), size);
+    }
+}
+
 static void print_plan(const ingot_forecasts *plan) {
     char a[32], b[32], c[32], d[32];
     printf("%-28s %9s %7s %9s %9s %9s  %8s  %8s  %8s\n", "product", "size", "bits", "host",
@@ -476,9 +490,12 @@ ingot_status ingot_zoo_plan(ingot_zoo_result *result, const ingot_manifest *mani
                                "a file is in the place of the shelf's folder");
     }
     const bool has_shelf = ingot_shelf_open(&shelf, manifest->shelf, false, NULL) == INGOT_OK;
-    const ingot_status status =
-        ingot_forecasts_make(&plan, manifest, has_shelf ? &shelf : NULL, options,
-                             INGOT_FORECASTS_HERE | INGOT_FORECASTS_TIMES, error);
+    json_t *unused = NULL;
+    ingot_status status = ingot_forecasts_make(&plan, manifest, has_shelf ? &shelf : NULL, options,
+                                               INGOT_FORECASTS_HERE | INGOT_FORECASTS_TIMES, error);
+    if (status == INGOT_OK && has_shelf) {
+        status = ingot_leftovers_find(&unused, manifest, &shelf, error);
+    }
     if (status == INGOT_OK) {
         ingot_json_put(result->json, "products", json_incref(plan.products));
         ingot_json_put(result->json, "problems", json_incref(plan.problems));
@@ -491,11 +508,14 @@ ingot_status ingot_zoo_plan(ingot_zoo_result *result, const ingot_manifest *mani
         ingot_json_put(result->json, "seconds", ingot_json_number(plan.seconds));
         ingot_json_put(result->json, "product_rate", ingot_json_number(plan.rate));
         ingot_json_put(result->json, "disk_bytes", json_integer((json_int_t)plan.disk_bytes));
+        ingot_json_put(result->json, "unused", unused != NULL ? json_incref(unused) : json_array());
         result->exit_code = json_array_size(plan.problems) > 0 ? 2 : 0;
         if (!options->as_json) {
             print_plan(&plan);
+            print_unused(unused);
         }
     }
+    json_decref(unused);
     ingot_forecasts_free(&plan);
     return status;
 }

@@ -5,6 +5,7 @@
 #include "common/files.h"
 #include "common/progress.h"
 #include "zoo/job.h"
+#include "zoo/leftovers.h"
 #include "zoo/plan.h"
 #include "zoo/zoo.h"
 
@@ -56,6 +57,7 @@ typedef struct runner {
     uint64_t jobs, threads;
     uint64_t host_bytes, host_room; /* of what runs; in all, 0: not known */
     uint64_t on_device[INGOT_ZOO_MAX_DEVICES];
+    json_t *removed; /* shared files that no product used any more */
     ingot_progress progress;
     bool is_told; /* of an interruption */
 } runner;
@@ -318,6 +320,7 @@ static void report(runner *r, ingot_zoo_result *result, double seconds) {
     ingot_json_put(result->json, "failed", json_integer((json_int_t)(failed + invalid)));
     ingot_json_put(result->json, "gates_failed", json_integer((json_int_t)gates));
     ingot_json_put(result->json, "left", json_integer((json_int_t)left));
+    ingot_json_put(result->json, "removed", json_incref(r->removed));
     ingot_json_put(result->json, "seconds", ingot_json_number(seconds));
     result->exit_code = failed + left > 0 ? 2 : gates + invalid > 0 ? 1 : 0;
     if (!r->options->as_json) {
@@ -381,6 +384,7 @@ static ingot_status prepare(runner *r, ingot_error *error) {
                  : limits->threads != 0   ? limits->threads
                                           : usable_cpus();
     INGOT_TRY(ingot_shelf_open(&r->shelf, r->manifest->shelf, true, error));
+    INGOT_TRY(ingot_leftovers_remove(&r->removed, r->manifest, &r->shelf, error)); /* makes room */
     return check_plan(r, error);
 }
 
@@ -400,6 +404,7 @@ ingot_status ingot_zoo_run(ingot_zoo_result *result, const ingot_manifest *manif
         json_decref(r.tasks[i].record);
     }
     ingot_free(r.tasks);
+    json_decref(r.removed);
     ingot_forecasts_free(&r.plan);
     return status;
 }

@@ -136,3 +136,28 @@ grep -q '"calibration": null' out && grep -q '"statistics_seconds": null' out ||
 expect_exit 0 ingot-zoo run plain.json
 grep -q '^1 products: 1 made' out || fail "$(cat out)"
 [ -z "$(ls plain/.ingot-zoo/statistics)" ] || fail "statistics were made for plain rounding"
+
+# What no product uses any more goes, whatever its product became; the rest of the folder stays.
+expect_exit 0 ingot-zoo run shared.json --until statistics
+statistics=sharing/.ingot-zoo/statistics
+before=$(ls $statistics)
+for name in $before.partial $(printf '%032d' 7).sens notes.txt $(printf '%032d' 7).calib.old; do
+    echo x >"$statistics/$name"
+done
+mv $statistics/$before.partial .
+sed 's/"samples": 48/"samples": 40/g' shared.json >fewer.json
+expect_exit 0 ingot-zoo plan shared.json --json
+[ "$(grep -c '"file": ".ingot-zoo/statistics/' out)" = 1 ] || fail "one is unused: $(cat out)"
+expect_exit 0 ingot-zoo plan fewer.json
+grep -q '^2 shared files (.*) that no product uses any more' out || fail "$(cat out)"
+mv other gone
+expect_exit 2 ingot-zoo plan fewer.json
+mv gone other
+mv $before.partial $statistics
+expect_exit 0 ingot-zoo run fewer.json --until statistics --only demo/a --json
+[ "$(grep -c '"file": ".ingot-zoo/statistics/' out)" = 3 ] || fail "$(cat out)"
+grep -q "$before: no product of the manifest uses it: removed" err || fail "$(cat err)"
+left=$(ls $statistics | grep -v '\.calib$' | tr '\n' ' ')
+[ "$left" = "00000000000000000000000000000007.calib.old notes.txt " ] || fail "there is $left"
+[ "$(ls $statistics/*.calib | wc -l)" = 1 ] || fail "$(ls $statistics)"
+[ ! -e "$statistics/$before" ] || fail "it is still there"

@@ -95,6 +95,25 @@ ingot-zoo verify best.json >out 2>err </dev/null || true
 expect_exit 0 ingot-zoo run best.json
 [ "$(ls half/t)" = best.ingot ] || fail "half a state was left: $(ls half/t)"
 
+# Shared files that the manifest has no use for stay while another run is at work: it may have one.
+manifest ended
+unused=ended/.ingot-zoo/statistics/$(printf '%032d' 7).calib
+echo x >"$unused"
+"$PYTHON" -c 'if True:
+    import fcntl, sys, time
+    held = open(sys.argv[1], "r+")
+    fcntl.lockf(held, fcntl.LOCK_EX)
+    open(sys.argv[2], "w").close()
+    time.sleep(60)' ended/.ingot-zoo/locks/m@slow.lock locked &
+other=$!
+await test -e locked
+expect_exit 0 ingot-zoo run zoo.json --only o/rtn
+[ -e "$unused" ] || fail "it was removed under a run"
+kill $other
+wait $other 2>/dev/null || true
+expect_exit 0 ingot-zoo run zoo.json --only o/rtn
+[ ! -e "$unused" ] || fail "it was not removed"
+
 # SIGINT: what runs is ended, what waits is left, and said so.
 terminate() { # ARGUMENT...: of a run of the manifest "interrupted", once it is at work
     rm -rf interrupted
