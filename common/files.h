@@ -47,6 +47,11 @@ typedef struct ingot_output ingot_output;
 /* Whether an output could be begun under this path, to be known before hours of work: it names a
  * file, and its folder is there and may be written to.  Whether it exists is not asked. */
 ingot_status ingot_output_check(const char *path, ingot_error *error) INGOT_MUST_CHECK;
+
+/* From here on whoever stops reading the messages does not end the run, and leaves no partial file;
+ * what is written for nobody fails with EPIPE.  ingot_output_create does so too. */
+void ingot_output_outlive_readers(void);
+
 /* INGOT_ERR_EXISTS if PATH exists and !force; INGOT_ERR_LOCKED if another process writes it. */
 ingot_status ingot_output_create(ingot_output **out, const char *path, bool force,
                                  ingot_error *error) INGOT_MUST_CHECK;

@@ -275,12 +275,14 @@ ingot_status ingot_output_check(const char *path, ingot_error *error) {
     return code == 0 ? INGOT_OK : path_error(path, code, "cannot be made", error);
 }
 
+void ingot_output_outlive_readers(void) {
+    (void)signal(SIGPIPE, SIG_IGN);
+}
+
 static ingot_status open_output(ingot_output **out, const char *path, bool force, bool reopens,
                                 ingot_error *error) {
     *out = NULL;
-    /* Whoever stops reading the messages does not end the run that writes a file, and leaves no
-     * partial one; what is written for nobody fails with EPIPE. */
-    (void)signal(SIGPIPE, SIG_IGN);
+    ingot_output_outlive_readers();
     INGOT_TRY(check_name(path, error));
     if (!force && ingot_path_exists(path)) {
         return exists_error(path, error);

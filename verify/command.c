@@ -124,6 +124,7 @@ static ingot_status check_page(const command *cmd, ingot_error *error) {
     if (page == NULL) {
         return INGOT_OK;
     }
+    ingot_output_outlive_readers(); /* an error is reported before the page is written */
     /* Any container: it may be another shard of the set. */
     bool is_input = ingot_path_same(page, options->path) ||
                     (ingot_path_exists(page) && ingot_is_container(page));

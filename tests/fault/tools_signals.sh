@@ -38,6 +38,24 @@ done
 ingot-verify piped.ingot >/dev/null || fail "a closed pipe ended the conversion"
 expect_no_files piped.ingot.partial
 
+# Nor does one that is gone before the first word.
+unread() { # COMMAND...: sets code
+    { sleep 0.2; code=0; "$@" 2>&1 || code=$?; echo "$code" >code; } | true
+    code=$(cat code)
+}
+unread ingot-convert "$MODEL" -o unread.ingot
+[ "$code" = 2 ] || fail "ingot-convert without a reader: exit code $code"
+ingot-verify unread.ingot >/dev/null || fail "no container without a reader"
+unread ingot-calib "$MODEL" -o unread.calib --text "$TEXT" --samples 1 --seq-len 16
+ingot-verify unread.calib >/dev/null || fail "no statistics without a reader"
+head -c 1000000 unread.ingot >cut.ingot
+printf x | dd of=unread.ingot bs=1 seek=2000000 conv=notrunc 2>/dev/null
+for file in unread.ingot cut.ingot; do # one that is opened, and one that is not
+    unread ingot-verify $file --html unread.html
+    [ "$code" = 2 ] || fail "ingot-verify $file without a reader: exit code $code"
+done
+grep -q 'not valid' unread.html || fail "no page without a reader"
+
 interrupt KILL ingot-calib "$MODEL" -o out.calib --text "$TEXT"
 [ "$code" = 137 ] || fail "ingot-calib, SIGKILL: exit code $code"
 [ ! -e out.calib ] || fail "SIGKILL left a file under the final name"
