@@ -256,15 +256,27 @@ static bool ends_incomplete(const char *text, uint64_t size) {
     return size >= 3 && memcmp(text + size - 3, "\xEF\xBF\xBD", 3) == 0;
 }
 
+static ingot_status decode_tail(const ingot_text_stream *s, uint64_t start, uint64_t end,
+                                char **text, uint64_t *size, ingot_error *error) {
+    return ingot_tokenizer_decode(s->tokenizer, s->ids + start, end - start, true, text, size,
+                                  error);
+}
+
 static ingot_status hand_out(ingot_text_stream *s, bool is_last, ingot_error *error) {
     char *before = NULL;
     char *now = NULL;
     uint64_t before_size, size;
     ingot_status status = INGOT_OK;
-    INGOT_GO(ingot_tokenizer_decode(s->tokenizer, s->ids + s->start, s->end - s->start, true,
-                                    &before, &before_size, error));
-    INGOT_GO(ingot_tokenizer_decode(s->tokenizer, s->ids + s->start, s->count - s->start, true,
-                                    &now, &size, error));
+    INGOT_GO(decode_tail(s, s->start, s->end, &before, &before_size, error));
+    INGOT_GO(decode_tail(s, s->start, s->count, &now, &size, error));
+    if (size < before_size || memcmp(now, before, before_size) != 0) {
+        /* Bytes of a run were text so far, and with what followed they are no UTF-8: they stay what
+         * they were, and what followed stands for itself. */
+        ingot_free(now);
+        now = NULL;
+        before_size = 0;
+        INGOT_GO(decode_tail(s, s->end, s->count, &now, &size, error));
+    }
     if (!is_last && ends_incomplete(now, size)) {
         goto done;
     }

@@ -46,7 +46,8 @@ typedef ingot_status (*ingot_text_sink)(void *context, const char *text, uint64_
 typedef struct ingot_text_stream ingot_text_stream;
 
 /* Text is what decoding prompt and output together gives beyond the prompt's, so a leading space of
- * the first word is kept.  Special tokens give no text. */
+ * the first word is kept; but text that was handed out is not taken back where later bytes of its
+ * run make it no UTF-8.  Special tokens give no text. */
 ingot_status ingot_text_stream_create(ingot_text_stream **out, const ingot_tokenizer *tokenizer,
                                       const uint32_t *prompt, uint64_t count, ingot_text_sink sink,
                                       void *context, ingot_error *error) INGOT_MUST_CHECK;

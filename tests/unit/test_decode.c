@@ -249,6 +249,53 @@ static void test_stream_byte_level(void) {
     ingot_text_model_close(&from);
 }
 
+/* Tokens that are bytes: a run of them that is no UTF-8 in the end gives whole characters too. */
+static void test_stream_byte_fallback(void) {
+    static const char file[] =
+        "{\"model\": {\"type\": \"BPE\", \"byte_fallback\": true, \"merges\": [],"
+        " \"vocab\": {\"z\": 0, \"<0x0A>\": 1, \"<0xC3>\": 2, \"<0xA9>\": 3}},"
+        " \"decoder\": {\"type\": \"Sequence\","
+        " \"decoders\": [{\"type\": \"ByteFallback\"}, {\"type\": \"Fuse\"}]}}";
+    enum { z, newline, lead, tail, none };
+#define LOST "\xEF\xBF\xBD"
+    static const struct {
+        uint32_t prompt[3], ids[6];
+        const char *text;
+    } cases[] = {
+        {{z, none}, {newline, lead, tail, z, none}, "\n\xC3\xA9z"},
+        {{z, none}, {newline, lead, z, none}, "\n" LOST "z"},
+        {{z, none}, {newline, lead, none}, "\n" LOST},
+        {{z, none}, {newline, lead, newline, tail, z, none}, "\n" LOST LOST LOST "z"},
+        {{z, newline, none}, {lead, z, none}, LOST "z"},
+        {{z, newline, none}, {lead, tail, z, none}, "\xC3\xA9z"},
+        {{z, none}, {lead, newline, z, none}, LOST LOST "z"},
+    };
+    ingot_tokenizer *tokenizer;
+    ingot_error error;
+    CU_ASSERT_EQUAL_FATAL(ingot_tokenizer_create(&tokenizer, file, strlen(file), "test", &error),
+                          INGOT_OK);
+    for (unsigned i = 0; i < sizeof cases / sizeof *cases; i++) {
+        ingot_text_stream *stream;
+        collected c;
+        uint64_t count = 0;
+        memset(&c, 0, sizeof c);
+        while (cases[i].prompt[count] != none) {
+            count++;
+        }
+        CU_ASSERT_EQUAL_FATAL(ingot_text_stream_create(&stream, tokenizer, cases[i].prompt, count,
+                                                       collect, &c, &error),
+                              INGOT_OK);
+        for (uint64_t k = 0; cases[i].ids[k] != none; k++) {
+            CU_ASSERT_EQUAL(ingot_text_stream_put(stream, cases[i].ids[k], &error), INGOT_OK);
+        }
+        CU_ASSERT_EQUAL(ingot_text_stream_flush(stream, &error), INGOT_OK);
+        CU_ASSERT_FALSE(c.has_partial);
+        CU_ASSERT_STRING_EQUAL(c.text, cases[i].text);
+        ingot_text_stream_destroy(stream);
+    }
+    ingot_tokenizer_destroy(tokenizer);
+}
+
 /* A tokenizer that strips the first space of a text: the space after the prompt is kept. */
 static void test_stream_sentencepiece(void) {
     const char *shared = suite_shared();
@@ -304,6 +351,7 @@ int main(void) {
         {"end of text, and a full cache", test_stops},
         {"the sampler", test_sampler},
         {"text as it comes, byte-level", test_stream_byte_level},
+        {"text of tokens that are bytes", test_stream_byte_fallback},
         {"text as it comes, SentencePiece", test_stream_sentencepiece},
         CU_TEST_INFO_NULL,
     };
