@@ -334,15 +334,19 @@ static void report_path(char out[INGOT_SHELF_PATH_SIZE], const ingot_zoo_job *jo
     ingot_shelf_path(out, job->shelf, kinds[job->step], job->product->name);
 }
 
+/* The statistics or the table that a product shares with others. */
+static void shared_path(char out[INGOT_SHELF_PATH_SIZE], const ingot_zoo_job *job) {
+    const bool has_table = !job->product->uses_statistics;
+    ingot_shelf_path(out, job->shelf, has_table ? INGOT_SHELF_SENSITIVITY : INGOT_SHELF_STATISTICS,
+                     has_table ? job->keys.sensitivity : job->keys.statistics);
+}
+
 ingot_status ingot_job_start(ingot_zoo_job *job, ingot_error *error) {
     char output[INGOT_SHELF_PATH_SIZE], recipe[INGOT_SHELF_PATH_SIZE];
     char shared[INGOT_SHELF_PATH_SIZE], log[INGOT_SHELF_PATH_SIZE], out[INGOT_SHELF_PATH_SIZE];
     ingot_child child;
     const char *name = job->product->name;
-    const bool has_table = !job->product->uses_statistics;
-    ingot_shelf_path(shared, job->shelf,
-                     has_table ? INGOT_SHELF_SENSITIVITY : INGOT_SHELF_STATISTICS,
-                     has_table ? job->keys.sensitivity : job->keys.statistics);
+    shared_path(shared, job);
     ingot_shelf_path(recipe, job->shelf, INGOT_SHELF_RECIPE, name);
     ingot_shelf_path(log, job->shelf, INGOT_SHELF_LOG, name);
     ingot_shelf_output(output, job->shelf, job->product->output);
@@ -440,6 +444,47 @@ static void note_step(ingot_zoo_job *job, const struct rusage *usage) {
                              "peak_host_bytes", (json_int_t)usage->ru_maxrss * 1024));
 }
 
+/* Whether a conversion failed for the file that it shares with others: its error begins with the
+ * name, and the file is damaged or gone.  One that others have made anew meanwhile is whole. */
+static bool is_spoiled(const char *path, const ingot_zoo_job *job, const ingot_error *failure) {
+    const size_t length = strlen(path);
+    ingot_container *container = NULL;
+    if (job->shared_lock >= 0 || /* it was to make the file itself */
+        strncmp(failure->reason, path, length) != 0 || failure->reason[length] != ':') {
+        return false;
+    }
+    if (!ingot_path_exists(path) || !job->product->uses_statistics) {
+        return failure->status == INGOT_ERR_NOT_FOUND || failure->status == INGOT_ERR_INPUT;
+    }
+    ingot_status status = ingot_open(&container, path, NULL);
+    status =
+        status == INGOT_OK ? ingot_check_full(container, job->threads, NULL, NULL, NULL) : status;
+    ingot_close(container);
+    return status == INGOT_ERR_INPUT || ingot_status_exit_code(status) == 1;
+}
+
+/* After a failure: what would fail every run to come is made anew, once; else the failure stays. */
+static ingot_status recover(ingot_zoo_job *job, ingot_status status, ingot_error *error) {
+    char path[INGOT_SHELF_PATH_SIZE];
+    if (job->step != INGOT_STEP_CONVERT) {
+        return status;
+    }
+    if (status == INGOT_ERR_STATE && !job->is_restarted) {
+        /* Of another version or instruction set, or damaged: from the beginning. */
+        job->is_restarted = true;
+        drop_state(job);
+        return INGOT_OK;
+    }
+    shared_path(path, job);
+    if (!job->has_new_shared && is_spoiled(path, job, error)) {
+        (void)fprintf(stderr, "%s: damaged or gone: made anew\n", path);
+        job->has_new_shared = true;
+        (void)unlink(path);
+        return first_step(job, error);
+    }
+    return status;
+}
+
 ingot_status ingot_job_finish(ingot_zoo_job *job, int wait_status, const struct rusage *usage,
                               ingot_error *error) {
     char path[INGOT_SHELF_PATH_SIZE];
@@ -465,13 +510,7 @@ ingot_status ingot_job_finish(ingot_zoo_job *job, int wait_status, const struct 
             status = INGOT_ERR_INTERNAL;
         }
     } else {
-        status = tool_error(job, report, wait_status, error);
-        if (job->step == INGOT_STEP_CONVERT && status == INGOT_ERR_STATE && !job->is_restarted) {
-            /* Of another version or instruction set, or damaged: from the beginning, once. */
-            job->is_restarted = true;
-            drop_state(job);
-            status = INGOT_OK;
-        }
+        status = recover(job, tool_error(job, report, wait_status, error), error);
     }
     json_decref(report);
     return status;

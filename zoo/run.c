@@ -64,13 +64,18 @@ typedef struct runner {
 
 /* ---- one product ---------------------------------------------------------------------------- */
 
-static void settle(runner *r, task *t, task_state state) {
+/* What it had of the run, and its job. */
+static void release(runner *r, task *t) {
     r->running -= t->state == TASK_RUNNING;
     r->host_bytes -= t->state == TASK_RUNNING ? t->host_bytes : 0;
     r->on_device[t->device] -= t->state == TASK_RUNNING;
+    ingot_job_close(&t->job);
+}
+
+static void settle(runner *r, task *t, task_state state) {
+    release(r, t);
     t->state = state;
     r->settled++;
-    ingot_job_close(&t->job);
 }
 
 static void fail(runner *r, task *t) {
@@ -139,6 +144,17 @@ static void start_step(runner *r, task *t) {
                         t->job.device);
 }
 
+/* Somebody else is at it, or at what it needs: later. */
+static void put_off(runner *r, task *t) {
+    if (!t->is_locked) {
+        ingot_progress_line(&r->progress, "%s: waits, another is at it", t->product->name);
+    }
+    t->is_locked = true;
+    t->retry_at = ingot_clock_seconds() + LOCKED_RETRY_SECONDS;
+    release(r, t);
+    t->state = TASK_WAITING;
+}
+
 /* Takes up a product, unless it or what it needs is in the hands of another job or process. */
 static void open_task(runner *r, task *t) {
     char fingerprint[33] = "";
@@ -156,12 +172,7 @@ static void open_task(runner *r, task *t) {
                                  t->problem + name);
     }
     if (status == INGOT_ERR_LOCKED) {
-        if (!t->is_locked) {
-            ingot_progress_line(&r->progress, "%s: waits, another is at it", t->product->name);
-        }
-        t->is_locked = true;
-        t->retry_at = ingot_clock_seconds() + LOCKED_RETRY_SECONDS;
-        ingot_job_close(&t->job);
+        put_off(r, t);
     } else if (status != INGOT_OK) {
         fail(r, t);
     } else if (t->job.step == INGOT_STEP_NONE) {
@@ -184,7 +195,10 @@ static void open_task(runner *r, task *t) {
 
 /* The next step, or the end. */
 static void take_end(runner *r, task *t, int wait_status, const struct rusage *usage) {
-    if (ingot_job_finish(&t->job, wait_status, usage, &t->error) != INGOT_OK) {
+    const ingot_status status = ingot_job_finish(&t->job, wait_status, usage, &t->error);
+    if (status == INGOT_ERR_LOCKED) {
+        put_off(r, t);
+    } else if (status != INGOT_OK) {
         fail(r, t);
     } else if (t->job.step == INGOT_STEP_NONE) {
         finish(r, t);

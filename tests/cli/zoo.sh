@@ -161,3 +161,21 @@ left=$(ls $statistics | grep -v '\.calib$' | tr '\n' ' ')
 [ "$left" = "00000000000000000000000000000007.calib.old notes.txt " ] || fail "there is $left"
 [ "$(ls $statistics/*.calib | wc -l)" = 1 ] || fail "$(ls $statistics)"
 [ ! -e "$statistics/$before" ] || fail "it is still there"
+
+# Statistics and tables that are damaged are made anew, where they would fail every run to come.
+cat >spoiled.json <<END
+{"shelf": "spoiled", "models": {"demo": "other"}, "texts": {"cal": "$MODEL/calibration.txt"},
+ "recipes": {"a": {"samples": 3, "seq_len": 64}, "t": {"target_bpw": 3.5, "samples": 3, "seq_len": 64}},
+ "products": [{"model": "demo", "recipes": ["a"], "calibration": "cal", "statistics": true},
+  {"model": "demo", "recipes": ["t"], "calibration": "cal"}], "devices": ["cpu"]}
+END
+expect_exit 0 ingot-zoo run spoiled.json --until statistics
+printf 'xx' | dd of="$(ls spoiled/.ingot-zoo/statistics/*.calib)" bs=1 seek=300000 conv=notrunc 2>/dev/null
+expect_exit 0 ingot-zoo run spoiled.json
+grep -q '\.calib: damaged or gone: made anew' err || fail "$(cat err)"
+table=$(ls spoiled/.ingot-zoo/statistics/*.sens)
+printf 'xx' | dd of="$table" bs=1 seek=100 conv=notrunc 2>/dev/null
+sed -i 's/3\.5/4.5/' spoiled.json
+expect_exit 0 ingot-zoo run spoiled.json
+grep -q '\.sens: damaged or gone: made anew' err || fail "$(cat err)"
+! grep -q calib: err || fail "whole statistics were made anew: $(cat err)"
