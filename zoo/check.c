@@ -49,16 +49,7 @@ static void know(checker *c, const char *path) {
 /* The files of a product: of a set every shard. */
 static void know_files(checker *c, const json_t *file) {
     char path[INGOT_SHELF_PATH_SIZE];
-    const char *first = ingot_zoo_text_of(file, "path");
-    const double shards = ingot_zoo_number(file, "shards");
-    const size_t length = first != NULL ? strlen(first) : 0, tail = strlen("-00001-of-00001.ingot");
-    if (first == NULL) {
-        return;
-    }
-    know(c, first);
-    for (unsigned i = 1; shards > 1 && length > tail && i <= (unsigned)shards; i++) {
-        (void)snprintf(path, sizeof path, "%.*s-%05u-of-%05u.ingot", (int)(length - tail), first, i,
-                       (unsigned)shards);
+    for (unsigned i = 0; ingot_product_file(path, file, i); i++) {
         know(c, path);
     }
 }

@@ -100,6 +100,31 @@ static bool adopt(ingot_zoo_job *job) {
     return is_taken;
 }
 
+/* The file was written since, though it may be what it was: a copy, a touch, a backup.  What else
+ * is in it is verified anew. */
+static void take_back(ingot_zoo_job *job) {
+    char path[INGOT_SHELF_PATH_SIZE], hex[33];
+    json_t *file = json_object_get(job->record, "file");
+    const char *name = ingot_zoo_text_of(file, "path"), *root = ingot_zoo_text_of(file, "root");
+    ingot_container *container = NULL;
+    ingot_info info;
+    json_int_t bytes, mtime_ns;
+    ingot_error ignored;
+    ingot_shelf_output(path, job->shelf, name != NULL ? name : "");
+    if (name == NULL || root == NULL || ingot_open(&container, path, NULL) != INGOT_OK) {
+        return;
+    }
+    ingot_get_info(container, &info);
+    ingot_close(container);
+    ingot_digest_hex(hex, info.root);
+    if (strcmp(hex, root) == 0 && ingot_zoo_file_mark(&bytes, &mtime_ns, path)) {
+        ingot_json_put(file, "first_bytes", json_integer(bytes));
+        ingot_json_put(file, "mtime_ns", json_integer(mtime_ns));
+        ingot_json_put(job->record, "state", json_string("converted"));
+        (void)!write_record(job, &ignored);
+    }
+}
+
 /* Files of the model were written since, though its weights may be what they were: a copy, a touch,
  * a clock that was set. */
 static ingot_status compare_source(ingot_zoo_job *job, bool *is_same, ingot_error *error) {
@@ -154,6 +179,10 @@ static ingot_status decide(ingot_zoo_job *job, bool is_forced, ingot_error *erro
     bool is_same = false;
     if (is_forced) {
         return first_step(job, error);
+    }
+    if (state == INGOT_STATE_MISSING) {
+        take_back(job);
+        state = ingot_product_judge(job->shelf, job->record, &job->keys, reason);
     }
     if (state == INGOT_STATE_STALE) {
         INGOT_TRY(compare_source(job, &is_same, error));
@@ -404,13 +433,55 @@ static ingot_status check_unchanged(ingot_zoo_job *job, ingot_error *error) {
                            "the checkpoint was changed while it was converted");
 }
 
+/* Whether a path is that of an output, or of a set that was written in its place. */
+static bool is_form_of(const char *path, const char *output) {
+    const size_t stem = strlen(output) - strlen(".ingot");
+    unsigned shard, count;
+    int end = 0;
+    return strcmp(path, output) == 0 ||
+           (strncmp(path, output, stem) == 0 &&
+            sscanf(path + stem, "-%5u-of-%5u.ingot%n", &shard, &count, &end) == 2 && end > 0 &&
+            path[stem + (size_t)end] == '\0');
+}
+
+/* What was the product before: a set of fewer or more shards, or one file, has another name.  It is
+ * removed where it is the one on record; at another place it is left to its owner. */
+static void remove_former(const ingot_zoo_job *job, const json_t *before) {
+    char path[INGOT_SHELF_PATH_SIZE], name[INGOT_SHELF_PATH_SIZE], hex[33];
+    const char *old = ingot_zoo_text_of(before, "path"), *root = ingot_zoo_text_of(before, "root");
+    const char *now = ingot_zoo_text_of(json_object_get(job->record, "file"), "path");
+    ingot_container *container = NULL;
+    ingot_info info;
+    if (old == NULL || root == NULL || now == NULL || strcmp(old, now) == 0 ||
+        !is_form_of(old, job->product->output)) {
+        return;
+    }
+    ingot_shelf_output(path, job->shelf, old);
+    if (ingot_open(&container, path, NULL) != INGOT_OK) {
+        return;
+    }
+    ingot_get_info(container, &info);
+    ingot_close(container);
+    ingot_digest_hex(hex, info.root);
+    for (unsigned i = 0; strcmp(hex, root) == 0 && ingot_product_file(name, before, i); i++) {
+        ingot_shelf_output(path, job->shelf, name);
+        (void)unlink(path);
+    }
+}
+
 static ingot_status finish_convert(ingot_zoo_job *job, const json_t *report, ingot_error *error) {
-    INGOT_TRY(check_unchanged(job, error));
-    INGOT_TRY(take_file(job, report, error));
+    json_t *before = json_incref(json_object_get(job->record, "file"));
+    ingot_status status = check_unchanged(job, error);
+    INGOT_GO(status);
+    INGOT_GO(take_file(job, report, error));
     ingot_shelf_unlock(job->shared_lock);
     job->shared_lock = -1;
     job->step = INGOT_STEP_VERIFY;
-    return write_record(job, error);
+    INGOT_GO(write_record(job, error));
+    remove_former(job, before);
+done:
+    json_decref(before);
+    return status;
 }
 
 static ingot_status finish_verify(ingot_zoo_job *job, const json_t *report, ingot_error *error) {
@@ -466,6 +537,12 @@ static bool is_spoiled(const char *path, const ingot_zoo_job *job, const ingot_e
 /* After a failure: what would fail every run to come is made anew, once; else the failure stays. */
 static ingot_status recover(ingot_zoo_job *job, ingot_status status, ingot_error *error) {
     char path[INGOT_SHELF_PATH_SIZE];
+    if (job->step == INGOT_STEP_VERIFY && !job->is_remade && status >= INGOT_BAD_FIRST &&
+        status <= INGOT_BAD_LAST) {
+        (void)fprintf(stderr, "%s: damaged: made anew\n", job->product->name);
+        job->is_remade = true;
+        return first_step(job, error);
+    }
     if (job->step != INGOT_STEP_CONVERT) {
         return status;
     }

@@ -28,6 +28,7 @@ typedef struct ingot_zoo_job {
     pid_t child; /* 0: none */
     bool is_forced;
     bool is_restarted;   /* a state of an interrupted conversion was refused, and is gone */
+    bool is_remade;      /* its file was damaged, and is made anew */
     bool has_new_shared; /* what it shares with others was damaged, and is made anew */
     const char *device;
     unsigned threads;

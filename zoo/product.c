@@ -153,6 +153,41 @@ static bool is_equal(const json_t *object, const char *key, const char *value) {
     return text != NULL && strcmp(text, value) == 0;
 }
 
+bool ingot_product_file(char out[INGOT_SHELF_PATH_SIZE], const json_t *file, unsigned index) {
+    const char *first = ingot_zoo_text_of(file, "path");
+    const double shards = ingot_zoo_number(file, "shards");
+    const size_t length = first != NULL ? strlen(first) : 0, tail = strlen("-00001-of-00001.ingot");
+    if (first == NULL || (index > 0 && !(index < shards && length > tail))) {
+        return false;
+    }
+    (void)snprintf(out, INGOT_SHELF_PATH_SIZE, "%s", first);
+    if (index > 0) {
+        (void)snprintf(out + length - tail, tail + 1, "-%05u-of-%05u.ingot", index + 1,
+                       (unsigned)shards);
+    }
+    return true;
+}
+
+/* Whether all shards are there, behind the first. */
+static bool is_complete(const ingot_shelf *shelf, const json_t *file, json_int_t first_bytes,
+                        char reason[160]) {
+    char name[INGOT_SHELF_PATH_SIZE], path[INGOT_SHELF_PATH_SIZE];
+    json_int_t total = first_bytes, bytes, mtime_ns;
+    for (unsigned i = 1; ingot_product_file(name, file, i); i++) {
+        ingot_shelf_output(path, shelf, name);
+        if (!ingot_zoo_file_mark(&bytes, &mtime_ns, path)) {
+            (void)snprintf(reason, 160, "shard %u is gone", i + 1);
+            return false;
+        }
+        total += bytes;
+    }
+    if (total != json_integer_value(json_object_get(file, "bytes"))) {
+        (void)snprintf(reason, 160, "a shard was changed after it was made");
+        return false;
+    }
+    return true;
+}
+
 /* Whether the file is the one the record is about. */
 static bool is_there(const ingot_shelf *shelf, const json_t *file, char reason[160]) {
     char path[INGOT_SHELF_PATH_SIZE];
@@ -168,7 +203,7 @@ static bool is_there(const ingot_shelf *shelf, const json_t *file, char reason[1
         (void)snprintf(reason, 160, "the file was changed after it was made");
         return false;
     }
-    return true;
+    return is_complete(shelf, file, bytes, reason);
 }
 
 ingot_product_state ingot_product_judge(const ingot_shelf *shelf, const json_t *record,

@@ -49,6 +49,10 @@ ingot_status ingot_product_statistics(char key[33], const ingot_manifest *manife
                                       const ingot_shelf *shelf, const ingot_zoo_product *product,
                                       ingot_error *error) INGOT_MUST_CHECK;
 
+/* The path below the shelf of what "file" of a record names: the file, or of a set the shard
+ * `index`; false behind the last. */
+bool ingot_product_file(char out[INGOT_SHELF_PATH_SIZE], const json_t *file, unsigned index);
+
 /* What a record (NULL: none) says about a product with these keys; reason[160] says why, in a few
  * words.  Looks at the file's size and time, never into it. */
 ingot_product_state ingot_product_judge(const ingot_shelf *shelf, const json_t *record,

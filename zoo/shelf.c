@@ -65,6 +65,9 @@ ingot_status ingot_shelf_open(ingot_shelf *out, const char *path, bool create, i
         return ingot_error_set(error, INGOT_ERR_INPUT, path, NULL, "use a shorter path",
                                "the path of the shelf is too long");
     }
+    for (size_t end = (size_t)length; end > 1 && out->root[end - 1] == '/'; end--) {
+        out->root[end - 1] = '\0'; /* paths below it begin behind one slash */
+    }
     if (!create) {
         return ingot_path_is_directory(path)
                    ? INGOT_OK

@@ -1,0 +1,57 @@
+# ingot-zoo: files of a shelf that were copied, lost, damaged, or take another form.
+. "$INGOT_ROOT/tests/lib.sh"
+need ingot-zoo ingot-convert ingot-verify
+
+manifest() { # FORM
+    cat >zoo.json <<END
+{"shelf": "a shelf/", "models": {"m": "$MODEL"}, "recipes": {"rtn": {"defaults": {"method": "rtn"}}},
+ "products": [{"model": "m", "recipes": ["rtn"], "output": "a folder/it.ingot"$1}], "devices": ["cpu"]}
+END
+}
+folder="a shelf/a folder"
+runs() { # TEXT: a run ends with it, and the shelf is whole
+    expect_exit 0 ingot-zoo run zoo.json
+    grep -q "^1 products: $1" out || fail "$(cat out err)"
+    mv err run.err
+    expect_exit 0 ingot-zoo verify zoo.json
+}
+
+# A slash behind the name of the shelf changes nothing.
+manifest ', "shard_bytes": 2000000'
+runs "1 made"
+runs "0 made, 1 finished before"
+[ "$(ls "$folder" | wc -l)" = 2 ] || fail "there is $(ls "$folder")"
+
+# A copy is the same file: what is in it is verified, and nothing is converted.
+cp -r "$folder" copied
+rm "$folder"/*
+cp copied/* "$folder"
+expect_exit 2 ingot-zoo status zoo.json
+grep -q 'the file was changed after it was made' out || fail "$(cat out)"
+runs "1 made"
+grep -q 'verifying' run.err && ! grep -q 'converting' run.err || fail "$(cat run.err)"
+
+# A copy that is damaged is made anew, and so is a set that lacks a shard.
+rm "$folder"/*
+cp copied/* "$folder"
+printf 'xx' | dd of="$folder/it-00001-of-00002.ingot" bs=1 seek=1000000 conv=notrunc 2>/dev/null
+runs "1 made"
+grep -q 'm/rtn: damaged: made anew' run.err || fail "$(cat run.err)"
+rm "$folder/it-00002-of-00002.ingot"
+expect_exit 2 ingot-zoo status zoo.json
+grep -q 'm/rtn *missing .*shard 2 is gone' out || fail "$(cat out)"
+runs "1 made"
+[ "$(ls "$folder" | wc -l)" = 2 ] || fail "there is $(ls "$folder")"
+
+# Of another form nothing is left; a file that is no longer the one on record is its owner's.
+manifest ', "shard_bytes": 1000000'
+runs "1 made"
+[ "$(ls "$folder" | wc -l)" = 3 ] || fail "there is $(ls "$folder")"
+manifest ', "zstd": true'
+runs "1 made"
+runs "0 made, 1 finished before"
+[ "$(ls "$folder")" = it.ingot ] || fail "there is $(ls "$folder")"
+cp copied/it-00002-of-00002.ingot "$folder/it.ingot"
+manifest ', "shard_bytes": 1000000'
+expect_exit 0 ingot-zoo run zoo.json
+cmp copied/it-00002-of-00002.ingot "$folder/it.ingot"
