@@ -8,6 +8,7 @@
 #include "format/digest.h"
 #include "format/ingot.h"
 #include "zoo/product.h"
+#include "zoo/remains.h"
 #include "zoo/source.h"
 #include "zoo/zoo.h"
 
@@ -197,16 +198,9 @@ static ingot_status check_products(checker *c, ingot_error *error) {
 
 static bool is_own(const checker *c, const char *path) {
     static const char *const reports[] = {"report.html", "report.csv", "report.json"};
-    static const char *const endings[] = {".waiting.partial", ".resume.partial", ".partial",
-                                          ".resume"};
     bool is = json_object_get(c->known, path) != NULL;
-    for (unsigned i = 0; i < sizeof endings / sizeof *endings && !is; i++) { /* one at work */
-        char whole[INGOT_SHELF_PATH_SIZE];
-        const size_t length = strlen(path), tail = strlen(endings[i]);
-        if (length > tail && strcmp(path + length - tail, endings[i]) == 0) {
-            (void)snprintf(whole, sizeof whole, "%.*s", (int)(length - tail), path);
-            is = json_object_get(c->known, whole) != NULL;
-        }
+    for (uint64_t i = 0; i < c->manifest->product_count && !is; i++) { /* one at work */
+        is = ingot_remains_are_of(path, c->manifest->products[i].output);
     }
     for (unsigned i = 0; i < sizeof reports / sizeof *reports; i++) {
         is = is || strcmp(path, reports[i]) == 0;

@@ -84,6 +84,12 @@ static const struct {
 };
 #define COMMAND_COUNT (sizeof commands / sizeof *commands)
 
+uint64_t ingot_zoo_jobs(const ingot_manifest *manifest, const ingot_zoo_options *options) {
+    return options->jobs != 0           ? options->jobs
+           : manifest->limits.jobs != 0 ? manifest->limits.jobs
+                                        : manifest->device_count;
+}
+
 bool ingot_zoo_is_chosen(const ingot_zoo_options *options, const ingot_zoo_product *product) {
     bool is_chosen = options->only_count == 0;
     for (uint64_t i = 0; i < options->only_count && !is_chosen; i++) {

@@ -7,6 +7,7 @@
 #include "format/digest.h"
 #include "format/ingot.h"
 #include "zoo/figures.h"
+#include "zoo/remains.h"
 #include "zoo/source.h"
 
 #include <stdlib.h>
@@ -330,14 +331,6 @@ static ingot_status write_recipe(const ingot_zoo_job *job, const char *path, ing
     return ingot_file_write_all(path, text, strlen(text), true, error);
 }
 
-/* What ingot-convert --resume keeps of an interrupted conversion, where it is of no use. */
-static void drop_state(const ingot_zoo_job *job) {
-    char path[INGOT_SHELF_PATH_SIZE], state[INGOT_SHELF_PATH_SIZE + 16];
-    ingot_shelf_output(path, job->shelf, job->product->output);
-    (void)snprintf(state, sizeof state, "%s.resume", path);
-    (void)unlink(state);
-}
-
 /* On record before the work: a run that ends in the middle is told from one that never began. */
 static ingot_status begin_conversion(ingot_zoo_job *job, const char *recipe, ingot_error *error) {
     char path[INGOT_SHELF_PATH_SIZE];
@@ -346,7 +339,7 @@ static ingot_status begin_conversion(ingot_zoo_job *job, const char *recipe, ing
     ingot_shelf_path(path, job->shelf, INGOT_SHELF_CONVERT, job->product->name);
     (void)unlink(path); /* the report of an earlier one is not to be taken for this one's */
     if (job->is_forced || !is_text(job->record, "pending_key", job->keys.convert)) {
-        drop_state(job);
+        ingot_remains_remove(job->shelf, job->product->output);
     }
     ingot_json_put(job->record, "output", json_string(job->product->output));
     ingot_json_put(job->record, "state", json_string("converting"));
@@ -433,17 +426,6 @@ static ingot_status check_unchanged(ingot_zoo_job *job, ingot_error *error) {
                            "the checkpoint was changed while it was converted");
 }
 
-/* Whether a path is that of an output, or of a set that was written in its place. */
-static bool is_form_of(const char *path, const char *output) {
-    const size_t stem = strlen(output) - strlen(".ingot");
-    unsigned shard, count;
-    int end = 0;
-    return strcmp(path, output) == 0 ||
-           (strncmp(path, output, stem) == 0 &&
-            sscanf(path + stem, "-%5u-of-%5u.ingot%n", &shard, &count, &end) == 2 && end > 0 &&
-            path[stem + (size_t)end] == '\0');
-}
-
 /* What was the product before: a set of fewer or more shards, or one file, has another name.  It is
  * removed where it is the one on record; at another place it is left to its owner. */
 static void remove_former(const ingot_zoo_job *job, const json_t *before) {
@@ -453,7 +435,7 @@ static void remove_former(const ingot_zoo_job *job, const json_t *before) {
     ingot_container *container = NULL;
     ingot_info info;
     if (old == NULL || root == NULL || now == NULL || strcmp(old, now) == 0 ||
-        !is_form_of(old, job->product->output)) {
+        !ingot_output_is_form(old, job->product->output)) {
         return;
     }
     ingot_shelf_output(path, job->shelf, old);
@@ -491,6 +473,11 @@ static ingot_status finish_verify(ingot_zoo_job *job, const json_t *report, ingo
     ingot_json_put(job->record, "state", json_string("done"));
     (void)json_object_del(job->record, "error");
     (void)json_object_del(job->record, "message");
+    if (json_object_get(job->record, "pending_key") != NULL) { /* of a recipe that was taken back */
+        ingot_remains_remove(job->shelf, job->product->output);
+        (void)json_object_del(job->record, "pending_key");
+        (void)json_object_del(job->record, "pending_fingerprint");
+    }
     job->step = INGOT_STEP_NONE;
     return write_record(job, error);
 }
@@ -549,7 +536,7 @@ static ingot_status recover(ingot_zoo_job *job, ingot_status status, ingot_error
     if (status == INGOT_ERR_STATE && !job->is_restarted) {
         /* Of another version or instruction set, or damaged: from the beginning. */
         job->is_restarted = true;
-        drop_state(job);
+        ingot_remains_remove(job->shelf, job->product->output);
         return INGOT_OK;
     }
     shared_path(path, job);

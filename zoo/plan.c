@@ -7,6 +7,8 @@
 #include "convert/convert.h"
 #include "kernels/plugin.h"
 #include "zoo/leftovers.h"
+#include "zoo/product.h"
+#include "zoo/remains.h"
 #include "zoo/room.h"
 #include "zoo/rows.h"
 
@@ -299,30 +301,71 @@ static ingot_status plan_product(ingot_forecasts *plan, const ingot_manifest *m,
 /* ---- all of them ---------------------------------------------------------------------------- */
 
 /* Whether a product's file is there already: it takes no more of the disk. */
-static bool is_finished(const json_t *states, const char *name) {
-    const char *state = json_string_value(json_object_get(states, name));
+static bool is_finished(const json_t *row) {
+    const char *state = ingot_zoo_text_of(row, "state");
     return state != NULL && (strcmp(state, "done") == 0 || strcmp(state, "converted") == 0);
 }
 
-/* name -> state; empty where there is no shelf yet. */
-static ingot_status find_states(json_t **out, const ingot_manifest *m, const ingot_shelf *shelf,
-                                const ingot_zoo_options *options, ingot_error *error) {
+/* name -> row; empty where there is no shelf yet. */
+static ingot_status find_rows(json_t **out, const ingot_manifest *m, const ingot_shelf *shelf,
+                              const ingot_zoo_options *options, ingot_error *error) {
     json_t *rows = NULL;
     *out = json_object();
     if (shelf == NULL) {
         return INGOT_OK;
     }
-    INGOT_TRY(ingot_zoo_rows(&rows, m, shelf, options, false, error));
+    INGOT_TRY(ingot_zoo_rows(&rows, m, shelf, options, true, error));
     for (size_t i = 0; i < json_array_size(rows); i++) {
-        const json_t *row = json_array_get(rows, i);
-        ingot_json_put(*out, ingot_zoo_text_of(row, "product"),
-                       json_incref(json_object_get(row, "state")));
+        json_t *row = json_array_get(rows, i);
+        ingot_json_put(*out, ingot_zoo_text_of(row, "product"), json_incref(row));
     }
     json_decref(rows);
     return INGOT_OK;
 }
 
-/* Files are made one after the other; only what a conversion keeps beside its file counts once. */
+/* What a product that is to be made has on the disk already. */
+static void find_present(ingot_zoo_need *need, const ingot_shelf *shelf, const ingot_zoo_product *p,
+                         const json_t *row) {
+    char name[INGOT_SHELF_PATH_SIZE], path[INGOT_SHELF_PATH_SIZE];
+    const json_t *file = json_object_get(row, "file");
+    json_int_t bytes, mtime_ns;
+    if (shelf == NULL) {
+        return;
+    }
+    need->remaining_bytes = ingot_remains_bytes(shelf, p->output);
+    for (unsigned i = 0; ingot_product_file(name, file, i) && ingot_output_is_form(name, p->output);
+         i++) {
+        ingot_shelf_output(path, shelf, name);
+        if (ingot_zoo_file_mark(&bytes, &mtime_ns, path)) {
+            need->former_bytes += (uint64_t)bytes;
+        }
+    }
+}
+
+#define MAX_JOBS 256u /* --jobs has no more */
+
+/* The disk while products are made in order, a few at a time. */
+typedef struct disk_use {
+    int64_t now, most;         /* beyond what is there before the first of them */
+    uint64_t extra;            /* that one conversion keeps beside its file, the most */
+    uint64_t former[MAX_JOBS]; /* of the products that may still be at work */
+    uint64_t count, jobs;      /* products; at a time, 0: all of them */
+} disk_use;
+
+static void use_disk(disk_use *d, const ingot_zoo_need *need) {
+    const uint64_t beside = need->disk_bytes - need->file_bytes;
+    if (d->jobs != 0) {
+        uint64_t *former = &d->former[d->count % d->jobs];
+        d->now -= (int64_t)*former;
+        *former = need->former_bytes;
+    }
+    d->count++;
+    d->now += (int64_t)(need->file_bytes + need->statistics_bytes);
+    d->now -= (int64_t)ingot_min_u64(need->remaining_bytes, need->file_bytes);
+    d->most = d->now > d->most ? d->now : d->most;
+    d->extra = ingot_max_u64(d->extra, beside);
+}
+
 static void check_disk(ingot_forecasts *plan) {
     char wanted[32], there[32];
     if (plan->room.disk_bytes != 0 && plan->disk_bytes > plan->room.disk_bytes) {
@@ -340,11 +383,11 @@ static void check_disk(ingot_forecasts *plan) {
 ingot_status ingot_forecasts_make(ingot_forecasts *out, const ingot_manifest *manifest,
                                   const ingot_shelf *shelf, const ingot_zoo_options *options,
                                   unsigned use, ingot_error *error) {
-    json_t *states = NULL;
+    json_t *rows = NULL;
     void *memory;
     ingot_status status;
-    uint64_t extra = 0;
     stopwatch watch = {0};
+    disk_use disk = {0};
     *out = (ingot_forecasts){.products = json_array(), .problems = json_array(), .rate = NAN};
     INGOT_TRY(ingot_alloc_zero(&memory, manifest->product_count, sizeof *out->needs));
     out->needs = memory;
@@ -353,7 +396,10 @@ ingot_status ingot_forecasts_make(ingot_forecasts *out, const ingot_manifest *ma
     if ((use & INGOT_FORECASTS_TIMES) != 0) {
         open_stopwatch(&watch, manifest, options);
     }
-    INGOT_GO(find_states(&states, manifest, shelf, options, error));
+    if ((use & INGOT_FORECASTS_HERE) != 0) {
+        disk.jobs = ingot_min_u64(MAX_JOBS, ingot_zoo_jobs(manifest, options));
+    }
+    INGOT_GO(find_rows(&rows, manifest, shelf, options, error));
     for (uint64_t i = 0; i < manifest->product_count; i++) {
         const ingot_zoo_product *p = &manifest->products[i];
         ingot_zoo_need *need = &out->needs[i];
@@ -361,7 +407,8 @@ ingot_status ingot_forecasts_make(ingot_forecasts *out, const ingot_manifest *ma
             continue;
         }
         json_t *row = json_object();
-        const bool is_done = is_finished(states, p->name) && !options->is_forced;
+        const json_t *known = json_object_get(rows, p->name);
+        const bool is_done = is_finished(known) && !options->is_forced;
         (void)json_array_append_new(out->products, row);
         ingot_json_put(row, "product", json_string(p->name));
         ingot_json_put(row, "output", json_string(p->output));
@@ -372,18 +419,16 @@ ingot_status ingot_forecasts_make(ingot_forecasts *out, const ingot_manifest *ma
         INGOT_GO(ingot_interrupt_check(error));
         INGOT_GO(plan_product(out, manifest, shelf, p, need, row, options, &watch));
         if (!is_done && need->is_planned) {
-            out->disk_bytes += need->file_bytes + need->statistics_bytes;
-            extra = need->disk_bytes - need->file_bytes > extra
-                        ? need->disk_bytes - need->file_bytes
-                        : extra;
+            find_present(need, shelf, p, known);
+            use_disk(&disk, need);
         }
     }
-    out->disk_bytes += extra;
+    out->disk_bytes = (uint64_t)disk.most + disk.extra;
     check_disk(out);
     out->rate = watch.speeds != NULL ? ingot_speeds_products(watch.speeds) : NAN;
 done:
     close_stopwatch(&watch);
-    json_decref(states);
+    json_decref(rows);
     return status;
 }
 

@@ -14,9 +14,11 @@ typedef struct ingot_zoo_need {
     uint64_t file_bytes, disk_bytes, host_bytes, device_bytes;
     uint64_t device_least_bytes; /* that it cannot do without */
     uint64_t statistics_bytes;   /* of shared statistics that it is the first to wait for */
-    bool is_planned;             /* else the product cannot be made */
-    const char *problem;         /* why it cannot, or does not fit; one of the plan's, */
-    ingot_status status;         /* and as a status */
+    uint64_t former_bytes;    /* of its file on the disk, which goes when the new one is there, */
+    uint64_t remaining_bytes; /* and of what an interrupted conversion keeps, which is used */
+    bool is_planned;          /* else the product cannot be made */
+    const char *problem;      /* why it cannot, or does not fit; one of the plan's, */
+    ingot_status status;      /* and as a status */
 } ingot_zoo_need;
 
 typedef struct ingot_forecasts {
@@ -25,7 +27,7 @@ typedef struct ingot_forecasts {
     json_t *problems;      /* texts: what cannot be made, and what to change */
     bool lacks_disk;       /* the last problem: the disk does not hold them all */
     ingot_zoo_room room;
-    uint64_t disk_bytes; /* of the products that are not finished */
+    uint64_t disk_bytes; /* free, of the products that are not finished */
     double rate;         /* operations per second of products here; NaN: no product needs them */
     double seconds;      /* of the products that are not finished, one at a time; NaN likewise */
 } ingot_forecasts;

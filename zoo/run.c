@@ -391,9 +391,7 @@ static ingot_status prepare(runner *r, ingot_error *error) {
             t->job.lock = t->job.shared_lock = -1;
         }
     }
-    r->jobs = r->options->jobs != 0 ? r->options->jobs
-              : limits->jobs != 0   ? limits->jobs
-                                    : r->manifest->device_count;
+    r->jobs = ingot_zoo_jobs(r->manifest, r->options);
     r->threads = r->options->threads != 0 ? r->options->threads
                  : limits->threads != 0   ? limits->threads
                                           : usable_cpus();

@@ -47,6 +47,8 @@ ingot_status ingot_zoo_verify(ingot_zoo_result *result, const ingot_manifest *ma
 ingot_status ingot_zoo_slurm(ingot_zoo_result *result, const ingot_manifest *manifest,
                              const ingot_zoo_options *options, ingot_error *error) INGOT_MUST_CHECK;
 
+/* Products that a run makes at a time. */
+uint64_t ingot_zoo_jobs(const ingot_manifest *manifest, const ingot_zoo_options *options);
 /* Whether --only, if given, names the product. */
 bool ingot_zoo_is_chosen(const ingot_zoo_options *options, const ingot_zoo_product *product);
 

@@ -1,0 +1,77 @@
+/* What a conversion keeps beside its output (zoo/remains.h). */
+#include "zoo/remains.h"
+
+#include <dirent.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+bool ingot_output_is_form(const char *path, const char *output) {
+    const size_t stem = strlen(output) - strlen(".ingot");
+    unsigned shard, count;
+    int end = 0;
+    return strcmp(path, output) == 0 ||
+           (strncmp(path, output, stem) == 0 &&
+            sscanf(path + stem, "-%5u-of-%5u.ingot%n", &shard, &count, &end) == 2 && end > 0 &&
+            path[stem + (size_t)end] == '\0');
+}
+
+bool ingot_remains_are_of(const char *path, const char *output) {
+    static const char *const endings[] = {".waiting.partial", ".resume.partial", ".partial",
+                                          ".resume"};
+    char whole[INGOT_SHELF_PATH_SIZE];
+    const size_t length = strlen(path);
+    for (unsigned i = 0; i < sizeof endings / sizeof *endings; i++) {
+        const size_t tail = strlen(endings[i]);
+        if (length > tail && length < sizeof whole &&
+            strcmp(path + length - tail, endings[i]) == 0) {
+            (void)snprintf(whole, sizeof whole, "%.*s", (int)(length - tail), path);
+            return ingot_output_is_form(whole, output);
+        }
+    }
+    return false;
+}
+
+/* Calls see(context, path) for each of them. */
+static void for_all(const ingot_shelf *shelf, const char *output,
+                    void (*see)(void *context, const char *path), void *context) {
+    char folder[INGOT_SHELF_PATH_SIZE], path[INGOT_SHELF_PATH_SIZE];
+    ingot_shelf_output(folder, shelf, output);
+    const size_t start = strlen(folder) - strlen(output);
+    *strrchr(folder, '/') = '\0';
+    DIR *entries = opendir(folder);
+    for (struct dirent *e = entries != NULL ? readdir(entries) : NULL; e != NULL;
+         e = readdir(entries)) {
+        const int length = snprintf(path, sizeof path, "%s/%s", folder, e->d_name);
+        if (length > 0 && (size_t)length < sizeof path &&
+            ingot_remains_are_of(path + start, output)) {
+            see(context, path);
+        }
+    }
+    if (entries != NULL) {
+        (void)closedir(entries);
+    }
+}
+
+static void add_bytes(void *context, const char *path) {
+    struct stat info;
+    if (stat(path, &info) == 0) {
+        *(uint64_t *)context += (uint64_t)info.st_blocks * 512;
+    }
+}
+
+uint64_t ingot_remains_bytes(const ingot_shelf *shelf, const char *output) {
+    uint64_t bytes = 0;
+    for_all(shelf, output, add_bytes, &bytes);
+    return bytes;
+}
+
+static void drop(void *context, const char *path) {
+    (void)context;
+    (void)unlink(path);
+}
+
+void ingot_remains_remove(const ingot_shelf *shelf, const char *output) {
+    for_all(shelf, output, drop, NULL);
+}
