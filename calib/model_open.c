@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* rows 0: a vector. */
 static ingot_status require(const ingot_weight_source *source, const char *name, uint64_t rows,
                             uint64_t cols, ingot_error *error) {
     ingot_weight_info info;
@@ -23,13 +24,17 @@ static ingot_status require(const ingot_weight_source *source, const char *name,
     }
     const bool fits = rows == 0 ? info.rank == 1 && info.dim[0] == cols
                                 : info.rank == 2 && info.dim[0] == rows && info.dim[1] == cols;
-    if (!fits) {
-        return ingot_error_set(error, INGOT_ERR_INPUT, source->path, name,
-                               "config.json and the weights do not belong together",
-                               "has another shape than config.json says (%llu x %llu)",
-                               (unsigned long long)rows, (unsigned long long)cols);
+    if (fits) {
+        return INGOT_OK;
     }
-    return INGOT_OK;
+    char shape[64] = "a vector";
+    if (rows != 0) {
+        (void)snprintf(shape, sizeof shape, "%llu rows", (unsigned long long)rows);
+    }
+    return ingot_error_set(error, INGOT_ERR_INPUT, source->path, name,
+                           "config.json and the weights do not belong together",
+                           "has another shape than config.json says (%s of %llu)", shape,
+                           (unsigned long long)cols);
 }
 
 static ingot_status require_block(const ingot_model *model, const ingot_weight_source *source,

@@ -444,11 +444,11 @@ static void test_tensors(void) {
         check_error("missing", open_model(&model), INGOT_ERR_INPUT, names[i]);
     }
     put_model(TIED, NO_HEAD, "model.layers.0.mlp.down_proj.weight", "[4,2]", "F32");
-    check_error("transposed", open_model(&model), INGOT_ERR_INPUT, "another shape");
+    check_error("transposed", open_model(&model), INGOT_ERR_INPUT, "2 rows of 4");
     put_model(TIED, NO_HEAD, "model.layers.0.mlp.down_proj.weight", "[8]", "F32");
     check_error("flat", open_model(&model), INGOT_ERR_INPUT, "another shape");
     put_model(TIED, NO_HEAD, "model.norm.weight", "[1,2]", "F32");
-    check_error("norm as a matrix", open_model(&model), INGOT_ERR_INPUT, "another shape");
+    check_error("norm as a matrix", open_model(&model), INGOT_ERR_INPUT, "a vector of 2");
     put_model(TIED, NO_HEAD, "model.layers.0.mlp.down_proj.weight", "[2,4]", "I32");
     check_error("integers", open_model(&model), INGOT_ERR_UNSUPPORTED, "dtype");
     put_model(TIED, NO_HEAD, "model.layers.0.mlp.down_proj.weight", "[2,2]", "F64");
