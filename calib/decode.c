@@ -192,8 +192,27 @@ struct ingot_text_stream {
     uint64_t start, end;
 };
 
-/* Tokens of the prompt that are enough context for its continuation. */
+/* Tokens of the prompt that are enough context for its continuation, unless they begin in the
+ * middle of a character. */
 #define CONTEXT_TOKENS 16ull
+
+static const char lost[] = "\xEF\xBF\xBD"; /* U+FFFD */
+#define LOST_BYTES (sizeof lost - 1)
+
+static ingot_status count_context(const ingot_tokenizer *tokenizer, const uint32_t *prompt,
+                                  uint64_t count, uint64_t *context, ingot_error *error) {
+    bool is_cut = true;
+    for (*context = ingot_min_u64(count, CONTEXT_TOKENS); is_cut && *context < count;) {
+        char *text;
+        uint64_t size;
+        INGOT_TRY(ingot_tokenizer_decode(tokenizer, prompt + (count - *context), *context, true,
+                                         &text, &size, error));
+        is_cut = size >= LOST_BYTES && memcmp(text, lost, LOST_BYTES) == 0;
+        ingot_free(text);
+        *context = is_cut ? ingot_min_u64(count, 2 * *context) : *context;
+    }
+    return INGOT_OK;
+}
 
 ingot_status ingot_text_stream_create(ingot_text_stream **out, const ingot_tokenizer *tokenizer,
                                       const uint32_t *prompt, uint64_t count, ingot_text_sink sink,
@@ -202,14 +221,15 @@ ingot_status ingot_text_stream_create(ingot_text_stream **out, const ingot_token
     void *memory;
     ingot_status status = INGOT_OK;
     ingot_text_stream *s = NULL;
+    uint64_t kept;
+    INGOT_TRY(count_context(tokenizer, prompt, count, &kept, error));
     INGOT_GO(ingot_alloc_zero(&memory, 1, sizeof *s));
     s = memory;
     s->tokenizer = tokenizer;
     s->sink = sink;
     s->context = context;
-    s->count = ingot_min_u64(count, CONTEXT_TOKENS);
-    s->end = s->count;
-    s->room = 256;
+    s->count = s->end = kept;
+    s->room = kept + 256;
     INGOT_GO(ingot_alloc_zero(&memory, s->room, sizeof *s->ids));
     s->ids = memory;
     if (s->count != 0) {
@@ -253,7 +273,7 @@ static ingot_status make_room(ingot_text_stream *s) {
 }
 
 static bool ends_incomplete(const char *text, uint64_t size) {
-    return size >= 3 && memcmp(text + size - 3, "\xEF\xBF\xBD", 3) == 0;
+    return size >= LOST_BYTES && memcmp(text + size - LOST_BYTES, lost, LOST_BYTES) == 0;
 }
 
 static ingot_status decode_tail(const ingot_text_stream *s, uint64_t start, uint64_t end,

@@ -259,7 +259,7 @@ static void test_stream_byte_fallback(void) {
     enum { z, newline, lead, tail, none };
 #define LOST "\xEF\xBF\xBD"
     static const struct {
-        uint32_t prompt[3], ids[6];
+        uint32_t prompt[18], ids[6];
         const char *text;
     } cases[] = {
         {{z, none}, {newline, lead, tail, z, none}, "\n\xC3\xA9z"},
@@ -269,6 +269,11 @@ static void test_stream_byte_fallback(void) {
         {{z, newline, none}, {lead, z, none}, LOST "z"},
         {{z, newline, none}, {lead, tail, z, none}, "\xC3\xA9z"},
         {{z, none}, {lead, newline, z, none}, LOST LOST "z"},
+        /* more bytes than are kept as context, which would begin with the second of a character */
+        {{lead, tail, lead, tail, lead, tail, lead, tail, lead, tail, lead, tail, lead, tail, lead,
+          tail, newline, none},
+         {lead, tail, z, none},
+         "\xC3\xA9z"},
     };
     ingot_tokenizer *tokenizer;
     ingot_error error;
