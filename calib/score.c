@@ -247,14 +247,34 @@ static batch next_batch(const scorer *s, batch part) {
     return part;
 }
 
+/* Tokens of a batch. */
+static uint64_t tokens_at_once(const ingot_model *model, unsigned sides, uint64_t longest,
+                               uint64_t tokens, uint64_t batch_bytes) {
+    batch_bytes = batch_bytes == 0 ? DEFAULT_BATCH_BYTES : batch_bytes;
+    return ingot_max_u64(
+        longest, ingot_min_u64(tokens, batch_bytes / (model->hidden * sizeof(float) * sides)));
+}
+
+/* Rows of logits. */
+static uint64_t rows_at_once(const ingot_model *model, uint64_t longest) {
+    const uint64_t most = LOGITS_BYTES / (model->vocab * sizeof(float));
+    return ingot_max_u64(1, ingot_min_u64(most, longest - 1));
+}
+
+uint64_t ingot_score_bytes(const ingot_model *model, uint64_t tokens, uint64_t longest,
+                           uint64_t batch_tokens) {
+    const uint64_t kept = tokens_at_once(model, 2, longest, tokens, 0);
+    const uint64_t rows = rows_at_once(model, longest);
+    const uint64_t call = ingot_max_u64(longest, ingot_min_u64(kept, batch_tokens));
+    return sizeof(float) * (2 * kept * model->hidden + rows * (2 * model->vocab + model->hidden)) +
+           call * ingot_workspace_token_bytes(model);
+}
+
 /* Sizes of everything from the longest sequence and batch_bytes. */
 static ingot_status open_scorer(scorer *s, uint64_t longest, uint64_t tokens,
                                 uint64_t batch_bytes) {
-    const uint64_t token_bytes = s->model->hidden * sizeof(float) * s->side_count;
-    batch_bytes = batch_bytes == 0 ? DEFAULT_BATCH_BYTES : batch_bytes;
-    s->batch_tokens = ingot_max_u64(longest, ingot_min_u64(tokens, batch_bytes / token_bytes));
-    s->rows = LOGITS_BYTES / (s->model->vocab * sizeof(float));
-    s->rows = ingot_max_u64(1, ingot_min_u64(s->rows, longest - 1));
+    s->batch_tokens = tokens_at_once(s->model, s->side_count, longest, tokens, batch_bytes);
+    s->rows = rows_at_once(s->model, longest);
     for (unsigned i = 0; i < s->side_count; i++) {
         INGOT_TRY(open_side(s, &s->sides[i]));
     }

@@ -54,4 +54,9 @@ ingot_status ingot_score_run(ingot_score *out, const ingot_model *model,
                              const ingot_backend *backend, uint64_t batch_bytes,
                              ingot_progress *progress, ingot_error *error) INGOT_MUST_CHECK;
 
+/* Memory that it takes beside weights to score `tokens` tokens in sequences of up to `longest` with
+ * a source, for plans; batch_tokens as backends have it. */
+uint64_t ingot_score_bytes(const ingot_model *model, uint64_t tokens, uint64_t longest,
+                           uint64_t batch_tokens);
+
 #endif

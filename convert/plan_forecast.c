@@ -1,6 +1,7 @@
 /* What a conversion will take and give (convert/plan_forecast.h). */
 #include "convert/plan_forecast.h"
 
+#include "calib/score.h"
 #include "calib/self_text.h"
 #include "calib/stats.h"
 #include "calib/text_model.h"
@@ -173,6 +174,29 @@ static void need_to_write(ingot_memory_need *cpu, ingot_memory_need *cuda,
     *cuda_least_bytes = ingot_max_u64(*cuda_least_bytes, weights + device_least);
 }
 
+/* ingot-verify: a block or both heads, of the container as much as of the source at the most. */
+static void need_to_score(ingot_forecast *out, const ingot_forecast_job *job) {
+    const ingot_model *model = job->model;
+    const uint64_t embedding = stored_bytes(job, model->embed_name);
+    const uint64_t head = ingot_max_u64(embedding, stored_bytes(job, model->head_name));
+    const uint64_t weights = 2 * ingot_max_u64(job->plan->block_bytes, head);
+    const uint64_t length = job->scored_length != 0
+                                ? job->scored_length
+                                : ingot_min_u64(INGOT_WINDOW_LENGTH, model->context);
+    const uint64_t most = job->scored_windows != 0 ? job->scored_windows * length : UINT64_MAX;
+    const uint64_t tokens = ingot_min_u64(job->scored_tokens, most);
+    const uint64_t cpu = ingot_score_bytes(model, tokens, length, CPU_CALL_TOKENS);
+    const uint64_t cuda = ingot_score_bytes(model, tokens, length, CUDA_CALL_TOKENS);
+    uint64_t tokenizer = 0;
+    (void)ingot_checkpoint_file(job->checkpoint, INGOT_TOKENIZER_FILE, &tokenizer);
+    /* ids, likelihoods by both, divergences */
+    const uint64_t kept = tokens * (sizeof(uint32_t) + 3 * sizeof(double));
+    const uint64_t host = TOKENIZER_RATIO * tokenizer + weights + kept;
+    out->scoring_cpu.host_bytes = CPU_BASE_BYTES + host + cpu;
+    out->scoring_cuda.host_bytes = CUDA_BASE_BYTES + host;
+    out->scoring_cuda.device_bytes = weights + cuda;
+}
+
 static void need_memory(ingot_forecast *out, const ingot_forecast_job *job) {
     const ingot_plan *plan = job->plan;
     const batch_need b = need_of_batch(job);
@@ -284,6 +308,9 @@ void ingot_forecast_make(ingot_forecast *out, const ingot_forecast_job *job) {
     need_memory(out, job);
     if (job->writes_text && job->windows != 0) {
         need_to_write(&out->cpu, &out->cuda, &out->cuda_least_bytes, job);
+    }
+    if (job->scored_tokens != 0) {
+        need_to_score(out, job);
     }
     /* a state is written while the one before is there: digests, places and records */
     const uint64_t waiting = distills(job) ? ingot_waiting_bytes(plan) : 0;

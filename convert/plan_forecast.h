@@ -37,6 +37,7 @@ typedef struct ingot_forecast {
                                          host, calls of one window, no distillation */
     double seconds;                   /* on the device that was measured; NaN: not measured */
     ingot_statistics_need statistics; /* of the file that it reads in place of a text, or zeros */
+    ingot_memory_need scoring_cpu, scoring_cuda; /* of scoring it beside the source, or zeros */
 } ingot_forecast;
 
 /* What a forecast is made of. */
@@ -49,6 +50,9 @@ typedef struct ingot_forecast_job {
     bool has_stats;           /* a statistics file in its place */
     bool writes_text;         /* the model writes the text of these windows */
     bool has_widths;          /* a target of bits per weight has been met: nothing is measured */
+    /* on which it is scored afterwards, at most, 0: it is not; in so many windows, 0: all; of a
+     * window, 0: min(2048, context) */
+    uint64_t scored_tokens, scored_windows, scored_length;
     ingot_layout_info layout; /* of the container */
 } ingot_forecast_job;
 

@@ -25,6 +25,7 @@ typedef struct ingot_zoo_text {
     const char **paths; /* [path_count], concatenated */
     uint64_t path_count;
     uint8_t digest[16]; /* XXH3-128 of the concatenated bytes; ingot_manifest_check */
+    uint64_t bytes;     /* their number; likewise */
 } ingot_zoo_text;
 
 typedef struct ingot_zoo_recipe {

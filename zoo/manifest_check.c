@@ -44,8 +44,8 @@ static ingot_status check_model(const ingot_manifest *m, const ingot_zoo_model *
     return INGOT_OK;
 }
 
-static ingot_status digest_file(ingot_digest_stream *stream, const char *path, void *buffer,
-                                ingot_error *error) {
+static ingot_status digest_file(ingot_digest_stream *stream, uint64_t *bytes, const char *path,
+                                void *buffer, ingot_error *error) {
     ingot_file *file;
     ingot_status status = INGOT_OK;
     if (strcmp(path, INGOT_ZOO_SELF) == 0) {
@@ -54,6 +54,7 @@ static ingot_status digest_file(ingot_digest_stream *stream, const char *path, v
     }
     INGOT_TRY(ingot_file_open(&file, path, error));
     const uint64_t size = ingot_file_size(file);
+    *bytes += size;
     for (uint64_t at = 0; at < size && status == INGOT_OK; at += READ_BYTES) {
         const uint64_t piece = size - at < READ_BYTES ? size - at : READ_BYTES;
         status = ingot_file_read_at(file, buffer, piece, at, error);
@@ -69,7 +70,7 @@ static ingot_status digest_text(ingot_zoo_text *text, void *buffer, ingot_error 
     ingot_digest_stream *stream;
     ingot_status status = ingot_digest_stream_create(&stream);
     for (uint64_t i = 0; i < text->path_count && status == INGOT_OK; i++) {
-        status = digest_file(stream, text->paths[i], buffer, error);
+        status = digest_file(stream, &text->bytes, text->paths[i], buffer, error);
     }
     if (status == INGOT_OK) {
         ingot_digest_stream_finish(stream, text->digest);

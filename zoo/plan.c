@@ -113,6 +113,21 @@ static bool may_use(const ingot_manifest *m, const ingot_zoo_options *options, b
     return may;
 }
 
+/* No more tokens than bytes: what is in them is not read here. */
+static void set_scoring(ingot_convert_options *o, const ingot_manifest *m,
+                        const ingot_zoo_product *p) {
+    json_int_t bytes, mtime_ns;
+    if (p->evaluation != INGOT_ZOO_NONE) {
+        o->scored_tokens = m->texts[p->evaluation].bytes;
+        o->scored_windows = p->windows;
+        o->scored_length = p->seq_len;
+    }
+    if (p->tasks != NULL && ingot_zoo_file_mark(&bytes, &mtime_ns, p->tasks)) {
+        o->scored_tokens = ingot_max_u64(o->scored_tokens, (uint64_t)bytes);
+        o->scored_windows = 0;
+    }
+}
+
 static ingot_status forecast_of(ingot_forecast *out, json_t **json, const ingot_manifest *m,
                                 const ingot_zoo_product *p, bool with_tensors, ingot_speeds *speeds,
                                 ingot_error *error) {
@@ -133,6 +148,7 @@ static ingot_status forecast_of(ingot_forecast *out, json_t **json, const ingot_
         o.text_count = 1;
         o.texts[0] = m->texts[p->calibration].paths[0];
     }
+    set_scoring(&o, m, p);
     return ingot_convert_plan(out, with_tensors ? json : NULL, &o, speeds, error);
 }
 
@@ -245,6 +261,23 @@ static void add_statistics(ingot_zoo_need *need, bool *makes, const ingot_manife
     ingot_json_put(counted, key, json_true());
 }
 
+/* The memory of whichever step takes most. */
+static void count_memory(ingot_zoo_need *need, const ingot_forecast *f, bool on_cpu, bool on_cuda) {
+    const ingot_memory_need *const cpu[] = {&f->cpu, &f->scoring_cpu};
+    const ingot_memory_need *const cuda[] = {&f->cuda, &f->scoring_cuda};
+    const uint64_t least[] = {f->cuda_least_bytes, f->scoring_cuda.device_bytes};
+    for (unsigned i = 0; i < 2; i++) {
+        if (on_cpu) {
+            need->host_bytes = ingot_max_u64(need->host_bytes, cpu[i]->host_bytes);
+        }
+        if (on_cuda) {
+            need->host_bytes = ingot_max_u64(need->host_bytes, cuda[i]->host_bytes);
+            need->device_bytes = ingot_max_u64(need->device_bytes, cuda[i]->device_bytes);
+            need->device_least_bytes = ingot_max_u64(need->device_least_bytes, least[i]);
+        }
+    }
+}
+
 static ingot_status plan_product(ingot_forecasts *plan, const ingot_manifest *m,
                                  const ingot_shelf *shelf, const ingot_zoo_product *p,
                                  ingot_zoo_need *need, json_t *row,
@@ -270,15 +303,9 @@ static ingot_status plan_product(ingot_forecasts *plan, const ingot_manifest *m,
         return INGOT_OK;
     }
     const bool on_cuda = may_use(m, options, true), on_cpu = may_use(m, options, false);
-    *need = (ingot_zoo_need){.file_bytes = f.file_bytes,
-                             .disk_bytes = f.disk_bytes,
-                             .host_bytes =
-                                 on_cpu && f.cpu.host_bytes > (on_cuda ? f.cuda.host_bytes : 0)
-                                     ? f.cpu.host_bytes
-                                     : f.cuda.host_bytes,
-                             .device_bytes = on_cuda ? f.cuda.device_bytes : 0,
-                             .device_least_bytes = on_cuda ? f.cuda_least_bytes : 0,
-                             .is_planned = true};
+    *need = (ingot_zoo_need){
+        .file_bytes = f.file_bytes, .disk_bytes = f.disk_bytes, .is_planned = true};
+    count_memory(need, &f, on_cpu, on_cuda);
     const bool is_left = !json_is_true(json_object_get(row, "finished"));
     bool makes = false;
     if (is_left) {

@@ -36,6 +36,19 @@ for file in demo/w8 demo/w2 sub/four; do
     ingot-verify "shelf/$file.ingot" --source model >/dev/null || fail "$file is not valid"
 done
 
+# The plan knew what verification takes, which is more than plain rounding does.
+most() { # KEY FILE...: the largest of its values
+    key=$1
+    shift
+    sed -n "s/^ *\"$key\": \([0-9]*\),*$/\1/p" "$@" | sort -n | tail -n 1
+}
+taken=$(most peak_host_bytes shelf/.ingot-zoo/records/*.json)
+expect_exit 0 ingot-zoo plan zoo.json --json
+sed '/"room"/,$d' out >rows
+planned=$(most host_bytes rows)
+[ $((planned * 10)) -gt $((taken * 9)) ] && [ "$planned" -lt $((taken * 2)) ] ||
+    fail "planned $planned bytes of memory, taken $taken"
+
 # Nothing to do: nothing is touched.
 touch stamp
 expect_exit 1 ingot-zoo run zoo.json --json
