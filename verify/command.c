@@ -156,9 +156,10 @@ static int run(command *cmd) {
         const ingot_status written =
             ingot_verify_report_html(&verification, cmd->html_path, &error);
         if (written != INGOT_OK) {
-            exit_code = ingot_cli_report(command_spec.tool, &error);
-            if (status == INGOT_OK) {
-                verification.error = error; /* --json must not say that all went well */
+            const int page_code = ingot_cli_report(command_spec.tool, &error);
+            if (status == INGOT_OK) { /* else the check said no, which stays the result */
+                exit_code = page_code;
+                verification.error = error;
             }
         }
     }

@@ -141,6 +141,16 @@ if grep -qE '<script|(src|href)=' report.html; then
 fi
 expect_exit 1 ingot-verify model.ingot --source other --html report.html
 grep -q 'not valid' report.html || fail "the page does not say that the container is not valid"
+# full ARGUMENT...: the page does not fit on the disk.
+full() {
+    INGOT_TEST_FAIL_WRITE=1 ingot-verify "$@" --html report.html --json
+}
+expect_exit 2 full model.ingot
+expect_error "report.html"
+json error '"E_NO_SPACE"'
+expect_exit 1 full model.ingot --source other
+expect_error "report.html"
+json error '"E_SOURCE"'
 expect_exit 2 ingot-verify model.ingot --html missing/report.html
 expect_error "missing/report.html"
 expect_no_files missing/report.html
