@@ -268,7 +268,7 @@ typedef struct model_run {
     bool has_source;
     ingot_model model;
     ingot_tokenizer *tokenizer;
-    ingot_backend backend;
+    const ingot_backend *backend;
 } model_run;
 
 static const ingot_weight_source *run_source(const model_run *run) {
@@ -276,16 +276,12 @@ static const ingot_weight_source *run_source(const model_run *run) {
 }
 
 static void close_run(model_run *run) {
-    if (run->backend.ops != NULL) {
-        ingot_backend_close(&run->backend);
-    }
     ingot_tokenizer_destroy(run->tokenizer);
     ingot_model_close(&run->model);
 }
 
 static ingot_status open_run(model_run *run, ingot_verification *verification,
                              const ingot_checkpoint *checkpoint, ingot_error *error) {
-    const ingot_verify_options *options = &verification->options;
     ingot_weight_source_from_container(&run->candidate, verification->container,
                                        !verification->is_full);
     run->has_source = checkpoint != NULL;
@@ -294,8 +290,7 @@ static ingot_status open_run(model_run *run, ingot_verification *verification,
     }
     INGOT_TRY(ingot_model_open(&run->model, &run->candidate, error));
     INGOT_TRY(ingot_source_tokenizer(&run->tokenizer, &run->candidate, &run->model, error));
-    INGOT_TRY(ingot_backend_open(&run->backend, options->device, options->threads, error));
-    (void)snprintf(verification->backend, sizeof verification->backend, "%s", run->backend.path);
+    (void)snprintf(verification->backend, sizeof verification->backend, "%s", run->backend->path);
     return INGOT_OK;
 }
 
@@ -338,7 +333,7 @@ static ingot_status stage_text(ingot_verification *verification, const model_run
                          "windows", (double)windows.count, verification->options.is_silent);
     const ingot_status status =
         ingot_score_run(&verification->score, &run->model, &run->candidate, run_source(run),
-                        &windows, &run->backend, 0, &progress, error);
+                        &windows, run->backend, 0, &progress, error);
     ingot_progress_end(&progress);
     ingot_windows_free(&windows);
     verification->text_seconds = ingot_clock_seconds() - start;
@@ -355,7 +350,7 @@ static ingot_status stage_tasks(ingot_verification *verification, const model_ru
     const ingot_status status = ingot_tasks_score(
         &verification->task_score, &verification->tasks, verification->options.tasks_path,
         run->tokenizer, run->model.context, &run->model, &run->candidate, run_source(run),
-        &run->backend, 0, &progress, error);
+        run->backend, 0, &progress, error);
     ingot_progress_end(&progress);
     verification->tasks_seconds = ingot_clock_seconds() - start;
     return status;
@@ -363,9 +358,9 @@ static ingot_status stage_tasks(ingot_verification *verification, const model_ru
 
 /* The stages that run the model, on whatever was asked for. */
 static ingot_status run_model(ingot_verification *verification, const ingot_checkpoint *checkpoint,
-                              ingot_error *error) {
+                              const ingot_backend *backend, ingot_error *error) {
     const ingot_verify_options *options = &verification->options;
-    model_run run = {0};
+    model_run run = {.backend = backend};
     ingot_status status = open_run(&run, verification, checkpoint, error);
     if (status == INGOT_OK && options->text_count != 0) {
         status = stage_text(verification, &run, error);
@@ -446,11 +441,16 @@ static ingot_status run_integrity(ingot_verification *verification, unsigned thr
 ingot_status ingot_verify_run(ingot_verification *out, const ingot_verify_options *options) {
     ingot_checkpoint *checkpoint = NULL;
     ingot_pool *pool = NULL;
+    ingot_backend backend = {0};
+    const bool runs_model = options->text_count != 0 || options->tasks_path != NULL;
     ingot_verification_init(out, options);
     ingot_error *error = &out->error;
     ingot_status status = ingot_verify_check_options(options, error);
     INGOT_GO(status);
     INGOT_GO(check_inputs(out, error));
+    if (runs_model) { /* a device that is not there is told now, too */
+        INGOT_GO(ingot_backend_open(&backend, options->device, options->threads, error));
+    }
     INGOT_GO(ingot_pool_create(&pool, options->threads));
     status = run_integrity(out, ingot_pool_threads(pool), error);
     if (status == INGOT_OK && options->source_path != NULL) {
@@ -459,8 +459,8 @@ ingot_status ingot_verify_run(ingot_verification *out, const ingot_verify_option
     }
     judge(out, status);
     INGOT_GO(status);
-    if (options->text_count != 0 || options->tasks_path != NULL) {
-        status = run_model(out, checkpoint, error);
+    if (runs_model) {
+        status = run_model(out, checkpoint, &backend, error);
         if (ingot_status_exit_code(status) == 1) {
             judge(out, status); /* --quick: weights are checked as they are loaded */
         }
@@ -472,6 +472,7 @@ done:
         status = ingot_error_set(error, status, options->path, NULL, NULL, "%s",
                                  ingot_status_text(status));
     }
+    ingot_backend_close(&backend);
     ingot_pool_destroy(pool);
     ingot_checkpoint_close(checkpoint);
     return status;

@@ -108,6 +108,9 @@ expect_exit 2 ingot-verify model.ingot --device banana
 expect_error "unknown device"
 expect_exit 2 ingot-verify . --json
 json valid null
+expect_exit 2 ingot-verify model.ingot --text "$TEXT" --device cuda:99 --json
+json error '"E_DEVICE"'
+json valid null # told before anything is checked
 expect_exit 2 ingot-verify model.ingot --text missing.txt --json
 json error '"E_NOT_FOUND"'
 expect_error "missing.txt"
