@@ -55,6 +55,16 @@ static void know_files(checker *c, const json_t *file) {
     }
 }
 
+/* Those of a product that is not asked about. */
+static void know_other(checker *c, const ingot_zoo_product *p) {
+    json_t *record = NULL;
+    know(c, p->output);
+    if (ingot_shelf_read_record(&record, &c->shelf, p->name, NULL) == INGOT_OK) {
+        know_files(c, json_object_get(record, "file"));
+    }
+    json_decref(record);
+}
+
 static bool go_on(void *context, uint64_t done_bytes, uint64_t total_bytes) {
     (void)context;
     (void)done_bytes;
@@ -174,7 +184,7 @@ static ingot_status check_products(checker *c, ingot_error *error) {
         check_verdict verdict;
         char reason[160] = "";
         if (!ingot_zoo_is_chosen(c->options, p)) {
-            know(c, p->output);
+            know_other(c, p);
             continue;
         }
         INGOT_TRY(ingot_interrupt_check(error));

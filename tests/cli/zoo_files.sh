@@ -55,3 +55,11 @@ cp copied/it-00002-of-00002.ingot "$folder/it.ingot"
 manifest ', "shard_bytes": 1000000'
 expect_exit 0 ingot-zoo run zoo.json
 cmp copied/it-00002-of-00002.ingot "$folder/it.ingot"
+
+# Shards of a product that is not asked about are not foreign.
+cat >two.json <<END
+{"shelf": "two", "models": {"m": "$MODEL"}, "recipes": {"rtn": {"defaults": {"method": "rtn"}}, "three": {"defaults": {"method": "rtn", "bits": 3}}},
+ "products": [{"model": "m", "recipes": ["rtn"], "shard_bytes": 2000000}, {"model": "m", "recipes": ["three"]}], "devices": ["cpu"]}
+END
+expect_exit 0 ingot-zoo run two.json
+expect_exit 0 ingot-zoo verify two.json --only m/three
