@@ -18,7 +18,8 @@
 #define CAPTURE_LIMIT_BYTES (64u << 20)
 
 ingot_status ingot_child_begin(ingot_child *child, const char *tool, ingot_error *error) {
-    *child = (ingot_child){.out_descriptor = -1, .log_descriptor = -1, .lock_descriptor = -1};
+    *child =
+        (ingot_child){.out_descriptor = -1, .log_descriptor = -1, .lock_descriptors = {-1, -1}};
     const ssize_t length = readlink("/proc/self/exe", child->tool, sizeof child->tool - 64);
     char *end = length > 0 ? memrchr(child->tool, '/', (size_t)length) : NULL;
     if (end == NULL) {
@@ -65,8 +66,11 @@ static void become(const ingot_child *child, int out, int log, pid_t parent) {
         prctl(PR_SET_PDEATHSIG, SIGTERM) != 0 || getppid() != parent) {
         _exit(127);
     }
-    if (child->lock_descriptor >= 0 && fcntl(child->lock_descriptor, F_SETFD, 0) != 0) {
-        _exit(127);
+    for (unsigned i = 0; i < 2; i++) {
+        const int lock = child->lock_descriptors[i];
+        if (lock >= 0 && fcntl(lock, F_SETFD, 0) != 0) {
+            _exit(127);
+        }
     }
     (void)signal(SIGINT, SIG_DFL);
     (void)signal(SIGTERM, SIG_DFL);

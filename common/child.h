@@ -15,12 +15,12 @@ typedef struct ingot_child {
     unsigned count;
     char numbers[12][40];
     unsigned number_count;
-    char tool[4096];     /* the program: beside this one */
-    const char *out;     /* file that takes standard output, emptied before, */
-    int out_descriptor;  /* or where that is NULL what takes it */
-    const char *log;     /* file to which standard error is added, */
-    int log_descriptor;  /* or likewise */
-    int lock_descriptor; /* stays open in the child; negative: none */
+    char tool[4096];         /* the program: beside this one */
+    const char *out;         /* file that takes standard output, emptied before, */
+    int out_descriptor;      /* or where that is NULL what takes it */
+    const char *log;         /* file to which standard error is added, */
+    int log_descriptor;      /* or likewise */
+    int lock_descriptors[2]; /* stay open in the child; negative: none */
 } ingot_child;
 
 /* Begins the command line of a tool such as "ingot-convert".  INGOT_ERR_NOT_FOUND where it is not

@@ -376,7 +376,8 @@ ingot_status ingot_job_start(ingot_zoo_job *job, ingot_error *error) {
     INGOT_TRY(ingot_child_begin(&child, step_tools[job->step], error));
     child.out = out;
     child.log = log;
-    child.lock_descriptor = job->lock;
+    child.lock_descriptors[0] = job->lock;
+    child.lock_descriptors[1] = job->shared_lock;
     switch (job->step) {
     case INGOT_STEP_STATISTICS:
         build_statistics(&child, job, shared);
@@ -521,6 +522,13 @@ static bool is_spoiled(const char *path, const ingot_zoo_job *job, const ingot_e
     return status == INGOT_ERR_INPUT || ingot_status_exit_code(status) == 1;
 }
 
+/* The first step again; what it shares with others may be in the hands of one. */
+static ingot_status begin_anew(ingot_zoo_job *job, ingot_error *error) {
+    const ingot_status status = first_step(job, error);
+    job->must_wait = status == INGOT_ERR_LOCKED;
+    return status;
+}
+
 /* After a failure: what would fail every run to come is made anew, once; else the failure stays. */
 static ingot_status recover(ingot_zoo_job *job, ingot_status status, ingot_error *error) {
     char path[INGOT_SHELF_PATH_SIZE];
@@ -528,7 +536,7 @@ static ingot_status recover(ingot_zoo_job *job, ingot_status status, ingot_error
         status <= INGOT_BAD_LAST) {
         (void)fprintf(stderr, "%s: damaged: made anew\n", job->product->name);
         job->is_remade = true;
-        return first_step(job, error);
+        return begin_anew(job, error);
     }
     if (job->step != INGOT_STEP_CONVERT) {
         return status;
@@ -544,7 +552,7 @@ static ingot_status recover(ingot_zoo_job *job, ingot_status status, ingot_error
         (void)fprintf(stderr, "%s: damaged or gone: made anew\n", path);
         job->has_new_shared = true;
         (void)unlink(path);
-        return first_step(job, error);
+        return begin_anew(job, error);
     }
     return status;
 }

@@ -29,6 +29,7 @@ typedef struct ingot_zoo_job {
     bool is_forced;
     bool is_restarted;   /* a state of an interrupted conversion was refused, and is gone */
     bool is_remade;      /* its file was damaged, and is made anew */
+    bool must_wait;      /* another makes anew what it shares with others */
     bool has_new_shared; /* what it shares with others was damaged, and is made anew */
     const char *device;
     unsigned threads;
@@ -44,8 +45,8 @@ ingot_status ingot_job_open(ingot_zoo_job *job, const ingot_manifest *manifest,
                             ingot_error *error) INGOT_MUST_CHECK;
 /* Starts the child of the step at hand, on job->device with job->threads. */
 ingot_status ingot_job_start(ingot_zoo_job *job, ingot_error *error) INGOT_MUST_CHECK;
-/* Takes the end of the child (both from wait4): the next step, or why the product failed;
- * INGOT_ERR_LOCKED: another makes anew what it shares with others. */
+/* Takes the end of the child (both from wait4): the next step, or why the product failed,
+ * or why it must wait. */
 ingot_status ingot_job_finish(ingot_zoo_job *job, int wait_status, const struct rusage *usage,
                               ingot_error *error) INGOT_MUST_CHECK;
 /* Puts a failure on record. */

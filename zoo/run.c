@@ -196,7 +196,7 @@ static void open_task(runner *r, task *t) {
 /* The next step, or the end. */
 static void take_end(runner *r, task *t, int wait_status, const struct rusage *usage) {
     const ingot_status status = ingot_job_finish(&t->job, wait_status, usage, &t->error);
-    if (status == INGOT_ERR_LOCKED) {
+    if (t->job.must_wait) {
         put_off(r, t);
     } else if (status != INGOT_OK) {
         fail(r, t);

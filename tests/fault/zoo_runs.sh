@@ -114,6 +114,28 @@ wait $other 2>/dev/null || true
 expect_exit 0 ingot-zoo run zoo.json --only o/rtn
 [ ! -e "$unused" ] || fail "it was not removed"
 
+# Statistics that a killed run has left at work are waited for, whoever wants them.
+cat >shared.json <<END
+{"shelf": "shared", "models": {"o": "other"}, "texts": {"cal": "model/calibration.txt"},
+ "recipes": {"a": {"samples": 48, "seq_len": 512}, "b": {"defaults": {"bits": 3}, "samples": 48, "seq_len": 512}},
+ "products": [{"model": "o", "recipes": ["a", "b"], "calibration": "cal", "statistics": true}], "devices": ["cpu"]}
+END
+ingot-zoo run shared.json --only o/a >out 2>err </dev/null &
+run=$!
+await pgrep -P $run ingot-calib >pid
+orphan=$(cat pid)
+await sh -c 'ls shared/.ingot-zoo/statistics/*.partial' >/dev/null 2>&1
+kill -STOP "$orphan"
+kill -9 $run
+wait $run 2>/dev/null || true
+ingot-zoo run shared.json --only o/b >second 2>second.err </dev/null &
+run=$!
+await test -s second.err
+sleep 1
+kill -CONT "$orphan"
+wait $run || fail "it did not wait: $(cat second.err)"
+grep -q 'o/b: waits, another is at it' second.err || fail "$(cat second.err)"
+
 # SIGINT: what runs is ended, what waits is left, and said so.
 terminate() { # ARGUMENT...: of a run of the manifest "interrupted", once it is at work
     rm -rf interrupted
