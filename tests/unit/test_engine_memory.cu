@@ -237,9 +237,50 @@ static void test_products(void) {
     CU_ASSERT_EQUAL(wrong, 0);
 }
 
+/* product.h: workspace never decreases when m grows, up to the rows that read packed weights. */
+static void test_growth(void) {
+    static const uint64_t sizes[] = {44, 64, 96, 128, 1024, 2048, 4096, 14336, 28672, 57344};
+    static const ingot_dtype dtypes[] = {INGOT_F32, INGOT_F16, INGOT_BF16};
+    unsigned drops = 0;
+    for (int i = 0; i < 3000; i++) {
+        const ingot_weight_view storage = draw_storage();
+        const uint64_t rows = pick(sizes, 10), cols = pick(sizes, 10);
+        const engine_linear w = make_linear(storage, rows, cols),
+                            up = make_linear(storage, rows, cols);
+        ingot_cuda cuda = draw_device();
+        ingot_product job = {};
+        job.w = &w.w;
+        job.up = below(3) == 0 ? &up.w : nullptr;
+        job.has_activation = job.up != nullptr || below(4) == 0;
+        job.bias = w.bias;
+        job.x_dtype = dtypes[below(3)];
+        job.dtype = dtypes[1 + below(2)];
+        job.y_dtype = dtypes[below(3)];
+        job.norm_weight = below(2) == 0 ? somewhere<float>() : nullptr;
+        job.residual = below(2) == 0 ? somewhere<float>() : nullptr;
+        const uint64_t most = ingot_max_u64(cuda_product_packed_rows(&cuda, job.w, job.up), 64);
+        uint64_t before = 0;
+        for (job.m = 1; job.m <= most; job.m++) {
+            const uint64_t bytes = cuda_product_workspace_bytes(&cuda, &job);
+            if (bytes < before && drops++ < 10) {
+                printf("\n    %llu x %llu, %u bits, groups of %llu, %llu outliers%s: %llu bytes "
+                       "for %llu "
+                       "rows, %llu before",
+                       (unsigned long long)rows, (unsigned long long)cols, w.w.bits,
+                       (unsigned long long)w.w.group, (unsigned long long)w.w.outlier_count,
+                       job.up != nullptr ? ", up" : "", (unsigned long long)bytes,
+                       (unsigned long long)job.m, (unsigned long long)before);
+            }
+            before = bytes;
+        }
+    }
+    CU_ASSERT_EQUAL(drops, 0);
+}
+
 int main(void) {
     const CU_TestInfo tests[] = {
         {"products of passes", test_products},
+        {"workspace of more rows", test_growth},
         CU_TEST_INFO_NULL,
     };
     return suite_run("engine memory", tests);
