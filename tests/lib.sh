@@ -45,6 +45,11 @@ need_cuda() {
     [ "$code" = 0 ] || fail "ingot-run on the device: $(cat err)"
 }
 
+# is_sanitized: whether the tools take more memory than they need, for AddressSanitizer.
+is_sanitized() {
+    nm -D "$(command -v ingot-convert)" | grep -q __asan_
+}
+
 # expect_exit CODE COMMAND...: runs it with stdout in ./out and stderr in ./err.
 expect_exit() {
     wanted=$1
