@@ -195,6 +195,7 @@ static void need_to_score(ingot_forecast *out, const ingot_forecast_job *job) {
     out->scoring_cpu.host_bytes = CPU_BASE_BYTES + host + cpu;
     out->scoring_cuda.host_bytes = CUDA_BASE_BYTES + host;
     out->scoring_cuda.device_bytes = weights + cuda;
+    out->scoring_length = length;
 }
 
 static void need_memory(ingot_forecast *out, const ingot_forecast_job *job) {
@@ -301,6 +302,7 @@ void ingot_forecast_make(ingot_forecast *out, const ingot_forecast_job *job) {
         .kv_bytes_per_token = 4 * model->layers * model->kv_heads * model->head_dim,
         .tokens = job->windows * job->length,
         .seconds = NAN,
+        .scoring_token_seconds = NAN,
     };
     for (uint64_t i = 0; i < ingot_checkpoint_count(job->checkpoint); i++) {
         out->parameters += ingot_checkpoint_at(job->checkpoint, i)->elements;

@@ -37,7 +37,11 @@ typedef struct ingot_forecast {
                                          host, calls of one window, no distillation */
     double seconds;                   /* on the device that was measured; NaN: not measured */
     ingot_statistics_need statistics; /* of the file that it reads in place of a text, or zeros */
-    ingot_memory_need scoring_cpu, scoring_cuda; /* of scoring it beside the source, or zeros */
+    /* of scoring it beside the source, or zeros: memory; a window; seconds of a token, NaN likewise
+     */
+    ingot_memory_need scoring_cpu, scoring_cuda;
+    uint64_t scoring_length;
+    double scoring_token_seconds;
 } ingot_forecast;
 
 /* What a forecast is made of. */

@@ -607,3 +607,20 @@ ingot_status ingot_forecast_statistics(double *seconds, const ingot_forecast_job
     *seconds += b->backend->has_own_memory ? b->open_seconds + b->product_first : 0;
     return INGOT_OK;
 }
+
+/* Two models, block by block, and their heads. */
+ingot_status ingot_forecast_scoring(double *seconds, const ingot_forecast_job *job, uint64_t length,
+                                    ingot_speeds *speeds, ingot_error *error) {
+    bench *b = speeds;
+    ingot_forecast_job scored = *job;
+    const ingot_model *model = job->model;
+    scored.length = length;
+    b->error = error;
+    const ingot_status status = measure_products(b, &scored);
+    b->error = NULL;
+    INGOT_TRY(status);
+    const double products = (double)model->layers * work_of(&scored).whole +
+                            (double)model->vocab * (double)model->hidden;
+    *seconds = 2 * 2 * products / b->product_flops;
+    return INGOT_OK;
+}

@@ -7,6 +7,7 @@
 #include "convert/convert.h"
 #include "kernels/plugin.h"
 #include "zoo/leftovers.h"
+#include "zoo/plan_scoring.h"
 #include "zoo/product.h"
 #include "zoo/remains.h"
 #include "zoo/room.h"
@@ -65,6 +66,7 @@ typedef struct stopwatch {
     ingot_backend backend;
     ingot_speeds *speeds; /* NULL: nothing is measured */
     json_t *counted;      /* keys of shared statistics that count with a product before */
+    json_t *texts;        /* what is known of texts to score on (zoo/plan_scoring.h) */
 } stopwatch;
 
 static void open_stopwatch(stopwatch *w, const ingot_manifest *m,
@@ -83,6 +85,7 @@ static void open_stopwatch(stopwatch *w, const ingot_manifest *m,
 static void close_stopwatch(stopwatch *w) {
     ingot_speeds_destroy(w->speeds);
     json_decref(w->counted);
+    json_decref(w->texts);
     ingot_backend_close(&w->backend);
 }
 
@@ -315,7 +318,14 @@ static ingot_status plan_product(ingot_forecasts *plan, const ingot_manifest *m,
     ingot_json_put(row, "seconds", ingot_json_number(f.seconds));
     ingot_json_put(row, "statistics_seconds",
                    makes ? ingot_json_number(f.statistics.seconds) : json_null());
-    plan->seconds += is_left ? f.seconds + (makes ? f.statistics.seconds : 0) : 0;
+    const double verifying = isfinite(f.scoring_token_seconds)
+                                 ? f.scoring_token_seconds *
+                                       ingot_zoo_scored_tokens(watch->texts, m, p, f.scoring_length)
+                                 : (double)NAN;
+    ingot_json_put(row, "verify_seconds", ingot_json_number(verifying));
+    plan->seconds += is_left ? f.seconds + (makes ? f.statistics.seconds : 0) +
+                                   (isfinite(verifying) ? verifying : 0)
+                             : 0;
     if (json != NULL) {
         ingot_json_put(row, "tensors", json_incref(json_object_get(json, "tensors")));
         json_decref(json);
@@ -419,6 +429,7 @@ ingot_status ingot_forecasts_make(ingot_forecasts *out, const ingot_manifest *ma
     INGOT_TRY(ingot_alloc_zero(&memory, manifest->product_count, sizeof *out->needs));
     out->needs = memory;
     watch.counted = json_object();
+    watch.texts = json_object();
     find_room(&out->room, manifest, options, (use & INGOT_FORECASTS_HERE) != 0);
     if ((use & INGOT_FORECASTS_TIMES) != 0) {
         open_stopwatch(&watch, manifest, options);
@@ -531,8 +542,10 @@ static void print_plan(const ingot_forecasts *plan) {
         ingot_format_bytes(b, sizeof b, ingot_zoo_number(row, "host_bytes"));
         ingot_format_bytes(c, sizeof c, ingot_zoo_number(row, "device_bytes"));
         const double statistics = ingot_zoo_number(row, "statistics_seconds");
-        print_seconds(d,
-                      ingot_zoo_number(row, "seconds") + (isfinite(statistics) ? statistics : 0));
+        const double verifying = ingot_zoo_number(row, "verify_seconds");
+        print_seconds(d, ingot_zoo_number(row, "seconds") +
+                             (isfinite(statistics) ? statistics : 0) +
+                             (isfinite(verifying) ? verifying : 0));
         printf("%-28s %9s %7.3f %9s %9s %9s", ingot_zoo_text_of(row, "product"), a,
                ingot_zoo_number(row, "bits_per_weight"), b, c, d);
         print_cards(row);

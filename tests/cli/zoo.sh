@@ -44,6 +44,7 @@ most() { # KEY FILE...: the largest of its values
 }
 taken=$(most peak_host_bytes shelf/.ingot-zoo/records/*.json)
 expect_exit 0 ingot-zoo plan zoo.json --json
+[ "$(grep -cE '"verify_seconds": [0-9.e-]*[1-9]' out)" = 3 ] || fail "scoring takes no time: $(cat out)"
 sed '/"room"/,$d' out >rows
 planned=$(most host_bytes rows)
 is_sanitized || { [ $((planned * 10)) -gt $((taken * 9)) ] && [ "$planned" -lt $((taken * 2)) ]; } ||
@@ -114,6 +115,7 @@ END
 expect_exit 0 ingot-zoo plan shared.json --json
 [ "$(grep -cE '"statistics_seconds": [0-9.e-]*[1-9]' out)" = 1 ] || fail "not one of two: $(cat out)"
 grep -q '"statistics_seconds": null' out || fail "both of two: $(cat out)"
+[ "$(grep -c '"verify_seconds": null' out)" = 2 ] || fail "nothing is scored: $(cat out)"
 host=$(sed -n 's/^   "host_bytes": \([0-9]*\),$/\1/p' out | tail -n 1)
 disk=$(sed -n 's/^ "disk_bytes": \([0-9]*\),$/\1/p' out)
 expect_exit 0 ingot-zoo run shared.json --until statistics
