@@ -218,15 +218,26 @@ static bool is_own(const checker *c, const char *path) {
     return is;
 }
 
+static int by_name(const FTSENT **a, const FTSENT **b) {
+    return strcmp((*a)->fts_name, (*b)->fts_name);
+}
+
 static ingot_status find_foreign(checker *c, ingot_error *error) {
     char *const roots[] = {c->shelf.root, NULL};
     const size_t start = strlen(c->shelf.root) + 1;
-    FTS *tree = fts_open(roots, FTS_PHYSICAL | FTS_NOCHDIR, NULL);
+    FTS *tree = fts_open(roots, FTS_PHYSICAL | FTS_COMFOLLOW | FTS_NOCHDIR, by_name);
     if (tree == NULL) {
         return ingot_error_set(error, INGOT_ERR_IO, c->shelf.root, NULL, NULL,
                                "the shelf cannot be read");
     }
     for (FTSENT *entry = fts_read(tree); entry != NULL; entry = fts_read(tree)) {
+        if (entry->fts_info == FTS_DNR || entry->fts_info == FTS_ERR) {
+            const ingot_status status =
+                ingot_error_set(error, INGOT_ERR_IO, entry->fts_path, NULL, "check its permissions",
+                                "the folder cannot be read: %s", strerror(entry->fts_errno));
+            (void)fts_close(tree);
+            return status;
+        }
         if (entry->fts_info == FTS_D && strcmp(entry->fts_name, INGOT_SHELF_FOLDER) == 0) {
             (void)fts_set(tree, entry, FTS_SKIP);
         } else if (entry->fts_info != FTS_D && entry->fts_info != FTS_DP &&

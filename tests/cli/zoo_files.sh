@@ -63,3 +63,11 @@ cat >two.json <<END
 END
 expect_exit 0 ingot-zoo run two.json
 expect_exit 0 ingot-zoo verify two.json --only m/three
+
+# A shelf that is a link to a folder elsewhere has the files of that folder.
+mv two elsewhere
+ln -s elsewhere two
+expect_exit 0 ingot-zoo verify two.json
+touch two/stranger
+expect_exit 1 ingot-zoo verify two.json
+grep -q '^stranger: foreign' err || fail "$(cat err)"
