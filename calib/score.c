@@ -95,9 +95,12 @@ static void close_scorer(scorer *s) {
         release(s, one->logits);
         ingot_arena_destroy(one->arena);
         ingot_free(one->best);
+        *one = (side){.source = one->source, .nll = one->nll};
     }
     release(s, s->scratch);
     ingot_workspace_destroy(s->work);
+    s->scratch = NULL;
+    s->work = NULL;
 }
 
 /* An operation failed without saying more. */
@@ -285,6 +288,39 @@ static ingot_status open_scorer(scorer *s, uint64_t longest, uint64_t tokens,
                                   ingot_max_u64(longest, call_tokens), s->error);
 }
 
+/* All sequences, in batches of so many bytes. */
+static ingot_status run_batches(scorer *s, uint64_t longest, uint64_t tokens,
+                                uint64_t batch_bytes) {
+    s->agreed = 0;
+    INGOT_TRY(open_scorer(s, longest, tokens, batch_bytes));
+    for (batch part = next_batch(s, (batch){.ids = s->sequences->ids}); part.count != 0;
+         part = next_batch(s, part)) {
+        INGOT_TRY(run_batch(s, &part));
+    }
+    return INGOT_OK;
+}
+
+/* Out of memory it begins anew with half as many tokens at once, while a batch has more than one
+ * sequence: what is scored does not depend on it. */
+static ingot_status run_in_room(scorer *s, uint64_t longest, uint64_t tokens,
+                                uint64_t batch_bytes) {
+    for (;;) {
+        const ingot_status status = run_batches(s, longest, tokens, batch_bytes);
+        const uint64_t at_once = s->batch_tokens;
+        close_scorer(s);
+        if (status != INGOT_ERR_NO_MEMORY || at_once <= longest) {
+            return status;
+        }
+        batch_bytes = at_once / 2 * s->model->hidden * sizeof(float) * s->side_count;
+        if (s->progress != NULL) {
+            ingot_progress_line(s->progress, "%s: fewer than %llu tokens at once",
+                                ingot_backend_failure(s->backend, status),
+                                (unsigned long long)at_once);
+        }
+        s->failure = (ingot_error){0};
+    }
+}
+
 /* Fills nll of both sides and, if s->kld is set, kld and agreed. */
 static ingot_status run_scorer(scorer *s, uint64_t batch_bytes, ingot_error *error) {
     const ingot_sequences *sequences = s->sequences;
@@ -303,13 +339,8 @@ static ingot_status run_scorer(scorer *s, uint64_t batch_bytes, ingot_error *err
         longest = ingot_max_u64(longest, item->length);
         tokens += item->length;
     }
-    INGOT_GO(open_scorer(s, longest, tokens, batch_bytes));
-    for (batch part = next_batch(s, (batch){.ids = sequences->ids}); part.count != 0;
-         part = next_batch(s, part)) {
-        INGOT_GO(run_batch(s, &part));
-    }
+    INGOT_GO(run_in_room(s, longest, tokens, batch_bytes));
 done:
-    close_scorer(s);
     if (status != INGOT_OK && s->failure.status != status) {
         ingot_error_set(&s->failure, status, s->sides[0].source->path, NULL, NULL,
                         "scoring failed: %s", ingot_status_text(status));

@@ -45,9 +45,10 @@ ingot_status ingot_score_sequences(double *nll, double *source_nll, const ingot_
                                    ingot_error *error) INGOT_MUST_CHECK;
 
 /* Scores `candidate`; `source` may be NULL.  Both are models of the same description.
- * batch_bytes bounds the hidden states kept at once (0: 512 MiB; one window at least).  progress
- * counts windows and may be NULL.  INGOT_ERR_USAGE for windows shorter than 2 tokens,
- * INGOT_ERR_NUMERIC when a model gives a likelihood that is not finite. */
+ * batch_bytes bounds the hidden states kept at once (0: 512 MiB; one window at least); where memory
+ * is short it begins anew with half of them.  progress counts windows and may be NULL.
+ * INGOT_ERR_USAGE for windows shorter than 2 tokens, INGOT_ERR_NUMERIC when a model gives a
+ * likelihood that is not finite. */
 ingot_status ingot_score_run(ingot_score *out, const ingot_model *model,
                              const ingot_weight_source *candidate,
                              const ingot_weight_source *source, const ingot_windows *windows,
