@@ -285,7 +285,7 @@ static void test_kinds(void) {
     for (unsigned i = 0; i < KINDS; i++) {
         packed_model p = pack_kind(i, DENSE);
         bind(&p);
-        check_prompts_from(&p, kinds[i].name, is_small && !is_example(i) ? 65 : 1, MOST);
+        check_prompts_from(&p, kinds[i].name, is_small && i > 1 ? 65 : 1, MOST);
         unpack_model(&p);
     }
     printf("worst %.2g ", worst_seen);
@@ -463,7 +463,7 @@ static void test_tokens(void) {
     uint32_t first[most * sequences], second[most * sequences];
     float *logits = malloc(sequences * vocab * sizeof *logits);
     CU_ASSERT_EQUAL(ops->next(engine, 0, first), INGOT_ERR_USAGE); /* nothing was fed */
-    for (int drawn = 0; drawn < 2; drawn++) {
+    for (int drawn = is_small ? 1 : 0; drawn < 2; drawn++) { /* batches have the greedy ones */
         run_tokens(engine, sequences, drawn ? 0.8 : 0, ids, prompt, 0, first, count);
         CU_ASSERT_EQUAL(ops->next(engine, 0, second), INGOT_ERR_USAGE);
         run_tokens(engine, sequences, drawn ? 0.8 : 0, ids, prompt, 1000, second, count);
