@@ -77,7 +77,8 @@ uint64_t ingot_stats_call_tokens(const ingot_model *model, uint64_t windows, uin
                                  uint64_t batch_tokens, uint64_t call_bytes);
 
 /* Runs the model on all windows, block by block, and writes the statistics.  Memory: the embedding
- * or one block of weights, the hidden states of all windows, and H of one block. */
+ * or one block of weights, the hidden states of all windows, H of one block, and a forward call:
+ * where that is short, of fewer windows. */
 ingot_status ingot_stats_collect(ingot_stats_result *out, const ingot_model *model,
                                  const ingot_weight_source *source, const ingot_windows *windows,
                                  const ingot_text *text, const ingot_backend *backend,

@@ -22,9 +22,11 @@ typedef struct collector {
     const ingot_windows *windows;
     const ingot_backend *backend;
     ingot_error *error;
-    ingot_arena *arena; /* the weights at hand */
-    float *hidden;      /* [count * length][hidden], device */
-    ingot_workspace *work;
+    ingot_arena *arena;    /* the weights at hand */
+    float *hidden;         /* [count * length][hidden], device */
+    ingot_workspace *work; /* of call_windows, or NULL */
+    uint64_t call_windows; /* of one forward call */
+    ingot_progress *progress;
     float *gram[INGOT_INPUT_COUNT];       /* [width][width], device; NULL without such an input */
     double *magnitude[INGOT_INPUT_COUNT]; /* [width], device */
     uint64_t *dropped;                    /* [INGOT_INPUT_COUNT], device */
@@ -61,6 +63,37 @@ uint64_t ingot_stats_call_tokens(const ingot_model *model, uint64_t windows, uin
     return length * ingot_max_u64(1, ingot_min_u64(tokens / length, windows));
 }
 
+/* After a failure for want of device memory: half as many windows at once.  False where it failed
+ * for something else, or there is one. */
+static bool take_fewer(collector *c, ingot_status status) {
+    if (status != INGOT_ERR_NO_MEMORY || c->call_windows == 1) {
+        return false;
+    }
+    if (c->progress != NULL) {
+        ingot_progress_line(c->progress, "%s: %llu windows at once instead of %llu",
+                            ingot_backend_failure(c->backend, status),
+                            (unsigned long long)(c->call_windows / 2),
+                            (unsigned long long)c->call_windows);
+    }
+    ingot_workspace_destroy(c->work);
+    c->work = NULL;
+    c->call_windows /= 2;
+    *c->error = (ingot_error){0};
+    return true;
+}
+
+/* Memory of calls, if there is none. */
+static ingot_status open_calls(collector *c) {
+    ingot_status status;
+    do {
+        status = c->work != NULL
+                     ? INGOT_OK
+                     : ingot_workspace_create(&c->work, c->model, c->backend,
+                                              c->call_windows * c->windows->length, c->error);
+    } while (take_fewer(c, status));
+    return status;
+}
+
 static ingot_status open_collector(collector *c, uint64_t call_bytes) {
     const ingot_model *model = c->model;
     void *memory;
@@ -89,7 +122,8 @@ static ingot_status open_collector(collector *c, uint64_t call_bytes) {
     c->hidden = memory;
     const uint64_t call_tokens = ingot_stats_call_tokens(
         model, c->windows->count, c->windows->length, c->backend->batch_tokens, call_bytes);
-    return ingot_workspace_create(&c->work, model, c->backend, call_tokens, c->error);
+    c->call_windows = call_tokens / c->windows->length;
+    return open_calls(c);
 }
 
 static void close_collector(collector *c) {
@@ -210,12 +244,28 @@ static ingot_status write_input(collector *c, uint64_t index, ingot_input input)
 
 static ingot_status embed_all(collector *c) {
     ingot_ends ends;
-    INGOT_TRY(ingot_ends_load_part(&ends, INGOT_ENDS_EMBED, c->model, c->source, c->backend,
-                                   c->arena, c->error));
-    const ingot_status status =
-        ingot_ends_embed(&ends, c->model, c->backend, c->hidden, c->windows->ids,
-                         c->windows->count * c->windows->length);
+    ingot_status status;
+    do {
+        ingot_arena_reset(c->arena);
+        status = ingot_ends_load_part(&ends, INGOT_ENDS_EMBED, c->model, c->source, c->backend,
+                                      c->arena, c->error);
+    } while (take_fewer(c, status));
+    INGOT_TRY(status);
+    status = ingot_ends_embed(&ends, c->model, c->backend, c->hidden, c->windows->ids,
+                              c->windows->count * c->windows->length);
     ingot_ends_release(&ends, c->backend);
+    return status;
+}
+
+/* A block, and memory of calls beside it. */
+static ingot_status load_block(ingot_block *block, collector *c, uint64_t layer) {
+    ingot_status status;
+    do {
+        ingot_arena_reset(c->arena);
+        INGOT_TRY(open_calls(c));
+        status =
+            ingot_block_load(block, c->model, layer, c->source, c->backend, c->arena, c->error);
+    } while (take_fewer(c, status));
     return status;
 }
 
@@ -232,8 +282,7 @@ static ingot_status collect_layer(collector *c, uint64_t layer, uint64_t *index)
         }
     }
     INGOT_TRY(ops->zero(context, c->dropped, INGOT_INPUT_COUNT * sizeof *c->dropped));
-    ingot_arena_reset(c->arena);
-    INGOT_TRY(ingot_block_load(&block, c->model, layer, c->source, c->backend, c->arena, c->error));
+    INGOT_TRY(load_block(&block, c, layer));
     const ingot_status status =
         ingot_block_forward_batch(c->model, c->backend, &block, c->hidden, c->windows->count,
                                   c->windows->length, c->work, take_input, c);
@@ -337,6 +386,7 @@ ingot_status ingot_stats_collect(ingot_stats_result *out, const ingot_model *mod
         .windows = windows,
         .backend = backend,
         .error = &local,
+        .progress = progress,
     };
     char *meta = NULL;
     uint8_t digest[16];

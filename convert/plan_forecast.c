@@ -280,7 +280,7 @@ ingot_status ingot_forecast_statistics_make(ingot_statistics_need *out,
     out->cuda.device_bytes =
         weights + kept +
         token_bytes * ingot_stats_call_tokens(model, windows, length, CUDA_CALL_TOKENS, 0);
-    out->cuda_least_bytes = out->cuda.device_bytes;
+    out->cuda_least_bytes = weights + kept + token_bytes * length;
     if (job->writes_text) {
         need_to_write(&out->cpu, &out->cuda, &out->cuda_least_bytes, job);
     }

@@ -15,7 +15,8 @@ typedef struct ingot_memory_need {
 typedef struct ingot_statistics_need {
     uint64_t file_bytes;
     ingot_memory_need cpu, cuda; /* as below */
-    uint64_t cuda_least_bytes;   /* likewise, with one sequence of a text that the model writes */
+    uint64_t cuda_least_bytes;   /* with calls of one window, and a text that the model writes of
+                                    one sequence at once */
     double seconds;              /* on the device that was measured; NaN: not measured */
 } ingot_statistics_need;
 

@@ -109,7 +109,12 @@ static void test_statistics(void) {
     CU_ASSERT_EQUAL(all.cuda.device_bytes - few.cuda.device_bytes, states);
     CU_ASSERT_EQUAL(all.cpu.host_bytes - few.cpu.host_bytes, states);
     CU_ASSERT_EQUAL(all.cuda_least_bytes, all.cuda.device_bytes);
+    model.ffn = 1 << 10;
+    CU_ASSERT_EQUAL(ingot_forecast_statistics_make(&few, &job), INGOT_OK);
     job.windows = 64;
+    CU_ASSERT_EQUAL(ingot_forecast_statistics_make(&all, &job), INGOT_OK);
+    CU_ASSERT_EQUAL(all.cuda_least_bytes, few.cuda_least_bytes + states);
+    CU_ASSERT(all.cuda.device_bytes > all.cuda_least_bytes);
     job.writes_text = true;
     uint64_t host_least, device_least;
     const uint64_t host = ingot_self_text_bytes(&host_least, &model, 64, length, false);
