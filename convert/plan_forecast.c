@@ -195,6 +195,7 @@ static void need_to_score(ingot_forecast *out, const ingot_forecast_job *job) {
     out->scoring_cpu.host_bytes = CPU_BASE_BYTES + host + cpu;
     out->scoring_cuda.host_bytes = CUDA_BASE_BYTES + host;
     out->scoring_cuda.device_bytes = weights + cuda;
+    out->scoring_least_bytes = weights + ingot_score_bytes(model, length, length, CUDA_CALL_TOKENS);
     out->scoring_length = length;
 }
 

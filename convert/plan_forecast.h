@@ -38,9 +38,10 @@ typedef struct ingot_forecast {
                                          host, calls of one window, no distillation */
     double seconds;                   /* on the device that was measured; NaN: not measured */
     ingot_statistics_need statistics; /* of the file that it reads in place of a text, or zeros */
-    /* of scoring it beside the source, or zeros: memory; a window; seconds of a token, NaN likewise
-     */
+    /* of scoring it beside the source, or zeros: memory, and of a device with one window at once; a
+     * window; seconds of a token, NaN likewise */
     ingot_memory_need scoring_cpu, scoring_cuda;
+    uint64_t scoring_least_bytes;
     uint64_t scoring_length;
     double scoring_token_seconds;
 } ingot_forecast;

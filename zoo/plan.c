@@ -268,7 +268,7 @@ static void add_statistics(ingot_zoo_need *need, bool *makes, const ingot_manife
 static void count_memory(ingot_zoo_need *need, const ingot_forecast *f, bool on_cpu, bool on_cuda) {
     const ingot_memory_need *const cpu[] = {&f->cpu, &f->scoring_cpu};
     const ingot_memory_need *const cuda[] = {&f->cuda, &f->scoring_cuda};
-    const uint64_t least[] = {f->cuda_least_bytes, f->scoring_cuda.device_bytes};
+    const uint64_t least[] = {f->cuda_least_bytes, f->scoring_least_bytes};
     for (unsigned i = 0; i < 2; i++) {
         if (on_cpu) {
             need->host_bytes = ingot_max_u64(need->host_bytes, cpu[i]->host_bytes);
