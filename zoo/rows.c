@@ -46,7 +46,8 @@ static json_t *gates_json(const ingot_zoo_product *p, const json_t *record) {
     return gates;
 }
 
-/* How far a product at work is: the last "block 3/32" of its log; empty where there is none. */
+/* How far a product at work is: the last "block 3/32" of its log, or "block 3 of 32" of its
+ * statistics; empty where there is none. */
 static void find_progress(char progress[160], const ingot_shelf *shelf, const char *product) {
     char path[INGOT_SHELF_PATH_SIZE], text[LOG_TAIL_BYTES + 1];
     ingot_file *file = NULL;
@@ -63,7 +64,8 @@ static void find_progress(char progress[160], const ingot_shelf *shelf, const ch
     ingot_file_close(file);
     for (const char *line = text; line != NULL; line = strchr(line, '\n')) {
         line += *line == '\n';
-        if (sscanf(line, "block %u/%u", &done, &total) == 2) {
+        if (sscanf(line, "block %u/%u", &done, &total) == 2 ||
+            sscanf(line, "block %u of %u", &done, &total) == 2) {
             (void)snprintf(progress, 160, "block %u of %u", done, total);
         } else if (strncmp(line, "plan:", 5) == 0) {
             progress[0] = '\0'; /* of an earlier run */

@@ -124,7 +124,7 @@ ingot-zoo run shared.json --only o/a >out 2>err </dev/null &
 run=$!
 await pgrep -P $run ingot-calib >pid
 orphan=$(cat pid)
-await sh -c 'ls shared/.ingot-zoo/statistics/*.partial' >/dev/null 2>&1
+await sh -c 'ingot-zoo status shared.json 2>&1 | grep -q "o/a  *running .*block [1-4] of 4"'
 kill -STOP "$orphan"
 kill -9 $run
 wait $run 2>/dev/null || true
