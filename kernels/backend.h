@@ -35,6 +35,7 @@ typedef struct ingot_attention {
 } ingot_attention;
 
 struct ingot_product;
+struct ingot_product_form;
 typedef struct ingot_engine_ops ingot_engine_ops; /* kernels/engine.h */
 struct ingot_measured;
 struct ingot_measure_shape;
@@ -209,6 +210,9 @@ typedef struct ingot_backend_ops {
      * cpu. */
     ingot_status (*product)(void *context, const struct ingot_product *job);
     uint64_t (*product_workspace_bytes)(void *context, const struct ingot_product *job);
+    /* What they take of each other and hand on: the same file. */
+    struct ingot_product_form (*product_takes)(void *context, const struct ingot_product *job);
+    unsigned (*product_hands)(void *context, const struct ingot_product *job, bool has_norm);
 
     ingot_status (*gram_solve)(void *context, float *x, unsigned *damping_step, uint64_t rows,
                                const float *gram, uint64_t n, ingot_arena *scratch);

@@ -103,10 +103,13 @@ static ingot_status make_room(ingot_engine *e) {
     INGOT_TRY(take(e, &e->x, rows * m->hidden));
     INGOT_TRY(take(e, &e->projected, rows * (q + 2 * kv)));
     INGOT_TRY(take(e, &e->logits, e->sequences * m->vocab));
-    INGOT_TRY(take(e, &e->normed, rows * m->hidden));
+    INGOT_TRY(take_zeroed(e, &e->normed, rows * m->hidden)); /* rows of a tile that no pass has */
     INGOT_TRY(take(e, &e->q, rows * q));
-    INGOT_TRY(take(e, &e->context, rows * q));
-    INGOT_TRY(take(e, &e->inner, rows * m->ffn));
+    INGOT_TRY(take_zeroed(e, &e->context, rows * q));
+    INGOT_TRY(take_zeroed(e, &e->inner, rows * m->ffn));
+    for (int i = 0; i < 2; i++) {
+        INGOT_TRY(take(e, &e->squares[i], engine_square_bytes(e) / sizeof(float)));
+    }
     INGOT_TRY(take(e, &e->gate_up, 2 * rows * m->ffn));
     INGOT_TRY(take(e, &e->angles, rows * (m->rotary_dim / 2)));
     INGOT_TRY(take(e, &e->part, parts * ENGINE_HEAD_DIM));

@@ -289,7 +289,7 @@ __device__ static void add_keys(warp_sums<PAD> *sums, const unsigned (&query)[PA
     }
 }
 
-template <int PAD, bool FUSED, bool WIDE>
+template <int PAD, bool FUSED, bool WIDE, bool TILED>
 __global__ __launch_bounds__(
     THREADS,
     PAD == 64 ? 4
@@ -401,16 +401,16 @@ __global__ __launch_bounds__(
         if (is_joint && is_real) {
             cluster_wait(); /* the others have set their barriers */
         }
-        join_warps<PAD, FUSED>(&memory, job, s, share, part, is_real);
+        join_warps<PAD, FUSED, TILED>(&memory, job, s, share, part, is_real);
         if (is_joint) {
             if (is_real) {
                 await_parts(&memory);
             }
-            join_cluster<PAD, FUSED>(&memory, job, s, share, part, is_real);
+            join_cluster<PAD, FUSED, TILED>(&memory, job, s, share, part, is_real);
         }
     }
     if (s.parts > 1 && cuda_block_ends_last(&memory.is_last, &job.part_done[unit], s.active)) {
-        join_parts<FUSED>(job, s, part);
+        join_parts<FUSED, TILED>(job, s, part);
     }
 }
 
@@ -472,15 +472,22 @@ uint64_t engine_attention_parts(const ingot_engine *e) {
     return most;
 }
 
-template <int PAD> static void (*choose(bool is_fused, bool is_wide))(attention_job) {
-    return is_fused ? (is_wide ? engine_attention_kernel<PAD, true, true>
-                               : engine_attention_kernel<PAD, true, false>)
-                    : (is_wide ? engine_attention_kernel<PAD, false, true>
-                               : engine_attention_kernel<PAD, false, false>);
+typedef void (*attention_kernel)(attention_job);
+
+template <int PAD, bool TILED> static attention_kernel choose(bool is_fused, bool is_wide) {
+    return is_fused ? (is_wide ? engine_attention_kernel<PAD, true, true, TILED>
+                               : engine_attention_kernel<PAD, true, false, TILED>)
+                    : (is_wide ? engine_attention_kernel<PAD, false, true, TILED>
+                               : engine_attention_kernel<PAD, false, false, TILED>);
+}
+
+template <int PAD> static attention_kernel choose(bool is_fused, bool is_wide, bool is_tiled) {
+    return is_tiled ? choose<PAD, true>(is_fused, is_wide) : choose<PAD, false>(is_fused, is_wide);
 }
 
 ingot_status engine_attend(const ingot_engine *e, const engine_rows *rows,
-                           const engine_layer *layer, const engine_projected *from) {
+                           const engine_layer *layer, const engine_projected *from,
+                           ingot_product_form form) {
     const ingot_engine_model *m = &e->model;
     const bool is_prompt = rows->lengths == nullptr;
     const attention_cut cut = cut_pass(e, rows->m, is_prompt);
@@ -494,6 +501,7 @@ ingot_status engine_attend(const ingot_engine *e, const engine_rows *rows,
     job.k = layer->k;
     job.v = layer->v;
     job.out = e->context;
+    job.form = form;
     job.part = e->part;
     job.part_scale = e->part_scale;
     job.part_done = e->part_done;
@@ -520,7 +528,8 @@ ingot_status engine_attend(const ingot_engine *e, const engine_rows *rows,
      * others, and take no room from them. */
     const engine_shape shape = {dim3(job.kv_heads * cut.chunks, cut.tiles, cut.splits), THREADS,
                                 shared, cut.cluster};
-    return engine_launch(
-        e, is_half ? choose<64>(!is_prompt, is_wide) : choose<128>(!is_prompt, is_wide), shape, job,
-        true);
+    const bool is_tiled = form.rows != 0;
+    const attention_kernel kernel = is_half ? choose<64>(!is_prompt, is_wide, is_tiled)
+                                            : choose<128>(!is_prompt, is_wide, is_tiled);
+    return engine_launch(e, kernel, shape, job, true);
 }

@@ -7,6 +7,7 @@
 
 #include "kernels/cuda/engine_tile.h"
 #include "kernels/cuda/last_block.h"
+#include "kernels/cuda/product_unpack.h"
 #include "kernels/cuda/wgmma.h"
 
 template <int PAD, bool WIDE, int ROWS>
@@ -44,18 +45,21 @@ __device__ static inline void store_sums(block_memory<PAD, ROWS> *memory, warp_s
     }
 }
 
-template <bool FUSED>
+template <bool FUSED, bool TILED>
 __device__ static inline void write_out(const attention_job &job, const span &s, unsigned row,
                                         unsigned d, const float4 &sum, float total, bool is_real) {
-    const unsigned token = FUSED ? 0 : row / s.heads; /* of the tile */
-    __half *to =
-        job.out +
-        ((uint64_t)(s.first_token + token) * job.heads + s.first_head + row - token * s.heads) *
-            job.shape.head_dim +
-        d;
+    const unsigned in_tile = FUSED ? 0 : row / s.heads, token = s.first_token + in_tile;
+    const unsigned column = (s.first_head + row - in_tile * s.heads) * job.shape.head_dim + d;
     const float factor = __fdividef(1.0f, total);
     alignas(8) const __half values[4] = {engine_half(sum.x * factor), engine_half(sum.y * factor),
                                          engine_half(sum.z * factor), engine_half(sum.w * factor)};
+    if (TILED) {
+        if (is_real) {
+            product_put_columns(job.out, job.form.bits, job.form.rows, token, column, values);
+        }
+        return;
+    }
+    __half *to = job.out + (uint64_t)token * job.heads * job.shape.head_dim + column;
     const uint2 bits = *reinterpret_cast<const uint2 *>(values);
     asm volatile("{\n.reg .pred p;\nsetp.ne.u32 p, %3, 0;\n"
                  "@p st.global.v2.u32 [%0], {%1,%2};\n}" ::"l"(to),
@@ -182,7 +186,7 @@ __device__ static inline void put_part(const attention_job &job, uint64_t part, 
 
 /* The sums of the warps together: the result, or a part of it, to device memory or to the blocks
  * of the cluster that add up parts. */
-template <int PAD, bool FUSED, int ROWS>
+template <int PAD, bool FUSED, bool TILED, int ROWS>
 __device__ static inline void join_warps(block_memory<PAD, ROWS> *memory, const attention_job &job,
                                          const span &s, const cluster_share &share, uint64_t part,
                                          bool is_real) {
@@ -212,7 +216,7 @@ __device__ static inline void join_warps(block_memory<PAD, ROWS> *memory, const 
         } else if (d >= job.shape.head_dim) {
             continue;
         } else if (s.parts == 1) {
-            write_out<FUSED>(job, s, row, d, sum, total, is_real);
+            write_out<FUSED, TILED>(job, s, row, d, sum, total, is_real);
         } else if (is_real) {
             put_part(job, part + blockIdx.z, row, d, sum, peak, total);
         }
@@ -221,7 +225,7 @@ __device__ static inline void join_warps(block_memory<PAD, ROWS> *memory, const 
 
 /* This block's share of the tile, from what all blocks of the cluster have put here: the result,
  * or the cluster's part of it. */
-template <int PAD, bool FUSED, int ROWS>
+template <int PAD, bool FUSED, bool TILED, int ROWS>
 __device__ static inline void
 join_cluster(const block_memory<PAD, ROWS> *memory, const attention_job &job, const span &s,
              const cluster_share &share, uint64_t part, bool is_real) {
@@ -267,7 +271,7 @@ join_cluster(const block_memory<PAD, ROWS> *memory, const attention_job &job, co
             continue;
         }
         if (s.parts == 1) {
-            write_out<FUSED>(job, s, row, d, sum, total, is_real);
+            write_out<FUSED, TILED>(job, s, row, d, sum, total, is_real);
         } else if (is_real) {
             put_part(job, part + blockIdx.z / job.cluster, row, d, sum, peak, total);
         }
@@ -275,7 +279,7 @@ join_cluster(const block_memory<PAD, ROWS> *memory, const attention_job &job, co
 }
 
 /* The parts of a tile, of which the first is `part`. */
-template <bool FUSED>
+template <bool FUSED, bool TILED>
 __device__ static inline void join_parts(const attention_job &job, const span &s, uint64_t part) {
     const unsigned quads = job.shape.head_dim / 4;
     for (unsigned i = threadIdx.x; i < s.rows * quads; i += THREADS) {
@@ -298,7 +302,7 @@ __device__ static inline void join_parts(const attention_job &job, const span &s
                                                                           ENGINE_HEAD_DIM)),
                        factor);
         }
-        write_out<FUSED>(job, s, row, d, sum, total, true);
+        write_out<FUSED, TILED>(job, s, row, d, sum, total, true);
     }
 }
 

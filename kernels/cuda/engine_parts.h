@@ -18,6 +18,7 @@
 #include "kernels/cuda/cuda.h"
 
 extern "C" {
+#include "kernels/cuda/product.h"
 #include "kernels/engine.h"
 }
 
@@ -99,10 +100,11 @@ struct ingot_engine {
     /* working memory, device */
     __half *cache;
     float *x, *projected, *logits;
-    __half *normed, *q, *context, *inner;
-    __half *gate_up; /* [2][pass_rows][ffn]: gate, up */
-    float2 *angles;  /* [pass_rows][rotary_dim / 2]: cos, sin */
-    float *part;     /* of split attention: sums */
+    __half *normed, *q, *context, *inner; /* in rows, or in a tile (ingot_product_form) */
+    float *squares[2]; /* sums of squares of rows of x, of now and of before (product.h) */
+    __half *gate_up;   /* [2][pass_rows][ffn]: gate, up */
+    float2 *angles;    /* [pass_rows][rotary_dim / 2]: cos, sin */
+    float *part;       /* of split attention: sums */
     float2 *part_scale;
     unsigned *part_done;
     void *product_work;
@@ -175,8 +177,10 @@ ingot_status engine_load(ingot_engine *e, const ingot_engine_model *model,
 /* ---- engine_rows.cu ---------------------------------------------------------------------------
  */
 
-/* x[m][hidden] = embeddings; angles[m] = of their positions. */
-ingot_status engine_embed(const ingot_engine *e, const engine_rows *rows);
+/* x[m][hidden] = embeddings; angles[m] = of their positions; what is handed on of x (next->x, with
+ * a norm; squares have one part), unless that is NULL. */
+ingot_status engine_embed(const ingot_engine *e, const engine_rows *rows,
+                          const ingot_product_next *next);
 /* normed[m][hidden] = norm(x) in binary16; with weight NULL x itself. */
 ingot_status engine_norm(const ingot_engine *e, const engine_rows *rows, const float *weight);
 /* q in binary16, k and v into the cache, from what the projections left. */
@@ -199,15 +203,19 @@ ingot_status engine_bound(const ingot_engine *e, const ingot_weight_view *w, flo
 /* Floats of `part` and elements of part_scale and part_done that any pass of this engine needs. */
 uint64_t engine_attention_parts(const ingot_engine *e);
 uint64_t engine_attention_units(const ingot_engine *e);
-/* context[m][heads * head_dim] = attention; for sequences (not a prompt) the heads are shaped and
- * the cache is written on the way, for a prompt engine_heads did it. */
+/* context[m][heads * head_dim], in `form` if that has rows, = attention; for sequences (not a
+ * prompt) the heads are shaped and the cache is written on the way, for a prompt engine_heads did
+ * it. */
 ingot_status engine_attend(const ingot_engine *e, const engine_rows *rows,
-                           const engine_layer *layer, const engine_projected *from);
+                           const engine_layer *layer, const engine_projected *from,
+                           ingot_product_form form);
 
 /* ---- engine_pass.cu ---------------------------------------------------------------------------
  */
 
 uint64_t engine_product_work_bytes(const ingot_engine *e);
+/* Of each of `squares`. */
+uint64_t engine_square_bytes(const ingot_engine *e);
 /* Of the products of a pass over all sequences (cuda_product_uses_l1). */
 bool engine_products_use_l1(const ingot_engine *e);
 /* All blocks; then logits: of the last row into those of its sequence for a prompt (only when

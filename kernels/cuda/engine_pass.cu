@@ -9,7 +9,18 @@ extern "C" {
 }
 
 /* ---- products of few rows ---------------------------------------------------------------------
- */
+ *
+ * Where their kernels can, products hand on what they have in the form that the next one reads
+ * (product.h): attention to the output projection, that to gate and up, these to down, and down to
+ * query, key and value of the next layer or to the head.  Else a kernel in front of a product makes
+ * it of rows. */
+
+/* What is known of e->x while a pass goes through the layers. */
+typedef struct engine_stream {
+    ingot_product_squares squares; /* of its rows, or of what they were a product or two before */
+    ingot_product_form form;       /* rows: e->normed has its norm for the product that comes */
+    unsigned turn;                 /* of e->squares: the one that is not in use */
+} engine_stream;
 
 /* A product of this pass, of which the caller fills in what is special. */
 static ingot_product product_of(const ingot_engine *e, uint64_t m, const engine_linear *linear) {
@@ -68,6 +79,52 @@ static ingot_status run(const ingot_engine *e, const ingot_product &job) {
     return cuda_product(e->cuda, &job);
 }
 
+/* A product of read_stream as it is where x was handed on; else it leaves the squares of x, if it
+ * can. */
+static ingot_product taken(const ingot_engine *e, ingot_product job, engine_stream *stream) {
+    if (stream->form.rows != 0) {
+        job.x = e->normed;
+        job.x_dtype = INGOT_F16;
+        job.x_form = stream->form;
+        job.squares = stream->squares;
+        job.norm_weight = nullptr;
+    } else if (cuda_product_normalises(e->cuda, &job)) {
+        job.x_squares = e->squares[stream->turn];
+        stream->squares = {job.x_squares, 1};
+        stream->turn ^= 1;
+    } else {
+        stream->squares = {};
+    }
+    return job;
+}
+
+/* A product of add_to_stream, which hands on its norm in `form`, if it can. */
+static ingot_status run_and_hand_on(const ingot_engine *e, ingot_product job, engine_stream *stream,
+                                    ingot_product_form form, const float *norm) {
+    const unsigned parts = form.rows != 0 && norm != nullptr && stream->squares.sums != nullptr
+                               ? cuda_product_hands(e->cuda, &job, true)
+                               : 0;
+    stream->form = {};
+    if (parts != 0) {
+        job.squares = stream->squares;
+        job.next = {e->normed, form, norm, {e->squares[stream->turn], parts}};
+        stream->squares = job.next.squares;
+        stream->turn ^= 1;
+        stream->form = form;
+    }
+    return run(e, job);
+}
+
+/* The form in which all of `count` products would take their x, or none. */
+static ingot_product_form form_of(const ingot_engine *e, const ingot_product *jobs, int count) {
+    ingot_product_form form = cuda_product_takes(e->cuda, &jobs[0]);
+    for (int i = 1; i < count; i++) {
+        const ingot_product_form other = cuda_product_takes(e->cuda, &jobs[i]);
+        form = other.rows == form.rows && other.bits == form.bits ? form : ingot_product_form{};
+    }
+    return form;
+}
+
 /* Gate or up alone, for matrices that are stored in different ways. */
 static ingot_product gate_or_up(const ingot_engine *e, uint64_t m, const engine_layer *layer,
                                 int role) {
@@ -75,14 +132,6 @@ static ingot_product gate_or_up(const ingot_engine *e, uint64_t m, const engine_
     job.y = e->gate_up + (role == INGOT_ENGINE_UP ? e->pass_rows * e->model.ffn : 0);
     job.y_dtype = INGOT_F16;
     return job;
-}
-
-static ingot_status run_apart(const ingot_engine *e, const engine_rows *rows,
-                              const engine_layer *layer) {
-    for (int role = INGOT_ENGINE_GATE; role <= INGOT_ENGINE_UP; role++) {
-        INGOT_TRY(run(e, gate_or_up(e, rows->m, layer, role)));
-    }
-    return engine_activate(e, rows, nullptr, nullptr);
 }
 
 /* Where the projections of a pass lie: one matrix after the other, or side by side in a row. */
@@ -103,30 +152,89 @@ static engine_projected projections(const ingot_engine *e, const engine_layer *l
 }
 
 static ingot_status attend(const ingot_engine *e, const engine_rows *rows,
-                           const engine_layer *layer, const engine_projected *from) {
+                           const engine_layer *layer, const engine_projected *from,
+                           ingot_product_form form) {
     if (rows->lengths == nullptr) {
         INGOT_TRY(engine_heads(e, rows, layer, from));
     }
-    return engine_attend(e, rows, layer, from);
+    return engine_attend(e, rows, layer, from, form);
 }
 
-static ingot_status run_few(const ingot_engine *e, const engine_rows *rows,
-                            const engine_layer *layer) {
-    const engine_linear *linear = layer->linear;
+/* The products of query, key and value, or the one that makes all; returns how many. */
+static int project(const ingot_engine *e, uint64_t m, const engine_layer *layer,
+                   ingot_product (*jobs)[3]) {
     const engine_projected from = projections(e, layer, layer->is_stacked);
-    for (int i = 0; i < (layer->is_stacked ? 1 : 3); i++) {
-        const engine_linear *one = layer->is_stacked ? &layer->qkv : &linear[INGOT_ENGINE_Q + i];
-        ingot_product job = read_stream(e, rows->m, one, e->x, layer->norm_attention,
-                                        const_cast<float *>(from.x[i]));
-        job.bias = nullptr; /* added with what follows */
-        INGOT_TRY(run(e, job));
+    const int count = layer->is_stacked ? 1 : 3;
+    for (int i = 0; i < count; i++) {
+        const engine_linear *one =
+            layer->is_stacked ? &layer->qkv : &layer->linear[INGOT_ENGINE_Q + i];
+        (*jobs)[i] =
+            read_stream(e, m, one, e->x, layer->norm_attention, const_cast<float *>(from.x[i]));
+        (*jobs)[i].bias = nullptr; /* added with what follows */
     }
-    INGOT_TRY(attend(e, rows, layer, &from));
-    INGOT_TRY(run(e, add_to_stream(e, rows->m, &linear[INGOT_ENGINE_O], e->context)));
-    INGOT_TRY(cuda_product_is_alike(&linear[INGOT_ENGINE_GATE].w, &linear[INGOT_ENGINE_UP].w)
-                  ? run(e, gate_and_up(e, rows->m, layer))
-                  : run_apart(e, rows, layer));
-    return run(e, add_to_stream(e, rows->m, &linear[INGOT_ENGINE_DOWN], e->inner));
+    return count;
+}
+
+/* The products of gate and up, or the one that makes both; returns how many. */
+static int widen(const ingot_engine *e, uint64_t m, const engine_layer *layer,
+                 ingot_product (*jobs)[3]) {
+    const engine_linear *linear = layer->linear;
+    if (cuda_product_is_alike(&linear[INGOT_ENGINE_GATE].w, &linear[INGOT_ENGINE_UP].w)) {
+        (*jobs)[0] = gate_and_up(e, m, layer);
+        return 1;
+    }
+    (*jobs)[0] = gate_or_up(e, m, layer, INGOT_ENGINE_GATE);
+    (*jobs)[1] = gate_or_up(e, m, layer, INGOT_ENGINE_UP);
+    return 2;
+}
+
+static ingot_product head_of(const ingot_engine *e, uint64_t m, const float *x, float *logits) {
+    return read_stream(e, m, &e->head, x, e->final_norm, logits);
+}
+
+/* The products of `layer`; *stream: what is known before and behind it. */
+static ingot_status run_few(const ingot_engine *e, const engine_rows *rows,
+                            const engine_layer *layer, engine_stream *stream) {
+    const uint64_t m = rows->m;
+    const bool is_last = layer + 1 == e->layer + e->model.layers;
+    const engine_projected from = projections(e, layer, layer->is_stacked);
+    ingot_product jobs[3];
+    int count = project(e, m, layer, &jobs);
+    for (int i = 0; i < count; i++) {
+        INGOT_TRY(run(e, taken(e, jobs[i], stream)));
+    }
+    ingot_product out = add_to_stream(e, m, &layer->linear[INGOT_ENGINE_O], e->context);
+    out.x_form = cuda_product_takes(e->cuda, &out);
+    INGOT_TRY(attend(e, rows, layer, &from, out.x_form));
+    count = widen(e, m, layer, &jobs);
+    INGOT_TRY(run_and_hand_on(e, out, stream, form_of(e, jobs, count), layer->norm_mlp));
+    ingot_product down = add_to_stream(e, m, &layer->linear[INGOT_ENGINE_DOWN], e->inner);
+    for (int i = 0; i < count; i++) {
+        jobs[i] = taken(e, jobs[i], stream);
+    }
+    if (count > 1) {
+        INGOT_TRY(run(e, jobs[0]));
+        INGOT_TRY(run(e, jobs[1]));
+        INGOT_TRY(engine_activate(e, rows, nullptr, nullptr));
+    } else {
+        const ingot_product_form form = cuda_product_takes(e->cuda, &down);
+        if (form.rows != 0 && cuda_product_hands(e->cuda, &jobs[0], false) != 0) {
+            jobs[0].next = {jobs[0].y, form, nullptr, {}};
+            jobs[0].y = nullptr;
+            down.x_form = form;
+        }
+        INGOT_TRY(run(e, jobs[0]));
+    }
+    ingot_product_form form = {};
+    if (!is_last) {
+        count = project(e, m, layer + 1, &jobs);
+        form = form_of(e, jobs, count);
+    } else if (rows->lengths != nullptr) { /* a prompt has logits of one row */
+        jobs[0] = head_of(e, m, e->x, e->logits);
+        form = form_of(e, jobs, 1);
+    }
+    return run_and_hand_on(e, down, stream, form,
+                           is_last ? e->final_norm : (layer + 1)->norm_attention);
 }
 
 /* Of a product with as many rows as a pass may give it; the head has 64 at most. */
@@ -136,8 +244,13 @@ static uint64_t work_bytes(const ingot_engine *e, ingot_product job) {
     return cuda_product_workspace_bytes(e->cuda, &job);
 }
 
+uint64_t engine_square_bytes(const ingot_engine *e) {
+    /* no product leaves more parts than one for 64 columns */
+    return (ingot_ceil_div(e->model.hidden, 64) + 1) * ENGINE_PRODUCT_ROWS * sizeof(float);
+}
+
 uint64_t engine_product_work_bytes(const ingot_engine *e) {
-    ingot_product job = read_stream(e, 0, &e->head, e->x, e->final_norm, e->logits);
+    ingot_product job = head_of(e, 0, e->x, e->logits);
     uint64_t bytes = work_bytes(e, job);
     for (uint64_t i = 0; i < e->model.layers; i++) {
         const engine_layer *layer = &e->layer[i];
@@ -257,7 +370,7 @@ static ingot_status run_many(const ingot_engine *e, const engine_rows *rows,
                            layer->is_stacked ? &layer->qkv : &linear[INGOT_ENGINE_Q + i], e->normed,
                            const_cast<float *>(from.x[i]), CUDA_R_32F, from.stride[i], false));
     }
-    INGOT_TRY(attend(e, rows, layer, &from));
+    INGOT_TRY(attend(e, rows, layer, &from, ingot_product_form{}));
     INGOT_TRY(add_many(e, rows, &linear[INGOT_ENGINE_O], e->context));
     INGOT_TRY(engine_norm(e, rows, layer->norm_mlp));
     INGOT_TRY(gate_and_up_many(e, rows, layer));
@@ -268,16 +381,30 @@ static ingot_status run_many(const ingot_engine *e, const engine_rows *rows,
  */
 
 ingot_status engine_pass(const ingot_engine *e, const engine_rows *rows, bool wants_logits) {
-    INGOT_TRY(engine_embed(e, rows));
+    const bool is_few = rows->m <= ENGINE_PRODUCT_ROWS;
+    engine_stream stream = {};
+    ingot_product_next next = {};
+    if (is_few && e->model.layers != 0 && e->layer[0].norm_attention != nullptr) {
+        ingot_product jobs[3];
+        next.form = form_of(e, jobs, project(e, rows->m, e->layer, &jobs));
+    }
+    if (next.form.rows != 0) {
+        next.x = e->normed;
+        next.norm_weight = e->layer[0].norm_attention;
+        next.squares = {e->squares[0], 1};
+        stream = {next.squares, next.form, 1};
+    }
+    INGOT_TRY(engine_embed(e, rows, &next));
     for (uint64_t i = 0; i < e->model.layers; i++) {
-        INGOT_TRY(rows->m <= ENGINE_PRODUCT_ROWS ? run_few(e, rows, &e->layer[i])
-                                                 : run_many(e, rows, &e->layer[i]));
+        INGOT_TRY(is_few ? run_few(e, rows, &e->layer[i], &stream)
+                         : run_many(e, rows, &e->layer[i]));
     }
     if (!wants_logits) {
         return INGOT_OK;
     }
-    const bool is_prompt = rows->lengths == nullptr;
-    const float *x = e->x + (is_prompt ? (rows->m - 1) * e->model.hidden : 0);
-    float *logits = e->logits + (is_prompt ? rows->sequence * e->model.vocab : 0);
-    return run(e, read_stream(e, is_prompt ? 1 : rows->m, &e->head, x, e->final_norm, logits));
+    if (rows->lengths != nullptr) {
+        return run(e, taken(e, head_of(e, rows->m, e->x, e->logits), &stream));
+    }
+    return run(e, head_of(e, 1, e->x + (rows->m - 1) * e->model.hidden,
+                          e->logits + rows->sequence * e->model.vocab));
 }

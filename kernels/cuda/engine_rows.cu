@@ -1,9 +1,26 @@
 /* The engine's kernels over rows: embedding, norm, heads of a prompt, activation, and weights
  * unpacked to binary16. */
 #include "kernels/cuda/engine_parts.h"
+#include "kernels/cuda/product_next.h"
 #include "kernels/cuda/weights.h"
 
 #define THREADS 256
+
+/* The sum over a block, in every thread; part[THREADS / 32] is shared memory. */
+__device__ static inline float block_sum(float *part, float value) {
+    for (int other = 16; other > 0; other /= 2) {
+        value += __shfl_xor_sync(0xffffffffu, value, other);
+    }
+    if (threadIdx.x % 32 == 0) {
+        part[threadIdx.x / 32] = value;
+    }
+    __syncthreads();
+    value = 0.0f;
+    for (int i = 0; i < THREADS / 32; i++) {
+        value += part[i];
+    }
+    return value;
+}
 
 /* ---- embedding --------------------------------------------------------------------------------
  */
@@ -16,7 +33,35 @@ typedef struct embed_job {
     const double *inverse_frequency;
     unsigned rotary;
     float scale, rotary_scale;
+    ingot_product_next next;
+    product_known known; /* how the power of two follows from a sum of squares */
+    float more;          /* than each weight of the norm of next */
 } embed_job;
+
+/* What products hand on of rows that are there in whole: the norm of x times a power of two. */
+__device__ static void hand_on_row(const embed_job &job, unsigned row, const float *x) {
+    __shared__ float part[THREADS / 32];
+    const ingot_product_next &next = job.next;
+    float square = 0.0f;
+    for (unsigned col = threadIdx.x; col < job.table.cols; col += THREADS) {
+        square = fmaf(x[col], x[col], square);
+    }
+    square = block_sum(part, square);
+    const float power = product_known_factor(job.known, square, 1.0f);
+    for (unsigned col = threadIdx.x * 4; col < job.table.cols; col += THREADS * 4) {
+        __half values[4];
+#pragma unroll
+        for (unsigned i = 0; i < 4; i++) {
+            values[i] = engine_half(x[col + i] * (next.norm_weight[col + i] + job.more) * power);
+        }
+        product_put_columns(static_cast<__half *>(next.x), next.form.bits, next.form.rows, row, col,
+                            values);
+    }
+    if (threadIdx.x == 0) {
+        next.squares.sums[2 * row] = square;
+        next.squares.sums[2 * row + 1] = power;
+    }
+}
 
 /* A block per row.  The first kernel of a pass: it waits for everything before it, and no other
  * starts before it has ended, so that these may read ids, lengths and older keys at once. */
@@ -49,6 +94,10 @@ __global__ __launch_bounds__(THREADS) static void engine_embed_kernel(const embe
                 cuda_float_at(job.table.outlier_val, job.table.dtype, k) * job.scale;
         }
     }
+    if (job.next.x != nullptr) {
+        __syncthreads();
+        hand_on_row(job, (unsigned)row, x);
+    }
 }
 
 template <int KIND> static ingot_status launch_embed(const ingot_engine *e, const embed_job &job) {
@@ -56,8 +105,13 @@ template <int KIND> static ingot_status launch_embed(const ingot_engine *e, cons
     return engine_launch(e, engine_embed_kernel<KIND>, shape, job, false);
 }
 
-ingot_status engine_embed(const ingot_engine *e, const engine_rows *rows) {
+ingot_status engine_embed(const ingot_engine *e, const engine_rows *rows,
+                          const ingot_product_next *next) {
     embed_job job = {};
+    job.next = *next;
+    job.known.cols = (unsigned)e->model.hidden;
+    job.known.eps = e->model.norm_eps;
+    job.more = e->model.norm == INGOT_NORM_RMS_PLUS_ONE ? 1.0f : 0.0f;
     job.rows = *rows;
     job.table = e->embed.w;
     job.x = e->x;
@@ -95,17 +149,7 @@ __global__ __launch_bounds__(THREADS) static void engine_norm_kernel(const norm_
             const float4 v = x[i];
             square += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
         }
-        for (int other = 16; other > 0; other /= 2) {
-            square += __shfl_xor_sync(0xffffffffu, square, other);
-        }
-        if (threadIdx.x % 32 == 0) {
-            part[threadIdx.x / 32] = square;
-        }
-        __syncthreads();
-        square = 0.0f;
-        for (int i = 0; i < THREADS / 32; i++) {
-            square += part[i];
-        }
+        square = block_sum(part, square);
         factor = 1.0f / sqrtf(square / (float)job.n + job.eps);
     }
     const float more = job.is_plus_one ? 1.0f : 0.0f;

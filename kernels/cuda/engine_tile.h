@@ -27,6 +27,7 @@ typedef struct attention_job {
     const float2 *angles;
     const __half *q; /* not FUSED: [m][heads][head_dim] */
     __half *k, *v, *out;
+    ingot_product_form form; /* of out */
     float *part;
     float2 *part_scale;
     unsigned *part_done;

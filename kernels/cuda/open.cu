@@ -515,6 +515,8 @@ static const ingot_backend_ops *operations(void) {
     ops.quantize_polish = cuda_polish;
     ops.product = cuda_product;
     ops.product_workspace_bytes = cuda_product_workspace_bytes;
+    ops.product_takes = cuda_product_takes;
+    ops.product_hands = cuda_product_hands;
     ops.measure_read = cuda_measure_read;
     ops.measure_product = cuda_measure_product;
     ops.failure = ingot_cuda_failure;

@@ -17,6 +17,7 @@ typedef struct input_job {
     unsigned tile;   /* not 0: out is in tiles, the last of so many rows (product_tile_of) */
     product_shared shared;
     product_source source;
+    float *squares; /* [m][2] or NULL: sums of squares of rows */
 } input_job;
 
 /* In all blocks of a kernel, in no order with anything else it does. */
@@ -37,19 +38,22 @@ __global__ __launch_bounds__(INPUT_THREADS) static void product_input_kernel(con
     norm.fetch(job.source);
     product_wait();
     input_clear(job.shared);
-    norm.row(parts, job.source, blockIdx.x, (unsigned)(job.stride / 8),
-             [&](unsigned unit, const float(&v)[8]) {
-                 if constexpr (BITS != 0) {
-                     if (job.tile != 0) {
-                         const product_tile tile = product_tile_of(blockIdx.x, gridDim.x, job.tile);
-                         product_put_tile<BITS, T>(static_cast<T *>(job.out) +
-                                                       tile.first * job.stride,
-                                                   tile.rows, blockIdx.x - tile.first, unit, v);
-                         return;
-                     }
-                 }
-                 product_put_unit<BITS, T>(unit, v, [&](unsigned at) { return out + at * 8; });
-             });
+    const float square = norm.row(
+        parts, job.source, blockIdx.x, (unsigned)(job.stride / 8),
+        [&](unsigned unit, const float(&v)[8]) {
+            if constexpr (BITS != 0) {
+                if (job.tile != 0) {
+                    const product_tile tile = product_tile_of(blockIdx.x, gridDim.x, job.tile);
+                    product_put_tile<BITS, T>(static_cast<T *>(job.out) + tile.first * job.stride,
+                                              tile.rows, blockIdx.x - tile.first, unit, v);
+                    return;
+                }
+            }
+            product_put_unit<BITS, T>(unit, v, [&](unsigned at) { return out + at * 8; });
+        });
+    if (job.squares != nullptr && threadIdx.x == 0) {
+        job.squares[2 * blockIdx.x] = square;
+    }
 }
 
 #define TILE_THREADS 128
@@ -82,7 +86,7 @@ __global__ __launch_bounds__(TILE_THREADS,
     uint16_t *out = static_cast<uint16_t *>(job.out) + tile.first * job.stride;
 #pragma unroll
     for (unsigned i = 0; i < 4; i++) {
-        const uint64_t column = (uint64_t)step * PRODUCT_STEP + lane % 4 * PRODUCT_CHUNK + i * 8;
+        const unsigned column = step * PRODUCT_STEP + lane % 4 * PRODUCT_CHUNK + i * 8;
         uint4 v = make_uint4(0, 0, 0, 0);
         if (row < m && column < job.source.cols) {
             v = *reinterpret_cast<const uint4 *>(x + column);
@@ -147,7 +151,8 @@ static ingot_status launch_input(const product_context *context, const input_job
 static ingot_status make_input(product_context *context, product_source *source,
                                const ingot_product *job, unsigned order, unsigned tile,
                                const product_shared &shared) {
-    const input_job input = {context->workspace, input_stride(job, tile), tile, shared, *source};
+    const input_job input = {context->workspace, input_stride(job, tile), tile, shared, *source,
+                             job->x_squares};
     ingot_status status;
     if (order == 0) {
         status = launch_input<0>(context, input, job->m);
@@ -173,7 +178,7 @@ template <typename T>
 __device__ static inline float add_outlier(float sum, const ingot_weight_view &w, uint64_t k,
                                            const T *x, uint64_t x_stride, unsigned x_order,
                                            unsigned x_tile, unsigned i) {
-    const uint64_t column = product_column(w.outlier_col[k], x_order);
+    const unsigned column = product_column((unsigned)w.outlier_col[k], x_order);
     const uint64_t at = x_tile != 0 ? product_tile_at(x_tile, i, column) : i * x_stride + column;
     return fmaf(cuda_float_at(w.outlier_val, w.dtype, k), to_float(x[at]), sum);
 }
@@ -269,7 +274,7 @@ static ingot_status make_addends(product_context *context, product_task *task) {
     return INGOT_OK;
 }
 
-/* ---- the product ------------------------------------------------------------------------------
+/* ---- which kernels -----------------------------------------------------------------------------
  */
 
 typedef enum product_path { PATH_FEW, PATH_BLOCK, PATH_WGMMA, PATH_PLAIN, PATH_GEMM } product_path;
@@ -289,15 +294,22 @@ static uint64_t packed_most(const ingot_cuda *cuda, const ingot_weight_view *w,
     return has_outliers(w) || has_outliers(up) ? ingot_min_u64(most, PRODUCT_TILE) : most;
 }
 
+/* The rows of the last tile of x, or 0 where the product takes no tiles. */
+static unsigned tile_of_input(const ingot_cuda *cuda, const ingot_product *job) {
+    return product_wgmma_tile(cuda, job->w, job->up != nullptr, job->m, job->x_form.rows != 0);
+}
+
 static product_path choose(const ingot_cuda *cuda, const ingot_product *job) {
+    if (job->x_form.rows != 0) {
+        return PATH_WGMMA;
+    }
     if (product_few_can(cuda, job->w, job->m)) {
         return PATH_FEW;
     }
     if (job->m > packed_most(cuda, job->w, job->up)) {
         return job->m <= PLAIN_MOST ? PATH_PLAIN : PATH_GEMM;
     }
-    return product_wgmma_tile(cuda, job->w, job->up != nullptr, job->m) != 0 ? PATH_WGMMA
-                                                                             : PATH_BLOCK;
+    return tile_of_input(cuda, job) != 0 ? PATH_WGMMA : PATH_BLOCK;
 }
 
 static bool is_supported(const ingot_product *job) {
@@ -328,7 +340,7 @@ static product_task task_of(const ingot_product *job) {
 extern "C" uint64_t cuda_product_workspace_bytes(void *context, const ingot_product *job) {
     const ingot_cuda *cuda = static_cast<const ingot_cuda *>(context);
     const bool has_up = job->up != nullptr;
-    uint64_t bytes = input_bytes(job, product_wgmma_tile(cuda, job->w, has_up, job->m));
+    uint64_t bytes = input_bytes(job, tile_of_input(cuda, job));
     switch (choose(cuda, job)) {
     case PATH_WGMMA: {
         uint64_t shared_bytes;
@@ -361,6 +373,99 @@ extern "C" bool cuda_product_uses_l1(void *context, const ingot_product *job) {
     const product_task task = task_of(job);
     return choose(cuda, job) == PATH_FEW && !product_stream_can(cuda, &task, job->dtype);
 }
+
+/* ---- what products hand on ---------------------------------------------------------------------
+ */
+
+/* Whether the product can take x in tiles or hand on y: what belongs to rows of y is read and
+ * written in fours, and norms are those of rows without their mean. */
+static bool is_handy(const ingot_product *job) {
+    const product_task task = task_of(job);
+    return is_supported(job) && job->dtype == INGOT_F16 && job->norm_kind != INGOT_NORM_LAYER &&
+           product_is_even(task, 4);
+}
+
+extern "C" ingot_product_form cuda_product_takes(void *context, const ingot_product *job) {
+    const ingot_cuda *cuda = static_cast<const ingot_cuda *>(context);
+    const ingot_product_form none = {};
+    const bool has_up = job->up != nullptr;
+    /* whole steps: nothing would make the columns behind them zero */
+    if (!is_handy(job) || job->m > PRODUCT_TILE || job->w->cols % (2 * PRODUCT_STEP) != 0 ||
+        job->m > packed_most(cuda, job->w, job->up)) {
+        return none;
+    }
+    /* nor would anything make counters zero */
+    uint64_t bytes;
+    const product_shared shared =
+        product_wgmma_shared(cuda, job->w, has_up, job->m, nullptr, &bytes);
+    const ingot_product_form form = {job->w->bits,
+                                     product_wgmma_tile(cuda, job->w, has_up, job->m, true)};
+    return shared.counter_count == 0 && form.rows != 0 ? form : none;
+}
+
+extern "C" unsigned cuda_product_hands(void *context, const ingot_product *job, bool has_norm) {
+    const ingot_cuda *cuda = static_cast<const ingot_cuda *>(context);
+    /* in whole steps, as products take it */
+    if (!is_handy(job) || job->m > PRODUCT_TILE || job->w->rows % (2 * PRODUCT_STEP) != 0 ||
+        choose(cuda, job) != PATH_WGMMA) {
+        return 0;
+    }
+    if (!has_norm) {
+        return 1;
+    }
+    return job->up == nullptr && product_cluster_can(cuda, job->w, false, job->m)
+               ? product_cluster_parts(job->w)
+               : 0;
+}
+
+/* Whether the job says what a product can take and hand on (product.h). */
+static bool is_handed_well(ingot_cuda *cuda, const ingot_product *job) {
+    const ingot_product_next *next = &job->next;
+    const bool has_norm = next->norm_weight != nullptr;
+    const unsigned bits = next->form.bits, rows = next->form.rows;
+    if (job->x_form.rows != 0) {
+        ingot_product plain = *job;
+        plain.x_form = {};
+        const ingot_product_form form = cuda_product_takes(cuda, &plain);
+        if (form.rows != job->x_form.rows || form.bits != job->x_form.bits ||
+            job->norm_weight != nullptr || job->x_dtype != INGOT_F16) {
+            return false;
+        }
+    }
+    if (next->x == nullptr) {
+        return job->y != nullptr && !has_norm &&
+               (job->squares.sums == nullptr || job->x_form.rows != 0);
+    }
+    const unsigned parts = cuda_product_hands(cuda, job, has_norm);
+    const bool has_form = (bits == 3 || bits == 4 || bits == 8) && rows >= job->m &&
+                          (rows == 16 || rows == 32 || rows == 64);
+    return parts != 0 && has_form && (job->y != nullptr) == has_norm &&
+           (has_norm ? parts == next->squares.parts && next->squares.sums != nullptr &&
+                           job->squares.sums != nullptr && product_is_aligned(next->norm_weight, 16)
+                     : job->squares.sums == nullptr || job->x_form.rows != 0);
+}
+
+/* What kernels take of it. */
+static void hand_over(const ingot_product *job, product_task *task) {
+    const bool has_norm = job->next.norm_weight != nullptr;
+    task->next = {static_cast<__half *>(job->next.x), job->next.form, job->next.norm_weight,
+                  job->norm_kind == INGOT_NORM_RMS_PLUS_ONE ? 1.0f : 0.0f, job->next.squares.sums};
+    if (job->squares.sums != nullptr) { /* nothing is read without */
+        task->known = {job->squares.sums, job->squares.parts,
+                       (unsigned)(has_norm ? job->w->rows : job->w->cols), job->norm_eps,
+                       !has_norm};
+    }
+}
+
+extern "C" bool cuda_product_normalises(void *context, const ingot_product *job) {
+    const ingot_cuda *cuda = static_cast<const ingot_cuda *>(context);
+    return job->x_form.rows == 0 && job->norm_weight != nullptr &&
+           job->norm_kind != INGOT_NORM_LAYER &&
+           (choose(cuda, job) != PATH_FEW || has_outliers(job->w) || has_outliers(job->up));
+}
+
+/* ---- the product ------------------------------------------------------------------------------
+ */
 
 /* Tile `index` of x and what belongs to it; where there are several, there are no addends. */
 static product_task tile_of(const product_task &all, uint64_t index) {
@@ -401,6 +506,9 @@ extern "C" ingot_status cuda_product(void *context, const ingot_product *job) {
     if (job->m == 0 || job->w->rows == 0) {
         return INGOT_OK;
     }
+    if (!is_handed_well(cuda, job)) {
+        return INGOT_ERR_UNSUPPORTED;
+    }
     const product_path path = choose(cuda, job);
     product_context work = {cuda,
                             job->stream != nullptr ? job->stream : cuda->stream,
@@ -415,12 +523,15 @@ extern "C" ingot_status cuda_product(void *context, const ingot_product *job) {
     const bool is_packed = path == PATH_BLOCK || path == PATH_WGMMA;
     const bool has_addends = has_outliers(job->w) || has_outliers(job->up);
     const bool is_plain = is_input_ready(&source, job->dtype);
-    const bool is_ready = path == PATH_FEW && !has_addends ? is_source_ready(&source)
+    const bool is_handed = job->x_form.rows != 0;
+    const bool is_ready = is_handed                          ? true
+                          : path == PATH_FEW && !has_addends ? is_source_ready(&source)
                           : path == PATH_BLOCK ? is_plain && product_block_orders(job->w, job->m)
                                                : is_plain && path != PATH_WGMMA;
-    task.x_tile = path == PATH_WGMMA ? product_wgmma_tile(cuda, job->w, task.has_up, job->m) : 0;
-    task.x_order = is_packed && !is_ready ? job->w->bits : 0;
-    if (path == PATH_WGMMA) {
+    hand_over(job, &task);
+    task.x_tile = path == PATH_WGMMA ? tile_of_input(cuda, job) : 0;
+    task.x_order = is_packed && (is_handed || !is_ready) ? job->w->bits : 0;
+    if (path == PATH_WGMMA && !is_handed) {
         uint64_t bytes;
         task.shared =
             product_wgmma_shared(cuda, job->w, task.has_up, job->m, work.workspace, &bytes);

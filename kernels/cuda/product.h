@@ -31,6 +31,34 @@
 
 struct CUstream_st; /* cudaStream_t points to it */
 
+/* x of 3 to 64 rows as products of packed weights read it: F16, in one tile (product_unpack.h). */
+typedef struct ingot_product_form {
+    unsigned bits; /* columns stand in the order of codes of so many bits */
+    unsigned rows; /* of the tile, of which the last may hold anything: 16, 32 or 64; 0: none */
+} ingot_product_form;
+
+/* Sums of squares of rows, each of a part of the columns, for a norm without weights. */
+typedef struct ingot_product_squares {
+    float *sums; /* [m][parts + 1], device; behind the parts of a row: the power of two times which
+                    it was handed on */
+    unsigned parts; /* 0: not known */
+} ingot_product_squares;
+
+/* What a product hands on to the one behind it, which saves a kernel between them: y in F16, in the
+ * form that cuda_product_takes says.  With norm_weight y times those weights and times a power of
+ * two, of which squares make norm(y) (RMS norms alone).  The power is 2^-5 divided by the root mean
+ * square of the rows of which the job has squares, itself rounded down to a power of two.  Values
+ * are therefore at most 65504 where they are 2^20 times that root or more, and below 2^-9 of it
+ * they are rounded to multiples of 2^-19 of it. */
+typedef struct ingot_product_next {
+    void *x; /* [form.rows][rows of W], device, 256-byte aligned, overlaps nothing that is read;
+                NULL: nothing is handed on */
+    ingot_product_form form;
+    /* [rows of W], device, 16-byte aligned, or NULL; kind and eps as those of the job */
+    const float *norm_weight;
+    ingot_product_squares squares; /* with norm_weight: written; parts from cuda_product_hands */
+} ingot_product_next;
+
 typedef struct ingot_product {
     struct CUstream_st *stream; /* NULL: the one of the context */
     /* The previous kernel of the stream may still run when this one starts (programmatic dependent
@@ -50,17 +78,25 @@ typedef struct ingot_product {
     bool has_activation; /* must be true with up */
     ingot_activation activation;
 
-    const void *x;            /* [m][w->cols] of x_dtype, device; rows follow each other */
-    ingot_dtype x_dtype;      /* F16, BF16 or F32 */
-    ingot_dtype dtype;        /* F16 or BF16: what norm(x) is rounded to */
-    const float *norm_weight; /* [w->cols], device, or NULL: norm(x) = x */
-    const float *norm_bias;   /* INGOT_NORM_LAYER alone, may be NULL */
+    const void *x;             /* [m][w->cols] of x_dtype, device; rows follow each other */
+    ingot_product_form x_form; /* rows: x is in this form, as another product handed it on */
+    ingot_dtype x_dtype;       /* F16, BF16 or F32 */
+    ingot_dtype dtype;         /* F16 or BF16: what norm(x) is rounded to */
+    const float *norm_weight;  /* [w->cols], device, or NULL: norm(x) = x */
+    const float *norm_bias;    /* INGOT_NORM_LAYER alone, may be NULL */
     ingot_norm_kind norm_kind;
     float norm_eps;
+    /* sums NULL: none.  Where next has a norm: those of the residual, or of rows of about its size;
+     * else x was handed on with a norm, and these with it. */
+    ingot_product_squares squares;
+    float *x_squares; /* [m][2], device, or NULL: where cuda_product_normalises, becomes the sum of
+                         squares of each row of x, and room, as ingot_product_squares of one part */
 
     const void *residual; /* [m][w->rows] of y_dtype, device, or NULL; may be y */
-    void *y;              /* [m][w->rows], device; overlaps nothing else that is read */
-    ingot_dtype y_dtype;  /* F32, F16 or BF16 */
+    void *y;              /* [m][w->rows], device; overlaps nothing else that is read; NULL where
+                             next takes it, without a norm */
+    ingot_product_next next;
+    ingot_dtype y_dtype; /* F32, F16 or BF16 */
 
     void *workspace; /* device, 256-byte aligned, cuda_product_workspace_bytes; any contents.  Work
                         in the same stream may share it. */
@@ -88,8 +124,19 @@ bool cuda_product_is_alike(const ingot_weight_view *w, const ingot_weight_view *
  * (cuda_carveout): other kernels between such products do well to ask for the same. */
 bool cuda_product_uses_l1(void *context, const ingot_product *job);
 
-/* Launches the product.  INGOT_ERR_UNSUPPORTED for weights of other kinds and more than 2^32 - 1
- * rows or columns, INGOT_ERR_DEVICE when a launch fails.  Nothing is done for m = 0. */
+/* The form in which the product, as it is but for x, would take an x that is handed on; rows are 0
+ * where it takes none. */
+ingot_product_form cuda_product_takes(void *context, const ingot_product *job);
+
+/* Whether the product can hand on y, with a norm or without: the parts of squares, or 1; else 0. */
+unsigned cuda_product_hands(void *context, const ingot_product *job, bool has_norm);
+
+/* Whether a kernel in front of the product normalises x, and leaves its squares. */
+bool cuda_product_normalises(void *context, const ingot_product *job);
+
+/* Launches the product.  INGOT_ERR_UNSUPPORTED for weights of other kinds, forms that the product
+ * does not take, y that it cannot hand on, and more than 2^32 - 1 rows or columns, INGOT_ERR_DEVICE
+ * when a launch fails.  Nothing is done for m = 0. */
 ingot_status cuda_product(void *context, const ingot_product *job) INGOT_MUST_CHECK;
 
 #ifdef __cplusplus

@@ -75,6 +75,10 @@ bool product_cluster_can(const ingot_cuda *cuda, const ingot_weight_view *w, boo
            w->rows * w->cols < work * (uint64_t)cuda->multiprocessors;
 }
 
+unsigned product_cluster_parts(const ingot_weight_view *w) {
+    return (unsigned)ingot_ceil_div(w->rows, CLUSTER_ROWS);
+}
+
 template <int BITS, typename T, product_mode MODE, int COLUMNS>
 static ingot_status launch(const product_context *context, const product_task &task) {
     typedef cluster_layout<BITS, COLUMNS> layout;

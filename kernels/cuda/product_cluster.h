@@ -9,11 +9,12 @@
  *
  * Sums of a step are scaled to FP32 totals: groups are 128 columns or more.  Blocks of a cluster
  * share the columns of few rows of W and add up through each other's shared memory, in the order
- * of the columns. */
+ * of the columns.  What comes of it may go to the product behind (product_next.h). */
 #ifndef INGOT_CUDA_PRODUCT_CLUSTER_H
 #define INGOT_CUDA_PRODUCT_CLUSTER_H
 
 #include "kernels/cuda/product_load.h"
+#include "kernels/cuda/product_next.h"
 #include "kernels/cuda/weights.h"
 #include "kernels/cuda/wgmma.h"
 
@@ -36,24 +37,42 @@ typedef struct cluster_job {
     bool is_even;         /* rows in fours, everything about them aligned to that */
 } cluster_job;
 
-/* Shared memory: stages of a step each, x and then codes; the sums of all steps, [8
- * COLUMNS][PITCH], take their place in the end. */
+/* Shared memory: stages of a step each, x and then codes; barriers; the weights of the norm with
+ * which rows are handed on.  In the end the sums of all steps, [8 COLUMNS][PITCH], take the place
+ * of stages. */
 template <int BITS, int COLUMNS> struct cluster_layout {
     static constexpr unsigned X_BYTES = COLUMNS * 8 * PRODUCT_STEP_BYTES;
     static constexpr unsigned ROW_BYTES = 16 * BITS, BOX_BYTES = CLUSTER_BOX * ROW_BYTES;
     static constexpr unsigned STAGE_BYTES = X_BYTES + 2 * BOX_BYTES;
-    static constexpr unsigned MOST = CLUSTER_BYTES / (STAGE_BYTES + 16),
+    static constexpr unsigned MOST = (CLUSTER_BYTES - CLUSTER_ROWS * 4) / (STAGE_BYTES + 16),
                               STAGES = MOST < 8 ? MOST : 8;
     static constexpr unsigned BARRIERS = STAGES * STAGE_BYTES; /* where they are */
-    static constexpr unsigned BYTES = BARRIERS + 16 * STAGES;
-    static_assert(STAGES > CLUSTER_LAG && COLUMNS * 8 * CLUSTER_PITCH * sizeof(float) <= BARRIERS,
-                  "");
+    static constexpr unsigned WEIGHTS = BARRIERS + 16 * STAGES;
+    static constexpr unsigned BYTES = WEIGHTS + CLUSTER_ROWS * 4;
+    static_assert(STAGES > CLUSTER_LAG, "");
+    static_assert(COLUMNS * 8 * CLUSTER_PITCH * sizeof(float) <= BARRIERS, "");
 };
 
 #if INGOT_SM90A
 
 /* ---- the end ------------------------------------------------------------------------------------
  */
+
+/* Rows of y that a thread stores, four adjacent ones of a column of the sums, one after the other:
+ * a warp has a whole column of the block, or two where there is U. */
+typedef struct cluster_items {
+    unsigned at, step, count; /* the thread's first, from one to the next, all */
+    unsigned fours;           /* of a column */
+} cluster_items;
+
+__device__ static inline cluster_items cluster_items_of(const product_task &task) {
+    cluster_items items;
+    items.fours = (task.has_up ? CLUSTER_BOX : CLUSTER_ROWS) / 4;
+    items.at = blockIdx.x * CLUSTER_THREADS + threadIdx.x;
+    items.step = gridDim.x * CLUSTER_THREADS;
+    items.count = (unsigned)task.m * items.fours;
+    return items;
+}
 
 __device__ static inline void cluster_add_four(float (&v)[4], const void *from, ingot_dtype dtype) {
     if (dtype == INGOT_F32) {
@@ -69,13 +88,20 @@ __device__ static inline void cluster_add_four(float (&v)[4], const void *from, 
     v[0] += low.x, v[1] += low.y, v[2] += high.x, v[3] += high.y;
 }
 
-/* product_store of rows row .. row + 3, where the job is even. */
+__device__ static inline void cluster_scale_four(float (&v)[4], float factor) {
+    v[0] *= factor, v[1] *= factor, v[2] *= factor, v[3] *= factor;
+}
+
+/* product_store of rows row .. row + 3, where the job is even; sums are multiplied by `factor`
+ * (product_known), `residual` counts where y is FP32.  sum becomes y. */
 __device__ static inline void cluster_store_four(const product_task &task, uint64_t i, uint64_t row,
-                                                 float (&sum)[4], float (&up)[4]) {
+                                                 float (&sum)[4], float (&up)[4], float factor,
+                                                 const float4 &residual) {
     const uint64_t at = i * task.w[0].rows + row;
     if (task.addend[0] != nullptr) {
         cluster_add_four(sum, task.addend[0] + at, INGOT_F32);
     }
+    cluster_scale_four(sum, factor);
     if (task.bias[0] != nullptr) {
         cluster_add_four(sum, task.bias[0] + row, INGOT_F32);
     }
@@ -89,6 +115,7 @@ __device__ static inline void cluster_store_four(const product_task &task, uint6
         if (task.addend[1] != nullptr) {
             cluster_add_four(up, task.addend[1] + at, INGOT_F32);
         }
+        cluster_scale_four(up, factor);
         if (task.bias[1] != nullptr) {
             cluster_add_four(up, task.bias[1] + row, INGOT_F32);
         }
@@ -98,9 +125,17 @@ __device__ static inline void cluster_store_four(const product_task &task, uint6
         }
     }
     const bool is_float = task.y_dtype == INGOT_F32;
-    if (task.residual != nullptr) {
-        cluster_add_four(sum, static_cast<const uint8_t *>(task.residual) + at * (is_float ? 4 : 2),
-                         task.y_dtype);
+    if (is_float) {
+        sum[0] += residual.x, sum[1] += residual.y, sum[2] += residual.z, sum[3] += residual.w;
+    } else if (task.residual != nullptr) {
+        cluster_add_four(sum, static_cast<const uint16_t *>(task.residual) + at, task.y_dtype);
+    }
+    if (task.next.x != nullptr && task.next.norm_weight == nullptr) {
+        const __half values[4] = {from_float<__half>(sum[0]), from_float<__half>(sum[1]),
+                                  from_float<__half>(sum[2]), from_float<__half>(sum[3])};
+        product_put_columns(task.next.x, task.next.form.bits, task.next.form.rows, (unsigned)i,
+                            (unsigned)row, values);
+        return;
     }
     if (is_float) {
         *reinterpret_cast<float4 *>(static_cast<float *>(task.y) + at) =
@@ -123,13 +158,26 @@ __device__ static inline void cluster_read_four(float (&v)[4], const float *from
     v[0] += four.x, v[1] += four.y, v[2] += four.z, v[3] += four.w;
 }
 
-/* Four rows of a column from the sums of `blocks` blocks, which where(block) gives, to y. */
+/* product_store of rows row .. row + 3, where the job is not even: seldom met. */
+__device__ static __noinline__ void cluster_store_any(const product_task &task, unsigned i,
+                                                      uint64_t row, float4 sum, float4 up) {
+    const float sums[4] = {sum.x, sum.y, sum.z, sum.w}, ups[4] = {up.x, up.y, up.z, up.w};
+#pragma unroll
+    for (unsigned k = 0; k < 4; k++) {
+        if (row + k < task.w[0].rows) {
+            product_store(task, i, row + k, sums[k], ups[k], product_residual(task, i, row + k));
+        }
+    }
+}
+
+/* Four rows of a column from the sums of `blocks` blocks, which where(block) gives, to y, which sum
+ * becomes where the job is even. */
 template <typename Where>
-__device__ static inline void cluster_put_four(const cluster_job &job, unsigned column,
-                                               uint64_t first, unsigned blocks,
-                                               const Where &where) {
+__device__ static inline void
+cluster_put_four(const cluster_job &job, float (&sum)[4], unsigned column, uint64_t first,
+                 unsigned blocks, float factor, const float4 &residual, const Where &where) {
     const product_task &task = job.task;
-    float sum[4] = {}, up[4] = {};
+    float up[4] = {};
 #pragma unroll 4
     for (unsigned i = 0; i < blocks; i++) {
         const float *from = where(i);
@@ -138,29 +186,84 @@ __device__ static inline void cluster_put_four(const cluster_job &job, unsigned 
             cluster_read_four(up, from + CLUSTER_BOX);
         }
     }
-    if (job.is_even) {
-        if (first < task.w[0].rows) {
-            cluster_store_four(task, column, first, sum, up);
-        }
-        return;
+    if (!job.is_even) {
+        cluster_store_any(task, column, first, make_float4(sum[0], sum[1], sum[2], sum[3]),
+                          make_float4(up[0], up[1], up[2], up[3]));
+    } else if (first < task.w[0].rows) {
+        cluster_store_four(task, column, first, sum, up, factor, residual);
     }
+}
+
+/* What a lane hands on of y, with a norm whose weights are `weight`: four rows of a column, which
+ * its warp has, and the sum of their squares. */
+__device__ static inline void cluster_hand_four(const product_next &next, unsigned column,
+                                                uint64_t first, const float (&y)[4],
+                                                const float4 &weight, float power) {
+    const float weights[4] = {weight.x, weight.y, weight.z, weight.w};
+    float square = 0.0f;
+    __half values[4];
 #pragma unroll
     for (unsigned k = 0; k < 4; k++) {
-        if (first + k < task.w[0].rows) {
-            product_store(task, column, first + k, sum[k], up[k],
-                          product_residual(task, column, first + k));
-        }
+        values[k] = product_finite_half(y[k] * (weights[k] + next.more) * power);
+        square = fmaf(y[k], y[k], square);
     }
+    product_put_columns(next.x, next.form.bits, next.form.rows, column, (unsigned)first, values);
+    for (int other = 16; other > 0; other /= 2) {
+        square += __shfl_xor_sync(0xffffffffu, square, other);
+    }
+    if (threadIdx.x % 32 == 0) {
+        next.sums[column * (gridDim.y + 1) + blockIdx.y] = square;
+    }
+}
+
+/* What a thread knows of the squares of the row of x, or of the residual, that item `at` is of: its
+ * part of their sum, and the row's power of two.  Both may be on their way. */
+typedef struct cluster_known {
+    float part, power;
+} cluster_known;
+
+__device__ static inline cluster_known cluster_ask(const product_task &task,
+                                                   const cluster_items &items, unsigned at) {
+    const unsigned row = at / items.fours, m = (unsigned)task.m;
+    return {product_known_part(task.known, row, m, at % items.fours, items.fours),
+            product_known_power(task.known, row, m)};
+}
+
+/* product_known_factor of that row; all lanes that have the column. */
+__device__ static inline float cluster_factor(const product_task &task, const cluster_items &items,
+                                              const cluster_known &known) {
+    const unsigned mates = items.fours < 32 ? 0xffffu << (threadIdx.x & 16) : 0xffffffffu;
+    float square = known.part;
+    for (unsigned other = items.fours / 2; other > 0; other /= 2) {
+        square += __shfl_xor_sync(mates, square, other);
+    }
+    return product_known_factor(task.known, square, known.power);
 }
 
 /* Sums of all warps to shared memory, then across the cluster, then to y.  Row h * BOX + warp * 8 +
  * lane / 4 is row h of a lane. */
-template <int COLUMNS>
+template <int BITS, int COLUMNS>
 __device__ static void cluster_finish(float *shared, const float (&totals)[COLUMNS][4],
-                                      const cluster_job &job) {
+                                      const cluster_job &job, const cluster_known &known) {
     const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const product_task &task = job.task;
-    __syncthreads(); /* all stages are used up */
+    const float4 *weights = reinterpret_cast<const float4 *>(
+        reinterpret_cast<const uint8_t *>(shared) + cluster_layout<BITS, COLUMNS>::WEIGHTS);
+    const cluster_items items = cluster_items_of(task);
+    const uint64_t first = (uint64_t)blockIdx.y * (items.fours * 4);
+    const bool has_residual = job.is_even && task.residual != nullptr && task.y_dtype == INGOT_F32;
+    const bool is_known = task.known.sums != nullptr, hands_norm = task.next.norm_weight != nullptr;
+    const auto fetch_residual = [&](unsigned at) {
+        const uint64_t row = first + at % items.fours * 4;
+        return has_residual && at < items.count && row < task.w[0].rows
+                   ? *reinterpret_cast<const float4 *>(static_cast<const float *>(task.residual) +
+                                                       at / items.fours * task.w[0].rows + row)
+                   : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    };
+    /* on its way before it is needed */
+    float4 residual = fetch_residual(items.at);
+    async_arrived<0>(); /* weights of the norm, in the warp that asked for them */
+    __syncthreads();    /* all stages are used up */
 #pragma unroll
     for (int c = 0; c < COLUMNS; c++) {
 #pragma unroll
@@ -170,29 +273,27 @@ __device__ static void cluster_finish(float *shared, const float (&totals)[COLUM
                 totals[c][k];
         }
     }
-    const unsigned rows = task.has_up ? CLUSTER_BOX : CLUSTER_ROWS, m = (unsigned)task.m;
-    const uint64_t first = (uint64_t)blockIdx.y * rows;
-    const unsigned blocks = gridDim.x;
-    if (blocks == 1) {
-        __syncwarp();
-        const unsigned fours = rows / CLUSTER_BOX * 2; /* of a column, of this warp */
-#pragma unroll 1
-        for (unsigned at = lane; at < m * fours; at += 32) {
-            const unsigned row = at % fours / 2 * CLUSTER_BOX + warp * 8 + at % 2 * 4;
-            const float *sums = shared + at / fours * CLUSTER_PITCH + row;
-            cluster_put_four(job, at / fours, first + row, 1, [&](unsigned) { return sums; });
-        }
-        return;
-    }
+    float factor = is_known ? cluster_factor(task, items, known) : 1.0f;
     const cooperative_groups::cluster_group cluster = cooperative_groups::this_cluster();
     cluster.sync();
 #pragma unroll 1
-    for (unsigned at = blockIdx.x * CLUSTER_THREADS + threadIdx.x; at < m * (rows / 4);
-         at += blocks * CLUSTER_THREADS) {
-        const unsigned row = at % (rows / 4) * 4, column = at / (rows / 4);
+    for (unsigned at = items.at; at < items.count; at += items.step) {
+        const unsigned row = at % items.fours * 4, column = at / items.fours;
         const float *sums = shared + column * CLUSTER_PITCH + row;
-        cluster_put_four(job, column, first + row, blocks,
-                         [&](unsigned i) { return cluster.map_shared_rank(sums, i); });
+        float y[4] = {};
+        cluster_put_four(job, y, column, first + row, gridDim.x, hands_norm ? 1.0f : factor,
+                         residual, [&](unsigned i) { return cluster.map_shared_rank(sums, i); });
+        if (hands_norm) {
+            cluster_hand_four(task.next, column, first + row, y, weights[row / 4], factor);
+            if (blockIdx.y == 0 && row == 0) {
+                task.next.sums[column * (gridDim.y + 1) + gridDim.y] = factor;
+            }
+        }
+        const unsigned behind = at + items.step;
+        residual = fetch_residual(behind);
+        if (is_known && behind < items.count) {
+            factor = cluster_factor(task, items, cluster_ask(task, items, behind));
+        }
     }
     /* nobody leaves while others read its memory; y need not be there */
     asm volatile("barrier.cluster.arrive.relaxed.aligned;\n"
@@ -203,25 +304,24 @@ __device__ static void cluster_finish(float *shared, const float (&totals)[COLUM
 /* ---- inputs ------------------------------------------------------------------------------------
  */
 
-/* A chunk of both rows of a lane; `codes` are those of the first row, the other is in the other
- * box. */
+/* A chunk of both rows of a lane, that of the first at `codes` in shared memory, the other in the
+ * other box. */
 template <int BITS>
-__device__ static inline void cluster_take(unsigned (&out)[2][BITS], const uint8_t *codes) {
-    const unsigned lane = threadIdx.x % 32, quarter = lane % 4;
+__device__ static inline void cluster_take(unsigned (&out)[2][BITS], unsigned codes) {
 #pragma unroll
     for (unsigned h = 0; h < 2; h++) {
-        const uint8_t *row = codes + (lane / 4 + h * CLUSTER_BOX) * (16 * BITS);
+        const unsigned row = codes + h * (CLUSTER_BOX * 16 * BITS);
         if constexpr (BITS % 4 == 0) {
 #pragma unroll
             for (unsigned i = 0; i < BITS / 4; i++) {
-                const uint4 v = reinterpret_cast<const uint4 *>(row)[quarter * (BITS / 4) + i];
+                const uint4 v = shared_read16(row + i * 16);
                 out[h][4 * i] = v.x, out[h][4 * i + 1] = v.y;
                 out[h][4 * i + 2] = v.z, out[h][4 * i + 3] = v.w;
             }
         } else {
 #pragma unroll
             for (unsigned i = 0; i < BITS; i++) {
-                out[h][i] = reinterpret_cast<const unsigned *>(row + quarter * 4 * BITS)[i];
+                out[h][i] = shared_read4(row + i * 4);
             }
         }
     }
@@ -245,8 +345,23 @@ __device__ static inline cluster_rows cluster_find(const product_matrix &w,
         out.scale[h] = static_cast<const uint8_t *>(view.scales) +
                        (at << (MODE == PRODUCT_PLAIN ? 1 : w.scale_shift));
         out.zero[h] = MODE == PRODUCT_GENERAL && w.zeros != nullptr ? view.zeros + at : nullptr;
+        asm volatile("" : "+l"(out.scale[h])); /* or it would be made anew in every step */
     }
     return out;
+}
+
+/* Asks for scales of steps first .. first + count - 1 to come to the L2 cache, 128 bytes of a row
+ * at most: in the steps themselves a warp would wait for the memory. */
+__device__ static inline void cluster_prefetch(const product_matrix &w, const cluster_rows &rows,
+                                               unsigned first, unsigned count) {
+    const unsigned last = min((first + count) * 4 - 1, w.last_chunk) >> w.group_shift;
+    const unsigned from = (first * 4 >> w.group_shift << w.scale_shift) + threadIdx.x % 4 * 32;
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        if (from <= last << w.scale_shift) {
+            asm volatile("prefetch.global.L2 [%0];" ::"l"(rows.scale[h] + from));
+        }
+    }
 }
 
 /* Scale and zero point of both rows of a lane, as they are stored. */
@@ -294,7 +409,6 @@ __launch_bounds__(CLUSTER_THREADS,
     const unsigned stages_at = async_address(cluster_shared);
     const unsigned full = stages_at + layout::BARRIERS, empty = full + 8 * layout::STAGES;
 
-    product_let_next_start();
     const auto fetch_codes = [&](unsigned step) {
         const unsigned stage = step % layout::STAGES, barrier = full + 8 * stage;
         const unsigned to = stages_at + stage * layout::STAGE_BYTES + layout::X_BYTES;
@@ -321,22 +435,35 @@ __launch_bounds__(CLUSTER_THREADS,
             fetch_codes(i);
         }
     }
+    if (task.next.norm_weight != nullptr && threadIdx.x / 32 == 1) {
+        async_copy<16>(stages_at + layout::WEIGHTS + threadIdx.x % 32 * 16,
+                       task.next.norm_weight + blockIdx.y * CLUSTER_ROWS + threadIdx.x % 32 * 4,
+                       16);
+        async_commit(); /* waited for in the end */
+    }
     const unsigned own_row = threadIdx.x / 32 * 8;
     const cluster_rows where =
         cluster_find<MODE>(w, task, blockIdx.y * rows + own_row + threadIdx.x % 32 / 4);
+    cluster_prefetch(w, where, first, count);
     cluster_group next_group = cluster_load_group<MODE>(w, where, first);
     product_wait();
+    product_let_next_start(); /* not before: as measured (decision 0045) */
     __syncthreads();
     if (threadIdx.x == 0) {
         for (unsigned i = 0; i < layout::STAGES && i < count; i++) {
             fetch_x(i);
         }
     }
+    const cluster_items items = cluster_items_of(task);
+    const cluster_known known = cluster_ask(task, items, items.at);
 
     product_zero<BITS, T> zero[2][1];
     zero[0][0].set(1u << (BITS - 1));
     zero[1][0].set(1u << (BITS - 1));
-    const uint8_t *codes = cluster_shared + layout::X_BYTES + own_row * layout::ROW_BYTES;
+    unsigned codes = stages_at + layout::X_BYTES +
+                     (own_row + threadIdx.x % 32 / 4) * layout::ROW_BYTES +
+                     threadIdx.x % 4 * 4 * BITS;
+    asm volatile("" : "+r"(codes)); /* or it would be made anew in every step */
     unsigned code[2][BITS], stage = 0, odd = 0;
     float totals[COLUMNS][4] = {};
     barrier_wait(full, 0);
@@ -393,7 +520,7 @@ __launch_bounds__(CLUSTER_THREADS,
             }
         }
     }
-    cluster_finish<COLUMNS>(reinterpret_cast<float *>(cluster_shared), totals, job);
+    cluster_finish<BITS, COLUMNS>(reinterpret_cast<float *>(cluster_shared), totals, job, known);
 #endif
 }
 

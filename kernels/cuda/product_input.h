@@ -129,22 +129,24 @@ template <int THREADS, int KEPT, bool ANY> struct product_norm {
     }
 
     template <typename Put>
-    __device__ void row(float *parts, const product_source &source, uint64_t at, unsigned units,
-                        const Put &put) const {
-        row(parts, source, at, units, put, [] {});
+    __device__ float row(float *parts, const product_source &source, uint64_t at, unsigned units,
+                         const Put &put) const {
+        return row(parts, source, at, units, put, [] {});
     }
 
     /* put(unit, norm(x) of eight columns) for units units of a row, zeros behind the columns;
-     * behind() when the first are on their way.  parts[THREADS / 32] is shared memory. */
+     * behind() when the first are on their way.  parts[THREADS / 32] is shared memory.  Returns the
+     * sum of squares, of what a norm leaves of the row without its mean, in every thread; 0 without
+     * a norm. */
     template <typename Put, typename Behind>
-    __device__ void row(float *parts, const product_source &source, uint64_t at, unsigned units,
-                        const Put &put, const Behind &behind) const {
+    __device__ float row(float *parts, const product_source &source, uint64_t at, unsigned units,
+                         const Put &put, const Behind &behind) const {
         const float more = source.norm_kind == INGOT_NORM_RMS_PLUS_ONE ? 1.0f : 0.0f;
         const bool has_norm = source.norm_weight != nullptr;
         const bool is_layer = ANY && source.norm_kind == INGOT_NORM_LAYER;
         const unsigned cols = (unsigned)source.cols, filled = (cols + 7) / 8;
         product_unit<ANY> kept[KEPT];
-        float mean = 0.0f, factor = 1.0f;
+        float mean = 0.0f, factor = 1.0f, square = 0.0f;
         const auto load = [&](product_unit<ANY>(&to)[KEPT], unsigned first) {
 #pragma unroll
             for (unsigned j = 0; j < KEPT; j++) {
@@ -195,16 +197,15 @@ template <int THREADS, int KEPT, bool ANY> struct product_norm {
             mean = product_block_sum<THREADS>(parts, sum) / (float)cols;
         }
         if (has_norm) {
-            float sum = 0.0f;
             each([&](unsigned unit, const float(&v)[8], const float(&)[8]) {
 #pragma unroll
                 for (unsigned i = 0; i < 8; i++) {
                     const float off = !ANY || unit * 8 + i < cols ? v[i] - mean : 0.0f;
-                    sum = fmaf(off, off, sum);
+                    square = fmaf(off, off, square);
                 }
             });
-            sum = product_block_sum<THREADS>(parts, sum);
-            factor = 1.0f / sqrtf(sum / (float)cols + source.norm_eps);
+            square = product_block_sum<THREADS>(parts, square);
+            factor = 1.0f / sqrtf(square / (float)cols + source.norm_eps);
         }
         each([&](unsigned unit, const float(&v)[8], const float(&w)[8]) {
             float out[8];
@@ -223,6 +224,7 @@ template <int THREADS, int KEPT, bool ANY> struct product_norm {
                 put(unit, zeros);
             }
         }
+        return square;
     }
 };
 
@@ -259,15 +261,14 @@ __device__ static inline void product_put_tile(T *out, unsigned rows, unsigned r
         product_put_unit<BITS, T>(0, v, [&](unsigned) { return moved; });
 #pragma unroll
         for (unsigned i = 0; i < 8; i += 2) {
-            *reinterpret_cast<unsigned *>(out +
-                                          product_tile_at(rows, row, (uint64_t)unit * 8 + i)) =
+            *reinterpret_cast<unsigned *>(out + product_tile_at(rows, row, unit * 8 + i)) =
                 *reinterpret_cast<const unsigned *>(moved + i);
         }
     } else {
 #pragma unroll
         for (unsigned i = 0; i < 8; i++) {
             const unsigned at = (unsigned)product_order<BITS>::position((int)(unit % 4 * 8 + i));
-            out[product_tile_at(rows, row, (uint64_t)(unit / 4) * 32 + at)] = from_float<T>(v[i]);
+            out[product_tile_at(rows, row, unit / 4 * 32 + at)] = from_float<T>(v[i]);
         }
     }
 }

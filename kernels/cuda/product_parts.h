@@ -27,6 +27,23 @@ typedef struct product_shared {
     float4 *parts;          /* any contents */
 } product_shared;
 
+/* ingot_product_squares, as kernels take them. */
+typedef struct product_known {
+    const float *sums; /* NULL: none */
+    unsigned parts, cols;
+    float eps;
+    bool is_factor; /* y is multiplied by the norm's factor; else they say how large y may be */
+} product_known;
+
+/* ingot_product_next, as kernels take it. */
+typedef struct product_next {
+    __half *x; /* NULL: none */
+    ingot_product_form form;
+    const float *norm_weight;
+    float more;  /* than each of them */
+    float *sums; /* [m][parts + 1] */
+} product_next;
+
 /* What the kernels that multiply take of a product; all pointers are on the device. */
 typedef struct product_task {
     ingot_weight_view w[2]; /* W, U */
@@ -38,6 +55,8 @@ typedef struct product_task {
                          rows are whole steps long; 0: in their own */
     unsigned x_tile;  /* x is in tiles, the last of so many rows (product_tile_of); 0: in rows */
     product_shared shared; /* with x_tile */
+    product_known known;   /* the same */
+    product_next next;     /* the same */
     const void *residual;
     void *y;
     ingot_dtype y_dtype;
@@ -71,9 +90,10 @@ uint64_t product_block_most(const ingot_cuda *cuda, const ingot_weight_view *w);
 bool product_block_orders(const ingot_weight_view *w, uint64_t m);
 ingot_status product_block(const product_context *context, const product_task &task);
 uint64_t product_wgmma_most(const ingot_cuda *cuda, const ingot_weight_view *w, bool has_up);
-/* The rows of the last tile of x for it, or 0 where it is not meant for so many. */
+/* The rows of the last tile of x for it, or 0 where it is not meant for so many.  is_handed: x is
+ * there in tiles, which need not be made. */
 unsigned product_wgmma_tile(const ingot_cuda *cuda, const ingot_weight_view *w, bool has_up,
-                            uint64_t m);
+                            uint64_t m, bool is_handed);
 /* What it needs beside x for all tiles, `*bytes` of it. */
 product_shared product_wgmma_shared(const ingot_cuda *cuda, const ingot_weight_view *w, bool has_up,
                                     uint64_t m, uint8_t *workspace, uint64_t *bytes);
@@ -84,6 +104,8 @@ void product_cluster_open(ingot_cuda *cuda);
 bool product_cluster_can(const ingot_cuda *cuda, const ingot_weight_view *w, bool has_up,
                          uint64_t m);
 ingot_status product_cluster(const product_context *context, const product_task &task);
+/* The parts of its squares where it hands on y with a norm. */
+unsigned product_cluster_parts(const ingot_weight_view *w);
 ingot_status product_plain(const product_context *context, const product_task &task);
 /* By way of weights in 16 bits and cuBLAS; the workspace it needs beyond that of x. */
 uint64_t product_gemm_workspace_bytes(const product_task &task);
@@ -121,11 +143,10 @@ __device__ static inline void product_let_next_start(void) {
 #endif
 }
 
-/* The forms of kernels/cpu/isa_math.c. */
-__device__ static inline float product_activate(float x, int kind) {
+/* Those that are seldom met: instructions between those of a kernel's end would have to be fetched
+ * around. */
+__device__ static __noinline__ float product_activate_other(float x, int kind) {
     switch (kind) {
-    case INGOT_ACT_SILU:
-        return x / (1.0f + expf(-x));
     case INGOT_ACT_GELU:
         return 0.5f * x * erfcf(-0.7071067812f * x);
     case INGOT_ACT_GELU_TANH: {
@@ -137,6 +158,11 @@ __device__ static inline float product_activate(float x, int kind) {
     default:
         return x;
     }
+}
+
+/* The forms of kernels/cpu/isa_math.c. */
+__device__ static inline float product_activate(float x, int kind) {
+    return kind == INGOT_ACT_SILU ? x / (1.0f + expf(-x)) : product_activate_other(x, kind);
 }
 
 /* What is added to y[i][row] in the end. */
@@ -162,7 +188,9 @@ __device__ static inline void product_store(const product_task &task, uint64_t i
     const uint64_t at = i * task.w[0].rows + row;
     sum += task.addend[0] != nullptr ? task.addend[0][at] : 0.0f;
     sum += task.bias[0] != nullptr ? task.bias[0][row] : 0.0f;
-    sum = product_activate(sum, task.activation);
+    if (task.activation >= 0) {
+        sum = product_activate(sum, task.activation);
+    }
     if (task.has_up) {
         up += task.addend[1] != nullptr ? task.addend[1][at] : 0.0f;
         up += task.bias[1] != nullptr ? task.bias[1][row] : 0.0f;

@@ -16,6 +16,7 @@ typedef struct stream_shape {
     unsigned blocks; /* of a multiprocessor */
     unsigned warps;  /* of a block */
     unsigned bytes;  /* of shared memory for a block */
+    unsigned turns_shift;
 } stream_shape;
 
 /* As many slots as have room: in half of a multiprocessor, or where x is long in all of it, for
@@ -24,20 +25,26 @@ typedef struct stream_shape {
 static stream_shape shape_of(const ingot_cuda *cuda, const ingot_weight_view *w, uint64_t m) {
     const unsigned all = (unsigned)cuda->shared_bytes, half = stream_half_bytes(cuda);
     const unsigned lone = half + 4096;
+    const unsigned turns_shift = units_of(w) > 32 ? 2 : 3; /* long turns want the room for slots */
+    const bool has_tight = w->bits == 8 && m == 1;         /* as measured (decision 0043) */
     const struct {
-        unsigned blocks, warps, room;
-    } ways[] = {{2, 8, half}, {1, 16, all}, {1, 8, all}};
+        unsigned blocks, warps, room, turns_shift;
+    } ways[] = {{2, 8, half, turns_shift},
+                {2, 8, has_tight ? half : 0, turns_shift - 1},
+                {1, 16, all, turns_shift},
+                {1, 8, all, turns_shift}};
     const bool is_small =
         w->bits == 4 && w->rows * w->cols <= (uint64_t)SMALL_CODES * cuda->multiprocessors;
     for (const auto &way : ways) {
-        const unsigned fixed = stream_fixed_bytes(units_of(w), (unsigned)m, way.warps);
+        const unsigned fixed =
+            stream_fixed_bytes(units_of(w), (unsigned)m, way.warps, way.turns_shift);
         const unsigned each = way.warps * stream_slot_bytes(w->bits), room = way.room;
         const unsigned slots = fixed < room ? ingot_min_u64((room - fixed) / each, STREAM_MOST) : 0;
         if (slots >= 2) {
             const unsigned bytes = fixed + slots * each;
             return way.blocks == 2 && is_small && bytes < lone
-                       ? stream_shape{slots, 1, way.warps, lone}
-                       : stream_shape{slots, way.blocks, way.warps, bytes};
+                       ? stream_shape{slots, 1, way.warps, lone, way.turns_shift}
+                       : stream_shape{slots, way.blocks, way.warps, bytes, way.turns_shift};
         }
     }
     return {};
@@ -79,6 +86,7 @@ ingot_status product_stream(const product_context *context, const product_task &
     job.units = units_of(&task.w[0]);
     job.tiles = (unsigned)(task.w[0].rows / 16);
     job.group_shift = (unsigned)product_group_shift(&task.w[0]);
+    job.turns_shift = shape.turns_shift;
     job.slots = shape.slots;
     job.early = task.w[0].bits == 4 ? EARLY : shape.slots;
     return task.w[0].bits == 3   ? launch<3>(context, job, shape)

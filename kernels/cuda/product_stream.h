@@ -40,6 +40,8 @@ typedef struct stream_job {
     unsigned units;       /* of a row of W */
     unsigned tiles;       /* of 16 rows */
     unsigned group_shift; /* log2 of the chunks of 32 in a group, at least 2 */
+    unsigned turns_shift; /* log2 of the turns of a block, a tile of one side each, between two
+                             meetings of its warps */
     unsigned slots;       /* of a warp, 2 to STREAM_MOST */
     unsigned early;       /* of them, filled before x is asked for */
 } stream_job;
@@ -51,12 +53,6 @@ template <int BITS> struct stream_slot {
     static constexpr unsigned BYTES = CODES + 16 * 2 * 4;
 };
 
-/* Log2 of the turns of a block, a tile of one side each, between two meetings of its warps: turns
- * over long rows are long, and want the room for slots. */
-__host__ __device__ static inline unsigned stream_turns_shift(unsigned units) {
-    return units > 32 ? 2 : 3;
-}
-
 /* Shared memory: x [unit][m], what its zero points make of it [unit][m][STREAM_OFFSETS] and the
  * units of its digits [unit][m][half], jumps [warp][side], sums [meeting % 2][turn][warp][m][16],
  * slots of each warp.  Slots are aligned to 128 bytes. */
@@ -64,9 +60,10 @@ __host__ __device__ static inline unsigned stream_offset_bytes(unsigned units, u
     return (units * m * (STREAM_OFFSETS + 2) * 4 + 127) / 128 * 128;
 }
 
-static inline unsigned stream_fixed_bytes(unsigned units, unsigned m, unsigned warps) {
+static inline unsigned stream_fixed_bytes(unsigned units, unsigned m, unsigned warps,
+                                          unsigned turns_shift) {
     return units * m * STREAM_X_BYTES + stream_offset_bytes(units, m) + warps * STREAM_JUMP_BYTES +
-           (2 << stream_turns_shift(units)) * warps * m * 16 * (unsigned)sizeof(float);
+           (2 << turns_shift) * warps * m * 16 * (unsigned)sizeof(float);
 }
 
 static inline unsigned stream_slot_bytes(unsigned bits) {
@@ -508,7 +505,7 @@ __global__ __launch_bounds__(WARPS * 32, 16 / WARPS) static void product_stream_
                            reinterpret_cast<float *>(offsets + units * m * STREAM_OFFSETS)};
     longlong2 *jumps = reinterpret_cast<longlong2 *>(offsets + stream_offset_bytes(units, m) / 4);
     float *sums = reinterpret_cast<float *>(jumps + 2 * WARPS);
-    const unsigned turns_shift = stream_turns_shift(units), turns_least = 1u << turns_shift;
+    const unsigned turns_shift = job.turns_shift, turns_least = 1u << turns_shift;
     const unsigned slots =
         async_address(sums + 2 * turns_least * turn_sums) + warp * (job.slots * layout::BYTES);
     const unsigned end = job.slots * layout::BYTES;

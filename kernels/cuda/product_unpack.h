@@ -35,12 +35,9 @@ template <int BITS> struct product_order {
     }
 };
 
-/* The same for a width that is known when the kernel runs; 0: codes in their own order. */
-__device__ static inline uint64_t product_column(uint64_t column, unsigned bits) {
-    if (bits == 0) {
-        return column;
-    }
-    const unsigned in_half = 16 / bits, k = (unsigned)(column % PRODUCT_CHUNK);
+/* The same for a width that is known when the kernel runs. */
+__device__ static __noinline__ unsigned product_column_any(unsigned column, unsigned bits) {
+    const unsigned in_half = 16 / bits, k = column % PRODUCT_CHUNK;
     const unsigned word = k / (2 * in_half), in_word = k % (2 * in_half);
     const unsigned at = word >= PRODUCT_CHUNK / (2 * in_half)
                             ? k
@@ -48,15 +45,42 @@ __device__ static inline uint64_t product_column(uint64_t column, unsigned bits)
     return column - k + at;
 }
 
+/* 0: columns in their own order. */
+__device__ static inline unsigned product_column(unsigned column, unsigned bits) {
+    return bits == 0   ? column
+           : bits == 4 ? (column & ~7u) + column % 4 * 2 + column / 4 % 2
+                       : product_column_any(column, bits);
+}
+
 /* Tiles, for products of warpgroups: of x in the order of codes, the 128 columns of a step are
  * eight products of 16 rows of b.  Those of a chunk of 32 that a lane multiplies together, four by
  * four, stand two by two in both halves of such a product, beside those of the three other chunks:
  * [step][product][half][rows of x][8].  Where column `column` of row `row` lies, in elements. */
-__host__ __device__ static inline uint64_t product_tile_at(unsigned rows, unsigned row,
-                                                           uint64_t column) {
-    const unsigned in_step = (unsigned)(column % 128), chunk = in_step / PRODUCT_CHUNK;
+__host__ __device__ static inline unsigned product_tile_at(unsigned rows, unsigned row,
+                                                           unsigned column) {
+    const unsigned in_step = column % 128, chunk = in_step / PRODUCT_CHUNK;
     const unsigned place = in_step % PRODUCT_CHUNK, product = place / 4, half = place / 2 % 2;
     return ((column / 128 * 8 + product) * 2 + half) * rows * 8 + row * 8 + chunk * 2 + place % 2;
+}
+
+/* COUNT columns from `column` on of row `row` to a tile of `rows` rows in the order of codes of
+ * `bits` bits; column is a multiple of COUNT, 2 or 4. */
+template <unsigned COUNT>
+__device__ static inline void product_put_columns(__half *tile, unsigned bits, unsigned rows,
+                                                  unsigned row, unsigned column,
+                                                  const __half (&value)[COUNT]) {
+    if (bits == 4) { /* every second place: in one half of a product after the other */
+        __half *to = tile + product_tile_at(rows, row, product_column(column, 4));
+#pragma unroll
+        for (unsigned k = 0; k < COUNT; k++) {
+            to[k * rows * 8] = value[k];
+        }
+        return;
+    }
+#pragma unroll
+    for (unsigned k = 0; k < COUNT; k++) {
+        tile[product_tile_at(rows, row, product_column_any(column + k, bits))] = value[k];
+    }
 }
 
 #define PRODUCT_TILE 64u /* rows of x in a tile, but for the last one or the only one */

@@ -60,8 +60,8 @@ static wgmma_plan plan_of(const ingot_cuda *cuda, const ingot_weight_view *w, bo
 
 /* The codes for each multiprocessor from which tiles of x pay: with fewer, and few rows of x,
  * product_block.h is faster, which makes none. */
-static uint64_t least_codes(uint64_t m) {
-    return m > 16 ? 0 : m > 8 ? 160u << 10 : 256u << 10;
+static uint64_t least_codes(uint64_t m, bool is_handed) {
+    return m > 16 || (m > 8 && is_handed) ? 0 : m > 8 ? 160u << 10 : 256u << 10;
 }
 
 /* Tiles of x that as a rule take less time with packed weights than with those in 16 bits: two from
@@ -92,8 +92,8 @@ static unsigned tile_of(uint64_t m) {
 }
 
 unsigned product_wgmma_tile(const ingot_cuda *cuda, const ingot_weight_view *w, bool has_up,
-                            uint64_t m) {
-    const uint64_t least = least_codes(m) * (uint64_t)cuda->multiprocessors;
+                            uint64_t m, bool is_handed) {
+    const uint64_t least = least_codes(m, is_handed) * (uint64_t)cuda->multiprocessors;
     return m >= WGMMA_LEAST && w->rows * w->cols >= least &&
                    m <= product_wgmma_most(cuda, w, has_up)
                ? tile_of((m - 1) % PRODUCT_TILE + 1)
@@ -201,7 +201,7 @@ static ingot_status launch(const product_context *context, const product_task &t
     job.is_even = product_is_even(task, 2);
     job.is_bare = job.is_even && !task.has_up && task.addend[0] == nullptr &&
                   task.bias[0] == nullptr && task.activation < 0 && task.residual == nullptr &&
-                  task.y_dtype == INGOT_F32;
+                  task.next.x == nullptr && task.y_dtype == INGOT_F32;
     return product_launch(context, product_wgmma_kernel<BITS, T, MODE, COLUMNS>,
                           dim3(plan.parts, plan.spans), WGMMA_THREADS, layout::BYTES, 1, job);
 }

@@ -13,11 +13,12 @@
  * those tiles that are too few for a round of all blocks and then have whole ones, as many each.
  * Blocks that meet in a tile write what they have to memory and add it up together in the end, in
  * the order of the columns: a warp waits for its likes in the other blocks, which all run at once.
- */
+ * Where x was handed on with a norm (product_next.h) two more warps find what its rows lack. */
 #ifndef INGOT_CUDA_PRODUCT_WGMMA_H
 #define INGOT_CUDA_PRODUCT_WGMMA_H
 
 #include "kernels/cuda/product_load.h"
+#include "kernels/cuda/product_next.h"
 #include "kernels/cuda/weights.h"
 #include "kernels/cuda/wgmma.h"
 
@@ -29,6 +30,7 @@
 #define WGMMA_SCALES                                                                               \
     16 /* groups of a row whose scales are copied at once; a slot: 32 bytes a row */
 #define WGMMA_SLOTS   3
+#define WGMMA_KNOWN   64  /* threads, of those that do not multiply, that find factors of rows */
 #define WGMMA_SWIZZLE 128 /* bytes of a row of codes whose units of 16 trade places */
 
 /* The 128 columns, so often, of a step: with 4 bits a row of its codes is 128 bytes, too. */
@@ -53,7 +55,8 @@ typedef struct wgmma_job {
     bool is_bare;         /* that, and sums go to y in FP32 as they are */
 } wgmma_job;
 
-/* Shared memory: stages of a step each, x and then codes; slots of scales; barriers. */
+/* Shared memory: stages of a step each, x and then codes; slots of scales; barriers, the last of
+ * which says that factors of rows of x are there; these, and parts of them. */
 template <int BITS, int COLUMNS> struct wgmma_layout {
     static constexpr unsigned HALVES = wgmma_halves(BITS), HALF_BYTES = 16 * BITS;
     static constexpr unsigned HALF_X_BYTES = COLUMNS * 8 * PRODUCT_STEP_BYTES;
@@ -65,7 +68,8 @@ template <int BITS, int COLUMNS> struct wgmma_layout {
     static constexpr unsigned SCALES = STAGES * STAGE_BYTES; /* where they are: */
     static constexpr unsigned SLOT_BYTES = WGMMA_ROWS * WGMMA_SCALES * 2;
     static constexpr unsigned BARRIERS = SCALES + WGMMA_SLOTS * SLOT_BYTES;
-    static constexpr unsigned BYTES = BARRIERS + 16 * STAGES;
+    static constexpr unsigned FACTORS = BARRIERS + 16 * STAGES + 16;
+    static constexpr unsigned BYTES = FACTORS + (PRODUCT_TILE + WGMMA_KNOWN) * 4;
     static_assert(STAGES >= 3 && STAGES * HALVES <= WGMMA_SCALES, "");
     static_assert(STAGE_BYTES % (IS_SWIZZLED ? 1024 : 128) == 0 && X_BYTES % 1024 == 0, "");
 };
@@ -204,6 +208,29 @@ __device__ static void wgmma_fetch(const wgmma_job &job, unsigned stages_at) {
     }
 }
 
+/* Factors of rows of x to shared memory, by WGMMA_KNOWN threads that do nothing else. */
+template <typename layout, int COLUMNS>
+__device__ static inline void wgmma_find_factors(const wgmma_job &job, uint8_t *shared,
+                                                 unsigned thread) {
+    constexpr unsigned ROWS = COLUMNS * 8, MEMBERS = WGMMA_KNOWN / ROWS; /* of a row */
+    const product_known &known = job.task.known;
+    float *factors = reinterpret_cast<float *>(shared + layout::FACTORS);
+    float *parts = factors + PRODUCT_TILE;
+    const unsigned m = (unsigned)job.task.m;
+    product_wait();
+    parts[thread] = product_known_part(known, thread / MEMBERS, m, thread % MEMBERS, MEMBERS);
+    asm volatile("bar.sync 1, %0;" ::"n"(WGMMA_KNOWN) : "memory");
+    if (thread < ROWS) {
+        float square = 0.0f;
+        for (unsigned i = 0; i < MEMBERS; i++) {
+            square += parts[thread * MEMBERS + i];
+        }
+        factors[thread] =
+            product_known_factor(known, square, product_known_power(known, thread, m));
+    }
+    barrier_arrive(async_address(shared) + layout::FACTORS - 16);
+}
+
 /* ---- the end ------------------------------------------------------------------------------------
  */
 
@@ -219,13 +246,15 @@ __device__ static inline void wgmma_add_two(float (&v)[2], const void *from, ing
     v[0] += more.x, v[1] += more.y;
 }
 
-/* product_store of rows row and row + 1, where the job is even. */
+/* product_store of rows row and row + 1, where the job is even; sums are multiplied by `factor`
+ * (product_known). */
 __device__ static inline void wgmma_store_two(const product_task &task, uint64_t i, uint64_t row,
-                                              float (&sum)[2], float (&up)[2]) {
+                                              float (&sum)[2], float (&up)[2], float factor) {
     const uint64_t at = i * task.w[0].rows + row;
     if (task.addend[0] != nullptr) {
         wgmma_add_two(sum, task.addend[0] + at, INGOT_F32);
     }
+    sum[0] *= factor, sum[1] *= factor;
     if (task.bias[0] != nullptr) {
         wgmma_add_two(sum, task.bias[0] + row, INGOT_F32);
     }
@@ -237,6 +266,7 @@ __device__ static inline void wgmma_store_two(const product_task &task, uint64_t
         if (task.addend[1] != nullptr) {
             wgmma_add_two(up, task.addend[1] + at, INGOT_F32);
         }
+        up[0] *= factor, up[1] *= factor;
         if (task.bias[1] != nullptr) {
             wgmma_add_two(up, task.bias[1] + row, INGOT_F32);
         }
@@ -246,6 +276,12 @@ __device__ static inline void wgmma_store_two(const product_task &task, uint64_t
     if (task.residual != nullptr) {
         wgmma_add_two(sum, static_cast<const uint8_t *>(task.residual) + at * (is_float ? 4 : 2),
                       task.y_dtype);
+    }
+    if (task.next.x != nullptr) {
+        const __half values[2] = {from_float<__half>(sum[0]), from_float<__half>(sum[1])};
+        product_put_columns(task.next.x, task.next.form.bits, task.next.form.rows, (unsigned)i,
+                            (unsigned)row, values);
+        return;
     }
     if (is_float) {
         *reinterpret_cast<float2 *>(static_cast<float *>(task.y) + at) =
@@ -257,21 +293,25 @@ __device__ static inline void wgmma_store_two(const product_task &task, uint64_t
                                   : bits_of(__floats2bfloat162_rn(sum[0], sum[1]));
 }
 
-__device__ static inline void wgmma_store(const wgmma_job &job, unsigned column, uint64_t row,
-                                          float (&sum)[2], float (&up)[2]) {
-    const product_task &task = job.task;
-    if (job.is_even) {
-        if (row < task.w[0].rows) {
-            wgmma_store_two(task, column, row, sum, up);
-        }
-        return;
-    }
+/* product_store of both, where the job is not even: seldom met. */
+__device__ static __noinline__ void wgmma_store_any(const product_task &task, unsigned i,
+                                                    uint64_t row, float2 sum, float2 up) {
+    const float sums[2] = {sum.x, sum.y}, ups[2] = {up.x, up.y};
 #pragma unroll
     for (unsigned k = 0; k < 2; k++) {
         if (row + k < task.w[0].rows) {
-            product_store(task, column, row + k, sum[k], up[k],
-                          product_residual(task, column, row + k));
+            product_store(task, i, row + k, sums[k], ups[k], product_residual(task, i, row + k));
         }
+    }
+}
+
+__device__ static inline void wgmma_store(const wgmma_job &job, unsigned column, uint64_t row,
+                                          float (&sum)[2], float (&up)[2], float factor) {
+    if (!job.is_even) {
+        wgmma_store_any(job.task, column, row, make_float2(sum[0], sum[1]),
+                        make_float2(up[0], up[1]));
+    } else if (row < job.task.w[0].rows) {
+        wgmma_store_two(job.task, column, row, sum, up, factor);
     }
 }
 
@@ -285,9 +325,18 @@ template <int BITS> __device__ static inline unsigned wgmma_lane_row(void) {
 /* Lanes of rows that are neighbours differ by this. */
 template <int BITS> constexpr int wgmma_lane_next = BITS == 4 ? 8 : 4;
 
+/* What sums of a row of x are multiplied by; behind the wait for them. */
+template <typename layout>
+__device__ static inline float wgmma_factor(const product_task &task, unsigned row) {
+    extern __shared__ __align__(1024) uint8_t wgmma_shared[];
+    return task.known.sums != nullptr
+               ? reinterpret_cast<const float *>(wgmma_shared + layout::FACTORS)[row]
+               : 1.0f;
+}
+
 /* Sums of eight columns of x, as wgmma leaves them, to y.  Lanes of rows that are neighbours trade
  * values, so that each has both rows of one column. */
-template <int BITS>
+template <int BITS, int COLUMNS>
 __device__ static inline void wgmma_put_eight(const wgmma_job &job, unsigned tile, unsigned c,
                                               const float (&v)[4]) {
     const product_task &task = job.task;
@@ -301,26 +350,28 @@ __device__ static inline void wgmma_put_eight(const wgmma_job &job, unsigned til
     if (column >= (unsigned)task.m) {
         return;
     }
+    const float factor = wgmma_factor<wgmma_layout<BITS, COLUMNS>>(task, column);
     float low[2] = {is_odd ? from_low : v[0], is_odd ? v[1] : from_low};
     float high[2] = {is_odd ? from_high : v[2], is_odd ? v[3] : from_high};
     const unsigned own = threadIdx.x / 32 * 8 + wgmma_lane_row<BITS>() / 2 * 2;
     if (task.has_up) {
-        wgmma_store(job, column, (uint64_t)tile * WGMMA_BOX + own, low, high);
+        wgmma_store(job, column, (uint64_t)tile * WGMMA_BOX + own, low, high, factor);
         return;
     }
     const uint64_t row = (uint64_t)tile * WGMMA_ROWS + own;
     if (job.is_bare) {
         float *y = static_cast<float *>(task.y) + column * task.w[0].rows + row;
         if (row < task.w[0].rows) {
-            *reinterpret_cast<float2 *>(y) = make_float2(low[0], low[1]);
+            *reinterpret_cast<float2 *>(y) = make_float2(low[0] * factor, low[1] * factor);
         }
         if (row + WGMMA_BOX < task.w[0].rows) {
-            *reinterpret_cast<float2 *>(y + WGMMA_BOX) = make_float2(high[0], high[1]);
+            *reinterpret_cast<float2 *>(y + WGMMA_BOX) =
+                make_float2(high[0] * factor, high[1] * factor);
         }
         return;
     }
-    wgmma_store(job, column, row, low, high);
-    wgmma_store(job, column, row + WGMMA_BOX, high, low);
+    wgmma_store(job, column, row, low, high, factor);
+    wgmma_store(job, column, row + WGMMA_BOX, high, low, factor);
 }
 
 /* The same of a whole tile; destroys totals. */
@@ -329,7 +380,7 @@ __device__ static inline void wgmma_put(const wgmma_job &job, unsigned tile,
                                         float (&totals)[COLUMNS][4]) {
 #pragma unroll 1
     for (unsigned c = 0; c < COLUMNS; c++) { /* rolled up, the first are moved away */
-        wgmma_put_eight<BITS>(job, tile, c, totals[0]);
+        wgmma_put_eight<BITS, COLUMNS>(job, tile, c, totals[0]);
 #pragma unroll
         for (int i = 0; i + 1 < COLUMNS; i++) {
 #pragma unroll
@@ -355,17 +406,18 @@ __device__ static inline void wgmma_put_bare(const wgmma_job &job, unsigned tile
 #pragma unroll
     for (unsigned c = 0; c < COLUMNS; c++) {
         const float(&v)[4] = totals[c];
+        const float factor = wgmma_factor<wgmma_layout<BITS, COLUMNS>>(job.task, c * 8 + column);
         const float from_low =
             __shfl_xor_sync(0xffffffffu, is_odd ? v[0] : v[1], wgmma_lane_next<BITS>);
         const float from_high =
             __shfl_xor_sync(0xffffffffu, is_odd ? v[2] : v[3], wgmma_lane_next<BITS>);
         if (has_low && c * 8 + column < m) {
-            *reinterpret_cast<float2 *>(y) =
-                make_float2(is_odd ? from_low : v[0], is_odd ? v[1] : from_low);
+            *reinterpret_cast<float2 *>(y) = make_float2(factor * (is_odd ? from_low : v[0]),
+                                                         factor * (is_odd ? v[1] : from_low));
         }
         if (has_high && c * 8 + column < m) {
-            *reinterpret_cast<float2 *>(y + WGMMA_BOX) =
-                make_float2(is_odd ? from_high : v[2], is_odd ? v[3] : from_high);
+            *reinterpret_cast<float2 *>(y + WGMMA_BOX) = make_float2(
+                factor * (is_odd ? from_high : v[2]), factor * (is_odd ? v[3] : from_high));
         }
         y += 8 * rows;
     }
@@ -472,7 +524,7 @@ __device__ static __noinline__ void wgmma_join(const wgmma_job &job, unsigned ti
                 sum[0] += v[k].x, sum[1] += v[k].y, sum[2] += v[k].z, sum[3] += v[k].w;
             }
         }
-        wgmma_put_eight<BITS>(job, tile, c, sum);
+        wgmma_put_eight<BITS, COLUMNS>(job, tile, c, sum);
     }
 }
 
@@ -733,6 +785,9 @@ __device__ static inline void wgmma_multiply(const wgmma_job &job, const uint8_t
                 totals[c][k] *= FACTOR;
             }
         }
+        if (task.known.sums != nullptr) {
+            barrier_wait(stages_at + layout::FACTORS - 16, 0);
+        }
         if (end - first == job.steps) {
             if (job.is_bare) {
                 wgmma_put_bare<BITS, COLUMNS>(job, tile, totals);
@@ -781,6 +836,7 @@ __launch_bounds__(WGMMA_THREADS,
             barrier_set(full + 8 * i, 1);
             barrier_set(empty + 8 * i, WGMMA_WARPS);
         }
+        barrier_set(stages_at + layout::FACTORS - 16, WGMMA_KNOWN);
         barrier_publish();
     }
     __syncthreads();
@@ -788,6 +844,11 @@ __launch_bounds__(WGMMA_THREADS,
         warpgroup_keep<24>();
         if (threadIdx.x == WGMMA_WARPS * 32) {
             wgmma_fetch<layout>(job, stages_at);
+        } else if (threadIdx.x >= (WGMMA_WARPS + 1) * 32 &&
+                   threadIdx.x < (WGMMA_WARPS + 1) * 32 + WGMMA_KNOWN &&
+                   job.task.known.sums != nullptr) {
+            wgmma_find_factors<layout, COLUMNS>(job, wgmma_shared,
+                                                threadIdx.x - (WGMMA_WARPS + 1) * 32);
         }
     } else {
         warpgroup_claim<112>();

@@ -35,7 +35,22 @@ typedef struct packed_model {
     int storage;
 } packed_model;
 
-enum { DENSE, HALVES, W4, W4_STORED, W3, W8, MIXED, OUTLIERS, STORAGES, W4_LONG };
+enum {
+    DENSE,
+    HALVES,
+    W4,
+    W4_STORED,
+    W3,
+    W8,
+    MIXED,
+    OUTLIERS,
+    STORAGES,
+    W4_LONG, /* in groups of 128, as products of many rows take them packed */
+    W3_LONG,
+    W8_LONG,
+    OUTLIERS_LONG,
+    MIXED_LONG
+};
 
 static ingot_quant_format format_of(int storage, unsigned number) {
     static const unsigned widths[] = {4, 3, 8, 5, 2, 6, 7};
@@ -52,7 +67,20 @@ static ingot_quant_format format_of(int storage, unsigned number) {
         format.bits = 8;
         format.scale_dtype = INGOT_F32;
         break;
-    case W4_LONG: /* groups that products of many rows take packed */
+    case W4_LONG:
+    case OUTLIERS_LONG:
+        format.group = 128;
+        break;
+    case W3_LONG:
+        format.bits = 3;
+        format.group = 128;
+        break;
+    case W8_LONG:
+        format.bits = 8;
+        format.group = 128;
+        break;
+    case MIXED_LONG: /* of these some cannot take what others can */
+        format.bits = number % 3 == 0 ? widths[number % 4] : 4;
         format.group = 128;
         break;
     case MIXED: /* no two neighbours alike */
@@ -100,7 +128,7 @@ static ingot_status packed_load(void *self, const char *name, ingot_arena *arena
     ingot_quantized q;
     INGOT_TRY(ingot_quantized_create(&q, view->rows, view->cols, &format, arena));
     ingot_quantize_rtn(&q, w, NULL);
-    if (p->storage == OUTLIERS) {
+    if (p->storage == OUTLIERS || p->storage == OUTLIERS_LONG) {
         INGOT_TRY(ingot_outliers_choose(&q, w, NULL, view->rows, INGOT_F16, arena, arena, NULL));
         INGOT_TRY(ingot_quantize_search(&q, w, NULL, arena, NULL));
     }
@@ -195,7 +223,7 @@ static void check_near(const float *a, const float *b, uint64_t n, const char *w
 /* Prompts of several lengths from `least` to `most`, and a few tokens one by one behind each. */
 static void check_prompts_from(const packed_model *p, const char *what, uint64_t least,
                                uint64_t most) {
-    static const uint64_t lengths[] = {1, 7, 64, 65, 100, 300, MOST};
+    static const uint64_t lengths[] = {1, 7, 33, 64, 65, 100, 300, MOST};
     tiny_model *t = p->tiny;
     const uint64_t vocab = t->model.vocab, capacity = MOST + 10;
     ingot_engine *engine = open_engine(p, 2, capacity);
@@ -323,7 +351,7 @@ static void test_large_matrices(void) {
 
 /* Sequences of different lengths, `least` tokens and a few, each against a decoder of its own that
  * is given the same ids. */
-static void check_batch(const packed_model *p, uint64_t sequences, uint64_t least,
+static void check_batch(const packed_model *p, uint64_t sequences, uint64_t least, int steps,
                         const char *what) {
     tiny_model *t = p->tiny;
     const ingot_engine_ops *ops = cuda.ops->engine;
@@ -349,7 +377,7 @@ static void check_batch(const packed_model *p, uint64_t sequences, uint64_t leas
         free(prompt);
     }
     CU_ASSERT_EQUAL(ops->sampler(engine, 0, states), INGOT_OK);
-    for (int step = 0; step < (is_small ? 3 : STEPS); step++) {
+    for (int step = 0; step < (is_small ? 3 : steps); step++) {
         CU_ASSERT_EQUAL_FATAL(ops->next(engine, 0, ids), INGOT_OK);
         CU_ASSERT_EQUAL_FATAL(ops->logits(engine, got), INGOT_OK);
         for (uint64_t s = 0; s < sequences; s++) {
@@ -377,7 +405,35 @@ static void test_batches(void) {
     for (int i = is_small; i < (is_small ? 2 : 4); i++) {
         packed_model p = pack_model(flags[i], &usual, i % 2 == 0 ? W4 : MIXED);
         bind(&p);
-        check_batch(&p, sequences[i], 0, "sequence");
+        check_batch(&p, sequences[i], 0, STEPS, "sequence");
+        tiny_destroy(p.tiny);
+    }
+    printf("worst %.2g ", worst_seen);
+}
+
+/* Sequences of which products hand each other what they read (kernels/cuda/product.h). */
+static void test_handed(void) {
+    static const tiny_shape shape = {256, 512, 8, 2, 64, 204};
+    static const struct {
+        uint64_t sequences;
+        int storage;
+        unsigned flags;
+    } cases[] = {{9, W4_LONG, 0},
+                 {16, W4_LONG, TINY_QKV_BIAS | PLUS_ONE},
+                 {20, W3_LONG, TINY_TIED},
+                 {64, W4_LONG, TINY_WINDOW},
+                 {12, W8_LONG, TINY_HEAD_NORMS},
+                 {33, MIXED_LONG, 0},
+                 {10, OUTLIERS_LONG, 0}};
+    for (unsigned i = 0; i < (is_small ? 1 : sizeof cases / sizeof *cases); i++) {
+        packed_model p = pack_model(cases[i].flags, &shape, cases[i].storage);
+        p.tiny->model.norm =
+            (cases[i].flags & PLUS_ONE) != 0 ? INGOT_NORM_RMS_PLUS_ONE : INGOT_NORM_RMS;
+        bind(&p);
+        check_batch(&p, cases[i].sequences, 0, 8, "sequence");
+        if (!is_small) {
+            check_prompts(&p, "prompt", 65);
+        }
         tiny_destroy(p.tiny);
     }
     printf("worst %.2g ", worst_seen);
@@ -425,7 +481,7 @@ static void test_attention(void) {
             for (uint64_t n = 0; n < p.tiny->model.layers; n++) {
                 p.tiny->window[n] *= 1 + from[j].least / 6;
             }
-            check_batch(&p, from[j].sequences, from[j].least, kinds[i].name);
+            check_batch(&p, from[j].sequences, from[j].least, STEPS, kinds[i].name);
             unpack_model(&p);
         }
     }
@@ -777,6 +833,7 @@ int main(void) {
         {"logits of every kind of storage", test_storages},
         {"large matrices", test_large_matrices},
         {"batches of sequences", test_batches},
+        {"what products hand on", test_handed},
         {"attention of a token", test_attention},
         {"tokens, ahead and drawn", test_tokens},
         {"a large vocabulary", test_large_vocabulary},

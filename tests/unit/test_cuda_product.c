@@ -25,8 +25,12 @@ typedef struct product_case {
     ingot_activation activation;
     ingot_norm_kind norm_kind;
     float x_scale;
-    float huge; /* 0, or the size of one x of every row, whatever x_scale is */
-    int side;   /* of the codes: -1: the lower half of them, 1: the upper, 0: all */
+    float huge;                /* 0, or the size of one x of every row, whatever x_scale is */
+    int side;                  /* of the codes: -1: the lower half of them, 1: the upper, 0: all */
+    bool is_handed, is_normed; /* x comes in a tile, without the factor of a norm */
+    unsigned hands;            /* y goes to a tile of that many rows, in the order of codes of: */
+    unsigned hands_bits;
+    bool hands_norm, hands_wide; /* wide: y itself would be FP32 */
 } product_case;
 
 static void describe(const product_case *c) {
@@ -40,6 +44,10 @@ static void describe(const product_case *c) {
            c->has_outliers ? " outliers" : "", c->has_up ? " up" : "", c->has_bias ? " bias" : "",
            c->has_residual ? " residual" : "", c->has_activation ? " act" : "",
            c->has_norm ? " norm" : "", (int)c->norm_kind, (int)c->activation);
+    if (c->is_handed || c->hands != 0) {
+        printf(" handed %d %d, hands %u rows, %u bits %d", c->is_handed, c->is_normed, c->hands,
+               c->hands_bits, c->hands_norm);
+    }
 }
 
 /* ---- the reference -----------------------------------------------------------------------------
@@ -81,7 +89,26 @@ typedef struct inputs {
     input_weights w[2];
     encoded x, residual;
     float *bias[2], *norm_weight, *norm_bias;
+    /* c->is_normed: of x, c->hands_norm: of rows of about the size of y */
+    float *squares; /* [m][square_parts + 1], powers of two in the last */
+    unsigned square_parts;
+    float *next_weight; /* [rows] */
 } inputs;
+
+/* Sums of squares of row i. */
+static double square_of(const inputs *in, uint64_t i) {
+    double sum = 0;
+    for (unsigned part = 0; part < in->square_parts; part++) {
+        sum += in->squares[i * (in->square_parts + 1) + part];
+    }
+    return sum;
+}
+
+/* What sums of row i of x are multiplied by. */
+static double factor_of(const product_case *c, const inputs *in, uint64_t i) {
+    return 1 / sqrt(square_of(in, i) / (double)c->cols + 1e-5) /
+           in->squares[i * (in->square_parts + 1) + in->square_parts];
+}
 
 /* norm(x) rounded to dtype as floats, and what the rounding of a norm may differ by, relative. */
 static float *rounded_input(const product_case *c, const inputs *in, double *lost) {
@@ -99,6 +126,7 @@ static float *rounded_input(const product_case *c, const inputs *in, double *los
     }
     for (uint64_t i = 0; i < count; i++) {
         x[i] = ingot_round_to_dtype(x[i], c->dtype);
+        x[i] = c->is_normed ? (float)(x[i] * factor_of(c, in, i / c->cols)) : x[i];
     }
     free(value);
     free(size);
@@ -200,6 +228,14 @@ static inputs make_inputs(const product_case *c) {
     if (c->has_residual) {
         in.residual = encode(input_floats(c->m * c->rows, 1.0), c->m * c->rows, c->y_dtype);
     }
+    in.square_parts = 1 + (unsigned)input_below(70);
+    in.squares = malloc(c->m * (in.square_parts + 1) * sizeof(float));
+    for (unsigned i = 0; i < c->m * (in.square_parts + 1); i++) {
+        const bool is_power = i % (in.square_parts + 1) == in.square_parts;
+        in.squares[i] = is_power ? exp2f(-(float)input_below(12))
+                                 : (float)(input_uniform() * exp2((double)(i % 7)));
+    }
+    in.next_weight = input_floats(c->rows, 1.0);
     if (c->has_norm) {
         in.norm_weight = input_floats(c->cols, 1.0);
         in.norm_bias = c->norm_kind == INGOT_NORM_LAYER ? input_floats(c->cols, 0.5) : NULL;
@@ -216,7 +252,113 @@ static void free_inputs(inputs *in) {
     encoded_free(&in->residual);
     free(in->norm_weight);
     free(in->norm_bias);
+    free(in->squares);
+    free(in->next_weight);
 }
+
+/* ---- tiles -------------------------------------------------------------------------------------
+ */
+
+/* Where column `column` of row `row` lies in a tile of `rows` rows, in elements (product_unpack.h),
+ * in other words than there: 32 columns are words of 32 bits, whose codes come out in pairs, from
+ * both halves of a word, the low ones first; what is left, two codes, behind all others.  Four
+ * neighbours of these are a product's, the first and the last two in a half of it each. */
+static uint64_t tile_place(unsigned bits, unsigned rows, uint64_t row, uint64_t column) {
+    unsigned order[32], count = 0;
+    for (unsigned word = 0; count + 2 * (16 / bits) <= 32; word++) {
+        const unsigned half = 16 / bits;
+        for (unsigned i = 0; i < half; i++) {
+            order[count++] = word * 2 * half + i;
+            order[count++] = word * 2 * half + half + i;
+        }
+    }
+    for (; count < 32; count++) {
+        order[count] = count;
+    }
+    unsigned place = 0;
+    while (order[place] != column % 32) {
+        place++;
+    }
+    const uint64_t step = column / 128, chunk = column / 32 % 4;
+    const uint64_t product = place / 4, half = place / 2 % 2;
+    return (((step * 8 + product) * 2 + half) * rows + row) * 8 + chunk * 2 + place % 2;
+}
+
+/* Rows of 16 bits to a tile, the rest of which is NaN. */
+static uint16_t *tile_of(const uint16_t *from, ingot_product_form form, uint64_t m, uint64_t cols) {
+    uint16_t *tile = malloc(form.rows * cols * sizeof *tile);
+    memset(tile, POISON, form.rows * cols * sizeof *tile);
+    for (uint64_t i = 0; i < m * cols; i++) {
+        tile[tile_place(form.bits, form.rows, i / cols, i % cols)] = from[i];
+    }
+    return tile;
+}
+
+static void tile_rows(uint16_t *to, const uint16_t *tile, ingot_product_form form, uint64_t m,
+                      uint64_t cols) {
+    for (uint64_t i = 0; i < m * cols; i++) {
+        to[i] = tile[tile_place(form.bits, form.rows, i / cols, i % cols)];
+    }
+}
+
+/* The power of two times which rows are handed on (product.h). */
+static float power_of(const product_case *c, const inputs *in, uint64_t i) {
+    const double root = sqrt(square_of(in, i) / (double)c->rows + 1e-5);
+    return ldexpf(1, -5 - (int)floor(log2(root)));
+}
+
+/* What is handed on beside y: y times weights and power, rounded once, and squares. */
+static void check_handed(const product_case *c, const inputs *in, const float *y,
+                         const uint16_t *half, const float *squares, unsigned parts) {
+    const float more = c->norm_kind == INGOT_NORM_RMS_PLUS_ONE ? 1 : 0;
+    float *got = malloc(c->m * c->rows * sizeof *got);
+    unsigned wrong = 0;
+    ingot_convert_to_f32(got, half, INGOT_F16, c->m * c->rows);
+    for (uint64_t i = 0; i < c->m; i++) {
+        const float power = power_of(c, in, i);
+        double square = 0;
+        for (uint64_t j = 0; j < c->rows; j++) {
+            const double v = y[i * c->rows + j];
+            const double whole = v * ((double)in->next_weight[j] + more) * power;
+            square += v * v;
+            wrong += !(fabs(got[i * c->rows + j] - fmax(fmin(whole, 65504), -65504)) <=
+                       0x1.01p-11 * fabs(whole) + 0x1p-24);
+        }
+        double sum = 0;
+        for (unsigned part = 0; part < parts; part++) {
+            sum += squares[i * (parts + 1) + part];
+        }
+        wrong += !(fabs(sum - square) <= 0x1p-18 * square);
+        wrong += squares[i * (parts + 1) + parts] != power;
+    }
+    if (wrong != 0) {
+        describe(c);
+        printf(": %u values handed on are wrong", wrong);
+    }
+    CU_ASSERT(wrong == 0);
+    free(got);
+}
+
+static unsigned squares_seen;
+
+/* Sums of squares of x, where a kernel in front of the product left them. */
+static void check_squares(const product_case *c, const inputs *in, void *memory, uint64_t bytes) {
+    float *got = malloc(bytes);
+    device_take(&cuda, got, memory, bytes);
+    for (uint64_t i = 0; i < c->m && !isnan(got[0]) && c->norm_kind != INGOT_NORM_LAYER; i++) {
+        double sum = 0;
+        for (uint64_t j = 0; j < c->cols; j++) {
+            const double v = in->x.value[i * c->cols + j];
+            sum += v * v;
+        }
+        CU_ASSERT(fabs(got[2 * i] - sum) <= 0x1p-18 * sum);
+        squares_seen++;
+    }
+    free(got);
+}
+
+/* ---- a run -------------------------------------------------------------------------------------
+ */
 
 /* y in poisoned memory, or over the residual, of the product run `times` times over (without a
  * residual they are all the same). */
@@ -225,15 +367,48 @@ static float *run(const product_case *c, const inputs *in, ingot_product *job,
     const uint64_t count = c->m * c->rows, y_bytes = count * ingot_dtype_bytes(c->y_dtype);
     void *bytes = malloc(y_bytes + 1);
     float *got = malloc(count * sizeof *got);
+    const ingot_product_form form = {c->hands_bits, c->hands};
+    const unsigned parts =
+        c->hands != 0 ? cuda.ops->product_hands(cuda.context, job, c->hands_norm) : 0;
+    const uint64_t tile_bytes = c->hands * c->rows * 2;
+    const uint64_t square_bytes = c->m * (parts + 1) * sizeof(float);
+    if (c->hands != 0) {
+        CU_ASSERT_FATAL(parts != 0);
+        job->next.x = device_put(&cuda, NULL, tile_bytes);
+        job->next.form = form;
+    }
+    if (c->hands_norm) {
+        job->next.norm_weight = device_put_floats(&cuda, in->next_weight, c->rows);
+        job->next.squares = (ingot_product_squares){device_put(&cuda, NULL, square_bytes), parts};
+    }
     job->y = device_put(&cuda, in->residual.bytes, y_bytes);
     job->residual = c->has_residual ? job->y : NULL;
     job->workspace = device_put(&cuda, NULL, workspace_bytes);
+    void *y = job->y;
+    job->y = c->hands != 0 && !c->hands_norm ? NULL : y;
     for (unsigned i = 0; i < times; i++) {
         REQUIRE_OK(cuda.ops->product(cuda.context, job));
     }
-    device_take(&cuda, bytes, job->y, y_bytes);
+    device_take(&cuda, bytes, y, y_bytes);
     device_take(&cuda, NULL, job->workspace, workspace_bytes);
     ingot_convert_to_f32(got, bytes, c->y_dtype, count);
+    if (c->hands != 0) {
+        uint16_t *tile = malloc(tile_bytes), *half = malloc(count * sizeof *half);
+        device_take(&cuda, tile, job->next.x, tile_bytes);
+        tile_rows(half, tile, form, c->m, c->rows);
+        if (c->hands_norm) {
+            float *squares = malloc(square_bytes);
+            device_take(&cuda, squares, job->next.squares.sums, square_bytes);
+            device_release(&cuda, job->next.norm_weight);
+            check_handed(c, in, got, half, squares, parts);
+            free(squares);
+        } else {
+            ingot_convert_to_f32(got, half, INGOT_F16, count);
+        }
+        free(tile);
+        free(half);
+        job->next = (ingot_product_next){0};
+    }
     free(bytes);
     return got;
 }
@@ -246,7 +421,7 @@ static void run_twice(const product_case *c, const inputs *in, float *got[2]) {
         REQUIRE_OK(cuda.ops->upload_view(cuda.context, &view[side], &in->w[side].view));
         bias[side] = device_put_floats(&cuda, in->bias[side], c->rows);
     }
-    void *x = device_put(&cuda, in->x.bytes, in->x.size);
+    void *x = c->is_handed ? NULL : device_put(&cuda, in->x.bytes, in->x.size);
     float *norm_weight = device_put_floats(&cuda, in->norm_weight, c->cols);
     float *norm_bias = device_put_floats(&cuda, in->norm_bias, c->cols);
     ingot_product job = {
@@ -265,13 +440,33 @@ static void run_twice(const product_case *c, const inputs *in, float *got[2]) {
         .norm_bias = norm_bias,
         .norm_kind = c->norm_kind,
         .norm_eps = 1e-5f,
-        .y_dtype = c->y_dtype,
+        .y_dtype = c->hands_wide ? INGOT_F32 : c->y_dtype,
     };
+    if (c->is_handed) {
+        job.x_form = cuda.ops->product_takes(cuda.context, &job);
+        CU_ASSERT_FATAL(job.x_form.rows >= c->m && job.x_form.rows <= 64);
+        CU_ASSERT_FATAL(job.x_form.bits == c->bits);
+        uint16_t *tile = tile_of(in->x.bytes, job.x_form, c->m, c->cols);
+        job.x = x = device_put(&cuda, tile, job.x_form.rows * c->cols * 2);
+        free(tile);
+    }
+    float *squares = device_put_floats(&cuda, in->squares, c->m * (in->square_parts + 1));
+    if (c->is_normed || c->hands_norm) {
+        job.squares = (ingot_product_squares){squares, in->square_parts};
+    }
+    const uint64_t square_bytes = 2 * c->m * sizeof(float);
+    if (c->has_norm) {
+        job.x_squares = device_put(&cuda, NULL, square_bytes);
+    }
     job.residual = c->has_residual ? x : NULL; /* that there is one counts, not where */
     const uint64_t workspace_bytes = cuda.ops->product_workspace_bytes(cuda.context, &job);
     got[0] = run(c, in, &job, workspace_bytes, 1);
     got[1] = run(c, in, &job, workspace_bytes, c->has_residual || is_brief ? 1 : 3);
+    if (c->has_norm) {
+        check_squares(c, in, job.x_squares, square_bytes);
+    }
     device_release(&cuda, x);
+    device_release(&cuda, squares);
     device_release(&cuda, norm_weight);
     device_release(&cuda, norm_bias);
     for (int side = 0; side < (c->has_up ? 2 : 1); side++) {
@@ -655,6 +850,54 @@ static void test_infinite_x(void) {
     }
 }
 
+/* x in tiles and y handed on, as products of a layer do. */
+static void test_handed(void) {
+    static const uint64_t m[] = {9, 12, 16, 17, 31, 32, 33, 50, 64};
+    static const uint64_t rows[] = {256, 512, 768, 1024, 1280};
+    static const unsigned bits[] = {3, 4, 8};
+    for (unsigned i = 0; i < (is_brief ? 4 : 90); i++) {
+        /* rows of 8 bits so short that no blocks share them, which would need counters */
+        const uint64_t steps = 1 + input_below(is_brief ? 2 : bits[i % 3] == 8 ? 3 : 5);
+        product_case c = plain_case(pick(rows, 5), 256 * steps, bits[i % 3], m[input_below(9)]);
+        c.is_handed = i % 4 != 3 || c.m <= 16;
+        c.is_normed = c.is_handed && i / 3 % 2 == 0;
+        c.is_chained = input_below(2) == 0;
+        c.has_bias = input_below(2) == 0;
+        c.has_outliers = input_below(4) == 0;
+        c.zero_mode = input_below(4) == 0 ? INGOT_ZERO_STORED : INGOT_ZERO_SYMMETRIC;
+        c.group = input_below(3) == 0 ? c.cols : UINT64_C(128) << input_below(2);
+        c.hands_bits = bits[input_below(3)];
+        const unsigned tile = c.m <= 16 ? 16 : c.m <= 32 ? 32 : 64;
+        if (i / 6 % 2 == 0 && !c.is_normed && c.bits != 8) { /* as the output projection */
+            c.has_residual = true;
+            c.hands_norm = true;
+            c.norm_kind = i % 2 == 0 ? INGOT_NORM_RMS : INGOT_NORM_RMS_PLUS_ONE;
+            c.hands = tile;
+        } else if (i % 3 != 0) { /* as gate and up */
+            c.has_up = c.has_activation = input_below(4) != 0;
+            c.activation = (ingot_activation)input_below(4);
+            c.y_dtype = INGOT_F16;
+            c.hands_wide = input_below(2) == 0;
+            c.hands = tile;
+        }
+        check(&c);
+    }
+    if (is_brief) {
+        return;
+    }
+    product_case c = plain_case(103000, 1024, 4, 16);
+    c.is_handed = c.is_normed = true; /* blocks have many tiles of W */
+    check(&c);
+    c = plain_case(17408, 2048, 4, 5); /* of few rows large matrices alone take tiles */
+    c.is_handed = c.is_normed = true;
+    check(&c);
+    c = plain_case(25600, 4096, 4, 24);
+    c.is_handed = c.is_normed = c.has_up = c.has_activation = true;
+    c.y_dtype = INGOT_F16;
+    c.hands = 32, c.hands_bits = 4;
+    check(&c);
+}
+
 /* Each part behind and before the sums by itself, where a mistake cannot hide behind another. */
 static void test_parts(void) {
     static const uint64_t m[] = {1, 2, 5, 20, 70};
@@ -683,6 +926,7 @@ static void test_parts(void) {
         c.x_scale = 1e6f; /* beyond binary16 */
         check(&c);
     }
+    CU_ASSERT(squares_seen != 0);
 }
 
 int main(void) {
@@ -706,6 +950,7 @@ int main(void) {
         {"warpgroups", test_warpgroups},
         {"warpgroups, large", test_large_warpgroups},
         {"tiles of x", test_tiles_of_x},
+        {"handed on", test_handed},
         {"digits of x", test_digits},
         {"one huge x", test_huge_x},
         {"x that is not finite", test_infinite_x},
