@@ -3,8 +3,8 @@
  * Passes of every kind over random models whose matrices are stored in many ways, by the library of
  * the CUDA backend, but with the functions in this file in place of its own of the same name:
  * nothing is launched, and every product must ask for no more than the engine takes for all of
- * them (engine_product_work_bytes).  A device would write behind it, into memory that as a rule
- * belongs to something that bears it.  INGOT_TEST_SEED repeats a run. */
+ * them (engine_product_work_bytes, engine_square_bytes).  A device would write behind it, into
+ * memory that as a rule belongs to something that bears it.  INGOT_TEST_SEED repeats a run. */
 #include "kernels/cuda/engine_parts.h"
 #include "kernels/cuda/weights.h"
 
@@ -19,14 +19,28 @@ extern "C" {
 #include <cstdlib>
 #include <ctime>
 
-static uint64_t state, work_bytes, products, wrong;
+static uint64_t state, work_bytes, square_bytes, products, handed, wrong;
 
 /* ---- in place of launches ---------------------------------------------------------------------
  */
 
+/* Of the rows that a product hands on, or of its own x. */
+static void check_squares(const ingot_product *job, const float *sums, unsigned parts) {
+    const uint64_t bytes = sums != nullptr ? job->m * (parts + 1) * sizeof *sums : 0;
+    if (bytes > square_bytes && wrong++ < 10) {
+        printf("\n    %llu rows of x, %llu x %llu, %u parts of squares: %llu bytes, not %llu",
+               (unsigned long long)job->m, (unsigned long long)job->w->rows,
+               (unsigned long long)job->w->cols, parts, (unsigned long long)bytes,
+               (unsigned long long)square_bytes);
+    }
+}
+
 extern "C" ingot_status cuda_product(void *context, const ingot_product *job) {
     const uint64_t bytes = cuda_product_workspace_bytes(context, job);
     products++;
+    handed += job->next.x != nullptr;
+    check_squares(job, job->next.squares.sums, job->next.squares.parts);
+    check_squares(job, job->x_squares, 1);
     if (bytes > work_bytes && wrong++ < 10) {
         const ingot_weight_view *w = job->w;
         printf(
@@ -40,7 +54,7 @@ extern "C" ingot_status cuda_product(void *context, const ingot_product *job) {
     return INGOT_OK;
 }
 
-ingot_status engine_embed(const ingot_engine *, const engine_rows *) {
+ingot_status engine_embed(const ingot_engine *, const engine_rows *, const ingot_product_next *) {
     return INGOT_OK;
 }
 
@@ -68,7 +82,7 @@ ingot_status engine_unpack(const ingot_engine *, __half *, const engine_linear *
 }
 
 ingot_status engine_attend(const ingot_engine *, const engine_rows *, const engine_layer *,
-                           const engine_projected *) {
+                           const engine_projected *, ingot_product_form) {
     return INGOT_OK;
 }
 
@@ -178,6 +192,7 @@ static void check_model(ingot_engine *e) {
     static const uint64_t few[] = {1, 2, 3, 8, 9, 16, 17, 32, 33, 63, 64};
     static const uint64_t many[] = {65, 96, 128, 129, 192, 256, 320, 400, 512};
     work_bytes = engine_product_work_bytes(e);
+    square_bytes = engine_square_bytes(e);
     engine_rows rows = {};
     uint32_t lengths[1] = {0};
     for (int is_prompt = 0; is_prompt < 2; is_prompt++) {
@@ -215,6 +230,7 @@ static void draw_and_check(void) {
     e->layer = layer;
     e->x = e->logits = e->projected = somewhere<float>();
     e->normed = e->context = e->inner = e->gate_up = somewhere<__half>();
+    e->squares[0] = e->squares[1] = e->logits;
     e->final_norm = somewhere<float>();
     e->head = make_linear(draw_storage(), e->model.vocab, e->model.hidden);
     e->head.bias = nullptr;
@@ -232,8 +248,9 @@ static void test_products(void) {
     for (int i = 0; i < 3000; i++) {
         draw_and_check();
     }
-    printf("%llu products ", (unsigned long long)products);
-    CU_ASSERT(products != 0);
+    printf("%llu products, %llu hand on ", (unsigned long long)products,
+           (unsigned long long)handed);
+    CU_ASSERT(products != 0 && handed != 0);
     CU_ASSERT_EQUAL(wrong, 0);
 }
 
