@@ -27,6 +27,12 @@ template <> __device__ inline __nv_bfloat16 from_float<__nv_bfloat16>(float x) {
     return __float2bfloat16_rn(x);
 }
 
+/* Binary16 without infinities; NaN stays. */
+__device__ static inline __half finite_half(float x) {
+    const float largest = 65504.0f;
+    return __float2half_rn(x > largest ? largest : x < -largest ? -largest : x);
+}
+
 /* x rounded to a float type and back. */
 __device__ static inline float rounded_to(float x, ingot_dtype dtype) {
     return dtype == INGOT_F16    ? __half2float(__float2half_rn(x))

@@ -150,7 +150,7 @@ __device__ static void shape_heads(block_memory<PAD, ROWS> *memory, const attent
             const unsigned d = lane + 32 * j;
             const bool turns = d < rotary && which != 2;
             const float other = turns ? v[d < middle ? d + middle : d - middle] : 0.0f;
-            to[32 * j] = engine_half(
+            to[32 * j] = finite_half(
                 turns ? fmaf(other, constants.angle[j].y, own[j] * constants.angle[j].x) : own[j]);
         }
         __syncwarp();

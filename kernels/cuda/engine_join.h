@@ -51,8 +51,8 @@ __device__ static inline void write_out(const attention_job &job, const span &s,
     const unsigned in_tile = FUSED ? 0 : row / s.heads, token = s.first_token + in_tile;
     const unsigned column = (s.first_head + row - in_tile * s.heads) * job.shape.head_dim + d;
     const float factor = __fdividef(1.0f, total);
-    alignas(8) const __half values[4] = {engine_half(sum.x * factor), engine_half(sum.y * factor),
-                                         engine_half(sum.z * factor), engine_half(sum.w * factor)};
+    alignas(8) const __half values[4] = {finite_half(sum.x * factor), finite_half(sum.y * factor),
+                                         finite_half(sum.z * factor), finite_half(sum.w * factor)};
     if (TILED) {
         if (is_real) {
             product_put_columns(job.out, job.form.bits, job.form.rows, token, column, values);

@@ -15,7 +15,7 @@
 #ifndef INGOT_CUDA_ENGINE_PARTS_H
 #define INGOT_CUDA_ENGINE_PARTS_H
 
-#include "kernels/cuda/cuda.h"
+#include "kernels/cuda/element.h"
 
 extern "C" {
 #include "kernels/cuda/product.h"
@@ -258,12 +258,6 @@ __device__ static inline unsigned engine_position(const engine_rows &rows, unsig
 
 __device__ static inline unsigned engine_sequence(const engine_rows &rows, unsigned row) {
     return rows.lengths != nullptr ? row : rows.sequence;
-}
-
-/* Binary16 without infinities; NaN stays. */
-__device__ static inline __half engine_half(float value) {
-    const float largest = 65504.0f;
-    return __float2half_rn(value > largest ? largest : value < -largest ? -largest : value);
 }
 
 /* A head of projections as one warp makes it ready: read with its bias, then normalised into

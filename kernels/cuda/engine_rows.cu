@@ -52,7 +52,7 @@ __device__ static void hand_on_row(const embed_job &job, unsigned row, const flo
         __half values[4];
 #pragma unroll
         for (unsigned i = 0; i < 4; i++) {
-            values[i] = engine_half(x[col + i] * (next.norm_weight[col + i] + job.more) * power);
+            values[i] = finite_half(x[col + i] * (next.norm_weight[col + i] + job.more) * power);
         }
         product_put_columns(static_cast<__half *>(next.x), next.form.bits, next.form.rows, row, col,
                             values);
@@ -160,8 +160,8 @@ __global__ __launch_bounds__(THREADS) static void engine_norm_kernel(const norm_
             v.x *= factor * (w.x + more), v.y *= factor * (w.y + more);
             v.z *= factor * (w.z + more), v.w *= factor * (w.w + more);
         }
-        alignas(8) const __half values[4] = {engine_half(v.x), engine_half(v.y), engine_half(v.z),
-                                             engine_half(v.w)};
+        alignas(8) const __half values[4] = {finite_half(v.x), finite_half(v.y), finite_half(v.z),
+                                             finite_half(v.w)};
         out[i] = *reinterpret_cast<const uint2 *>(values);
     }
 }
@@ -222,7 +222,7 @@ __global__ __launch_bounds__(THREADS) static void engine_heads_kernel(const head
                               : job.v + at;
     const float2 *angles = job.angles + (uint64_t)row * (rotary / 2);
     for (unsigned d = lane; d < dim; d += 32) {
-        to[d] = engine_half(
+        to[d] = finite_half(
             which == 2 ? v[d] : engine_rotated(v, engine_angle(angles, d, rotary), d, rotary));
     }
 }
@@ -288,7 +288,7 @@ __global__ __launch_bounds__(THREADS) static void engine_activate_kernel(const a
             float g = __half2float(gate[j]), u = __half2float(up[j]);
             g += job.gate_bias != nullptr ? job.gate_bias[d + j] : 0.0f;
             u += job.up_bias != nullptr ? job.up_bias[d + j] : 0.0f;
-            gate[j] = engine_half(activation(g, job.kind) * u);
+            gate[j] = finite_half(activation(g, job.kind) * u);
         }
         *reinterpret_cast<uint4 *>(job.out + i) = *reinterpret_cast<const uint4 *>(gate);
     }

@@ -204,7 +204,7 @@ __device__ static inline void cluster_hand_four(const product_next &next, unsign
     __half values[4];
 #pragma unroll
     for (unsigned k = 0; k < 4; k++) {
-        values[k] = product_finite_half(y[k] * (weights[k] + next.more) * power);
+        values[k] = finite_half(y[k] * (weights[k] + next.more) * power);
         square = fmaf(y[k], y[k], square);
     }
     product_put_columns(next.x, next.form.bits, next.form.rows, column, (unsigned)first, values);

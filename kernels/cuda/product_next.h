@@ -46,17 +46,11 @@ __device__ static inline float product_known_power(const product_known &known, u
 __device__ static inline float product_known_factor(const product_known &known, float square,
                                                     float power) {
     const float root = sqrtf(square / (float)known.cols + known.eps);
-    if (known.is_factor) { /* values that are not finite were cut off (product_finite_half) */
+    if (known.is_factor) { /* values that are not finite were cut off (finite_half) */
         return isfinite(root) ? 1.0f / (root * power) : __uint_as_float(0x7fffffffu);
     }
     const int exponent = (int)(__float_as_uint(root) >> 23 & 0xff); /* of 2^-5 / root: */
     return __uint_as_float((unsigned)max(1, min(2 * 127 - 5 - exponent, 200)) << 23);
-}
-
-/* Binary16 without infinities; NaN stays. */
-__device__ static inline __half product_finite_half(float value) {
-    const float largest = 65504.0f;
-    return __float2half_rn(value > largest ? largest : value < -largest ? -largest : value);
 }
 
 #endif
