@@ -101,24 +101,33 @@ static bool adopt(ingot_zoo_job *job) {
     return is_taken;
 }
 
-/* The file was written since, though it may be what it was: a copy, a touch, a backup.  What else
- * is in it is verified anew. */
-static void take_back(ingot_zoo_job *job) {
-    char path[INGOT_SHELF_PATH_SIZE], hex[33];
-    json_t *file = json_object_get(job->record, "file");
-    const char *name = ingot_zoo_text_of(file, "path"), *root = ingot_zoo_text_of(file, "root");
+/* Whether the container at `path`, of which only the table is read, has that root. */
+static bool has_root(const char *path, const char *root) {
+    char hex[33];
     ingot_container *container = NULL;
     ingot_info info;
-    json_int_t bytes, mtime_ns;
-    ingot_error ignored;
-    ingot_shelf_output(path, job->shelf, name != NULL ? name : "");
-    if (name == NULL || root == NULL || ingot_open(&container, path, NULL) != INGOT_OK) {
-        return;
+    if (ingot_open(&container, path, NULL) != INGOT_OK) {
+        return false;
     }
     ingot_get_info(container, &info);
     ingot_close(container);
     ingot_digest_hex(hex, info.root);
-    if (strcmp(hex, root) == 0 && ingot_zoo_file_mark(&bytes, &mtime_ns, path)) {
+    return strcmp(hex, root) == 0;
+}
+
+/* The file was written since, though it may be what it was: a copy, a touch, a backup.  What else
+ * is in it is verified anew. */
+static void take_back(ingot_zoo_job *job) {
+    char path[INGOT_SHELF_PATH_SIZE];
+    json_t *file = json_object_get(job->record, "file");
+    const char *name = ingot_zoo_text_of(file, "path"), *root = ingot_zoo_text_of(file, "root");
+    json_int_t bytes, mtime_ns;
+    ingot_error ignored;
+    if (name == NULL || root == NULL) {
+        return;
+    }
+    ingot_shelf_output(path, job->shelf, name);
+    if (has_root(path, root) && ingot_zoo_file_mark(&bytes, &mtime_ns, path)) {
         ingot_json_put(file, "first_bytes", json_integer(bytes));
         ingot_json_put(file, "mtime_ns", json_integer(mtime_ns));
         ingot_json_put(job->record, "state", json_string("converted"));
@@ -430,23 +439,18 @@ static ingot_status check_unchanged(ingot_zoo_job *job, ingot_error *error) {
 /* What was the product before: a set of fewer or more shards, or one file, has another name.  It is
  * removed where it is the one on record; at another place it is left to its owner. */
 static void remove_former(const ingot_zoo_job *job, const json_t *before) {
-    char path[INGOT_SHELF_PATH_SIZE], name[INGOT_SHELF_PATH_SIZE], hex[33];
+    char path[INGOT_SHELF_PATH_SIZE], name[INGOT_SHELF_PATH_SIZE];
     const char *old = ingot_zoo_text_of(before, "path"), *root = ingot_zoo_text_of(before, "root");
     const char *now = ingot_zoo_text_of(json_object_get(job->record, "file"), "path");
-    ingot_container *container = NULL;
-    ingot_info info;
     if (old == NULL || root == NULL || now == NULL || strcmp(old, now) == 0 ||
         !ingot_output_is_form(old, job->product->output)) {
         return;
     }
     ingot_shelf_output(path, job->shelf, old);
-    if (ingot_open(&container, path, NULL) != INGOT_OK) {
+    if (!has_root(path, root)) {
         return;
     }
-    ingot_get_info(container, &info);
-    ingot_close(container);
-    ingot_digest_hex(hex, info.root);
-    for (unsigned i = 0; strcmp(hex, root) == 0 && ingot_product_file(name, before, i); i++) {
+    for (unsigned i = 0; ingot_product_file(name, before, i); i++) {
         ingot_shelf_output(path, job->shelf, name);
         (void)unlink(path);
     }
