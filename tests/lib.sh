@@ -15,6 +15,18 @@ skip() {
     exit 77
 }
 
+# run_with_mounts SCRIPT: by sh, with mounts of its own; where it ends with 77 nothing could be
+# mounted, which is said.
+run_with_mounts() {
+    code=0
+    unshare -m sh "$1" || code=$?
+    case $code in
+        0) ;;
+        77) echo "SKIP: no tmpfs can be mounted here" ;;
+        *) exit "$code" ;;
+    esac
+}
+
 # need TOOL...: skips where a tool is missing.
 need() {
     for tool in "$@"; do

@@ -39,13 +39,7 @@ for threads in 1 8; do
     rm exact/out.ingot
 done
 END
-    code=0
-    unshare -m sh inside.sh || code=$?
-    case $code in
-        0) ;;
-        77) echo "SKIP: no tmpfs can be mounted here" ;;
-        *) exit "$code" ;;
-    esac
+    run_with_mounts inside.sh
 else
     echo "SKIP: only root can mount a small file system"
 fi

@@ -71,10 +71,4 @@ cp -a whole/. shelf
 expect_exit 0 ingot-zoo run zoo.json
 grep -q '2 made' out || fail "$(cat out)"
 END
-code=0
-unshare -m sh inside.sh || code=$?
-case $code in
-    0) ;;
-    77) echo "SKIP: no tmpfs can be mounted here" ;;
-    *) exit "$code" ;;
-esac
+run_with_mounts inside.sh

@@ -265,13 +265,7 @@ sed -i 's/"bits": 3/"bits": 2/' zoo.json
 expect_exit 2 ingot-zoo run zoo.json
 grep -qi 'read-only' err || { cat err >&2; fail "no reason"; }
 END
-    code=0
-    unshare -m sh inside.sh || code=$?
-    case $code in
-        0) ;;
-        77) echo "SKIP: no tmpfs can be mounted here" ;;
-        *) exit "$code" ;;
-    esac
+    run_with_mounts inside.sh
 else
     echo "SKIP: only root can mount a small file system"
 fi
