@@ -1,26 +1,11 @@
 /* The engine's kernels over rows: embedding, norm, heads of a prompt, activation, and weights
  * unpacked to binary16. */
 #include "kernels/cuda/engine_parts.h"
+#include "kernels/cuda/product_input.h"
 #include "kernels/cuda/product_next.h"
 #include "kernels/cuda/weights.h"
 
 #define THREADS 256
-
-/* The sum over a block, in every thread; part[THREADS / 32] is shared memory. */
-__device__ static inline float block_sum(float *part, float value) {
-    for (int other = 16; other > 0; other /= 2) {
-        value += __shfl_xor_sync(0xffffffffu, value, other);
-    }
-    if (threadIdx.x % 32 == 0) {
-        part[threadIdx.x / 32] = value;
-    }
-    __syncthreads();
-    value = 0.0f;
-    for (int i = 0; i < THREADS / 32; i++) {
-        value += part[i];
-    }
-    return value;
-}
 
 /* ---- embedding --------------------------------------------------------------------------------
  */
@@ -46,7 +31,7 @@ __device__ static void hand_on_row(const embed_job &job, unsigned row, const flo
     for (unsigned col = threadIdx.x; col < job.table.cols; col += THREADS) {
         square = fmaf(x[col], x[col], square);
     }
-    square = block_sum(part, square);
+    square = product_block_sum<THREADS, true>(part, square);
     const float power = product_known_factor(job.known, square, 1.0f);
     for (unsigned col = threadIdx.x * 4; col < job.table.cols; col += THREADS * 4) {
         __half values[4];
@@ -149,7 +134,7 @@ __global__ __launch_bounds__(THREADS) static void engine_norm_kernel(const norm_
             const float4 v = x[i];
             square += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
         }
-        square = block_sum(part, square);
+        square = product_block_sum<THREADS, true>(part, square);
         factor = 1.0f / sqrtf(square / (float)job.n + job.eps);
     }
     const float more = job.is_plus_one ? 1.0f : 0.0f;

@@ -70,12 +70,16 @@ __device__ static inline void product_read_norm(float (&w)[8], const product_sou
     }
 }
 
-/* The sum over a block, in every thread, in the same order for all. */
-template <int THREADS> __device__ static inline float product_block_sum(float *parts, float value) {
+/* The sum over a block, in every thread, in the same order for all; parts[THREADS / 32] is shared
+ * memory.  IS_FIRST: nobody reads it any more from before. */
+template <int THREADS, bool IS_FIRST = false>
+__device__ static inline float product_block_sum(float *parts, float value) {
     for (int lane = 16; lane > 0; lane /= 2) {
         value += __shfl_xor_sync(0xffffffffu, value, lane);
     }
-    __syncthreads();
+    if (!IS_FIRST) {
+        __syncthreads();
+    }
     if (threadIdx.x % 32 == 0) {
         parts[threadIdx.x / 32] = value;
     }
