@@ -10,11 +10,10 @@
 #include "calib/engine_model.h"
 #include "calib/text_model.h"
 #include "format/container_write.h"
-#include "suite.h"
+#include "suite_cuda.h"
 
 #include <unistd.h>
 
-static ingot_backend cuda, cpu;
 static ingot_backend capped; /* cpu, whose attention caps scores at softcap */
 static float softcap;
 static bool is_small;
@@ -685,15 +684,9 @@ static void test_text(void) {
 }
 
 int main(void) {
-    ingot_error error;
-    const ingot_status status = ingot_backend_open(&cuda, "cuda", 3, &error);
-    if (status == INGOT_ERR_DEVICE) {
-        printf("SKIP: no CUDA device: %s\n", error.reason);
-        return 77;
-    }
-    if (status != INGOT_OK || ingot_backend_open(&cpu, "cpu", 0, &error) != INGOT_OK) {
-        printf("%s\n", error.reason);
-        return 1;
+    const int missing = suite_open_both();
+    if (missing != 0) {
+        return missing;
     }
     ingot_backend_ops capped_ops = *cpu.ops;
     capped_ops.attention = capped_attention;
@@ -714,8 +707,5 @@ int main(void) {
         {"text of real models", test_text},
         CU_TEST_INFO_NULL,
     };
-    const int result = suite_run("cuda engine", tests);
-    ingot_backend_close(&cuda);
-    ingot_backend_close(&cpu);
-    return result;
+    return suite_run_both("cuda engine", tests);
 }

@@ -6,9 +6,7 @@
 
 #include "calib/decode.h"
 #include "calib/engine_model.h"
-#include "suite.h"
-
-static ingot_backend cuda, cpu;
+#include "suite_cuda.h"
 
 /* A model whose matrices have 4 bits in groups of 64, and up 3. */
 static ingot_status load(void *self, const char *name, ingot_arena *arena, ingot_weight_view *view,
@@ -106,22 +104,13 @@ static void test_up_apart(void) {
 }
 
 int main(void) {
-    ingot_error error;
-    const ingot_status status = ingot_backend_open(&cuda, "cuda", 3, &error);
-    if (status == INGOT_ERR_DEVICE) {
-        printf("SKIP: no CUDA device: %s\n", error.reason);
-        return 77;
-    }
-    if (status != INGOT_OK || ingot_backend_open(&cpu, "cpu", 0, &error) != INGOT_OK) {
-        printf("%s\n", error.reason);
-        return 1;
+    const int missing = suite_open_both();
+    if (missing != 0) {
+        return missing;
     }
     const CU_TestInfo tests[] = {
         {"gate and up apart", test_up_apart},
         CU_TEST_INFO_NULL,
     };
-    const int result = suite_run("cuda engine memory", tests);
-    ingot_backend_close(&cuda);
-    ingot_backend_close(&cpu);
-    return result;
+    return suite_run_both("cuda engine memory", tests);
 }
