@@ -419,10 +419,12 @@ static inline ingot_quantized polish_copy(const refine_case *c, const ingot_quan
     return copy;
 }
 
-/* is_rounded: r is known to 2^-12 of a step.  Ties then fall the other way, and a row that takes
- * another way ends at another minimum, better or worse by up to some percent: the sum over rows is
- * held to four times what such differences of independent rows add up to, and to bounds that three
- * times the largest of 12 runs with weights moved by 2^-11 of a step stay within. */
+/* is_rounded: r is known to 2^-12 of a step, else as FP32 has it.  Ties then fall the other way,
+ * and a row that takes another way ends at another minimum, better or worse by up to some percent.
+ * FP32 sends one row of about 2000 there (measured): one of a case may go.  Where r is rounded, the
+ * sum over rows is held to four times what such differences of independent rows add up to, and to
+ * bounds that three times the largest of 12 runs with weights moved by 2^-11 of a step stay
+ * within. */
 static inline void polish_one(const ingot_backend *backend, const polish_shape *s,
                               bool is_rounded) {
     refine_case c = refine_begin(backend, 0);
@@ -434,6 +436,7 @@ static inline void polish_one(const ingot_backend *backend, const polish_shape *
     const float *w = random_weights(c.host, s->rows * n), *gram = random_gram(c.host, n, 2 * n + 9);
     float *importance = refine_host(&c, n * sizeof *importance);
     double mean = 0, before = 0, after = 0, slow_after = 0, squares = 0;
+    uint64_t strays = 0; /* rows that ended elsewhere */
     ingot_quantized q = new_quantized(s->rows, n, format, c.host);
     for (uint64_t j = 0; j < n; j++) {
         mean += (double)gram[j * n + j] / (double)n;
@@ -466,6 +469,9 @@ static inline void polish_one(const ingot_backend *backend, const polish_shape *
         const double slow_last = polish_loss(w, &slow, gram, importance, r);
         slow_after += slow_last;
         squares += (last - slow_last) * (last - slow_last);
+        const double row_apart = fabs(last - slow_last);
+        strays += row_apart > 1e-3 * slow_last + 1e-6 * first;
+        CU_ASSERT(is_rounded || row_apart <= 0.1 * slow_last + 1e-6 * first);
         for (uint64_t j = 0; j < n; j++) {
             const unsigned zero = got.zeros[r * q.groups + j / s->group];
             CU_ASSERT(got.codes[r * n + j] < 1u << s->bits);
@@ -479,9 +485,14 @@ static inline void polish_one(const ingot_backend *backend, const polish_shape *
     }
     const double apart = fabs(after - slow_after), alike = (double)same / (double)(s->rows * n);
     const double few = 1 / sqrt((double)s->rows);
-    CU_ASSERT(apart <= 2e-3 * slow_after + (is_rounded ? 4 * sqrt(squares) : 0));
-    CU_ASSERT(apart <= (is_rounded ? 0.1 * few : 2e-3) * slow_after);
-    CU_ASSERT(alike >= 1 - (is_rounded ? 0.2 * few : 0.02));
+    if (is_rounded) {
+        CU_ASSERT(apart <= 2e-3 * slow_after + 4 * sqrt(squares));
+        CU_ASSERT(apart <= 0.1 * few * slow_after);
+        CU_ASSERT(alike >= 1 - 0.2 * few);
+    } else {
+        CU_ASSERT(strays <= 1);
+        CU_ASSERT(alike >= 0.98 - 0.5 * (double)strays / (double)s->rows);
+    }
     CU_ASSERT(s->cols < 16 || after < before);
     refine_end(&c);
 }
