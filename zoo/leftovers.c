@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define KEY_DIGITS 32u
@@ -99,40 +100,6 @@ static ingot_status list(struct dirent ***entries, int *count, const char *folde
     return INGOT_OK;
 }
 
-ingot_status ingot_leftovers_find(json_t **out, const ingot_manifest *manifest,
-                                  const ingot_shelf *shelf, ingot_error *error) {
-    char folder[INGOT_SHELF_PATH_SIZE], path[INGOT_SHELF_PATH_SIZE + 256], name[64];
-    struct dirent **entries;
-    json_t *used;
-    int count;
-    *out = json_array();
-    folder_of(folder, shelf, INGOT_SHELF_STATISTICS);
-    ingot_status status = list(&entries, &count, folder, is_shared, error);
-    if (status != INGOT_OK || count <= 0) {
-        free(entries);
-        return status;
-    }
-    status = find_used(&used, manifest, error);
-    for (int i = 0; i < count; i++) {
-        const char *file = entries[i]->d_name;
-        json_int_t bytes, mtime_ns;
-        (void)snprintf(name, sizeof name, "%.*s", (int)shared_length(file), file);
-        (void)snprintf(path, sizeof path, "%s%s", folder, file);
-        if (used != NULL && json_object_get(used, name) == NULL &&
-            ingot_zoo_file_mark(&bytes, &mtime_ns, path)) {
-            (void)json_array_append_new(
-                *out,
-                json_pack("{s:s, s:I}", "file", path + strlen(shelf->root) + 1, "bytes", bytes));
-        }
-        free(entries[i]);
-    }
-    free(entries);
-    json_decref(used);
-    return status;
-}
-
-/* ---- removing ------------------------------------------------------------------------------- */
-
 static int is_lock(const struct dirent *entry) {
     const char *ending = strrchr(entry->d_name, '.');
     return ending != NULL && strcmp(ending, ".lock") == 0;
@@ -155,17 +122,52 @@ static ingot_status find_others(bool *are_there, const ingot_shelf *shelf, ingot
     return INGOT_OK;
 }
 
+ingot_status ingot_leftovers_find(json_t **out, const ingot_manifest *manifest,
+                                  const ingot_shelf *shelf, ingot_error *error) {
+    char folder[INGOT_SHELF_PATH_SIZE], path[INGOT_SHELF_PATH_SIZE + 256], name[64];
+    struct dirent **entries;
+    json_t *used;
+    int count;
+    bool are_others;
+    *out = json_array();
+    INGOT_TRY(find_others(&are_others, shelf, error));
+    if (are_others) {
+        return INGOT_OK;
+    }
+    folder_of(folder, shelf, INGOT_SHELF_STATISTICS);
+    ingot_status status = list(&entries, &count, folder, is_shared, error);
+    if (status != INGOT_OK || count <= 0) {
+        free(entries);
+        return status;
+    }
+    status = find_used(&used, manifest, error);
+    for (int i = 0; i < count; i++) {
+        const char *file = entries[i]->d_name;
+        struct stat info;
+        (void)snprintf(name, sizeof name, "%.*s", (int)shared_length(file), file);
+        (void)snprintf(path, sizeof path, "%s%s", folder, file);
+        if (used != NULL && json_object_get(used, name) == NULL && stat(path, &info) == 0 &&
+            S_ISREG(info.st_mode)) {
+            (void)json_array_append_new(*out, json_pack("{s:s, s:I}", "file",
+                                                        path + strlen(shelf->root) + 1, "bytes",
+                                                        (json_int_t)info.st_blocks * 512));
+        }
+        free(entries[i]);
+    }
+    free(entries);
+    json_decref(used);
+    return status;
+}
+
+/* ---- removing ------------------------------------------------------------------------------- */
+
 ingot_status ingot_leftovers_remove(json_t **out, const ingot_manifest *manifest,
                                     const ingot_shelf *shelf, ingot_error *error) {
     char path[INGOT_SHELF_PATH_SIZE], size[32];
     json_t *found = NULL;
-    bool are_others = false;
     *out = json_array();
-    ingot_status status = ingot_leftovers_find(&found, manifest, shelf, error);
-    if (status == INGOT_OK && json_array_size(found) != 0) {
-        status = find_others(&are_others, shelf, error);
-    }
-    for (size_t i = 0; status == INGOT_OK && !are_others && i < json_array_size(found); i++) {
+    const ingot_status status = ingot_leftovers_find(&found, manifest, shelf, error);
+    for (size_t i = 0; status == INGOT_OK && i < json_array_size(found); i++) {
         json_t *one = json_array_get(found, i);
         const char *file = ingot_zoo_text_of(one, "file");
         ingot_shelf_output(path, shelf, file);

@@ -49,14 +49,23 @@ static uint64_t free_device(const ingot_manifest *m, const ingot_zoo_options *op
     return least;
 }
 
+static uint64_t bytes_of(const json_t *files) {
+    json_int_t bytes = 0;
+    for (size_t i = 0; i < json_array_size(files); i++) {
+        bytes += json_integer_value(json_object_get(json_array_get(files, i), "bytes"));
+    }
+    return (uint64_t)bytes;
+}
+
 static void find_room(ingot_zoo_room *room, const ingot_manifest *m,
-                      const ingot_zoo_options *options, bool is_here) {
+                      const ingot_zoo_options *options, const json_t *unused, bool is_here) {
     const uint64_t memory = is_here ? ingot_zoo_room_memory() : 0;
     *room = (ingot_zoo_room){
         .host_bytes = m->limits.host_bytes != 0 ? m->limits.host_bytes : memory,
         .device_bytes = m->limits.device_bytes,
         .device_free_bytes = is_here ? free_device(m, options) : 0,
-        .disk_bytes = m->limits.disk_bytes != 0 ? m->limits.disk_bytes : free_disk(m->shelf)};
+        .disk_bytes = m->limits.disk_bytes != 0 ? m->limits.disk_bytes
+                                                : free_disk(m->shelf) + bytes_of(unused)};
 }
 
 /* ---- time ----------------------------------------------------------------------------------- */
@@ -419,7 +428,7 @@ static void check_disk(ingot_forecasts *plan) {
 
 ingot_status ingot_forecasts_make(ingot_forecasts *out, const ingot_manifest *manifest,
                                   const ingot_shelf *shelf, const ingot_zoo_options *options,
-                                  unsigned use, ingot_error *error) {
+                                  const json_t *unused, unsigned use, ingot_error *error) {
     json_t *rows = NULL;
     void *memory;
     ingot_status status;
@@ -430,7 +439,7 @@ ingot_status ingot_forecasts_make(ingot_forecasts *out, const ingot_manifest *ma
     out->needs = memory;
     watch.counted = json_object();
     watch.texts = json_object();
-    find_room(&out->room, manifest, options, (use & INGOT_FORECASTS_HERE) != 0);
+    find_room(&out->room, manifest, options, unused, (use & INGOT_FORECASTS_HERE) != 0);
     if ((use & INGOT_FORECASTS_TIMES) != 0) {
         open_stopwatch(&watch, manifest, options);
     }
@@ -517,13 +526,9 @@ static void print_seconds(char text[32], double seconds) {
 
 static void print_unused(const json_t *unused) {
     char size[32];
-    double bytes = 0;
-    for (size_t i = 0; i < json_array_size(unused); i++) {
-        bytes += ingot_zoo_number(json_array_get(unused, i), "bytes");
-    }
     if (json_array_size(unused) > 0) {
-        ingot_format_bytes(size, sizeof size, bytes);
-        printf("%zu shared files (%s) that no product uses any more; run removes them\n",
+        ingot_format_bytes(size, sizeof size, (double)bytes_of(unused));
+        printf("%zu shared files (%s) that no product uses any more; run removes them first\n",
                json_array_size(unused), size);
     }
 }
@@ -568,7 +573,7 @@ static void print_plan(const ingot_forecasts *plan) {
 
 ingot_status ingot_zoo_plan(ingot_zoo_result *result, const ingot_manifest *manifest,
                             const ingot_zoo_options *options, ingot_error *error) {
-    ingot_forecasts plan;
+    ingot_forecasts plan = {0};
     ingot_shelf shelf;
     if (ingot_path_exists(manifest->shelf) && !ingot_path_is_directory(manifest->shelf)) {
         return ingot_error_set(error, INGOT_ERR_IO, manifest->shelf, NULL, "move it away",
@@ -576,10 +581,11 @@ ingot_status ingot_zoo_plan(ingot_zoo_result *result, const ingot_manifest *mani
     }
     const bool has_shelf = ingot_shelf_open(&shelf, manifest->shelf, false, NULL) == INGOT_OK;
     json_t *unused = NULL;
-    ingot_status status = ingot_forecasts_make(&plan, manifest, has_shelf ? &shelf : NULL, options,
-                                               INGOT_FORECASTS_HERE | INGOT_FORECASTS_TIMES, error);
-    if (status == INGOT_OK && has_shelf) {
-        status = ingot_leftovers_find(&unused, manifest, &shelf, error);
+    ingot_status status =
+        has_shelf ? ingot_leftovers_find(&unused, manifest, &shelf, error) : INGOT_OK;
+    if (status == INGOT_OK) {
+        status = ingot_forecasts_make(&plan, manifest, has_shelf ? &shelf : NULL, options, unused,
+                                      INGOT_FORECASTS_HERE | INGOT_FORECASTS_TIMES, error);
     }
     if (status == INGOT_OK) {
         ingot_json_put(result->json, "products", json_incref(plan.products));

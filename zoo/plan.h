@@ -6,7 +6,8 @@
 
 /* What is there to fit into; 0: not known, and then not checked. */
 typedef struct ingot_zoo_room {
-    uint64_t host_bytes, device_bytes, disk_bytes;
+    uint64_t host_bytes, device_bytes;
+    uint64_t disk_bytes;        /* free, or when unused files are gone */
     uint64_t device_free_bytes; /* on the cards of the manifest, the least */
 } ingot_zoo_room;
 
@@ -37,10 +38,12 @@ typedef struct ingot_forecasts {
 #define INGOT_FORECASTS_TIMES 2u /* people: how fast the first device is, is measured */
 
 /* Plans every chosen product; a product that cannot be planned or does not fit is a problem, not a
- * failure.  shelf NULL: there is none yet.  Released with ingot_forecasts_free in any case. */
+ * failure.  shelf NULL: there is none yet.  unused: files that go before the first product is begun
+ * (zoo/leftovers.h); NULL: none.  Released with ingot_forecasts_free in any case. */
 ingot_status ingot_forecasts_make(ingot_forecasts *out, const ingot_manifest *manifest,
                                   const ingot_shelf *shelf, const ingot_zoo_options *options,
-                                  unsigned use, ingot_error *error) INGOT_MUST_CHECK;
+                                  const json_t *unused, unsigned use,
+                                  ingot_error *error) INGOT_MUST_CHECK;
 void ingot_forecasts_free(ingot_forecasts *plan);
 
 #endif

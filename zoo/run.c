@@ -360,7 +360,7 @@ static uint64_t usable_cpus(void) {
 /* What does not fit, or cannot be made at all, is known before anything is begun: a product by
  * itself is left out, too little disk for all of them is the end of the run. */
 static ingot_status check_plan(runner *r, ingot_error *error) {
-    ingot_status status = ingot_forecasts_make(&r->plan, r->manifest, &r->shelf, r->options,
+    ingot_status status = ingot_forecasts_make(&r->plan, r->manifest, &r->shelf, r->options, NULL,
                                                INGOT_FORECASTS_HERE, error);
     r->host_room = r->plan.room.host_bytes;
     for (uint64_t i = 0, k = 0; status == INGOT_OK && i < r->manifest->product_count; i++) {

@@ -299,7 +299,7 @@ static ingot_status submit_all(submitter *s, ingot_error *error) {
     INGOT_TRY(find_paths(s, error));
     find_resources(s);
     INGOT_TRY(read_states(s, error));
-    INGOT_TRY(ingot_forecasts_make(&s->plan, s->manifest, &s->shelf, s->options, 0, error));
+    INGOT_TRY(ingot_forecasts_make(&s->plan, s->manifest, &s->shelf, s->options, NULL, 0, error));
     ingot_shelf_path(path, &s->shelf, INGOT_SHELF_CLUSTER, "jobs.json");
     if (ingot_path_exists(path)) {
         INGOT_TRY(ingot_json_read(&s->jobs, path, 64u << 20, error));

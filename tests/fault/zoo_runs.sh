@@ -107,6 +107,8 @@ echo x >"$unused"
     time.sleep(60)' ended/.ingot-zoo/locks/m@slow.lock locked &
 other=$!
 await test -e locked
+ingot-zoo plan zoo.json >out 2>err || true
+! grep -q 'no product uses any more' out || fail "what stays counts as room: $(cat out)"
 expect_exit 0 ingot-zoo run zoo.json --only o/rtn
 [ -e "$unused" ] || fail "it was removed under a run"
 kill $other
