@@ -176,6 +176,10 @@ static int run(size_t index, const ingot_zoo_options *options) {
     if (status == INGOT_OK) {
         status = check_only(&manifest, options, &error);
     }
+    if (status == INGOT_OK && options->device != NULL) {
+        manifest.devices[0] = options->device;
+        manifest.device_count = 1;
+    }
     if (status == INGOT_OK) {
         status = commands[index].run(&result, &manifest, options, &error);
     }

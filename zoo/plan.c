@@ -37,11 +37,10 @@ static uint64_t free_disk(const char *shelf) {
 }
 
 /* The least that is free on a card of the manifest; 0: it names none, or none is here. */
-static uint64_t free_device(const ingot_manifest *m, const ingot_zoo_options *options) {
+static uint64_t free_device(const ingot_manifest *m) {
     uint64_t least = 0, bytes;
-    const uint64_t count = options->device != NULL ? 1 : m->device_count;
-    for (uint64_t i = 0; i < count; i++) {
-        const char *device = options->device != NULL ? options->device : m->devices[i];
+    for (uint64_t i = 0; i < m->device_count; i++) {
+        const char *device = m->devices[i];
         if (strncmp(device, "cuda", 4) == 0 && ingot_plugin_free_bytes(&bytes, device)) {
             least = least == 0 || bytes < least ? bytes : least;
         }
@@ -57,13 +56,13 @@ static uint64_t bytes_of(const json_t *files) {
     return (uint64_t)bytes;
 }
 
-static void find_room(ingot_zoo_room *room, const ingot_manifest *m,
-                      const ingot_zoo_options *options, const json_t *unused, bool is_here) {
+static void find_room(ingot_zoo_room *room, const ingot_manifest *m, const json_t *unused,
+                      bool is_here) {
     const uint64_t memory = is_here ? ingot_zoo_room_memory() : 0;
     *room = (ingot_zoo_room){
         .host_bytes = m->limits.host_bytes != 0 ? m->limits.host_bytes : memory,
         .device_bytes = m->limits.device_bytes,
-        .device_free_bytes = is_here ? free_device(m, options) : 0,
+        .device_free_bytes = is_here ? free_device(m) : 0,
         .disk_bytes = m->limits.disk_bytes != 0 ? m->limits.disk_bytes
                                                 : free_disk(m->shelf) + bytes_of(unused)};
 }
@@ -81,9 +80,9 @@ typedef struct stopwatch {
 static void open_stopwatch(stopwatch *w, const ingot_manifest *m,
                            const ingot_zoo_options *options) {
     ingot_error error = {0};
-    const char *device = options->device != NULL ? options->device : m->devices[0];
     const double start = ingot_clock_seconds();
-    if (ingot_backend_open(&w->backend, device, (unsigned)options->threads, &error) != INGOT_OK) {
+    if (ingot_backend_open(&w->backend, m->devices[0], (unsigned)options->threads, &error) !=
+        INGOT_OK) {
         (void)fprintf(stderr, "ingot-zoo: no times are estimated here: %s\n", error.reason);
     } else if (ingot_speeds_create(&w->speeds, &w->backend, ingot_clock_seconds() - start) !=
                INGOT_OK) {
@@ -113,14 +112,12 @@ static const char *add_problem(ingot_forecasts *plan, const char *format, ...) {
     return json_string_value(json_array_get(plan->problems, json_array_size(plan->problems) - 1));
 }
 
-/* Whether a device of the manifest, or the one that the command line names in their place, is of a
- * kind.  "auto" may be either, and is planned as the cpu. */
-static bool may_use(const ingot_manifest *m, const ingot_zoo_options *options, bool cuda) {
+/* Whether a device of the manifest is of a kind.  "auto" may be either, and is planned as the cpu.
+ */
+static bool may_use(const ingot_manifest *m, bool cuda) {
     bool may = false;
-    const uint64_t count = options->device != NULL ? 1 : m->device_count;
-    for (uint64_t i = 0; i < count; i++) {
-        const char *device = options->device != NULL ? options->device : m->devices[i];
-        may = may || (strncmp(device, "cuda", 4) == 0) == cuda;
+    for (uint64_t i = 0; i < m->device_count; i++) {
+        may = may || (strncmp(m->devices[i], "cuda", 4) == 0) == cuda;
     }
     return may;
 }
@@ -314,7 +311,7 @@ static ingot_status plan_product(ingot_forecasts *plan, const ingot_manifest *m,
         ingot_json_put(row, "problem", ingot_json_any_text(text));
         return INGOT_OK;
     }
-    const bool on_cuda = may_use(m, options, true), on_cpu = may_use(m, options, false);
+    const bool on_cuda = may_use(m, true), on_cpu = may_use(m, false);
     *need = (ingot_zoo_need){
         .file_bytes = f.file_bytes, .disk_bytes = f.disk_bytes, .is_planned = true};
     count_memory(need, &f, on_cpu, on_cuda);
@@ -439,7 +436,7 @@ ingot_status ingot_forecasts_make(ingot_forecasts *out, const ingot_manifest *ma
     out->needs = memory;
     watch.counted = json_object();
     watch.texts = json_object();
-    find_room(&out->room, manifest, options, unused, (use & INGOT_FORECASTS_HERE) != 0);
+    find_room(&out->room, manifest, unused, (use & INGOT_FORECASTS_HERE) != 0);
     if ((use & INGOT_FORECASTS_TIMES) != 0) {
         open_stopwatch(&watch, manifest, options);
     }

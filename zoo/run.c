@@ -182,8 +182,7 @@ static void open_task(runner *r, task *t) {
         settle(r, t, TASK_STOPPED);
     } else {
         t->device = free_device(r);
-        t->job.device =
-            r->options->device != NULL ? r->options->device : r->manifest->devices[t->device];
+        t->job.device = r->manifest->devices[t->device];
         t->job.threads = (unsigned)(r->threads / r->jobs > 0 ? r->threads / r->jobs : 1);
         t->state = TASK_RUNNING;
         r->running++;

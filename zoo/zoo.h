@@ -14,7 +14,7 @@ typedef struct ingot_zoo_options {
     uint64_t jobs, threads; /* 0: as the manifest says */
     const char *only[INGOT_ZOO_MAX_ONLY];
     uint64_t only_count;   /* 0: all products */
-    const char *device;    /* for all products; NULL: those of the manifest */
+    const char *device;    /* takes the place of the manifest's; NULL: those */
     bool until_statistics; /* run: products stop there */
     const char *folder;    /* of the report's files; NULL: the shelf */
     bool as_json, is_forced;

@@ -31,6 +31,13 @@ plan 2 5000000 run zoo.json --only m/w4
 grep -q 'm/w4: failed: needs at least' err || { cat err >&2; fail "no reason"; }
 [ ! -e shelf/m/w4.ingot ] && [ ! -e shelf/m/w4.ingot.partial ] || fail "something was begun"
 plan 0 5000000 plan zoo.json --device cpu
+# One device has one job at a time.  None gets far: there is no more of the card than a plan asks.
+began_together() { # PRODUCT PRODUCT
+    grep -n -e "$1: converting" -e "$1: failed" -e "$2: converting" err >lines
+    sed -n 2p lines | grep -q "$2: converting"
+}
+plan 2 20000000000 run zoo.json --device cuda:0
+! began_together m/w4 m/best || fail "two at a time on one device: $(cat err)"
 # A card that the manifest names and that is not here is left to the run.
 sed -i 's/"cuda:0", "cpu"/"cuda:7"/' zoo.json
 plan 0 5000000 plan zoo.json
