@@ -36,16 +36,15 @@ static uint64_t free_disk(const char *shelf) {
     return statvfs(path, &info) == 0 ? (uint64_t)info.f_bavail * info.f_frsize : 0;
 }
 
-/* The least that is free on a card of the manifest; 0: it names none, or none is here. */
-static uint64_t free_device(const ingot_manifest *m) {
-    uint64_t least = 0, bytes;
+/* What is free on the cards of the manifest. */
+static void find_free_devices(ingot_zoo_room *room, const ingot_manifest *m) {
     for (uint64_t i = 0; i < m->device_count; i++) {
         const char *device = m->devices[i];
-        if (strncmp(device, "cuda", 4) == 0 && ingot_plugin_free_bytes(&bytes, device)) {
-            least = least == 0 || bytes < least ? bytes : least;
+        uint64_t *bytes = &room->device_free[i], *least = &room->device_free_bytes;
+        if (strncmp(device, "cuda", 4) == 0 && ingot_plugin_free_bytes(bytes, device)) {
+            *least = *least == 0 || *bytes < *least ? *bytes : *least;
         }
     }
-    return least;
 }
 
 static uint64_t bytes_of(const json_t *files) {
@@ -62,9 +61,11 @@ static void find_room(ingot_zoo_room *room, const ingot_manifest *m, const json_
     *room = (ingot_zoo_room){
         .host_bytes = m->limits.host_bytes != 0 ? m->limits.host_bytes : memory,
         .device_bytes = m->limits.device_bytes,
-        .device_free_bytes = is_here ? free_device(m) : 0,
         .disk_bytes = m->limits.disk_bytes != 0 ? m->limits.disk_bytes
                                                 : free_disk(m->shelf) + bytes_of(unused)};
+    if (is_here) {
+        find_free_devices(room, m);
+    }
 }
 
 /* ---- time ----------------------------------------------------------------------------------- */

@@ -7,8 +7,9 @@
 /* What is there to fit into; 0: not known, and then not checked. */
 typedef struct ingot_zoo_room {
     uint64_t host_bytes, device_bytes;
-    uint64_t disk_bytes;        /* free, or when unused files are gone */
-    uint64_t device_free_bytes; /* on the cards of the manifest, the least */
+    uint64_t disk_bytes;                         /* free, or when unused files are gone */
+    uint64_t device_free_bytes;                  /* on the cards of the manifest, the least, */
+    uint64_t device_free[INGOT_ZOO_MAX_DEVICES]; /* and on each device; 0: not known, or no card */
 } ingot_zoo_room;
 
 typedef struct ingot_zoo_need {

@@ -7,6 +7,7 @@
 #include "zoo/job.h"
 #include "zoo/leftovers.h"
 #include "zoo/plan.h"
+#include "zoo/seats.h"
 #include "zoo/zoo.h"
 
 #include <errno.h>
@@ -40,11 +41,11 @@ typedef struct task {
     char gate_reason[160];
     json_t *record; /* of a finished product */
     uint64_t device;
-    uint64_t host_bytes;          /* at its peak, as planned */
-    const char *problem;          /* found by the plan, which keeps it, */
-    ingot_status problem_status;  /* and as a status */
-    bool was_finished, is_locked; /* before this run; by another */
-    double retry_at, started;     /* monotonic seconds */
+    uint64_t host_bytes, device_bytes; /* at its peak, as planned */
+    const char *problem;               /* found by the plan, which keeps it, */
+    ingot_status problem_status;       /* and as a status */
+    bool was_finished, is_locked;      /* before this run; by another */
+    double retry_at, started;          /* monotonic seconds */
 } task;
 
 typedef struct runner {
@@ -56,8 +57,8 @@ typedef struct runner {
     uint64_t count, running, settled;
     uint64_t jobs, threads;
     uint64_t host_bytes, host_room; /* of what runs; in all, 0: not known */
-    uint64_t on_device[INGOT_ZOO_MAX_DEVICES];
-    json_t *removed; /* shared files that no product used any more */
+    ingot_seats seats;              /* of the manifest's devices */
+    json_t *removed;                /* shared files that no product used any more */
     ingot_progress progress;
     bool is_told; /* of an interruption */
 } runner;
@@ -66,9 +67,11 @@ typedef struct runner {
 
 /* What it had of the run, and its job. */
 static void release(runner *r, task *t) {
-    r->running -= t->state == TASK_RUNNING;
-    r->host_bytes -= t->state == TASK_RUNNING ? t->host_bytes : 0;
-    r->on_device[t->device] -= t->state == TASK_RUNNING;
+    if (t->state == TASK_RUNNING) {
+        r->running--;
+        r->host_bytes -= t->host_bytes;
+        ingot_seats_leave(&r->seats, t->device, t->device_bytes);
+    }
     ingot_job_close(&t->job);
 }
 
@@ -125,15 +128,6 @@ static void finish(runner *r, task *t) {
     settle(r, t, TASK_DONE);
 }
 
-/* The device with the fewest jobs. */
-static uint64_t free_device(const runner *r) {
-    uint64_t best = 0;
-    for (uint64_t i = 1; i < r->manifest->device_count; i++) {
-        best = r->on_device[i] < r->on_device[best] ? i : best;
-    }
-    return best;
-}
-
 static void start_step(runner *r, task *t) {
     static const char *const words[] = {"calibrating", "converting", "verifying", ""};
     if (ingot_job_start(&t->job, &t->error) != INGOT_OK) {
@@ -181,13 +175,13 @@ static void open_task(runner *r, task *t) {
     } else if (r->options->until_statistics && t->job.step != INGOT_STEP_STATISTICS) {
         settle(r, t, TASK_STOPPED);
     } else {
-        t->device = free_device(r);
+        t->device = ingot_seats_choose(&r->seats, t->device_bytes);
         t->job.device = r->manifest->devices[t->device];
         t->job.threads = (unsigned)(r->threads / r->jobs > 0 ? r->threads / r->jobs : 1);
         t->state = TASK_RUNNING;
         r->running++;
         r->host_bytes += t->host_bytes;
-        r->on_device[t->device]++;
+        ingot_seats_take(&r->seats, t->device, t->device_bytes);
         start_step(r, t);
     }
 }
@@ -214,7 +208,9 @@ static void take_end(runner *r, task *t, int wait_status, const struct rusage *u
 
 /* What runs side by side shares the memory; one alone always fits, or the plan had refused it. */
 static bool has_room(const runner *r, const task *t) {
-    return r->running == 0 || r->host_room == 0 || r->host_bytes + t->host_bytes <= r->host_room;
+    return r->running == 0 ||
+           ((r->host_room == 0 || r->host_bytes + t->host_bytes <= r->host_room) &&
+            ingot_seats_choose(&r->seats, t->device_bytes) != INGOT_ZOO_NONE);
 }
 
 static void start_tasks(runner *r) {
@@ -366,8 +362,13 @@ static ingot_status check_plan(runner *r, ingot_error *error) {
         if (k < r->count && r->tasks[k].product == &r->manifest->products[i]) {
             r->tasks[k].problem = r->plan.needs[i].problem;
             r->tasks[k].problem_status = r->plan.needs[i].status;
+            r->tasks[k].device_bytes = r->plan.needs[i].device_bytes;
             r->tasks[k++].host_bytes = r->plan.needs[i].host_bytes;
         }
+    }
+    if (status == INGOT_OK) {
+        ingot_seats_make(&r->seats, r->manifest->devices, r->plan.room.device_free,
+                         r->plan.room.device_bytes, r->manifest->device_count);
     }
     if (status == INGOT_OK && r->plan.lacks_disk) {
         const size_t last = json_array_size(r->plan.problems) - 1;

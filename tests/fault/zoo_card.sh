@@ -38,6 +38,21 @@ began_together() { # PRODUCT PRODUCT
 }
 plan 2 20000000000 run zoo.json --device cuda:0
 ! began_together m/w4 m/best || fail "two at a time on one device: $(cat err)"
+# Two that do not fit beside each other wait for each other, by what is free or what is allowed.
+plan 2 20000000000 run zoo.json --device cuda:0 --jobs 2
+began_together m/w4 m/best || fail "there is room for both: $(cat err)"
+plan 2 200000000 run zoo.json --device cuda:0 --jobs 2
+! began_together m/w4 m/best || fail "both are more than the card: $(cat err)"
+sed 's/"devices"/"limits": {"device_bytes": 200000000}, &/' zoo.json >less.json
+plan 2 20000000000 run less.json --device cuda:0 --jobs 2
+! began_together m/w4 m/best || fail "both are more than is allowed: $(cat err)"
+# Another card has room; by another name it is the same.
+sed 's/"cuda:0", "cpu"/"cuda", "cuda:0"/' less.json >same.json
+plan 2 20000000000 run same.json
+! began_together m/w4 m/best || fail "a card has two names: $(cat err)"
+sed 's/"cuda:0", "cpu"/"cuda:0", "cuda:1"/' less.json >two.json
+plan 2 20000000000 run two.json
+began_together m/w4 m/best || fail "there are two cards: $(cat err)"
 # A card that the manifest names and that is not here is left to the run.
 sed -i 's/"cuda:0", "cpu"/"cuda:7"/' zoo.json
 plan 0 5000000 plan zoo.json
