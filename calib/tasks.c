@@ -204,6 +204,30 @@ done:
     return status;
 }
 
+ingot_status ingot_tasks_measure(ingot_tasks_size *out, const ingot_tasks *tasks, const char *path,
+                                 const ingot_tokenizer *tokenizer, uint64_t context, uint64_t bytes,
+                                 ingot_error *error) {
+    choice_tokens tokens[INGOT_TASK_CHOICES_MAX];
+    uint64_t choices = 0, seen = 0;
+    *out = (ingot_tasks_size){0};
+    for (uint64_t i = 0; i < tasks->count && seen < bytes; i++) {
+        const ingot_item *item = &tasks->items[i];
+        memset(tokens, 0, sizeof tokens);
+        const ingot_status status = encode_item(tokens, item, path, tokenizer, context, error);
+        for (uint64_t c = 0; c < item->choice_count; c++) {
+            out->tokens += (double)(tokens[c].count - tokens[c].skip);
+            out->scored += (double)(tokens[c].count - tokens[c].first);
+            seen += item->context_bytes + json_string_length(choice_at(item, c));
+            ingot_free(tokens[c].ids);
+        }
+        INGOT_TRY(status);
+        choices += item->choice_count;
+    }
+    out->tokens /= (double)choices;
+    out->scored /= (double)choices;
+    return INGOT_OK;
+}
+
 /* Longest first, so that too little memory shows at once; equal lengths side by side. */
 static int compare_lengths(const void *a, const void *b) {
     const choice_tokens *x = a, *y = b;

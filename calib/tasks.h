@@ -38,6 +38,16 @@ ingot_status ingot_tasks_read(ingot_tasks *out, const char *path,
                               ingot_error *error) INGOT_MUST_CHECK;
 void ingot_tasks_free(ingot_tasks *tasks); /* a zeroed one is fine */
 
+/* Tokens of a context and one choice as ingot_tasks_score runs them, on average over the choices of
+ * the first items, which together have up to `bytes` bytes. */
+typedef struct ingot_tasks_size {
+    double tokens, scored; /* all of them; whose likelihood is asked for */
+} ingot_tasks_size;
+/* Errors as ingot_tasks_score. */
+ingot_status ingot_tasks_measure(ingot_tasks_size *out, const ingot_tasks *tasks, const char *path,
+                                 const ingot_tokenizer *tokenizer, uint64_t context, uint64_t bytes,
+                                 ingot_error *error) INGOT_MUST_CHECK;
+
 /* What one item came to: indices of choices. */
 typedef struct ingot_task_answer {
     uint32_t candidate, source; /* source: UINT32_MAX without one */

@@ -411,8 +411,7 @@ static ingot_status make_forecast(ingot_forecast *out, const session *s,
         }
     }
     if (s->speeds != NULL && out->scoring_length != 0) {
-        INGOT_TRY(ingot_forecast_scoring(&out->scoring_token_seconds, &job, out->scoring_length,
-                                         s->speeds, s->error));
+        INGOT_TRY(ingot_forecast_scoring(&out->scoring_pace, &job, s->speeds, s->error));
     }
     if (s->speeds != NULL || !s->has_backend) {
         return s->speeds != NULL ? ingot_forecast_seconds(&out->seconds, &job, s->speeds, s->error)

@@ -303,7 +303,7 @@ void ingot_forecast_make(ingot_forecast *out, const ingot_forecast_job *job) {
         .kv_bytes_per_token = 4 * model->layers * model->kv_heads * model->head_dim,
         .tokens = job->windows * job->length,
         .seconds = NAN,
-        .scoring_token_seconds = NAN,
+        .scoring_pace = {NAN, NAN, NAN, NAN},
     };
     for (uint64_t i = 0; i < ingot_checkpoint_count(job->checkpoint); i++) {
         out->parameters += ingot_checkpoint_at(job->checkpoint, i)->elements;

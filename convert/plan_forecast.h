@@ -20,6 +20,14 @@ typedef struct ingot_statistics_need {
     double seconds;              /* on the device that was measured; NaN: not measured */
 } ingot_statistics_need;
 
+/* What scoring it beside the source takes, both together (ingot-verify), in seconds. */
+typedef struct ingot_scoring_pace {
+    double start;  /* of a GPU, which every process starts anew; else 0 */
+    double token;  /* of a token through all blocks, */
+    double length; /* more for each token of its sequence: attention, */
+    double scored; /* and, where its likelihood is asked for, through the head */
+} ingot_scoring_pace;
+
 typedef struct ingot_forecast {
     bool has_weights;      /* false: from config.json alone; no scale dtype was surveyed, and the
                               size is without tokenizer files */
@@ -39,11 +47,11 @@ typedef struct ingot_forecast {
     double seconds;                   /* on the device that was measured; NaN: not measured */
     ingot_statistics_need statistics; /* of the file that it reads in place of a text, or zeros */
     /* of scoring it beside the source, or zeros: memory, and of a device with one window at once; a
-     * window; seconds of a token, NaN likewise */
+     * window; time, NaN likewise */
     ingot_memory_need scoring_cpu, scoring_cuda;
     uint64_t scoring_least_bytes;
     uint64_t scoring_length;
-    double scoring_token_seconds;
+    ingot_scoring_pace scoring_pace;
 } ingot_forecast;
 
 /* What a forecast is made of. */

@@ -609,18 +609,22 @@ ingot_status ingot_forecast_statistics(double *seconds, const ingot_forecast_job
 }
 
 /* Two models, block by block, and their heads. */
-ingot_status ingot_forecast_scoring(double *seconds, const ingot_forecast_job *job, uint64_t length,
+ingot_status ingot_forecast_scoring(ingot_scoring_pace *out, const ingot_forecast_job *job,
                                     ingot_speeds *speeds, ingot_error *error) {
     bench *b = speeds;
     ingot_forecast_job scored = *job;
     const ingot_model *model = job->model;
-    scored.length = length;
     b->error = error;
-    const ingot_status status = measure_products(b, &scored);
+    const ingot_status status = measure_products(b, job);
     b->error = NULL;
     INGOT_TRY(status);
-    const double products = (double)model->layers * work_of(&scored).whole +
-                            (double)model->vocab * (double)model->hidden;
-    *seconds = 2 * 2 * products / b->product_flops;
+    const double unit = 2 * 2 / b->product_flops, layers = (double)model->layers;
+    scored.length = 0; /* without attention */
+    const double linears = work_of(&scored).whole;
+    scored.length = 1;
+    out->token = unit * layers * linears;
+    out->length = unit * layers * (work_of(&scored).whole - linears);
+    out->scored = unit * (double)model->vocab * (double)model->hidden;
+    out->start = b->backend->has_own_memory ? b->open_seconds + b->product_first : 0;
     return INGOT_OK;
 }

@@ -25,9 +25,8 @@ ingot_status ingot_forecast_seconds(double *seconds, const ingot_forecast_job *j
 /* The same of ingot-calib for the job's windows. */
 ingot_status ingot_forecast_statistics(double *seconds, const ingot_forecast_job *job,
                                        ingot_speeds *speeds, ingot_error *error) INGOT_MUST_CHECK;
-/* Seconds of a token that a container and its source are scored on (ingot-verify), in windows of
- * `length`. */
-ingot_status ingot_forecast_scoring(double *seconds, const ingot_forecast_job *job, uint64_t length,
+/* What scoring a container and its source takes (ingot-verify). */
+ingot_status ingot_forecast_scoring(ingot_scoring_pace *out, const ingot_forecast_job *job,
                                     ingot_speeds *speeds, ingot_error *error) INGOT_MUST_CHECK;
 /* Operations per second of large products, a multiply and an add being two; NaN: no forecast needed
  * it. */

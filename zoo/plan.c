@@ -325,10 +325,7 @@ static ingot_status plan_product(ingot_forecasts *plan, const ingot_manifest *m,
     ingot_json_put(row, "seconds", ingot_json_number(f.seconds));
     ingot_json_put(row, "statistics_seconds",
                    makes ? ingot_json_number(f.statistics.seconds) : json_null());
-    const double verifying = isfinite(f.scoring_token_seconds)
-                                 ? f.scoring_token_seconds *
-                                       ingot_zoo_scored_tokens(watch->texts, m, p, f.scoring_length)
-                                 : (double)NAN;
+    const double verifying = ingot_zoo_scoring_seconds(watch->texts, m, p, &f);
     ingot_json_put(row, "verify_seconds", ingot_json_number(verifying));
     plan->seconds += is_left ? f.seconds + (makes ? f.statistics.seconds : 0) +
                                    (isfinite(verifying) ? verifying : 0)

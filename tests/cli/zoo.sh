@@ -46,6 +46,18 @@ taken=$(most peak_host_bytes shelf/.ingot-zoo/records/*.json)
 expect_exit 0 ingot-zoo plan zoo.json --json
 [ "$(grep -cE '"verify_seconds": [0-9.e-]*[1-9]' out)" = 3 ] || fail "scoring takes no time: $(cat out)"
 sed '/"room"/,$d' out >rows
+# Tasks take their time, too, and so does the text beside them.
+cat >tasks.json <<END
+{"shelf": "shelf", "models": {"demo": "model"}, "texts": {"eval": "$MODEL/evaluation.txt"},
+ "recipes": {"t": {"defaults": {"method": "rtn"}}, "b": {"defaults": {"method": "rtn"}}, "e": {"defaults": {"method": "rtn"}}},
+ "products": [{"model": "demo", "recipes": ["t"], "tasks": "$MODEL/tasks.jsonl"},
+  {"model": "demo", "recipes": ["e"], "evaluation": "eval"},
+  {"model": "demo", "recipes": ["b"], "tasks": "$MODEL/tasks.jsonl", "evaluation": "eval"}], "devices": ["cpu"]}
+END
+expect_exit 0 ingot-zoo plan tasks.json --json
+sed -n 's/^ *"verify_seconds": \(.*\)$/\1/p' out | tr '\n' ' ' >times
+awk '{ sum = $1 + $2 - $3; exit !(NF == 3 && $1 + 0 > 1.5 * $2 && sum < 0.01 && sum > -0.01) }' times ||
+    fail "tasks, text and both take $(cat times)"
 planned=$(most host_bytes rows)
 is_sanitized || { [ $((planned * 10)) -gt $((taken * 9)) ] && [ "$planned" -lt $((taken * 2)) ]; } ||
     fail "planned $planned bytes of memory, taken $taken"

@@ -5,6 +5,7 @@
 #include "calib/self_text.h"
 #include "calib/stats.h"
 #include "common/progress.h"
+#include "convert/plan_measure.h"
 #include "suite.h"
 
 #include <math.h>
@@ -128,10 +129,46 @@ static void test_statistics(void) {
     ingot_checkpoint_close(checkpoint);
 }
 
+/* Scoring: a device whose memory is its own is started by every process. */
+static void test_scoring(void) {
+    ingot_error error;
+    ingot_backend backend;
+    ingot_checkpoint *checkpoint;
+    ingot_weight_source source;
+    ingot_model model;
+    ingot_speeds *speeds;
+    ingot_scoring_pace pace, wide, started;
+    CU_ASSERT_EQUAL_FATAL(ingot_backend_open(&backend, "cpu", 1, &error), INGOT_OK);
+    CU_ASSERT_EQUAL_FATAL(ingot_checkpoint_open(&checkpoint, TINY, &error), INGOT_OK);
+    ingot_weight_source_from_checkpoint(&source, checkpoint);
+    CU_ASSERT_EQUAL_FATAL(ingot_model_open(&model, &source, &error), INGOT_OK);
+    CU_ASSERT_EQUAL_FATAL(ingot_speeds_create(&speeds, &backend, 30), INGOT_OK);
+    const ingot_forecast_job job = {.checkpoint = checkpoint, .model = &model};
+    CU_ASSERT_EQUAL(ingot_forecast_scoring(&pace, &job, speeds, &error), INGOT_OK);
+    CU_ASSERT_EQUAL(pace.start, 0);
+    CU_ASSERT(pace.token > 0 && pace.scored > 0);
+    const double unit = pace.scored / (double)(model.vocab * model.hidden);
+    CU_ASSERT_DOUBLE_EQUAL(pace.length / unit,
+                           (double)(model.layers * model.heads * model.head_dim), 1e-3);
+    model.vocab *= 2;
+    CU_ASSERT_EQUAL(ingot_forecast_scoring(&wide, &job, speeds, &error), INGOT_OK);
+    CU_ASSERT_DOUBLE_EQUAL(wide.scored / pace.scored, 2, 1e-9);
+    CU_ASSERT_EQUAL(wide.token, pace.token);
+    backend.has_own_memory = true; /* what was measured stays */
+    CU_ASSERT_EQUAL(ingot_forecast_scoring(&started, &job, speeds, &error), INGOT_OK);
+    CU_ASSERT(started.start >= 30);
+    backend.has_own_memory = false;
+    ingot_speeds_destroy(speeds);
+    ingot_model_close(&model);
+    ingot_checkpoint_close(checkpoint);
+    ingot_backend_close(&backend);
+}
+
 int main(void) {
     const CU_TestInfo tests[] = {{"the least of several calls", test_least},
                                  {"steps of learning", test_pace},
                                  {"memory of statistics", test_statistics},
+                                 {"the time of scoring", test_scoring},
                                  CU_TEST_INFO_NULL};
     return suite_run("forecast", tests);
 }

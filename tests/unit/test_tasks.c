@@ -112,6 +112,28 @@ static ingot_status run(ingot_task_score *out, const char *text, const tiny_mode
     return status;
 }
 
+/* How long sequences are, of the first items or of all. */
+static void test_measure(void) {
+    ingot_tasks tasks;
+    ingot_tasks_size size;
+    ingot_error error = {0};
+    /* e abc, e ab d: the choices begin where ab and c join; then a ab, a e, a ee */
+    const char *text = "{\"context\":\"eab\",\"choices\":[\"c\",\"d\"],\"answer\":0}\n"
+                       "{\"context\":\"a\",\"choices\":[\"ab\",\"e\",\"ee\"],\"answer\":0}\n";
+    CU_ASSERT_EQUAL_FATAL(read_items(&tasks, text, &error), INGOT_OK);
+    CU_ASSERT_EQUAL(ingot_tasks_measure(&size, &tasks, path, tokenizer, CONTEXT, 1 << 20, &error),
+                    INGOT_OK);
+    CU_ASSERT_DOUBLE_EQUAL(size.tokens, 11.0 / 5, 1e-12);
+    CU_ASSERT_DOUBLE_EQUAL(size.scored, 6.0 / 5, 1e-12);
+    CU_ASSERT_EQUAL(ingot_tasks_measure(&size, &tasks, path, tokenizer, CONTEXT, 8, &error),
+                    INGOT_OK);
+    CU_ASSERT_DOUBLE_EQUAL(size.tokens, 5.0 / 2, 1e-12);
+    CU_ASSERT_DOUBLE_EQUAL(size.scored, 3.0 / 2, 1e-12);
+    CU_ASSERT_EQUAL(ingot_tasks_measure(&size, &tasks, path, tokenizer, 2, 8, &error),
+                    INGOT_ERR_INPUT);
+    ingot_tasks_free(&tasks);
+}
+
 /* A random text of the five letters. */
 static void random_text(tiny_model *t, char *out, uint64_t length) {
     for (uint64_t i = 0; i < length; i++) {
@@ -321,6 +343,7 @@ int main(void) {
         {"items, blank lines, other keys", test_reading},
         {"malformed items are named by line", test_malformed},
         {"limits", test_limits},
+        {"sizes of sequences", test_measure},
         {"answers against FP64, in batches of any size", test_answers},
         {"contexts and choices without tokens, choices too long", test_untokenizable},
         {"the interval of the difference", test_interval},
