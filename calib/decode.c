@@ -285,7 +285,8 @@ static ingot_status decode_tail(const ingot_text_stream *s, uint64_t start, uint
 static ingot_status hand_out(ingot_text_stream *s, bool is_last, ingot_error *error) {
     char *before = NULL;
     char *now = NULL;
-    uint64_t before_size, size;
+    char *alone = NULL;
+    uint64_t before_size, size, alone_size;
     ingot_status status = INGOT_OK;
     INGOT_GO(decode_tail(s, s->start, s->end, &before, &before_size, error));
     INGOT_GO(decode_tail(s, s->start, s->count, &now, &size, error));
@@ -306,12 +307,16 @@ static ingot_status hand_out(ingot_text_stream *s, bool is_last, ingot_error *er
             ingot_error_set(error, status, NULL, NULL, NULL, "the text could not be written");
             goto done;
         }
-        s->start = s->end;
+        /* What gives no text at the beginning, as a space that is stripped there, says nothing
+         * about what becomes of it with more bytes behind it. */
+        INGOT_GO(decode_tail(s, s->end, s->count, &alone, &alone_size, error));
+        s->start = alone_size != 0 ? s->end : s->start;
     }
     s->end = s->count;
 done:
     ingot_free(before);
     ingot_free(now);
+    ingot_free(alone);
     return status;
 }
 

@@ -253,10 +253,11 @@ static void test_stream_byte_level(void) {
 static void test_stream_byte_fallback(void) {
     static const char file[] =
         "{\"model\": {\"type\": \"BPE\", \"byte_fallback\": true, \"merges\": [],"
-        " \"vocab\": {\"z\": 0, \"<0x0A>\": 1, \"<0xC3>\": 2, \"<0xA9>\": 3}},"
+        " \"vocab\": {\"z\": 0, \"<0x0A>\": 1, \"<0xC3>\": 2, \"<0xA9>\": 3, \"<0x20>\": 4}},"
         " \"decoder\": {\"type\": \"Sequence\","
-        " \"decoders\": [{\"type\": \"ByteFallback\"}, {\"type\": \"Fuse\"}]}}";
-    enum { z, newline, lead, tail, none };
+        " \"decoders\": [{\"type\": \"ByteFallback\"}, {\"type\": \"Fuse\"},"
+        " {\"type\": \"Strip\", \"content\": \" \", \"start\": 1, \"stop\": 0}]}}";
+    enum { z, newline, lead, tail, space, none };
 #define LOST "\xEF\xBF\xBD"
     static const struct {
         uint32_t prompt[18], ids[6];
@@ -269,6 +270,13 @@ static void test_stream_byte_fallback(void) {
         {{z, newline, none}, {lead, z, none}, LOST "z"},
         {{z, newline, none}, {lead, tail, z, none}, "\xC3\xA9z"},
         {{z, none}, {lead, newline, z, none}, LOST LOST "z"},
+        /* a space gives no text where it comes first, and stays what it was all the same */
+        {{z, none}, {space, z, none}, " z"},
+        {{z, none}, {space, lead, tail, z, none}, " \xC3\xA9z"},
+        {{z, none}, {space, lead, z, none}, " " LOST "z"},
+        {{z, none}, {space, space, space, lead, z, none}, "   " LOST "z"},
+        {{z, none}, {newline, space, lead, newline, z, none}, "\n " LOST LOST "z"},
+        {{z, space, none}, {lead, z, none}, LOST "z"},
         /* more bytes than are kept as context, which would begin with the second of a character */
         {{lead, tail, lead, tail, lead, tail, lead, tail, lead, tail, lead, tail, lead, tail, lead,
           tail, newline, none},
