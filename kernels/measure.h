@@ -10,6 +10,7 @@ typedef struct ingot_measure_shape {
     uint64_t rows, cols, m, group;
     unsigned bits;
     bool has_zeros;
+    bool is_handed;    /* x as the product in front hands it on, where this one takes it so */
     ingot_dtype dtype; /* F16 or BF16 */
 } ingot_measure_shape;
 
@@ -17,6 +18,7 @@ typedef struct ingot_measured {
     double median_us, low_us, high_us; /* of a call; low and high: 10th and 90th percentile */
     uint64_t bytes;                    /* of W: codes, scales, zero points */
     double error;     /* ||y - y'|| / ||y'||, y' in FP64 over the exact s (q - z) and the same x */
+    bool is_measured; /* false, and nothing else: no x is handed on to such a product */
     double cublas_us; /* the same shape by cuBLAS, weights in BF16, as they are; median */
 } ingot_measured;
 

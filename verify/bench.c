@@ -33,7 +33,7 @@ typedef struct measurement {
 static const measurement measurements[] = {
     {"verify", ingot_bench_verify, print_figures, 2},
     {"convert", ingot_bench_convert, NULL, 2},
-    {"decode", ingot_bench_decode, print_figures, 0},
+    {"decode", ingot_bench_decode, ingot_bench_decode_print, 0},
     {"kernels", ingot_bench_kernels, ingot_bench_kernels_print, 0},
 };
 

@@ -45,6 +45,7 @@ ingot_status ingot_bench_decode(json_t **out, const ingot_bench_options *options
 ingot_status ingot_bench_kernels(json_t **out, const ingot_bench_options *options,
                                  ingot_error *error) INGOT_MUST_CHECK;
 void ingot_bench_kernels_print(const json_t *figures);
+void ingot_bench_decode_print(const json_t *figures);
 
 int ingot_bench_tool(int argc, char **argv);
 

@@ -10,7 +10,9 @@
 #include "common/random.h"
 #include "common/sizes.h"
 #include "format/digest.h"
+#include "verify/bench_convert_print.h"
 
+#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -24,6 +26,10 @@
 #define PROMPT        512u
 #define LONG_CONTEXT  4096u
 #define SHORT_CONTEXT 128u
+#define MOST_DIFFERENCE                                                                            \
+    0.05 /* of logits, relative to their norm: rounding of some hundred matrices */
+
+static const uint64_t batches[] = {1, 16}; /* sequences */
 
 /* ---- the model --------------------------------------------------------------------------------
  */
@@ -224,15 +230,15 @@ done:
 }
 
 static void digest_task(void *context, size_t index, unsigned worker) {
-    uint8_t digest[16];
     (void)worker;
     const uint8_t *bytes = (const uint8_t *)context + index * DIGEST_BYTES;
+    volatile uint64_t digest = 0; /* or nothing would be worked out */
     for (uint64_t at = 0; at < DIGEST_BYTES; at += DIGEST_PIECE) {
-        ingot_digest128(digest, bytes + at, DIGEST_PIECE);
+        digest ^= ingot_digest64(bytes + at, DIGEST_PIECE);
     }
 }
 
-/* Bytes a second of digests on four threads. */
+/* Bytes a second of digests, as a loader checks them, on four threads. */
 static ingot_status measure_digests(unsigned runs, double *rate) {
     ingot_pool *pool = NULL;
     void *bytes = NULL;
@@ -260,11 +266,17 @@ static void put(json_t *figures, const char *name, double value) {
     (void)json_object_set_new(figures, name, ingot_json_number(value));
 }
 
+#define CELL_NAME 80 /* bytes of the key of a figure */
+
+static void name_cell(char name[CELL_NAME], const char *what, uint64_t batch, uint64_t context) {
+    (void)snprintf(name, CELL_NAME, "batch_%" PRIu64 "_context_%" PRIu64 "_%s", batch, context,
+                   what);
+}
+
 static void put_cell(json_t *figures, const char *what, uint64_t batch, uint64_t context,
                      double value) {
-    char name[80];
-    (void)snprintf(name, sizeof name, "batch_%llu_context_%llu_%s", (unsigned long long)batch,
-                   (unsigned long long)context, what);
+    char name[CELL_NAME];
+    name_cell(name, what, batch, context);
     put(figures, name, value);
 }
 
@@ -325,6 +337,60 @@ static ingot_status time_tokens(json_t *figures, const subject *s, ingot_engine 
     return INGOT_OK;
 }
 
+/* The norm of the difference of logits over the norm of `want`. */
+static double difference(const float *got, const float *want, uint64_t count) {
+    double off = 0, size = 0;
+    for (uint64_t i = 0; i < count; i++) {
+        off += ((double)got[i] - (double)want[i]) * ((double)got[i] - (double)want[i]);
+        size += (double)want[i] * (double)want[i];
+    }
+    return sqrt(off / size);
+}
+
+/* The logits of a token of all sequences together beside those of the same ids as a prompt of one,
+ * whose products are others: INGOT_ERR_INTERNAL where they differ by more than rounding. */
+static ingot_status check_tokens(json_t *figures, const subject *s, ingot_engine *engine,
+                                 uint64_t batch, const uint32_t *ids, ingot_error *error) {
+    const ingot_engine_ops *ops = s->backend.ops->engine;
+    const uint64_t states[64] = {0}, vocab = s->model.vocab, count = PROMPT - 1;
+    uint32_t out[64], behind[64], prompt[PROMPT];
+    float *got = NULL, *want = NULL;
+    double worst = 0;
+    char name[48];
+    ingot_status status = INGOT_OK;
+    INGOT_GO(ingot_alloc((void **)&got, batch * vocab * sizeof *got));
+    INGOT_GO(ingot_alloc((void **)&want, vocab * sizeof *want));
+    for (uint64_t i = 0; i < batch; i++) {
+        ops->rewind(engine, i);
+        INGOT_GO(ops->feed(engine, i, ids, count, NULL));
+    }
+    INGOT_GO(ops->sampler(engine, 0, states));
+    INGOT_GO(ops->next(engine, 1, out));
+    INGOT_GO(ops->next(engine, 0, behind));
+    INGOT_GO(ops->logits(engine, got));
+    memcpy(prompt, ids, count * sizeof *ids);
+    for (uint64_t i = 0; i < batch; i++) {
+        if (i == 0 || out[i] != out[i - 1]) {
+            prompt[count] = out[i];
+            ops->rewind(engine, 0);
+            INGOT_GO(ops->feed(engine, 0, prompt, PROMPT, want));
+        }
+        worst = fmax(worst, difference(got + i * vocab, want, vocab));
+    }
+    (void)snprintf(name, sizeof name, "batch_%" PRIu64 "_error", batch);
+    put(figures, name, worst);
+    if (!(worst <= MOST_DIFFERENCE)) {
+        status = ingot_error_set(error, INGOT_ERR_INTERNAL, NULL, NULL, NULL,
+                                 "logits of %" PRIu64 " sequences are not those of a prompt: they "
+                                 "differ by %.3g",
+                                 batch, worst);
+    }
+done:
+    ingot_free(got);
+    ingot_free(want);
+    return status;
+}
+
 static ingot_status measure_batch(json_t *figures, const subject *s,
                                   const ingot_bench_options *options, uint64_t batch,
                                   const uint32_t *ids, double memory, ingot_error *error) {
@@ -351,8 +417,12 @@ static ingot_status measure_batch(json_t *figures, const subject *s,
         put(figures, "prompt_512_tokens_per_second", PROMPT / seconds);
         if (options->file != NULL) {
             put(figures, "load_gbps", (double)load.bytes / load.seconds * 1e-9);
+            put(figures, "load_bound_gbps",
+                fmin(ingot_bench_number(figures, "bus_gbps"),
+                     ingot_bench_number(figures, "digest_4_threads_gbps")));
         }
     }
+    INGOT_GO(check_tokens(figures, s, engine, batch, ids, error));
     INGOT_GO(time_tokens(figures, s, engine, batch, SHORT_CONTEXT, ids, options->runs, memory));
     if (has_long) {
         INGOT_GO(time_tokens(figures, s, engine, batch, LONG_CONTEXT, ids, 1, memory));
@@ -364,7 +434,6 @@ done:
 
 static ingot_status measure(json_t *figures, subject *s, const ingot_bench_options *options,
                             ingot_error *error) {
-    static const uint64_t batches[] = {1, 16};
     uint32_t ids[LONG_CONTEXT + 64];
     double memory, bus, digests;
     uint64_t state = 1;
@@ -420,4 +489,48 @@ ingot_status ingot_bench_decode(json_t **out, const ingot_bench_options *options
     }
     ingot_arena_destroy(s.arena);
     return status;
+}
+
+/* ---- as text ----------------------------------------------------------------------------------
+ */
+
+static double cell(const json_t *figures, const char *what, uint64_t batch, uint64_t context) {
+    char name[CELL_NAME];
+    name_cell(name, what, batch, context);
+    return ingot_bench_number(figures, name);
+}
+
+void ingot_bench_decode_print(const json_t *figures) {
+    static const uint64_t contexts[] = {SHORT_CONTEXT, LONG_CONTEXT};
+    printf("%s, %s: %.3f GB of weights a token\n",
+           json_string_value(json_object_get(figures, "device")),
+           json_string_value(json_object_get(figures, "model")),
+           ingot_bench_number(figures, "weight_gigabytes_per_token"));
+    printf("memory reads %.0f GB/s, the bus carries %.1f, digests on four threads take %.1f\n",
+           ingot_bench_number(figures, "memory_gbps"), ingot_bench_number(figures, "bus_gbps"),
+           ingot_bench_number(figures, "digest_4_threads_gbps"));
+    printf("%10s %8s %10s %10s %9s\n", "sequences", "behind", "tokens/s", "limit", "of limit");
+    for (size_t b = 0; b < sizeof batches / sizeof *batches; b++) {
+        for (size_t c = 0; c < sizeof contexts / sizeof *contexts; c++) {
+            const double rate = cell(figures, "tokens_per_second", batches[b], contexts[c]);
+            if (rate > 0) {
+                printf("%10" PRIu64 " %8" PRIu64 " %10.1f %10.1f %8.1f%%\n", batches[b],
+                       contexts[c], rate, cell(figures, "bound", batches[b], contexts[c]),
+                       100 * cell(figures, "fraction", batches[b], contexts[c]));
+            }
+        }
+    }
+    printf("logits of tokens differ from those of a prompt by %.1e (one sequence) and %.1e (16) of "
+           "their norm\n",
+           ingot_bench_number(figures, "batch_1_error"),
+           ingot_bench_number(figures, "batch_16_error"));
+    printf("prompt of %u tokens: %.0f tokens/s\n", PROMPT,
+           ingot_bench_number(figures, "prompt_512_tokens_per_second"));
+    if (json_object_get(figures, "load_gbps") != NULL) {
+        const double load = ingot_bench_number(figures, "load_gbps");
+        const double bound = ingot_bench_number(figures, "load_bound_gbps");
+        printf("loaded, checked and put on the device at %.1f GB/s, %.0f%% of the lesser of bus "
+               "and digests on four threads\n",
+               load, 100 * load / bound);
+    }
 }

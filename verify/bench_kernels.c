@@ -30,31 +30,33 @@ static const layer_shape all_shapes[] = {
 typedef struct series {
     unsigned bits;
     uint64_t group, m;
-    bool has_zeros;
+    bool has_zeros, is_handed;
     ingot_dtype dtype;
     unsigned first, count; /* of all_shapes */
 } series;
 
 static const series all_series[] = {
-    {4, 128, 1, false, INGOT_F16, 0, ALL_SHAPES},
-    {4, 128, 16, false, INGOT_F16, 0, ALL_SHAPES},
-    {4, 128, 64, false, INGOT_F16, 0, ALL_SHAPES},
-    {8, 128, 1, false, INGOT_F16, 0, ALL_SHAPES},
-    {3, 128, 1, false, INGOT_F16, 0, ALL_SHAPES},
-    {4, 128, 1, false, INGOT_BF16, 0, 4},
-    {4, 128, 1, true, INGOT_F16, 3, 1},
-    {4, 32, 1, false, INGOT_F16, 3, 1},
-    {4, 64, 1, true, INGOT_F16, 3, 1},
-    {2, 64, 1, true, INGOT_F16, 3, 1},
-    {5, 128, 1, false, INGOT_F16, 3, 1},
-    {6, 128, 1, false, INGOT_F16, 3, 1},
-    {4, 128, 2, false, INGOT_F16, 3, 1},
-    {4, 128, 4, false, INGOT_F16, 3, 1},
-    {4, 128, 8, false, INGOT_F16, 3, 1},
-    {4, 128, 32, false, INGOT_F16, 3, 1},
-    {4, 128, 128, false, INGOT_F16, 3, 1},
-    {4, 128, 512, false, INGOT_F16, 3, 1},
-    {4, 128, 2048, false, INGOT_F16, 3, 1},
+    {4, 128, 1, false, false, INGOT_F16, 0, ALL_SHAPES},
+    {4, 128, 16, false, false, INGOT_F16, 0, ALL_SHAPES},
+    {4, 128, 64, false, false, INGOT_F16, 0, ALL_SHAPES},
+    {4, 128, 16, false, true, INGOT_F16, 0, ALL_SHAPES},
+    {4, 128, 64, false, true, INGOT_F16, 0, ALL_SHAPES},
+    {8, 128, 1, false, false, INGOT_F16, 0, ALL_SHAPES},
+    {3, 128, 1, false, false, INGOT_F16, 0, ALL_SHAPES},
+    {4, 128, 1, false, false, INGOT_BF16, 0, 4},
+    {4, 128, 1, true, false, INGOT_F16, 3, 1},
+    {4, 32, 1, false, false, INGOT_F16, 3, 1},
+    {4, 64, 1, true, false, INGOT_F16, 3, 1},
+    {2, 64, 1, true, false, INGOT_F16, 3, 1},
+    {5, 128, 1, false, false, INGOT_F16, 3, 1},
+    {6, 128, 1, false, false, INGOT_F16, 3, 1},
+    {4, 128, 2, false, false, INGOT_F16, 3, 1},
+    {4, 128, 4, false, false, INGOT_F16, 3, 1},
+    {4, 128, 8, false, false, INGOT_F16, 3, 1},
+    {4, 128, 32, false, false, INGOT_F16, 0, ALL_SHAPES},
+    {4, 128, 128, false, false, INGOT_F16, 3, 1},
+    {4, 128, 512, false, false, INGOT_F16, 3, 1},
+    {4, 128, 2048, false, false, INGOT_F16, 3, 1},
 };
 #define ALL_SERIES (sizeof all_series / sizeof all_series[0])
 
@@ -69,6 +71,7 @@ static json_t *product_figures(const ingot_measure_shape *shape, const ingot_mea
     (void)json_object_set_new(object, "group", json_integer((json_int_t)shape->group));
     (void)json_object_set_new(object, "stored_zeros", json_boolean(shape->has_zeros));
     (void)json_object_set_new(object, "activations", json_string(ingot_dtype_name(shape->dtype)));
+    (void)json_object_set_new(object, "handed_on", json_boolean(shape->is_handed));
     (void)json_object_set_new(object, "us", ingot_json_number(measured->median_us));
     (void)json_object_set_new(object, "us_p10", ingot_json_number(measured->low_us));
     (void)json_object_set_new(object, "us_p90", ingot_json_number(measured->high_us));
@@ -112,12 +115,13 @@ static ingot_status measure_device(const ingot_backend *backend, json_t *figures
                                                .group = one->group,
                                                .bits = one->bits,
                                                .has_zeros = one->has_zeros,
+                                               .is_handed = one->is_handed,
                                                .dtype = one->dtype};
             ingot_measured measured;
             INGOT_TRY(ingot_interrupt_check(error));
             status = backend->ops->measure_product(backend->context, &measured, &shape,
                                                    seed + s * 100 + i);
-            if (status == INGOT_OK) {
+            if (status == INGOT_OK && measured.is_measured) {
                 INGOT_TRY(add_product(products, &shape, &measured, read, error));
             }
         }
@@ -320,8 +324,10 @@ void ingot_bench_kernels_print(const json_t *figures) {
         printf("%14s %5.0f %5.0f %4.0f %5s %5s %10.2f %10.2f %7.1f%% %10s %9.1e\n", shape,
                number_of(p, "m"), number_of(p, "bits"), number_of(p, "group"),
                json_is_true(json_object_get(p, "stored_zeros")) ? "yes" : "no",
-               json_string_value(json_object_get(p, "activations")), number_of(p, "us"),
-               number_of(p, "limit_us"), 100 * number_of(p, "of_read"), cublas,
+               json_is_true(json_object_get(p, "handed_on"))
+                   ? "tile"
+                   : json_string_value(json_object_get(p, "activations")),
+               number_of(p, "us"), number_of(p, "limit_us"), 100 * number_of(p, "of_read"), cublas,
                number_of(p, "error"));
     }
 }

@@ -90,8 +90,8 @@ __device__ static void load_constants(head_constants<TURNS> *c, const attention_
 
 /* Heads of one token from projections to heads[][]: queries, and where the newest key is among
  * those of the block, key and value.  All that is read is asked for at once. */
-template <int PAD, int ROWS, int TURNS>
-__device__ static void shape_heads(block_memory<PAD, ROWS> *memory, const attention_job &job,
+template <int PAD, int ROWS, unsigned SLOTS, int TURNS>
+__device__ static void shape_heads(block_memory<PAD, ROWS, SLOTS> *memory, const attention_job &job,
                                    const span &s, const head_constants<TURNS> &constants,
                                    bool is_real) {
     const unsigned dim = job.shape.head_dim, rotary = job.shape.rotary, middle = rotary / 2;
@@ -159,8 +159,8 @@ __device__ static void shape_heads(block_memory<PAD, ROWS> *memory, const attent
 
 /* The newest key and value to the cache and to the slot where they are used before they would be
  * fetched; by the warp that does. */
-template <int PAD, int ROWS>
-__device__ static void put_newest(block_memory<PAD, ROWS> *memory, const attention_job &job,
+template <int PAD, int ROWS, unsigned SLOTS>
+__device__ static void put_newest(block_memory<PAD, ROWS, SLOTS> *memory, const attention_job &job,
                                   const span &s, bool is_real) {
     constexpr unsigned UNITS = PAD / 8;
     const unsigned at = s.end - 1 - s.begin, row = at % STEP, step = at / STEP;
@@ -289,22 +289,25 @@ __device__ static void add_keys(warp_sums<PAD> *sums, const unsigned (&query)[PA
     }
 }
 
-template <int PAD, bool FUSED, bool WIDE, bool TILED>
+/* JOINT: in clusters.  Kernels without them are a fifth smaller, and fetch instructions the faster
+ * for it. */
+template <int PAD, bool FUSED, bool WIDE, bool TILED, bool JOINT>
 __global__ __launch_bounds__(
     THREADS,
     PAD == 64 ? 4
     : WIDE    ? 2
               : 3) static void engine_attention_kernel(const __grid_constant__ attention_job job) {
     constexpr int ROWS = WIDE ? 16 : 8, TURNS = (ROWS + 2 + WARPS - 1) / WARPS;
+    constexpr unsigned SLOTS = slots_of<TILED>;
     extern __shared__ __align__(16) uint8_t attention_shared[];
-    auto *shared = reinterpret_cast<block_memory<PAD, ROWS> *>(attention_shared);
-    block_memory<PAD, ROWS> &memory = *shared;
+    auto *shared = reinterpret_cast<block_memory<PAD, ROWS, SLOTS> *>(attention_shared);
+    block_memory<PAD, ROWS, SLOTS> &memory = *shared;
     const unsigned warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     if (!FUSED) {
         engine_chain();
     }
     span s = {};
-    const bool has_work = find_span(&s, job);
+    const bool has_work = find_span<JOINT>(&s, job);
     const unsigned own = s.begin + warp * STEP;
     head_constants<TURNS> constants;
     if (FUSED && has_work) {
@@ -327,12 +330,12 @@ __global__ __launch_bounds__(
                                 find_limit<FUSED>(job, s, lane / 4 + 8)};
     const cluster_share share = has_work ? find_share<PAD>(s) : cluster_share{};
     const uint64_t unit = (uint64_t)blockIdx.y * gridDim.x + blockIdx.x, part = unit * gridDim.z;
-    const bool is_joint = s.members > 1;
+    const bool is_joint = JOINT && s.members > 1;
     if (is_joint && has_work) {
         expect_parts(&memory, job, s, share);
     }
 #pragma unroll 1
-    for (unsigned turn = FUSED && job.rehearses && has_work ? 0 : 1; turn < 2; turn++) {
+    for (unsigned turn = FUSED && JOINT && has_work ? 0 : 1; turn < 2; turn++) {
         const bool is_real = turn == 1;
         if (FUSED && is_real) {
             engine_wait();
@@ -401,7 +404,7 @@ __global__ __launch_bounds__(
         if (is_joint && is_real) {
             cluster_wait(); /* the others have set their barriers */
         }
-        join_warps<PAD, FUSED, TILED>(&memory, job, s, share, part, is_real);
+        join_warps<PAD, FUSED, TILED, JOINT>(&memory, job, s, share, part, is_real);
         if (is_joint) {
             if (is_real) {
                 await_parts(&memory);
@@ -421,6 +424,7 @@ __global__ __launch_bounds__(
 typedef struct attention_cut {
     unsigned chunks, tile_tokens, tiles, splits;
     unsigned cluster; /* blocks that meet in shared memory; 1: none */
+    unsigned least_steps;
 } attention_cut;
 
 /* In clusters while all blocks of the pass run at once; else they would wait for each other. */
@@ -428,7 +432,7 @@ static attention_cut cut_pass(const ingot_engine *e, uint64_t rows, bool is_prom
     const uint64_t group = e->model.heads / e->model.kv_heads;
     const uint64_t multiprocessors = (uint64_t)e->cuda->multiprocessors;
     const uint64_t steps = ingot_ceil_div(e->capacity, STEP);
-    attention_cut cut;
+    attention_cut cut = {};
     cut.chunks = (unsigned)ingot_ceil_div(group, ENGINE_TILE);
     cut.tile_tokens = is_prompt && group <= ENGINE_TILE ? (unsigned)(ENGINE_TILE / group) : 1;
     cut.tiles = (unsigned)ingot_ceil_div(rows, cut.tile_tokens);
@@ -443,9 +447,10 @@ static attention_cut cut_pass(const ingot_engine *e, uint64_t rows, bool is_prom
         return cut;
     }
     cut.cluster = 1;
+    cut.least_steps = 2 * units < multiprocessors ? LEAST_STEPS : LEAST_MANY_STEPS;
     cut.splits = (unsigned)ingot_min_u64(
         ingot_min_u64(ingot_ceil_div(3 * multiprocessors, units), ENGINE_SPLITS),
-        ingot_ceil_div(steps, LEAST_STEPS));
+        ingot_ceil_div(steps, cut.least_steps));
     return cut;
 }
 
@@ -472,17 +477,35 @@ uint64_t engine_attention_parts(const ingot_engine *e) {
     return most;
 }
 
-typedef void (*attention_kernel)(attention_job);
+typedef struct attention_choice {
+    void (*kernel)(attention_job);
+    unsigned bytes; /* of shared memory */
+} attention_choice;
 
-template <int PAD, bool TILED> static attention_kernel choose(bool is_fused, bool is_wide) {
-    return is_fused ? (is_wide ? engine_attention_kernel<PAD, true, true, TILED>
-                               : engine_attention_kernel<PAD, true, false, TILED>)
-                    : (is_wide ? engine_attention_kernel<PAD, false, true, TILED>
-                               : engine_attention_kernel<PAD, false, false, TILED>);
+template <int PAD, bool FUSED, bool WIDE, bool TILED>
+static attention_choice choose(bool is_joint) {
+    const unsigned bytes = block_bytes < PAD, WIDE ? 16 : 8, slots_of < TILED >> (is_joint);
+    return is_joint
+               ? attention_choice{engine_attention_kernel<PAD, FUSED, WIDE, TILED, true>, bytes}
+               : attention_choice{engine_attention_kernel<PAD, FUSED, WIDE, TILED, false>, bytes};
 }
 
-template <int PAD> static attention_kernel choose(bool is_fused, bool is_wide, bool is_tiled) {
-    return is_tiled ? choose<PAD, true>(is_fused, is_wide) : choose<PAD, false>(is_fused, is_wide);
+template <int PAD, bool FUSED, bool WIDE>
+static attention_choice choose(bool is_tiled, bool is_joint) {
+    return is_tiled ? choose<PAD, FUSED, WIDE, true>(is_joint)
+                    : choose<PAD, FUSED, WIDE, false>(is_joint);
+}
+
+template <int PAD, bool FUSED>
+static attention_choice choose(bool is_wide, bool is_tiled, bool is_joint) {
+    return is_wide ? choose<PAD, FUSED, true>(is_tiled, is_joint)
+                   : choose<PAD, FUSED, false>(is_tiled, is_joint);
+}
+
+template <int PAD>
+static attention_choice choose(bool is_fused, bool is_wide, bool is_tiled, bool is_joint) {
+    return is_fused ? choose<PAD, true>(is_wide, is_tiled, is_joint)
+                    : choose<PAD, false>(is_wide, is_tiled, is_joint);
 }
 
 ingot_status engine_attend(const ingot_engine *e, const engine_rows *rows,
@@ -512,24 +535,20 @@ ingot_status engine_attend(const ingot_engine *e, const engine_rows *rows,
     job.tile_tokens = cut.tile_tokens;
     job.window = (unsigned)ingot_min_u64(layer->window, UINT32_MAX);
     job.cluster = cut.cluster;
+    job.least_steps = cut.least_steps;
     job.has_angles = layer != e->layer;
-    job.rehearses = cut.cluster > 1;
     job.per_feature = 1.0f / (float)m->head_dim;
     job.scale = m->attention_scale;
     job.softcap = m->softcap;
     job.cap_rate = m->softcap != 0 ? 2.88539008f / m->softcap : 0.0f;
     const bool is_wide = ingot_min_u64(job.group, ENGINE_TILE) * cut.tile_tokens > 8;
     const bool is_half = m->head_dim <= 64;
-    const bool is_joint = cut.cluster > 1;
-    const unsigned shared =
-        is_half ? (is_wide ? block_bytes<64, 16>(is_joint) : block_bytes<64, 8>(is_joint))
-                : (is_wide ? block_bytes<128, 16>(is_joint) : block_bytes<128, 8>(is_joint));
     /* Parts of the keys last: those that a short context leaves without work start behind all
      * others, and take no room from them. */
+    const bool is_joint = cut.cluster > 1, is_tiled = form.rows != 0;
+    const attention_choice choice = is_half ? choose<64>(!is_prompt, is_wide, is_tiled, is_joint)
+                                            : choose<128>(!is_prompt, is_wide, is_tiled, is_joint);
     const engine_shape shape = {dim3(job.kv_heads * cut.chunks, cut.tiles, cut.splits), THREADS,
-                                shared, cut.cluster};
-    const bool is_tiled = form.rows != 0;
-    const attention_kernel kernel = is_half ? choose<64>(!is_prompt, is_wide, is_tiled)
-                                            : choose<128>(!is_prompt, is_wide, is_tiled);
-    return engine_launch(e, kernel, shape, job, true);
+                                choice.bytes, cut.cluster};
+    return engine_launch(e, choice.kernel, shape, job, true);
 }

@@ -10,9 +10,9 @@
 #include "kernels/cuda/product_unpack.h"
 #include "kernels/cuda/wgmma.h"
 
-template <int PAD, bool WIDE, int ROWS>
-__device__ static inline void store_sums(block_memory<PAD, ROWS> *memory, warp_sums<PAD> *sums,
-                                         bool is_real) {
+template <int PAD, bool WIDE, int ROWS, unsigned SLOTS>
+__device__ static inline void store_sums(block_memory<PAD, ROWS, SLOTS> *memory,
+                                         warp_sums<PAD> *sums, bool is_real) {
     const unsigned warp = threadIdx.x / 32, lane = threadIdx.x % 32;
 #pragma unroll
     for (int half = 0; half < (WIDE ? 2 : 1); half++) {
@@ -148,8 +148,8 @@ template <int PAD> __device__ static inline cluster_share find_share(const span 
 
 /* Sets the barrier that waits for this block's share; the blocks of the cluster know of it behind
  * cluster_wait. */
-template <int PAD, int ROWS>
-__device__ static inline void expect_parts(block_memory<PAD, ROWS> *memory,
+template <int PAD, int ROWS, unsigned SLOTS>
+__device__ static inline void expect_parts(block_memory<PAD, ROWS, SLOTS> *memory,
                                            const attention_job &job, const span &s,
                                            const cluster_share &share) {
 #if INGOT_SM90A
@@ -167,8 +167,8 @@ __device__ static inline void expect_parts(block_memory<PAD, ROWS> *memory,
     cluster_arrive();
 }
 
-template <int PAD, int ROWS>
-__device__ static inline void await_parts(const block_memory<PAD, ROWS> *memory) {
+template <int PAD, int ROWS, unsigned SLOTS>
+__device__ static inline void await_parts(const block_memory<PAD, ROWS, SLOTS> *memory) {
 #if INGOT_SM90A
     barrier_wait(async_address(&memory->has_parts), 0);
 #else
@@ -186,10 +186,10 @@ __device__ static inline void put_part(const attention_job &job, uint64_t part, 
 
 /* The sums of the warps together: the result, or a part of it, to device memory or to the blocks
  * of the cluster that add up parts. */
-template <int PAD, bool FUSED, bool TILED, int ROWS>
-__device__ static inline void join_warps(block_memory<PAD, ROWS> *memory, const attention_job &job,
-                                         const span &s, const cluster_share &share, uint64_t part,
-                                         bool is_real) {
+template <int PAD, bool FUSED, bool TILED, bool JOINT, int ROWS, unsigned SLOTS>
+__device__ static inline void join_warps(block_memory<PAD, ROWS, SLOTS> *memory,
+                                         const attention_job &job, const span &s,
+                                         const cluster_share &share, uint64_t part, bool is_real) {
 #pragma unroll 1
     for (unsigned i = threadIdx.x; i < share.items; i += THREADS) {
         const unsigned row = i / (PAD / 4), d = i % (PAD / 4) * 4;
@@ -206,7 +206,7 @@ __device__ static inline void join_warps(block_memory<PAD, ROWS> *memory, const 
             total = fmaf(memory->total[w][row], factor, total);
             add_scaled(&sum, *reinterpret_cast<const float4 *>(&memory->out[w][row][d]), factor);
         }
-        if (s.members > 1) {
+        if (JOINT && s.members > 1) {
             const unsigned rank = i * share.inverse >> 20, from = block_rank(job);
             const unsigned at = from * share.each + i - rank * share.each;
             cluster_put(cluster_address(&memory->part[at], rank),
@@ -225,9 +225,9 @@ __device__ static inline void join_warps(block_memory<PAD, ROWS> *memory, const 
 
 /* This block's share of the tile, from what all blocks of the cluster have put here: the result,
  * or the cluster's part of it. */
-template <int PAD, bool FUSED, bool TILED, int ROWS>
+template <int PAD, bool FUSED, bool TILED, int ROWS, unsigned SLOTS>
 __device__ static inline void
-join_cluster(const block_memory<PAD, ROWS> *memory, const attention_job &job, const span &s,
+join_cluster(const block_memory<PAD, ROWS, SLOTS> *memory, const attention_job &job, const span &s,
              const cluster_share &share, uint64_t part, bool is_real) {
     const unsigned threads = 1u << share.shift, own = threadIdx.x % threads;
 #pragma unroll 1

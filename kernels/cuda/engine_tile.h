@@ -10,15 +10,15 @@
 #define WARPS   4u
 #define STEP    16u            /* keys of a warp at a time */
 #define ROUND   (WARPS * STEP) /* of the block */
-#define SLOTS   2u             /* steps of a warp on their way */
 #define NO_KEY  UINT32_MAX
 #define CLUSTER ((unsigned)CUDA_CLUSTER_PARTS) /* blocks */
 /* Keys of a block at least, in steps: where blocks meet in device memory, with fewer that takes
  * longer than a block needs to read its keys (decision 0024: 471 tokens/s for 463 behind 4096
  * tokens); in a cluster it takes less. */
 #define LEAST_STEPS         (4 * WARPS)
+#define LEAST_MANY_STEPS    (8 * WARPS) /* where tiles without that fill half of the device */
 #define LEAST_CLUSTER_STEPS (2 * WARPS)
-#define FULL_STEPS          (SLOTS * WARPS) /* of a block, whose slots they fill */
+#define FULL_STEPS          (2 * WARPS) /* of a block, whose slots they fill */
 
 typedef struct attention_job {
     engine_rows rows;
@@ -32,9 +32,10 @@ typedef struct attention_job {
     float2 *part_scale;
     unsigned *part_done;
     unsigned heads, kv_heads, chunks, tile_tokens, window;
-    unsigned cluster; /* blocks of one; 1: they meet in device memory */
-    unsigned group;   /* query heads of a key head */
-    bool has_angles, rehearses;
+    unsigned cluster;     /* blocks of one; 1: they meet in device memory */
+    unsigned least_steps; /* of a block, where blocks meet in device memory */
+    unsigned group;       /* query heads of a key head */
+    bool has_angles;
     float per_feature;              /* 1 / head_dim */
     float scale, softcap, cap_rate; /* 2 log2 e / softcap */
 } attention_job;
@@ -50,8 +51,8 @@ typedef struct span {
     uint64_t base;            /* of its head in the cache */
 } span;
 
-/* False when the block has nothing to do. */
-__device__ static inline bool find_span(span *s, const attention_job &job) {
+/* False when the block has nothing to do.  JOINT: in clusters. */
+template <bool JOINT> __device__ static inline bool find_span(span *s, const attention_job &job) {
     const unsigned group = job.group, chunk = blockIdx.x % job.chunks * ENGINE_TILE;
     s->kv_head = blockIdx.x / job.chunks;
     s->first_head = s->kv_head * group + chunk;
@@ -68,7 +69,7 @@ __device__ static inline bool find_span(span *s, const attention_job &job) {
     const unsigned low =
         job.window != 0 && oldest + 1 > job.window ? (oldest + 1 - job.window) / STEP * STEP : 0;
     const unsigned high = newest + 1, steps = (high - low + STEP - 1) / STEP;
-    if (job.cluster > 1) { /* more than one where a block's slots do not hold its keys */
+    if (JOINT) { /* more than one where a block's slots do not hold its keys */
         const unsigned full = job.cluster * FULL_STEPS;
         s->parts = min((steps + full - 1) / full, gridDim.z / job.cluster);
         s->members = s->parts > 1 ? job.cluster
@@ -77,7 +78,7 @@ __device__ static inline bool find_span(span *s, const attention_job &job) {
         s->active = s->parts * s->members;
     } else {
         s->members = 1;
-        s->active = s->parts = min((steps + LEAST_STEPS - 1) / LEAST_STEPS, gridDim.z);
+        s->active = s->parts = min((steps + job.least_steps - 1) / job.least_steps, gridDim.z);
     }
     s->begin = low + blockIdx.z * steps / s->active * STEP;
     s->end = min(high, low + (blockIdx.z + 1) * steps / s->active * STEP);
@@ -100,8 +101,13 @@ template <int PAD> struct key_slot {
     }
 };
 
+/* Steps of a warp on their way.  TILED: as many sequences as leave a block all of their keys, or a
+ * part of many: what it waits for is the memory (decision 0047).  Those are on Hopper, which has
+ * room for them. */
+template <bool TILED> constexpr unsigned slots_of = TILED ? 3 : 2;
+
 /* Shared memory of a block. */
-template <int PAD, int ROWS> struct block_memory {
+template <int PAD, int ROWS, unsigned SLOTS> struct block_memory {
     union {
         key_slot<PAD> slot[WARPS][SLOTS];
         float out[WARPS][ROWS][PAD]; /* in the end */
@@ -116,8 +122,8 @@ template <int PAD, int ROWS> struct block_memory {
     float2 part_scale[ROWS * PAD / 4 + CLUSTER];
 };
 
-template <int PAD, int ROWS> static unsigned block_bytes(bool is_joint) {
-    typedef block_memory<PAD, ROWS> memory;
+template <int PAD, int ROWS, unsigned SLOTS> static unsigned block_bytes(bool is_joint) {
+    typedef block_memory<PAD, ROWS, SLOTS> memory;
     return (unsigned)(is_joint ? sizeof(memory) : offsetof(memory, has_parts));
 }
 
@@ -148,8 +154,8 @@ __device__ static inline void fetch_keys(key_slot<PAD> *slot, const attention_jo
 }
 
 /* Rows of heads[ROWS][PAD] in binary16, zero beyond. */
-template <int PAD, int ROWS>
-__device__ static inline void stage_queries(block_memory<PAD, ROWS> *memory,
+template <int PAD, int ROWS, unsigned SLOTS>
+__device__ static inline void stage_queries(block_memory<PAD, ROWS, SLOTS> *memory,
                                             const attention_job &job, const span &s) {
     const unsigned dim = job.shape.head_dim;
     for (unsigned i = threadIdx.x; i < ROWS * (PAD / 8); i += THREADS) {

@@ -4,6 +4,7 @@
 #include "common/random.h"
 #include "kernels/cuda/element.h"
 #include "kernels/cuda/forward.h"
+#include "kernels/cuda/product_unpack.h"
 #include "kernels/cuda/weights.h"
 
 extern "C" {
@@ -47,6 +48,18 @@ __global__ static void measure_floats_kernel(T *out, uint64_t count, uint64_t se
             sum += (float)(bits >> (16 * k) & 0xffff) * (1.0f / 65536.0f);
         }
         out[i] = from_float<T>(sum * scale);
+    }
+}
+
+/* x in the form in which a product takes what is handed on; cols are a multiple of 4. */
+__global__ static void measure_tile_kernel(__half *tile, const __half *x, uint64_t m, uint64_t cols,
+                                           ingot_product_form form) {
+    const uint64_t step = (uint64_t)gridDim.x * THREADS, pieces = cols / 4;
+    for (uint64_t i = (uint64_t)blockIdx.x * THREADS + threadIdx.x; i < m * pieces; i += step) {
+        const unsigned row = (unsigned)(i / pieces), column = (unsigned)(i % pieces * 4);
+        const __half *from = x + row * cols + column;
+        const __half values[4] = {from[0], from[1], from[2], from[3]};
+        product_put_columns(tile, form.bits, form.rows, row, column, values);
     }
 }
 
@@ -239,15 +252,16 @@ static ingot_status make_copies(const ingot_cuda *cuda, weight_copies *out,
 }
 
 template <typename T>
-static ingot_status measure_error(const ingot_cuda *cuda, double *error, const ingot_product *job) {
+static ingot_status measure_error(const ingot_cuda *cuda, double *error, const ingot_product *job,
+                                  const void *x) {
     const ingot_weight_view *w = job->w;
     ingot_cuda_buffer sums(cuda);
     void *host = nullptr;
     INGOT_TRY(sums.alloc(w->rows, 2 * sizeof(double)));
     measure_error_kernel<T>
         <<<(unsigned)ingot_ceil_div(w->rows * 32, THREADS), THREADS, 0, cuda->stream>>>(
-            sums.as<double>(), *w, static_cast<const T *>(job->x),
-            static_cast<const float *>(job->y), job->m);
+            sums.as<double>(), *w, static_cast<const T *>(x), static_cast<const float *>(job->y),
+            job->m);
     INGOT_TRY(ingot_cuda_launched());
     INGOT_TRY(ingot_alloc(&host, w->rows * 2 * sizeof(double)));
     double *parts = static_cast<double *>(host);
@@ -304,15 +318,16 @@ static ingot_status fill_x(const ingot_cuda *cuda, void *x, uint64_t count, ingo
     return ingot_cuda_launched();
 }
 
+/* x: rows, also where the job has them in another form. */
 static ingot_status measure_ours(ingot_cuda *cuda, ingot_measured *out, const ingot_product *job,
-                                 const weight_copies *copies) {
+                                 const void *x, const weight_copies *copies) {
     double times[3];
     ingot_product call = *job;
     const uint64_t y_bytes = job->m * job->w->rows * sizeof(float);
     INGOT_TRY(ingot_cuda_status(cudaMemsetAsync(job->y, 0xff, y_bytes, cuda->stream)));
     INGOT_TRY(cuda_product(cuda, job));
-    INGOT_TRY(job->dtype == INGOT_F16 ? measure_error<__half>(cuda, &out->error, job)
-                                      : measure_error<__nv_bfloat16>(cuda, &out->error, job));
+    INGOT_TRY(job->dtype == INGOT_F16 ? measure_error<__half>(cuda, &out->error, job, x)
+                                      : measure_error<__nv_bfloat16>(cuda, &out->error, job, x));
     const unsigned calls = (unsigned)ingot_max_u64(LEAST_CALLS, copies->count);
     call.is_chained = true;
     INGOT_TRY(time_calls(cuda, times, calls, [&](unsigned i) {
@@ -327,7 +342,7 @@ static ingot_status measure_ours(ingot_cuda *cuda, ingot_measured *out, const in
 ingot_status cuda_measure_product(void *context, ingot_measured *out,
                                   const ingot_measure_shape *shape, uint64_t seed) {
     ingot_cuda *cuda = ingot_cuda_of(context);
-    ingot_cuda_buffer x(cuda), y(cuda), workspace(cuda);
+    ingot_cuda_buffer x(cuda), tile(cuda), y(cuda), workspace(cuda);
     weight_copies copies;
     *out = {};
     INGOT_TRY(x.alloc(shape->m * shape->cols, 2));
@@ -343,9 +358,22 @@ ingot_status cuda_measure_product(void *context, ingot_measured *out,
         job.x_dtype = job.dtype = shape->dtype;
         job.y = y.as<void>();
         job.y_dtype = INGOT_F32;
+        if (shape->is_handed) {
+            job.x_form = cuda_product_takes(cuda, &job);
+            if (job.x_form.rows == 0) {
+                return INGOT_OK;
+            }
+            INGOT_TRY(tile.alloc(job.x_form.rows * shape->cols, sizeof(__half)));
+            job.x = tile.as<void>();
+            measure_tile_kernel<<<cuda_blocks(cuda, shape->m * shape->cols, THREADS), THREADS, 0,
+                                  cuda->stream>>>(tile.as<__half>(), x.as<__half>(), shape->m,
+                                                  shape->cols, job.x_form);
+            INGOT_TRY(ingot_cuda_launched());
+        }
         INGOT_TRY(workspace.alloc(cuda_product_workspace_bytes(cuda, &job), 1));
         job.workspace = workspace.as<void>();
-        INGOT_TRY(measure_ours(cuda, out, &job, &copies));
+        INGOT_TRY(measure_ours(cuda, out, &job, x.as<void>(), &copies));
+        out->is_measured = true;
     }
     const ingot_weight_view *w = &copies.view;
     out->bytes =

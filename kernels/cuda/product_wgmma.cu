@@ -142,7 +142,7 @@ static ingot_status make_map(CUtensorMap *map, CUtensorMapDataType type, const v
         encode(map, type, 2, const_cast<void *>(from), sizes, strides, box, steps,
                CU_TENSOR_MAP_INTERLEAVE_NONE,
                is_swizzled ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_NONE,
-               CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+               CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
     return result == CUDA_SUCCESS ? INGOT_OK
                                   : ingot_cuda_failed("cuTensorMapEncodeTiled", "refused", false);
 }

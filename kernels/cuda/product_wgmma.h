@@ -406,6 +406,9 @@ __device__ static inline void wgmma_multiply(const wgmma_job &job, const uint8_t
         }
         if (end - first == job.steps) {
             if (job.is_bare) {
+                if (task.known.sums != nullptr) {
+                    wgmma_apply_factors<BITS, COLUMNS>(task, totals);
+                }
                 wgmma_put_bare<BITS, COLUMNS>(job, tile, totals);
             } else {
                 wgmma_put<BITS, COLUMNS>(job, tile, totals);

@@ -257,6 +257,20 @@ __device__ static inline void wgmma_put(const wgmma_job &job, unsigned tile,
     }
 }
 
+/* Sums times what those of their rows of x are multiplied by; behind the wait for that. */
+template <int BITS, int COLUMNS>
+__device__ static inline void wgmma_apply_factors(const product_task &task,
+                                                  float (&totals)[COLUMNS][4]) {
+#pragma unroll
+    for (int c = 0; c < COLUMNS; c++) {
+#pragma unroll
+        for (int k = 0; k < 4; k++) {
+            totals[c][k] *= wgmma_factor<wgmma_layout<BITS, COLUMNS>>(
+                task, c * 8 + threadIdx.x % 4 * 2 + k % 2);
+        }
+    }
+}
+
 /* A whole tile where sums go to y as they are: nothing is rolled up. */
 template <int BITS, int COLUMNS>
 __device__ static inline void wgmma_put_bare(const wgmma_job &job, unsigned tile,
@@ -272,18 +286,17 @@ __device__ static inline void wgmma_put_bare(const wgmma_job &job, unsigned tile
 #pragma unroll
     for (unsigned c = 0; c < COLUMNS; c++) {
         const float(&v)[4] = totals[c];
-        const float factor = wgmma_factor<wgmma_layout<BITS, COLUMNS>>(job.task, c * 8 + column);
         const float from_low =
             __shfl_xor_sync(0xffffffffu, is_odd ? v[0] : v[1], wgmma_lane_next<BITS>);
         const float from_high =
             __shfl_xor_sync(0xffffffffu, is_odd ? v[2] : v[3], wgmma_lane_next<BITS>);
         if (has_low && c * 8 + column < m) {
-            *reinterpret_cast<float2 *>(y) = make_float2(factor * (is_odd ? from_low : v[0]),
-                                                         factor * (is_odd ? v[1] : from_low));
+            *reinterpret_cast<float2 *>(y) =
+                make_float2(is_odd ? from_low : v[0], is_odd ? v[1] : from_low);
         }
         if (has_high && c * 8 + column < m) {
-            *reinterpret_cast<float2 *>(y + WGMMA_BOX) = make_float2(
-                factor * (is_odd ? from_high : v[2]), factor * (is_odd ? v[3] : from_high));
+            *reinterpret_cast<float2 *>(y + WGMMA_BOX) =
+                make_float2(is_odd ? from_high : v[2], is_odd ? v[3] : from_high);
         }
         y += 8 * rows;
     }

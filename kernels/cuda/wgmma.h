@@ -85,11 +85,16 @@ __device__ static inline void bulk_copy(unsigned to, const void *from, unsigned 
                  : "memory");
 }
 
-/* Starts a copy of the box of a map whose first element is at (column, row).  One thread. */
+/* Starts a copy of the box of a map whose first element is at (column, row); what is read once, and
+ * leaves the L2 cache before all else.  One thread. */
 __device__ static inline void bulk_copy_box(unsigned to, const CUtensorMap *map, unsigned column,
                                             unsigned row, unsigned barrier) {
-    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
-                 "[%0], [%1, {%2, %3}], [%4];" ::"r"(to),
+    asm volatile("{\n"
+                 ".reg .b64 once;\n"
+                 "createpolicy.fractional.L2::evict_first.b64 once, 1.0;\n"
+                 "cp.async.bulk.tensor.2d.shared::cluster.global.tile"
+                 ".mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1, {%2, %3}], [%4], once;\n"
+                 "}" ::"r"(to),
                  "l"(map), "r"(column), "r"(row), "r"(barrier)
                  : "memory");
 }
