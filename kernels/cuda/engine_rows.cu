@@ -262,7 +262,7 @@ __global__ __launch_bounds__(THREADS) static void engine_activate_kernel(const a
     engine_chain();
     const uint64_t step = (uint64_t)gridDim.x * THREADS * 8;
     uint64_t i = ((uint64_t)blockIdx.x * THREADS + threadIdx.x) * 8;
-    for (; i + 8 <= job.count; i += step) { /* n is a multiple of 8 */
+    for (; i + 8 <= job.count; i += step) { /* with biases n is a multiple of 8 */
         alignas(16) __half gate[8], up[8];
         *reinterpret_cast<uint4 *>(gate) = *reinterpret_cast<const uint4 *>(job.gate + i);
         *reinterpret_cast<uint4 *>(up) = *reinterpret_cast<const uint4 *>(job.up + i);
@@ -276,6 +276,10 @@ __global__ __launch_bounds__(THREADS) static void engine_activate_kernel(const a
             gate[j] = finite_half(activation(g, job.kind) * u);
         }
         *reinterpret_cast<uint4 *>(job.out + i) = *reinterpret_cast<const uint4 *>(gate);
+    }
+    for (; i < job.count; i++) { /* one thread's: without biases */
+        job.out[i] =
+            finite_half(activation(__half2float(job.gate[i]), job.kind) * __half2float(job.up[i]));
     }
 }
 

@@ -455,6 +455,19 @@ static void test_large_vocabulary(void) {
     tiny_destroy(p.tiny);
 }
 
+/* Rows of gate and up that do not end with eight values, where the two are stored in different
+ * ways. */
+static void test_odd_widths(void) {
+    static const tiny_shape shape = {44, 51, 6, 2, 8, 51};
+    for (int storage = W4; storage <= MIXED; storage += MIXED - W4) {
+        packed_model p = pack_model(0, &shape, storage);
+        bind(&p);
+        check_prompts(&p, "odd widths", 65);
+        tiny_destroy(p.tiny);
+    }
+    printf("worst %.2g ", worst_seen);
+}
+
 /* ---- containers -------------------------------------------------------------------------------
  */
 
@@ -703,6 +716,7 @@ int main(void) {
         {"attention of a token", test_attention},
         {"tokens, ahead and drawn", test_tokens},
         {"a large vocabulary", test_large_vocabulary},
+        {"odd widths", test_odd_widths},
         {"containers", test_containers},
         {"text of real models", test_text},
         CU_TEST_INFO_NULL,
