@@ -66,7 +66,7 @@ PUBLIC_OBJECTS := $(patsubst %.c,$(BUILD)/%.o,common/status.c \
 PUBLIC_LIBRARY := $(BUILD)/libingot.a
 
 # And, to compute on a CUDA device: calls into the library of the CUDA backend, which it opens.
-KERNELS_OBJECTS := $(patsubst %,$(BUILD)/kernels/%.o,ingot_kernels plugin device_name)
+KERNELS_OBJECTS := $(patsubst %,$(BUILD)/kernels/%.o,ingot_kernels engine_check plugin device_name)
 KERNELS_LIBRARY := $(BUILD)/libingot_kernels.a
 
 # The CUDA backend: a library of its own, so that the tools start on machines without CUDA.
@@ -236,6 +236,8 @@ $(BUILD)/tests/%: tests/unit/%.c $(LIBRARY)
 	$(call say,LD,$@)
 	$(Q)$(CC) $(CPPFLAGS) -Itests/unit $(CFLAGS) -MMD -MP -MF $@.d -MT $@ -o $@ $< $(LIBRARY) \
 	    $(LDFLAGS) -lcunit $(LIBS)
+# The example sees headers where they are installed.
+$(BUILD)/tests/test_example: private CPPFLAGS += -Ikernels
 $(BUILD)/tests/%: tests/unit/%.cu $(CUDA_LIBRARY) $(LIBRARY)
 	@mkdir -p $(@D)
 	$(call say,NVCC,$@)

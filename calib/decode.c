@@ -41,7 +41,7 @@ static ingot_status load_engine(ingot_decoder *d, const ingot_weight_source *sou
     ingot_status status = INGOT_OK;
     INGOT_GO(ingot_arena_create(&arena));
     INGOT_GO(ingot_engine_model_create(&description, d->whole.model, source, arena, error));
-    if (ops->fits(&description, &options)) {
+    if (ingot_engine_check(&description, &options, NULL) != INGOT_ERR_UNSUPPORTED) {
         status =
             ops->create(d->whole.backend->context, &d->engine, &description, &options, NULL, error);
     }

@@ -50,20 +50,20 @@ static ingot_status read_linears(const reader *r, ingot_engine_layer *out, uint6
             float *bias;
             ingot_model_bias_name(r->model, layer, roles[i], name);
             INGOT_TRY(ingot_vector_load(&bias, name, desc->rows, r->source, r->arena, r->error));
-            out->bias[i] = bias;
+            out->bias[i] = (ingot_engine_vector){bias, desc->rows};
         }
     }
     return INGOT_OK;
 }
 
-static ingot_status read_norm(const reader *r, const float **out, uint64_t layer,
+static ingot_status read_norm(const reader *r, ingot_engine_vector *out, uint64_t layer,
                               ingot_norm_slot slot, uint64_t width) {
     char name[INGOT_NAME_SIZE];
-    float *weight = NULL;
     if (ingot_model_norm_name(r->model, layer, slot, name)) {
+        float *weight;
         INGOT_TRY(ingot_vector_load(&weight, name, width, r->source, r->arena, r->error));
+        *out = (ingot_engine_vector){weight, width};
     }
-    *out = weight;
     return INGOT_OK;
 }
 
@@ -87,7 +87,7 @@ static ingot_status read_ends(const reader *r, ingot_engine_model *out) {
         float *weight;
         INGOT_TRY(ingot_vector_load(&weight, m->final_norm_name, m->hidden, r->source, r->arena,
                                     r->error));
-        out->final_norm = weight;
+        out->final_norm = (ingot_engine_vector){weight, m->hidden};
     }
     return INGOT_OK;
 }

@@ -3,7 +3,7 @@
  *
  * It computes what the operations of kernels/backend.h compute one by one, in fewer passes: keys,
  * values and the inputs of products are binary16, sums and the residual stream are FP32.  What it
- * does not cover (ingot_engine_ops.fits) runs through those operations.
+ * does not cover (ingot_engine_check) runs through those operations.
  *
  * The description of a model and the meaning of all calls are in kernels/ingot_kernels.h; calib/
  * fills the description from a checkpoint's or a container's config.json. */
@@ -16,9 +16,14 @@
 extern "C" {
 #endif
 
+#define ENGINE_SEQUENCES 64u  /* most */
+#define ENGINE_HEAD_DIM  128u /* most */
+
+/* The geometry of a matrix; its pointers are those of a host view, else NULL.  Of a container the
+ * index must be one of its tensors'. */
+ingot_weight_view ingot_engine_matrix_view(const ingot_engine_matrix *matrix);
+
 struct ingot_engine_ops {
-    /* Whether the engine computes this model; the weights need not be there yet. */
-    bool (*fits)(const ingot_engine_model *model, const ingot_engine_options *options);
     /* The functions of kernels/ingot_kernels.h of like name. */
     ingot_status (*create)(void *context, ingot_engine **out, const ingot_engine_model *model,
                            const ingot_engine_options *options, ingot_engine_load *load,

@@ -91,16 +91,25 @@ typedef enum ingot_engine_role {
     INGOT_ENGINE_ROLES
 } ingot_engine_role;
 
+/* A vector in host memory; values NULL and count 0 where the model has none. */
+typedef struct ingot_engine_vector {
+    const float *values;
+    uint64_t count;
+} ingot_engine_vector;
+
 /* One block:
  *     x += O attention(rotary(norm(Q n)), rotary(norm(K n)), V n),  n = norm_attention(x)
  *     x += DOWN (activation(GATE n) * (UP n)),                      n = norm_mlp(x)
- * All vectors are host memory and may be NULL where the model has none. */
+ * Rows and columns of the matrices are
+ *     Q     heads head_dim,    hidden      O     hidden, heads head_dim
+ *     K, V  kv_heads head_dim, hidden      DOWN  hidden, ffn
+ *     GATE, UP  ffn, hidden */
 typedef struct ingot_engine_layer {
     ingot_engine_matrix linear[INGOT_ENGINE_ROLES];
-    const float *bias[INGOT_ENGINE_ROLES];  /* [rows] */
-    const float *norm_attention, *norm_mlp; /* [hidden] */
-    const float *norm_q, *norm_k;           /* [head_dim] */
-    uint64_t window;                        /* 0: full attention */
+    ingot_engine_vector bias[INGOT_ENGINE_ROLES]; /* [rows] */
+    ingot_engine_vector norm_attention, norm_mlp; /* [hidden] */
+    ingot_engine_vector norm_q, norm_k;           /* [head_dim] */
+    uint64_t window;                              /* 0: full attention */
 } ingot_engine_layer;
 
 typedef struct ingot_engine_model {
@@ -112,8 +121,8 @@ typedef struct ingot_engine_model {
     float softcap;      /* 0: none; else scores become softcap * tanh(score / softcap) */
     float rotary_scale; /* multiplies cos and sin */
     const double *inverse_frequency; /* [rotary_dim / 2] */
-    ingot_engine_matrix embed, head; /* head: NONE when it is the table */
-    const float *final_norm;         /* [hidden] */
+    ingot_engine_matrix embed, head; /* [vocab][hidden]; head: NONE when it is the table */
+    ingot_engine_vector final_norm;  /* [hidden] */
     const ingot_engine_layer *layer; /* [layers] */
 } ingot_engine_model;
 
@@ -133,6 +142,17 @@ typedef struct ingot_engine_load {
     uint64_t bytes; /* of weights, as they lie in the file */
 } ingot_engine_load;
 
+/* Whether the engine takes this model: what ingot_engine_create checks before it loads anything,
+ * without a device.  INGOT_ERR_UNSUPPORTED for what it does not cover: layer norms, heads of more
+ * than 128 features or not of a multiple of 8, a width that is no multiple of 4, sizes and options
+ * beyond its limits.  INGOT_ERR_INPUT where the description contradicts itself: a matrix or a
+ * vector of another size than follows from hidden, ffn, heads, kv_heads, head_dim and vocab, a
+ * tensor that is not there or no matrix of weights, a view whose parts do not fit together; *error
+ * names the tensor, or its place in the model, and the reason. */
+ingot_status ingot_engine_check(const ingot_engine_model *model,
+                                const ingot_engine_options *options,
+                                ingot_error *error) INGOT_MUST_CHECK;
+
 /* ---- decoding ---------------------------------------------------------------------------- */
 
 /* A model with its KV cache on a device.  Keys, values and the inputs of products are binary16,
@@ -140,9 +160,8 @@ typedef struct ingot_engine_load {
 typedef struct ingot_engine ingot_engine;
 
 /* Loads all weights; they stay packed.  The description, host views and containers are not used
- * afterwards.  load may be NULL.  INGOT_ERR_UNSUPPORTED for sizes that are not covered: layer
- * norms, heads of more than 128 features or not of a multiple of 8, a width that is no multiple of
- * 4; errors of ingot_tensor_load; INGOT_ERR_NO_MEMORY. */
+ * afterwards.  load may be NULL.  Errors of ingot_engine_check and ingot_tensor_load;
+ * INGOT_ERR_NO_MEMORY. */
 ingot_status ingot_engine_create(ingot_engine **out, ingot_kernels *kernels,
                                  const ingot_engine_model *model,
                                  const ingot_engine_options *options, ingot_engine_load *load,

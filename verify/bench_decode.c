@@ -101,6 +101,7 @@ static ingot_status generate_model(subject *s, const struct shape *shape) {
     for (uint64_t i = 0; i < shape->hidden; i++) {
         ones[i] = 1;
     }
+    const ingot_engine_vector norm = {ones, shape->hidden};
     INGOT_TRY(ingot_arena_array(s->arena, &memory, shape->layers, sizeof(ingot_engine_layer)));
     ingot_engine_layer *layers = memory;
     memset(layers, 0, shape->layers * sizeof *layers);
@@ -108,14 +109,14 @@ static ingot_status generate_model(subject *s, const struct shape *shape) {
         for (int role = 0; role < INGOT_ENGINE_ROLES; role++) {
             add_random(&layers[i].linear[role], size[role][0], size[role][1]);
         }
-        layers[i].norm_attention = layers[i].norm_mlp = ones;
+        layers[i].norm_attention = layers[i].norm_mlp = norm;
     }
     add_random(&m->head, shape->vocab, shape->hidden);
     m->embed.origin = INGOT_ENGINE_RANDOM;
     m->embed.view = (ingot_weight_view){
         .kind = INGOT_DENSE, .rows = shape->vocab, .cols = shape->hidden, .dtype = INGOT_BF16};
     m->inverse_frequency = frequency;
-    m->final_norm = ones;
+    m->final_norm = norm;
     m->layer = layers;
     return INGOT_OK;
 }
@@ -406,10 +407,6 @@ static ingot_status measure_batch(json_t *figures, const subject *s,
     ingot_engine *engine;
     ingot_engine_load load = {0};
     double seconds;
-    if (!ops->fits(&s->model, &made)) {
-        return ingot_error_set(error, INGOT_ERR_UNSUPPORTED, options->file, NULL, NULL,
-                               "the engine does not cover this model");
-    }
     INGOT_TRY(ops->create(s->backend.context, &engine, &s->model, &made, &load, error));
     ingot_status status = INGOT_OK;
     if (batch == 1) {

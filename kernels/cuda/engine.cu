@@ -6,28 +6,6 @@
 #include <cmath>
 #include <cstring>
 
-/* ---- what it covers ---------------------------------------------------------------------------
- */
-
-static bool engine_fits(const ingot_engine_model *m, const ingot_engine_options *options) {
-    const bool has_sizes = m->layers != 0 && m->hidden != 0 && m->hidden % 4 == 0 &&
-                           m->hidden <= 1u << 20 && m->ffn != 0 && m->ffn <= 1u << 24 &&
-                           m->vocab != 0 && m->vocab <= 1u << 24;
-    const bool has_heads = m->head_dim != 0 && m->head_dim % 8 == 0 &&
-                           m->head_dim <= ENGINE_HEAD_DIM && m->kv_heads != 0 &&
-                           m->heads % m->kv_heads == 0 && m->heads <= 4096 &&
-                           m->rotary_dim <= m->head_dim && m->rotary_dim % 2 == 0;
-    bool has_matrices = m->embed.origin != INGOT_ENGINE_NONE;
-    for (uint64_t i = 0; i < m->layers; i++) {
-        for (int role = 0; role < INGOT_ENGINE_ROLES; role++) {
-            has_matrices &= m->layer[i].linear[role].origin != INGOT_ENGINE_NONE;
-        }
-    }
-    return has_sizes && has_heads && has_matrices && m->norm != INGOT_NORM_LAYER &&
-           options->sequences >= 1 && options->sequences <= ENGINE_SEQUENCES &&
-           options->capacity >= 1 && options->capacity <= 1u << 24;
-}
-
 /* ---- life -------------------------------------------------------------------------------------
  */
 
@@ -177,10 +155,7 @@ static ingot_status engine_create(void *context, ingot_engine **out,
                                   ingot_error *error) {
     void *memory;
     *out = nullptr;
-    if (!engine_fits(model, options)) {
-        return ingot_error_set(error, INGOT_ERR_UNSUPPORTED, nullptr, nullptr, nullptr,
-                               "the engine does not cover this model");
-    }
+    INGOT_TRY(ingot_engine_check(model, options, error));
     INGOT_TRY(ingot_alloc_zero(&memory, 1, sizeof(ingot_engine)));
     ingot_engine *e = static_cast<ingot_engine *>(memory);
     e->cuda = ingot_cuda_of(context);
@@ -381,8 +356,7 @@ static ingot_status engine_logits(ingot_engine *e, float *logits) {
 }
 
 const ingot_engine_ops *ingot_cuda_engine(void) {
-    static const ingot_engine_ops ops = {engine_fits,   engine_create, engine_destroy,
-                                         engine_rewind, engine_feed,   engine_sampler,
-                                         engine_next,   engine_logits};
+    static const ingot_engine_ops ops = {engine_create,  engine_destroy, engine_rewind, engine_feed,
+                                         engine_sampler, engine_next,    engine_logits};
     return &ops;
 }

@@ -113,15 +113,15 @@ static uint8_t *take(loader *l, uint64_t bytes, bool is_new) {
     return at;
 }
 
-static ingot_status add_vector(loader *l, const float **out, const float *host, uint64_t count) {
+static ingot_status add_vector(loader *l, const float **out, const ingot_engine_vector &from) {
     *out = nullptr;
-    if (host == nullptr) {
+    if (from.values == nullptr) {
         return INGOT_OK;
     }
     filling one = {};
-    one.bytes = count * sizeof *host;
+    one.bytes = from.count * sizeof *from.values;
     one.to = take(l, one.bytes, true);
-    one.host = host;
+    one.host = from.values;
     *out = reinterpret_cast<const float *>(one.to);
     return add_filling(l, one);
 }
@@ -159,20 +159,9 @@ static ingot_status describe(loader *l, ingot_engine_matrix *m) {
         return INGOT_OK;
     }
     uint64_t index;
-    const ingot_tensor *t = tensor_of(m, &index);
-    memset(&m->view, 0, sizeof m->view);
-    m->view.kind = t->bits != 0 ? INGOT_GROUPED : INGOT_DENSE;
-    m->view.rows = t->rows;
-    m->view.cols = t->cols;
-    m->view.dtype = t->dtype;
-    m->view.bits = t->bits;
-    m->view.zero_mode = t->zero_mode;
-    m->view.scale_dtype = t->scale_dtype;
-    m->view.group = t->group;
-    m->view.groups_per_row = t->groups_per_row;
-    m->view.row_stride_bytes = t->row_stride_bytes;
-    m->view.outlier_count = t->outlier_count;
-    return t->outlier_count != 0 ? describe_outliers(l, m, index) : INGOT_OK;
+    (void)tensor_of(m, &index);
+    m->view = ingot_engine_matrix_view(m);
+    return m->view.outlier_count != 0 ? describe_outliers(l, m, index) : INGOT_OK;
 }
 
 /* The parts of a matrix that are arrays of rows: codes or data, scales, zeros. */
@@ -310,14 +299,15 @@ static bool are_alike(loader *l, const ingot_engine_matrix *from, int count) {
 static ingot_status add_projection_bias(loader *l, engine_layer *out,
                                         const ingot_engine_layer *from) {
     out->qkv_bias = nullptr;
-    if (from->bias[0] == nullptr && from->bias[1] == nullptr && from->bias[2] == nullptr) {
+    if (from->bias[0].values == nullptr && from->bias[1].values == nullptr &&
+        from->bias[2].values == nullptr) {
         return INGOT_OK;
     }
     for (int i = 0; i < 3; i++) {
         filling one = {};
         one.bytes = out->linear[i].w.rows * sizeof(float);
         one.to = take(l, one.bytes, i == 0);
-        one.host = from->bias[i];
+        one.host = from->bias[i].values;
         one.dtype = INGOT_F32; /* without a bias: random values of spread 0 */
         out->qkv_bias = i == 0 ? reinterpret_cast<const float *>(one.to) : out->qkv_bias;
         INGOT_TRY(add_filling(l, one));
@@ -326,7 +316,6 @@ static ingot_status add_projection_bias(loader *l, engine_layer *out,
 }
 
 static ingot_status add_layer(loader *l, engine_layer *out, const ingot_engine_layer *from) {
-    const ingot_engine_model *m = &l->e->model;
     engine_linear *linear = out->linear;
     out->window = from->window;
     out->is_stacked = are_alike(l, from->linear, 3);
@@ -340,12 +329,12 @@ static ingot_status add_layer(loader *l, engine_layer *out, const ingot_engine_l
     }
     INGOT_TRY(add_projection_bias(l, out, from));
     for (int role = INGOT_ENGINE_O; role < INGOT_ENGINE_ROLES; role++) {
-        INGOT_TRY(add_vector(l, &linear[role].bias, from->bias[role], linear[role].w.rows));
+        INGOT_TRY(add_vector(l, &linear[role].bias, from->bias[role]));
     }
-    INGOT_TRY(add_vector(l, &out->norm_attention, from->norm_attention, m->hidden));
-    INGOT_TRY(add_vector(l, &out->norm_mlp, from->norm_mlp, m->hidden));
-    INGOT_TRY(add_vector(l, &out->norm_q, from->norm_q, m->head_dim));
-    return add_vector(l, &out->norm_k, from->norm_k, m->head_dim);
+    INGOT_TRY(add_vector(l, &out->norm_attention, from->norm_attention));
+    INGOT_TRY(add_vector(l, &out->norm_mlp, from->norm_mlp));
+    INGOT_TRY(add_vector(l, &out->norm_q, from->norm_q));
+    return add_vector(l, &out->norm_k, from->norm_k);
 }
 
 static ingot_status add_all(loader *l, const ingot_engine_model *model) {
@@ -359,7 +348,7 @@ static ingot_status add_all(loader *l, const ingot_engine_model *model) {
     } else {
         INGOT_TRY(add_matrices(l, &e->head, &model->head, 1));
     }
-    return add_vector(l, &e->final_norm, model->final_norm, model->hidden);
+    return add_vector(l, &e->final_norm, model->final_norm);
 }
 
 /* ---- random values ----------------------------------------------------------------------------

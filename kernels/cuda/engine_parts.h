@@ -22,11 +22,9 @@ extern "C" {
 #include "kernels/engine.h"
 }
 
-#define ENGINE_SEQUENCES    64u
 #define ENGINE_ROWS         512u /* of one pass */
 #define ENGINE_PRODUCT_ROWS 64u
 #define ENGINE_PIECE_BYTES  (UINT64_C(160) << 20) /* of a matrix in binary16 at once */
-#define ENGINE_HEAD_DIM     128u                  /* most */
 #define ENGINE_TILE         16u                   /* rows of queries that share keys in one tile */
 #define ENGINE_SPLITS       48u                   /* most parts of a context */
 #define ENGINE_RING         64u  /* tokens on their way to the host, per sequence */

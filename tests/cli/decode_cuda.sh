@@ -1,5 +1,6 @@
 # Decoding on a CUDA device beside the CPU: greedy text of checkpoints and of containers, perplexity
-# of containers, and the ids of examples/decode.  Skipped without a device.
+# of containers, and the ids of examples/decode, also with biases, norms of heads and windows.
+# Skipped without a device.
 . "$INGOT_ROOT/tests/lib.sh"
 need ingot-convert ingot-run ingot-verify python3
 need_cuda
@@ -66,6 +67,32 @@ ids_of() {
         reference = json.load(open(sys.argv[1]))
         print(*reference.get("prompts", [reference])[0]["ids"])' "$1/reference.json"
 }
+# follows NAME MOST: behind each of some prefixes of a fixture's ids, up to MOST, the example writes
+# the id that transformers does.
+follows() {
+    cp -r "$INGOT_ROOT/tests/fixtures/$1" .
+    sed -i 's/"use_sliding_window": true/"use_sliding_window": false/' "$1/config.json"
+    echo '{"defaults": {"method": "keep"}}' >keep.json
+    expect_exit 0 ingot-convert "$1" -o "$1.ingot" --recipe keep.json
+    for n in 3 5 8 9 14 20 33 44 48; do
+        [ $n -le "$2" ] || break
+        # shellcheck disable=SC2046
+        expect_exit 0 "$example" "$1.ingot" 1 $(python3 -c 'if True:
+            import json, sys
+            print(*json.load(open(sys.argv[1]))["ids"][:int(sys.argv[2])])' "$1/expected.json" $n)
+        best=$(python3 -c 'if True:
+            import json, sys
+            print(json.load(open(sys.argv[1]))["argmax"][int(sys.argv[2]) - 1])' "$1/expected.json" $n)
+        [ "$(cat out)" = "$best" ] || fail "$1: behind $n ids the example writes $(cat out), not $best"
+    done
+    echo "$1: the example writes what transformers does"
+}
+if [ -n "$example" ]; then
+    follows tiny-mistral 48
+    follows tiny-qwen2 9 # behind these transformers has a window
+    follows tiny-qwen3 48
+fi
+
 prompt="The old captain looked at the sea and"
 # shellcheck disable=SC2046
 proof "$MODEL" 128 "$MODEL/calibration.txt" "$prompt" $(ids_of "$MODEL")

@@ -1,9 +1,11 @@
 /* Random models of tiny_model.h whose matrices are quantized, or BF16: a source of weights for the
- * tests of the CUDA engine. */
+ * tests of the engine, and containers of them. */
 #ifndef INGOT_PACKED_MODEL_H
 #define INGOT_PACKED_MODEL_H
 
 #include "tiny_model.h"
+
+#include "format/container_write.h"
 
 static uint64_t seed; /* of the weights */
 
@@ -128,6 +130,89 @@ static bool packed_describe(void *self, const char *name, ingot_weight_info *inf
 static void bind(packed_model *p) {
     p->source.self = p;
     p->source.describe = packed_describe;
+}
+
+/* Writes the model's tensors; names become the tensors' names. */
+static void write_container(packed_model *p, const char *path, bool is_compressed) {
+    ingot_tensor_spec specs[TINY_TENSORS];
+    ingot_weight_view views[TINY_TENSORS];
+    ingot_arena *arena;
+    ingot_writer *writer;
+    ingot_error error;
+    CU_ASSERT_EQUAL_FATAL(ingot_arena_create(&arena), INGOT_OK);
+    memset(specs, 0, sizeof specs);
+    for (unsigned i = 0; i < p->tiny->count; i++) {
+        const tiny_tensor *t = &p->tiny->tensor[i];
+        ingot_weight_view *v = &views[i];
+        CU_ASSERT_EQUAL_FATAL(packed_load(p, t->name, arena, v, &error), INGOT_OK);
+        specs[i] = (ingot_tensor_spec){
+            .name = t->name, .kind = v->kind, .rank = t->rank, .dtype = v->dtype};
+        specs[i].dim[0] = t->rank == 2 ? t->rows : t->cols;
+        specs[i].dim[1] = t->rank == 2 ? t->cols : 0;
+        if (v->kind == INGOT_GROUPED) {
+            specs[i].bits = v->bits;
+            specs[i].scale_dtype = v->scale_dtype;
+            specs[i].zero_mode = v->zero_mode;
+            specs[i].group = v->group;
+            specs[i].outlier_count = v->outlier_count;
+            specs[i].dtype = v->outlier_count != 0 ? v->dtype : INGOT_F16;
+        }
+    }
+    const ingot_writer_plan plan = {.tensors = specs,
+                                    .tensor_count = p->tiny->count,
+                                    .meta = "{}",
+                                    .meta_size = 2,
+                                    .is_compressed = is_compressed};
+    ingot_status status = ingot_writer_create(&writer, path, true, &plan, &error);
+    if (status != INGOT_OK) {
+        printf("\n    %s\n", error.reason);
+    }
+    CU_ASSERT_EQUAL_FATAL(status, INGOT_OK);
+    for (unsigned i = 0; i < p->tiny->count; i++) {
+        ingot_ledger ledger = {.weight_error = NAN,
+                               .weight_error_rtn = NAN,
+                               .output_error = NAN,
+                               .output_error_rtn = NAN,
+                               .damping = NAN};
+        CU_ASSERT_EQUAL_FATAL(ingot_writer_put(writer, i, &views[i], &ledger, &error), INGOT_OK);
+    }
+    status = ingot_writer_finish(writer, 1, NULL, NULL, &error);
+    if (status != INGOT_OK) {
+        printf("\n    %s\n", error.reason);
+    }
+    CU_ASSERT_EQUAL_FATAL(status, INGOT_OK);
+    ingot_arena_destroy(arena);
+}
+
+/* Changes a byte of the codes of a matrix. */
+static inline void damage(const char *path, const char *name) {
+    ingot_container *container;
+    ingot_error error;
+    CU_ASSERT_EQUAL_FATAL(ingot_open(&container, path, &error), INGOT_OK);
+    uint64_t index;
+    const ingot_tensor *t = ingot_tensor_find(container, name, &index);
+    uint8_t codes[16];
+    CU_ASSERT_EQUAL_FATAL(
+        ingot_part_read(container, index, INGOT_PART_CODES, 0, 16, false, codes, &error), INGOT_OK);
+    CU_ASSERT_FATAL(t != NULL);
+    ingot_close(container);
+    FILE *file = fopen(path, "r+b");
+    CU_ASSERT_FATAL(file != NULL);
+    /* Find them: the offset of DATA is the reader's secret. */
+    CU_ASSERT_EQUAL_FATAL(fseek(file, 0, SEEK_END), 0);
+    const long size = ftell(file);
+    uint8_t *bytes = malloc((size_t)size);
+    rewind(file);
+    CU_ASSERT_EQUAL_FATAL(fread(bytes, 1, (size_t)size, file), (size_t)size);
+    long at = -1;
+    for (long i = 0; i + 16 <= size && at < 0; i++) {
+        at = memcmp(bytes + i, codes, 16) == 0 ? i : at;
+    }
+    CU_ASSERT_FATAL(at >= 0);
+    CU_ASSERT_EQUAL_FATAL(fseek(file, at, SEEK_SET), 0);
+    CU_ASSERT(fputc(codes[0] ^ 0x11, file) != EOF);
+    CU_ASSERT_EQUAL(fclose(file), 0);
+    free(bytes);
 }
 
 #endif

@@ -9,7 +9,6 @@
 #include "calib/decode.h"
 #include "calib/engine_model.h"
 #include "calib/text_model.h"
-#include "format/container_write.h"
 #include "suite_cuda.h"
 
 #include <unistd.h>
@@ -37,7 +36,7 @@ static ingot_engine *open_engine(const packed_model *p, uint64_t sequences, uint
     CU_ASSERT_EQUAL_FATAL(
         ingot_engine_model_create(&model, &p->tiny->model, &p->source, arena, &error), INGOT_OK);
     model.softcap = softcap;
-    CU_ASSERT_FATAL(cuda.ops->engine->fits(&model, &options));
+    CU_ASSERT_EQUAL_FATAL(ingot_engine_check(&model, &options, &error), INGOT_OK);
     const ingot_status status =
         cuda.ops->engine->create(cuda.context, &engine, &model, &options, NULL, &error);
     if (status != INGOT_OK) {
@@ -455,6 +454,27 @@ static void test_large_vocabulary(void) {
     tiny_destroy(p.tiny);
 }
 
+/* Matrices of other shapes than the model's numbers say are refused before anything is loaded. */
+static void test_shapes(void) {
+    packed_model p = pack_model(0, &usual, W4);
+    bind(&p);
+    ingot_arena *arena;
+    ingot_engine_model model;
+    ingot_engine *engine = NULL;
+    ingot_error error = {0};
+    const ingot_engine_options options = {.sequences = 1, .capacity = 10};
+    CU_ASSERT_EQUAL_FATAL(ingot_arena_create(&arena), INGOT_OK);
+    CU_ASSERT_EQUAL_FATAL(
+        ingot_engine_model_create(&model, &p.tiny->model, &p.source, arena, &error), INGOT_OK);
+    model.ffn += 8;
+    CU_ASSERT_EQUAL(cuda.ops->engine->create(cuda.context, &engine, &model, &options, NULL, &error),
+                    INGOT_ERR_INPUT);
+    CU_ASSERT_PTR_NULL(engine);
+    CU_ASSERT_STRING_EQUAL(error.tensor, "layer 0, GATE");
+    ingot_arena_destroy(arena);
+    tiny_destroy(p.tiny);
+}
+
 /* Rows of gate and up that do not end with eight values, where the two are stored in different
  * ways. */
 static void test_odd_widths(void) {
@@ -470,90 +490,6 @@ static void test_odd_widths(void) {
 
 /* ---- containers -------------------------------------------------------------------------------
  */
-
-/* Writes the model's tensors; names become the tensors' names. */
-static void write_container(packed_model *p, const char *path, bool is_compressed) {
-    ingot_tensor_spec specs[TINY_TENSORS];
-    ingot_weight_view views[TINY_TENSORS];
-    ingot_arena *arena;
-    ingot_writer *writer;
-    ingot_error error;
-    CU_ASSERT_EQUAL_FATAL(ingot_arena_create(&arena), INGOT_OK);
-    memset(specs, 0, sizeof specs);
-    for (unsigned i = 0; i < p->tiny->count; i++) {
-        const tiny_tensor *t = &p->tiny->tensor[i];
-        ingot_weight_view *v = &views[i];
-        CU_ASSERT_EQUAL_FATAL(packed_load(p, t->name, arena, v, &error), INGOT_OK);
-        specs[i] = (ingot_tensor_spec){
-            .name = t->name, .kind = v->kind, .rank = t->rank, .dtype = v->dtype};
-        specs[i].dim[0] = t->rank == 2 ? t->rows : t->cols;
-        specs[i].dim[1] = t->rank == 2 ? t->cols : 0;
-        if (v->kind == INGOT_GROUPED) {
-            specs[i].bits = v->bits;
-            specs[i].scale_dtype = v->scale_dtype;
-            specs[i].zero_mode = v->zero_mode;
-            specs[i].group = v->group;
-            specs[i].outlier_count = v->outlier_count;
-            specs[i].dtype = v->outlier_count != 0 ? v->dtype : INGOT_F16;
-        }
-    }
-    const ingot_writer_plan plan = {.tensors = specs,
-                                    .tensor_count = p->tiny->count,
-                                    .meta = "{}",
-                                    .meta_size = 2,
-                                    .is_compressed = is_compressed};
-    ingot_status status = ingot_writer_create(&writer, path, true, &plan, &error);
-    if (status != INGOT_OK) {
-        printf("\n    %s\n", error.reason);
-    }
-    CU_ASSERT_EQUAL_FATAL(status, INGOT_OK);
-    for (unsigned i = 0; i < p->tiny->count; i++) {
-        ingot_ledger ledger = {.weight_error = NAN,
-                               .weight_error_rtn = NAN,
-                               .output_error = NAN,
-                               .output_error_rtn = NAN,
-                               .damping = NAN};
-        CU_ASSERT_EQUAL_FATAL(ingot_writer_put(writer, i, &views[i], &ledger, &error), INGOT_OK);
-    }
-    status = ingot_writer_finish(writer, 1, NULL, NULL, &error);
-    if (status != INGOT_OK) {
-        printf("\n    %s\n", error.reason);
-    }
-    CU_ASSERT_EQUAL_FATAL(status, INGOT_OK);
-    ingot_arena_destroy(arena);
-}
-
-/* Changes a byte of the codes of the largest tensor. */
-static void damage(const char *path) {
-    ingot_container *container;
-    ingot_error error;
-    CU_ASSERT_EQUAL_FATAL(ingot_open(&container, path, &error), INGOT_OK);
-    uint64_t index;
-    const ingot_tensor *t =
-        ingot_tensor_find(container, "model.layers.1.mlp.up_proj.weight", &index);
-    uint8_t codes[16];
-    CU_ASSERT_EQUAL_FATAL(
-        ingot_part_read(container, index, INGOT_PART_CODES, 0, 16, false, codes, &error), INGOT_OK);
-    CU_ASSERT_FATAL(t != NULL);
-    ingot_close(container);
-    FILE *file = fopen(path, "r+b");
-    CU_ASSERT_FATAL(file != NULL);
-    /* Find them: the offset of DATA is the reader's secret. */
-    CU_ASSERT_EQUAL_FATAL(fseek(file, 0, SEEK_END), 0);
-    const long size = ftell(file);
-    uint8_t *bytes = malloc((size_t)size);
-    rewind(file);
-    CU_ASSERT_EQUAL_FATAL(fread(bytes, 1, (size_t)size, file), (size_t)size);
-    long at = -1;
-    for (long i = 0; i + 16 <= size && at < 0; i++) {
-        at = memcmp(bytes + i, codes, 16) == 0 ? i : at;
-    }
-    CU_ASSERT_FATAL(at >= 0);
-    CU_ASSERT_EQUAL_FATAL(fseek(file, at, SEEK_SET), 0);
-    CU_ASSERT(fputc(codes[0] ^ 0x11, file) != EOF);
-    CU_ASSERT_EQUAL(fclose(file), 0);
-    free(bytes);
-}
 
 static ingot_status load_logits(const packed_model *p, const char *path, bool verify,
                                 const uint32_t *ids, uint64_t count, float *logits) {
@@ -595,7 +531,7 @@ static void test_containers(void) {
         CU_ASSERT_EQUAL(load_logits(&p, path, false, ids, 30, stored), INGOT_OK);
         CU_ASSERT_EQUAL(memcmp(host, stored, sizeof host), 0);
         if (i == 0) {
-            damage(path);
+            damage(path, "model.layers.1.mlp.up_proj.weight");
             CU_ASSERT_EQUAL(load_logits(&p, path, true, ids, 30, stored), INGOT_BAD_CHUNK_DIGEST);
             CU_ASSERT_EQUAL(load_logits(&p, path, false, ids, 30, stored), INGOT_OK);
             CU_ASSERT(memcmp(host, stored, sizeof host) != 0);
@@ -716,6 +652,7 @@ int main(void) {
         {"attention of a token", test_attention},
         {"tokens, ahead and drawn", test_tokens},
         {"a large vocabulary", test_large_vocabulary},
+        {"shapes that are refused", test_shapes},
         {"odd widths", test_odd_widths},
         {"containers", test_containers},
         {"text of real models", test_text},
