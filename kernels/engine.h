@@ -29,7 +29,7 @@ struct ingot_engine_ops {
                            const ingot_engine_options *options, ingot_engine_load *load,
                            ingot_error *error);
     void (*destroy)(ingot_engine *engine);
-    void (*rewind)(ingot_engine *engine, uint64_t sequence);
+    ingot_status (*rewind)(ingot_engine *engine, uint64_t sequence);
     ingot_status (*feed)(ingot_engine *engine, uint64_t sequence, const uint32_t *ids,
                          uint64_t count, float *logits);
     ingot_status (*sampler)(ingot_engine *engine, double temperature, const uint64_t *state);

@@ -113,8 +113,8 @@ void ingot_engine_destroy(ingot_engine *engine, ingot_kernels *kernels) {
     kernels->backend.ops->engine->destroy(engine);
 }
 
-void ingot_engine_rewind(ingot_engine *engine, ingot_kernels *kernels, uint64_t sequence) {
-    kernels->backend.ops->engine->rewind(engine, sequence);
+ingot_status ingot_engine_rewind(ingot_engine *engine, ingot_kernels *kernels, uint64_t sequence) {
+    return kernels->backend.ops->engine->rewind(engine, sequence);
 }
 
 ingot_status ingot_engine_feed(ingot_engine *engine, ingot_kernels *kernels, uint64_t sequence,

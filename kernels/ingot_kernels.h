@@ -167,25 +167,29 @@ ingot_status ingot_engine_create(ingot_engine **out, ingot_kernels *kernels,
                                  const ingot_engine_options *options, ingot_engine_load *load,
                                  ingot_error *error) INGOT_MUST_CHECK;
 void ingot_engine_destroy(ingot_engine *engine, ingot_kernels *kernels); /* NULL is fine */
-/* Forgets the tokens of a sequence. */
-void ingot_engine_rewind(ingot_engine *engine, ingot_kernels *kernels, uint64_t sequence);
+/* Forgets the tokens of a sequence.  INGOT_ERR_USAGE when there is none of that number. */
+ingot_status ingot_engine_rewind(ingot_engine *engine, ingot_kernels *kernels,
+                                 uint64_t sequence) INGOT_MUST_CHECK;
 /* Appends ids[count] (host, count >= 1) to a sequence.  With logits[vocab] (host): those after
  * the last one, INGOT_ERR_NUMERIC when one is not finite.  INGOT_ERR_USAGE when they do not
- * fit, INGOT_ERR_INPUT for an id beyond the vocabulary; then nothing was appended.  After
+ * fit or there is no such sequence, INGOT_ERR_INPUT for an id beyond the vocabulary; then nothing
+ * was appended.  After
  * `next` it begins anew: every sequence is fed before the following `next`. */
 ingot_status ingot_engine_feed(ingot_engine *engine, ingot_kernels *kernels, uint64_t sequence,
                                const uint32_t *ids, uint64_t count, float *logits) INGOT_MUST_CHECK;
 /* How tokens are chosen from now on, the greatest logit at temperature 0 (the lowest
  * index on ties), else the softmax of logits / temperature by inversion in FP64: u in [0, 1) from
  * SplitMix64 with state[sequences] (host), one number per token, and the first index whose
- * cumulative probability exceeds u. */
+ * cumulative probability exceeds u.  What `next` has chosen ahead stays as it is chosen.
+ * INGOT_ERR_USAGE for a temperature that is negative or not finite. */
 ingot_status ingot_engine_sampler(ingot_engine *engine, ingot_kernels *kernels, double temperature,
                                   const uint64_t *state) INGOT_MUST_CHECK;
 /* The next token of every sequence into ids[sequences] (host), chosen from the logits that are
  * there; every sequence must have been fed.  The token counts as fed once the next call asks
  * for more.  `ahead` (at most 32): further calls that will surely follow or whose work may be
- * done in vain; the device then need not wait for the host.  INGOT_ERR_USAGE when a sequence
- * is full, INGOT_ERR_NUMERIC when a logit is not finite. */
+ * done in vain; the device then need not wait for the host.  Draws do not depend on it: a token
+ * that was never asked for took no random number.  INGOT_ERR_USAGE when a sequence
+ * is full or was not fed, INGOT_ERR_NUMERIC when a logit is not finite. */
 ingot_status ingot_engine_next(ingot_engine *engine, ingot_kernels *kernels, uint64_t ahead,
                                uint32_t *ids) INGOT_MUST_CHECK;
 /* logits[sequences][vocab] (host): those the last token of `next` was chosen from. */

@@ -293,7 +293,7 @@ static ingot_status time_prompt(const subject *s, ingot_engine *engine, const ui
     double times[64];
     const unsigned most = runs < 32 ? 2 * runs + 1 : 64;
     for (unsigned i = 0; i < most + 2; i++) { /* two to warm up */
-        ops->rewind(engine, 0);
+        INGOT_TRY(ops->rewind(engine, 0));
         INGOT_TRY(s->backend.ops->wait(s->backend.context));
         const double start = ingot_clock_seconds();
         INGOT_TRY(ops->feed(engine, 0, ids, count, NULL));
@@ -316,7 +316,7 @@ static ingot_status time_tokens(json_t *figures, const subject *s, ingot_engine 
     double best = INFINITY;
     for (unsigned run = 0; run < runs; run++) {
         for (uint64_t i = 0; i < batch; i++) {
-            ops->rewind(engine, i);
+            INGOT_TRY(ops->rewind(engine, i));
             INGOT_TRY(ops->feed(engine, i, ids + i, context, NULL));
         }
         INGOT_TRY(ops->sampler(engine, 0, states));

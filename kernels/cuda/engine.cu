@@ -3,6 +3,10 @@
 
 #include "kernels/cuda/engine_parts.h"
 
+extern "C" {
+#include "common/random.h"
+}
+
 #include <cmath>
 #include <cstring>
 
@@ -176,9 +180,21 @@ static ingot_status wait(const ingot_engine *e) {
     return ingot_cuda_status(cudaStreamSynchronize(e->cuda->stream));
 }
 
+static void note_written(ingot_engine *e, uint64_t sequence, uint64_t length) {
+    const uint64_t most = ingot_max_u64(e->written[sequence], length);
+    e->written[sequence] = (uint32_t)ingot_min_u64(most, e->capacity);
+}
+
 /* The device forgets what was done ahead; the tokens of `next` are not fed. */
 static ingot_status settle(ingot_engine *e) {
     if (e->is_choosing) {
+        const uint64_t ahead = e->launched - e->delivered;
+        for (uint64_t s = 0; s < e->sequences; s++) {
+            note_written(e, s, e->length[s] + ahead);
+            for (uint64_t i = e->random_at; e->temperature > 0 && i < e->delivered; i++) {
+                (void)ingot_random_bits(&e->random[s]);
+            }
+        }
         e->is_choosing = false;
         memset(e->has_logits, 0, sizeof e->has_logits);
         INGOT_TRY(wait(e));
@@ -186,11 +202,18 @@ static ingot_status settle(ingot_engine *e) {
     return INGOT_OK;
 }
 
-static void engine_rewind(ingot_engine *e, uint64_t sequence) {
+/* Values are cleared for make_cache's reason: one that is no number would stay one in all that
+ * comes behind it. */
+static ingot_status engine_rewind(ingot_engine *e, uint64_t sequence) {
     (void)cudaSetDevice(e->cuda->device);
-    (void)settle(e); /* what fails here fails again in the call that follows */
-    e->length[sequence] = 0;
+    if (sequence >= e->sequences) {
+        return INGOT_ERR_USAGE;
+    }
+    INGOT_TRY(settle(e));
+    INGOT_TRY(engine_clear(e, sequence, e->written[sequence]));
+    e->length[sequence] = e->written[sequence] = 0;
     e->has_logits[sequence] = false;
+    return INGOT_OK;
 }
 
 /* logits[vocab] of a sequence, to the host. */
@@ -233,6 +256,7 @@ static ingot_status engine_feed(ingot_engine *e, uint64_t sequence, const uint32
         INGOT_TRY(ingot_cuda_status(
             cudaMemcpyAsync(e->ids, ids + done, m * sizeof *ids, cudaMemcpyHostToDevice, stream)));
         done += m;
+        note_written(e, sequence, e->length[sequence] + m);
         INGOT_TRY(engine_pass(e, &rows, done == count));
         e->length[sequence] += (uint32_t)m;
     }
@@ -251,7 +275,12 @@ static ingot_status put(const ingot_engine *e, void *device, const void *host, u
 
 static ingot_status engine_sampler(ingot_engine *e, double temperature, const uint64_t *state) {
     (void)cudaSetDevice(e->cuda->device);
+    if (!(temperature >= 0) || std::isinf(temperature)) {
+        return INGOT_ERR_USAGE;
+    }
     e->temperature = temperature;
+    memcpy(e->random, state, e->sequences * sizeof *state);
+    e->random_at = e->is_choosing ? e->launched : 0;
     INGOT_TRY(put(e, &e->choice->temperature, &temperature, sizeof temperature));
     return put(e, e->choice->random, state, e->sequences * sizeof *state);
 }
@@ -293,6 +322,8 @@ static ingot_status start(ingot_engine *e, bool is_greedy) {
         }
     }
     INGOT_TRY(put(e, e->choice->length, e->length, e->sequences * sizeof *e->length));
+    INGOT_TRY(put(e, e->choice->random, e->random, e->sequences * sizeof *e->random));
+    e->random_at = 0;
     INGOT_TRY(ingot_cuda_status(
         cudaMemsetAsync(e->choice->made, 0, sizeof e->choice->made, e->cuda->stream)));
     INGOT_TRY(ingot_cuda_status(

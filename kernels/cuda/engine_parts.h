@@ -113,10 +113,13 @@ struct ingot_engine {
     double *sum_part;              /* the same */
 
     /* the host's side */
-    uint32_t length[ENGINE_SEQUENCES]; /* tokens fed */
-    bool has_logits[ENGINE_SEQUENCES]; /* fed since `next` */
-    bool is_choosing;                  /* `next` was the last call, its tokens are not fed */
+    uint32_t length[ENGINE_SEQUENCES];  /* tokens fed */
+    uint32_t written[ENGINE_SEQUENCES]; /* tokens since it was empty that may have left values */
+    bool has_logits[ENGINE_SEQUENCES];  /* fed since `next` */
+    bool is_choosing;                   /* `next` was the last call, its tokens are not fed */
     double temperature;
+    uint64_t random[ENGINE_SEQUENCES]; /* the sampler's, for choice random_at since is_choosing */
+    uint64_t random_at;
     uint64_t launched, delivered; /* choices since is_choosing */
     uint32_t *ring;               /* pinned [ENGINE_RING][sequences] */
     cudaEvent_t event[ENGINE_RING];
@@ -179,6 +182,8 @@ ingot_status engine_load(ingot_engine *e, const ingot_engine_model *model,
  * a norm; squares have one part), unless that is NULL. */
 ingot_status engine_embed(const ingot_engine *e, const engine_rows *rows,
                           const ingot_product_next *next);
+/* The first `count` values of a sequence become zero, in all layers. */
+ingot_status engine_clear(const ingot_engine *e, uint64_t sequence, uint64_t count);
 /* normed[m][hidden] = norm(x) in binary16; with weight NULL x itself. */
 ingot_status engine_norm(const ingot_engine *e, const engine_rows *rows, const float *weight);
 /* q in binary16, k and v into the cache, from what the projections left. */

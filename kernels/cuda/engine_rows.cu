@@ -230,6 +230,34 @@ ingot_status engine_heads(const ingot_engine *e, const engine_rows *rows, const 
     return engine_launch(e, engine_heads_kernel, shape, job, true);
 }
 
+/* ---- values of a sequence ----------------------------------------------------------------------
+ */
+
+typedef struct clear_job {
+    __half *values;       /* of the first layer and head */
+    uint64_t layer, head; /* from one to the next */
+    uint64_t count;       /* of a head, a multiple of 8 */
+    unsigned kv_heads;
+} clear_job;
+
+/* A block per layer and head. */
+__global__ __launch_bounds__(THREADS) static void engine_clear_kernel(const clear_job job) {
+    uint4 *to = reinterpret_cast<uint4 *>(job.values + blockIdx.x / job.kv_heads * job.layer +
+                                          blockIdx.x % job.kv_heads * job.head);
+    for (uint64_t i = threadIdx.x; i < job.count / 8; i += THREADS) {
+        to[i] = make_uint4(0, 0, 0, 0);
+    }
+}
+
+ingot_status engine_clear(const ingot_engine *e, uint64_t sequence, uint64_t count) {
+    const ingot_engine_model *m = &e->model;
+    const uint64_t head = e->padded * m->head_dim, each = m->kv_heads * head;
+    const clear_job job = {e->layer[0].v + sequence * each, 2 * e->sequences * each, head,
+                           count * m->head_dim, (unsigned)m->kv_heads};
+    const engine_shape shape = {dim3((unsigned)(m->layers * m->kv_heads)), THREADS};
+    return count == 0 ? INGOT_OK : engine_launch(e, engine_clear_kernel, shape, job, false);
+}
+
 /* ---- activation and bias -----------------------------------------------------------------------
  */
 

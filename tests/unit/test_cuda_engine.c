@@ -107,7 +107,7 @@ static void check_prompts_from(const packed_model *p, const char *what, uint64_t
         if (n < least || n > most || (is_small && n != 7 && n != 65)) {
             continue;
         }
-        cuda.ops->engine->rewind(engine, s);
+        CU_ASSERT_EQUAL(cuda.ops->engine->rewind(engine, s), INGOT_OK);
         ingot_decoder_rewind(reference);
         memset(got, 0xff, vocab * sizeof *got);
         CU_ASSERT_EQUAL(cuda.ops->engine->feed(engine, s, ids, n, got), INGOT_OK);
@@ -367,7 +367,7 @@ static void run_tokens(ingot_engine *engine, uint64_t sequences, double temperat
     uint64_t states[64];
     for (uint64_t s = 0; s < sequences; s++) {
         states[s] = seed + s;
-        ops->rewind(engine, s);
+        CU_ASSERT_EQUAL_FATAL(ops->rewind(engine, s), INGOT_OK);
         CU_ASSERT_EQUAL_FATAL(ops->feed(engine, s, prompt + s, length, NULL), INGOT_OK);
     }
     CU_ASSERT_EQUAL_FATAL(ops->sampler(engine, temperature, states), INGOT_OK);
@@ -454,6 +454,62 @@ static void test_large_vocabulary(void) {
     tiny_destroy(p.tiny);
 }
 
+/* Draws go on where they were, however many were made ahead of what was asked for. */
+static void test_draws_go_on(void) {
+    enum { sequences = 2, prompt = 5, texts = 3, most = 6 };
+    static const uint64_t ahead[2] = {0, 9};
+    const uint64_t states[sequences] = {seed, seed + 1};
+    const ingot_engine_ops *ops = cuda.ops->engine;
+    packed_model p = pack_model(0, &usual, W4);
+    bind(&p);
+    uint32_t *ids = random_ids(p.tiny, prompt + sequences);
+    uint32_t out[2][texts][most][sequences];
+    for (int i = 0; i < 2; i++) {
+        ingot_engine *engine = open_engine(&p, sequences, 64);
+        CU_ASSERT_EQUAL_FATAL(ops->sampler(engine, 3, states), INGOT_OK);
+        for (int text = 0; text < texts; text++) {
+            for (uint64_t s = 0; s < sequences; s++) {
+                CU_ASSERT_EQUAL_FATAL(ops->rewind(engine, s), INGOT_OK);
+                CU_ASSERT_EQUAL_FATAL(ops->feed(engine, s, ids + s, prompt, NULL), INGOT_OK);
+            }
+            for (int at = 0; at < most; at++) {
+                CU_ASSERT_EQUAL_FATAL(ops->next(engine, ahead[i], out[i][text][at]), INGOT_OK);
+            }
+        }
+        ops->destroy(engine);
+    }
+    CU_ASSERT_EQUAL(memcmp(out[0], out[1], sizeof out[0]), 0);
+    CU_ASSERT(memcmp(out[0][0], out[0][1], sizeof out[0][0]) != 0);
+    free(ids);
+    tiny_destroy(p.tiny);
+}
+
+/* What a call may not ask for is refused, and changes nothing. */
+static void test_refused(void) {
+    const ingot_engine_ops *ops = cuda.ops->engine;
+    const uint64_t states[2] = {1, 2};
+    const double temperatures[] = {-1, NAN, INFINITY, -INFINITY};
+    const uint32_t prompt[] = {5, 49, 77};
+    packed_model p = pack_model(0, &usual, W4);
+    bind(&p);
+    ingot_engine *engine = open_engine(&p, 2, 3);
+    uint32_t ids[2];
+    CU_ASSERT_EQUAL(ops->feed(engine, 0, prompt, 3, NULL), INGOT_OK);
+    CU_ASSERT_EQUAL(ops->feed(engine, 1, prompt, 2, NULL), INGOT_OK);
+    CU_ASSERT_EQUAL(ops->rewind(engine, 2), INGOT_ERR_USAGE);
+    CU_ASSERT_EQUAL(ops->rewind(engine, UINT64_MAX), INGOT_ERR_USAGE);
+    CU_ASSERT_EQUAL(ops->feed(engine, 2, prompt, 1, NULL), INGOT_ERR_USAGE);
+    CU_ASSERT_EQUAL(ops->feed(engine, UINT64_MAX, prompt, 1, NULL), INGOT_ERR_USAGE);
+    CU_ASSERT_EQUAL(ops->feed(engine, 0, prompt, 1, NULL), INGOT_ERR_USAGE);
+    CU_ASSERT_EQUAL(ops->feed(engine, 1, prompt, UINT64_MAX, NULL), INGOT_ERR_USAGE);
+    for (unsigned i = 0; i < sizeof temperatures / sizeof *temperatures; i++) {
+        CU_ASSERT_EQUAL(ops->sampler(engine, temperatures[i], states), INGOT_ERR_USAGE);
+    }
+    CU_ASSERT_EQUAL(ops->next(engine, 0, ids), INGOT_OK); /* both are still fed */
+    ops->destroy(engine);
+    tiny_destroy(p.tiny);
+}
+
 /* Matrices of other shapes than the model's numbers say are refused before anything is loaded. */
 static void test_shapes(void) {
     packed_model p = pack_model(0, &usual, W4);
@@ -472,6 +528,31 @@ static void test_shapes(void) {
     CU_ASSERT_PTR_NULL(engine);
     CU_ASSERT_STRING_EQUAL(error.tensor, "layer 0, GATE");
     ingot_arena_destroy(arena);
+    tiny_destroy(p.tiny);
+}
+
+/* A token whose embedding is no number leaves nothing behind that outlives it. */
+static void test_rewind_forgets(void) {
+    enum { count = 20 };
+    const ingot_engine_ops *ops = cuda.ops->engine;
+    packed_model p = pack_model(0, &usual, DENSE);
+    bind(&p);
+    tiny_find(p.tiny, p.tiny->model.embed_name)->data[7 * usual.hidden] = NAN;
+    uint32_t bad[count];
+    const uint32_t good[] = {5, 49, 77};
+    float expected[203], got[203];
+    for (int i = 0; i < count; i++) {
+        bad[i] = 7;
+    }
+    ingot_engine *engine = open_engine(&p, 2, 64);
+    for (uint64_t s = 0; s < 2; s++) {
+        CU_ASSERT_EQUAL(ops->feed(engine, s, good, 3, expected), INGOT_OK);
+        CU_ASSERT_EQUAL(ops->feed(engine, s, bad, count, got), INGOT_ERR_NUMERIC);
+        CU_ASSERT_EQUAL(ops->rewind(engine, s), INGOT_OK);
+        CU_ASSERT_EQUAL(ops->feed(engine, s, good, 3, got), INGOT_OK);
+        CU_ASSERT_EQUAL(memcmp(got, expected, sizeof got), 0);
+    }
+    ops->destroy(engine);
     tiny_destroy(p.tiny);
 }
 
@@ -652,7 +733,10 @@ int main(void) {
         {"attention of a token", test_attention},
         {"tokens, ahead and drawn", test_tokens},
         {"a large vocabulary", test_large_vocabulary},
+        {"draws go on", test_draws_go_on},
+        {"what is refused", test_refused},
         {"shapes that are refused", test_shapes},
+        {"rewinding forgets", test_rewind_forgets},
         {"odd widths", test_odd_widths},
         {"containers", test_containers},
         {"text of real models", test_text},
