@@ -65,6 +65,10 @@ ingot_status ingot_kernels_upload(ingot_kernels *kernels, ingot_weight_view *out
     ingot_weight_view host;
     void *bytes = NULL;
     memset(out, 0, sizeof *out);
+    if (index >= ingot_tensor_count(container)) {
+        return ingot_error_set(error, INGOT_ERR_USAGE, ingot_path(container), NULL, NULL,
+                               "there is no tensor %llu", (unsigned long long)index);
+    }
     /* aligned_alloc wants a multiple, and more than nothing */
     const uint64_t size = ingot_tensor_load_bytes(container, index) + 64;
     if (size < 64 || (bytes = aligned_alloc(64, size / 64 * 64)) == NULL) {

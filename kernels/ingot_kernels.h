@@ -41,12 +41,17 @@ ingot_status ingot_kernels_to_host(ingot_kernels *kernels, void *host, const voi
 
 /* Reads tensor `index` as ingot_tensor_load does (verify: digests and value rules) and puts it on
  * the device, packed as it is; *out is a view there, to be released with
- * ingot_kernels_release. */
+ * ingot_kernels_release.  INGOT_ERR_USAGE when there is no such tensor. */
 ingot_status ingot_kernels_upload(ingot_kernels *kernels, ingot_weight_view *out,
                                   const ingot_container *container, uint64_t index, bool verify,
                                   ingot_error *error) INGOT_MUST_CHECK;
 void ingot_kernels_release(ingot_kernels *kernels, ingot_weight_view *view);
-/* y[m][w->rows] = x[m][w->cols] W^T, FP32 on the device; y does not overlap x. */
+/* y[m][w->rows] = x[m][w->cols] W^T; x and y are FP32 on the device and do not overlap.  A single
+ * product, of a tensor of floats or a quantized one: fewer than 16 rows of x are multiplied in FP32
+ * with the weights as ingot_weight_row gives them; for more both are rounded to binary16 (scaled,
+ * so that nothing overflows), and sums are FP32.  It is not what the engine decodes with, whose
+ * products are made for speed and take x in binary16: a loader that wants that describes a model.
+ * INGOT_ERR_UNSUPPORTED for integers. */
 ingot_status ingot_kernels_product(ingot_kernels *kernels, float *y, const ingot_weight_view *w,
                                    const float *x, uint64_t m) INGOT_MUST_CHECK;
 
