@@ -113,8 +113,11 @@ static void print_text(const ingot_convert_result *r) {
     ingot_format_bytes(before, sizeof before, (double)r->source_bytes);
     ingot_format_bytes(peak, sizeof peak, (double)ingot_memory_peak_bytes());
     ingot_format_seconds(time, sizeof time, r->seconds);
-    printf("%s: %s from %s of weights, %.3f bits per quantized weight, %s, peak memory %s\n",
-           r->path, size, before, r->bits_per_weight, time, peak);
+    printf("%s: %s from %s of weights", r->path, size, before);
+    if (!isnan(r->bits_per_weight)) {
+        printf(", %.3f bits per quantized weight", r->bits_per_weight);
+    }
+    printf(", %s, peak memory %s\n", time, peak);
     double start = 0, kept = 0;
     for (uint64_t i = 0; i < r->tuning_count; i++) {
         start += r->tunings[i].before;

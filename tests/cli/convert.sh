@@ -68,6 +68,9 @@ grep -q 'layers.1.mlp.up_proj.weight .* 3 bits, group 32' out || fail "defaults 
 grep -q 'layers.0.mlp.up_proj.weight .* F16 ' out || fail "kept tensor not in the plan"
 expect_exit 0 ingot-convert "$MODEL" -o recipe.ingot --recipe recipe.json
 expect_exit 0 ingot-verify recipe.ingot --source "$MODEL"
+echo '{"defaults": {"method": "keep"}}' >keep.json
+expect_exit 0 ingot-convert "$MODEL" -o keep.ingot --recipe keep.json
+! grep -q 'bits per\|nan' out || fail "bits of quantized weights, of which there are none"
 echo '{"defaults": {"bit": 3}}' >bad.json
 expect_exit 2 ingot-convert "$MODEL" -o bad.ingot --recipe bad.json
 expect_error 'bad.json'
