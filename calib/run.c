@@ -19,7 +19,8 @@ static const ingot_cli_option options[] = {
      "Sample from the softmax of the logits divided by T. 0, the default, is greedy: always the "
      "most likely token."},
     {"seed", 's', "S", "Seed of the sampling. The same seed gives the same text. Default 0."},
-    {"device", 'd', "DEVICE", "auto, cpu, cuda or cuda:N. Default auto."},
+    {"device", 'd', "DEVICE",
+     "auto, cpu, cuda or cuda:N. Default auto. A GPU: compute capability 8.0 or later."},
     {"threads", 'j', "N", "Threads of the cpu device. Default: one per usable CPU."},
     {"no-verify", 0, NULL,
      "Do not compare the digests of a container's tensors while loading. Its structure is checked "

@@ -28,7 +28,8 @@ static const ingot_cli_option options[] = {
     {"samples", 0, "N", "Calibration windows (default 128)."},
     {"seq-len", 0, "N", "Tokens per window (default: 2048 or the model's context)."},
     {"seed", 0, "N", "Of the windows that tuning draws and of the text of @self (default 0)."},
-    {"device", 0, "D", "auto (default), cpu, cuda or cuda:N."},
+    {"device", 0, "D",
+     "auto (default), cpu, cuda or cuda:N. A GPU: compute capability 8.0 or later."},
     {"devices", 0, "LIST",
      "Several devices, numbers of GPUs or names as for --device: 0,1. They share the calibration "
      "windows and the linears of a block."},

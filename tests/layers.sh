@@ -83,7 +83,7 @@ done <"$work/layered"
 # (and in tests what stands in for cuBLAS there, or shows its failure, or for launches)
 grep -E '\.cuh?$' "$work/files" |
     grep -v -e '^kernels/cuda/' -e '^tests/plain_products\.cu$' -e '^tests/share_card\.cu$' \
-        -e '^tests/unit/test_engine_memory\.cu$' \
+        -e '^tests/unit/test_\(engine\|card\)_memory\.cu$' \
         >"$work/hits" && broken "CUDA sources live in kernels/cuda: $(head -3 "$work/hits")"
 
 # ---- libingot: the C library, xxHash and zstd ------------------------------------------------

@@ -49,7 +49,8 @@ static const ingot_cli_option options_table[] = {
     {"samples", 0, "N", "calibration windows (default 128)."},
     {"seq-len", 0, "N", "tokens per window (default: 2048 or the model's context)."},
     {"device", 0, "D",
-     "auto (default), cpu, cuda or cuda:N. Containers are verified by the cpu alone."},
+     "auto (default), cpu, cuda or cuda:N. A GPU: compute capability 8.0 or later. Containers are "
+     "verified by the cpu alone."},
     {"devices", 0, "LIST", "the first method once more on these devices together: 0,1."},
     {"slice", 0, "MODEL_DIR",
      "a checkpoint with the first blocks of a larger model, whose time is extrapolated."},

@@ -28,7 +28,8 @@ static const ingot_cli_option options_table[] = {
     {"max-accuracy-drop", 0, "X",
      "Gate: exit 1 when the source answers more than this fraction of the items better. Needs "
      "--source and --tasks."},
-    {"device", 0, "D", "auto, cpu, cuda or cuda:N; default auto."},
+    {"device", 0, "D",
+     "auto, cpu, cuda or cuda:N; default auto. A GPU: compute capability 8.0 or later."},
     {"threads", 0, "N", "Threads; default one per usable processor."},
     {"json", 0, NULL, "Print one JSON object instead of the report."},
     {"html", 0, "FILE", "Also write the report as one self-contained page; replaces FILE."},

@@ -321,6 +321,7 @@ __global__ __launch_bounds__(TILE_WARPS * 32) void attention_tile_kernel(const a
 template <int WIDTH, int KEYS, int STAGES>
 static ingot_status launch_tiles(const ingot_cuda *cuda, const attention_job &job) {
     constexpr int BYTES = (QUERIES + 2 * STAGES * KEYS) * (WIDTH + TILE_PAD) * (int)sizeof(__half);
+    static_assert(BYTES <= CUDA_LEAST_SHARED_BYTES, "on every device");
     const ingot_attention &s = job.shape;
     INGOT_TRY(ingot_cuda_status(cudaFuncSetAttribute(attention_tile_kernel<WIDTH, KEYS, STAGES>,
                                                      cudaFuncAttributeMaxDynamicSharedMemorySize,

@@ -469,6 +469,8 @@ static ingot_status launch_scores(const ingot_cuda *cuda, const backward_job &jo
 
 /* Weights and gradients of a block of queries. */
 static ingot_status make_scores(const ingot_cuda *cuda, const backward_job &job) {
+    static_assert(scores_bytes(128, false) <= CUDA_LEAST_SHARED_BYTES, "on every device");
+    static_assert(scores_bytes(256, true) <= CUDA_LEAST_SHARED_BYTES, "on every device");
     if (job.padded <= 64) {
         return launch_scores<64, false>(cuda, job);
     }

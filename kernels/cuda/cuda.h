@@ -16,6 +16,7 @@ extern "C" {
 #include "common/pool.h"
 #include "common/sizes.h"
 #include "kernels/backend.h"
+#include "kernels/cuda/card.h"
 }
 
 #include <cublas_v2.h>
@@ -24,8 +25,6 @@ extern "C" {
 #include <cusolverDn.h>
 
 #define CUDA_BLAS_BYTES (UINT64_C(32) << 20) /* workspace; what cuBLAS asks for on Hopper */
-
-#define CUDA_CLUSTER_PARTS 8 /* blocks of a cluster that run on every device of compute 9.0 */
 
 /* What a conversion to binary16 met. */
 typedef struct ingot_cuda_range {
@@ -44,12 +43,9 @@ typedef struct ingot_cuda_scalars {
     ingot_cuda_range aside;
 } ingot_cuda_scalars;
 
-typedef struct ingot_cuda {
+typedef struct ingot_cuda : ingot_cuda_card {
     int device;
-    int multiprocessors;
-    int shared_bytes; /* of shared memory that a block can have */
-    bool is_hopper;   /* or later: clusters of blocks, programmatic dependent launches */
-    uint64_t peers;   /* a bit for each other device whose memory was asked for */
+    uint64_t peers; /* a bit for each other device whose memory was asked for */
     cudaStream_t stream;
     cudaMemPool_t memory;
     cublasHandle_t blas;       /* bound to the stream; scalars come from the host */
@@ -67,10 +63,6 @@ typedef struct ingot_cuda {
         uint64_t m, n;
         bool is_flat; /* without columns between the rows: good for any m n of this product */
     } half;
-
-    int major, minor; /* of compute capability */
-    /* clusters of 1 .. blocks of product_cluster.h that run at once; zeros: it is not for here */
-    unsigned short clusters[CUDA_CLUSTER_PARTS];
 } ingot_cuda;
 
 /* Notes for ops->failure that `call` (its text up to the parenthesis) failed, and what was said of
@@ -112,6 +104,17 @@ static inline ingot_status ingot_cuda_check_launch(const char *function) {
     return ingot_cuda_check(cudaGetLastError(), function);
 }
 #define ingot_cuda_launched() ingot_cuda_check_launch(__func__)
+
+/* Launches `kernel` with as much shared memory as `config` asks for (launch.cu). */
+ingot_status ingot_cuda_launch(const void *kernel, const cudaLaunchConfig_t &config,
+                               void **arguments);
+
+template <typename... Parameters>
+static inline ingot_status cuda_launch(void (*kernel)(Parameters...),
+                                       const cudaLaunchConfig_t &config, Parameters... arguments) {
+    void *at[] = {&arguments...};
+    return ingot_cuda_launch(reinterpret_cast<const void *>(kernel), config, at);
+}
 
 /* Temporary device memory of one operation, released in the order of the stream. */
 class ingot_cuda_buffer {

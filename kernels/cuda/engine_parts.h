@@ -139,10 +139,6 @@ typedef struct engine_shape {
 template <typename T>
 static ingot_status engine_launch(const ingot_engine *e, void (*kernel)(T),
                                   const engine_shape &shape, const T &job, bool is_chained) {
-    if (shape.shared_bytes > 48 * 1024) {
-        INGOT_TRY(ingot_cuda_status(cudaFuncSetAttribute(
-            kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shape.shared_bytes)));
-    }
     cudaLaunchConfig_t config = {};
     cudaLaunchAttribute attribute[3] = {};
     unsigned count = 0;
@@ -164,7 +160,7 @@ static ingot_status engine_launch(const ingot_engine *e, void (*kernel)(T),
     config.stream = e->cuda->stream;
     config.attrs = attribute;
     config.numAttrs = count;
-    return ingot_cuda_status(cudaLaunchKernelEx(&config, kernel, job));
+    return cuda_launch(kernel, config, job);
 }
 
 /* ---- engine_load.cu ---------------------------------------------------------------------------

@@ -357,11 +357,12 @@ static ingot_status make_masks(const ingot_cuda *cuda, gptq_job *job, uint8_t **
 
 /* Every thread block of the kernels above may hold a whole block of feedback. */
 static ingot_status allow_shared_memory(void) {
-    const int bytes = BLOCK * BLOCK * (int)sizeof(float);
+    constexpr int BYTES = BLOCK * BLOCK * (int)sizeof(float);
+    static_assert(BYTES <= CUDA_LEAST_SHARED_BYTES, "on every device");
     INGOT_TRY(ingot_cuda_status(
-        cudaFuncSetAttribute(updated_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes)));
+        cudaFuncSetAttribute(updated_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, BYTES)));
     return ingot_cuda_status(
-        cudaFuncSetAttribute(columns_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+        cudaFuncSetAttribute(columns_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, BYTES));
 }
 
 ingot_status cuda_gptq(void *context, ingot_quantized *q, const float *w,

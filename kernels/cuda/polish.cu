@@ -387,11 +387,12 @@ static ingot_status begin(ingot_cuda *cuda, const polish_job *job, const ingot_q
 }
 
 static ingot_status allow_shared_memory(void) {
-    const int bytes = BLOCK * BLOCK * (int)sizeof(float);
+    constexpr int BYTES = BLOCK * BLOCK * (int)sizeof(float);
+    static_assert(BYTES <= CUDA_LEAST_SHARED_BYTES, "on every device");
     INGOT_TRY(ingot_cuda_status(cudaFuncSetAttribute(
-        descend_kernel<true>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes)));
+        descend_kernel<true>, cudaFuncAttributeMaxDynamicSharedMemorySize, BYTES)));
     return ingot_cuda_status(cudaFuncSetAttribute(
-        descend_kernel<false>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+        descend_kernel<false>, cudaFuncAttributeMaxDynamicSharedMemorySize, BYTES));
 }
 
 ingot_status cuda_polish(void *context, ingot_quantized *q, const float *w, const float *gram,

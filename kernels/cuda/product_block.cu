@@ -48,10 +48,23 @@ static ingot_status launch_shape(const product_context *context, const block_job
         block_shared_bytes<COLUMNS>(SLOTS, product_slot<BITS, MODE, SUBS>::BYTES), parts, job);
 }
 
-/* Two blocks on a multiprocessor, with as many slots as fit; three where columns are shared. */
+/* Of so many slots, those that every device has room for. */
+template <int COLUMNS> static constexpr int slots_everywhere(int slots, unsigned bytes) {
+    while (block_shared_bytes<COLUMNS>((unsigned)slots, bytes) > CUDA_LEAST_SHARED_BYTES) {
+        slots--;
+    }
+    return slots;
+}
+
+/* As many slots as were fastest on Hopper, or where a block cannot have so much memory, as every
+ * device has room for.  Two blocks on a multiprocessor where both fit; three where columns are
+ * shared. */
 template <int BITS, typename T, product_mode MODE, int COLUMNS, int SUBS>
 static ingot_status launch(const product_context *context, const product_task &task) {
+    constexpr unsigned BYTES = product_slot<BITS, MODE, SUBS>::BYTES;
     constexpr int SLOTS = COLUMNS == 8 || BITS > 4 ? 3 : COLUMNS == 4 ? 4 : 6;
+    constexpr int FEWER = slots_everywhere<COLUMNS>(SLOTS, BYTES);
+    static_assert(FEWER >= 2, "a step that is used, and one on its way");
     block_job job = {};
     const unsigned rows = task.has_up ? BLOCK_ROWS / 2 : BLOCK_ROWS;
     const unsigned tiles = (unsigned)ingot_ceil_div(task.w[0].rows, rows);
@@ -63,6 +76,11 @@ static ingot_status launch(const product_context *context, const product_task &t
     if constexpr (BITS == 4 && MODE == PRODUCT_PLAIN && COLUMNS <= 2) {
         if (parts > 1) {
             return launch_shape<BITS, T, MODE, COLUMNS, SUBS, 4, 3>(context, job, parts, tiles);
+        }
+    }
+    if constexpr (FEWER < SLOTS) {
+        if (block_shared_bytes<COLUMNS>(SLOTS, BYTES) > (unsigned)context->cuda->shared_bytes) {
+            return launch_shape<BITS, T, MODE, COLUMNS, SUBS, FEWER, 2>(context, job, parts, tiles);
         }
     }
     return launch_shape<BITS, T, MODE, COLUMNS, SUBS, SLOTS, 2>(context, job, parts, tiles);

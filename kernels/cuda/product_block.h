@@ -34,7 +34,8 @@ typedef struct block_job {
 
 template <int COLUMNS> constexpr unsigned block_x_bytes = COLUMNS * 8 * PRODUCT_STEP_BYTES;
 /* Slots of x, then those of each warp; sums take their place in the end. */
-template <int COLUMNS> static inline unsigned block_shared_bytes(unsigned slots, unsigned bytes) {
+template <int COLUMNS>
+static constexpr unsigned block_shared_bytes(unsigned slots, unsigned bytes) {
     const unsigned sums = COLUMNS * 8 * BLOCK_PITCH * (unsigned)sizeof(float);
     const unsigned steps = slots * (block_x_bytes<COLUMNS> + BLOCK_WARPS * bytes);
     return sums > steps ? sums : steps;

@@ -228,10 +228,6 @@ product_launch(const product_context *context, void (*kernel)(Parameters...), di
         attribute[count].val.clusterDim.y = 1;
         attribute[count++].val.clusterDim.z = 1;
     }
-    if (shared_bytes > 48 * 1024) {
-        INGOT_TRY(ingot_cuda_status(cudaFuncSetAttribute(
-            kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared_bytes)));
-    }
     cudaLaunchConfig_t config = {};
     config.gridDim = grid;
     config.blockDim = dim3(threads);
@@ -239,7 +235,7 @@ product_launch(const product_context *context, void (*kernel)(Parameters...), di
     config.stream = context->stream;
     config.attrs = attribute;
     config.numAttrs = count;
-    return ingot_cuda_status(cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...));
+    return cuda_launch(kernel, config, Parameters(arguments)...);
 }
 
 #endif

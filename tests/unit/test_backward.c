@@ -9,6 +9,7 @@
 #include "backward_reference.h"
 #include "calib/backward.h"
 #include "common/sizes.h"
+#include "kernels/cuda/card.h"
 #include "tiny_model.h"
 
 /* ---- norms ------------------------------------------------------------------------------------
@@ -340,6 +341,27 @@ static void test_attention(void) {
     }
 }
 
+/* As on cards whose blocks have the least shared memory: wide heads take fewer tiles at once. */
+static void test_attention_on_lesser_cards(void) {
+    int own[DEVICE_THREADS];
+    device *d = &devices[DEVICES - 1];
+    CU_ASSERT_FATAL(strcmp(d->name, "cuda") == 0);
+    for (unsigned i = 0; i < DEVICE_THREADS && d->is_open; i++) {
+        ingot_cuda_card *card = d->backend[i].context;
+        own[i] = card->shared_bytes;
+        card->shared_bytes = CUDA_LEAST_SHARED_BYTES;
+    }
+    if (d->is_open) {
+        check_attention((ingot_attention){1, 40, 0, 0, 2, 1, 250, 0, 0.06f, 0.0f}, false);
+        check_attention((ingot_attention){2, 130, 0, 0, 2, 2, 256, 70, 0.06f, 5.0f}, false);
+        check_attention((ingot_attention){1, 65, 0, 0, 3, 1, 136, 0, 0.09f, 0.0f}, false);
+        report_share();
+    }
+    for (unsigned i = 0; i < DEVICE_THREADS && d->is_open; i++) {
+        ((ingot_cuda_card *)d->backend[i].context)->shared_bytes = own[i];
+    }
+}
+
 /* ---- a whole block ----------------------------------------------------------------------------
  */
 
@@ -598,6 +620,7 @@ int main(void) {
         {"derivatives of activations", test_slopes},
         {"activations", test_activations},
         {"attention", test_attention},
+        {"attention on lesser cards", test_attention_on_lesser_cards},
         {"blocks of every kind against finite differences", test_blocks},
         {"blocks of the fixtures", test_fixtures},
         {"closing", devices_close},

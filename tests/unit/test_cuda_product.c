@@ -1,6 +1,7 @@
 /* Products of the decoder on CUDA (kernels/cuda/product.h) against FP64: every width, group, zero
  * mode and dtype, odd shapes, one to many rows, outliers, norms, and everything behind the sums.
  * Results lie between guards in poisoned memory.  Skipped, loudly, where there is no device. */
+#include "kernels/cuda/card.h"
 #include "product_case.h"
 
 /* ---- cases -------------------------------------------------------------------------------------
@@ -428,6 +429,37 @@ static void test_parts(void) {
     CU_ASSERT(squares_seen != 0);
 }
 
+/* As on cards with less shared memory for a block (an A100 and an RTX 3090) and nothing of what
+ * Hopper has: fewer steps ahead, and product_block.h for what goes to warpgroups elsewhere. */
+static void test_lesser_cards(void) {
+    static const int cards[][2] = {{0, 163 << 10}, {6, CUDA_LEAST_SHARED_BYTES}};
+    static const unsigned storages[][2] = {{4, 32}, {4, 64}, {8, 32}, {8, 64}, {8, 128}, {7, 128}};
+    static const uint64_t m[] = {3, 16, 17, 64, 9, 33, 32, 5};
+    static const uint64_t cols[] = {32, 96, 160, 512, 1056, 4096};
+    ingot_cuda_card *card = cuda.context;
+    const ingot_cuda_card own = *card;
+    for (unsigned i = 0; i < 2; i++) {
+        *card = (ingot_cuda_card){.multiprocessors = own.multiprocessors,
+                                  .shared_bytes = cards[i][1],
+                                  .major = 8,
+                                  .minor = cards[i][0]};
+        for (unsigned j = 0; j < 6 * 8; j += is_brief ? 3 : 1) {
+            const unsigned *storage = storages[j / 8];
+            product_case c = draw(storage[0], storage[1], m[j % 8]);
+            c.rows = 1 + input_below(is_brief ? 140 : 400);
+            c.cols = cols[input_below(is_brief ? 5 : 6)];
+            c.group = ingot_min_u64(storage[1], c.cols);
+            check(&c);
+        }
+        if (!is_brief) {
+            test_widths();
+            test_other_weights();
+            test_large();
+        }
+    }
+    *card = own;
+}
+
 int main(void) {
     ingot_error error;
     input_start("cuda product");
@@ -451,6 +483,7 @@ int main(void) {
         {"tiles of x", test_tiles_of_x},
         {"handed on", test_handed},
         {"digits of x", test_digits},
+        {"lesser cards", test_lesser_cards},
         {"one huge x", test_huge_x},
         {"x that is not finite", test_infinite_x},
         CU_TEST_INFO_NULL,
