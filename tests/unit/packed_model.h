@@ -13,62 +13,76 @@ typedef struct packed_model {
     tiny_model *tiny;
     ingot_weight_source source;
     int storage;
+    ingot_arena *arena; /* of views of matrices, made when they are first asked for: */
+    ingot_weight_view views[TINY_TENSORS];
 } packed_model;
 
+/* How matrices are stored.  SHORT ones have groups that no kernel reads packed, the others a kernel
+ * where columns are a multiple of 32 (kernels/cuda/product.h). */
 enum {
     DENSE,
     HALVES,
     W4,
     W4_STORED,
-    W3,
-    W8,
-    MIXED,
-    OUTLIERS,
-    STORAGES,
-    W4_LONG, /* in groups of 128, as products of many rows take them packed */
+    W4_ROWS,
+    W4_LONG,
     W3_LONG,
+    W8,
+    W8_STORED,
     W8_LONG,
-    OUTLIERS_LONG,
-    MIXED_LONG
+    W2,
+    W5,
+    W6,
+    W7,
+    MIXED,
+    MIXED_LONG,
+    OUTLIERS,
+    SHORT,
+    SHORT_OUTLIERS,
+    STORAGES
 };
 
-static ingot_quant_format format_of(int storage, unsigned number) {
+#define WHOLE_ROWS 0 /* as a group */
+
+static const struct {
+    const char *name;
+    ingot_quant_format format;
+    bool has_outliers;
+} storages[STORAGES] = {
+    [HALVES] = {"BF16", {0}, false},
+    [W4] = {"W4 g32", {4, 32, INGOT_ZERO_SYMMETRIC, INGOT_F16}, false},
+    [W4_STORED] = {"W4 g64 asymmetric", {4, 64, INGOT_ZERO_STORED, INGOT_BF16}, false},
+    [W4_ROWS] = {"W4 rows", {4, WHOLE_ROWS, INGOT_ZERO_SYMMETRIC, INGOT_F16}, false},
+    [W4_LONG] = {"W4 g128", {4, 128, INGOT_ZERO_SYMMETRIC, INGOT_F16}, false},
+    [W3_LONG] = {"W3 g128", {3, 128, INGOT_ZERO_SYMMETRIC, INGOT_F16}, false},
+    [W8] = {"W8 g64", {8, 64, INGOT_ZERO_SYMMETRIC, INGOT_F32}, false},
+    [W8_STORED] = {"W8 g32 asymmetric", {8, 32, INGOT_ZERO_STORED, INGOT_F16}, false},
+    [W8_LONG] = {"W8 g128", {8, 128, INGOT_ZERO_SYMMETRIC, INGOT_F16}, false},
+    [W2] = {"W2 g64 asymmetric", {2, 64, INGOT_ZERO_STORED, INGOT_F16}, false},
+    [W5] = {"W5 g128", {5, 128, INGOT_ZERO_SYMMETRIC, INGOT_F16}, false},
+    [W6] = {"W6 rows asymmetric", {6, WHOLE_ROWS, INGOT_ZERO_STORED, INGOT_F16}, false},
+    [W7] = {"W7 g32", {7, 32, INGOT_ZERO_SYMMETRIC, INGOT_BF16}, false},
+    [MIXED] = {"mixed", {0}, false},
+    [MIXED_LONG] = {"mixed g128", {4, 128, INGOT_ZERO_SYMMETRIC, INGOT_F16}, false},
+    [OUTLIERS] = {"W4 g128 outliers", {4, 128, INGOT_ZERO_SYMMETRIC, INGOT_F16}, true},
+    [SHORT] = {"mixed g8", {0}, false},
+    [SHORT_OUTLIERS] = {"W4 g8 outliers", {4, 8, INGOT_ZERO_SYMMETRIC, INGOT_F16}, true},
+};
+
+/* Of the number-th tensor of a model. */
+static ingot_quant_format format_of(int storage, unsigned number, uint64_t cols) {
     static const unsigned widths[] = {4, 3, 8, 5, 2, 6, 7};
-    ingot_quant_format format = {.bits = 4, .group = 8, .scale_dtype = INGOT_F16};
-    switch (storage) {
-    case W4_STORED:
-        format.zero_mode = INGOT_ZERO_STORED;
-        format.scale_dtype = INGOT_BF16;
-        break;
-    case W3:
-        format.bits = 3;
-        break;
-    case W8:
-        format.bits = 8;
-        format.scale_dtype = INGOT_F32;
-        break;
-    case W4_LONG:
-    case OUTLIERS_LONG:
-        format.group = 128;
-        break;
-    case W3_LONG:
-        format.bits = 3;
-        format.group = 128;
-        break;
-    case W8_LONG:
-        format.bits = 8;
-        format.group = 128;
-        break;
-    case MIXED_LONG: /* of these some cannot take what others can */
-        format.bits = number % 3 == 0 ? widths[number % 4] : 4;
-        format.group = 128;
-        break;
-    case MIXED: /* no two neighbours alike */
+    static const uint64_t groups[] = {32, 64, 128, WHOLE_ROWS};
+    ingot_quant_format format = storages[storage].format;
+    if (storage == MIXED || storage == SHORT) { /* no two neighbours alike */
         format.bits = widths[number % 7];
-        break;
-    default:
-        break;
+        format.group = storage == MIXED ? groups[number % 4] : 8;
+        format.zero_mode = number % 3 == 0 ? INGOT_ZERO_STORED : INGOT_ZERO_SYMMETRIC;
+        format.scale_dtype = INGOT_F16;
+    } else if (storage == MIXED_LONG && number % 3 == 0) { /* cannot take what others can */
+        format.bits = widths[number % 4];
     }
+    format.group = format.group == WHOLE_ROWS || format.group > cols ? cols : format.group;
     return format;
 }
 
@@ -91,6 +105,20 @@ static void to_halves(ingot_weight_view *view, ingot_arena *arena) {
     view->dtype = INGOT_BF16;
 }
 
+/* Of matrix `number` with values w. */
+static ingot_status quantize(packed_model *p, unsigned number, const ingot_weight_view *w) {
+    const ingot_quant_format format = format_of(p->storage, number, w->cols);
+    ingot_arena *arena = p->arena;
+    ingot_quantized q;
+    INGOT_TRY(ingot_quantized_create(&q, w->rows, w->cols, &format, arena));
+    ingot_quantize_rtn(&q, w->data, NULL);
+    if (storages[p->storage].has_outliers) {
+        INGOT_TRY(ingot_outliers_choose(&q, w->data, NULL, w->rows, INGOT_F16, arena, arena, NULL));
+        INGOT_TRY(ingot_quantize_search(&q, w->data, NULL, arena, NULL));
+    }
+    return ingot_quantized_pack(&p->views[number], &q, arena, NULL);
+}
+
 static ingot_status packed_load(void *self, const char *name, ingot_arena *arena,
                                 ingot_weight_view *view, ingot_error *error) {
     packed_model *p = self;
@@ -102,24 +130,25 @@ static ingot_status packed_load(void *self, const char *name, ingot_arena *arena
         to_halves(view, arena);
         return INGOT_OK;
     }
-    const float *w = view->data;
-    const ingot_quant_format format =
-        format_of(p->storage, (unsigned)(tiny_find(p->tiny, name) - p->tiny->tensor));
-    ingot_quantized q;
-    INGOT_TRY(ingot_quantized_create(&q, view->rows, view->cols, &format, arena));
-    ingot_quantize_rtn(&q, w, NULL);
-    if (p->storage == OUTLIERS || p->storage == OUTLIERS_LONG) {
-        INGOT_TRY(ingot_outliers_choose(&q, w, NULL, view->rows, INGOT_F16, arena, arena, NULL));
-        INGOT_TRY(ingot_quantize_search(&q, w, NULL, arena, NULL));
+    const unsigned number = (unsigned)(tiny_find(p->tiny, name) - p->tiny->tensor);
+    if (p->views[number].codes == NULL) {
+        INGOT_TRY(quantize(p, number, view));
     }
-    return ingot_quantized_pack(view, &q, arena, NULL);
+    *view = p->views[number];
+    return INGOT_OK;
 }
 
 static packed_model pack_model(unsigned flags, const tiny_shape *shape, int storage) {
     packed_model p = {.tiny = tiny_create_shaped(flags, seed, shape), .storage = storage};
     p.source = p.tiny->source;
     p.source.load = packed_load;
+    CU_ASSERT_EQUAL_FATAL(ingot_arena_create(&p.arena), INGOT_OK);
     return p;
+}
+
+static void packed_destroy(packed_model *p) {
+    tiny_destroy(p->tiny);
+    ingot_arena_destroy(p->arena);
 }
 
 /* packed_describe: names are those of the tiny model. */

@@ -49,7 +49,7 @@ static void open_subject(subject *s, int storage, bool is_stored) {
 static void close_subject(subject *s) {
     ingot_arena_destroy(s->arena);
     ingot_close(s->container);
-    tiny_destroy(s->packed.tiny);
+    packed_destroy(&s->packed);
 }
 
 /* The check ends with `status`, and its error has the text. */
@@ -175,7 +175,7 @@ static void test_matrices(void) {
         {"odd group", VIEW(K, group), 12, INGOT_ERR_INPUT, "groups of 12"},
         {"wide group", VIEW(K, group), 72, INGOT_ERR_INPUT, "groups of 72"},
         {"groups", VIEW(K, groups_per_row), 7, INGOT_ERR_INPUT, "7 groups and 32 bytes"},
-        {"stride", VIEW(K, row_stride_bytes), 16, INGOT_ERR_INPUT, "8 groups and 16 bytes"},
+        {"stride", VIEW(K, row_stride_bytes), 16, INGOT_ERR_INPUT, "2 groups and 16 bytes"},
         {"codes", VIEW(K, codes), 0, INGOT_ERR_INPUT, "parts of the matrix"},
         {"no scales", VIEW(K, scales), 0, INGOT_ERR_INPUT, "parts of the matrix"},
         {"no zeros", VIEW(K, zero_mode), INGOT_ZERO_STORED, INGOT_ERR_INPUT, "parts of the matrix"},
