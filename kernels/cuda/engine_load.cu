@@ -552,29 +552,21 @@ static ingot_status fill_all(loader *l) {
     return status;
 }
 
-/* ---- exponents --------------------------------------------------------------------------------
+/* ---- how large weights are ---------------------------------------------------------------------
  */
 
-static ingot_status find_exponent(const ingot_engine *e, engine_linear *linear) {
-    float largest;
-    INGOT_TRY(engine_bound(e, &linear->w, &largest));
-    const int exponent = largest > 0.0f ? ilogbf(largest) : CUDA_WEIGHT_USUAL;
-    const bool is_usual = exponent - CUDA_WEIGHT_USUAL >= -2 && exponent - CUDA_WEIGHT_USUAL < 15;
-    linear->exponent = is_usual ? CUDA_WEIGHT_USUAL : exponent - 14 > -120 ? exponent - 14 : -120;
-    return INGOT_OK;
-}
-
-static ingot_status find_exponents(ingot_engine *e) {
+static ingot_status find_largest(ingot_engine *e) {
     for (uint64_t i = 0; i < e->model.layers; i++) {
         engine_layer *layer = &e->layer[i];
         for (int role = layer->is_stacked ? INGOT_ENGINE_O : 0; role < INGOT_ENGINE_ROLES; role++) {
-            INGOT_TRY(find_exponent(e, &layer->linear[role]));
+            engine_linear *linear = &layer->linear[role];
+            INGOT_TRY(engine_bound(e, &linear->w, &linear->largest));
         }
         if (layer->is_stacked) {
-            INGOT_TRY(find_exponent(e, &layer->qkv));
+            INGOT_TRY(engine_bound(e, &layer->qkv.w, &layer->qkv.largest));
         }
     }
-    return INGOT_OK;
+    return engine_bound(e, &e->head.w, &e->head.largest);
 }
 
 static ingot_status load_all(loader *l, const ingot_engine_model *model) {
@@ -606,5 +598,5 @@ ingot_status engine_load(ingot_engine *e, const ingot_engine_model *model,
     ingot_arena_destroy(l.host);
     load->seconds = ingot_clock_seconds() - start;
     load->bytes = l.bytes;
-    return status == INGOT_OK && e->pass_rows > ENGINE_PRODUCT_ROWS ? find_exponents(e) : status;
+    return status == INGOT_OK ? find_largest(e) : status;
 }

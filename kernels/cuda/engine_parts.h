@@ -33,7 +33,7 @@ extern "C" {
 typedef struct engine_linear {
     ingot_weight_view w; /* device */
     const float *bias;   /* device [w.rows] or NULL */
-    int exponent;        /* its copies in binary16 are divided by two to this power */
+    float largest;       /* a bound of the magnitudes of w: its copies in binary16 follow it */
 } engine_linear;
 
 typedef struct engine_layer {
@@ -185,12 +185,14 @@ ingot_status engine_norm(const ingot_engine *e, const engine_rows *rows, const f
 /* q in binary16, k and v into the cache, from what the projections left. */
 ingot_status engine_heads(const ingot_engine *e, const engine_rows *rows, const engine_layer *layer,
                           const engine_projected *from);
-/* inner[m][ffn] = activation(gate + gate_bias) * (up + up_bias); ffn is a multiple of 8. */
+/* inner[m][ffn] = activation(gate + gate_bias) * (up + up_bias); with biases ffn is a multiple of
+ * 8. */
 ingot_status engine_activate(const ingot_engine *e, const engine_rows *rows, const float *gate_bias,
                              const float *up_bias);
 /* x[m][hidden] += bias[hidden] */
 ingot_status engine_add_bias(const ingot_engine *e, const engine_rows *rows, const float *bias);
-/* out[rows][w.cols] = rows first.. of w in binary16, divided by 2^exponent. */
+/* out[rows][w.cols] = rows first.. of w in binary16, divided by two to the power that follows from
+ * linear->largest (cuda_exponent_of). */
 ingot_status engine_unpack(const ingot_engine *e, __half *out, const engine_linear *linear,
                            uint64_t first, uint64_t rows);
 /* *largest (host) = a bound on the magnitude of the weights; waits. */

@@ -2,6 +2,7 @@
  * Many rows of a prompt go through cuBLAS on pieces of a matrix in binary16, where that takes less
  * than packed weights. */
 #include "kernels/cuda/engine_parts.h"
+#include "kernels/cuda/forward.h"
 #include "kernels/cuda/weights.h"
 
 extern "C" {
@@ -29,6 +30,7 @@ static ingot_product product_of(const ingot_engine *e, uint64_t m, const engine_
     job.is_chained = e->is_chained;
     job.m = m;
     job.w = &linear->w;
+    job.largest = linear->largest;
     job.bias = linear->bias;
     job.dtype = INGOT_F16;
     job.norm_kind = e->model.norm;
@@ -67,6 +69,7 @@ static ingot_product gate_and_up(const ingot_engine *e, uint64_t m, const engine
     ingot_product job =
         read_stream(e, m, &layer->linear[INGOT_ENGINE_GATE], e->x, layer->norm_mlp, nullptr);
     job.up = &up->w;
+    job.up_largest = up->largest;
     job.up_bias = up->bias;
     job.has_activation = true;
     job.activation = e->model.activation;
@@ -311,7 +314,8 @@ static ingot_status multiply(const ingot_engine *e, uint64_t m, const engine_lin
     }
     const float beta = adds ? 1.0f : 0.0f;
     const bool is_ready = w->kind == INGOT_DENSE && w->dtype == INGOT_F16;
-    const float alpha = is_ready ? 1.0f : ldexpf(1.0f, linear->exponent);
+    const float alpha =
+        is_ready ? 1.0f : ldexpf(1.0f, cuda_exponent_of(linear->largest, CUDA_WEIGHT_USUAL));
     const uint64_t most = ingot_max_u64(ENGINE_PIECE_BYTES / (w->cols * sizeof(__half)), 1);
     const uint64_t count = is_ready ? 1 : ingot_ceil_div(w->rows, most);
     const uint64_t piece = (ingot_ceil_div(w->rows, count) + 127) / 128 * 128;

@@ -1,6 +1,7 @@
 /* The engine's kernels over rows: embedding, norm, heads of a prompt, activation, and weights
  * unpacked to binary16. */
 #include "kernels/cuda/engine_parts.h"
+#include "kernels/cuda/forward.h"
 #include "kernels/cuda/product_input.h"
 #include "kernels/cuda/product_next.h"
 #include "kernels/cuda/weights.h"
@@ -411,7 +412,8 @@ static ingot_status launch_unpack(const ingot_engine *e, const unpack_job &job) 
 
 ingot_status engine_unpack(const ingot_engine *e, __half *out, const engine_linear *linear,
                            uint64_t first, uint64_t rows) {
-    const unpack_job job = {out, linear->w, first, rows, ldexpf(1.0f, -linear->exponent)};
+    const unpack_job job = {out, linear->w, first, rows,
+                            ldexpf(1.0f, -cuda_exponent_of(linear->largest, CUDA_WEIGHT_USUAL))};
     ingot_status status;
     CUDA_FOR_WEIGHT_KIND(status, &job.w, launch_unpack, e, job);
     return status;

@@ -117,10 +117,13 @@ ingot_status cuda_unpack_half(const ingot_cuda *cuda, __half *out, const ingot_w
 
 /* The exponent of two to divide values by: `usual`, unless the largest would then overflow or fall
  * where bits are lost.  Bounded, so that the power is a normal number. */
-__device__ static inline int cuda_half_exponent(unsigned largest_bits, int usual) {
-    const float largest = __uint_as_float(largest_bits);
+__host__ __device__ static inline int cuda_exponent_of(float largest, int usual) {
     const int exponent = largest != 0.0f ? ilogbf(largest) : usual;
-    return exponent - usual >= -2 && exponent - usual < 15 ? usual : max(exponent - 14, -120);
+    const int needed = exponent - 14 > -120 ? exponent - 14 : -120;
+    return exponent - usual >= -2 && exponent - usual < 15 ? usual : needed;
+}
+__device__ static inline int cuda_half_exponent(unsigned largest_bits, int usual) {
+    return cuda_exponent_of(__uint_as_float(largest_bits), usual);
 }
 
 /* 2^exponent, |exponent| <= 126 */

@@ -323,10 +323,12 @@ static bool is_supported(const ingot_product *job) {
 static product_task task_of(const ingot_product *job) {
     product_task task = {};
     task.w[0] = *job->w;
+    task.largest[0] = job->largest;
     task.bias[0] = job->bias;
     task.has_up = job->up != nullptr;
     if (task.has_up) {
         task.w[1] = *job->up;
+        task.largest[1] = job->up_largest;
         task.bias[1] = job->up_bias;
     }
     task.residual = job->residual;

@@ -12,9 +12,10 @@
  * of the largest power of two not above that one, which is up to 2^-15 of those magnitudes if all
  * roundings have one sign, and below 2^-17 as tested (decision 0043).  An x that is not finite
  * leaves nothing finite in its row of y.  Weights are rounded to 16 bits as well, a piece at a
- * time, for more than cuda_product_packed_rows rows of x, and from 9 rows on where no kernel reads
- * them packed (that number is 0): dense ones, columns that are not a multiple of 32, groups other
- * than whole rows and powers of two from 32, and groups of 32 and 64 unless codes have 4 or 8 bits.
+ * time, the smallest to multiples of 2^-38 of the largest, for more than cuda_product_packed_rows
+ * rows of x, and from 9 rows on where no kernel reads them packed (that number is 0): dense ones,
+ * columns that are not a multiple of 32, groups other than whole rows and powers of two from 32,
+ * and groups of 32 and 64 unless codes have 4 or 8 bits.
  *
  * All work goes to the given stream in order, allocates nothing and never waits, so that it can be
  * captured into a CUDA graph.  Results are deterministic: the same bits for the same inputs, shapes
@@ -75,6 +76,9 @@ typedef struct ingot_product {
     const float *bias;           /* [w->rows], device, or NULL */
     const ingot_weight_view *up; /* U: as many rows and columns as W, or NULL */
     const float *up_bias;
+    /* Bounds of the magnitudes of W and of U, outliers among them; 0: below 128.  Their copies in
+     * 16 bits are scaled by them. */
+    float largest, up_largest;
     bool has_activation; /* must be true with up */
     ingot_activation activation;
 

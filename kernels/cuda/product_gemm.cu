@@ -1,5 +1,6 @@
 /* cuda_product for many rows of x, and for weights that no other kernel reads: the weights in 16
  * bits, a piece at a time, and cuBLAS. */
+#include "kernels/cuda/forward.h"
 #include "kernels/cuda/product_parts.h"
 #include "kernels/cuda/weights.h"
 
@@ -8,21 +9,19 @@
  * device (decision 0025). */
 #define PIECE_BYTES (UINT64_C(64) << 20)
 
-/* Weights are multiplied by this on their way to binary16, whose small numbers lose bits. */
-template <typename T> struct gemm_scale { static constexpr float up = 1.0f, down = 1.0f; };
-template <> struct gemm_scale<__half> { static constexpr float up = 256.0f, down = 1.0f / 256.0f; };
-
 typedef struct gemm_piece {
     void *out; /* [rows][stride] */
     ingot_weight_view w;
     uint64_t first, rows; /* of w */
     uint64_t stride;      /* columns behind those of w are zero */
+    int exponent;         /* weights are divided by two to this power */
 } gemm_piece;
 
 template <int KIND, typename T>
 __global__ __launch_bounds__(THREADS) static void product_unpack_kernel(const gemm_piece piece) {
     const uint64_t step = (uint64_t)gridDim.x * THREADS * 8;
     const uint64_t begin = ((uint64_t)blockIdx.x * THREADS + threadIdx.x) * 8;
+    const float factor = cuda_power_of_two(-piece.exponent);
     for (uint64_t row = blockIdx.y; row < piece.rows; row += gridDim.y) {
         for (uint64_t col = begin; col < piece.stride; col += step) {
             float v[8];
@@ -30,7 +29,7 @@ __global__ __launch_bounds__(THREADS) static void product_unpack_kernel(const ge
             cuda_load_weights<KIND>(v, piece.w, piece.first + row, col);
 #pragma unroll
             for (int i = 0; i < 8; i++) {
-                rounded[i] = from_float<T>(v[i] * gemm_scale<T>::up);
+                rounded[i] = from_float<T>(v[i] * factor);
             }
             *reinterpret_cast<int4 *>(static_cast<T *>(piece.out) + row * piece.stride + col) =
                 *reinterpret_cast<const int4 *>(rounded);
@@ -43,13 +42,13 @@ template <typename T>
 __global__ __launch_bounds__(THREADS) static void product_scatter_kernel(const gemm_piece piece) {
     const uint64_t warps = (uint64_t)gridDim.x * (THREADS / 32);
     T *out = static_cast<T *>(piece.out);
+    const float factor = cuda_power_of_two(-piece.exponent);
     for (uint64_t row = ((uint64_t)blockIdx.x * THREADS + threadIdx.x) / 32; row < piece.rows;
          row += warps) {
         const uint64_t *ends = piece.w.outlier_row_ptr + piece.first + row;
         for (uint64_t k = ends[0] + threadIdx.x % 32; k < ends[1]; k += 32) {
             const float value = cuda_float_at(piece.w.outlier_val, piece.w.dtype, k);
-            out[row * piece.stride + piece.w.outlier_col[k]] =
-                from_float<T>(value * gemm_scale<T>::up);
+            out[row * piece.stride + piece.w.outlier_col[k]] = from_float<T>(value * factor);
         }
     }
 }
@@ -118,7 +117,7 @@ static ingot_status multiply(const product_context *context, float *sums, const 
                              const gemm_piece &piece) {
     const bool is_half = context->dtype == INGOT_F16;
     const cudaDataType_t type = is_half ? CUDA_R_16F : CUDA_R_16BF;
-    const float alpha = is_half ? gemm_scale<__half>::down : 1.0f, beta = 0.0f;
+    const float alpha = ldexpf(1.0f, piece.exponent), beta = 0.0f;
     return ingot_cublas_status(cublasGemmEx_64(
         context->cuda->blas, CUBLAS_OP_T, CUBLAS_OP_N, (int64_t)piece.rows, (int64_t)task.m,
         (int64_t)piece.stride, &alpha, piece.out, type, (int64_t)piece.stride, task.x, type,
@@ -137,9 +136,13 @@ static ingot_status multiply_all(const product_context *context, const product_t
     const uint64_t most = piece_rows(task);
     for (int side = 0; side < (task.has_up ? 2 : 1); side++) {
         const ingot_weight_view &w = task.w[side];
+        const int exponent = context->dtype == INGOT_F16
+                                 ? cuda_exponent_of(task.largest[side], CUDA_WEIGHT_USUAL)
+                                 : 0; /* BF16 has the range of FP32 */
         for (uint64_t first = 0; first < w.rows; first += most) {
-            const gemm_piece piece = {context->workspace, w, first,
-                                      ingot_min_u64(most, w.rows - first), gemm_stride(task)};
+            const gemm_piece piece = {
+                context->workspace, w,       first, ingot_min_u64(most, w.rows - first),
+                gemm_stride(task),  exponent};
             ingot_status status;
             CUDA_FOR_WEIGHT_KIND(status, &w, unpack, context, piece);
             INGOT_TRY(status);

@@ -47,6 +47,7 @@ typedef struct product_next {
 /* What the kernels that multiply take of a product; all pointers are on the device. */
 typedef struct product_task {
     ingot_weight_view w[2]; /* W, U */
+    float largest[2];       /* ingot_product */
     const float *bias[2];
     const float *addend[2]; /* [m][rows] FP32: what outliers give; NULL: none */
     const void *x;          /* [m][x_stride] in 16 bits, 16-byte aligned */

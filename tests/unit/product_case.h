@@ -29,6 +29,7 @@ typedef struct product_case {
     ingot_norm_kind norm_kind;
     float x_scale;
     float huge;                /* 0, or the size of one x of every row, whatever x_scale is */
+    float large;               /* 0, or the size of some weights: outliers, scales of groups */
     int side;                  /* of the codes: -1: the lower half of them, 1: the upper, 0: all */
     bool is_handed, is_normed; /* x comes in a tile, without the factor of a norm */
     unsigned hands;            /* y goes to a tile of that many rows, in the order of codes of: */
@@ -136,6 +137,28 @@ static float *rounded_input(const product_case *c, const inputs *in, double *los
     return x;
 }
 
+static float largest_of(const ingot_weight_view *v) {
+    float *row = malloc(v->cols * sizeof *row), largest = 0;
+    for (uint64_t i = 0; i < v->rows; i++) {
+        ingot_weight_row(row, v, i, v->cols);
+        for (uint64_t j = 0; j < v->cols; j++) {
+            largest = fmaxf(largest, fabsf(row[j]));
+        }
+    }
+    free(row);
+    return largest;
+}
+
+/* What copies of small weights may lose beside large ones, for row i of x (product.h). */
+static double small_error(const product_case *c, const inputs *in, int side, const float *x,
+                          uint64_t i) {
+    double sum = 0;
+    for (uint64_t j = 0; j < c->cols; j++) {
+        sum += fabs((double)x[i * c->cols + j]);
+    }
+    return sum * 0x1p-39 * (double)largest_of(&in->w[side].view);
+}
+
 #define ROWS_AT_ONCE 16u
 
 static void reference_rows(void *context, size_t index, unsigned worker) {
@@ -167,6 +190,12 @@ static void reference(const product_case *c, const inputs *in, double *value, do
         ref_product_end(&p);
         for (uint64_t i = 0; i < count; i++) {
             error[side][i] *= relative;
+        }
+        for (uint64_t i = 0; i < count && is_by_copy(c) && c->large != 0; i += c->rows) {
+            const double more = small_error(c, in, side, x, i / c->rows);
+            for (uint64_t j = i; j < i + c->rows; j++) {
+                error[side][j] += more;
+            }
         }
     }
     for (uint64_t i = 0; i < count; i++) {
@@ -208,6 +237,28 @@ static void move_codes(input_weights *w, int side) {
     }
 }
 
+/* Of every fourth row, one value: an outlier, where there are some, else a scale, or a weight. */
+static void put_large(input_weights *w, float large) {
+    const ingot_weight_view *v = &w->view;
+    for (uint64_t row = 0; row < v->rows; row += 4) {
+        const void *values = v->data;
+        uint64_t at = row * v->cols + input_below(v->cols);
+        ingot_dtype dtype = v->dtype;
+        if (v->kind == INGOT_GROUPED && v->outlier_count != 0) {
+            at = v->outlier_row_ptr[row];
+            values = at < v->outlier_row_ptr[row + 1] ? v->outlier_val : NULL;
+        } else if (v->kind == INGOT_GROUPED) {
+            at = row * v->groups_per_row + input_below(v->groups_per_row);
+            values = v->scales;
+            dtype = v->scale_dtype;
+        }
+        if (values != NULL) {
+            char *to = (char *)(uintptr_t)values + at * ingot_dtype_bytes(dtype);
+            ingot_convert_from_f32(to, dtype, &large, 1);
+        }
+    }
+}
+
 static inputs make_inputs(const product_case *c) {
     inputs in = {0};
     for (int side = 0; side < (c->has_up ? 2 : 1); side++) {
@@ -217,6 +268,9 @@ static inputs make_inputs(const product_case *c) {
         in.bias[side] = c->has_bias ? input_floats(c->rows, 0.3) : NULL;
         if (c->side != 0) {
             move_codes(&in.w[side], c->side);
+        }
+        if (c->large != 0) {
+            put_large(&in.w[side], c->large);
         }
     }
     float *x = input_floats(c->m * c->cols, (double)c->x_scale);
@@ -431,8 +485,10 @@ static void run_twice(const product_case *c, const inputs *in, float *got[2]) {
         .is_chained = c->is_chained,
         .m = c->m,
         .w = &view[0],
+        .largest = c->large != 0 ? largest_of(&in->w[0].view) : 0,
         .bias = bias[0],
         .up = c->has_up ? &view[1] : NULL,
+        .up_largest = c->large != 0 && c->has_up ? largest_of(&in->w[1].view) : 0,
         .up_bias = c->has_up ? bias[1] : NULL,
         .has_activation = c->has_activation,
         .activation = c->activation,

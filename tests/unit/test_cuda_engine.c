@@ -331,6 +331,23 @@ static void test_odd_widths(void) {
     }
 }
 
+static void test_large_weights(void) {
+    static const int cases[] = {DENSE, HALVES, SHORT, SHORT_OUTLIERS};
+    for (unsigned i = 0; i < (is_small ? 0 : 4); i++) {
+        const float large = i == 3 ? 5000 : 1000;
+        packed_model p = pack_model(0, &usual, cases[i]);
+        enlarge(&p, "model.layers.0.post_attention_layernorm.weight",
+                "model.layers.0.mlp.up_proj.weight", large);
+        enlarge(&p, "model.layers.1.input_layernorm.weight",
+                "model.layers.1.self_attn.v_proj.weight", large);
+        enlarge(&p, "model.norm.weight", "lm_head.weight", large);
+        bind(&p);
+        check_prompts_from(&p, "large weights", 33, 100);
+        check_batch(&p, 12, 0, 3, "large weights, sequence");
+        packed_destroy(&p);
+    }
+}
+
 /* Sequences of which products hand each other what they read (kernels/cuda/product.h). */
 static void test_handed(void) {
     static const tiny_shape shape = {256, 512, 8, 2, 64, 204};
@@ -766,6 +783,7 @@ int main(void) {
         {"large matrices", test_large_matrices},
         {"batches of sequences", test_batches},
         {"odd widths", test_odd_widths},
+        {"large weights", test_large_weights},
         {"what products hand on", test_handed},
         {"attention of a token", test_attention},
         {"tokens, ahead and drawn", test_tokens},

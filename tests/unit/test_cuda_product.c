@@ -398,6 +398,24 @@ static void test_handed(void) {
     check(&c);
 }
 
+/* Weights beyond what copies in binary16 hold as they are, and scales as large as the format
+ * allows, with ordinary ones beside them. */
+static void test_large_weights(void) {
+    static const uint64_t m[] = {1, 2, 5, 9, 16, 40, 64, 70}, groups[] = {8, 32, 128, 256};
+    static const float large[] = {1000, 5000, 32768};
+    for (unsigned i = 0; i < 8; i += is_brief ? 3 : 1) {
+        for (unsigned j = 0; j < 16; j++) {
+            product_case c = plain_case(64, 256, j < 4 ? 0 : j % 3 == 0 ? 8 : 3 + j % 2, m[i]);
+            c.group = groups[j % 4];
+            c.large = large[(i + j) % 3];
+            c.has_outliers = j >= 12;
+            c.dtype = j == 0 ? INGOT_BF16 : INGOT_F16;
+            c.has_up = c.has_activation = j == 1 || j == 8;
+            check(&c);
+        }
+    }
+}
+
 /* Each part behind and before the sums by itself, where a mistake cannot hide behind another. */
 static void test_parts(void) {
     static const uint64_t m[] = {1, 2, 5, 20, 70};
@@ -476,6 +494,7 @@ int main(void) {
         {"widths and groups", test_widths},
         {"other weights", test_other_weights},
         {"large", test_large},
+        {"large weights", test_large_weights},
         {"usual weights", test_usual_weights},
         {"many tiles", test_many_tiles},
         {"warpgroups", test_warpgroups},
