@@ -57,6 +57,8 @@ static const ingot_cli_option options_table[] = {
     {"slice-blocks", 0, "N", "blocks of that larger model (default 80)."},
     {"shape", 0, "NAME",
      "shapes of the generated model: llama-3.1-8b (default), llama-3.1-70b or tiny."},
+    {"head-bits", 0, "N",
+     "bits of the generated model's head: 4 (default), or 16, as ingot-convert leaves it."},
     {"json", 0, NULL, "Print one JSON object on stdout, also on failure."},
 };
 
@@ -65,6 +67,7 @@ static const ingot_cli_scope scopes[] = {
     {"model", "convert"},       {"text", "convert"},         {"methods", "convert"},
     {"samples", "convert"},     {"seq-len", "convert"},      {"devices", "convert"},
     {"slice", "convert"},       {"slice-blocks", "convert"}, {"shape", "decode"},
+    {"head-bits", "decode"},
 };
 
 static const ingot_cli_spec bench_spec = {
@@ -85,11 +88,13 @@ static const ingot_cli_spec bench_spec = {
         "a half minutes, --devices and --slice one more.\n\n"
         "decode: tokens a second of a device at batch 1 and 16 behind 128 and 4096 tokens, and of "
         "a "
-        "prompt of 512, for a container or for random weights (4 bits, groups of 128) made on the "
+        "prompt of 512, for a container or for random weights (4 bits, groups of 128; the head "
+        "as --head-bits says) made on the "
         "device; beside the speed at which its memory could deliver weights, keys and values.  For "
         "a container also how fast it is loaded, beside the bus and digests on four threads.\n\n"
         "kernels: the time of products with packed random weights of the shapes of 8B and 70B "
-        "models, beside the time in which the device reads those bytes and beside cuBLAS with "
+        "models, and with a head of an 8B model in BF16, beside the time in which the device reads "
+        "those bytes and beside cuBLAS with "
         "BF16 weights; the results are compared with FP64 in the same run, and a wrong one is a "
         "failure.\n\n"
         "The page cache is asked to drop the file before it is read from the disk (posix_fadvise); "
@@ -124,6 +129,7 @@ static const ingot_cli_member members[] = {
     {"slice", INGOT_CLI_TEXT, .offset = MEMBER(slice)},
     {"slice-blocks", INGOT_CLI_U64, .offset = MEMBER(slice_blocks), .least = 1, .most = 1 << 20},
     {"shape", INGOT_CLI_TEXT, .offset = MEMBER(shape)},
+    {"head-bits", INGOT_CLI_COUNT, .offset = MEMBER(head_bits), .least = 4, .most = 16},
     {"json", INGOT_CLI_FLAG, .offset = MEMBER(as_json)},
 };
 
@@ -165,10 +171,15 @@ static const measurement *find_measurement(const char *name) {
 /* What describes a generated container or model does not go with a file, nor a slice's blocks with
  * none; then the defaults of these. */
 static ingot_status settle(ingot_bench_options *o, ingot_error *error) {
-    if (o->file != NULL && (o->size_bytes != 0 || o->shape != NULL)) {
+    if (o->file != NULL && (o->size_bytes != 0 || o->shape != NULL || o->head_bits != 0)) {
         return ingot_error_set(error, INGOT_ERR_USAGE, NULL, NULL, "leave one of them out",
                                "--%s describes what is generated in the place of --file",
-                               o->shape != NULL ? "shape" : "size");
+                               o->shape != NULL    ? "shape"
+                               : o->head_bits != 0 ? "head-bits"
+                                                   : "size");
+    }
+    if (o->head_bits != 0 && o->head_bits != 4 && o->head_bits != 16) {
+        return ingot_error_set(error, INGOT_ERR_USAGE, NULL, NULL, NULL, "--head-bits is 4 or 16");
     }
     if (o->slice == NULL && o->slice_blocks != 0) {
         return ingot_error_set(error, INGOT_ERR_USAGE, NULL, NULL, "give --slice MODEL_DIR",

@@ -13,7 +13,8 @@ typedef struct ingot_bench_options {
     unsigned runs;
     bool as_json; /* nothing but one object at the end goes to stdout */
 
-    const char *shape; /* of a generated model to decode with */
+    const char *shape;  /* of a generated model to decode with */
+    unsigned head_bits; /* of its head: 4, or 16, dense in BF16; 0: 4 */
 
     const char *device; /* NULL: auto */
     /* of conversions: */

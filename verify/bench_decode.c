@@ -68,7 +68,14 @@ static void add_random(ingot_engine_matrix *out, uint64_t rows, uint64_t cols) {
                                     .row_stride_bytes = cols / 2};
 }
 
-static ingot_status generate_model(subject *s, const struct shape *shape) {
+/* As they are in checkpoints. */
+static void add_dense(ingot_engine_matrix *out, uint64_t rows, uint64_t cols) {
+    out->origin = INGOT_ENGINE_RANDOM;
+    out->view =
+        (ingot_weight_view){.kind = INGOT_DENSE, .rows = rows, .cols = cols, .dtype = INGOT_BF16};
+}
+
+static ingot_status generate_model(subject *s, const struct shape *shape, unsigned head_bits) {
     static const double base = 500000;
     const uint64_t q = shape->heads * HEAD_DIM, kv = shape->kv_heads * HEAD_DIM;
     const uint64_t size[INGOT_ENGINE_ROLES][2] = {
@@ -111,10 +118,12 @@ static ingot_status generate_model(subject *s, const struct shape *shape) {
         }
         layers[i].norm_attention = layers[i].norm_mlp = norm;
     }
-    add_random(&m->head, shape->vocab, shape->hidden);
-    m->embed.origin = INGOT_ENGINE_RANDOM;
-    m->embed.view = (ingot_weight_view){
-        .kind = INGOT_DENSE, .rows = shape->vocab, .cols = shape->hidden, .dtype = INGOT_BF16};
+    if (head_bits == 16) {
+        add_dense(&m->head, shape->vocab, shape->hidden);
+    } else {
+        add_random(&m->head, shape->vocab, shape->hidden);
+    }
+    add_dense(&m->embed, shape->vocab, shape->hidden);
     m->inverse_frequency = frequency;
     m->final_norm = norm;
     m->layer = layers;
@@ -179,7 +188,7 @@ static ingot_status open_model(subject *s, const struct shape *shape,
         }
         return ingot_engine_model_create(&s->model, &s->described, &s->source, s->arena, error);
     }
-    return generate_model(s, shape);
+    return generate_model(s, shape, options->head_bits);
 }
 
 /* ---- ceilings ---------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
-/* ingot-bench kernels: products of packed weights, each beside its limit.  The limit of a product
- * is the time in which the memory of the same device, measured in the same run, delivers its
- * weights. */
+/* ingot-bench kernels: products of packed and of dense weights, each beside its limit.  The limit
+ * of a product is the time in which the memory of the same device, measured in the same run,
+ * delivers its weights. */
 #include "verify/bench.h"
 
 #include "common/files.h"
@@ -57,6 +57,10 @@ static const series all_series[] = {
     {4, 128, 128, false, false, INGOT_F16, 3, 1},
     {4, 128, 512, false, false, INGOT_F16, 3, 1},
     {4, 128, 2048, false, false, INGOT_F16, 3, 1},
+    {16, 0, 1, false, false, INGOT_F16, 4, 1}, /* dense: a head as it is by default */
+    {16, 0, 8, false, false, INGOT_F16, 4, 1},
+    {16, 0, 16, false, false, INGOT_F16, 4, 1},
+    {16, 0, 64, false, false, INGOT_F16, 4, 1},
 };
 #define ALL_SERIES (sizeof all_series / sizeof all_series[0])
 

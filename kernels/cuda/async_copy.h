@@ -34,6 +34,23 @@ template <int PENDING> __device__ static inline void async_arrived(void) {
     asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
 }
 
+#define ASYNC_MOST 6 /* groups that async_arrived_first tells apart */
+
+/* Waits for the first of `groups` groups of copies of this thread, 2 to ASYNC_MOST. */
+__device__ static inline void async_arrived_first(unsigned groups) {
+    if (groups == ASYNC_MOST) {
+        async_arrived<ASYNC_MOST - 1>();
+    } else if (groups == 5) {
+        async_arrived<4>();
+    } else if (groups == 4) {
+        async_arrived<3>();
+    } else if (groups == 3) {
+        async_arrived<2>();
+    } else {
+        async_arrived<1>();
+    }
+}
+
 /* What shared memory holds at an address as async_address gives it, which takes one register. */
 __device__ static inline uint4 shared_read16(unsigned at) {
     uint4 v;

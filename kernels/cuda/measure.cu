@@ -66,6 +66,18 @@ __global__ static void measure_tile_kernel(__half *tile, const __half *x, uint64
 /* ---- reference --------------------------------------------------------------------------------
  */
 
+__device__ static double measure_weight(const ingot_weight_view &w, uint64_t row, uint64_t k) {
+    if (w.kind == INGOT_DENSE) {
+        return (double)cuda_float_at(w.data, w.dtype, row * w.cols + k);
+    }
+    const uint64_t bit = k * w.bits, group = row * w.groups_per_row + k / w.group;
+    const uint8_t *at = w.codes + row * w.row_stride_bytes + bit / 8;
+    const unsigned high = bit % 8 + w.bits > 8 ? at[1] : 0u;
+    const int code = (int)((at[0] | high << 8) >> (bit % 8)) & ((1 << w.bits) - 1);
+    const int zero = w.zeros != nullptr ? w.zeros[group] : 1 << (w.bits - 1);
+    return (double)cuda_float_at(w.scales, w.scale_dtype, group) * (code - zero);
+}
+
 /* A warp per row of W; sums[0] += (y - y')^2 and sums[1] += y'^2 of its row, in order. */
 template <typename T>
 __global__ __launch_bounds__(THREADS) static void measure_error_kernel(double *sums,
@@ -80,13 +92,7 @@ __global__ __launch_bounds__(THREADS) static void measure_error_kernel(double *s
     for (uint64_t i = 0; i < m; i++) {
         double sum = 0.0;
         for (uint64_t k = threadIdx.x % 32; k < w.cols; k += 32) {
-            const uint64_t bit = k * w.bits, group = row * w.groups_per_row + k / w.group;
-            const uint8_t *at = w.codes + row * w.row_stride_bytes + bit / 8;
-            const unsigned high = bit % 8 + w.bits > 8 ? at[1] : 0u;
-            const int code = (int)((at[0] | high << 8) >> (bit % 8)) & ((1 << w.bits) - 1);
-            const int zero = w.zeros != nullptr ? w.zeros[group] : 1 << (w.bits - 1);
-            sum += (double)cuda_float_at(w.scales, w.scale_dtype, group) * (code - zero) *
-                   (double)to_float(x[i * w.cols + k]);
+            sum += measure_weight(w, row, k) * (double)to_float(x[i * w.cols + k]);
         }
         for (int other = 16; other > 0; other /= 2) {
             sum += __shfl_xor_sync(0xffffffffu, sum, other);
@@ -200,6 +206,10 @@ typedef struct weight_copies {
 static ingot_weight_view copy_at(const weight_copies *copies, uint64_t index) {
     ingot_weight_view view = copies->view;
     index %= copies->count;
+    if (view.kind == INGOT_DENSE) {
+        view.data = static_cast<const uint8_t *>(view.data) + index * copies->code_bytes;
+        return view;
+    }
     view.codes += index * copies->code_bytes;
     view.scales = static_cast<const uint8_t *>(view.scales) + index * copies->scale_bytes;
     view.zeros = view.zeros != nullptr ? view.zeros + index * copies->zero_bytes : nullptr;
@@ -214,6 +224,25 @@ static ingot_status fill(const ingot_cuda *cuda, void *out, uint64_t bytes, uint
                          uint64_t keep, uint64_t set) {
     measure_fill_kernel<<<cuda_blocks(cuda, bytes / 8, THREADS), THREADS, 0, cuda->stream>>>(
         static_cast<uint64_t *>(out), bytes / 8, seed, keep, set);
+    return ingot_cuda_launched();
+}
+
+static ingot_status make_dense(const ingot_cuda *cuda, weight_copies *out,
+                               ingot_cuda_buffer *memory, const ingot_measure_shape *shape,
+                               uint64_t seed) {
+    *out = {};
+    out->view.kind = INGOT_DENSE;
+    out->view.dtype = INGOT_BF16;
+    out->view.rows = shape->rows;
+    out->view.cols = shape->cols;
+    out->code_bytes = aligned(shape->rows * shape->cols * 2);
+    out->count = ingot_max_u64(2, ingot_ceil_div(ROTATE_BYTES, out->code_bytes));
+    INGOT_TRY(memory->alloc(out->count, out->code_bytes));
+    __nv_bfloat16 *data = memory->as<__nv_bfloat16>();
+    const uint64_t count = out->count * out->code_bytes / 2;
+    out->view.data = data;
+    measure_floats_kernel<<<cuda_blocks(cuda, count, THREADS), THREADS, 0, cuda->stream>>>(
+        data, count, seed, 0.05f);
     return ingot_cuda_launched();
 }
 
@@ -350,7 +379,8 @@ ingot_status cuda_measure_product(void *context, ingot_measured *out,
     INGOT_TRY(fill_x(cuda, x.as<void>(), shape->m * shape->cols, shape->dtype, seed + 3));
     {
         ingot_cuda_buffer memory(cuda);
-        INGOT_TRY(make_copies(cuda, &copies, &memory, shape, seed));
+        INGOT_TRY(shape->bits == 16 ? make_dense(cuda, &copies, &memory, shape, seed)
+                                    : make_copies(cuda, &copies, &memory, shape, seed));
         ingot_product job = {};
         job.m = shape->m;
         job.w = &copies.view;
@@ -376,8 +406,10 @@ ingot_status cuda_measure_product(void *context, ingot_measured *out,
         out->is_measured = true;
     }
     const ingot_weight_view *w = &copies.view;
-    out->bytes =
-        w->rows * w->row_stride_bytes + w->rows * w->groups_per_row * (shape->has_zeros ? 3 : 2);
+    out->bytes = w->kind == INGOT_DENSE
+                     ? w->rows * w->cols * 2
+                     : w->rows * w->row_stride_bytes +
+                           w->rows * w->groups_per_row * (shape->has_zeros ? 3 : 2);
     INGOT_TRY(fill_x(cuda, x.as<void>(), shape->m * shape->cols, INGOT_BF16, seed + 3));
     return measure_cublas(cuda, &out->cublas_us, shape, x.as<void>(), y.as<float>());
 }

@@ -277,7 +277,14 @@ static ingot_status make_addends(product_context *context, product_task *task) {
 /* ---- which kernels -----------------------------------------------------------------------------
  */
 
-typedef enum product_path { PATH_FEW, PATH_BLOCK, PATH_WGMMA, PATH_PLAIN, PATH_GEMM } product_path;
+typedef enum product_path {
+    PATH_FEW,
+    PATH_BLOCK,
+    PATH_WGMMA,
+    PATH_DENSE,
+    PATH_PLAIN,
+    PATH_GEMM
+} product_path;
 
 #define PLAIN_MOST 8u /* rows of x from which weights in 16 bits pay for kinds without a kernel */
 
@@ -306,8 +313,12 @@ static product_path choose(const ingot_cuda *cuda, const ingot_product *job) {
     if (product_few_can(cuda, job->w, job->m)) {
         return PATH_FEW;
     }
+    if (product_dense_can(cuda, job->w, job->m, job->dtype)) {
+        return PATH_DENSE;
+    }
     if (job->m > packed_most(cuda, job->w, job->up)) {
-        return job->m <= PLAIN_MOST ? PATH_PLAIN : PATH_GEMM;
+        return job->m > PLAIN_MOST || product_gemm_reads(job->w, job->m, job->dtype) ? PATH_GEMM
+                                                                                     : PATH_PLAIN;
     }
     return tile_of_input(cuda, job) != 0 ? PATH_WGMMA : PATH_BLOCK;
 }
@@ -352,11 +363,12 @@ extern "C" uint64_t cuda_product_workspace_bytes(void *context, const ingot_prod
     }
     case PATH_FEW:
     case PATH_BLOCK:
+    case PATH_DENSE:
     case PATH_PLAIN: /* needs none, but fewer rows may have gone another way */
         bytes += addend_bytes(job);
         break;
     case PATH_GEMM:
-        bytes += product_gemm_workspace_bytes(task_of(job));
+        bytes += product_gemm_workspace_bytes(task_of(job), job->dtype);
         break;
     default:
         break;
@@ -549,6 +561,7 @@ extern "C" ingot_status cuda_product(void *context, const ingot_product *job) {
     }
     return is_packed            ? multiply_tiles(&work, task, path)
            : path == PATH_FEW   ? product_few(&work, task, source)
+           : path == PATH_DENSE ? product_dense(&work, task)
            : path == PATH_PLAIN ? product_plain(&work, task)
                                 : product_gemm(&work, task);
 }

@@ -13,9 +13,12 @@
  * roundings have one sign, and below 2^-17 as tested (decision 0043).  An x that is not finite
  * leaves nothing finite in its row of y.  Weights are rounded to 16 bits as well, a piece at a
  * time, the smallest to multiples of 2^-38 of the largest, for more than cuda_product_packed_rows
- * rows of x, and from 9 rows on where no kernel reads them packed (that number is 0): dense ones,
- * columns that are not a multiple of 32, groups other than whole rows and powers of two from 32,
- * and groups of 32 and 64 unless codes have 4 or 8 bits.
+ * rows of x, and from 9 rows on where no kernel reads them packed (that number is 0): columns that
+ * are not a multiple of 32, groups other than whole rows and powers of two from 32, groups of 32
+ * and 64 unless codes have 4 or 8 bits, and dense ones (decision 0046) but for those of the dtype
+ * of x, and up to 64 rows of BF16 with x of F16, in columns that are a multiple of 8.  Those of F32
+ * are exact to 2^-22 of each up to 8 rows; what cuBLAS multiplies (9 rows and more) is below 2^-16,
+ * as tested, where one x is far larger.
  *
  * All work goes to the given stream in order, allocates nothing and never waits, so that it can be
  * captured into a CUDA graph.  Results are deterministic: the same bits for the same inputs, shapes

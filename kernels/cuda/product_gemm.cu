@@ -1,7 +1,10 @@
 /* cuda_product for many rows of x, and for weights that no other kernel reads: the weights in 16
- * bits, a piece at a time, and cuBLAS. */
+ * bits, a piece at a time, and cuBLAS.  It reads dense ones of 16 bits as they are; where x is in
+ * binary16 and they are in BF16, it multiplies the two numbers in BF16 whose sum x is as rows of
+ * their own. */
 #include "kernels/cuda/forward.h"
 #include "kernels/cuda/product_parts.h"
+#include "kernels/cuda/product_unpack.h"
 #include "kernels/cuda/weights.h"
 
 #define THREADS 256
@@ -53,16 +56,48 @@ __global__ __launch_bounds__(THREADS) static void product_scatter_kernel(const g
     }
 }
 
-/* y from the sums of both matrices. */
+/* out[2][m][stride] = both parts of x, zero behind its columns. */
+__global__ __launch_bounds__(THREADS) static void product_split_kernel(__nv_bfloat16 *out,
+                                                                       uint64_t stride,
+                                                                       const product_task task) {
+    const uint64_t count = task.m * stride, step = (uint64_t)gridDim.x * THREADS;
+    const __half *x = static_cast<const __half *>(task.x);
+    for (uint64_t at = (uint64_t)blockIdx.x * THREADS + threadIdx.x; at < count; at += step) {
+        const uint64_t row = at / stride, col = at % stride;
+        const __half v = col < task.w[0].cols ? x[row * task.x_stride + col] : __half(0.0f);
+        product_split(out[at], out[count + at], v);
+    }
+}
+
+/* y from the sums of both matrices, each of so many parts of x. */
 __global__ __launch_bounds__(THREADS) static void product_store_kernel(const product_task task,
                                                                        const float *sums,
-                                                                       const float *ups) {
+                                                                       const float *ups,
+                                                                       unsigned parts) {
     const uint64_t rows = task.w[0].rows, count = task.m * rows;
     const uint64_t step = (uint64_t)gridDim.x * THREADS;
     for (uint64_t at = (uint64_t)blockIdx.x * THREADS + threadIdx.x; at < count; at += step) {
-        product_store(task, at / rows, at % rows, sums[at], ups != nullptr ? ups[at] : 0.0f,
+        float sum = sums[at], up = ups != nullptr ? ups[at] : 0.0f;
+        if (parts == 2) {
+            sum += sums[count + at];
+            up += ups != nullptr ? ups[count + at] : 0.0f;
+        }
+        product_store(task, at / rows, at % rows, sum, up,
                       product_residual(task, at / rows, at % rows));
     }
+}
+
+/* Parts of x in BF16 that weights in BF16 meet as they are.  More rows of x take longer twice than
+ * weights that are unpacked. */
+static unsigned parts_of(const ingot_weight_view *w, uint64_t m, ingot_dtype dtype) {
+    const bool is_split = w->kind == INGOT_DENSE && w->dtype == INGOT_BF16 && dtype == INGOT_F16 &&
+                          m <= PRODUCT_TILE && w->cols % 8 == 0;
+    return is_split ? 2 : 1;
+}
+
+bool product_gemm_reads(const ingot_weight_view *w, uint64_t m, ingot_dtype dtype) {
+    return w->kind == INGOT_DENSE && w->cols % 8 == 0 &&
+           (w->dtype == dtype || parts_of(w, m, dtype) == 2);
 }
 
 static bool is_plain_result(const product_task &task) {
@@ -81,13 +116,25 @@ static uint64_t piece_rows(const product_task &task) {
     return ingot_min_u64(rows, task.w[0].rows);
 }
 
-static uint64_t sums_bytes(const product_task &task) {
-    return product_aligned(task.m * task.w[0].rows * sizeof(float));
+/* Of one matrix. */
+static uint64_t sums_bytes(const product_task &task, unsigned parts) {
+    return product_aligned(parts * task.m * task.w[0].rows * sizeof(float));
 }
 
-uint64_t product_gemm_workspace_bytes(const product_task &task) {
-    const uint64_t piece = product_aligned(piece_rows(task) * gemm_stride(task) * 2);
-    return piece + (is_plain_result(task) ? 0 : (task.has_up ? 2 : 1) * sums_bytes(task));
+/* What lies in front of the sums: both parts of x, or a piece of the weights, or nothing. */
+static uint64_t front_bytes(const product_task &task, ingot_dtype dtype) {
+    const uint64_t row = gemm_stride(task) * 2;
+    return parts_of(&task.w[0], task.m, dtype) == 2 ? product_aligned(2 * task.m * row)
+           : product_gemm_reads(&task.w[0], task.m, dtype)
+               ? 0
+               : product_aligned(piece_rows(task) * row);
+}
+
+uint64_t product_gemm_workspace_bytes(const product_task &task, ingot_dtype dtype) {
+    const unsigned parts = parts_of(&task.w[0], task.m, dtype);
+    const bool has_sums = parts == 2 || !is_plain_result(task);
+    return front_bytes(task, dtype) +
+           (has_sums ? (task.has_up ? 2 : 1) * sums_bytes(task, parts) : 0);
 }
 
 template <int KIND, typename T>
@@ -112,17 +159,24 @@ static ingot_status unpack(const product_context *context, const gemm_piece &pie
                                        : unpack_as<KIND, __nv_bfloat16>(context, piece);
 }
 
-/* sums[m][first .. first + rows - 1] = x times the piece. */
-static ingot_status multiply(const product_context *context, float *sums, const product_task &task,
-                             const gemm_piece &piece) {
-    const bool is_half = context->dtype == INGOT_F16;
-    const cudaDataType_t type = is_half ? CUDA_R_16F : CUDA_R_16BF;
-    const float alpha = ldexpf(1.0f, piece.exponent), beta = 0.0f;
-    return ingot_cublas_status(cublasGemmEx_64(
-        context->cuda->blas, CUBLAS_OP_T, CUBLAS_OP_N, (int64_t)piece.rows, (int64_t)task.m,
-        (int64_t)piece.stride, &alpha, piece.out, type, (int64_t)piece.stride, task.x, type,
-        (int64_t)task.x_stride, &beta, sums + piece.first, CUDA_R_32F, (int64_t)task.w[0].rows,
-        CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT));
+/* x as cuBLAS reads it. */
+typedef struct gemm_x {
+    const void *x;      /* [m][stride] */
+    uint64_t m, stride; /* rows: of all parts */
+    ingot_dtype dtype;
+} gemm_x;
+
+/* sums[m][first .. first + rows - 1] = alpha x times rows of W, which lie at `from` in the dtype of
+ * x. */
+static ingot_status multiply(const ingot_cuda *cuda, float *sums, const gemm_piece &piece,
+                             const void *from, const gemm_x &x, float alpha) {
+    const cudaDataType_t type = x.dtype == INGOT_F16 ? CUDA_R_16F : CUDA_R_16BF;
+    const float beta = 0.0f;
+    return ingot_cublas_status(
+        cublasGemmEx_64(cuda->blas, CUBLAS_OP_T, CUBLAS_OP_N, (int64_t)piece.rows, (int64_t)x.m,
+                        (int64_t)piece.stride, &alpha, from, type, (int64_t)piece.stride, x.x, type,
+                        (int64_t)x.stride, &beta, sums + piece.first, CUDA_R_32F,
+                        (int64_t)piece.w.rows, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT));
 }
 
 /* cuBLAS forgets its workspace with its stream. */
@@ -131,23 +185,40 @@ static ingot_status set_stream(const ingot_cuda *cuda, cudaStream_t stream) {
     return ingot_cublas_status(cublasSetWorkspace(cuda->blas, cuda->workspace, CUDA_BLAS_BYTES));
 }
 
+/* The same of all rows, which are read as they are or unpacked a piece at a time. */
+static ingot_status multiply_side(const product_context *context, float *sums,
+                                  const product_task &task, int side, const gemm_x &x) {
+    const ingot_weight_view &w = task.w[side];
+    const int exponent = x.dtype == INGOT_F16
+                             ? cuda_exponent_of(task.largest[side], CUDA_WEIGHT_USUAL)
+                             : 0; /* BF16 has the range of FP32 */
+    gemm_piece piece = {context->workspace, w, 0, w.rows, gemm_stride(task), exponent};
+    if (product_gemm_reads(&w, task.m, context->dtype)) {
+        return multiply(context->cuda, sums, piece, w.data, x, 1.0f);
+    }
+    const uint64_t most = piece_rows(task);
+    for (; piece.first < w.rows; piece.first += most) {
+        piece.rows = ingot_min_u64(most, w.rows - piece.first);
+        ingot_status status;
+        CUDA_FOR_WEIGHT_KIND(status, &w, unpack, context, piece);
+        INGOT_TRY(status);
+        INGOT_TRY(multiply(context->cuda, sums, piece, piece.out, x, ldexpf(1.0f, exponent)));
+    }
+    return INGOT_OK;
+}
+
 static ingot_status multiply_all(const product_context *context, const product_task &task,
                                  float *const sums[2]) {
-    const uint64_t most = piece_rows(task);
+    gemm_x x = {task.x, task.m, task.x_stride, context->dtype};
+    if (parts_of(&task.w[0], task.m, x.dtype) == 2) {
+        __nv_bfloat16 *out = reinterpret_cast<__nv_bfloat16 *>(context->workspace);
+        x = {out, 2 * task.m, gemm_stride(task), INGOT_BF16};
+        INGOT_TRY(product_launch(context, product_split_kernel,
+                                 dim3(cuda_blocks(context->cuda, task.m * x.stride, THREADS)),
+                                 THREADS, 0, 1, out, x.stride, task));
+    }
     for (int side = 0; side < (task.has_up ? 2 : 1); side++) {
-        const ingot_weight_view &w = task.w[side];
-        const int exponent = context->dtype == INGOT_F16
-                                 ? cuda_exponent_of(task.largest[side], CUDA_WEIGHT_USUAL)
-                                 : 0; /* BF16 has the range of FP32 */
-        for (uint64_t first = 0; first < w.rows; first += most) {
-            const gemm_piece piece = {
-                context->workspace, w,       first, ingot_min_u64(most, w.rows - first),
-                gemm_stride(task),  exponent};
-            ingot_status status;
-            CUDA_FOR_WEIGHT_KIND(status, &w, unpack, context, piece);
-            INGOT_TRY(status);
-            INGOT_TRY(multiply(context, sums[side], task, piece));
-        }
+        INGOT_TRY(multiply_side(context, sums[side], task, side, x));
     }
     return INGOT_OK;
 }
@@ -155,13 +226,13 @@ static ingot_status multiply_all(const product_context *context, const product_t
 ingot_status product_gemm(const product_context *context, const product_task &task) {
     product_context ordinary = *context; /* the kernels here do not wait by themselves */
     ordinary.is_chained = false;
-    const bool is_plain = is_plain_result(task),
+    const unsigned parts = parts_of(&task.w[0], task.m, context->dtype);
+    const bool is_plain = parts == 1 && is_plain_result(task),
                is_elsewhere = context->stream != context->cuda->stream;
-    uint8_t *behind =
-        context->workspace + product_aligned(piece_rows(task) * gemm_stride(task) * 2);
+    uint8_t *behind = context->workspace + front_bytes(task, context->dtype);
     float *const sums[2] = {is_plain ? static_cast<float *>(task.y)
                                      : reinterpret_cast<float *>(behind),
-                            reinterpret_cast<float *>(behind + sums_bytes(task))};
+                            reinterpret_cast<float *>(behind + sums_bytes(task, parts))};
     if (is_elsewhere) {
         INGOT_TRY(set_stream(context->cuda, context->stream));
     }
@@ -173,8 +244,7 @@ ingot_status product_gemm(const product_context *context, const product_task &ta
     if (is_plain) {
         return INGOT_OK;
     }
-    const uint64_t grid = ingot_min_u64(ingot_ceil_div(task.m * task.w[0].rows, THREADS),
-                                        16u * (uint64_t)context->cuda->multiprocessors);
-    return product_launch(&ordinary, product_store_kernel, dim3((unsigned)grid), THREADS, 0, 1,
-                          task, sums[0], task.has_up ? sums[1] : nullptr);
+    return product_launch(&ordinary, product_store_kernel,
+                          dim3(cuda_blocks(context->cuda, task.m * task.w[0].rows, THREADS)),
+                          THREADS, 0, 1, task, sums[0], task.has_up ? sums[1] : nullptr, parts);
 }

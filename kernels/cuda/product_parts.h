@@ -108,8 +108,14 @@ ingot_status product_cluster(const product_context *context, const product_task 
 /* The parts of its squares where it hands on y with a norm. */
 unsigned product_cluster_parts(const ingot_weight_view *w);
 ingot_status product_plain(const product_context *context, const product_task &task);
-/* By way of weights in 16 bits and cuBLAS; the workspace it needs beyond that of x. */
-uint64_t product_gemm_workspace_bytes(const product_task &task);
+/* For dense weights, rows of whole 16 bytes; those in F16 with x in F16 alone. */
+bool product_dense_can(const ingot_cuda *cuda, const ingot_weight_view *w, uint64_t m,
+                       ingot_dtype dtype);
+ingot_status product_dense(const product_context *context, const product_task &task);
+/* By way of cuBLAS and, but for dense weights as they are, weights in 16 bits; whether it would
+ * read them as they are, and the workspace it needs beyond that of x. */
+bool product_gemm_reads(const ingot_weight_view *w, uint64_t m, ingot_dtype dtype);
+uint64_t product_gemm_workspace_bytes(const product_task &task, ingot_dtype dtype);
 ingot_status product_gemm(const product_context *context, const product_task &task);
 
 /* Chunks of 32 columns in a group as a power of two, or 31 when a row is one group; -1 when it is
@@ -127,6 +133,11 @@ static inline int product_group_shift(const ingot_weight_view *w) {
 
 static inline uint64_t product_aligned(uint64_t bytes) {
     return (bytes + 255) / 256 * 256;
+}
+
+/* Shared memory of a block when two fill a multiprocessor: the runtime takes 1 KB of each. */
+static inline unsigned product_half_bytes(const ingot_cuda *cuda) {
+    return ((unsigned)cuda->shared_bytes + 1024) / 2 - 1024;
 }
 
 /* Waits until the kernels before this one in the stream are done; in every kernel, in every thread
@@ -208,6 +219,13 @@ __device__ static inline void product_store(const product_task &task, uint64_t i
     default:
         static_cast<__nv_bfloat16 *>(task.y)[at] = from_float<__nv_bfloat16>(sum);
     }
+}
+
+/* x as the sum of two numbers in BF16, which is exact: 8 of its 11 bits, and the rest. */
+__device__ static inline void product_split(__nv_bfloat16 &high, __nv_bfloat16 &low, __half x) {
+    const float v = __half2float(x);
+    high = __float2bfloat16_rn(v);
+    low = __float2bfloat16_rn(v - __bfloat162float(high));
 }
 
 /* Launches `kernel`; chained: see ingot_product. */

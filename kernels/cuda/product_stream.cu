@@ -23,7 +23,7 @@ typedef struct stream_shape {
  * twice as many warps if they have room.  A block of a small matrix asks for more than half, so
  * that no other of its kind comes beside it while another multiprocessor has none. */
 static stream_shape shape_of(const ingot_cuda *cuda, const ingot_weight_view *w, uint64_t m) {
-    const unsigned all = (unsigned)cuda->shared_bytes, half = stream_half_bytes(cuda);
+    const unsigned all = (unsigned)cuda->shared_bytes, half = product_half_bytes(cuda);
     const unsigned lone = half + 4096;
     const unsigned turns_shift = units_of(w) > 32 ? 2 : 3; /* long turns want the room for slots */
     const bool has_tight = w->bits == 8 && m == 1;         /* as measured (decision 0043) */
@@ -39,7 +39,7 @@ static stream_shape shape_of(const ingot_cuda *cuda, const ingot_weight_view *w,
         const unsigned fixed =
             stream_fixed_bytes(units_of(w), (unsigned)m, way.warps, way.turns_shift);
         const unsigned each = way.warps * stream_slot_bytes(w->bits), room = way.room;
-        const unsigned slots = fixed < room ? ingot_min_u64((room - fixed) / each, STREAM_MOST) : 0;
+        const unsigned slots = fixed < room ? ingot_min_u64((room - fixed) / each, ASYNC_MOST) : 0;
         if (slots >= 2) {
             const unsigned bytes = fixed + slots * each;
             return way.blocks == 2 && is_small && bytes < lone

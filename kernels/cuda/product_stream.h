@@ -31,7 +31,6 @@
 #define STREAM_PIECE      (64 * DIGITS) /* bytes of x of 64 columns, 16 of each lane of a row */
 #define STREAM_OFFSETS    8             /* of a unit: one for each column of b */
 #define STREAM_JUMP_BYTES (2 * 16)      /* of a warp */
-#define STREAM_MOST       6             /* slots of a warp */
 #define STREAM_KEPT       4             /* units of eight columns of x that a thread holds */
 
 typedef struct stream_job {
@@ -42,7 +41,7 @@ typedef struct stream_job {
     unsigned group_shift; /* log2 of the chunks of 32 in a group, at least 2 */
     unsigned turns_shift; /* log2 of the turns of a block, a tile of one side each, between two
                              meetings of its warps */
-    unsigned slots;       /* of a warp, 2 to STREAM_MOST */
+    unsigned slots;       /* of a warp, 2 to ASYNC_MOST */
     unsigned early;       /* of them, filled before x is asked for */
 } stream_job;
 
@@ -72,30 +71,10 @@ static inline unsigned stream_slot_bytes(unsigned bits) {
                        : stream_slot<8>::BYTES;
 }
 
-/* Shared memory of a block when two fill a multiprocessor: the runtime takes 1 KB of each. */
-static inline unsigned stream_half_bytes(const ingot_cuda *cuda) {
-    return ((unsigned)cuda->shared_bytes + 1024) / 2 - 1024;
-}
-
 /* Pieces trade places, so that what the lanes of two adjacent rows read at once lies in different
  * banks.  Rows of 3 bits do so by their length. */
 template <int BITS> __device__ static inline unsigned stream_place(unsigned row, unsigned piece) {
     return BITS == 4 ? piece ^ row % 2 : BITS == 8 ? piece ^ (piece / 8 + row % 2 * 2) : piece;
-}
-
-/* Waits for the first of `slots` groups of copies of this thread. */
-__device__ static inline void stream_arrived(unsigned slots) {
-    if (slots == STREAM_MOST) {
-        async_arrived<STREAM_MOST - 1>();
-    } else if (slots == 5) {
-        async_arrived<4>();
-    } else if (slots == 4) {
-        async_arrived<3>();
-    } else if (slots == 3) {
-        async_arrived<2>();
-    } else {
-        async_arrived<1>();
-    }
 }
 
 /* Starts copies of unit `unit` of 16 rows, whose codes and scales begin there; zeros behind the end
@@ -614,7 +593,7 @@ __global__ __launch_bounds__(WARPS * 32, 16 / WARPS) static void product_stream_
         float totals[M][2] = {};
 #pragma unroll 1
         for (unsigned unit = warp; unit < units; unit += WARPS) {
-            stream_arrived(job.slots);
+            async_arrived_first(job.slots);
             __syncwarp();
             stream_unit<BITS, M>(totals, b, place, slot, x, offset, x_unit);
             __syncwarp();

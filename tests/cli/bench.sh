@@ -135,6 +135,10 @@ expect_exit 2 ingot-bench decode --shape banana
 expect_error "unknown shape"
 expect_exit 2 ingot-bench decode --shape tiny --file m.ingot
 expect_error "--shape describes what is generated"
+expect_exit 2 ingot-bench decode --head-bits 16 --file m.ingot
+expect_error "--head-bits describes what is generated"
+expect_exit 2 ingot-bench decode --shape tiny --head-bits 5
+expect_error "--head-bits is 4 or 16"
 expect_exit 2 ingot-bench verify --size 2M --file m.ingot
 expect_error "--size describes what is generated"
 expect_exit 2 ingot-bench convert --model "$MODEL" --methods rtn --slice-blocks 4

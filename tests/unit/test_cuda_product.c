@@ -287,7 +287,7 @@ static product_case draw_huge(unsigned bits, uint64_t m) {
     c.group = c.group == 0 || c.group > c.cols ? c.cols : c.group;
     c.has_outliers = c.has_up = c.has_activation = c.has_residual = false;
     c.y_dtype = INGOT_F32;
-    c.side = (int)input_below(3) - 1;
+    c.side = bits != 0 ? (int)input_below(3) - 1 : 0;
     c.huge = 30000.0f;
     c.x_scale = c.huge * ldexpf(1.0f, -(int)(4 + input_below(23)));
     return c;
@@ -296,7 +296,7 @@ static product_case draw_huge(unsigned bits, uint64_t m) {
 static void test_huge_x(void) {
     static const uint64_t m[] = {1, 2, 1, 2, 3, 8, 12, 16, 24, 64, 70};
     static const uint64_t large_m[] = {8, 12}, large_rows[] = {8464, 5296};
-    for (unsigned bits = 2; bits <= 8; bits++) {
+    for (unsigned bits = 0; bits <= 8; bits += bits == 0 ? 2 : 1) {
         for (unsigned i = 0; i < 11 * (is_brief ? 1 : 4); i++) {
             const product_case c = draw_huge(bits, m[i % 11]);
             check(&c);
@@ -324,13 +324,14 @@ static void test_digits(void) {
 /* One or two rows of x as kernels take them that split x into integers: what is not finite must not
  * become a number. */
 static void test_infinite_x(void) {
-    static const unsigned widths[] = {3, 4, 8};
-    for (unsigned i = 0; i < 12; i++) {
-        product_case c = draw_huge(widths[i % 3], 1 + i / 3 % 2);
+    static const unsigned widths[] = {3, 4, 8, 0};
+    for (unsigned i = 0; i < 16; i++) {
+        product_case c = draw_huge(widths[i % 4], 1 + i / 4 % 2);
         c.zero_mode = INGOT_ZERO_SYMMETRIC;
-        c.scale_dtype = c.dtype = INGOT_F16;
+        c.scale_dtype = c.bits != 0 ? INGOT_F16 : INGOT_BF16;
+        c.dtype = INGOT_F16;
         c.group = c.cols < 128 ? c.cols : 128;
-        c.huge = i < 6 ? INFINITY : NAN;
+        c.huge = i < 8 ? INFINITY : NAN;
         c.x_scale = 1.0f;
         inputs in = make_inputs(&c);
         float *got[2];
@@ -347,6 +348,45 @@ static void test_infinite_x(void) {
         free(got[0]);
         free(got[1]);
         free_inputs(&in);
+    }
+}
+
+/* Dense weights of every dtype: fewer units of a row than warps and more, x that fits a block and
+ * x that does not, more tiles than blocks; from 9 rows on as cuBLAS reads them, too. */
+static void test_dense(void) {
+    static const ingot_dtype kinds[] = {INGOT_BF16, INGOT_F16, INGOT_F32};
+    static const uint64_t rows[] = {1, 7, 16, 40, 130, 700};
+    static const uint64_t cols[] = {1, 8, 31, 100, 264, 1032, 4096, 14336, 28672};
+    for (unsigned i = 0; i < (is_brief ? 36u : 180u); i++) {
+        product_case c = draw(0, 0, i % 3 == 2 ? 9 + input_below(56) : 1 + input_below(8));
+        c.scale_dtype = kinds[i / 3 % 3];
+        c.rows = pick(rows, is_brief ? 4 : 6);
+        c.cols = c.group = pick(cols, is_brief ? 6 : c.rows > 40 ? 7 : 9);
+        c.dtype = input_below(4) == 0 ? INGOT_BF16 : INGOT_F16;
+        check(&c);
+    }
+    for (unsigned i = 0; i < 6 && !is_brief; i++) {
+        product_case c = draw(0, 0, 1 + i % 3 * 3);
+        c.scale_dtype = kinds[i % 3];
+        c.dtype = INGOT_F16;
+        c.has_up = i == 5;
+        c.has_activation = c.has_activation || c.has_up;
+        c.rows = 20000 + input_below(100);
+        c.cols = c.group = i < 3 ? 288 : 1024;
+        check(&c);
+    }
+}
+
+/* Dense weights beyond binary16, or times 256 beyond it, and so small that it would lose them: they
+ * are not rounded on their way. */
+static void test_dense_range(void) {
+    static const uint64_t m[] = {1, 5, 8, 9, 33, 64};
+    for (unsigned i = 0; i < 18; i++) {
+        product_case c = plain_case(40, 264, 0, m[i % 6]);
+        c.group = c.cols;
+        c.scale_dtype = i < 12 ? INGOT_BF16 : INGOT_F16;
+        c.w_scale = i < 6 ? 0x1p30f : i < 12 ? 0x1p-24f : 0x1p12f;
+        check(&c);
     }
 }
 
@@ -500,6 +540,8 @@ int main(void) {
         {"warpgroups", test_warpgroups},
         {"warpgroups, large", test_large_warpgroups},
         {"tiles of x", test_tiles_of_x},
+        {"dense", test_dense},
+        {"dense, range", test_dense_range},
         {"handed on", test_handed},
         {"digits of x", test_digits},
         {"lesser cards", test_lesser_cards},
