@@ -113,7 +113,7 @@ static inline void test_products(void) {
         }
         ingot_close(container);
         CU_ASSERT_EQUAL(unlink(path), 0);
-        tiny_destroy(p.tiny);
+        packed_destroy(&p);
     }
 }
 
@@ -145,7 +145,7 @@ static inline void test_uploads(void) {
                     INGOT_ERR_USAGE);
     ingot_close(container);
     CU_ASSERT_EQUAL(unlink(path), 0);
-    tiny_destroy(p.tiny);
+    packed_destroy(&p);
 }
 
 static inline void test_names(void) {
