@@ -334,12 +334,10 @@ static bool is_supported(const ingot_product *job) {
 static product_task task_of(const ingot_product *job) {
     product_task task = {};
     task.w[0] = *job->w;
-    task.largest[0] = job->largest;
     task.bias[0] = job->bias;
     task.has_up = job->up != nullptr;
     if (task.has_up) {
         task.w[1] = *job->up;
-        task.largest[1] = job->up_largest;
         task.bias[1] = job->up_bias;
     }
     task.residual = job->residual;
@@ -529,7 +527,8 @@ extern "C" ingot_status cuda_product(void *context, const ingot_product *job) {
                             job->dtype,
                             job->is_chained,
                             static_cast<uint8_t *>(job->workspace),
-                            cuda_product_uses_l1(cuda, job)};
+                            cuda_product_uses_l1(cuda, job),
+                            {job->largest, job->up_largest}};
     product_source source = {job->x,         job->x_dtype,     job->w->cols,
                              job->w->cols,   job->norm_weight, job->norm_bias,
                              job->norm_kind, job->norm_eps,    is_even(job)};

@@ -190,7 +190,7 @@ static ingot_status multiply_side(const product_context *context, float *sums,
                                   const product_task &task, int side, const gemm_x &x) {
     const ingot_weight_view &w = task.w[side];
     const int exponent = x.dtype == INGOT_F16
-                             ? cuda_exponent_of(task.largest[side], CUDA_WEIGHT_USUAL)
+                             ? cuda_exponent_of(context->largest[side], CUDA_WEIGHT_USUAL)
                              : 0; /* BF16 has the range of FP32 */
     gemm_piece piece = {context->workspace, w, 0, w.rows, gemm_stride(task), exponent};
     if (product_gemm_reads(&w, task.m, context->dtype)) {

@@ -47,7 +47,6 @@ typedef struct product_next {
 /* What the kernels that multiply take of a product; all pointers are on the device. */
 typedef struct product_task {
     ingot_weight_view w[2]; /* W, U */
-    float largest[2];       /* ingot_product */
     const float *bias[2];
     const float *addend[2]; /* [m][rows] FP32: what outliers give; NULL: none */
     const void *x;          /* [m][x_stride] in 16 bits, 16-byte aligned */
@@ -74,6 +73,7 @@ typedef struct product_context {
     bool is_chained;    /* the next launch may start before the kernel in front of it is done */
     uint8_t *workspace; /* what is left of it */
     bool uses_l1;       /* cuda_carveout */
+    float largest[2];   /* of W and U (ingot_product); not in the task, which kernels take */
 } product_context;
 
 /* The kernels.  `can` says for which tasks a kernel is meant, `most` for how many rows of x, with
