@@ -21,7 +21,7 @@ SKIP=77
 
 # The sources of unit tests that open a CUDA device.
 device_tests() {
-    grep -lE '"cuda"|backend_devices\.h' tests/unit/test_*.c
+    grep -lE '"cuda"|(backend_devices|suite_cuda)\.h' tests/unit/test_*.c
 }
 if [ "${1:-}" = --device-tests ]; then
     device_tests

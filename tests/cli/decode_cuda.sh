@@ -119,7 +119,7 @@ done
 python3 - <<'EOF' || fail "ingot-bench decode --json"
 import json
 
-figures = json.load(open("decode--json"))
+figures = json.load(open("decode--json"))["figures"]
 for batch in 1, 16:
     assert 0 <= figures[f"batch_{batch}_error"] < 0.05, figures
     assert figures[f"batch_{batch}_context_128_tokens_per_second"] > 0, figures
