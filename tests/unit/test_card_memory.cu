@@ -7,6 +7,7 @@
  * card has room for, which the compiler checks: CUDA_LEAST_SHARED_BYTES.) */
 #include "kernels/cuda/engine_parts.h"
 #include "kernels/cuda/wgmma.h"
+#include "no_device.h"
 
 extern "C" {
 #include "format/pack.h"
@@ -86,21 +87,8 @@ ingot_status wgmma_map_scales(CUtensorMap *, const ingot_weight_view *, unsigned
     return INGOT_OK;
 }
 
-extern "C" cublasStatus_t cublasGemmEx_64(cublasHandle_t, cublasOperation_t, cublasOperation_t,
-                                          int64_t, int64_t, int64_t, const void *, const void *,
-                                          cudaDataType, int64_t, const void *, cudaDataType,
-                                          int64_t, const void *, void *, cudaDataType, int64_t,
-                                          cublasComputeType_t, cublasGemmAlgo_t) {
-    return CUBLAS_STATUS_SUCCESS;
-}
-
 /* ---- products ---------------------------------------------------------------------------------
  */
-
-/* Of no memory: what counts is which pointers are NULL, and that they are aligned. */
-template <typename T> static T *somewhere(void) {
-    return reinterpret_cast<T *>(UINT64_C(1) << 32);
-}
 
 /* bits 0: dense, group 0: a row. */
 static ingot_weight_view matrix(uint64_t rows, uint64_t cols, unsigned bits, uint64_t group,

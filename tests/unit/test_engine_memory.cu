@@ -7,6 +7,7 @@
  * memory that as a rule belongs to something that bears it.  INGOT_TEST_SEED repeats a run. */
 #include "kernels/cuda/engine_parts.h"
 #include "kernels/cuda/weights.h"
+#include "no_device.h"
 
 extern "C" {
 #include "common/random.h"
@@ -86,14 +87,6 @@ ingot_status engine_attend(const ingot_engine *, const engine_rows *, const engi
     return INGOT_OK;
 }
 
-extern "C" cublasStatus_t cublasGemmEx_64(cublasHandle_t, cublasOperation_t, cublasOperation_t,
-                                          int64_t, int64_t, int64_t, const void *, const void *,
-                                          cudaDataType, int64_t, const void *, cudaDataType,
-                                          int64_t, const void *, void *, cudaDataType, int64_t,
-                                          cublasComputeType_t, cublasGemmAlgo_t) {
-    return CUBLAS_STATUS_SUCCESS;
-}
-
 /* ---- models -----------------------------------------------------------------------------------
  */
 
@@ -103,11 +96,6 @@ static uint64_t below(uint64_t n) {
 
 static uint64_t pick(const uint64_t *from, unsigned count) {
     return from[below(count)];
-}
-
-/* Of no memory: what counts is which pointers are NULL, and that they are aligned. */
-template <typename T> static T *somewhere(void) {
-    return reinterpret_cast<T *>(UINT64_C(1) << 32);
 }
 
 /* How a matrix is stored. */
