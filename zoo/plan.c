@@ -20,7 +20,8 @@
 
 /* ---- room ----------------------------------------------------------------------------------- */
 
-/* Free space where the shelf is, or is to be: of the nearest folder that is there. */
+/* Free space where the shelf is, or is to be: of the nearest folder that is there; 1 of a full
+ * disk, 0 where it is not known. */
 static uint64_t free_disk(const char *shelf) {
     char path[INGOT_SHELF_PATH_SIZE];
     struct statvfs info;
@@ -33,7 +34,8 @@ static uint64_t free_disk(const char *shelf) {
             slash[slash == path] = '\0';
         }
     }
-    return statvfs(path, &info) == 0 ? (uint64_t)info.f_bavail * info.f_frsize : 0;
+    return statvfs(path, &info) == 0 ? ingot_max_u64(1, (uint64_t)info.f_bavail * info.f_frsize)
+                                     : 0;
 }
 
 /* What is free on the cards of the manifest. */

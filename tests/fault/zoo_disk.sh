@@ -74,5 +74,10 @@ head -c $(((free - 100) * 1024)) /dev/zero >shelf/.ingot-zoo/statistics/$(printf
 expect_exit 0 ingot-zoo plan zoo.json
 expect_exit 0 ingot-zoo run zoo.json
 grep -q '2 made' out || fail "$(cat out)"
+# A disk without a byte left is not one that nothing is known of.
+sed -i 's/"bits": 3/"bits": 4/g' zoo.json
+cat /dev/zero >shelf/full 2>/dev/null || :
+expect_exit 2 ingot-zoo plan zoo.json
+grep -q 'of disk' err out || fail "$(cat err out)"
 END
 run_with_mounts inside.sh
