@@ -114,14 +114,14 @@ fi
 # the measurement of a token, whose logits are compared with a prompt's in the same run
 for json in "" --json; do
     expect_exit 0 ingot-bench decode --shape tiny --device cuda --runs 1 $json
-    mv out "decode$json"
+    mv out "bench$json"
 done
 python3 - <<'EOF' || fail "ingot-bench decode --json"
 import json
 
-figures = json.load(open("decode--json"))["figures"]
+figures = json.load(open("bench--json"))["figures"]
 for batch in 1, 16:
     assert 0 <= figures[f"batch_{batch}_error"] < 0.05, figures
     assert figures[f"batch_{batch}_context_128_tokens_per_second"] > 0, figures
 EOF
-grep -q "of limit" decode || fail "ingot-bench decode"
+grep -q "of limit" bench || fail "ingot-bench decode"
