@@ -484,7 +484,9 @@ typedef struct attention_choice {
 
 template <int PAD, bool FUSED, bool WIDE, bool TILED>
 static attention_choice choose(bool is_joint) {
-    const unsigned bytes = block_bytes < PAD, WIDE ? 16 : 8, slots_of < TILED >> (is_joint);
+    constexpr int ROWS = WIDE ? 16 : 8;
+    constexpr unsigned SLOTS = slots_of<TILED>;
+    const unsigned bytes = block_bytes<PAD, ROWS, SLOTS>(is_joint);
     return is_joint
                ? attention_choice{engine_attention_kernel<PAD, FUSED, WIDE, TILED, true>, bytes}
                : attention_choice{engine_attention_kernel<PAD, FUSED, WIDE, TILED, false>, bytes};
