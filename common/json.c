@@ -282,6 +282,11 @@ json_t *ingot_json_number(double value) {
     return isfinite(value) ? json_real(value) : json_null();
 }
 
+double ingot_json_number_at(const json_t *object, const char *key) {
+    const json_t *value = json_object_get(object, key);
+    return json_is_number(value) ? json_number_value(value) : (double)NAN;
+}
+
 bool ingot_json_put(json_t *object, const char *key, json_t *value) {
     if (json_object_set_new(object, key, value) == 0) {
         return true;

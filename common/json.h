@@ -54,5 +54,7 @@ bool ingot_json_print(const json_t *value, FILE *out) INGOT_MUST_CHECK;
 json_t *ingot_json_any_text(const char *text);
 /* A real if finite, else null (JSON has no NaN). New reference. */
 json_t *ingot_json_number(double value);
+/* The number at a key; NAN where there is none. */
+double ingot_json_number_at(const json_t *object, const char *key);
 
 #endif

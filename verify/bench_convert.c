@@ -367,7 +367,7 @@ static void calibration(const bench *b, double *tokens, uint64_t *length) {
 
 static int set_phase(json_t *phases, const json_t *measured, const char *name, double floor) {
     json_t *phase = json_object();
-    const double seconds = ingot_bench_number(measured, name);
+    const double seconds = ingot_json_number_at(measured, name);
     const int failed =
         json_object_set_new(phase, "seconds", ingot_json_number(seconds)) |
         json_object_set_new(phase, "floor", ingot_json_number(floor > 0 ? floor : (double)NAN));
@@ -389,10 +389,10 @@ static ingot_status add_floors(const bench *b, json_t *run, const char *method, 
     const double statistics = passes * tokens * w.statistics / l->product;
     /* the first half is run while statistics are gathered */
     const double propagate = tokens * w.second_half / l->product * share;
-    const double source = ingot_bench_number(run, "source_bytes") /
+    const double source = ingot_json_number_at(run, "source_bytes") /
                           fmin(is_cold ? l->disk_read : l->cached_read, l->upload);
-    const double written = ingot_bench_number(run, "bytes") / l->disk_write;
-    const double seconds = ingot_bench_number(run, "seconds");
+    const double written = ingot_json_number_at(run, "bytes") / l->disk_write;
+    const double seconds = ingot_json_number_at(run, "seconds");
     const double floor = fmax(fmax(source, written), forward + propagate + statistics);
     json_t *measured = json_incref(json_object_get(run, "phases")), *phases = json_object();
     int failed = set_phase(phases, measured, "read", source) |
@@ -507,9 +507,9 @@ static ingot_status measure_devices(bench *b) {
         return INGOT_OK;
     }
     INGOT_TRY(measure_method(b, first_method(b, room), b->options->devices, false));
-    const double one = ingot_bench_number(json_array_get(b->runs, 0), "seconds");
+    const double one = ingot_json_number_at(json_array_get(b->runs, 0), "seconds");
     const double all =
-        ingot_bench_number(json_array_get(b->runs, json_array_size(b->runs) - 1), "seconds");
+        ingot_json_number_at(json_array_get(b->runs, json_array_size(b->runs) - 1), "seconds");
     return json_object_set_new(b->figures, "devices_speedup", ingot_json_number(one / all)) == 0
                ? INGOT_OK
                : INGOT_ERR_NO_MEMORY;
@@ -554,9 +554,10 @@ static ingot_status measure_slice(bench *b) {
     INGOT_GO(run_tool(b, o->slice, first_method(b, room), NULL, SLICE_WORTH, &later));
     INGOT_GO(read_report(b, &run));
     const json_t *phases = json_object_get(run, "phases");
-    const double seconds = ingot_bench_number(run, "seconds");
+    const double seconds = ingot_json_number_at(run, "seconds");
     const double followers = (double)(blocks - 1);
-    const double block = (later + ingot_bench_number(phases, "propagate") / followers) / followers;
+    const double block =
+        (later + ingot_json_number_at(phases, "propagate") / followers) / followers;
     const double more = (double)o->slice_blocks - (double)blocks;
     const int failed =
         json_object_set_new(slice, "method", json_string(room)) |
@@ -566,9 +567,9 @@ static ingot_status measure_slice(bench *b) {
         json_object_set_new(slice, "block_seconds", ingot_json_number(block)) |
         json_object_set_new(slice, "whole_seconds", ingot_json_number(seconds + more * block)) |
         json_object_set_new(slice, "peak_device_bytes",
-                            ingot_json_number(ingot_bench_number(run, "peak_device_bytes"))) |
+                            ingot_json_number(ingot_json_number_at(run, "peak_device_bytes"))) |
         json_object_set_new(slice, "peak_host_bytes",
-                            ingot_json_number(ingot_bench_number(run, "peak_host_bytes"))) |
+                            ingot_json_number(ingot_json_number_at(run, "peak_host_bytes"))) |
         json_object_set(b->figures, "slice", slice);
     status = failed == 0 ? INGOT_OK : INGOT_ERR_NO_MEMORY;
     count(b, SLICE_WORTH, "slice of a larger model", seconds);

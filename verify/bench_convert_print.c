@@ -5,11 +5,6 @@
 #include <stdio.h>
 #include <string.h>
 
-double ingot_bench_number(const json_t *object, const char *key) {
-    const json_t *value = json_object_get(object, key);
-    return json_is_number(value) ? json_number_value(value) : (double)NAN;
-}
-
 static void print_figure(const char *name, double value, const char *unit) {
     if (isfinite(value)) {
         printf("  %-26s%10.4g %s\n", name, value, unit);
@@ -39,24 +34,25 @@ void ingot_bench_convert_print_run(const json_t *run) {
            json_string_value(json_object_get(run, "method")), devices != NULL ? " on " : "",
            devices != NULL ? devices : "",
            strcmp(source, "disk") == 0 ? "on the disk" : "in the page cache",
-           ingot_bench_number(run, "peak_device_bytes") / 1e9,
-           ingot_bench_number(run, "peak_host_bytes") / 1e9, ingot_bench_number(run, "bytes") / 1e9,
-           ingot_bench_number(run, "source_bytes") / 1e9);
+           ingot_json_number_at(run, "peak_device_bytes") / 1e9,
+           ingot_json_number_at(run, "peak_host_bytes") / 1e9,
+           ingot_json_number_at(run, "bytes") / 1e9,
+           ingot_json_number_at(run, "source_bytes") / 1e9);
     printf("  %-12s%11s%11s%9s\n", "phase", "measured", "floor", "of it");
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         const json_t *phase = json_object_get(json_object_get(run, "phases"), names[i]);
-        print_beside(names[i], ingot_bench_number(phase, "seconds"),
-                     ingot_bench_number(phase, "floor"));
+        print_beside(names[i], ingot_json_number_at(phase, "seconds"),
+                     ingot_json_number_at(phase, "floor"));
     }
-    print_beside("all", ingot_bench_number(run, "seconds"),
-                 ingot_bench_number(run, "floor_seconds"));
+    print_beside("all", ingot_json_number_at(run, "seconds"),
+                 ingot_json_number_at(run, "floor_seconds"));
     (void)fflush(stdout);
 }
 
 void ingot_bench_convert_print_summary(const json_t *figures) {
     const json_t *runs = json_object_get(figures, "runs"), *run;
     const json_t *slice = json_object_get(figures, "slice");
-    const double speedup = ingot_bench_number(figures, "devices_speedup");
+    const double speedup = ingot_json_number_at(figures, "devices_speedup");
     size_t i;
     printf("\n  %-16s%-10s%-8s%11s%11s%12s%12s\n", "method", "devices", "source", "measured",
            "floor", "device", "host");
@@ -65,9 +61,9 @@ void ingot_bench_convert_print_summary(const json_t *figures) {
         printf("  %-16s%-10s%-8s%9.1f s%9.1f s%9.1f GB%9.1f GB\n",
                json_string_value(json_object_get(run, "method")), devices != NULL ? devices : "one",
                json_string_value(json_object_get(run, "source")),
-               ingot_bench_number(run, "seconds"), ingot_bench_number(run, "floor_seconds"),
-               ingot_bench_number(run, "peak_device_bytes") / 1e9,
-               ingot_bench_number(run, "peak_host_bytes") / 1e9);
+               ingot_json_number_at(run, "seconds"), ingot_json_number_at(run, "floor_seconds"),
+               ingot_json_number_at(run, "peak_device_bytes") / 1e9,
+               ingot_json_number_at(run, "peak_host_bytes") / 1e9);
     }
     if (isfinite(speedup)) {
         print_figure("devices together", speedup, "times one");
@@ -77,23 +73,24 @@ void ingot_bench_convert_print_summary(const json_t *figures) {
                "blocks "
                "would take %.0f s\n",
                json_string_value(json_object_get(slice, "method")),
-               ingot_bench_number(slice, "blocks"), ingot_bench_number(slice, "seconds"),
-               ingot_bench_number(slice, "block_seconds"),
-               ingot_bench_number(slice, "peak_device_bytes") / 1e9,
-               ingot_bench_number(slice, "of_blocks"), ingot_bench_number(slice, "whole_seconds"));
+               ingot_json_number_at(slice, "blocks"), ingot_json_number_at(slice, "seconds"),
+               ingot_json_number_at(slice, "block_seconds"),
+               ingot_json_number_at(slice, "peak_device_bytes") / 1e9,
+               ingot_json_number_at(slice, "of_blocks"),
+               ingot_json_number_at(slice, "whole_seconds"));
     }
 }
 
 void ingot_bench_convert_print_limits(const json_t *figures) {
     printf("%s\n", json_string_value(json_object_get(figures, "backend")));
-    print_figure("products", ingot_bench_number(figures, "product_tflops"), "TFLOP/s");
-    print_figure("a block's forward pass", 100 * ingot_bench_number(figures, "forward_fraction"),
+    print_figure("products", ingot_json_number_at(figures, "product_tflops"), "TFLOP/s");
+    print_figure("a block's forward pass", 100 * ingot_json_number_at(figures, "forward_fraction"),
                  "% of products");
-    print_figure("a block's statistics", 100 * ingot_bench_number(figures, "statistics_fraction"),
+    print_figure("a block's statistics", 100 * ingot_json_number_at(figures, "statistics_fraction"),
                  "% of products");
-    print_figure("host to device", ingot_bench_number(figures, "upload_gbps"), "GB/s");
-    print_figure("disk, reading", ingot_bench_number(figures, "disk_read_gbps"), "GB/s");
-    print_figure("page cache, reading", ingot_bench_number(figures, "cached_read_gbps"), "GB/s");
-    print_figure("disk, writing", ingot_bench_number(figures, "disk_write_gbps"), "GB/s");
+    print_figure("host to device", ingot_json_number_at(figures, "upload_gbps"), "GB/s");
+    print_figure("disk, reading", ingot_json_number_at(figures, "disk_read_gbps"), "GB/s");
+    print_figure("page cache, reading", ingot_json_number_at(figures, "cached_read_gbps"), "GB/s");
+    print_figure("disk, writing", ingot_json_number_at(figures, "disk_write_gbps"), "GB/s");
     (void)fflush(stdout);
 }

@@ -5,9 +5,6 @@
 
 #include "common/json.h"
 
-/* A number of an object; NAN where there is none. */
-double ingot_bench_number(const json_t *object, const char *key);
-
 /* What the machine does at best. */
 void ingot_bench_convert_print_limits(const json_t *figures);
 /* One of the "runs": every phase beside its floor. */

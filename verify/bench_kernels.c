@@ -8,7 +8,6 @@
 #include "common/random.h"
 #include "kernels/backend.h"
 #include "kernels/measure.h"
-#include "verify/bench_convert_print.h"
 
 #include <math.h>
 #include <string.h>
@@ -312,24 +311,25 @@ void ingot_bench_kernels_print(const json_t *figures) {
     size_t index;
     json_t *p;
     printf("%s: reads %.1f GB/s\n", json_string_value(json_object_get(figures, "device")),
-           ingot_bench_number(figures, "read_gbps"));
+           ingot_json_number_at(figures, "read_gbps"));
     printf("%14s %5s %5s %4s %5s %5s %10s %10s %8s %10s %9s\n", "N x K", "M", "bits", "g", "zeros",
            "x", "us", "limit us", "of read", "cuBLAS us", "error");
     json_array_foreach(json_object_get(figures, "products"), index, p) {
         char shape[48], cublas[24] = "-";
-        (void)snprintf(shape, sizeof shape, "%.0f x %.0f", ingot_bench_number(p, "rows"),
-                       ingot_bench_number(p, "cols"));
+        (void)snprintf(shape, sizeof shape, "%.0f x %.0f", ingot_json_number_at(p, "rows"),
+                       ingot_json_number_at(p, "cols"));
         if (json_is_number(json_object_get(p, "cublas_bf16_us"))) {
-            (void)snprintf(cublas, sizeof cublas, "%.2f", ingot_bench_number(p, "cublas_bf16_us"));
+            (void)snprintf(cublas, sizeof cublas, "%.2f",
+                           ingot_json_number_at(p, "cublas_bf16_us"));
         }
         printf("%14s %5.0f %5.0f %4.0f %5s %5s %10.2f %10.2f %7.1f%% %10s %9.1e\n", shape,
-               ingot_bench_number(p, "m"), ingot_bench_number(p, "bits"),
-               ingot_bench_number(p, "group"),
+               ingot_json_number_at(p, "m"), ingot_json_number_at(p, "bits"),
+               ingot_json_number_at(p, "group"),
                json_is_true(json_object_get(p, "stored_zeros")) ? "yes" : "no",
                json_is_true(json_object_get(p, "handed_on"))
                    ? "tile"
                    : json_string_value(json_object_get(p, "activations")),
-               ingot_bench_number(p, "us"), ingot_bench_number(p, "limit_us"),
-               100 * ingot_bench_number(p, "of_read"), cublas, ingot_bench_number(p, "error"));
+               ingot_json_number_at(p, "us"), ingot_json_number_at(p, "limit_us"),
+               100 * ingot_json_number_at(p, "of_read"), cublas, ingot_json_number_at(p, "error"));
     }
 }

@@ -39,8 +39,8 @@ static json_t *layer_errors(const json_t *tensors, const char *key, size_t layer
     json_t *list = json_array();
     for (size_t i = 0; i < json_array_size(tensors); i++) {
         const json_t *tensor = json_array_get(tensors, i);
-        const double layer = ingot_zoo_number(tensor, "layer");
-        const double value = ingot_zoo_number(tensor, key);
+        const double layer = ingot_json_number_at(tensor, "layer");
+        const double value = ingot_json_number_at(tensor, key);
         if (layer >= 0 && layer < (double)layers && isfinite(value)) {
             sums[(size_t)layer] += value * value;
             counts[(size_t)layer]++;
@@ -58,7 +58,7 @@ json_t *ingot_zoo_layer_errors(const json_t *report) {
     json_t *object = json_object();
     size_t layers = 0;
     for (size_t i = 0; i < json_array_size(tensors); i++) {
-        const double layer = ingot_zoo_number(json_array_get(tensors, i), "layer");
+        const double layer = ingot_json_number_at(json_array_get(tensors, i), "layer");
         if (layer >= (double)layers && layer < LAYERS_MAX) {
             layers = (size_t)layer + 1;
         }

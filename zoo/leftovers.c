@@ -172,7 +172,7 @@ ingot_status ingot_leftovers_remove(json_t **out, const ingot_manifest *manifest
         const char *file = ingot_zoo_text_of(one, "file");
         ingot_shelf_output(path, shelf, file);
         if (unlink(path) == 0) {
-            ingot_format_bytes(size, sizeof size, ingot_zoo_number(one, "bytes"));
+            ingot_format_bytes(size, sizeof size, ingot_json_number_at(one, "bytes"));
             (void)fprintf(stderr, "%s: no product of the manifest uses it: removed (%s)\n", path,
                           size);
             (void)json_array_append(*out, one);

@@ -490,7 +490,7 @@ static void print_cards(const json_t *row) {
     for (size_t i = 0; i < json_array_size(cards); i++) {
         const json_t *card = json_array_get(cards, i);
         if (json_is_true(json_object_get(card, "fits"))) {
-            printf("  %7.0fk", ingot_zoo_number(card, "tokens") / 1000);
+            printf("  %7.0fk", ingot_json_number_at(card, "tokens") / 1000);
         } else {
             printf("  %8s", "-");
         }
@@ -502,7 +502,8 @@ static void print_tensors(const json_t *row) {
     for (size_t i = 0; i < json_array_size(tensors); i++) {
         const json_t *t = json_array_get(tensors, i);
         const char *kind = ingot_zoo_text_of(t, "kind"), *reason = ingot_zoo_text_of(t, "reason");
-        const double bits = ingot_zoo_number(t, "bits"), group = ingot_zoo_number(t, "group");
+        const double bits = ingot_json_number_at(t, "bits"),
+                     group = ingot_json_number_at(t, "group");
         printf("    %-48s %-9s", ingot_zoo_text_of(t, "name"), kind != NULL ? kind : "-");
         if (isfinite(bits)) {
             printf("  W%.0f", bits);
@@ -540,16 +541,16 @@ static void print_plan(const ingot_forecasts *plan) {
             printf("%-28s cannot be made\n", ingot_zoo_text_of(row, "product"));
             continue;
         }
-        ingot_format_bytes(a, sizeof a, ingot_zoo_number(row, "file_bytes"));
-        ingot_format_bytes(b, sizeof b, ingot_zoo_number(row, "host_bytes"));
-        ingot_format_bytes(c, sizeof c, ingot_zoo_number(row, "device_bytes"));
-        const double statistics = ingot_zoo_number(row, "statistics_seconds");
-        const double verifying = ingot_zoo_number(row, "verify_seconds");
-        print_seconds(d, ingot_zoo_number(row, "seconds") +
+        ingot_format_bytes(a, sizeof a, ingot_json_number_at(row, "file_bytes"));
+        ingot_format_bytes(b, sizeof b, ingot_json_number_at(row, "host_bytes"));
+        ingot_format_bytes(c, sizeof c, ingot_json_number_at(row, "device_bytes"));
+        const double statistics = ingot_json_number_at(row, "statistics_seconds");
+        const double verifying = ingot_json_number_at(row, "verify_seconds");
+        print_seconds(d, ingot_json_number_at(row, "seconds") +
                              (isfinite(statistics) ? statistics : 0) +
                              (isfinite(verifying) ? verifying : 0));
         printf("%-28s %9s %7.3f %9s %9s %9s", ingot_zoo_text_of(row, "product"), a,
-               ingot_zoo_number(row, "bits_per_weight"), b, c, d);
+               ingot_json_number_at(row, "bits_per_weight"), b, c, d);
         print_cards(row);
         printf("%s\n", json_is_true(json_object_get(row, "finished")) ? "  finished" : "");
         print_tensors(row);

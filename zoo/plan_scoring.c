@@ -65,7 +65,7 @@ ingot_scored ingot_zoo_scored_text(json_t *cache, const ingot_manifest *manifest
         const char *model = manifest->models[product->model].path;
         ingot_json_put(cache, key, ingot_json_number(tokens_per_byte(model, text->paths[0])));
     }
-    double windows = floor(ingot_zoo_number(cache, key) * (double)text->bytes / (double)length);
+    double windows = floor(ingot_json_number_at(cache, key) * (double)text->bytes / (double)length);
     if (product->windows != 0 && windows > (double)product->windows) {
         windows = (double)product->windows;
     }
@@ -104,8 +104,9 @@ ingot_scored ingot_zoo_scored_items(json_t *cache, const ingot_manifest *manifes
         ingot_json_put(known, "scored", ingot_json_number(s.scored));
         ingot_json_put(cache, key, known);
     }
-    return (ingot_scored){ingot_zoo_number(known, "tokens"), ingot_zoo_number(known, "length"),
-                          ingot_zoo_number(known, "scored")};
+    return (ingot_scored){ingot_json_number_at(known, "tokens"),
+                          ingot_json_number_at(known, "length"),
+                          ingot_json_number_at(known, "scored")};
 }
 
 static double seconds_of(const ingot_scoring_pace *pace, ingot_scored s) {

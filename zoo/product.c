@@ -155,7 +155,7 @@ static bool is_equal(const json_t *object, const char *key, const char *value) {
 
 bool ingot_product_file(char out[INGOT_SHELF_PATH_SIZE], const json_t *file, unsigned index) {
     const char *first = ingot_zoo_text_of(file, "path");
-    const double shards = ingot_zoo_number(file, "shards");
+    const double shards = ingot_json_number_at(file, "shards");
     const size_t length = first != NULL ? strlen(first) : 0, tail = strlen("-00001-of-00001.ingot");
     if (first == NULL || (index > 0 && !(index < shards && length > tail))) {
         return false;
@@ -246,7 +246,7 @@ ingot_product_state ingot_product_judge(const ingot_shelf *shelf, const json_t *
 /* NaN, where nothing was measured, fails. */
 static bool holds(double limit, const json_t *verify, const char *key, const char *what,
                   char reason[160]) {
-    const double value = ingot_zoo_number(verify, key);
+    const double value = ingot_json_number_at(verify, key);
     if (isnan(limit) || value <= limit) {
         return true;
     }

@@ -116,9 +116,10 @@ static void print_report(const json_t *rows) {
         printf("%-*s  %-10s  %-6s  %9s", width, ingot_zoo_text_of(row, "product"),
                ingot_zoo_text_of(row, "state"),
                ingot_zoo_text_of(json_object_get(row, "gates"), "verdict"), size);
-        print_figure(ingot_zoo_number(json_object_get(row, "convert"), "bits_per_weight"), 6, 3);
-        print_figure(ingot_zoo_number(verify, "perplexity"), 10, 4);
-        print_figure(ingot_zoo_number(verify, "ppl_ratio"), 7, 4);
+        print_figure(ingot_json_number_at(json_object_get(row, "convert"), "bits_per_weight"), 6,
+                     3);
+        print_figure(ingot_json_number_at(verify, "perplexity"), 10, 4);
+        print_figure(ingot_json_number_at(verify, "ppl_ratio"), 7, 4);
         print_figure(ingot_zoo_quality(row), 8, 5);
         printf("%s\n", json_is_true(json_object_get(row, "front")) ? "  *" : "");
     }

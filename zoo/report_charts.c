@@ -27,11 +27,11 @@ const char *const ingot_zoo_phase_labels[INGOT_ZOO_PHASES] = {"statistics and pl
                                                               "verify"};
 
 double ingot_zoo_quality(const json_t *row) {
-    return ingot_zoo_number(json_object_get(row, "verify"), "kld_mean");
+    return ingot_json_number_at(json_object_get(row, "verify"), "kld_mean");
 }
 
 double ingot_zoo_bytes(const json_t *row) {
-    return ingot_zoo_number(json_object_get(row, "file"), "bytes");
+    return ingot_json_number_at(json_object_get(row, "file"), "bytes");
 }
 
 static bool is_scored(const json_t *row) {
@@ -290,7 +290,7 @@ void ingot_zoo_chart_layers(ingot_markup *markup, const json_t *rows) {
 static double sum_of(const json_t *object, const char *const *keys, size_t count) {
     double sum = 0;
     for (size_t i = 0; i < count; i++) {
-        const double value = ingot_zoo_number(object, keys[i]);
+        const double value = ingot_json_number_at(object, keys[i]);
         sum += isfinite(value) ? value : 0;
     }
     return sum;
@@ -328,7 +328,7 @@ static void draw_time(ingot_markup *markup, const json_t *row, double y, const i
     double seconds[INGOT_ZOO_PHASES], at = 0;
     char text[200], time[32], class[16];
     const double sum = times_of(seconds, row);
-    const double peak = ingot_zoo_number(json_object_get(row, "convert"), "peak_host_bytes");
+    const double peak = ingot_json_number_at(json_object_get(row, "convert"), "peak_host_bytes");
     ingot_svg_text(markup, "label", 0, y + 12, "start", ingot_zoo_text_of(row, "product"));
     for (unsigned i = 0; i < INGOT_ZOO_PHASES; i++) {
         if (seconds[i] > 0) {

@@ -101,7 +101,7 @@ static void add_head(ingot_markup *m, const json_t *rows) {
         static const char *const names[] = {"statistics", "convert", "verify"};
         bytes += isfinite(ingot_zoo_bytes(row)) ? ingot_zoo_bytes(row) : 0;
         for (unsigned k = 0; k < 3; k++) {
-            const double step = ingot_zoo_number(json_object_get(steps, names[k]), "seconds");
+            const double step = ingot_json_number_at(json_object_get(steps, names[k]), "seconds");
             seconds += isfinite(step) ? step : 0;
         }
     }
@@ -140,16 +140,17 @@ static void add_product_row(ingot_markup *m, const json_t *row) {
     add_text_cell(m, is_done ? "" : "bad", state);
     add_text_cell(m, is_over ? "bad" : strcmp(verdict, "passed") == 0 ? "good" : "soft", verdict);
     add_bytes_cell(m, ingot_zoo_bytes(row));
-    add_number_cell(m, ingot_zoo_number(convert, "bits_per_weight"), 3);
-    add_number_cell(m, ingot_zoo_number(verify, "perplexity"), 4);
-    add_number_cell(m, ingot_zoo_number(verify, "ppl_ratio"), 4);
+    add_number_cell(m, ingot_json_number_at(convert, "bits_per_weight"), 3);
+    add_number_cell(m, ingot_json_number_at(verify, "perplexity"), 4);
+    add_number_cell(m, ingot_json_number_at(verify, "ppl_ratio"), 4);
     add_number_cell(m, ingot_zoo_quality(row), 5);
-    add_number_cell(m, 100 * ingot_zoo_number(verify, "top1"), 2);
-    add_seconds_cell(m, ingot_zoo_number(json_object_get(steps, "convert"), "seconds"));
-    add_seconds_cell(m, ingot_zoo_number(json_object_get(steps, "verify"), "seconds"));
-    add_bytes_cell(m, fmax(ingot_zoo_number(json_object_get(steps, "convert"), "peak_host_bytes"),
-                           ingot_zoo_number(json_object_get(steps, "verify"), "peak_host_bytes")));
-    add_bytes_cell(m, ingot_zoo_number(convert, "peak_device_bytes"));
+    add_number_cell(m, 100 * ingot_json_number_at(verify, "top1"), 2);
+    add_seconds_cell(m, ingot_json_number_at(json_object_get(steps, "convert"), "seconds"));
+    add_seconds_cell(m, ingot_json_number_at(json_object_get(steps, "verify"), "seconds"));
+    add_bytes_cell(m,
+                   fmax(ingot_json_number_at(json_object_get(steps, "convert"), "peak_host_bytes"),
+                        ingot_json_number_at(json_object_get(steps, "verify"), "peak_host_bytes")));
+    add_bytes_cell(m, ingot_json_number_at(convert, "peak_device_bytes"));
     ingot_markup_add(m, "</tr>\n");
     if (!is_done && ingot_zoo_text_of(row, "reason") != NULL) {
         ingot_markup_add(m, "<tr><td colspan=\"13\" class=\"bad\">");
@@ -176,7 +177,8 @@ static void add_products(ingot_markup *m, const json_t *rows) {
 
 static void add_gate_row(ingot_markup *m, const json_t *row, const char *key, const char *name) {
     const json_t *gate = json_object_get(json_object_get(row, "gates"), key);
-    const double value = ingot_zoo_number(gate, "value"), limit = ingot_zoo_number(gate, "limit");
+    const double value = ingot_json_number_at(gate, "value"),
+                 limit = ingot_json_number_at(gate, "limit");
     const bool is_good = value <= limit;
     /* A ratio is measured from 1, where nothing was lost. */
     const double start = strcmp(key, "ppl_ratio") == 0 ? 1 : 0;

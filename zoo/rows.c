@@ -21,7 +21,7 @@ static json_t *take_fingerprints(const ingot_manifest *m) {
 }
 
 static json_t *gate_json(double limit, const json_t *verify, const char *key) {
-    const double value = ingot_zoo_number(verify, key);
+    const double value = ingot_json_number_at(verify, key);
     if (isnan(limit)) {
         return json_null();
     }
@@ -136,9 +136,9 @@ static ingot_status mark_fronts(json_t *rows) {
         json_t *row = json_array_get(rows, i);
         const score s = {.row = row,
                          .model = ingot_zoo_text_of(row, "model"),
-                         .bytes = ingot_zoo_number(json_object_get(row, "file"), "bytes"),
+                         .bytes = ingot_json_number_at(json_object_get(row, "file"), "bytes"),
                          .divergence =
-                             ingot_zoo_number(json_object_get(row, "verify"), "kld_mean")};
+                             ingot_json_number_at(json_object_get(row, "verify"), "kld_mean")};
         ingot_json_put(row, "front", json_false());
         if (isfinite(s.bytes) && isfinite(s.divergence)) {
             scores[count++] = s;

@@ -95,17 +95,17 @@ static void describe(char *text, size_t size, const task *t) {
     const json_t *convert = json_object_get(t->record, "convert");
     const json_t *verify = json_object_get(t->record, "verify");
     char bytes[32], quality[160] = "", bits[48] = "";
-    const double ratio = ingot_zoo_number(verify, "ppl_ratio");
+    const double ratio = ingot_json_number_at(verify, "ppl_ratio");
     ingot_format_bytes(bytes, sizeof bytes,
-                       ingot_zoo_number(json_object_get(t->record, "file"), "bytes"));
+                       ingot_json_number_at(json_object_get(t->record, "file"), "bytes"));
     if (isfinite(ratio)) {
         (void)snprintf(quality, sizeof quality, ", perplexity %.4f (x %.4f), KL %.5f",
-                       ingot_zoo_number(verify, "perplexity"), ratio,
-                       ingot_zoo_number(verify, "kld_mean"));
+                       ingot_json_number_at(verify, "perplexity"), ratio,
+                       ingot_json_number_at(verify, "kld_mean"));
     }
-    if (isfinite(ingot_zoo_number(convert, "bits_per_weight"))) {
+    if (isfinite(ingot_json_number_at(convert, "bits_per_weight"))) {
         (void)snprintf(bits, sizeof bits, ", %.3f bits per weight",
-                       ingot_zoo_number(convert, "bits_per_weight"));
+                       ingot_json_number_at(convert, "bits_per_weight"));
     }
     const char *gates = t->gates == INGOT_GATES_PASSED   ? ", gates passed"
                         : t->gates == INGOT_GATES_FAILED ? ", over a gate: "

@@ -166,11 +166,6 @@ bool ingot_shelf_is_locked(const ingot_shelf *shelf, const char *name) {
 
 /* ---- records -------------------------------------------------------------------------------- */
 
-double ingot_zoo_number(const json_t *object, const char *key) {
-    const json_t *value = json_object_get(object, key);
-    return json_is_number(value) ? json_number_value(value) : (double)NAN;
-}
-
 const char *ingot_zoo_text_of(const json_t *object, const char *key) {
     return json_string_value(json_object_get(object, key));
 }
@@ -205,7 +200,7 @@ ingot_status ingot_shelf_read_record(json_t **out, const ingot_shelf *shelf, con
     const char *format = ingot_zoo_text_of(*out, "format");
     const char *named = ingot_zoo_text_of(*out, "product");
     if (format != NULL && strcmp(format, RECORD_FORMAT) == 0 &&
-        ingot_zoo_number(*out, "version") == RECORD_VERSION && named != NULL &&
+        ingot_json_number_at(*out, "version") == RECORD_VERSION && named != NULL &&
         strcmp(named, product) == 0 && is_whole(*out)) {
         return INGOT_OK;
     }

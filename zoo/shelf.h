@@ -66,8 +66,6 @@ ingot_status ingot_shelf_write_record(const ingot_shelf *shelf, const char *prod
 
 /* hex[33] = XXH3-128 of the canonical text of a value; false when out of memory. */
 bool ingot_zoo_json_digest(char hex[33], const json_t *value);
-/* A number of an object, NaN when it has none. */
-double ingot_zoo_number(const json_t *object, const char *key);
 /* A text of an object, NULL when it has none. */
 const char *ingot_zoo_text_of(const json_t *object, const char *key);
 
