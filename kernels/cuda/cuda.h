@@ -24,6 +24,7 @@ extern "C" {
 #include <cuda_runtime.h>
 #include <cusolverDn.h>
 
+#define CUDA_COUNTERS   16u                  /* a multiprocessor */
 #define CUDA_BLAS_BYTES (UINT64_C(32) << 20) /* workspace; what cuBLAS asks for on Hopper */
 
 /* What a conversion to binary16 met. */
@@ -54,6 +55,8 @@ typedef struct ingot_cuda : ingot_cuda_card {
     ingot_pool *pool;          /* host threads, for the operations that stay on the host */
 
     ingot_cuda_scalars *scalars; /* device: what kernels and products leave for each other */
+    unsigned *counters; /* device, CUDA_COUNTERS a multiprocessor: of blocks that meet, zero at
+                           first and then as each kernel leaves them (product_wgmma_tile.h) */
 
     /* Activations in binary16, kept over calls (half.cu). */
     struct {

@@ -26,7 +26,6 @@ typedef struct engine_stream {
 /* A product of this pass, of which the caller fills in what is special. */
 static ingot_product product_of(const ingot_engine *e, uint64_t m, const engine_linear *linear) {
     ingot_product job = {};
-    job.stream = e->cuda->stream;
     job.is_chained = e->is_chained;
     job.m = m;
     job.w = &linear->w;

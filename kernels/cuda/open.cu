@@ -391,6 +391,7 @@ static void cuda_close(void *context) {
         (void)cudaStreamSynchronize(cuda->stream);
         (void)cudaFreeAsync(cuda->half.values, cuda->stream);
         (void)cudaFreeAsync(cuda->scalars, cuda->stream);
+        (void)cudaFreeAsync(cuda->counters, cuda->stream);
     }
     if (cuda->blas != nullptr) {
         (void)cublasDestroy(cuda->blas);
@@ -450,6 +451,11 @@ static ingot_status fill(ingot_cuda *cuda, int ordinal, unsigned threads) {
     cuda->scalars = static_cast<ingot_cuda_scalars *>(memory);
     INGOT_TRY(ingot_cuda_status(cudaMemcpyAsync(cuda->scalars, &scalars, sizeof scalars,
                                                 cudaMemcpyHostToDevice, cuda->stream)));
+    const uint64_t counter_bytes =
+        (uint64_t)cuda->multiprocessors * CUDA_COUNTERS * sizeof(unsigned);
+    INGOT_TRY(cuda_alloc(cuda, &memory, counter_bytes));
+    cuda->counters = static_cast<unsigned *>(memory);
+    INGOT_TRY(cuda_zero(cuda, memory, counter_bytes));
     return ingot_cuda_status(cudaStreamSynchronize(cuda->stream));
 }
 

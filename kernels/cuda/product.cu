@@ -15,18 +15,9 @@ typedef struct input_job {
     void *out;       /* [m][stride] */
     uint64_t stride; /* columns behind those of the source become zero */
     unsigned tile;   /* not 0: out is in tiles, the last of so many rows (product_tile_of) */
-    product_shared shared;
     product_source source;
     float *squares; /* [m][2] or NULL: sums of squares of rows */
 } input_job;
-
-/* In all blocks of a kernel, in no order with anything else it does. */
-__device__ static inline void input_clear(const product_shared &shared) {
-    for (unsigned i = blockIdx.x * blockDim.x + threadIdx.x; i < shared.counter_count;
-         i += gridDim.x * blockDim.x) {
-        shared.counters[i] = 0;
-    }
-}
 
 /* A block per row; columns in the order of codes of BITS bits, as in product_task. */
 template <int BITS, typename T>
@@ -37,7 +28,6 @@ __global__ __launch_bounds__(INPUT_THREADS) static void product_input_kernel(con
     product_let_next_start();
     norm.fetch(job.source);
     product_wait();
-    input_clear(job.shared);
     const float square = norm.row(
         parts, job.source, blockIdx.x, (unsigned)(job.stride / 8),
         [&](unsigned unit, const float(&v)[8]) {
@@ -74,7 +64,6 @@ __global__ __launch_bounds__(TILE_THREADS,
                                                                           unsigned m) {
     product_let_next_start();
     product_wait();
-    input_clear(job.shared);
     const unsigned warp = (blockIdx.x * TILE_THREADS + threadIdx.x) / 32, lane = threadIdx.x % 32;
     const unsigned eights = ((m - 1) / PRODUCT_TILE * PRODUCT_TILE + job.tile) / 8;
     const unsigned step = warp / eights, row = warp % eights * 8 + lane / 4;
@@ -149,9 +138,8 @@ static ingot_status launch_input(const product_context *context, const input_job
 
 /* x in 16 bits to the workspace; *source becomes that. */
 static ingot_status make_input(product_context *context, product_source *source,
-                               const ingot_product *job, unsigned order, unsigned tile,
-                               const product_shared &shared) {
-    const input_job input = {context->workspace, input_stride(job, tile), tile, shared, *source,
+                               const ingot_product *job, unsigned order, unsigned tile) {
+    const input_job input = {context->workspace, input_stride(job, tile), tile, *source,
                              job->x_squares};
     ingot_status status;
     if (order == 0) {
@@ -353,12 +341,9 @@ extern "C" uint64_t cuda_product_workspace_bytes(void *context, const ingot_prod
     const bool has_up = job->up != nullptr;
     uint64_t bytes = input_bytes(job, tile_of_input(cuda, job));
     switch (choose(cuda, job)) {
-    case PATH_WGMMA: {
-        uint64_t shared_bytes;
-        (void)product_wgmma_shared(cuda, job->w, has_up, job->m, nullptr, &shared_bytes);
-        bytes += shared_bytes + addend_bytes(job);
+    case PATH_WGMMA:
+        bytes += product_wgmma_parts_bytes(cuda, job->w, has_up, job->m) + addend_bytes(job);
         break;
-    }
     case PATH_FEW:
     case PATH_BLOCK:
     case PATH_DENSE:
@@ -400,19 +385,14 @@ static bool is_handy(const ingot_product *job) {
 extern "C" ingot_product_form cuda_product_takes(void *context, const ingot_product *job) {
     const ingot_cuda *cuda = static_cast<const ingot_cuda *>(context);
     const ingot_product_form none = {};
-    const bool has_up = job->up != nullptr;
     /* whole steps: nothing would make the columns behind them zero */
     if (!is_handy(job) || job->m > PRODUCT_TILE || job->w->cols % (2 * PRODUCT_STEP) != 0 ||
         job->m > packed_most(cuda, job->w, job->up)) {
         return none;
     }
-    /* nor would anything make counters zero */
-    uint64_t bytes;
-    const product_shared shared =
-        product_wgmma_shared(cuda, job->w, has_up, job->m, nullptr, &bytes);
-    const ingot_product_form form = {job->w->bits,
-                                     product_wgmma_tile(cuda, job->w, has_up, job->m, true)};
-    return shared.counter_count == 0 && form.rows != 0 ? form : none;
+    const ingot_product_form form = {
+        job->w->bits, product_wgmma_tile(cuda, job->w, job->up != nullptr, job->m, true)};
+    return form.rows != 0 ? form : none;
 }
 
 extern "C" unsigned cuda_product_hands(void *context, const ingot_product *job, bool has_norm) {
@@ -491,10 +471,6 @@ static product_task tile_of(const product_task &all, uint64_t index) {
     if (all.residual != nullptr) {
         task.residual = static_cast<const uint8_t *>(all.residual) + y_bytes;
     }
-    if (all.shared.counters != nullptr) { /* parts are free when the tile in front is done */
-        task.shared.counter_count = all.shared.counter_count / (unsigned)tiles;
-        task.shared.counters += index * task.shared.counter_count;
-    }
     return task;
 }
 
@@ -523,7 +499,6 @@ extern "C" ingot_status cuda_product(void *context, const ingot_product *job) {
     }
     const product_path path = choose(cuda, job);
     product_context work = {cuda,
-                            job->stream != nullptr ? job->stream : cuda->stream,
                             job->dtype,
                             job->is_chained,
                             static_cast<uint8_t *>(job->workspace),
@@ -544,14 +519,12 @@ extern "C" ingot_status cuda_product(void *context, const ingot_product *job) {
     hand_over(job, &task);
     task.x_tile = path == PATH_WGMMA ? tile_of_input(cuda, job) : 0;
     task.x_order = is_packed && (is_handed || !is_ready) ? job->w->bits : 0;
-    if (path == PATH_WGMMA && !is_handed) {
-        uint64_t bytes;
-        task.shared =
-            product_wgmma_shared(cuda, job->w, task.has_up, job->m, work.workspace, &bytes);
-        work.workspace += bytes;
+    if (path == PATH_WGMMA) {
+        task.parts = reinterpret_cast<float4 *>(work.workspace);
+        work.workspace += product_wgmma_parts_bytes(cuda, job->w, task.has_up, job->m);
     }
     if (!is_ready) {
-        INGOT_TRY(make_input(&work, &source, job, task.x_order, task.x_tile, task.shared));
+        INGOT_TRY(make_input(&work, &source, job, task.x_order, task.x_tile));
     }
     task.x = source.x;
     task.x_stride = source.stride;

@@ -20,9 +20,9 @@
  * are exact to 2^-22 of each up to 8 rows; what cuBLAS multiplies (9 rows and more) is below 2^-16,
  * as tested, where one x is far larger.
  *
- * All work goes to the given stream in order, allocates nothing and never waits, so that it can be
- * captured into a CUDA graph.  Results are deterministic: the same bits for the same inputs, shapes
- * and GPU model.  One row of y depends on one row of x.
+ * All work goes to the stream of the context in order, allocates nothing and never waits, so that
+ * it can be captured into a CUDA graph.  Results are deterministic: the same bits for the same
+ * inputs, shapes and GPU model.  One row of y depends on one row of x.
  *
  * Matrices that read the same x (query, key and value) are one product when their rows follow each
  * other in memory: same columns, bits, group, zero mode and scale dtype make one view.
@@ -32,8 +32,6 @@
 #define INGOT_CUDA_PRODUCT_H
 
 #include "kernels/backend.h"
-
-struct CUstream_st; /* cudaStream_t points to it */
 
 /* x of 3 to 64 rows as products of packed weights read it: F16, in one tile (product_unpack.h). */
 typedef struct ingot_product_form {
@@ -64,7 +62,6 @@ typedef struct ingot_product_next {
 } ingot_product_next;
 
 typedef struct ingot_product {
-    struct CUstream_st *stream; /* NULL: the one of the context */
     /* The previous kernel of the stream may still run when this one starts (programmatic dependent
      * launch): weights are fetched before it ends, x and residual are read and y is written after
      * it has ended.  Safe only when the previous kernel was ordinary, or waits in every block for

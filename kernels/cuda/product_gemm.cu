@@ -179,12 +179,6 @@ static ingot_status multiply(const ingot_cuda *cuda, float *sums, const gemm_pie
                         (int64_t)piece.w.rows, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT));
 }
 
-/* cuBLAS forgets its workspace with its stream. */
-static ingot_status set_stream(const ingot_cuda *cuda, cudaStream_t stream) {
-    INGOT_TRY(ingot_cublas_status(cublasSetStream(cuda->blas, stream)));
-    return ingot_cublas_status(cublasSetWorkspace(cuda->blas, cuda->workspace, CUDA_BLAS_BYTES));
-}
-
 /* The same of all rows, which are read as they are or unpacked a piece at a time. */
 static ingot_status multiply_side(const product_context *context, float *sums,
                                   const product_task &task, int side, const gemm_x &x) {
@@ -227,20 +221,12 @@ ingot_status product_gemm(const product_context *context, const product_task &ta
     product_context ordinary = *context; /* the kernels here do not wait by themselves */
     ordinary.is_chained = false;
     const unsigned parts = parts_of(&task.w[0], task.m, context->dtype);
-    const bool is_plain = parts == 1 && is_plain_result(task),
-               is_elsewhere = context->stream != context->cuda->stream;
+    const bool is_plain = parts == 1 && is_plain_result(task);
     uint8_t *behind = context->workspace + front_bytes(task, context->dtype);
     float *const sums[2] = {is_plain ? static_cast<float *>(task.y)
                                      : reinterpret_cast<float *>(behind),
                             reinterpret_cast<float *>(behind + sums_bytes(task, parts))};
-    if (is_elsewhere) {
-        INGOT_TRY(set_stream(context->cuda, context->stream));
-    }
-    const ingot_status status = multiply_all(&ordinary, task, sums);
-    if (is_elsewhere) {
-        INGOT_TRY(set_stream(context->cuda, context->cuda->stream));
-    }
-    INGOT_TRY(status);
+    INGOT_TRY(multiply_all(&ordinary, task, sums));
     if (is_plain) {
         return INGOT_OK;
     }

@@ -19,14 +19,6 @@ typedef struct product_source {
     bool is_even; /* whole units of eight columns, 16-byte aligned, norm_weight too */
 } product_source;
 
-/* In the workspace, for blocks of product_wgmma.h that meet in a tile of W; none: counters is
- * NULL. */
-typedef struct product_shared {
-    unsigned *counters;     /* [counter_count], made zero by the kernel that makes tiles of x: */
-    unsigned counter_count; /* as many for each tile of x */
-    float4 *parts;          /* any contents */
-} product_shared;
-
 /* ingot_product_squares, as kernels take them. */
 typedef struct product_known {
     const float *sums; /* NULL: none */
@@ -54,9 +46,10 @@ typedef struct product_task {
     unsigned x_order; /* columns stand in the order of codes of that many bits (product_unpack.h),
                          rows are whole steps long; 0: in their own */
     unsigned x_tile;  /* x is in tiles, the last of so many rows (product_tile_of); 0: in rows */
-    product_shared shared; /* with x_tile */
-    product_known known;   /* the same */
-    product_next next;     /* the same */
+    float4 *parts;    /* with x_tile: in the workspace, any contents, for blocks of product_wgmma.h
+                         that    meet in a tile of W */
+    product_known known; /* with x_tile */
+    product_next next;   /* the same */
     const void *residual;
     void *y;
     ingot_dtype y_dtype;
@@ -68,7 +61,6 @@ typedef struct product_task {
 /* What goes along with a task. */
 typedef struct product_context {
     ingot_cuda *cuda;
-    cudaStream_t stream;
     ingot_dtype dtype;  /* of x in 16 bits */
     bool is_chained;    /* the next launch may start before the kernel in front of it is done */
     uint8_t *workspace; /* what is left of it */
@@ -95,9 +87,9 @@ uint64_t product_wgmma_most(const ingot_cuda *cuda, const ingot_weight_view *w, 
  * there in tiles, which need not be made. */
 unsigned product_wgmma_tile(const ingot_cuda *cuda, const ingot_weight_view *w, bool has_up,
                             uint64_t m, bool is_handed);
-/* What it needs beside x for all tiles, `*bytes` of it. */
-product_shared product_wgmma_shared(const ingot_cuda *cuda, const ingot_weight_view *w, bool has_up,
-                                    uint64_t m, uint8_t *workspace, uint64_t *bytes);
+/* Of product_task.parts; they are free for the next tile of x when one is done. */
+uint64_t product_wgmma_parts_bytes(const ingot_cuda *cuda, const ingot_weight_view *w, bool has_up,
+                                   uint64_t m);
 ingot_status product_wgmma(const product_context *context, const product_task &task);
 /* The same where a multiprocessor has little to do (product_cluster.h); product_wgmma asks.  Once
  * for a context, zeroed before: how its kernels run on the device. */
@@ -251,7 +243,7 @@ product_launch(const product_context *context, void (*kernel)(Parameters...), di
     config.gridDim = grid;
     config.blockDim = dim3(threads);
     config.dynamicSmemBytes = shared_bytes;
-    config.stream = context->stream;
+    config.stream = context->cuda->stream;
     config.attrs = attribute;
     config.numAttrs = count;
     return cuda_launch(kernel, config, Parameters(arguments)...);

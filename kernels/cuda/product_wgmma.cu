@@ -16,8 +16,9 @@ typedef struct wgmma_plan {
     unsigned tiles, steps;
     unsigned parts, spans; /* blocks */
     bool has_parts;        /* blocks meet in a tile ... */
-    unsigned shared;       /* ... of the first so many, or have them all where they do not ... */
-    unsigned whole;        /* ... and then each so many of the others */
+    unsigned shared; /* ... of the first so many, one a multiprocessor at most, or have them all
+                        where they do not ... */
+    unsigned whole;  /* ... and then each so many of the others */
 } wgmma_plan;
 
 /* What takes least by a model of it, in steps: as many blocks as run at once, each with as many
@@ -100,22 +101,13 @@ unsigned product_wgmma_tile(const ingot_cuda *cuda, const ingot_weight_view *w, 
                : 0;
 }
 
-product_shared product_wgmma_shared(const ingot_cuda *cuda, const ingot_weight_view *w, bool has_up,
-                                    uint64_t m, uint8_t *workspace, uint64_t *bytes) {
+uint64_t product_wgmma_parts_bytes(const ingot_cuda *cuda, const ingot_weight_view *w, bool has_up,
+                                   uint64_t m) {
     const wgmma_plan plan = plan_of(cuda, w, has_up);
     const uint64_t most = ingot_min_u64(m, PRODUCT_TILE); /* of a tile */
-    product_shared shared = {};
-    *bytes = 0;
-    if (plan.has_parts && !product_cluster_can(cuda, w, has_up, most)) {
-        const unsigned tiles = (unsigned)ingot_ceil_div(m, PRODUCT_TILE);
-        shared.counter_count = tiles * plan.shared * WGMMA_WARPS;
-        shared.counters = reinterpret_cast<unsigned *>(workspace);
-        *bytes = product_aligned(shared.counter_count * sizeof(unsigned));
-        shared.parts = reinterpret_cast<float4 *>(workspace + *bytes);
-        *bytes +=
-            (uint64_t)plan.parts * plan.spans * 2 * WGMMA_ROWS * tile_of(most) * sizeof(float);
-    }
-    return shared;
+    return plan.has_parts && !product_cluster_can(cuda, w, has_up, most)
+               ? (uint64_t)plan.parts * plan.spans * 2 * WGMMA_ROWS * tile_of(most) * sizeof(float)
+               : 0;
 }
 
 static PFN_cuTensorMapEncodeTiled_v12000 find_encode(void) {
@@ -181,6 +173,7 @@ static ingot_status launch(const product_context *context, const product_task &t
     INGOT_TRY(wgmma_map(&job.map[0], &task.w[0], columns, WGMMA_BOX));
     INGOT_TRY(wgmma_map(&job.map[1], &task.w[task.has_up ? 1 : 0], columns, WGMMA_BOX));
     job.task = task;
+    job.counters = context->cuda->counters;
     job.has_boxes = has_boxes(task);
     for (int h = 0; h < 2 && job.has_boxes; h++) {
         INGOT_TRY(wgmma_map_scales(&job.scale_map[h], &task.w[task.has_up ? h : 0], WGMMA_SCALES,

@@ -307,7 +307,7 @@ __device__ static inline void wgmma_multiply(const wgmma_job &job, const uint8_t
     asm volatile("" : "+r"(codes), "+r"(slot)); /* or they would be made anew in every step */
     const wgmma_units units = wgmma_units_of(job);
     unsigned unit = units.begin, left = units.count;
-    unsigned shares[2] = {}; /* of the first and the last tile that others have parts of */
+    unsigned met[2] = {}; /* wgmma_leave of the first and the last tile that blocks share */
     unsigned code[2][BITS], slot_now = WGMMA_SLOTS - 1;
     bool is_first = true;
     wgmma_place place = {};
@@ -414,10 +414,10 @@ __device__ static inline void wgmma_multiply(const wgmma_job &job, const uint8_t
                 wgmma_put<BITS, COLUMNS>(job, tile, totals);
             }
         } else {
-            const unsigned more = wgmma_leave<COLUMNS>(job, tile, totals);
+            const unsigned now = wgmma_leave<COLUMNS>(job, tile, totals);
             const bool is_begin = tile == units.begin / job.steps;
-            shares[0] = is_begin ? more : shares[0];
-            shares[1] = is_begin ? 0 : more;
+            met[0] = is_begin ? now : met[0];
+            met[1] = is_begin ? 0 : now;
         }
     }
     if (units.begin == units.stop) {
@@ -430,11 +430,11 @@ __device__ static inline void wgmma_multiply(const wgmma_job &job, const uint8_t
     for (bool goes_on = true; goes_on;) {
         const unsigned from = tile * job.steps;
         if (from < units.begin || from + job.steps > units.stop) {
-            wgmma_join<BITS, COLUMNS>(job, tile, shares[0]);
+            wgmma_join<BITS, COLUMNS>(job, tile, met[0]);
         }
         goes_on = tile != last;
         tile = last;
-        shares[0] = shares[1];
+        met[0] = met[1];
     }
 }
 

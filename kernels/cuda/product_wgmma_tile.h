@@ -28,6 +28,7 @@ typedef struct wgmma_job {
     CUtensorMap map[2];       /* codes of the upper and of the lower half of a tile's rows */
     CUtensorMap scale_map[2]; /* their scales, where has_boxes */
     product_task task;
+    unsigned *counters;    /* ingot_cuda */
     const void *scales[2]; /* of the upper and of the lower half of a tile's rows */
     const uint8_t *zeros[2];
     unsigned steps;       /* of a row of W */
@@ -308,17 +309,21 @@ template <int COLUMNS>
 __device__ static inline float4 *wgmma_part(const wgmma_job &job, unsigned part, unsigned tile) {
     const unsigned block = blockIdx.y * gridDim.x + part;
     const unsigned is_second = wgmma_begin(job, part, blockIdx.y) < tile * job.steps ? 1 : 0;
-    return job.task.shared.parts +
-           (uint64_t)(block * 2 + is_second) * (COLUMNS * WGMMA_WARPS * 32) + threadIdx.x;
+    return job.task.parts + (uint64_t)(block * 2 + is_second) * (COLUMNS * WGMMA_WARPS * 32) +
+           threadIdx.x;
 }
 
-/* Counters of warps: parts that are there, and a bit for each part that did not wait for them. */
+/* Counters of warps: parts that are there, a bit for each part that did not wait for them, and how
+ * often they all were there, the turn, which alone is left for the next kernel. */
 #define WGMMA_COUNT   0xffffu
 #define WGMMA_LEFT(p) (0x10000u << (p))
+#define WGMMA_TURN    0x1000000u
+#define WGMMA_TURNS   0xff000000u
 #define WGMMA_POLLS   1000 /* at least half a millisecond */
 
 __device__ static inline unsigned *wgmma_counter(const wgmma_job &job, unsigned tile) {
-    return job.task.shared.counters + tile * WGMMA_WARPS + threadIdx.x / 32;
+    static_assert(CUDA_COUNTERS == WGMMA_WARPS, "tiles that are shared: one a multiprocessor");
+    return job.counters + tile * WGMMA_WARPS + threadIdx.x / 32;
 }
 
 /* The blocks that have parts of a tile. */
@@ -328,8 +333,8 @@ __device__ static inline unsigned wgmma_blocks(const wgmma_job &job, unsigned ti
     return wgmma_part_of(job, (tile + 1) * job.steps - 1) - *first + 1;
 }
 
-/* Leaves the part of this block for the others.  Returns what others leave to this warp, which is
- * the last: bits of WGMMA_LEFT. */
+/* Leaves the part of this block for the others.  Returns the turn, and in WGMMA_COUNT whether this
+ * warp is the last. */
 template <int COLUMNS>
 __device__ static unsigned wgmma_leave(const wgmma_job &job, unsigned tile,
                                        const float (&totals)[COLUMNS][4]) {
@@ -348,62 +353,82 @@ __device__ static unsigned wgmma_leave(const wgmma_job &job, unsigned tile,
                      : "memory");
     }
     before = wgmma_same(before);
-    return (before & WGMMA_COUNT) + 1 == wgmma_blocks(job, tile, &first) ? before & ~WGMMA_COUNT
-                                                                         : 0;
+    const bool is_last = (before & WGMMA_COUNT) + 1 == wgmma_blocks(job, tile, &first);
+    return (before & WGMMA_TURNS) + (is_last ? 1 : 0);
 }
 
-/* Waits until all parts of a tile are there; returns whether they are.  A block that waits may keep
- * the others from running, if it shares the device with work of other streams: there is an end to
- * it. */
-__device__ static inline bool wgmma_await(unsigned *counter, unsigned blocks, unsigned own) {
-    unsigned there = 0;
-    for (unsigned i = 0; i < WGMMA_POLLS && (there & WGMMA_COUNT) != blocks; i++) {
-        asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(there) : "l"(counter) : "memory");
-        there = wgmma_same(there);
-    }
-    if ((there & WGMMA_COUNT) != blocks) {
-        if (threadIdx.x % 32 == 0) {
-            there = atomicOr(counter, WGMMA_LEFT(own));
+/* Waits until all parts of a tile are there; returns whether they are, or else this part is left to
+ * the last.  A block that waits may keep the others from running, if it shares the device with work
+ * of other streams: there is an end to it. */
+__device__ static inline bool wgmma_await(unsigned *counter, unsigned turn, unsigned blocks,
+                                          unsigned own) {
+    for (unsigned i = 0; i < WGMMA_POLLS; i++) {
+        unsigned now;
+        asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(now) : "l"(counter) : "memory");
+        now = wgmma_same(now);
+        if ((now & WGMMA_TURNS) != turn || (now & WGMMA_COUNT) == blocks) {
+            __threadfence();
+            return true;
         }
-        there = wgmma_same(there);
     }
+    unsigned before = 0;
+    if (threadIdx.x % 32 == 0) {
+        before = atomicOr(counter, WGMMA_LEFT(own));
+        if ((before & WGMMA_TURNS) != turn) { /* the last is through, the bit not for it */
+            (void)atomicAnd(counter, ~WGMMA_LEFT(own));
+        }
+    }
+    before = wgmma_same(before);
     __threadfence();
-    return (there & WGMMA_COUNT) == blocks;
+    return (before & WGMMA_TURNS) != turn;
 }
 
 /* This warp's share of the columns of a tile that several blocks have parts of: every `blocks`th
- * eight, and what was left to it. */
+ * eight, and, when it is the last, what was left to it.  left: from wgmma_leave. */
 template <int BITS, int COLUMNS>
-__device__ static __noinline__ void wgmma_join(const wgmma_job &job, unsigned tile,
-                                               unsigned shares) {
-    unsigned first;
+__device__ static __noinline__ void wgmma_join(const wgmma_job &job, unsigned tile, unsigned left) {
+    static_assert(COLUMNS <= 8, "bits of WGMMA_LEFT");
+    unsigned first, found = 0;
     const unsigned blocks = wgmma_blocks(job, tile, &first), own = blockIdx.x - first;
-    if (own < COLUMNS && wgmma_await(wgmma_counter(job, tile), blocks, own)) {
-        shares |= WGMMA_LEFT(own);
+    const unsigned turn = left & WGMMA_TURNS;
+    unsigned *counter = wgmma_counter(job, tile);
+    bool is_last = (left & WGMMA_COUNT) != 0;
+    if (is_last && threadIdx.x % 32 == 0) { /* what was found is not needed yet */
+        found = atomicExch(counter, turn + WGMMA_TURN);
     }
+    unsigned shares =
+        own < COLUMNS && (is_last || wgmma_await(counter, turn, blocks, own)) ? WGMMA_LEFT(own) : 0;
 #pragma unroll 1
-    for (unsigned c = 0; c < COLUMNS; c++) {
-        if ((shares & WGMMA_LEFT(c % blocks)) == 0) {
-            continue;
-        }
-        float sum[4] = {};
+    for (;;) {
 #pragma unroll 1
-        for (unsigned i = 0; i < blocks; i += 4) {
-            float4 v[4];
+        for (unsigned c = 0; c < COLUMNS; c++) {
+            if ((shares & WGMMA_LEFT(c % blocks)) == 0) {
+                continue;
+            }
+            float sum[4] = {};
+#pragma unroll 1
+            for (unsigned i = 0; i < blocks; i += 4) {
+                float4 v[4];
 #pragma unroll
-            for (unsigned k = 0; k < 4; k++) {
-                v[k] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-                if (i + k < blocks) {
-                    v[k] = __ldcg(wgmma_part<COLUMNS>(job, first + i + k, tile) +
-                                  c * (WGMMA_WARPS * 32));
+                for (unsigned k = 0; k < 4; k++) {
+                    v[k] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+                    if (i + k < blocks) {
+                        v[k] = __ldcg(wgmma_part<COLUMNS>(job, first + i + k, tile) +
+                                      c * (WGMMA_WARPS * 32));
+                    }
+                }
+#pragma unroll
+                for (unsigned k = 0; k < 4; k++) {
+                    sum[0] += v[k].x, sum[1] += v[k].y, sum[2] += v[k].z, sum[3] += v[k].w;
                 }
             }
-#pragma unroll
-            for (unsigned k = 0; k < 4; k++) {
-                sum[0] += v[k].x, sum[1] += v[k].y, sum[2] += v[k].z, sum[3] += v[k].w;
-            }
+            wgmma_put_eight<BITS, COLUMNS>(job, tile, c, sum);
         }
-        wgmma_put_eight<BITS, COLUMNS>(job, tile, c, sum);
+        if (!is_last) {
+            return;
+        }
+        is_last = false;
+        shares = wgmma_same(found) & ~WGMMA_TURNS & ~WGMMA_COUNT;
     }
 }
 

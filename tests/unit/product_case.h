@@ -36,6 +36,7 @@ typedef struct product_case {
     unsigned hands;            /* y goes to a tile of that many rows, in the order of codes of: */
     unsigned hands_bits;
     bool hands_norm, hands_wide; /* wide: y itself would be FP32 */
+    unsigned times;              /* not 0: the last product is run so often */
 } product_case;
 
 static void describe(const product_case *c) {
@@ -545,7 +546,10 @@ static void run_twice(const product_case *c, const inputs *in, float *got[2]) {
     job.residual = c->has_residual ? x : NULL; /* that there is one counts, not where */
     const uint64_t workspace_bytes = cuda.ops->product_workspace_bytes(cuda.context, &job);
     got[0] = run(c, in, &job, workspace_bytes, 1);
-    got[1] = run(c, in, &job, workspace_bytes, c->has_residual || is_brief ? 1 : 3);
+    got[1] = run(c, in, &job, workspace_bytes,
+                 c->times != 0                 ? c->times
+                 : c->has_residual || is_brief ? 1
+                                               : 3);
     if (c->has_norm) {
         check_squares(c, in, job.x_squares, square_bytes);
     }

@@ -396,8 +396,8 @@ static void test_handed(void) {
     static const uint64_t rows[] = {256, 512, 768, 1024, 1280};
     static const unsigned bits[] = {3, 4, 8};
     for (unsigned i = 0; i < (is_brief ? 4 : 90); i++) {
-        /* rows of 8 bits so short that no blocks share them, which would need counters */
-        const uint64_t steps = 1 + input_below(is_brief ? 2 : bits[i % 3] == 8 ? 3 : 5);
+        /* blocks share longer rows of 8 bits */
+        const uint64_t steps = 1 + input_below(is_brief ? 2 : bits[i % 3] == 8 ? 12 : 5);
         product_case c = plain_case(pick(rows, 5), 256 * steps, bits[i % 3], m[input_below(9)]);
         c.is_handed = i % 4 != 3 || c.m <= 16;
         c.is_normed = c.is_handed && i / 3 % 2 == 0;
@@ -430,6 +430,12 @@ static void test_handed(void) {
     check(&c);
     c = plain_case(17408, 2048, 4, 5); /* of few rows large matrices alone take tiles */
     c.is_handed = c.is_normed = true;
+    check(&c);
+    c = plain_case(4096, 17664, 4, 20); /* as `down` of a large model: blocks share its rows */
+    c.is_handed = c.has_residual = true;
+    check(&c);
+    c = plain_case(256, 3072, 8, 40);
+    c.times = 600; /* what counts how often blocks have met wraps */
     check(&c);
     c = plain_case(25600, 4096, 4, 24);
     c.is_handed = c.is_normed = c.has_up = c.has_activation = true;
