@@ -110,8 +110,9 @@ static ingot_status add(const planner *p, const char *name, const ingot_plan_ten
     return INGOT_OK;
 }
 
-/* A dense tensor of the checkpoint, stored as it is or, behind a fold, as F32. */
-static ingot_status add_dense(const planner *p, uint64_t index, const ingot_plan_tensor *tensor) {
+/* A dense tensor of the checkpoint, stored under a name as it is or, behind a fold, as F32. */
+static ingot_status add_dense(const planner *p, uint64_t index, const char *name,
+                              const ingot_plan_tensor *tensor) {
     const ingot_st_tensor *source = ingot_checkpoint_at(p->checkpoint, index);
     if (!source->is_supported) {
         return ingot_error_set(p->error, INGOT_ERR_UNSUPPORTED,
@@ -130,7 +131,7 @@ static ingot_status add_dense(const planner *p, uint64_t index, const ingot_plan
     if (tensor->origin == INGOT_ORIGIN_FOLDED) {
         spec.dtype = INGOT_F32;
     }
-    return add(p, source->name, tensor, &spec);
+    return add(p, name, tensor, &spec);
 }
 
 static ingot_method planned_method(const planner *p, ingot_choice choice, bool has_input) {
@@ -304,7 +305,7 @@ static ingot_status plan_linear(planner *p, uint64_t index, uint64_t layer, ingo
     const ingot_method method = planned_method(p, s.method, true);
     if (method == INGOT_METHOD_COPY) {
         t.reason = "kept by the recipe";
-        return add_dense(p, index, &t);
+        return add_dense(p, index, source->name, &t);
     }
     if (!is_matrix(source)) {
         return ingot_error_set(p->error, INGOT_ERR_UNSUPPORTED,
@@ -327,7 +328,7 @@ static ingot_status plan_block_tensor(planner *p, uint64_t layer, const char *na
     t.layer = layer;
     t.origin = is_folded ? INGOT_ORIGIN_FOLDED : INGOT_ORIGIN_COPY;
     t.reason = is_folded ? "behind a fold: stored F32" : "stays in its source type";
-    return add_dense(p, index, &t);
+    return add_dense(p, index, name, &t);
 }
 
 static ingot_status plan_block(planner *p, uint64_t layer) {
@@ -397,7 +398,7 @@ static ingot_status plan_end(planner *p, const char *name, const char *source_na
     const bool is_wanted = bits != 0 || is_named;
     ingot_method method = planned_method(p, s.method, false);
     if (!is_wanted || method == INGOT_METHOD_COPY) {
-        return add_dense(p, index, &t);
+        return add_dense(p, index, name, &t);
     }
     t.reason = is_named ? "recipe rule" : "asked for";
     s.outliers = is_named ? s.outliers : 0;
@@ -408,13 +409,18 @@ static ingot_status plan_head(planner *p) {
     const ingot_model *model = p->model;
     bool is_named;
     uint64_t index;
-    (void)ingot_recipe_setting(p->recipe, model->head_name, &is_named);
+    const ingot_setting s = ingot_recipe_setting(p->recipe, model->head_name, &is_named);
     const bool has_own = ingot_checkpoint_find(p->checkpoint, model->head_name, &index) != NULL;
     if (!model->is_tied) {
         return plan_end(p, model->head_name, model->head_name, INGOT_CLASS_HEAD,
                         p->recipe->head_bits);
     }
-    if (p->recipe->head_bits != 0 || is_named) { /* on its own, from the embedding's values */
+    /* On its own, from the embedding's values, unless both are kept. */
+    const bool is_kept = planned_method(p, s.method, false) == INGOT_METHOD_COPY;
+    const uint64_t embed = ingot_plan_find(p->plan, model->embed_name);
+    const bool is_same =
+        is_kept && embed != INGOT_PLAN_NONE && p->plan->specs[embed].kind == INGOT_DENSE;
+    if ((p->recipe->head_bits != 0 || is_named) && !is_same) {
         return plan_end(p, model->head_name, has_own ? model->head_name : model->embed_name,
                         INGOT_CLASS_HEAD, p->recipe->head_bits);
     }
@@ -440,7 +446,7 @@ static ingot_status plan_unknown(planner *p) {
                                      .source_index = i,
                                      .origin = INGOT_ORIGIN_COPY,
                                      .reason = "not known to this model: copied"};
-        INGOT_TRY(add_dense(p, i, &t));
+        INGOT_TRY(add_dense(p, i, source->name, &t));
     }
     return INGOT_OK;
 }

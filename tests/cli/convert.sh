@@ -56,6 +56,17 @@ for options in "" "--head-bits 6"; do
     expect_exit 0 ingot-verify options.ingot --source unsaid --text "$text" --windows 1 --seq-len 64
 done
 
+# A tied head that a rule keeps is the embedding; where that is quantized, a matrix of its own.
+echo '{"tensors": [{"pattern": "lm_head.weight", "method": "keep"}]}' >head.json
+for options in "" "--head-bits 4" "--embed-bits 4"; do
+    # shellcheck disable=SC2086
+    expect_exit 0 ingot-convert "$MODEL" -o options.ingot --force --recipe head.json $options
+    expect_exit 0 ingot-verify options.ingot --source "$MODEL" --json
+    case $options in --embed*) aliases=0 ;; *) aliases=1 ;; esac
+    grep -c '"alias_of": "model.embed_tokens.weight"' out >found || true
+    [ "$(cat found)" = $aliases ] || fail "the head with '$options': $(cat found) aliases"
+done
+
 # A recipe: rules by name, unknown keys are errors.
 cat >recipe.json <<'EOF'
 {"defaults": {"bits": 3, "group": 64},
