@@ -214,11 +214,13 @@ static ingot_status decide(ingot_zoo_job *job, bool is_forced, ingot_error *erro
     return first_step(job, error);
 }
 
-/* A file at the product's place of which there is no record belongs to somebody else. */
+/* A file at the product's place that is on no record belongs to somebody else, shards of a set
+ * where the product is one included. */
 static ingot_status check_place(const ingot_zoo_job *job, ingot_error *error) {
     char path[INGOT_SHELF_PATH_SIZE];
-    ingot_shelf_output(path, job->shelf, job->product->output);
-    if (job->record == NULL && ingot_path_exists(path)) {
+    const ingot_zoo_product *p = job->product;
+    if (!is_text(job->record, "output", p->output) &&
+        ingot_output_find(path, job->shelf, p->output, p->shard_bytes != 0)) {
         return ingot_error_set(error, INGOT_ERR_EXISTS, path, NULL,
                                "move it away, or run with --force to replace it",
                                "a file that is not on record is in the place of the product");
@@ -241,7 +243,7 @@ ingot_status ingot_job_open(ingot_zoo_job *job, const ingot_manifest *manifest,
     if (status != INGOT_OK && status != INGOT_ERR_NOT_FOUND && status != INGOT_ERR_INPUT) {
         return status;
     }
-    if (status == INGOT_ERR_NOT_FOUND && !is_forced) {
+    if (status != INGOT_ERR_INPUT && !is_forced) { /* of a record that is damaged it may be */
         INGOT_TRY(check_place(job, error));
     }
     job->record = job->record != NULL ? job->record : json_object();

@@ -5,6 +5,7 @@
 #include "common/files.h"
 #include "kernels/device_name.h"
 #include "zoo/manifest_fields.h"
+#include "zoo/remains.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -188,7 +189,7 @@ static unsigned line_of_entry(const reader *r, json_int_t entry) {
     return ingot_json_line(r->out->text, r->out->size, &at);
 }
 
-/* Two products must not share a name or a file, and no output lies where another needs a folder. */
+/* Two products must not share a name or a file. */
 static ingot_status check_unique(const reader *r, const ingot_zoo_product *p, const place *at) {
     json_int_t other;
     INGOT_TRY(take(r, r->names, p->name, p->entry, &other));
@@ -200,6 +201,48 @@ static ingot_status check_unique(const reader *r, const ingot_zoo_product *p, co
     if (other >= 0) {
         return ingot_field_refuse(r, at, "product %s would write %s, as does the one on line %u",
                                   p->name, p->output, line_of_entry(r, other));
+    }
+    return INGOT_OK;
+}
+
+/* The product that writes STEM.ingot as a set, where an output is STEM-NNNNN-of-NNNNN.ingot; NULL:
+ * there is none. */
+static const ingot_zoo_product *find_set(const reader *r, const char *output) {
+    const ingot_manifest *m = r->out;
+    for (uint64_t i = 0; i < m->product_count; i++) {
+        const ingot_zoo_product *p = &m->products[i];
+        if (p->shard_bytes != 0 && strcmp(p->output, output) != 0 &&
+            ingot_output_is_form(output, p->output)) {
+            return p;
+        }
+    }
+    return NULL;
+}
+
+/* No output lies where another needs a folder, or a shard. */
+static ingot_status check_places(const reader *r) {
+    const ingot_manifest *m = r->out;
+    const place list = {.key = "products"};
+    char folder[1024];
+    for (uint64_t i = 0; i < m->product_count; i++) {
+        const ingot_zoo_product *p = &m->products[i];
+        const place at = {.parent = &list, .index = p->entry};
+        (void)snprintf(folder, sizeof folder, "%s", p->output);
+        for (char *slash = strrchr(folder, '/'); slash != NULL; slash = strrchr(folder, '/')) {
+            *slash = '\0';
+            const json_t *other = json_object_get(r->outputs, folder);
+            if (other != NULL) {
+                return ingot_field_refuse(r, &at, "product %s needs a folder %s, a file of line %u",
+                                          p->name, folder,
+                                          line_of_entry(r, json_integer_value(other)));
+            }
+        }
+        const ingot_zoo_product *set = strstr(p->output, "-of-") ? find_set(r, p->output) : NULL;
+        if (set != NULL) {
+            return ingot_field_refuse(r, &at,
+                                      "product %s would write %s, a shard of the one on line %u",
+                                      p->name, p->output, line_of_entry(r, set->entry));
+        }
     }
     return INGOT_OK;
 }
@@ -340,7 +383,7 @@ static ingot_status read_products(reader *r) {
         INGOT_TRY(CHECK_KEYS(r, object, &at, keys));
         INGOT_TRY(read_entry(r, object, (unsigned)i, &at));
     }
-    return INGOT_OK;
+    return check_places(r);
 }
 
 /* ---- the rest of the root ------------------------------------------------------------------- */

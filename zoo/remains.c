@@ -1,6 +1,8 @@
 /* What a conversion keeps beside its output (zoo/remains.h). */
 #include "zoo/remains.h"
 
+#include "common/files.h"
+
 #include <dirent.h>
 #include <stdio.h>
 #include <string.h>
@@ -33,8 +35,10 @@ bool ingot_remains_are_of(const char *path, const char *output) {
     return false;
 }
 
-/* Calls see(context, path) for each of them. */
+/* Calls see(context, path) for each file in the output's folder that is_one takes for one of its
+ * files. */
 static void for_all(const ingot_shelf *shelf, const char *output,
+                    bool (*is_one)(const char *path, const char *output),
                     void (*see)(void *context, const char *path), void *context) {
     char folder[INGOT_SHELF_PATH_SIZE], path[INGOT_SHELF_PATH_SIZE];
     ingot_shelf_output(folder, shelf, output);
@@ -44,8 +48,7 @@ static void for_all(const ingot_shelf *shelf, const char *output,
     for (struct dirent *e = entries != NULL ? readdir(entries) : NULL; e != NULL;
          e = readdir(entries)) {
         const int length = snprintf(path, sizeof path, "%s/%s", folder, e->d_name);
-        if (length > 0 && (size_t)length < sizeof path &&
-            ingot_remains_are_of(path + start, output)) {
+        if (length > 0 && (size_t)length < sizeof path && is_one(path + start, output)) {
             see(context, path);
         }
     }
@@ -63,7 +66,7 @@ static void add_bytes(void *context, const char *path) {
 
 uint64_t ingot_remains_bytes(const ingot_shelf *shelf, const char *output) {
     uint64_t bytes = 0;
-    for_all(shelf, output, add_bytes, &bytes);
+    for_all(shelf, output, ingot_remains_are_of, add_bytes, &bytes);
     return bytes;
 }
 
@@ -73,5 +76,27 @@ static void drop(void *context, const char *path) {
 }
 
 void ingot_remains_remove(const ingot_shelf *shelf, const char *output) {
-    for_all(shelf, output, drop, NULL);
+    for_all(shelf, output, ingot_remains_are_of, drop, NULL);
+}
+
+/* ---- the output itself ----------------------------------------------------------------------- */
+
+static void keep_first(void *context, const char *path) {
+    char *first = context; /* directories have no order: the same file whatever theirs is */
+    if (first[0] == '\0' || strcmp(path, first) < 0) {
+        (void)snprintf(first, INGOT_SHELF_PATH_SIZE, "%s", path);
+    }
+}
+
+bool ingot_output_find(char path[INGOT_SHELF_PATH_SIZE], const ingot_shelf *shelf,
+                       const char *output, bool is_set) {
+    ingot_shelf_output(path, shelf, output);
+    if (ingot_path_exists(path)) {
+        return true;
+    }
+    path[0] = '\0';
+    if (is_set) {
+        for_all(shelf, output, ingot_output_is_form, keep_first, path);
+    }
+    return path[0] != '\0';
 }

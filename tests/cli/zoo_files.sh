@@ -71,3 +71,28 @@ expect_exit 0 ingot-zoo verify two.json
 touch two/stranger
 expect_exit 1 ingot-zoo verify two.json
 grep -q '^stranger: foreign' err || fail "$(cat err)"
+
+# Somebody else's file stays, in the place of a shard and where a product is to lie from now on.
+foreign() { # FILE
+    echo precious >"own/$1"
+    expect_exit 2 ingot-zoo run own.json
+    grep -q "own/$1: a file that is not on record is in the place of the product" err || fail "$(cat err)"
+    [ "$(cat "own/$1")" = precious ] || fail "$1 was replaced"
+}
+own() { # FORM
+    cat >own.json <<END
+{"shelf": "own", "models": {"m": "$MODEL"}, "recipes": {"rtn": {"defaults": {"method": "rtn"}}},
+ "products": [{"model": "m", "recipes": ["rtn"], "output": $1}], "devices": ["cpu"]}
+END
+}
+mkdir own
+own '"set.ingot", "shard_bytes": 2000000'
+foreign set-00002-of-00002.ingot
+rm own/set*
+expect_exit 0 ingot-zoo run own.json
+own '"one.ingot"'
+foreign one.ingot
+foreign one.ingot
+expect_exit 0 ingot-zoo run own.json --force
+expect_exit 0 ingot-zoo run own.json
+grep -q '^1 products: 0 made, 1 finished before' out || fail "$(cat out)"

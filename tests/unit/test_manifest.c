@@ -97,6 +97,13 @@ static void test_bad(void) {
         {"x/y.ingot", "m/q.ingot",
          "line 8: product n/r would write m/q.ingot, as does the one on "
          "line 7"},
+        {"x/y.ingot", "m/q.ingot/y.ingot",
+         "line 8: product n/r needs a folder m/q.ingot, a file of line 7"},
+        {"\"calibration\": \"t\"},\n  {\"model\": \"n\", \"recipes\": [\"r\"], \"output\": "
+         "\"x/y.ingot\"",
+         "\"shard_bytes\": 9},\n"
+         " {\"model\": \"n\", \"recipes\": [\"r\"], \"output\": \"m/q-00001-of-00002.ingot\"",
+         "line 8: product n/r would write m/q-00001-of-00002.ingot, a shard of the one on line 7"},
         {"x/y.ingot", "../y.ingot", "line 8: \"output\" must name"},
         {"x/y.ingot", ".ingot-zoo/y.ingot", "line 8: \"output\" must name"},
         {"x/y.ingot", "/y.ingot", "line 8: \"output\" must name"},
