@@ -11,6 +11,9 @@
 #include <string.h>
 
 #define NORMAL_975 1.959963984540054 /* quantile of the normal distribution: 95 %, two-sided */
+/* What an item takes without its texts, and a choice; measured, with jansson 2.14. */
+#define ITEM_BYTES   720u
+#define CHOICE_BYTES 100u
 
 /* ---- reading ------------------------------------------------------------------------------- */
 
@@ -204,27 +207,66 @@ done:
     return status;
 }
 
+/* Of several choices behind their contexts. */
+typedef struct extent {
+    double tokens, scored; /* of all; whose likelihood is asked for */
+    double longest;        /* tokens of one */
+} extent;
+
+static void add_choices(extent *e, const choice_tokens *tokens, uint64_t count) {
+    for (uint64_t i = 0; i < count; i++) {
+        const double length = (double)(tokens[i].count - tokens[i].skip);
+        e->tokens += length;
+        e->scored += (double)(tokens[i].count - tokens[i].first);
+        e->longest = fmax(e->longest, length);
+    }
+}
+
+static ingot_status add_item(extent *e, const ingot_item *item, const char *path,
+                             const ingot_tokenizer *tokenizer, uint64_t limit, ingot_error *error) {
+    choice_tokens tokens[INGOT_TASK_CHOICES_MAX];
+    memset(tokens, 0, sizeof tokens);
+    const ingot_status status = encode_item(tokens, item, path, tokenizer, limit, error);
+    add_choices(e, tokens, item->choice_count);
+    for (uint64_t i = 0; i < item->choice_count; i++) {
+        ingot_free(tokens[i].ids);
+    }
+    return status;
+}
+
+/* A token a byte. */
+static void add_item_bytes(extent *e, const ingot_item *item) {
+    for (uint64_t i = 0; i < item->choice_count; i++) {
+        const choice_tokens one = {.count =
+                                       item->context_bytes + json_string_length(choice_at(item, i)),
+                                   .first = item->context_bytes};
+        add_choices(e, &one, 1);
+    }
+}
+
 ingot_status ingot_tasks_measure(ingot_tasks_size *out, const ingot_tasks *tasks, const char *path,
                                  const ingot_tokenizer *tokenizer, uint64_t context, uint64_t bytes,
                                  ingot_error *error) {
-    choice_tokens tokens[INGOT_TASK_CHOICES_MAX];
-    uint64_t choices = 0, seen = 0;
-    *out = (ingot_tasks_size){0};
-    for (uint64_t i = 0; i < tasks->count && seen < bytes; i++) {
+    extent tokenized = {0}, same = {0}, others = {0}; /* the latter two in bytes */
+    double contexts = 0;
+    for (uint64_t i = 0; i < tasks->count; i++) {
         const ingot_item *item = &tasks->items[i];
-        memset(tokens, 0, sizeof tokens);
-        const ingot_status status = encode_item(tokens, item, path, tokenizer, context, error);
-        for (uint64_t c = 0; c < item->choice_count; c++) {
-            out->tokens += (double)(tokens[c].count - tokens[c].skip);
-            out->scored += (double)(tokens[c].count - tokens[c].first);
-            seen += item->context_bytes + json_string_length(choice_at(item, c));
-            ingot_free(tokens[c].ids);
+        const bool is_first = tokenizer != NULL && same.tokens < (double)bytes;
+        if (is_first) {
+            INGOT_TRY(add_item(&tokenized, item, path, tokenizer, context, error));
         }
-        INGOT_TRY(status);
-        choices += item->choice_count;
+        add_item_bytes(is_first ? &same : &others, item);
+        contexts += (double)item->context_bytes;
     }
-    out->tokens /= (double)choices;
-    out->scored /= (double)choices;
+    const double each = same.tokens > 0 ? tokenized.tokens / same.tokens : 1;
+    const double each_scored = same.scored > 0 ? tokenized.scored / same.scored : 1;
+    const double choices = (double)tasks->choices;
+    *out = (ingot_tasks_size){.items = tasks->count,
+                              .choices = tasks->choices,
+                              .text_bytes = (uint64_t)(contexts + same.scored + others.scored),
+                              .tokens = (tokenized.tokens + each * others.tokens) / choices,
+                              .scored = (tokenized.scored + each_scored * others.scored) / choices,
+                              .longest = fmax(tokenized.longest, each * others.longest)};
     return INGOT_OK;
 }
 
@@ -312,6 +354,21 @@ static void sum_choices(task_scorer *s, unsigned side, uint64_t choices) {
         }
         s->likelihood[side][s->tokens[i].index] = total;
     }
+}
+
+uint64_t ingot_tasks_bytes(uint64_t *read, const ingot_tasks_size *size) {
+    const uint64_t held =
+        size->items * ITEM_BYTES + size->choices * CHOICE_BYTES + size->text_bytes;
+    /* likelihoods by both; ids of all, and before in buffers that grow by doubling */
+    const uint64_t choice =
+        sizeof(choice_tokens) + sizeof(ingot_sequence) + 2 * sizeof(double) + 2 * sizeof(void *);
+    const double tokens = (double)size->choices *
+                          (size->tokens * 3 * sizeof(uint32_t) + size->scored * 2 * sizeof(double));
+    if (read != NULL) {
+        *read = held;
+    }
+    return held + size->choices * choice + size->items * sizeof(ingot_task_answer) +
+           (uint64_t)tokens;
 }
 
 /* The choice with the largest likelihood per byte, the first on ties. */

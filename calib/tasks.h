@@ -38,15 +38,23 @@ ingot_status ingot_tasks_read(ingot_tasks *out, const char *path,
                               ingot_error *error) INGOT_MUST_CHECK;
 void ingot_tasks_free(ingot_tasks *tasks); /* a zeroed one is fine */
 
-/* Tokens of a context and one choice as ingot_tasks_score runs them, on average over the choices of
- * the first items, which together have up to `bytes` bytes. */
+/* What a file of items comes to, for plans. */
 typedef struct ingot_tasks_size {
-    double tokens, scored; /* all of them; whose likelihood is asked for */
+    uint64_t items, choices;
+    uint64_t text_bytes; /* of contexts and choices */
+    /* of a context and one choice as ingot_tasks_score runs them, on average over the choices: all
+     * of them; whose likelihood is asked for */
+    double tokens, scored;
+    double longest; /* tokens of the most that one choice has with its context */
 } ingot_tasks_size;
-/* Errors as ingot_tasks_score. */
+/* Tokenizes the first items, whose sequences together have up to `bytes` bytes; others have as many
+ * tokens a byte.  tokenizer NULL: a byte is taken for a token.  Errors as ingot_tasks_score. */
 ingot_status ingot_tasks_measure(ingot_tasks_size *out, const ingot_tasks *tasks, const char *path,
                                  const ingot_tokenizer *tokenizer, uint64_t context, uint64_t bytes,
                                  ingot_error *error) INGOT_MUST_CHECK;
+/* Host memory that ingot_tasks_score takes beside ingot_score_bytes, `tasks` included; *read (may
+ * be NULL) = what these take by themselves. */
+uint64_t ingot_tasks_bytes(uint64_t *read, const ingot_tasks_size *size);
 
 /* What one item came to: indices of choices. */
 typedef struct ingot_task_answer {

@@ -388,9 +388,7 @@ static ingot_status make_forecast(ingot_forecast *out, const session *s,
                                     .length = has_windows ? s->windows.length : 0,
                                     .writes_text = s->is_self_text,
                                     .has_widths = !s->is_forecast,
-                                    .scored_tokens = s->options->scored_tokens,
-                                    .scored_windows = s->options->scored_windows,
-                                    .scored_length = s->options->scored_length,
+                                    .scoring = s->options->scoring,
                                     .layout = *layout};
     ingot_forecast_make(out, &job);
     if (s->is_forecast && recipe->target_bpw != 0 && s->plan.quantized_weights != 0) {

@@ -14,11 +14,10 @@ typedef struct ingot_convert_options {
     unsigned threads;
     uint64_t shard_size_bytes;
     bool is_dry_run, force, resumes, is_compressed, with_sha256, as_json;
-    /* for a plan: statistics are of a text that the model writes (calib/self_text.h); the container
-     * is scored as a forecast's job has it */
-    bool stats_of_self_text;
-    uint64_t scored_tokens, scored_windows, scored_length;
-    ingot_recipe recipe; /* what options gave; the file fills the rest */
+    bool stats_of_self_text;   /* for a plan: statistics are of a text that the model writes
+                                  (calib/self_text.h), */
+    ingot_scoring_job scoring; /* and what the container is scored on */
+    ingot_recipe recipe;       /* what options gave; the file fills the rest */
 } ingot_convert_options;
 
 /* What --json reports; NaN and empty where not computed. */

@@ -174,29 +174,61 @@ static void need_to_write(ingot_memory_need *cpu, ingot_memory_need *cuda,
     *cuda_least_bytes = ingot_max_u64(*cuda_least_bytes, weights + device_least);
 }
 
+/* A text, or items, that are scored at once. */
+typedef struct scored_need {
+    uint64_t tokens, longest; /* of all sequences, of one */
+    uint64_t kept;            /* host memory beside the models, in bytes */
+} scored_need;
+
+/* ids, likelihoods by both, divergences */
+static scored_need need_of_windows(const ingot_scoring_job *s, uint64_t length) {
+    const uint64_t most = s->windows != 0 ? s->windows * length : UINT64_MAX;
+    const uint64_t tokens = ingot_min_u64(s->tokens, most);
+    return (scored_need){tokens, length, tokens * (sizeof(uint32_t) + 3 * sizeof(double))};
+}
+
+/* Sequences that are longer than the context of the model are cut. */
+static scored_need need_of_items(const ingot_tasks_size *items, uint64_t context) {
+    const uint64_t all = (uint64_t)ceil((double)items->choices * items->tokens);
+    return (scored_need){ingot_min_u64(all, items->choices * context),
+                         ingot_min_u64((uint64_t)ceil(items->longest), context),
+                         ingot_tasks_bytes(NULL, items)};
+}
+
+/* One after the other; weights: of both models.  Items are read before the text is scored. */
+static void need_of(ingot_forecast *out, const scored_need *n, const ingot_model *model,
+                    uint64_t host, uint64_t weights) {
+    const uint64_t cpu = ingot_score_bytes(model, n->tokens, n->longest, CPU_CALL_TOKENS);
+    const uint64_t cuda = ingot_score_bytes(model, n->tokens, n->longest, CUDA_CALL_TOKENS);
+    const uint64_t least = ingot_score_bytes(model, n->longest, n->longest, CUDA_CALL_TOKENS);
+    ingot_memory_need *on_cpu = &out->scoring_cpu, *on_cuda = &out->scoring_cuda;
+    on_cpu->host_bytes = ingot_max_u64(on_cpu->host_bytes, CPU_BASE_BYTES + host + n->kept + cpu);
+    on_cuda->host_bytes = ingot_max_u64(on_cuda->host_bytes, CUDA_BASE_BYTES + host + n->kept);
+    on_cuda->device_bytes = ingot_max_u64(on_cuda->device_bytes, weights + cuda);
+    out->scoring_least_bytes = ingot_max_u64(out->scoring_least_bytes, weights + least);
+}
+
 /* ingot-verify: a block or both heads, of the container as much as of the source at the most. */
 static void need_to_score(ingot_forecast *out, const ingot_forecast_job *job) {
     const ingot_model *model = job->model;
+    const ingot_scoring_job *s = &job->scoring;
     const uint64_t embedding = stored_bytes(job, model->embed_name);
     const uint64_t head = ingot_max_u64(embedding, stored_bytes(job, model->head_name));
     const uint64_t weights = 2 * ingot_max_u64(job->plan->block_bytes, head);
-    const uint64_t length = job->scored_length != 0
-                                ? job->scored_length
-                                : ingot_min_u64(INGOT_WINDOW_LENGTH, model->context);
-    const uint64_t most = job->scored_windows != 0 ? job->scored_windows * length : UINT64_MAX;
-    const uint64_t tokens = ingot_min_u64(job->scored_tokens, most);
-    const uint64_t cpu = ingot_score_bytes(model, tokens, length, CPU_CALL_TOKENS);
-    const uint64_t cuda = ingot_score_bytes(model, tokens, length, CUDA_CALL_TOKENS);
-    uint64_t tokenizer = 0;
+    uint64_t tokenizer = 0, read = 0;
     (void)ingot_checkpoint_file(job->checkpoint, INGOT_TOKENIZER_FILE, &tokenizer);
-    /* ids, likelihoods by both, divergences */
-    const uint64_t kept = tokens * (sizeof(uint32_t) + 3 * sizeof(double));
-    const uint64_t host = TOKENIZER_RATIO * tokenizer + weights + kept;
-    out->scoring_cpu.host_bytes = CPU_BASE_BYTES + host + cpu;
-    out->scoring_cuda.host_bytes = CUDA_BASE_BYTES + host;
-    out->scoring_cuda.device_bytes = weights + cuda;
-    out->scoring_least_bytes = weights + ingot_score_bytes(model, length, length, CUDA_CALL_TOKENS);
-    out->scoring_length = length;
+    const uint64_t host = TOKENIZER_RATIO * tokenizer + weights;
+    out->scoring_length =
+        s->length != 0 ? s->length : ingot_min_u64(INGOT_WINDOW_LENGTH, model->context);
+    if (s->items.choices != 0) {
+        const scored_need items = need_of_items(&s->items, model->context);
+        (void)ingot_tasks_bytes(&read, &s->items);
+        need_of(out, &items, model, host, weights);
+    }
+    if (s->tokens != 0) {
+        scored_need windows = need_of_windows(s, out->scoring_length);
+        need_of(out, &windows, model, host + read, weights);
+    }
 }
 
 static void need_memory(ingot_forecast *out, const ingot_forecast_job *job) {
@@ -312,7 +344,7 @@ void ingot_forecast_make(ingot_forecast *out, const ingot_forecast_job *job) {
     if (job->writes_text && job->windows != 0) {
         need_to_write(&out->cpu, &out->cuda, &out->cuda_least_bytes, job);
     }
-    if (job->scored_tokens != 0) {
+    if (job->scoring.tokens != 0 || job->scoring.items.choices != 0) {
         need_to_score(out, job);
     }
     /* a state is written while the one before is there: digests, places and records */

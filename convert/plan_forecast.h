@@ -3,6 +3,7 @@
 #ifndef INGOT_PLAN_FORECAST_H
 #define INGOT_PLAN_FORECAST_H
 
+#include "calib/tasks.h"
 #include "common/json.h"
 #include "convert/plan.h"
 
@@ -46,13 +47,21 @@ typedef struct ingot_forecast {
                                          host, calls of one window, no distillation */
     double seconds;                   /* on the device that was measured; NaN: not measured */
     ingot_statistics_need statistics; /* of the file that it reads in place of a text, or zeros */
-    /* of scoring it beside the source, or zeros: memory, and of a device with one window at once; a
-     * window; time, NaN likewise */
+    /* of scoring it beside the source, or zeros: memory, and of a device with one window or choice
+     * at once; a window; time, NaN likewise */
     ingot_memory_need scoring_cpu, scoring_cuda;
     uint64_t scoring_least_bytes;
     uint64_t scoring_length;
     ingot_scoring_pace scoring_pace;
 } ingot_forecast;
+
+/* What it is scored on afterwards. */
+typedef struct ingot_scoring_job {
+    uint64_t tokens;        /* of a text, at most; 0: of none */
+    uint64_t windows;       /* of it; 0: all */
+    uint64_t length;        /* of a window; 0: min(2048, context) */
+    ingot_tasks_size items; /* zeros: none */
+} ingot_scoring_job;
 
 /* What a forecast is made of. */
 typedef struct ingot_forecast_job {
@@ -64,9 +73,7 @@ typedef struct ingot_forecast_job {
     bool has_stats;           /* a statistics file in its place */
     bool writes_text;         /* the model writes the text of these windows */
     bool has_widths;          /* a target of bits per weight has been met: nothing is measured */
-    /* on which it is scored afterwards, at most, 0: it is not; in so many windows, 0: all; of a
-     * window, 0: min(2048, context) */
-    uint64_t scored_tokens, scored_windows, scored_length;
+    ingot_scoring_job scoring;
     ingot_layout_info layout; /* of the container */
 } ingot_forecast_job;
 

@@ -125,23 +125,8 @@ static bool may_use(const ingot_manifest *m, bool cuda) {
     return may;
 }
 
-/* No more tokens than bytes: what is in them is not read here. */
-static void set_scoring(ingot_convert_options *o, const ingot_manifest *m,
-                        const ingot_zoo_product *p) {
-    json_int_t bytes, mtime_ns;
-    if (p->evaluation != INGOT_ZOO_NONE) {
-        o->scored_tokens = m->texts[p->evaluation].bytes;
-        o->scored_windows = p->windows;
-        o->scored_length = p->seq_len;
-    }
-    if (p->tasks != NULL && ingot_zoo_file_mark(&bytes, &mtime_ns, p->tasks)) {
-        o->scored_tokens = ingot_max_u64(o->scored_tokens, (uint64_t)bytes);
-        o->scored_windows = 0;
-    }
-}
-
 static ingot_status forecast_of(ingot_forecast *out, json_t **json, const ingot_manifest *m,
-                                const ingot_zoo_product *p, bool with_tensors, ingot_speeds *speeds,
+                                const ingot_zoo_product *p, bool with_tensors, stopwatch *watch,
                                 ingot_error *error) {
     ingot_convert_options o = {.model_dir = m->models[p->model].path,
                                .recipe =
@@ -160,8 +145,8 @@ static ingot_status forecast_of(ingot_forecast *out, json_t **json, const ingot_
         o.text_count = 1;
         o.texts[0] = m->texts[p->calibration].paths[0];
     }
-    set_scoring(&o, m, p);
-    return ingot_convert_plan(out, with_tensors ? json : NULL, &o, speeds, error);
+    INGOT_TRY(ingot_zoo_scoring(&o.scoring, watch->texts, m, p, error));
+    return ingot_convert_plan(out, with_tensors ? json : NULL, &o, watch->speeds, error);
 }
 
 /* A text that a product wants, and no tokenizer to read it with.  A config.json alone has none to
@@ -298,8 +283,7 @@ static ingot_status plan_product(ingot_forecasts *plan, const ingot_manifest *m,
     ingot_error error = {0};
     json_t *json = NULL;
     char text[900];
-    ingot_status status =
-        forecast_of(&f, &json, m, p, options->with_tensors, watch->speeds, &error);
+    ingot_status status = forecast_of(&f, &json, m, p, options->with_tensors, watch, &error);
     if (status == INGOT_OK) {
         status = check_tokenizer(m, p, &f, &error);
     }

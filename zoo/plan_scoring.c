@@ -55,8 +55,16 @@ done:
     return rate;
 }
 
-ingot_scored ingot_zoo_scored_text(json_t *cache, const ingot_manifest *manifest,
-                                   const ingot_zoo_product *product, uint64_t length) {
+/* Sequences of tokens that both models run. */
+typedef struct scored {
+    double tokens; /* of all sequences; NaN: it cannot be told */
+    double length; /* of one, on average */
+    double scored; /* tokens whose likelihood is asked for */
+} scored;
+
+/* The windows of a product's evaluation, of `length` tokens, from the first MiB of the text. */
+static scored text_of(json_t *cache, const ingot_manifest *manifest,
+                      const ingot_zoo_product *product, uint64_t length) {
     char key[64];
     const ingot_zoo_text *text = &manifest->texts[product->evaluation];
     (void)snprintf(key, sizeof key, "%llu %llu", (unsigned long long)product->model,
@@ -70,47 +78,85 @@ ingot_scored ingot_zoo_scored_text(json_t *cache, const ingot_manifest *manifest
         windows = (double)product->windows;
     }
     const double tokens = windows * (double)length;
-    return (ingot_scored){tokens, (double)length, tokens};
+    return (scored){tokens, (double)length, tokens};
 }
 
-static ingot_scored count_items(const char *model, const char *path) {
-    ingot_tasks tasks = {0};
-    ingot_tasks_size size;
+static ingot_status measure_items(ingot_tasks_size *size, bool *has_tokenizer, const char *model,
+                                  const char *path, ingot_error *error) {
+    ingot_tasks tasks;
     ingot_tokenizer *tokenizer = NULL;
-    ingot_scored counted = {NAN, NAN, NAN};
-    ingot_status status = open_tokenizer(&tokenizer, model);
-    INGOT_GO(status);
-    INGOT_GO(ingot_tasks_read(&tasks, path, NULL));
-    INGOT_GO(ingot_tasks_measure(&size, &tasks, path, tokenizer, UINT64_MAX, SAMPLE_BYTES, NULL));
-    counted = (ingot_scored){size.tokens * (double)tasks.choices, size.tokens,
-                             size.scored * (double)tasks.choices};
-done:
+    INGOT_TRY(ingot_tasks_read(&tasks, path, error));
+    *has_tokenizer = open_tokenizer(&tokenizer, model) == INGOT_OK;
+    const ingot_status status =
+        ingot_tasks_measure(size, &tasks, path, tokenizer, UINT64_MAX, SAMPLE_BYTES, error);
     ingot_tasks_free(&tasks);
     ingot_tokenizer_destroy(tokenizer);
-    return counted;
+    return status;
 }
 
-ingot_scored ingot_zoo_scored_items(json_t *cache, const ingot_manifest *manifest,
-                                    const ingot_zoo_product *product) {
+static uint64_t count_at(const json_t *object, const char *key) {
+    return (uint64_t)json_integer_value(json_object_get(object, key));
+}
+
+/* *has_tokenizer: else a byte was taken for a token. */
+static ingot_status items_of(ingot_tasks_size *out, bool *has_tokenizer, json_t *cache,
+                             const ingot_manifest *manifest, const ingot_zoo_product *product,
+                             ingot_error *error) {
     char key[4096];
     (void)snprintf(key, sizeof key, "%llu %.4000s", (unsigned long long)product->model,
                    product->tasks);
     json_t *known = json_object_get(cache, key);
     if (known == NULL) {
-        const ingot_scored s = count_items(manifest->models[product->model].path, product->tasks);
-        known = json_object();
-        ingot_json_put(known, "tokens", ingot_json_number(s.tokens));
-        ingot_json_put(known, "length", ingot_json_number(s.length));
-        ingot_json_put(known, "scored", ingot_json_number(s.scored));
-        ingot_json_put(cache, key, known);
+        INGOT_TRY(measure_items(out, has_tokenizer, manifest->models[product->model].path,
+                                product->tasks, error));
+        known = json_pack("{s:b, s:I, s:I, s:I, s:f, s:f, s:f}", "has_tokenizer", *has_tokenizer,
+                          "items", (json_int_t)out->items, "choices", (json_int_t)out->choices,
+                          "text_bytes", (json_int_t)out->text_bytes, "tokens", out->tokens,
+                          "scored", out->scored, "longest", out->longest);
+        if (known == NULL || json_object_set_new(cache, key, known) != 0) {
+            return ingot_error_set(error, INGOT_ERR_NO_MEMORY, product->tasks, NULL, NULL,
+                                   "out of memory");
+        }
     }
-    return (ingot_scored){ingot_json_number_at(known, "tokens"),
-                          ingot_json_number_at(known, "length"),
-                          ingot_json_number_at(known, "scored")};
+    *has_tokenizer = json_is_true(json_object_get(known, "has_tokenizer"));
+    *out = (ingot_tasks_size){.items = count_at(known, "items"),
+                              .choices = count_at(known, "choices"),
+                              .text_bytes = count_at(known, "text_bytes"),
+                              .tokens = ingot_json_number_at(known, "tokens"),
+                              .scored = ingot_json_number_at(known, "scored"),
+                              .longest = ingot_json_number_at(known, "longest")};
+    return INGOT_OK;
 }
 
-static double seconds_of(const ingot_scoring_pace *pace, ingot_scored s) {
+ingot_status ingot_zoo_scoring(ingot_scoring_job *out, json_t *cache,
+                               const ingot_manifest *manifest, const ingot_zoo_product *product,
+                               ingot_error *error) {
+    bool has_tokenizer;
+    *out = (ingot_scoring_job){0};
+    if (product->evaluation != INGOT_ZOO_NONE) {
+        out->tokens = manifest->texts[product->evaluation].bytes;
+        out->windows = product->windows;
+        out->length = product->seq_len;
+    }
+    return product->tasks == NULL
+               ? INGOT_OK
+               : items_of(&out->items, &has_tokenizer, cache, manifest, product, error);
+}
+
+static double seconds_of(const ingot_scoring_pace *pace, scored s) {
     return s.tokens * (pace->token + s.length * pace->length) + s.scored * pace->scored;
+}
+
+static double seconds_of_items(const ingot_scoring_pace *pace, json_t *cache,
+                               const ingot_manifest *manifest, const ingot_zoo_product *product) {
+    ingot_tasks_size size;
+    bool has_tokenizer;
+    if (items_of(&size, &has_tokenizer, cache, manifest, product, NULL) != INGOT_OK ||
+        !has_tokenizer) {
+        return NAN;
+    }
+    const double choices = (double)size.choices;
+    return seconds_of(pace, (scored){choices * size.tokens, size.tokens, choices * size.scored});
 }
 
 double ingot_zoo_scoring_seconds(json_t *cache, const ingot_manifest *manifest,
@@ -122,10 +168,7 @@ double ingot_zoo_scoring_seconds(json_t *cache, const ingot_manifest *manifest,
     }
     double seconds = pace->start;
     if (has_text) {
-        const ingot_scored windows =
-            ingot_zoo_scored_text(cache, manifest, product, forecast->scoring_length);
-        seconds += seconds_of(pace, windows);
+        seconds += seconds_of(pace, text_of(cache, manifest, product, forecast->scoring_length));
     }
-    return has_items ? seconds + seconds_of(pace, ingot_zoo_scored_items(cache, manifest, product))
-                     : seconds;
+    return has_items ? seconds + seconds_of_items(pace, cache, manifest, product) : seconds;
 }

@@ -62,6 +62,29 @@ planned=$(most host_bytes rows)
 is_sanitized || { [ $((planned * 10)) -gt $((taken * 9)) ] && [ "$planned" -lt $((taken * 2)) ]; } ||
     fail "planned $planned bytes of memory, taken $taken"
 
+# Of items what their choices come to, each behind its context: a multiple of the file's bytes.
+awk 'BEGIN {
+    for (i = 0; i < 4; i++) {
+        printf "{\"context\": \"item %d:", i
+        for (k = 0; k < 50; k++) printf " the old house by the sea and"
+        printf "\", \"answer\": 0, \"choices\": ["
+        for (k = 0; k < 30; k++) printf "%s\" number %d\"", k ? ", " : "", k
+        print "]}"
+    }
+}' >long.jsonl
+sed "s|\"[^\"]*tasks.jsonl|\"long.jsonl|; s|\"shelf\": \"shelf\"|\"shelf\": \"items\"|" tasks.json >long.json
+expect_exit 0 ingot-zoo plan long.json --only demo/t --json
+sed '/"room"/,$d' out >rows
+planned=$(most host_bytes rows)
+expect_exit 0 ingot-zoo run long.json --only demo/t
+taken=$(most peak_host_bytes items/.ingot-zoo/records/*.json)
+is_sanitized || { [ $((planned * 10)) -gt $((taken * 9)) ] && [ "$planned" -lt $((taken * 2)) ]; } ||
+    fail "items: planned $planned bytes of memory, taken $taken"
+sed 's/"answer": 0/"answer": 99/' long.jsonl >wrong.jsonl
+sed 's/long.jsonl/wrong.jsonl/' long.json >wrong.json
+expect_exit 2 ingot-zoo plan wrong.json --only demo/t
+expect_error 'demo/t: wrong.jsonl: line 1: "answer" is not the index of a choice'
+
 # Nothing to do: nothing is touched.
 touch stamp
 expect_exit 1 ingot-zoo run zoo.json --json

@@ -2,6 +2,7 @@
  * learning takes, by a short measurement (convert/plan_learning.h). */
 #include "convert/plan_learning.h"
 
+#include "calib/score.h"
 #include "calib/self_text.h"
 #include "calib/stats.h"
 #include "common/progress.h"
@@ -129,6 +130,63 @@ static void test_statistics(void) {
     ingot_checkpoint_close(checkpoint);
 }
 
+/* Scoring: a text by its windows, items by their choices, each behind its context; one after the
+ * other, items being read before. */
+static void test_scoring_memory(void) {
+    ingot_error error;
+    ingot_checkpoint *checkpoint;
+    ingot_weight_source source;
+    ingot_model model;
+    ingot_forecast none, text, items, both, cut;
+    CU_ASSERT_EQUAL_FATAL(ingot_checkpoint_open(&checkpoint, TINY, &error), INGOT_OK);
+    ingot_weight_source_from_checkpoint(&source, checkpoint);
+    CU_ASSERT_EQUAL_FATAL(ingot_model_open(&model, &source, &error), INGOT_OK);
+    const uint64_t length = 32, batch = 8192, context = model.context;
+    const ingot_plan plan = {.block_bytes = 1 << 20};
+    const ingot_recipe recipe = {.defaults = {.bits = 4, .group = 32}};
+    ingot_forecast_job job = {
+        .checkpoint = checkpoint, .model = &model, .plan = &plan, .recipe = &recipe};
+    CU_ASSERT_FATAL(context > length);
+    ingot_forecast_make(&none, &job);
+    CU_ASSERT_EQUAL(none.scoring_cpu.host_bytes + none.scoring_cuda.device_bytes, 0);
+    job.scoring = (ingot_scoring_job){.tokens = 1000, .windows = 2, .length = length};
+    ingot_forecast_make(&text, &job);
+    CU_ASSERT_EQUAL(text.scoring_cuda.device_bytes,
+                    2 * plan.block_bytes + ingot_score_bytes(&model, 2 * length, length, batch));
+    /* 4 items of 20 choices */
+    const ingot_tasks_size size = {4, 80, 5000, 50.5, 3, 60};
+    uint64_t read;
+    const uint64_t kept = ingot_tasks_bytes(&read, &size);
+    CU_ASSERT(read > size.text_bytes && kept - read > 80 * 50 * sizeof(uint32_t));
+    job.scoring = (ingot_scoring_job){.items = size};
+    ingot_forecast_make(&items, &job);
+    CU_ASSERT_EQUAL(items.scoring_cuda.device_bytes,
+                    2 * plan.block_bytes + ingot_score_bytes(&model, 80 * 50 + 40, 60, batch));
+    CU_ASSERT_EQUAL(items.scoring_least_bytes,
+                    2 * plan.block_bytes + ingot_score_bytes(&model, 60, 60, batch));
+    CU_ASSERT_EQUAL(items.scoring_cuda.host_bytes - kept,
+                    text.scoring_cuda.host_bytes - 2 * 32 * 28);
+    job.scoring =
+        (ingot_scoring_job){.tokens = 1000, .windows = 2, .length = length, .items = size};
+    ingot_forecast_make(&both, &job);
+    CU_ASSERT_EQUAL(both.scoring_cuda.device_bytes, items.scoring_cuda.device_bytes);
+    CU_ASSERT_EQUAL(both.scoring_cpu.host_bytes, items.scoring_cpu.host_bytes);
+    job.scoring.tokens = UINT64_C(1) << 20; /* more than the items */
+    job.scoring.windows = 0;
+    ingot_forecast_make(&both, &job);
+    job.scoring.items = (ingot_tasks_size){0};
+    ingot_forecast_make(&text, &job);
+    CU_ASSERT_EQUAL(both.scoring_cpu.host_bytes, text.scoring_cpu.host_bytes + read);
+    CU_ASSERT_EQUAL(both.scoring_cuda.device_bytes, text.scoring_cuda.device_bytes);
+    /* what is longer than the context is cut */
+    job.scoring = (ingot_scoring_job){.items = {4, 80, 5000, 1e9, 3, 2e9}};
+    ingot_forecast_make(&cut, &job);
+    CU_ASSERT_EQUAL(cut.scoring_cuda.device_bytes,
+                    2 * plan.block_bytes + ingot_score_bytes(&model, 80 * context, context, batch));
+    ingot_model_close(&model);
+    ingot_checkpoint_close(checkpoint);
+}
+
 /* Scoring: a device whose memory is its own is started by every process. */
 static void test_scoring(void) {
     ingot_error error;
@@ -165,10 +223,9 @@ static void test_scoring(void) {
 }
 
 int main(void) {
-    const CU_TestInfo tests[] = {{"the least of several calls", test_least},
-                                 {"steps of learning", test_pace},
-                                 {"memory of statistics", test_statistics},
-                                 {"the time of scoring", test_scoring},
-                                 CU_TEST_INFO_NULL};
+    const CU_TestInfo tests[] = {
+        {"the least of several calls", test_least}, {"steps of learning", test_pace},
+        {"memory of statistics", test_statistics},  {"memory of scoring", test_scoring_memory},
+        {"the time of scoring", test_scoring},      CU_TEST_INFO_NULL};
     return suite_run("forecast", tests);
 }

@@ -112,7 +112,7 @@ static ingot_status run(ingot_task_score *out, const char *text, const tiny_mode
     return status;
 }
 
-/* How long sequences are, of the first items or of all. */
+/* How long sequences are, by tokens of all items, by those of the first, and by bytes. */
 static void test_measure(void) {
     ingot_tasks tasks;
     ingot_tasks_size size;
@@ -125,12 +125,27 @@ static void test_measure(void) {
                     INGOT_OK);
     CU_ASSERT_DOUBLE_EQUAL(size.tokens, 11.0 / 5, 1e-12);
     CU_ASSERT_DOUBLE_EQUAL(size.scored, 6.0 / 5, 1e-12);
+    CU_ASSERT_EQUAL(size.longest, 3);
+    CU_ASSERT(size.items == 2 && size.choices == 5 && size.text_bytes == 11);
     CU_ASSERT_EQUAL(ingot_tasks_measure(&size, &tasks, path, tokenizer, CONTEXT, 8, &error),
                     INGOT_OK);
-    CU_ASSERT_DOUBLE_EQUAL(size.tokens, 5.0 / 2, 1e-12);
-    CU_ASSERT_DOUBLE_EQUAL(size.scored, 3.0 / 2, 1e-12);
+    CU_ASSERT_DOUBLE_EQUAL(size.tokens, (5 + 5.0 / 8 * 8) / 5, 1e-12);
+    CU_ASSERT_DOUBLE_EQUAL(size.scored, (3 + 3.0 / 2 * 5) / 5, 1e-12);
+    CU_ASSERT_EQUAL(size.longest, 3);
+    CU_ASSERT_EQUAL(ingot_tasks_measure(&size, &tasks, path, NULL, CONTEXT, 8, &error), INGOT_OK);
+    CU_ASSERT_DOUBLE_EQUAL(size.tokens, 16.0 / 5, 1e-12);
+    CU_ASSERT_DOUBLE_EQUAL(size.scored, 7.0 / 5, 1e-12);
+    CU_ASSERT_EQUAL(size.longest, 4);
     CU_ASSERT_EQUAL(ingot_tasks_measure(&size, &tasks, path, tokenizer, 2, 8, &error),
                     INGOT_ERR_INPUT);
+    ingot_tasks_free(&tasks);
+    /* those behind the first by their bytes, the longest among them */
+    text = "{\"context\":\"a\",\"choices\":[\"e\",\"ee\"],\"answer\":0}\n"
+           "{\"context\":\"a\",\"choices\":[\"e\",\"eeeee\"],\"answer\":0}\n";
+    CU_ASSERT_EQUAL_FATAL(read_items(&tasks, text, &error), INGOT_OK);
+    CU_ASSERT_EQUAL(ingot_tasks_measure(&size, &tasks, path, tokenizer, CONTEXT, 1, &error),
+                    INGOT_OK);
+    CU_ASSERT_DOUBLE_EQUAL(size.longest, 6 * 4.0 / 5, 1e-12);
     ingot_tasks_free(&tasks);
 }
 
