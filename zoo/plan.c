@@ -373,24 +373,23 @@ static void find_present(ingot_zoo_need *need, const ingot_shelf *shelf, const i
 
 /* The disk while products are made in order, a few at a time. */
 typedef struct disk_use {
-    int64_t now, most;         /* beyond what is there before the first of them */
-    uint64_t extra;            /* that one conversion keeps beside its file, the most */
-    uint64_t former[MAX_JOBS]; /* of the products that may still be at work */
-    uint64_t count, jobs;      /* products; at a time, 0: all of them */
+    int64_t now, most; /* beyond what is there before the first of them */
+    /* of the products that may still be at work: what goes when one is made, its former file and
+     * what its conversion keeps beside the new one */
+    uint64_t passing[MAX_JOBS];
+    uint64_t count, jobs; /* products; at a time, 0: all of them */
 } disk_use;
 
 static void use_disk(disk_use *d, const ingot_zoo_need *need) {
-    const uint64_t beside = need->disk_bytes - need->file_bytes;
     if (d->jobs != 0) {
-        uint64_t *former = &d->former[d->count % d->jobs];
-        d->now -= (int64_t)*former;
-        *former = need->former_bytes;
+        uint64_t *passing = &d->passing[d->count % d->jobs];
+        d->now -= (int64_t)*passing;
+        *passing = need->former_bytes + (need->disk_bytes - need->file_bytes);
     }
     d->count++;
-    d->now += (int64_t)(need->file_bytes + need->statistics_bytes);
-    d->now -= (int64_t)ingot_min_u64(need->remaining_bytes, need->file_bytes);
+    d->now += (int64_t)(need->disk_bytes + need->statistics_bytes);
+    d->now -= (int64_t)ingot_min_u64(need->remaining_bytes, need->disk_bytes);
     d->most = d->now > d->most ? d->now : d->most;
-    d->extra = ingot_max_u64(d->extra, beside);
 }
 
 static void check_disk(ingot_forecasts *plan) {
@@ -451,7 +450,7 @@ ingot_status ingot_forecasts_make(ingot_forecasts *out, const ingot_manifest *ma
             use_disk(&disk, need);
         }
     }
-    out->disk_bytes = (uint64_t)disk.most + disk.extra;
+    out->disk_bytes = (uint64_t)disk.most;
     check_disk(out);
     out->rate = watch.speeds != NULL ? ingot_speeds_products(watch.speeds) : NAN;
 done:

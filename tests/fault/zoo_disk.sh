@@ -56,6 +56,26 @@ one=$(needed)
 [ "$one" -lt 4000000 ] || fail "$one bytes to replace one after another"
 sed -i 's/"devices"/"limits": {"jobs": 2}, &/' zoo.json
 [ "$(needed)" -gt $((one * 3 / 2)) ] || fail "$(needed) bytes to replace two at a time, one $one"
+# What a conversion keeps beside its file, a byte a weight that waits for distillation, is there as
+# many times as there are conversions at work.
+cat >two.json <<END
+{"shelf": "two", "models": {"m": "model"}, "texts": {"cal": "model/calibration.txt"},
+ "recipes": {"a": {"effort": "best", "samples": 6}, "b": {"effort": "best", "samples": 8}},
+ "products": [{"model": "m", "recipes": ["a", "b"], "calibration": "cal"}], "devices": ["cpu"],
+ "limits": {"jobs": 1}}
+END
+for jobs in 1 2 3; do
+    sed -i "s/\"jobs\": [0-9]/\"jobs\": $jobs/" two.json
+    ingot-zoo plan two.json --json >plan$jobs.json 2>/dev/null </dev/null
+done
+"$PYTHON" - <<'END' || fail "what is kept beside two files"
+import json
+one, two, three = [json.load(open("plan%d.json" % jobs)) for jobs in (1, 2, 3)]
+beside = [p["disk_bytes"] - p["file_bytes"] for p in one["products"]]
+assert min(beside) > 2500000, beside
+assert two["disk_bytes"] - one["disk_bytes"] == beside[0], (one["disk_bytes"], two["disk_bytes"])
+assert two["disk_bytes"] == three["disk_bytes"] == sum(p["disk_bytes"] for p in two["products"])
+END
 if ! unshare -m true 2>/dev/null; then
     echo "SKIP: only root can mount a small file system"
     exit 0
