@@ -380,12 +380,14 @@ static ingot_status make_forecast(ingot_forecast *out, const session *s,
                                   const ingot_layout_info *layout) {
     const ingot_recipe *recipe = &s->options->recipe;
     const bool has_windows = s->has_windows && s->options->stats == NULL;
+    const uint64_t text_bytes = s->is_forecast ? s->options->text_bytes : s->text.bytes;
     const ingot_forecast_job job = {.checkpoint = s->checkpoint,
                                     .model = &s->model,
                                     .plan = &s->plan,
                                     .recipe = recipe,
                                     .windows = has_windows ? s->windows.count : 0,
                                     .length = has_windows ? s->windows.length : 0,
+                                    .text_bytes = has_windows ? text_bytes : 0,
                                     .writes_text = s->is_self_text,
                                     .has_widths = !s->is_forecast,
                                     .scoring = s->options->scoring,
@@ -401,6 +403,7 @@ static ingot_status make_forecast(ingot_forecast *out, const session *s,
         ingot_forecast_job making = job;
         making.windows = s->windows.count;
         making.length = s->windows.length;
+        making.text_bytes = text_bytes;
         making.writes_text = s->options->stats_of_self_text;
         INGOT_TRY(ingot_forecast_statistics_make(&out->statistics, &making));
         if (s->speeds != NULL) {

@@ -14,10 +14,12 @@ typedef struct ingot_convert_options {
     unsigned threads;
     uint64_t shard_size_bytes;
     bool is_dry_run, force, resumes, is_compressed, with_sha256, as_json;
-    bool stats_of_self_text;   /* for a plan: statistics are of a text that the model writes
-                                  (calib/self_text.h), */
-    ingot_scoring_job scoring; /* and what the container is scored on */
-    ingot_recipe recipe;       /* what options gave; the file fills the rest */
+    /* for a plan: bytes of the calibration text, of statistics as well; whether these are of one
+     * that the model writes (calib/self_text.h); what the container is scored on */
+    uint64_t text_bytes;
+    bool stats_of_self_text;
+    ingot_scoring_job scoring;
+    ingot_recipe recipe; /* what options gave; the file fills the rest */
 } ingot_convert_options;
 
 /* What --json reports; NaN and empty where not computed. */

@@ -24,6 +24,8 @@
 #define CUDA_BASE_BYTES (700u << 20)
 /* A tokenizer over its file: 49,152 entries and their merges take 25 MB, the file 1.8. */
 #define TOKENIZER_RATIO 14u
+/* A text over its file, when it is tokenized; its ids stay: 32 MB of books take 66. */
+#define TEXT_RATIO 2u
 
 const unsigned ingot_card_gigabytes[INGOT_CARD_COUNT] = {24, 40, 80};
 
@@ -180,11 +182,12 @@ typedef struct scored_need {
     uint64_t kept;            /* host memory beside the models, in bytes */
 } scored_need;
 
-/* ids, likelihoods by both, divergences */
+/* The text itself, or ids of windows, likelihoods by both and divergences. */
 static scored_need need_of_windows(const ingot_scoring_job *s, uint64_t length) {
     const uint64_t most = s->windows != 0 ? s->windows * length : UINT64_MAX;
-    const uint64_t tokens = ingot_min_u64(s->tokens, most);
-    return (scored_need){tokens, length, tokens * (sizeof(uint32_t) + 3 * sizeof(double))};
+    const uint64_t tokens = ingot_min_u64(s->text_bytes, most);
+    const uint64_t scores = tokens * (sizeof(uint32_t) + 3 * sizeof(double));
+    return (scored_need){tokens, length, ingot_max_u64(scores, TEXT_RATIO * s->text_bytes)};
 }
 
 /* Sequences that are longer than the context of the model are cut. */
@@ -225,8 +228,8 @@ static void need_to_score(ingot_forecast *out, const ingot_forecast_job *job) {
         (void)ingot_tasks_bytes(&read, &s->items);
         need_of(out, &items, model, host, weights);
     }
-    if (s->tokens != 0) {
-        scored_need windows = need_of_windows(s, out->scoring_length);
+    if (s->text_bytes != 0) {
+        const scored_need windows = need_of_windows(s, out->scoring_length);
         need_of(out, &windows, model, host + read, weights);
     }
 }
@@ -254,7 +257,7 @@ static void need_memory(ingot_forecast *out, const ingot_forecast_job *job) {
     if (job->windows != 0) {
         (void)ingot_checkpoint_file(job->checkpoint, INGOT_TOKENIZER_FILE, &tokenizer);
     }
-    const uint64_t base = TOKENIZER_RATIO * tokenizer + reading;
+    const uint64_t base = TOKENIZER_RATIO * tokenizer + TEXT_RATIO * job->text_bytes + reading;
     /* the embedding is gone before the first block */
     work.beside_calls = ingot_max_u64(work.beside_calls, ends);
     out->cpu.host_bytes =
@@ -303,7 +306,7 @@ ingot_status ingot_forecast_statistics_make(ingot_statistics_need *out,
     if (!job->writes_text) {
         (void)ingot_checkpoint_file(job->checkpoint, INGOT_TOKENIZER_FILE, &tokenizer);
     }
-    const uint64_t host = TOKENIZER_RATIO * tokenizer + weights;
+    const uint64_t host = TOKENIZER_RATIO * tokenizer + TEXT_RATIO * job->text_bytes + weights;
     const uint64_t kept = windows * length * model->hidden * sizeof(float) + grams;
     *out = (ingot_statistics_need){.seconds = NAN};
     out->cpu.host_bytes =
@@ -344,7 +347,7 @@ void ingot_forecast_make(ingot_forecast *out, const ingot_forecast_job *job) {
     if (job->writes_text && job->windows != 0) {
         need_to_write(&out->cpu, &out->cuda, &out->cuda_least_bytes, job);
     }
-    if (job->scoring.tokens != 0 || job->scoring.items.choices != 0) {
+    if (job->scoring.text_bytes != 0 || job->scoring.items.choices != 0) {
         need_to_score(out, job);
     }
     /* a state is written while the one before is there: digests, places and records */

@@ -57,7 +57,7 @@ typedef struct ingot_forecast {
 
 /* What it is scored on afterwards. */
 typedef struct ingot_scoring_job {
-    uint64_t tokens;        /* of a text, at most; 0: of none */
+    uint64_t text_bytes;    /* of a text, which has no more tokens; 0: none */
     uint64_t windows;       /* of it; 0: all */
     uint64_t length;        /* of a window; 0: min(2048, context) */
     ingot_tasks_size items; /* zeros: none */
@@ -71,7 +71,8 @@ typedef struct ingot_forecast_job {
     const ingot_recipe *recipe;
     uint64_t windows, length; /* of the calibration batch; 0: none */
     bool has_stats;           /* a statistics file in its place */
-    bool writes_text;         /* the model writes the text of these windows */
+    uint64_t text_bytes;      /* of the text that they are cut from */
+    bool writes_text;         /* the model writes it instead */
     bool has_widths;          /* a target of bits per weight has been met: nothing is measured */
     ingot_scoring_job scoring;
     ingot_layout_info layout; /* of the container */

@@ -138,6 +138,7 @@ static ingot_status forecast_of(ingot_forecast *out, json_t **json, const ingot_
     if (o.recipe.defaults.scale == INGOT_SCALE_AUTO) {
         o.recipe.defaults.scale = INGOT_SCALE_F16;
     }
+    o.text_bytes = ingot_product_has_data(p) ? m->texts[p->calibration].bytes : 0; /* @self: 0 */
     if (p->uses_statistics) {
         o.stats = "shared";
         o.stats_of_self_text = strcmp(m->texts[p->calibration].paths[0], INGOT_ZOO_SELF) == 0;

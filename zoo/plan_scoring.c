@@ -67,7 +67,7 @@ static scored text_of(json_t *cache, const ingot_manifest *manifest,
                       const ingot_zoo_product *product, uint64_t length) {
     char key[64];
     const ingot_zoo_text *text = &manifest->texts[product->evaluation];
-    (void)snprintf(key, sizeof key, "%llu %llu", (unsigned long long)product->model,
+    (void)snprintf(key, sizeof key, "%llu text %llu", (unsigned long long)product->model,
                    (unsigned long long)product->evaluation);
     if (json_object_get(cache, key) == NULL) {
         const char *model = manifest->models[product->model].path;
@@ -103,7 +103,7 @@ static ingot_status items_of(ingot_tasks_size *out, bool *has_tokenizer, json_t 
                              const ingot_manifest *manifest, const ingot_zoo_product *product,
                              ingot_error *error) {
     char key[4096];
-    (void)snprintf(key, sizeof key, "%llu %.4000s", (unsigned long long)product->model,
+    (void)snprintf(key, sizeof key, "%llu tasks %.4000s", (unsigned long long)product->model,
                    product->tasks);
     json_t *known = json_object_get(cache, key);
     if (known == NULL) {
@@ -134,7 +134,7 @@ ingot_status ingot_zoo_scoring(ingot_scoring_job *out, json_t *cache,
     bool has_tokenizer;
     *out = (ingot_scoring_job){0};
     if (product->evaluation != INGOT_ZOO_NONE) {
-        out->tokens = manifest->texts[product->evaluation].bytes;
+        out->text_bytes = manifest->texts[product->evaluation].bytes;
         out->windows = product->windows;
         out->length = product->seq_len;
     }

@@ -85,6 +85,27 @@ sed 's/long.jsonl/wrong.jsonl/' long.json >wrong.json
 expect_exit 2 ingot-zoo plan wrong.json --only demo/t
 expect_error 'demo/t: wrong.jsonl: line 1: "answer" is not the index of a choice'
 
+
+# Texts are read whole, however few windows they give.
+for i in 1 2 3 4 5 6 7 8 9 10; do cat "$MODEL/evaluation.txt" "$MODEL/calibration.txt"; done >ten.txt
+cat ten.txt ten.txt ten.txt ten.txt >large.txt
+cat >large.json <<END
+{"shelf": "large", "models": {"demo": "model"}, "texts": {"text": "large.txt"},
+ "recipes": {"few": {"samples": 2, "seq_len": 64}},
+ "products": [{"model": "demo", "recipes": ["few"], "calibration": "text", "evaluation": "text", "windows": 2}],
+ "devices": ["cpu"]}
+END
+for way in scored calibrated; do
+    expect_exit 0 ingot-zoo plan large.json --json
+    sed '/"room"/,$d' out >rows
+    planned=$(most host_bytes rows)
+    expect_exit 0 ingot-zoo run large.json
+    taken=$(most peak_host_bytes large/.ingot-zoo/records/*.json)
+    is_sanitized || { [ $((planned * 10)) -gt $((taken * 9)) ] && [ "$planned" -lt $((taken * 2)) ]; } ||
+        fail "a text that is $way: planned $planned bytes of memory, taken $taken"
+    sed -i 's/, "evaluation": "text", "windows": 2//' large.json
+done
+
 # Nothing to do: nothing is touched.
 touch stamp
 expect_exit 1 ingot-zoo run zoo.json --json

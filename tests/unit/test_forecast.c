@@ -117,6 +117,12 @@ static void test_statistics(void) {
     CU_ASSERT_EQUAL(ingot_forecast_statistics_make(&all, &job), INGOT_OK);
     CU_ASSERT_EQUAL(all.cuda_least_bytes, few.cuda_least_bytes + states);
     CU_ASSERT(all.cuda.device_bytes > all.cuda_least_bytes);
+    job.text_bytes = 1 << 20; /* once as it is, once as ids */
+    ingot_statistics_need read;
+    CU_ASSERT_EQUAL(ingot_forecast_statistics_make(&read, &job), INGOT_OK);
+    CU_ASSERT_EQUAL(read.cpu.host_bytes, all.cpu.host_bytes + (2 << 20));
+    CU_ASSERT_EQUAL(read.cuda.host_bytes, all.cuda.host_bytes + (2 << 20));
+    job.text_bytes = 0;
     job.writes_text = true;
     uint64_t host_least, device_least;
     const uint64_t host = ingot_self_text_bytes(&host_least, &model, 64, length, false);
@@ -149,7 +155,7 @@ static void test_scoring_memory(void) {
     CU_ASSERT_FATAL(context > length);
     ingot_forecast_make(&none, &job);
     CU_ASSERT_EQUAL(none.scoring_cpu.host_bytes + none.scoring_cuda.device_bytes, 0);
-    job.scoring = (ingot_scoring_job){.tokens = 1000, .windows = 2, .length = length};
+    job.scoring = (ingot_scoring_job){.text_bytes = 500, .windows = 2, .length = length};
     ingot_forecast_make(&text, &job);
     CU_ASSERT_EQUAL(text.scoring_cuda.device_bytes,
                     2 * plan.block_bytes + ingot_score_bytes(&model, 2 * length, length, batch));
@@ -167,17 +173,24 @@ static void test_scoring_memory(void) {
     CU_ASSERT_EQUAL(items.scoring_cuda.host_bytes - kept,
                     text.scoring_cuda.host_bytes - 2 * 32 * 28);
     job.scoring =
-        (ingot_scoring_job){.tokens = 1000, .windows = 2, .length = length, .items = size};
+        (ingot_scoring_job){.text_bytes = 500, .windows = 2, .length = length, .items = size};
     ingot_forecast_make(&both, &job);
     CU_ASSERT_EQUAL(both.scoring_cuda.device_bytes, items.scoring_cuda.device_bytes);
     CU_ASSERT_EQUAL(both.scoring_cpu.host_bytes, items.scoring_cpu.host_bytes);
-    job.scoring.tokens = UINT64_C(1) << 20; /* more than the items */
+    job.scoring.text_bytes = UINT64_C(1) << 20; /* more than the items */
     job.scoring.windows = 0;
     ingot_forecast_make(&both, &job);
     job.scoring.items = (ingot_tasks_size){0};
     ingot_forecast_make(&text, &job);
     CU_ASSERT_EQUAL(both.scoring_cpu.host_bytes, text.scoring_cpu.host_bytes + read);
     CU_ASSERT_EQUAL(both.scoring_cuda.device_bytes, text.scoring_cuda.device_bytes);
+    /* all of a text is read, whatever is scored of it */
+    job.scoring.windows = 2;
+    ingot_forecast_make(&both, &job);
+    job.scoring.text_bytes *= 2;
+    ingot_forecast_make(&text, &job);
+    CU_ASSERT_EQUAL(text.scoring_cpu.host_bytes, both.scoring_cpu.host_bytes + (2 << 20));
+    CU_ASSERT_EQUAL(text.scoring_cuda.device_bytes, both.scoring_cuda.device_bytes);
     /* what is longer than the context is cut */
     job.scoring = (ingot_scoring_job){.items = {4, 80, 5000, 1e9, 3, 2e9}};
     ingot_forecast_make(&cut, &job);
