@@ -321,17 +321,19 @@ static ingot_status plan_product(ingot_forecasts *plan, const ingot_manifest *m,
         ingot_json_put(row, "tensors", json_incref(json_object_get(json, "tensors")));
         json_decref(json);
     }
-    check_fits(plan, p, need);
-    check_card(plan, p, need);
     return INGOT_OK;
 }
 
 /* ---- all of them ---------------------------------------------------------------------------- */
 
+static bool has_state(const json_t *row, const char *state) {
+    const char *text = ingot_zoo_text_of(row, "state");
+    return text != NULL && strcmp(text, state) == 0;
+}
+
 /* Whether a product's file is there already: it takes no more of the disk. */
 static bool is_finished(const json_t *row) {
-    const char *state = ingot_zoo_text_of(row, "state");
-    return state != NULL && (strcmp(state, "done") == 0 || strcmp(state, "converted") == 0);
+    return has_state(row, "done") || has_state(row, "converted");
 }
 
 /* name -> row; empty where there is no shelf yet. */
@@ -446,6 +448,10 @@ ingot_status ingot_forecasts_make(ingot_forecasts *out, const ingot_manifest *ma
         ingot_json_put(row, "finished", json_boolean(is_done));
         INGOT_GO(ingot_interrupt_check(error));
         INGOT_GO(plan_product(out, manifest, shelf, p, need, row, options, &watch));
+        if (need->is_planned && (options->is_forced || !has_state(known, "done"))) {
+            check_fits(out, p, need);
+            check_card(out, p, need);
+        }
         if (!is_done && need->is_planned) {
             find_present(need, shelf, p, known);
             use_disk(&disk, need);

@@ -85,6 +85,11 @@ sed 's/long.jsonl/wrong.jsonl/' long.json >wrong.json
 expect_exit 2 ingot-zoo plan wrong.json --only demo/t
 expect_error 'demo/t: wrong.jsonl: line 1: "answer" is not the index of a choice'
 
+# A product that is there has no need of memory any more.
+sed 's/"devices"/"limits": {"host_bytes": 1000000}, &/' long.json >small.json
+expect_exit 0 ingot-zoo plan small.json --only demo/t
+expect_exit 2 ingot-zoo plan small.json --only demo/e
+expect_error 'of host memory, there are 1.0 MB'
 
 # Texts are read whole, however few windows they give.
 for i in 1 2 3 4 5 6 7 8 9 10; do cat "$MODEL/evaluation.txt" "$MODEL/calibration.txt"; done >ten.txt
