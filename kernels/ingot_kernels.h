@@ -197,7 +197,9 @@ ingot_status ingot_engine_sampler(ingot_engine *engine, ingot_kernels *kernels, 
  * is full or was not fed, INGOT_ERR_NUMERIC when a logit is not finite. */
 ingot_status ingot_engine_next(ingot_engine *engine, ingot_kernels *kernels, uint64_t ahead,
                                uint32_t *ids) INGOT_MUST_CHECK;
-/* logits[sequences][vocab] (host): those the last token of `next` was chosen from. */
+/* logits[sequences][vocab] (host): those the last token of `next` was chosen from.  INGOT_ERR_USAGE
+ * when a sequence was fed or rewound since, or none was fed at all, and when `next` has worked
+ * ahead of that token; INGOT_ERR_NUMERIC when one is not finite. */
 ingot_status ingot_engine_logits(ingot_engine *engine, ingot_kernels *kernels,
                                  float *logits) INGOT_MUST_CHECK;
 

@@ -378,8 +378,12 @@ static ingot_status engine_next(ingot_engine *e, uint64_t ahead, uint32_t *ids) 
     return not_finite != 0 ? INGOT_ERR_NUMERIC : INGOT_OK;
 }
 
+/* The device has those of the last choice that was made, ahead or not. */
 static ingot_status engine_logits(ingot_engine *e, float *logits) {
     (void)cudaSetDevice(e->cuda->device);
+    if (!e->is_choosing || e->launched != e->delivered) {
+        return INGOT_ERR_USAGE;
+    }
     for (uint64_t s = 0; s < e->sequences; s++) {
         INGOT_TRY(take_logits(e, s, logits + s * e->model.vocab));
     }

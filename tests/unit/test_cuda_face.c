@@ -2,7 +2,67 @@
  * without one. */
 #include "kernels_face.h"
 
+#include "calib/engine_model.h"
+
+#define VOCAB 203u
+
+static ingot_engine *open_engine(packed_model *p, uint64_t sequences, uint64_t capacity) {
+    ingot_arena *arena;
+    ingot_engine_model model;
+    ingot_engine *engine = NULL;
+    ingot_error error = {0};
+    const ingot_engine_options options = {.sequences = sequences, .capacity = capacity};
+    bind(p);
+    CU_ASSERT_EQUAL_FATAL(ingot_arena_create(&arena), INGOT_OK);
+    CU_ASSERT_EQUAL_FATAL(
+        ingot_engine_model_create(&model, &p->tiny->model, &p->source, arena, &error), INGOT_OK);
+    CU_ASSERT_EQUAL_FATAL(ingot_engine_create(&engine, kernels, &model, &options, NULL, &error),
+                          INGOT_OK);
+    ingot_arena_destroy(arena);
+    return engine;
+}
+
+/* Logits are those of the token that `next` gave, and refused where there is none such: before
+ * anything was fed or chosen, after more was fed, and where the device has gone on. */
+static void test_logits(void) {
+    static const tiny_shape shape = {64, 96, 6, 2, 16, VOCAB};
+    static const uint32_t prompt[] = {5, 49, 77};
+    float fed[2][VOCAB], got[2][VOCAB] = {{-7}};
+    uint32_t ids[2];
+    packed_model p = pack_model(0, &shape, W4);
+    ingot_engine *engine = open_engine(&p, 2, 16);
+    CU_ASSERT_EQUAL(ingot_engine_logits(engine, kernels, got[0]), INGOT_ERR_USAGE);
+    for (uint64_t s = 0; s < 2; s++) {
+        CU_ASSERT_EQUAL(ingot_engine_feed(engine, kernels, s, prompt + s, 2, fed[s]), INGOT_OK);
+        CU_ASSERT_EQUAL(ingot_engine_logits(engine, kernels, got[0]), INGOT_ERR_USAGE);
+    }
+    CU_ASSERT_EQUAL(got[0][0], -7); /* nothing was written */
+    CU_ASSERT_EQUAL(ingot_engine_next(engine, kernels, 0, ids), INGOT_OK);
+    CU_ASSERT_EQUAL(ingot_engine_logits(engine, kernels, got[0]), INGOT_OK);
+    CU_ASSERT_EQUAL(memcmp(got, fed, sizeof got), 0);
+    CU_ASSERT_EQUAL(ingot_engine_next(engine, kernels, 2, ids), INGOT_OK);
+    CU_ASSERT_EQUAL(ingot_engine_logits(engine, kernels, got[0]), INGOT_ERR_USAGE);
+    CU_ASSERT_EQUAL(ingot_engine_next(engine, kernels, 1, ids), INGOT_OK);
+    CU_ASSERT_EQUAL(ingot_engine_logits(engine, kernels, got[0]), INGOT_ERR_USAGE);
+    CU_ASSERT_EQUAL(ingot_engine_next(engine, kernels, 0, ids), INGOT_OK);
+    CU_ASSERT_EQUAL(ingot_engine_logits(engine, kernels, got[0]), INGOT_OK);
+    for (uint64_t s = 0; s < 2; s++) {
+        uint32_t best = 0;
+        for (uint32_t i = 1; i < VOCAB; i++) {
+            best = got[s][i] > got[s][best] ? i : best;
+        }
+        CU_ASSERT_EQUAL(ids[s], best);
+    }
+    CU_ASSERT_EQUAL(ingot_engine_feed(engine, kernels, 1, prompt, 1, NULL), INGOT_OK);
+    CU_ASSERT_EQUAL(ingot_engine_logits(engine, kernels, got[0]), INGOT_ERR_USAGE);
+    CU_ASSERT_EQUAL(ingot_engine_rewind(engine, kernels, 0), INGOT_OK);
+    CU_ASSERT_EQUAL(ingot_engine_logits(engine, kernels, got[0]), INGOT_ERR_USAGE);
+    ingot_engine_destroy(engine, kernels);
+    packed_destroy(&p);
+}
+
 int main(void) {
+    const CU_TestInfo engine_tests[] = {{"logits", test_logits}, CU_TEST_INFO_NULL};
     ingot_error error;
     face_tolerance = 0x1p-18;
     const ingot_status status = ingot_kernels_open(&kernels, "cuda", 2, &error);
@@ -14,7 +74,8 @@ int main(void) {
         printf("%s\n", error.reason);
         return 1;
     }
-    const int result = face_run("face of the kernels on CUDA");
+    int result = face_run("face of the kernels on CUDA");
+    result |= suite_run("the engine behind it", engine_tests);
     ingot_kernels_close(kernels);
     return result;
 }
