@@ -92,6 +92,9 @@ bool ingot_plugin_free_bytes(uint64_t *bytes, const char *device) {
         (void)d.pop(&context);
     }
     (void)d.release(number);
-    *bytes = free_bytes;
+    if (is_known) {
+        *bytes =
+            free_bytes > INGOT_PLUGIN_KERNEL_BYTES ? free_bytes - INGOT_PLUGIN_KERNEL_BYTES : 1;
+    }
     return is_known;
 }

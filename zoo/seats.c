@@ -2,6 +2,10 @@
 #include "zoo/seats.h"
 
 #include "kernels/device_name.h"
+#include "kernels/plugin.h"
+
+/* Of a second process on a GPU and all others, beside their peaks. */
+#define PROCESS_BYTES (INGOT_PLUGIN_CONTEXT_BYTES + INGOT_PLUGIN_KERNEL_BYTES)
 
 /* The number of a GPU; -1: of another device, or of one that is found when a tool opens it. */
 static int card_of(const char *device) {
@@ -31,9 +35,9 @@ void ingot_seats_make(ingot_seats *out, const char *const *devices, const uint64
 
 static bool has_room(const ingot_seats *s, const ingot_seat *seat, uint64_t device_bytes) {
     const ingot_seat *card = &s->seats[seat->card];
-    return !seat->is_card || card->room_bytes == 0 || card->used_bytes == 0 ||
-           (card->used_bytes <= card->room_bytes &&
-            device_bytes <= card->room_bytes - card->used_bytes);
+    const uint64_t used_bytes = card->used_bytes + card->processes * PROCESS_BYTES;
+    return !seat->is_card || card->room_bytes == 0 || card->processes == 0 ||
+           (used_bytes <= card->room_bytes && device_bytes <= card->room_bytes - used_bytes);
 }
 
 uint64_t ingot_seats_choose(const ingot_seats *seats, uint64_t device_bytes) {
@@ -48,11 +52,15 @@ uint64_t ingot_seats_choose(const ingot_seats *seats, uint64_t device_bytes) {
 }
 
 void ingot_seats_take(ingot_seats *seats, uint64_t seat, uint64_t device_bytes) {
+    ingot_seat *card = &seats->seats[seats->seats[seat].card];
     seats->seats[seat].jobs++;
-    seats->seats[seats->seats[seat].card].used_bytes += device_bytes;
+    card->processes++;
+    card->used_bytes += device_bytes;
 }
 
 void ingot_seats_leave(ingot_seats *seats, uint64_t seat, uint64_t device_bytes) {
+    ingot_seat *card = &seats->seats[seats->seats[seat].card];
     seats->seats[seat].jobs--;
-    seats->seats[seats->seats[seat].card].used_bytes -= device_bytes;
+    card->processes--;
+    card->used_bytes -= device_bytes;
 }

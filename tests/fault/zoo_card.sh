@@ -13,10 +13,10 @@ cat >zoo.json <<END
   {"model": "m", "recipes": ["rtn"]}],
  "devices": ["cuda:0", "cpu"]}
 END
-plan() { # CODE BYTES OPTIONS...
+plan() { # CODE BYTES OPTIONS...: with so many bytes beside the context and the kernels of one process
     code=$1 bytes=$2
     shift 2
-    LD_LIBRARY_PATH=$PWD/lib INGOT_TEST_CARD_BYTES=$bytes expect_exit "$code" ingot-zoo "$@"
+    LD_LIBRARY_PATH=$PWD/lib INGOT_TEST_CARD_BYTES=$((bytes + 220000000)) expect_exit "$code" ingot-zoo "$@"
 }
 
 plan 0 20000000000 plan zoo.json --json
@@ -41,8 +41,8 @@ plan 2 20000000000 run zoo.json --device cuda:0
 # Two that do not fit beside each other wait for each other, by what is free or what is allowed.
 plan 2 20000000000 run zoo.json --device cuda:0 --jobs 2
 began_together m/w4 m/best || fail "there is room for both: $(cat err)"
-plan 2 200000000 run zoo.json --device cuda:0 --jobs 2
-! began_together m/w4 m/best || fail "both are more than the card: $(cat err)"
+plan 2 500000000 run zoo.json --device cuda:0 --jobs 2
+! began_together m/w4 m/best || fail "both are more than the card, with a context each: $(cat err)"
 sed 's/"devices"/"limits": {"device_bytes": 200000000}, &/' zoo.json >less.json
 plan 2 20000000000 run less.json --device cuda:0 --jobs 2
 ! began_together m/w4 m/best || fail "both are more than is allowed: $(cat err)"
