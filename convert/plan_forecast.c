@@ -19,9 +19,11 @@
 /* Tokens of one forward call: kernels/cpu/cpu.h and kernels/cuda/open.cu. */
 #define CPU_CALL_TOKENS  4096u
 #define CUDA_CALL_TOKENS 8192u
-/* A process before it reads anything; with a CUDA context and its libraries. */
-#define CPU_BASE_BYTES  (24u << 20)
-#define CUDA_BASE_BYTES (700u << 20)
+/* A process before it reads anything; with a CUDA context and its libraries; what it has on the
+ * device by then, for cuBLAS to work in (kernels/cuda/cuda.h). */
+#define CPU_BASE_BYTES    (24u << 20)
+#define CUDA_BASE_BYTES   (700u << 20)
+#define DEVICE_BASE_BYTES (32u << 20)
 /* A tokenizer over its file: 49,152 entries and their merges take 25 MB, the file 1.8. */
 #define TOKENIZER_RATIO 14u
 /* A text over its file, when it is tokenized; its ids stay: 32 MB of books take 66. */
@@ -207,8 +209,10 @@ static void need_of(ingot_forecast *out, const scored_need *n, const ingot_model
     ingot_memory_need *on_cpu = &out->scoring_cpu, *on_cuda = &out->scoring_cuda;
     on_cpu->host_bytes = ingot_max_u64(on_cpu->host_bytes, CPU_BASE_BYTES + host + n->kept + cpu);
     on_cuda->host_bytes = ingot_max_u64(on_cuda->host_bytes, CUDA_BASE_BYTES + host + n->kept);
-    on_cuda->device_bytes = ingot_max_u64(on_cuda->device_bytes, weights + cuda);
-    out->scoring_least_bytes = ingot_max_u64(out->scoring_least_bytes, weights + least);
+    on_cuda->device_bytes =
+        ingot_max_u64(on_cuda->device_bytes, DEVICE_BASE_BYTES + weights + cuda);
+    out->scoring_least_bytes =
+        ingot_max_u64(out->scoring_least_bytes, DEVICE_BASE_BYTES + weights + least);
 }
 
 /* ingot-verify: a block or both heads, of the container as much as of the source at the most. */
@@ -320,6 +324,8 @@ ingot_status ingot_forecast_statistics_make(ingot_statistics_need *out,
     if (job->writes_text) {
         need_to_write(&out->cpu, &out->cuda, &out->cuda_least_bytes, job);
     }
+    out->cuda.device_bytes += DEVICE_BASE_BYTES;
+    out->cuda_least_bytes += DEVICE_BASE_BYTES;
     return ingot_stats_bytes(&out->file_bytes, model);
 }
 
@@ -347,6 +353,8 @@ void ingot_forecast_make(ingot_forecast *out, const ingot_forecast_job *job) {
     if (job->writes_text && job->windows != 0) {
         need_to_write(&out->cpu, &out->cuda, &out->cuda_least_bytes, job);
     }
+    out->cuda.device_bytes += DEVICE_BASE_BYTES;
+    out->cuda_least_bytes += DEVICE_BASE_BYTES;
     if (job->scoring.text_bytes != 0 || job->scoring.items.choices != 0) {
         need_to_score(out, job);
     }

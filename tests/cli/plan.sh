@@ -78,6 +78,7 @@ for options in "--method rtn" "--method rtn --shard-size 20K" \
     check plan.json "p['file_bytes'] == $(cat out*.ingot | wc -c)"
     peak=$(sed -n 's/.*"peak_host_bytes": \([0-9]*\).*/\1/p' out)
     check plan.json "p['cpu']['host_bytes'] < 4 * $peak"
+    check plan.json "p['cuda']['device_bytes'] > 32 << 20" # what cuBLAS works in
     # shellcheck disable=SC2086
     expect_exit 0 ingot-convert tiny/config.json --group 32 $options --dry-run --json
     "$PYTHON" - plan.json out <<'EOF'
