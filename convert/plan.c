@@ -374,12 +374,25 @@ static ingot_status plan_block(planner *p, uint64_t layer) {
     return INGOT_OK;
 }
 
+/* The setting of the embedding or the head: what a rule says of it, then `bits`, then defaults. */
+static ingot_setting end_setting(const planner *p, const char *name, unsigned bits,
+                                 bool *is_named) {
+    ingot_setting s = ingot_recipe_setting(p->recipe, name, is_named);
+    if (bits != 0) {
+        s.bits = s.given & INGOT_GIVEN_BITS ? s.bits : bits;
+        if (s.method == INGOT_CHOICE_KEEP && !(s.given & INGOT_GIVEN_METHOD)) {
+            s.method = INGOT_CHOICE_DEFAULT; /* a default that keeps does not undo them */
+        }
+    }
+    return s;
+}
+
 /* Embedding or head: dense unless bits are asked for, by an option or by a rule. */
 static ingot_status plan_end(planner *p, const char *name, const char *source_name,
                              ingot_tensor_class class, unsigned bits) {
     uint64_t index;
     bool is_named;
-    ingot_setting s = ingot_recipe_setting(p->recipe, name, &is_named);
+    ingot_setting s = end_setting(p, name, bits, &is_named);
     ingot_plan_tensor t = {.class = class,
                            .layer = INGOT_PLAN_NONE,
                            .origin = INGOT_ORIGIN_COPY,
@@ -392,9 +405,6 @@ static ingot_status plan_end(planner *p, const char *name, const char *source_na
                                "the checkpoint lacks this tensor");
     }
     t.source_index = index;
-    if (bits != 0 && (!is_named || !(s.given & INGOT_GIVEN_BITS))) {
-        s.bits = bits;
-    }
     const bool is_wanted = bits != 0 || is_named;
     ingot_method method = planned_method(p, s.method, false);
     if (!is_wanted || method == INGOT_METHOD_COPY) {
@@ -409,7 +419,7 @@ static ingot_status plan_head(planner *p) {
     const ingot_model *model = p->model;
     bool is_named;
     uint64_t index;
-    const ingot_setting s = ingot_recipe_setting(p->recipe, model->head_name, &is_named);
+    const ingot_setting s = end_setting(p, model->head_name, p->recipe->head_bits, &is_named);
     const bool has_own = ingot_checkpoint_find(p->checkpoint, model->head_name, &index) != NULL;
     if (!model->is_tied) {
         return plan_end(p, model->head_name, model->head_name, INGOT_CLASS_HEAD,

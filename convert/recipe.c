@@ -342,6 +342,7 @@ ingot_status ingot_recipe_read(ingot_recipe *recipe, const char *path, ingot_err
 
 ingot_setting ingot_recipe_setting(const ingot_recipe *recipe, const char *name, bool *is_named) {
     ingot_setting s = recipe->defaults;
+    s.given = 0;
     *is_named = false;
     for (uint64_t i = 0; i < recipe->rule_count; i++) {
         const ingot_setting *r = &recipe->rules[i].setting;

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #define TINY "tests/fixtures/tiny-llama"
+#define TIED "tests/fixtures/tiny-qwen3"
 
 static ingot_status parse(ingot_recipe *recipe, const char *text, ingot_error *error) {
     return ingot_recipe_parse(recipe, text, strlen(text), "recipe.json", error);
@@ -153,11 +154,15 @@ typedef struct small {
     ingot_error error;
 } small;
 
-static void open_small(small *s) {
+static void open_model(small *s, const char *folder) {
     *s = (small){0};
-    CU_ASSERT_FATAL(ingot_checkpoint_open(&s->checkpoint, TINY, &s->error) == INGOT_OK);
+    CU_ASSERT_FATAL(ingot_checkpoint_open(&s->checkpoint, folder, &s->error) == INGOT_OK);
     ingot_weight_source_from_checkpoint(&s->source, s->checkpoint);
     CU_ASSERT_FATAL(ingot_model_open(&s->model, &s->source, &s->error) == INGOT_OK);
+}
+
+static void open_small(small *s) {
+    open_model(s, TINY);
 }
 
 static void close_small(small *s) {
@@ -274,6 +279,51 @@ static void test_plan_folds(void) {
     close_small(&s);
 }
 
+/* The embedding and a head that is tied to it: bits that are asked for go before defaults, rules
+ * before both, and a head that is kept is the embedding's, unless that one is quantized. */
+static void test_plan_ends(void) {
+    enum { DENSE = 0, ALIAS = 16 };
+    static const struct {
+        const char *recipe;
+        unsigned embed, head; /* bits */
+    } cases[] = {
+        {"{}", DENSE, ALIAS},
+        {"{\"head_bits\":8}", DENSE, 8},
+        {"{\"embed_bits\":4}", 4, ALIAS},
+        {"{\"tensors\":[{\"pattern\":\"*\",\"method\":\"keep\"}]}", DENSE, ALIAS},
+        {"{\"head_bits\":8,\"tensors\":[{\"pattern\":\"lm_head.*\",\"method\":\"keep\"}]}", DENSE,
+         ALIAS},
+        {"{\"embed_bits\":4,\"tensors\":[{\"pattern\":\"lm_head.*\",\"method\":\"keep\"}]}", 4,
+         DENSE},
+        {"{\"defaults\":{\"method\":\"keep\"},\"embed_bits\":4,\"head_bits\":8}", 4, 8},
+        {"{\"defaults\":{\"method\":\"keep\"}}", DENSE, ALIAS},
+        {"{\"defaults\":{\"bits\":3},\"head_bits\":8,\"tensors\":["
+         "{\"pattern\":\"lm_head.*\",\"group\":\"row\"}]}",
+         DENSE, 8},
+        {"{\"head_bits\":8,\"tensors\":[{\"pattern\":\"lm_head.*\",\"bits\":5}]}", DENSE, 5},
+    };
+    small s;
+    open_model(&s, TIED);
+    CU_ASSERT(s.model.is_tied);
+    for (unsigned i = 0; i < sizeof cases / sizeof *cases; i++) {
+        ingot_plan plan;
+        CU_ASSERT_FATAL(plan_with(&plan, &s, cases[i].recipe, false) == INGOT_OK);
+        const uint64_t ends[2] = {ingot_plan_find(&plan, s.model.embed_name),
+                                  ingot_plan_find(&plan, s.model.head_name)};
+        unsigned found[2] = {99, 99};
+        for (unsigned end = 0; end < 2 && ends[end] != INGOT_PLAN_NONE; end++) {
+            const ingot_tensor_spec *spec = &plan.specs[ends[end]];
+            found[end] = spec->kind == INGOT_ALIAS ? ALIAS : spec->bits;
+        }
+        if (found[0] != cases[i].embed || found[1] != cases[i].head) {
+            (void)fprintf(stderr, "\n  %s: %u, %u\n", cases[i].recipe, found[0], found[1]);
+            CU_FAIL("another plan for the ends");
+        }
+        ingot_plan_free(&plan);
+    }
+    close_small(&s);
+}
+
 int main(void) {
     const CU_TestInfo tests[] = {
         {"precedence", test_precedence},
@@ -285,6 +335,7 @@ int main(void) {
         {"plan: rules", test_plan_rules},
         {"use of data", test_uses_data},
         {"plan: folds", test_plan_folds},
+        {"plan: embedding and head", test_plan_ends},
         CU_TEST_INFO_NULL,
     };
     return suite_run("recipe", tests);
