@@ -149,9 +149,24 @@ static int set_gigabytes(json_t *object, const char *key, double bytes_per_secon
     return json_object_set_new(object, key, ingot_json_number(bytes_per_second / 1e9));
 }
 
+/* A file that can be opened and checked, and all of what its check reads. */
+static ingot_status check_file(const char *path, ingot_error *error) {
+    ingot_container *container;
+    ingot_info info;
+    INGOT_TRY(ingot_open(&container, path, error));
+    ingot_get_info(container, &info);
+    ingot_close(container);
+    return info.shard_count == 1
+               ? INGOT_OK
+               : ingot_error_set(
+                     error, INGOT_ERR_UNSUPPORTED, path, NULL, "name a container that is one file",
+                     "is one of %u shards, which are checked together", (unsigned)info.shard_count);
+}
+
 static ingot_status measure_file(json_t *out, const char *path, const ingot_bench_options *o,
                                  ingot_error *error) {
     ingot_status status = INGOT_OK;
+    INGOT_TRY(check_file(path, error));
     const char *const xxhsum[] = {"xxhsum", "-H3", path, NULL};
     const char *const sha256sum[] = {"sha256sum", path, NULL};
     double disk, check_cold, cached, check_cached;

@@ -37,6 +37,14 @@ grep -q verify_disk_gbps out || fail "no figures: $(cat out)"
 printf 'X' | dd of=m.ingot bs=1 seek=300000 conv=notrunc status=none
 expect_exit 1 ingot-bench verify --file m.ingot --runs 1
 expect_error m.ingot
+# What is checked with other files has no rate of its own; a pipe is not waited for.
+ingot-convert "$MODEL" -o set.ingot --method rtn --shard-size 700K >out 2>err
+expect_exit 2 ingot-bench verify --file "$(ls set-00002-of-*.ingot)" --runs 1 --json
+expect_error "shards"
+grep -q '"error": "E_UNSUPPORTED"' out || fail "one shard of a set: $(cat out)"
+mkfifo pipe
+expect_exit 2 timeout -s KILL 20 ingot-bench verify --file pipe --json
+expect_error "pipe: is not a regular file"
 
 # Conversions: phases beside floors, from the cache and, where files do not live in memory, the disk.
 expect_exit 0 ingot-bench convert --model "$MODEL" --text "$MODEL/calibration.txt" --samples 4 \
