@@ -150,14 +150,14 @@ static void take_record(inspection *all, inspect_tensor *out, uint64_t index) {
         out->bytes += record->part_bytes[p];
     }
     ingot_ledger_at(all->container, index, &out->ledger);
-    if (record->kind == INGOT_ALIAS) {
-        out->alias_of = ingot_tensor_at(all->container, record->alias_of)->name;
-        return;
-    }
+    const bool is_alias = record->kind == INGOT_ALIAS; /* of the same file */
+    const ingot_tensor *holder =
+        is_alias ? ingot_tensor_at(all->container, record->alias_of) : record;
     const shard *part = shard_of_tensor(all->container, index);
-    ingot_digest128(out->data_digest, part->chunks + 8 * record->first_chunk,
-                    8 * tensor_chunk_count(record));
-    if (record->kind == INGOT_AUXILIARY) {
+    ingot_digest128(out->data_digest, part->chunks + 8 * holder->first_chunk,
+                    8 * tensor_chunk_count(holder));
+    out->alias_of = is_alias ? holder->name : NULL;
+    if (is_alias || record->kind == INGOT_AUXILIARY) {
         return;
     }
     all->weights += out->elements;
