@@ -202,9 +202,11 @@ $(BUILD)/%.v4n.o: %.c
 $(LIBRARY): $(OBJECTS)
 	$(call say,AR,$@)
 	$(Q)rm -f $@ && ar rcs $@ $^
+# One object, so that the names which its sources share stay in it: a program may have its own.
 $(PUBLIC_LIBRARY): $(PUBLIC_OBJECTS)
 	$(call say,AR,$@)
-	$(Q)rm -f $@ && ar rcs $@ $^
+	$(Q)ld -r -o $(@:.a=.o) $^ && objcopy -w --keep-global-symbol='ingot_*' $(@:.a=.o)
+	$(Q)rm -f $@ && ar rcs $@ $(@:.a=.o)
 
 $(KERNELS_LIBRARY): $(KERNELS_OBJECTS)
 	$(call say,AR,$@)

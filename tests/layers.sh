@@ -123,6 +123,11 @@ END
     else
         broken "libingot.a does not link with -lxxhash -lzstd alone: $(head -5 "$work/link")"
     fi
+    # A program may have any name but those.
+    for library in "$build/libingot.a" "$build/libingot_kernels.a"; do
+        nm -g --defined-only "$library" | awk 'NF == 3 && $3 !~ /^ingot_/ { print $3 }' >"$work/hits"
+        [ ! -s "$work/hits" ] || broken "$library: names of its own: $(head -5 "$work/hits" | tr '\n' ' ')"
+    done
 else
     broken "$build/libingot.a is missing"
 fi
