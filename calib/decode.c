@@ -115,7 +115,11 @@ static ingot_status feed_status(const ingot_decoder *decoder, ingot_status statu
                                 ingot_error *error) {
     if (status == INGOT_ERR_NUMERIC) {
         return ingot_error_set(error, status, decoder->path, NULL,
-                               "look for NaN or infinite weights", "a logit is not finite");
+                               decoder->engine == NULL
+                                   ? "look for NaN or infinite weights"
+                                   : "look for NaN or infinite weights, or use --device cpu: "
+                                     "activations beyond 65504 are infinite on a GPU",
+                               "a logit is not finite");
     }
     if (status == INGOT_ERR_INPUT) {
         return ingot_error_set(error, status, decoder->path, NULL,
@@ -384,6 +388,9 @@ static ingot_status generate_on_engine(ingot_generation *out, ingot_decoder *d,
     }
 done:
     out->decode_seconds = ingot_clock_seconds() - start;
+    if (status == INGOT_OK) {
+        status = feed_status(d, ops->saturated(d->engine, &out->is_saturated), error);
+    }
     return status;
 }
 

@@ -69,6 +69,7 @@ typedef struct ingot_generation {
     bool is_ended; /* by an end-of-text token */
     double prompt_seconds, decode_seconds;
     uint64_t decode_steps; /* forward calls of one token that decode_seconds covers */
+    bool is_saturated;     /* ingot_engine_saturated, since it was last asked for a generation */
 } ingot_generation;
 
 /* Feeds the prompt and generates until an end-of-text token, `limit` tokens or a full cache.

@@ -27,8 +27,9 @@ static const ingot_cli_option options[] = {
      "all the same."},
     {"json", 0, NULL,
      "Print one JSON object instead of the text: text (without the prompt), tokens, token_ids, "
-     "prompt_tokens_per_second, decode_tokens_per_second, error (a stable code or null). Every "
-     "key is present on failure too."},
+     "prompt_tokens_per_second, decode_tokens_per_second, saturated (whether a GPU cut "
+     "activations off to 65504), error (a stable code or null). Every key is present on failure "
+     "too."},
 };
 
 static const ingot_cli_spec spec = {
@@ -179,6 +180,11 @@ static void print_rates(const ingot_generation *g) {
         (void)fprintf(stderr, ", %.1f tokens/s", rate(g->decode_steps, g->decode_seconds));
     }
     (void)fputc('\n', stderr);
+    if (g->is_saturated) {
+        (void)fputs("warning: activations were beyond 65504 and cut off to it, the text may differ "
+                    "from the model's: compare with --device cpu\n",
+                    stderr);
+    }
 }
 
 /* One object with every key; r is NULL on failure.  False when it could not be written. */
@@ -186,6 +192,7 @@ static bool print_json(const runner *r, const ingot_error *error) {
     json_t *object = json_object();
     json_t *ids = r == NULL ? json_null() : json_array();
     json_t *text = json_null(), *count = json_null(), *fed = json_null(), *decoded = json_null();
+    json_t *saturated = json_null();
     bool is_good = true;
     if (r != NULL) {
         const ingot_generation *g = &r->generation;
@@ -196,12 +203,14 @@ static bool print_json(const runner *r, const ingot_error *error) {
         count = json_integer((json_int_t)g->count);
         fed = ingot_json_number(rate(g->prompt_count, g->prompt_seconds));
         decoded = ingot_json_number(rate(g->decode_steps, g->decode_seconds));
+        saturated = json_boolean(g->is_saturated);
     }
     is_good &= ingot_json_put(object, "token_ids", ids);
     is_good &= ingot_json_put(object, "text", text);
     is_good &= ingot_json_put(object, "tokens", count);
     is_good &= ingot_json_put(object, "prompt_tokens_per_second", fed);
     is_good &= ingot_json_put(object, "decode_tokens_per_second", decoded);
+    is_good &= ingot_json_put(object, "saturated", saturated);
     is_good &= ingot_json_put_error(object, error);
     is_good = is_good && ingot_json_print(object, stdout);
     json_decref(object);

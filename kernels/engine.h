@@ -35,6 +35,7 @@ struct ingot_engine_ops {
     ingot_status (*sampler)(ingot_engine *engine, double temperature, const uint64_t *state);
     ingot_status (*next)(ingot_engine *engine, uint64_t ahead, uint32_t *ids);
     ingot_status (*logits)(ingot_engine *engine, float *logits);
+    ingot_status (*saturated)(ingot_engine *engine, bool *is_saturated);
 };
 
 #ifdef __cplusplus

@@ -139,3 +139,8 @@ ingot_status ingot_engine_next(ingot_engine *engine, ingot_kernels *kernels, uin
 ingot_status ingot_engine_logits(ingot_engine *engine, ingot_kernels *kernels, float *logits) {
     return kernels->backend.ops->engine->logits(engine, logits);
 }
+
+ingot_status ingot_engine_saturated(ingot_engine *engine, ingot_kernels *kernels,
+                                    bool *is_saturated) {
+    return kernels->backend.ops->engine->saturated(engine, is_saturated);
+}

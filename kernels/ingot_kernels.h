@@ -202,6 +202,12 @@ ingot_status ingot_engine_next(ingot_engine *engine, ingot_kernels *kernels, uin
  * ahead of that token; INGOT_ERR_NUMERIC when one is not finite. */
 ingot_status ingot_engine_logits(ingot_engine *engine, ingot_kernels *kernels,
                                  float *logits) INGOT_MUST_CHECK;
+/* Whether a query, key or value, or an input of a product of many rows, has been beyond 65504, the
+ * largest of binary16, and cut off to it since the engine was created or this was last asked, by
+ * tokens chosen ahead, too: then the model may say otherwise than in FP32.  Other inputs of
+ * products beyond it are infinite, and logits not finite. */
+ingot_status ingot_engine_saturated(ingot_engine *engine, ingot_kernels *kernels,
+                                    bool *is_saturated) INGOT_MUST_CHECK;
 
 #ifdef __cplusplus
 }

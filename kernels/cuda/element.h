@@ -32,6 +32,11 @@ __device__ static inline __half finite_half(float x) {
     const float largest = 65504.0f;
     return __float2half_rn(x > largest ? largest : x < -largest ? -largest : x);
 }
+/* The same; *peak: the largest magnitude so far. */
+__device__ static inline __half finite_half(float x, float *peak) {
+    *peak = fmaxf(*peak, fabsf(x));
+    return finite_half(x);
+}
 
 /* x rounded to a float type and back. */
 __device__ static inline float rounded_to(float x, ingot_dtype dtype) {

@@ -97,6 +97,7 @@ static ingot_status make_room(ingot_engine *e) {
     INGOT_TRY(take(e, &e->part, parts * ENGINE_HEAD_DIM));
     INGOT_TRY(take(e, &e->part_scale, parts));
     INGOT_TRY(take_zeroed(e, &e->part_done, engine_attention_units(e)));
+    INGOT_TRY(take_zeroed(e, &e->saturated, 1));
     INGOT_TRY(take(e, &e->ids, rows));
     INGOT_TRY(take_zeroed(e, &e->choice, 1));
     INGOT_TRY(take(e, &e->best_part, e->sequences * ENGINE_BLOCKS));
@@ -390,8 +391,21 @@ static ingot_status engine_logits(ingot_engine *e, float *logits) {
     return INGOT_OK;
 }
 
+static ingot_status engine_saturated(ingot_engine *e, bool *is_saturated) {
+    (void)cudaSetDevice(e->cuda->device);
+    unsigned found = 0;
+    INGOT_TRY(ingot_cuda_status(cudaMemcpyAsync(&found, e->saturated, sizeof found,
+                                                cudaMemcpyDeviceToHost, e->cuda->stream)));
+    INGOT_TRY(
+        ingot_cuda_status(cudaMemsetAsync(e->saturated, 0, sizeof *e->saturated, e->cuda->stream)));
+    INGOT_TRY(wait(e));
+    *is_saturated = found != 0;
+    return INGOT_OK;
+}
+
 const ingot_engine_ops *ingot_cuda_engine(void) {
-    static const ingot_engine_ops ops = {engine_create,  engine_destroy, engine_rewind, engine_feed,
-                                         engine_sampler, engine_next,    engine_logits};
+    static const ingot_engine_ops ops = {engine_create, engine_destroy,  engine_rewind,
+                                         engine_feed,   engine_sampler,  engine_next,
+                                         engine_logits, engine_saturated};
     return &ops;
 }

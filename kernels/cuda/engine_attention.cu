@@ -183,6 +183,29 @@ __device__ static void put_newest(block_memory<PAD, ROWS, SLOTS> *memory, const 
     __syncwarp();
 }
 
+/* Whether heads that were shaped reached the largest of binary16 and were cut off to it; behind all
+ * that others wait for. */
+template <int PAD, int ROWS, unsigned SLOTS>
+__device__ static void note_saturated(const block_memory<PAD, ROWS, SLOTS> *memory,
+                                      const attention_job &job, const span &s, bool is_real) {
+    constexpr unsigned UNITS = PAD / 8;
+    __half2 peak = __float2half2_rn(0.0f);
+    for (unsigned i = threadIdx.x; i < (ROWS + 2) * UNITS; i += THREADS) {
+        const unsigned row = i / UNITS;
+        if (row < ROWS ? row < s.heads : s.is_last) {
+            const __half2 *from =
+                reinterpret_cast<const __half2 *>(&memory->heads[row][i % UNITS * 8]);
+#pragma unroll
+            for (int k = 0; k < 4; k++) {
+                peak = __hmax2(peak, __habs2(from[k]));
+            }
+        }
+    }
+    if (is_real) {
+        engine_note_saturated(job.saturated, fmaxf(__low2float(peak), __high2float(peak)));
+    }
+}
+
 /* The keys a row sees, [low, high). */
 typedef struct row_limit {
     unsigned low, high;
@@ -411,6 +434,9 @@ __global__ __launch_bounds__(
             }
             join_cluster<PAD, FUSED, TILED>(&memory, job, s, share, part, is_real);
         }
+        if (FUSED) {
+            note_saturated(&memory, job, s, is_real);
+        }
     }
     if (s.parts > 1 && cuda_block_ends_last(&memory.is_last, &job.part_done[unit], s.active)) {
         join_parts<FUSED, TILED>(job, s, part);
@@ -530,6 +556,7 @@ ingot_status engine_attend(const ingot_engine *e, const engine_rows *rows,
     job.part = e->part;
     job.part_scale = e->part_scale;
     job.part_done = e->part_done;
+    job.saturated = e->saturated;
     job.heads = (unsigned)m->heads;
     job.kv_heads = (unsigned)m->kv_heads;
     job.group = (unsigned)(m->heads / m->kv_heads);

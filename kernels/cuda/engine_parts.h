@@ -105,6 +105,7 @@ struct ingot_engine {
     float *part;       /* of split attention: sums */
     float2 *part_scale;
     unsigned *part_done;
+    unsigned *saturated; /* ingot_engine_saturated */
     void *product_work;
     __half *unpacked; /* a piece of a matrix */
     uint32_t *ids;    /* [pass_rows] of a prompt */
@@ -251,6 +252,13 @@ __device__ static inline void engine_let_next_start(void) {
 __device__ static inline void engine_chain(void) {
     engine_let_next_start();
     engine_wait();
+}
+
+/* Notes a magnitude that finite_half has cut off, or would have but for rounding. */
+__device__ static inline void engine_note_saturated(unsigned *saturated, float peak) {
+    if (peak >= 65504.0f) {
+        *saturated = 1;
+    }
 }
 
 __device__ static inline unsigned engine_position(const engine_rows &rows, unsigned row) {

@@ -120,6 +120,7 @@ typedef struct norm_job {
     unsigned n;
     float eps;
     bool is_plus_one;
+    unsigned *saturated;
 } norm_job;
 
 /* A block per row; n is a multiple of 4. */
@@ -139,6 +140,7 @@ __global__ __launch_bounds__(THREADS) static void engine_norm_kernel(const norm_
         factor = 1.0f / sqrtf(square / (float)job.n + job.eps);
     }
     const float more = job.is_plus_one ? 1.0f : 0.0f;
+    float peak = 0.0f;
     for (unsigned i = threadIdx.x; i < job.n / 4; i += THREADS) {
         float4 v = x[i];
         if (job.weight != nullptr) {
@@ -146,10 +148,11 @@ __global__ __launch_bounds__(THREADS) static void engine_norm_kernel(const norm_
             v.x *= factor * (w.x + more), v.y *= factor * (w.y + more);
             v.z *= factor * (w.z + more), v.w *= factor * (w.w + more);
         }
-        alignas(8) const __half values[4] = {finite_half(v.x), finite_half(v.y), finite_half(v.z),
-                                             finite_half(v.w)};
+        alignas(8) const __half values[4] = {finite_half(v.x, &peak), finite_half(v.y, &peak),
+                                             finite_half(v.z, &peak), finite_half(v.w, &peak)};
         out[i] = *reinterpret_cast<const uint2 *>(values);
     }
+    engine_note_saturated(job.saturated, peak);
 }
 
 ingot_status engine_norm(const ingot_engine *e, const engine_rows *rows, const float *weight) {
@@ -158,7 +161,8 @@ ingot_status engine_norm(const ingot_engine *e, const engine_rows *rows, const f
                           weight,
                           (unsigned)e->model.hidden,
                           e->model.norm_eps,
-                          e->model.norm == INGOT_NORM_RMS_PLUS_ONE};
+                          e->model.norm == INGOT_NORM_RMS_PLUS_ONE,
+                          e->saturated};
     const engine_shape shape = {dim3(rows->m), THREADS};
     return engine_launch(e, engine_norm_kernel, shape, job, true);
 }
@@ -173,6 +177,7 @@ typedef struct heads_job {
     const float2 *angles;
     __half *q, *k, *v;
     unsigned heads, kv_heads;
+    unsigned *saturated;
 } heads_job;
 
 /* A warp per head of a row. */
@@ -207,10 +212,13 @@ __global__ __launch_bounds__(THREADS) static void engine_heads_kernel(const head
                  : which == 1 ? job.k + at
                               : job.v + at;
     const float2 *angles = job.angles + (uint64_t)row * (rotary / 2);
+    float peak = 0.0f;
     for (unsigned d = lane; d < dim; d += 32) {
         to[d] = finite_half(
-            which == 2 ? v[d] : engine_rotated(v, engine_angle(angles, d, rotary), d, rotary));
+            which == 2 ? v[d] : engine_rotated(v, engine_angle(angles, d, rotary), d, rotary),
+            &peak);
     }
+    engine_note_saturated(job.saturated, peak);
 }
 
 ingot_status engine_heads(const ingot_engine *e, const engine_rows *rows, const engine_layer *layer,
@@ -225,7 +233,8 @@ ingot_status engine_heads(const ingot_engine *e, const engine_rows *rows, const 
                            layer->k,
                            layer->v,
                            (unsigned)m->heads,
-                           (unsigned)m->kv_heads};
+                           (unsigned)m->kv_heads,
+                           e->saturated};
     const uint64_t items = rows->m * (m->heads + 2 * m->kv_heads);
     const engine_shape shape = {dim3((unsigned)ingot_ceil_div(items, THREADS / 32)), THREADS};
     return engine_launch(e, engine_heads_kernel, shape, job, true);
@@ -269,6 +278,7 @@ typedef struct activate_job {
     ingot_activation kind;
     unsigned n;
     uint64_t count;
+    unsigned *saturated;
 } activate_job;
 
 /* The forms of rows.cu: nothing overflows into NaN. */
@@ -291,6 +301,7 @@ __global__ __launch_bounds__(THREADS) static void engine_activate_kernel(const a
     engine_chain();
     const uint64_t step = (uint64_t)gridDim.x * THREADS * 8;
     uint64_t i = ((uint64_t)blockIdx.x * THREADS + threadIdx.x) * 8;
+    float peak = 0.0f;
     for (; i + 8 <= job.count; i += step) { /* with biases n is a multiple of 8 */
         alignas(16) __half gate[8], up[8];
         *reinterpret_cast<uint4 *>(gate) = *reinterpret_cast<const uint4 *>(job.gate + i);
@@ -302,14 +313,15 @@ __global__ __launch_bounds__(THREADS) static void engine_activate_kernel(const a
             float g = __half2float(gate[j]), u = __half2float(up[j]);
             g += job.gate_bias != nullptr ? job.gate_bias[d + j] : 0.0f;
             u += job.up_bias != nullptr ? job.up_bias[d + j] : 0.0f;
-            gate[j] = finite_half(activation(g, job.kind) * u);
+            gate[j] = finite_half(activation(g, job.kind) * u, &peak);
         }
         *reinterpret_cast<uint4 *>(job.out + i) = *reinterpret_cast<const uint4 *>(gate);
     }
     for (; i < job.count; i++) { /* one thread's: without biases */
-        job.out[i] =
-            finite_half(activation(__half2float(job.gate[i]), job.kind) * __half2float(job.up[i]));
+        job.out[i] = finite_half(
+            activation(__half2float(job.gate[i]), job.kind) * __half2float(job.up[i]), &peak);
     }
+    engine_note_saturated(job.saturated, peak);
 }
 
 static engine_shape spread(const ingot_engine *e, uint64_t items) {
@@ -329,7 +341,8 @@ ingot_status engine_activate(const ingot_engine *e, const engine_rows *rows, con
                               up_bias,
                               e->model.activation,
                               (unsigned)e->model.ffn,
-                              count};
+                              count,
+                              e->saturated};
     return engine_launch(e, engine_activate_kernel, spread(e, count / 8), job, true);
 }
 

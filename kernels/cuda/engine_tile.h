@@ -31,6 +31,7 @@ typedef struct attention_job {
     float *part;
     float2 *part_scale;
     unsigned *part_done;
+    unsigned *saturated;
     unsigned heads, kv_heads, chunks, tile_tokens, window;
     unsigned cluster;     /* blocks of one; 1: they meet in device memory */
     unsigned least_steps; /* of a block, where blocks meet in device memory */

@@ -3,7 +3,7 @@
 need ingot-run python3
 
 prompt="The old captain looked at the sea and"
-keys="decode_tokens_per_second error message prompt_tokens_per_second text token_ids tokens"
+keys="decode_tokens_per_second error message prompt_tokens_per_second saturated text token_ids tokens"
 
 # has_keys FILE ERROR: one object with every key, and that error.
 has_keys() {

@@ -170,7 +170,7 @@ static inline void enlarge(const packed_model *p, const char *norm, const char *
 }
 
 /* Writes the model's tensors; names become the tensors' names. */
-static void write_container(packed_model *p, const char *path, bool is_compressed) {
+static inline void write_container(packed_model *p, const char *path, bool is_compressed) {
     ingot_tensor_spec specs[TINY_TENSORS];
     ingot_weight_view views[TINY_TENSORS];
     ingot_arena *arena;

@@ -4,17 +4,14 @@
  * real models.  Skipped, loudly, without a device.  INGOT_TEST_SMALL: every kind, but fewer and
  * shorter prompts, and attention of the kinds that have a kernel of their own, for
  * compute-sanitizer. */
-#include "packed_model.h"
+#include "packed_engine.h"
 
 #include "calib/decode.h"
-#include "calib/engine_model.h"
 #include "calib/text_model.h"
-#include "suite_cuda.h"
 
 #include <unistd.h>
 
 static ingot_backend capped; /* cpu, whose attention caps scores at softcap */
-static float softcap;
 static bool is_small;
 
 /* Keys, values and inputs of products are rounded to binary16, the CPU rounds nothing: of the norm
@@ -23,29 +20,8 @@ static bool is_small;
 
 #define MOST 520 /* tokens of a prompt */
 
-/* ---- an engine and a reference ----------------------------------------------------------------
+/* ---- a reference ----------------------------------------------------------------
  */
-
-static ingot_engine *open_engine(const packed_model *p, uint64_t sequences, uint64_t capacity) {
-    ingot_arena *arena;
-    ingot_engine_model model;
-    ingot_engine *engine = NULL;
-    ingot_error error = {0};
-    const ingot_engine_options options = {.sequences = sequences, .capacity = capacity};
-    CU_ASSERT_EQUAL_FATAL(ingot_arena_create(&arena), INGOT_OK);
-    CU_ASSERT_EQUAL_FATAL(
-        ingot_engine_model_create(&model, &p->tiny->model, &p->source, arena, &error), INGOT_OK);
-    model.softcap = softcap;
-    CU_ASSERT_EQUAL_FATAL(ingot_engine_check(&model, &options, &error), INGOT_OK);
-    const ingot_status status =
-        cuda.ops->engine->create(cuda.context, &engine, &model, &options, NULL, &error);
-    if (status != INGOT_OK) {
-        printf("\n    create: %s %s\n", ingot_status_text(status), error.reason);
-    }
-    CU_ASSERT_EQUAL_FATAL(status, INGOT_OK);
-    ingot_arena_destroy(arena);
-    return engine;
-}
 
 /* Models of calib/ cap no scores. */
 static ingot_status capped_attention(void *context, float *out, const float *q, const float *k,
