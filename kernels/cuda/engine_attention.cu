@@ -183,8 +183,8 @@ __device__ static void put_newest(block_memory<PAD, ROWS, SLOTS> *memory, const 
     __syncwarp();
 }
 
-/* Whether heads that were shaped reached the largest of binary16 and were cut off to it; behind all
- * that others wait for. */
+/* Whether heads that were shaped reached the largest of binary16 and were cut off to it; when the
+ * keys are used, but in front of a meeting of the block, since the next turn shapes heads anew. */
 template <int PAD, int ROWS, unsigned SLOTS>
 __device__ static void note_saturated(const block_memory<PAD, ROWS, SLOTS> *memory,
                                       const attention_job &job, const span &s, bool is_real) {
@@ -423,6 +423,9 @@ __global__ __launch_bounds__(
         }
         __syncthreads(); /* sums take the place of slots */
         store_sums<PAD, WIDE>(&memory, &sums, is_real);
+        if (FUSED) {
+            note_saturated(&memory, job, s, is_real);
+        }
         __syncthreads();
         if (is_joint && is_real) {
             cluster_wait(); /* the others have set their barriers */
@@ -433,9 +436,6 @@ __global__ __launch_bounds__(
                 await_parts(&memory);
             }
             join_cluster<PAD, FUSED, TILED>(&memory, job, s, share, part, is_real);
-        }
-        if (FUSED) {
-            note_saturated(&memory, job, s, is_real);
         }
     }
     if (s.parts > 1 && cuda_block_ends_last(&memory.is_last, &job.part_done[unit], s.active)) {
