@@ -443,6 +443,26 @@ static void print_missing_tokenizer(const session *s, FILE *out) {
     }
 }
 
+/* A rule about no matrix of this model does nothing: a slip of the pen, or of another model. */
+static void print_idle_rules(const session *s, FILE *out) {
+    const ingot_recipe *recipe = &s->options->recipe;
+    for (uint64_t r = 0; r < recipe->rule_count; r++) {
+        bool is_idle = true;
+        for (uint64_t i = 0; i < s->plan.count; i++) {
+            const ingot_tensor_class class = s->plan.tensors[i].class;
+            const bool is_matrix = class == INGOT_CLASS_LINEAR || class == INGOT_CLASS_EMBED ||
+                                   class == INGOT_CLASS_HEAD;
+            is_idle = is_idle && !(is_matrix &&
+                                   ingot_rule_matches(&recipe->rules[r], s->plan.tensors[i].name));
+        }
+        if (is_idle) {
+            (void)fprintf(out,
+                          "plan: a rule of the recipe matches no matrix of this model: \"%s\"\n",
+                          recipe->rules[r].pattern);
+        }
+    }
+}
+
 static ingot_status run(session *s) {
     ingot_writer_plan plan;
     ingot_layout_info layout;
@@ -456,6 +476,7 @@ static ingot_status run(session *s) {
     FILE *out = is_on_stdout ? stdout : stderr;
     ingot_plan_print(&s->plan, &layout, s->options->is_dry_run, out);
     print_missing_tokenizer(s, out);
+    print_idle_rules(s, out);
     if (s->has_useless_data) {
         (void)fprintf(out, "plan: no method of these needs calibration data: it is not read\n");
     }

@@ -340,13 +340,17 @@ ingot_status ingot_recipe_read(ingot_recipe *recipe, const char *path, ingot_err
 
 /* ---- use ----------------------------------------------------------------------------------- */
 
+bool ingot_rule_matches(const ingot_rule *rule, const char *name) {
+    return fnmatch(rule->pattern, name, 0) == 0;
+}
+
 ingot_setting ingot_recipe_setting(const ingot_recipe *recipe, const char *name, bool *is_named) {
     ingot_setting s = recipe->defaults;
     s.given = 0;
     *is_named = false;
     for (uint64_t i = 0; i < recipe->rule_count; i++) {
         const ingot_setting *r = &recipe->rules[i].setting;
-        if (fnmatch(recipe->rules[i].pattern, name, 0) != 0) {
+        if (!ingot_rule_matches(&recipe->rules[i], name)) {
             continue;
         }
         *is_named = true;

@@ -100,6 +100,8 @@ ingot_status ingot_recipe_read(ingot_recipe *recipe, const char *path,
 /* The same from text (file is for errors). */
 ingot_status ingot_recipe_parse(ingot_recipe *recipe, const char *text, uint64_t size,
                                 const char *file, ingot_error *error) INGOT_MUST_CHECK;
+/* Whether a rule is about a tensor of that name. */
+bool ingot_rule_matches(const ingot_rule *rule, const char *name);
 /* The setting of a tensor by name, rules applied.  *is_named: a rule matched; `given` is what rules
  * gave, defaults left out. */
 ingot_setting ingot_recipe_setting(const ingot_recipe *recipe, const char *name, bool *is_named);

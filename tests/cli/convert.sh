@@ -77,8 +77,16 @@ expect_exit 0 ingot-convert "$MODEL" --dry-run --recipe recipe.json --group 32
 grep -q 'layers.1.mlp.down_proj.weight .* 8 bits, group 32' out || fail "rule not in the plan"
 grep -q 'layers.1.mlp.up_proj.weight .* 3 bits, group 32' out || fail "defaults not in the plan"
 grep -q 'layers.0.mlp.up_proj.weight .* F16 ' out || fail "kept tensor not in the plan"
+! grep -q 'matches no matrix' out || fail "$(cat out)"
 expect_exit 0 ingot-convert "$MODEL" -o recipe.ingot --recipe recipe.json
 expect_exit 0 ingot-verify recipe.ingot --source "$MODEL"
+echo '{"tensors": [{"pattern": "*.dwn_proj.weight", "bits": 8}, {"pattern": "model.norm.weight", "bits": 8},
+ {"pattern": "lm_head.weight", "bits": 8}]}' >idle.json
+expect_exit 0 ingot-convert "$MODEL" -o recipe.ingot --recipe idle.json --force
+for pattern in '*.dwn_proj.weight' model.norm.weight; do
+    grep -qF "plan: a rule of the recipe matches no matrix of this model: \"$pattern\"" err || fail "$(cat err)"
+done
+[ "$(grep -c 'matches no matrix' err)" = 2 ] || fail "$(cat err)"
 echo '{"defaults": {"method": "keep"}}' >keep.json
 expect_exit 0 ingot-convert "$MODEL" -o keep.ingot --recipe keep.json
 ! grep -q 'bits per\|nan' out || fail "bits of quantized weights, of which there are none"
