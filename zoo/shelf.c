@@ -125,15 +125,17 @@ ingot_status ingot_shelf_lock(int *descriptor, const ingot_shelf *shelf, const c
     short type = F_WRLCK;
     ingot_shelf_path(path, shelf, INGOT_SHELF_LOCK, name);
     *descriptor = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
-    if (*descriptor >= 0 && lock_call(*descriptor, F_OFD_SETLK, &type) == 0) {
+    const bool is_open = *descriptor >= 0;
+    if (is_open && lock_call(*descriptor, F_OFD_SETLK, &type) == 0) {
         return INGOT_OK;
     }
     const int code = errno;
-    if (*descriptor >= 0) {
+    if (is_open) {
         (void)close(*descriptor);
         *descriptor = -1;
     }
-    if (code == EAGAIN || code == EACCES) {
+    /* A lock that may not be opened, such as another user's, would be waited for without end. */
+    if (is_open && (code == EAGAIN || code == EACCES)) {
         return ingot_error_set(error, INGOT_ERR_LOCKED, path, NULL, "wait for it",
                                "another run is making this product");
     }

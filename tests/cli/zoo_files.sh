@@ -96,3 +96,20 @@ foreign one.ingot
 expect_exit 0 ingot-zoo run own.json --force
 expect_exit 0 ingot-zoo run own.json
 grep -q '^1 products: 0 made, 1 finished before' out || fail "$(cat out)"
+
+# A lock that may not be opened, such as another user's, is an error; it was waited for without end.
+plain=
+if [ "$(id -u)" = 0 ]; then
+    plain="setpriv --bounding-set=-all --inh-caps=-all"
+    $plain true || plain=
+fi
+rm -r two elsewhere
+expect_exit 0 ingot-zoo run two.json
+chmod 0 two/.ingot-zoo/locks/m@rtn.lock
+if [ -n "$plain" ] || [ "$(id -u)" != 0 ]; then
+    # shellcheck disable=SC2086
+    expect_exit 2 timeout 60 $plain ingot-zoo run two.json
+    grep -q 'm/rtn: failed: .*m@rtn.lock: cannot lock a product: Permission denied (check its permissions)' err ||
+        fail "$(cat err)"
+    grep -q 'm/three: finished before' err || fail "$(cat err)"
+fi
