@@ -288,6 +288,9 @@ static ingot_status plan_product(ingot_forecasts *plan, const ingot_manifest *m,
     if (status == INGOT_OK) {
         status = check_tokenizer(m, p, &f, &error);
     }
+    if (status == INGOT_OK) {
+        status = ingot_zoo_check_text(watch->texts, m, p, f.scoring_length, &error);
+    }
     if (status == INGOT_ERR_NO_MEMORY || status == INGOT_ERR_INTERRUPTED) {
         return status;
     }

@@ -62,23 +62,52 @@ typedef struct scored {
     double scored; /* tokens whose likelihood is asked for */
 } scored;
 
-/* The windows of a product's evaluation, of `length` tokens, from the first MiB of the text. */
-static scored text_of(json_t *cache, const ingot_manifest *manifest,
-                      const ingot_zoo_product *product, uint64_t length) {
+/* Tokens of a byte of a product's evaluation, from the first MiB of the text. */
+static double rate_of(json_t *cache, const ingot_manifest *manifest,
+                      const ingot_zoo_product *product) {
     char key[64];
-    const ingot_zoo_text *text = &manifest->texts[product->evaluation];
     (void)snprintf(key, sizeof key, "%llu text %llu", (unsigned long long)product->model,
                    (unsigned long long)product->evaluation);
     if (json_object_get(cache, key) == NULL) {
         const char *model = manifest->models[product->model].path;
-        ingot_json_put(cache, key, ingot_json_number(tokens_per_byte(model, text->paths[0])));
+        const char *path = manifest->texts[product->evaluation].paths[0];
+        ingot_json_put(cache, key, ingot_json_number(tokens_per_byte(model, path)));
     }
-    double windows = floor(ingot_json_number_at(cache, key) * (double)text->bytes / (double)length);
+    return ingot_json_number_at(cache, key);
+}
+
+/* The windows of a product's evaluation, of `length` tokens. */
+static scored text_of(json_t *cache, const ingot_manifest *manifest,
+                      const ingot_zoo_product *product, uint64_t length) {
+    const ingot_zoo_text *text = &manifest->texts[product->evaluation];
+    double windows =
+        floor(rate_of(cache, manifest, product) * (double)text->bytes / (double)length);
     if (product->windows != 0 && windows > (double)product->windows) {
         windows = (double)product->windows;
     }
     const double tokens = windows * (double)length;
     return (scored){tokens, (double)length, tokens};
+}
+
+ingot_status ingot_zoo_check_text(json_t *cache, const ingot_manifest *manifest,
+                                  const ingot_zoo_product *product, uint64_t length,
+                                  ingot_error *error) {
+    if (product->evaluation == INGOT_ZOO_NONE) {
+        return INGOT_OK;
+    }
+    const ingot_zoo_text *text = &manifest->texts[product->evaluation];
+    if (text->path_count != 1 || text->bytes > SAMPLE_BYTES) {
+        return INGOT_OK; /* an estimate is no reason */
+    }
+    const double tokens =
+        text->bytes == 0 ? 0 : rint(rate_of(cache, manifest, product) * (double)text->bytes);
+    if (!(tokens < (double)length)) { /* or it cannot be told */
+        return INGOT_OK;
+    }
+    return ingot_error_set(error, INGOT_ERR_INPUT, text->paths[0], NULL,
+                           "give more text or a smaller \"seq_len\"",
+                           "the text has %.0f tokens, one window of the evaluation needs %llu",
+                           tokens, (unsigned long long)length);
 }
 
 static ingot_status measure_items(ingot_tasks_size *size, bool *has_tokenizer, const char *model,

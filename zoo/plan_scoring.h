@@ -13,6 +13,12 @@ ingot_status ingot_zoo_scoring(ingot_scoring_job *out, json_t *cache,
                                const ingot_manifest *manifest, const ingot_zoo_product *product,
                                ingot_error *error) INGOT_MUST_CHECK;
 
+/* INGOT_ERR_INPUT where the text of a product's evaluation is known to be shorter than a window of
+ * `length` tokens; same cache. */
+ingot_status ingot_zoo_check_text(json_t *cache, const ingot_manifest *manifest,
+                                  const ingot_zoo_product *product, uint64_t length,
+                                  ingot_error *error) INGOT_MUST_CHECK;
+
 /* Seconds of both, by the same cache, and of the start of a GPU; NaN where there is neither, the
  * model has no tokenizer or the forecast has no times. */
 double ingot_zoo_scoring_seconds(json_t *cache, const ingot_manifest *manifest,

@@ -111,6 +111,17 @@ for way in scored calibrated; do
     sed -i 's/, "evaluation": "text", "windows": 2//' large.json
 done
 
+# A text that is too short to be scored on is known before anything is converted.
+head -c 500 "$MODEL/evaluation.txt" >short.txt
+sed 's|"shelf": "shelf"|"shelf": "unscored"|; s|model/evaluation.txt|short.txt|' zoo.json >short.json
+expect_exit 2 ingot-zoo plan short.json
+expect_error "demo/w8: short.txt: the text has"
+expect_error "one window of the evaluation needs 512"
+expect_exit 2 ingot-zoo run short.json
+[ ! -e unscored/demo ] || fail "it was converted"
+sed -i 's|"windows": 2|"windows": 1, "seq_len": 64|' short.json
+expect_exit 0 ingot-zoo plan short.json
+
 # Nothing to do: nothing is touched.
 touch stamp
 expect_exit 1 ingot-zoo run zoo.json --json
