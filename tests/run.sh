@@ -19,9 +19,13 @@ set -u
 # The exit code of a test that cannot run here.
 SKIP=77
 
-# The sources of unit tests that open a CUDA device.
+# The sources of unit tests that open a CUDA device: by their names, which headers that open one for
+# them do not hide, or by what they say.
 device_tests() {
-    grep -lE '"cuda"|(backend_devices|suite_cuda)\.h' tests/unit/test_*.c
+    {
+        ls tests/unit/test_cuda_*.c
+        grep -lE '"cuda"|(backend_devices|suite_cuda)\.h' tests/unit/test_*.c
+    } | sort -u
 }
 if [ "${1:-}" = --device-tests ]; then
     device_tests
