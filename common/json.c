@@ -278,6 +278,10 @@ json_t *ingot_json_any_text(const char *text) {
     return value;
 }
 
+json_t *ingot_json_count(uint64_t value) {
+    return value <= INT64_MAX ? json_integer((json_int_t)value) : json_real((double)value);
+}
+
 json_t *ingot_json_number(double value) {
     return isfinite(value) ? json_real(value) : json_null();
 }

@@ -52,6 +52,9 @@ bool ingot_json_print(const json_t *value, FILE *out) INGOT_MUST_CHECK;
 /* A name, path or message, whatever bytes it has: those that are no UTF-8 become question marks.
  * Null for NULL; NULL when out of memory. */
 json_t *ingot_json_any_text(const char *text);
+/* Integers of jansson are signed: a larger count, which a file may claim, is a real.  New
+ * reference. */
+json_t *ingot_json_count(uint64_t value);
 /* A real if finite, else null (JSON has no NaN). New reference. */
 json_t *ingot_json_number(double value);
 /* The number at a key; NAN where there is none. */

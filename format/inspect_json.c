@@ -6,11 +6,6 @@
 #include <math.h>
 #include <string.h>
 
-/* JSON integers of jansson are signed; a larger count, which a file may claim, is a real. */
-static json_t *count(uint64_t value) {
-    return value <= INT64_MAX ? json_integer((json_int_t)value) : json_real((double)value);
-}
-
 static json_t *text_or_null(const char *text) {
     return text == NULL ? json_null() : json_string(text);
 }
@@ -40,11 +35,13 @@ static bool put_ledger(json_t *object, const ingot_ledger *ledger) {
            ingot_json_put(object, "folded", json_boolean(ledger->is_folded)) &&
            ingot_json_put(object, "damping", ingot_json_number(ledger->damping)) &&
            ingot_json_put(object, "damping_step",
-                          isfinite(ledger->damping) ? count(ledger->damping_step) : json_null()) &&
-           ingot_json_put(object, "dead_columns", count(ledger->dead_columns)) &&
-           ingot_json_put(object, "low_precision_scales", count(ledger->low_precision_scales)) &&
-           ingot_json_put(object, "tokens_seen", count(ledger->tokens_seen)) &&
-           ingot_json_put(object, "outliers", count(ledger->outliers)) &&
+                          isfinite(ledger->damping) ? ingot_json_count(ledger->damping_step)
+                                                    : json_null()) &&
+           ingot_json_put(object, "dead_columns", ingot_json_count(ledger->dead_columns)) &&
+           ingot_json_put(object, "low_precision_scales",
+                          ingot_json_count(ledger->low_precision_scales)) &&
+           ingot_json_put(object, "tokens_seen", ingot_json_count(ledger->tokens_seen)) &&
+           ingot_json_put(object, "outliers", ingot_json_count(ledger->outliers)) &&
            ingot_json_put(object, "weight_error", ingot_json_number(ledger->weight_error)) &&
            ingot_json_put(object, "weight_error_rtn",
                           ingot_json_number(ledger->weight_error_rtn)) &&
@@ -62,7 +59,7 @@ static json_t *tensor_json(const inspection *all, const inspect_tensor *tensor) 
     json_t *shape = json_array();
     bool is_good = true;
     for (unsigned i = 0; i < tensor->rank; i++) {
-        is_good &= json_array_append_new(shape, count(tensor->dim[i])) == 0;
+        is_good &= json_array_append_new(shape, ingot_json_count(tensor->dim[i])) == 0;
     }
     is_good =
         is_good && ingot_json_put(object, "name", json_string(tensor->name)) &&
@@ -70,9 +67,10 @@ static json_t *tensor_json(const inspection *all, const inspect_tensor *tensor) 
         ingot_json_put(object, "kind", json_string(tensor->kind)) &&
         ingot_json_put(object, "dtype", json_string(tensor->dtype)) &&
         ingot_json_put(object, "alias_of", text_or_null(tensor->alias_of)) &&
-        ingot_json_put(object, "bytes", count(tensor->bytes)) &&
-        ingot_json_put(object, "bits", is_grouped ? count(record->bits) : json_null()) &&
-        ingot_json_put(object, "group", is_grouped ? count(record->group) : json_null()) &&
+        ingot_json_put(object, "bytes", ingot_json_count(tensor->bytes)) &&
+        ingot_json_put(object, "bits", is_grouped ? ingot_json_count(record->bits) : json_null()) &&
+        ingot_json_put(object, "group",
+                       is_grouped ? ingot_json_count(record->group) : json_null()) &&
         ingot_json_put(object, "symmetric",
                        is_grouped ? json_boolean(record->zero_mode == INGOT_ZERO_SYMMETRIC)
                                   : json_null()) &&
@@ -116,15 +114,17 @@ static json_t *roles_json(const inspection *all) {
         json_t *object = json_object();
         const bool is_good =
             ingot_json_put(object, "role", json_string(role->name)) &&
-            ingot_json_put(object, "tensors", count(role->tensors)) &&
-            ingot_json_put(object, "weights", count(role->elements)) &&
-            ingot_json_put(object, "bytes", count(role->bytes)) &&
+            ingot_json_put(object, "tensors", ingot_json_count(role->tensors)) &&
+            ingot_json_put(object, "weights", ingot_json_count(role->elements)) &&
+            ingot_json_put(object, "bytes", ingot_json_count(role->bytes)) &&
             ingot_json_put(object, "kind",
                            text_or_null(role->is_uniform ? role->first->kind : NULL)) &&
             ingot_json_put(object, "dtype",
                            text_or_null(role->is_uniform ? role->first->dtype : NULL)) &&
-            ingot_json_put(object, "bits", is_grouped ? count(record->bits) : json_null()) &&
-            ingot_json_put(object, "group", is_grouped ? count(record->group) : json_null()) &&
+            ingot_json_put(object, "bits",
+                           is_grouped ? ingot_json_count(record->bits) : json_null()) &&
+            ingot_json_put(object, "group",
+                           is_grouped ? ingot_json_count(record->group) : json_null()) &&
             ingot_json_put(object, "weight_error", ingot_json_number(role->weight_error)) &&
             ingot_json_put(object, "weight_error_rtn", ingot_json_number(role->weight_error_rtn)) &&
             ingot_json_put(object, "output_error", ingot_json_number(role->output_error)) &&
@@ -140,8 +140,8 @@ static json_t *roles_json(const inspection *all) {
 static json_t *methods_json(const inspection *all) {
     json_t *object = json_object();
     for (unsigned i = 0; i < sizeof all->methods / sizeof *all->methods; i++) {
-        if (all->methods[i] > 0 &&
-            !ingot_json_put(object, ingot_method_name((ingot_method)i), count(all->methods[i]))) {
+        if (all->methods[i] > 0 && !ingot_json_put(object, ingot_method_name((ingot_method)i),
+                                                   ingot_json_count(all->methods[i]))) {
             json_decref(object);
             return NULL;
         }
@@ -165,7 +165,7 @@ static json_t *files_json(const inspection *all) {
         }
         json_t *object = json_object();
         const bool is_good = ingot_json_put(object, "name", json_string(name)) &&
-                             ingot_json_put(object, "bytes", count(size));
+                             ingot_json_put(object, "bytes", ingot_json_count(size));
         if (json_array_append_new(array, object) != 0 || !is_good) {
             json_decref(array);
             return NULL;
@@ -223,10 +223,10 @@ static json_t *difference_json(const inspect_difference *entry) {
     is_good &= ingot_json_put(object, "name", json_string(any->name));
     is_good &= ingot_json_put(object, "status", json_string(status));
     is_good &= ingot_json_put(object, "differs_in", fields);
-    is_good &=
-        ingot_json_put(object, "bytes", entry->a != NULL ? count(entry->a->bytes) : json_null());
+    is_good &= ingot_json_put(object, "bytes",
+                              entry->a != NULL ? ingot_json_count(entry->a->bytes) : json_null());
     is_good &= ingot_json_put(object, "other_bytes",
-                              entry->b != NULL ? count(entry->b->bytes) : json_null());
+                              entry->b != NULL ? ingot_json_count(entry->b->bytes) : json_null());
     is_good &= ingot_json_put(object, "weight_error", ingot_json_number(a));
     is_good &= ingot_json_put(object, "other_weight_error", ingot_json_number(b));
     is_good &= ingot_json_put(object, "output_error", ingot_json_number(output_a));
@@ -250,14 +250,14 @@ static json_t *comparison_json(const inspection *other, const inspect_comparison
     is_good &= ingot_json_put(object, "content_id", digest_or_null(other->info.content_id));
     is_good &= ingot_json_put(object, "bits_per_weight",
                               ingot_json_number(inspection_bits_per_weight(other)));
-    is_good &= ingot_json_put(object, "bytes", count(other->file_bytes));
+    is_good &= ingot_json_put(object, "bytes", ingot_json_count(other->file_bytes));
     is_good &= ingot_json_put(object, "same_content", json_boolean(comparison->is_same_content));
     is_good &= ingot_json_put(object, "same_meta", json_boolean(comparison->is_meta_equal));
     is_good &= ingot_json_put(object, "same_files", json_boolean(comparison->are_files_equal));
-    is_good &= ingot_json_put(object, "equal", count(comparison->equal));
-    is_good &= ingot_json_put(object, "different", count(comparison->different));
-    is_good &= ingot_json_put(object, "removed", count(comparison->only_a));
-    is_good &= ingot_json_put(object, "added", count(comparison->only_b));
+    is_good &= ingot_json_put(object, "equal", ingot_json_count(comparison->equal));
+    is_good &= ingot_json_put(object, "different", ingot_json_count(comparison->different));
+    is_good &= ingot_json_put(object, "removed", ingot_json_count(comparison->only_a));
+    is_good &= ingot_json_put(object, "added", ingot_json_count(comparison->only_b));
     is_good &= ingot_json_put(object, "tensors", array);
     if (!is_good) {
         json_decref(object);
@@ -272,7 +272,7 @@ static bool put_container(json_t *object, const inspection *all) {
     return ingot_json_put(object, "format_version", json_string(version)) &&
            ingot_json_put(object, "root", digest_or_null(all->info.root)) &&
            ingot_json_put(object, "content_id", digest_or_null(all->info.content_id)) &&
-           ingot_json_put(object, "data_bytes", count(all->info.decoded_data_bytes)) &&
+           ingot_json_put(object, "data_bytes", ingot_json_count(all->info.decoded_data_bytes)) &&
            ingot_json_put(object, "compressed", json_boolean(all->info.is_compressed)) &&
            ingot_json_put(object, "features", features_json(all)) &&
            ingot_json_put(object, "methods", methods_json(all)) &&
@@ -280,20 +280,21 @@ static bool put_container(json_t *object, const inspection *all) {
 }
 
 static bool put_all(json_t *object, const inspection *all, bool with_tensors) {
-    bool is_good = ingot_json_put(object, "path", ingot_json_any_text(all->path)) &&
-                   ingot_json_put(object, "profile", json_string(inspection_profile_name(all))) &&
-                   ingot_json_put(object, "bytes", count(all->file_bytes)) &&
-                   ingot_json_put(object, "shards", count(inspection_data_file_count(all))) &&
-                   ingot_json_put(object, "tensor_count", count(all->tensor_count)) &&
-                   ingot_json_put(object, "quantized_tensors", count(all->quantized_tensors)) &&
-                   ingot_json_put(object, "weights", count(all->weights)) &&
-                   ingot_json_put(object, "quantized_weights", count(all->quantized_weights)) &&
-                   ingot_json_put(object, "bits_per_weight",
-                                  ingot_json_number(inspection_bits_per_weight(all))) &&
-                   ingot_json_put(object, "file_bits_per_weight",
-                                  ingot_json_number(inspection_file_bits_per_weight(all))) &&
-                   ingot_json_put(object, "roles", roles_json(all)) &&
-                   ingot_json_put(object, "files", files_json(all));
+    bool is_good =
+        ingot_json_put(object, "path", ingot_json_any_text(all->path)) &&
+        ingot_json_put(object, "profile", json_string(inspection_profile_name(all))) &&
+        ingot_json_put(object, "bytes", ingot_json_count(all->file_bytes)) &&
+        ingot_json_put(object, "shards", ingot_json_count(inspection_data_file_count(all))) &&
+        ingot_json_put(object, "tensor_count", ingot_json_count(all->tensor_count)) &&
+        ingot_json_put(object, "quantized_tensors", ingot_json_count(all->quantized_tensors)) &&
+        ingot_json_put(object, "weights", ingot_json_count(all->weights)) &&
+        ingot_json_put(object, "quantized_weights", ingot_json_count(all->quantized_weights)) &&
+        ingot_json_put(object, "bits_per_weight",
+                       ingot_json_number(inspection_bits_per_weight(all))) &&
+        ingot_json_put(object, "file_bits_per_weight",
+                       ingot_json_number(inspection_file_bits_per_weight(all))) &&
+        ingot_json_put(object, "roles", roles_json(all)) &&
+        ingot_json_put(object, "files", files_json(all));
     if (is_good && all->container != NULL) {
         is_good = put_container(object, all);
     }

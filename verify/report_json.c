@@ -17,7 +17,7 @@ static json_t *text_or_null(const char *text) {
 }
 
 static json_t *count_or_null(uint64_t value, bool is_known) {
-    return is_known ? json_integer((json_int_t)value) : json_null();
+    return is_known ? ingot_json_count(value) : json_null();
 }
 
 static json_t *digest_or_null(const uint8_t digest[16], bool is_known) {
@@ -97,8 +97,8 @@ static json_t *tensor_object(const ingot_verification *verification,
     (void)json_object_set_new(object, "dead_columns", json_integer(ledger->dead_columns));
     (void)json_object_set_new(object, "low_precision_scales",
                               json_integer(ledger->low_precision_scales));
-    (void)json_object_set_new(object, "tokens_seen", json_integer((json_int_t)ledger->tokens_seen));
-    (void)json_object_set_new(object, "outliers", json_integer((json_int_t)ledger->outliers));
+    (void)json_object_set_new(object, "tokens_seen", ingot_json_count(ledger->tokens_seen));
+    (void)json_object_set_new(object, "outliers", ingot_json_count(ledger->outliers));
     (void)json_object_set_new(object, "weight_error", ingot_json_number(ledger->weight_error));
     (void)json_object_set_new(object, "weight_error_rtn",
                               ingot_json_number(ledger->weight_error_rtn));

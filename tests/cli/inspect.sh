@@ -52,6 +52,10 @@ assert ledger["tokens_seen"] >= 2**63 and ledger["outliers"] >= 2**63, ledger
 assert ledger["dead_columns"] == 2**32 - 1, ledger
 PYTHON
 
+expect_exit 0 ingot-verify --quick strange.ingot --json
+"$PYTHON" -c 'import json; t = json.load(open("out"))["tensors"][0]
+assert t["tokens_seen"] >= 2**63 and t["outliers"] >= 2**63, t' || fail "counts of ingot-verify"
+
 for file in text list; do
     expect_exit 1 ingot-verify $file.ingot --json
     grep -q '"E_META"' out || fail "$file: not E_META"
