@@ -384,13 +384,15 @@ static int compare_doubles(const void *a, const void *b) {
 
 static void summarize(ingot_score *out, const scorer *s, uint64_t positions) {
     const double n = (double)positions;
+    const double mean = sum(s->sides[0].nll, positions) / n;
     out->positions = positions;
-    out->perplexity = exp(sum(s->sides[0].nll, positions) / n);
+    out->perplexity = exp(mean);
     if (s->side_count < 2) {
         return;
     }
-    out->source_perplexity = exp(sum(s->sides[1].nll, positions) / n);
-    out->ppl_ratio = out->perplexity / out->source_perplexity;
+    const double source_mean = sum(s->sides[1].nll, positions) / n;
+    out->source_perplexity = exp(source_mean);
+    out->ppl_ratio = exp(mean - source_mean); /* also where both are beyond a binary64 */
     out->kld_mean = sum(s->kld, positions) / n;
     out->top1 = (double)s->agreed / n;
     qsort(s->kld, positions, sizeof *s->kld, compare_doubles);

@@ -177,7 +177,8 @@ int ingot_verify_command(int argc, char **argv) {
     void *texts;
     if (ingot_alloc_zero(&texts, (uint64_t)argc + 1, sizeof *cmd.texts) != INGOT_OK) {
         (void)ingot_error_set(&error, INGOT_ERR_NO_MEMORY, NULL, NULL, NULL, "out of memory");
-        return ingot_cli_report(command_spec.tool, &error);
+        (void)ingot_cli_report(command_spec.tool, &error);
+        return usage_exit(argc, argv, &cmd, &error);
     }
     cmd.texts = texts;
     cmd.options.text_paths = cmd.texts;

@@ -278,19 +278,22 @@ void ingot_chart_sizes(ingot_markup *markup, const ingot_verification *verificat
     ingot_markup_add(markup, "</ul>\n");
 }
 
+#define SCORE_WIDTH 390.0 /* of the longest bar */
+
 /* ---- perplexity and divergence --------------------------------------------------------------- */
 
 static void draw_bar(ingot_markup *markup, const char *class, const char *name, double value,
                      double scale, double top) {
     char text[96];
-    (void)snprintf(text, sizeof text, "%s: %.4f", name, value);
+    const double width = isinf(value) ? SCORE_WIDTH : value * scale;
+    (void)snprintf(text, sizeof text, value < 1e15 ? "%s: %.4f" : "%s: %.4g", name, value);
     ingot_svg_text(markup, "label", 2, top, "start", text);
-    ingot_svg_rect(markup, class, 2, top + 6, value * scale, 20, text);
+    ingot_svg_rect(markup, class, 2, top + 6, width, 20, text);
 }
 
-/* A gate as a mark over the first bar. */
+/* A gate as a mark over the first bar, where it is on the chart. */
 static void draw_gate(ingot_markup *markup, double gate, double scale) {
-    if (!isnan(gate)) {
+    if (gate >= 0 && isfinite(gate)) {
         ingot_svg_line(markup, "gate", 2 + gate * scale, 20, 2 + gate * scale, 45);
     }
 }
@@ -304,7 +307,7 @@ void ingot_chart_score(ingot_markup *markup, const ingot_verification *verificat
     }
     const bool has_source = !isnan(score->source_perplexity);
     /* fmax leaves out what is not a number */
-    double scale = 390.0 / fmax(fmax(score->perplexity, score->source_perplexity), gate);
+    double scale = SCORE_WIDTH / fmax(fmax(score->perplexity, score->source_perplexity), gate);
     ingot_svg_begin(markup, 400, has_source ? 100 : 52, "perplexity");
     draw_bar(markup, "bar stored", "perplexity of the container", score->perplexity, scale, 14);
     draw_gate(markup, gate, scale);
@@ -316,7 +319,7 @@ void ingot_chart_score(ingot_markup *markup, const ingot_verification *verificat
     if (isnan(score->kld_mean)) {
         return;
     }
-    scale = 390.0 / fmax(fmax(fmax(score->kld_mean, score->kld_p99), kld_gate), 1e-12);
+    scale = SCORE_WIDTH / fmax(fmax(fmax(score->kld_mean, score->kld_p99), kld_gate), 1e-12);
     ingot_svg_begin(markup, 400, 96, "KL divergence from the source, in nats");
     draw_bar(markup, "bar stored", "mean KL divergence, nats", score->kld_mean, scale, 14);
     draw_gate(markup, kld_gate, scale);
@@ -329,7 +332,7 @@ void ingot_chart_score(ingot_markup *markup, const ingot_verification *verificat
 void ingot_chart_tasks(ingot_markup *markup, const ingot_verification *verification) {
     const ingot_task_score *score = &verification->task_score;
     const bool has_source = !isnan(score->source_accuracy);
-    const double scale = 3.9; /* pixels per percent */
+    const double scale = SCORE_WIDTH / 100; /* of percent */
     ingot_svg_begin(markup, 400, has_source ? 100 : 52, "accuracy");
     draw_bar(markup, "bar stored", "accuracy of the container, %", 100 * score->accuracy, scale,
              14);

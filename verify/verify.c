@@ -372,6 +372,20 @@ static ingot_status run_model(ingot_verification *verification, const ingot_chec
     return status;
 }
 
+/* The figure beside the limit that it broke, with as many digits as tell them apart. */
+static ingot_status fail_gate(ingot_verification *verification, const char *what, double value,
+                              const char *unit, double limit) {
+    char found[32], most[32];
+    int digits = 6;
+    do {
+        (void)snprintf(found, sizeof found, "%.*g", digits, value);
+        (void)snprintf(most, sizeof most, "%.*g", digits, limit);
+    } while (strcmp(found, most) == 0 && ++digits <= 17);
+    return ingot_error_set(&verification->error, INGOT_FAIL_GATE, verification->options.path, NULL,
+                           "use more bits, a smaller group or calibration data",
+                           "%s is %s %s, over the gate of %s", what, found, unit, most);
+}
+
 ingot_status ingot_verify_gates(ingot_verification *verification) {
     const ingot_verify_options *options = &verification->options;
     const ingot_score *score = &verification->score;
@@ -383,22 +397,16 @@ ingot_status ingot_verify_gates(ingot_verification *verification) {
     verification->gates_passed = INGOT_VERDICT_NO;
     /* Written so that a figure that is not a number fails. */
     if (!isnan(options->max_ppl_ratio) && !(score->ppl_ratio <= options->max_ppl_ratio)) {
-        return ingot_error_set(&verification->error, INGOT_FAIL_GATE, options->path, NULL,
-                               "use more bits, a smaller group or calibration data",
-                               "perplexity is %.6g times the source's, over the gate of %.6g",
-                               score->ppl_ratio, options->max_ppl_ratio);
+        return fail_gate(verification, "perplexity", score->ppl_ratio, "times the source's",
+                         options->max_ppl_ratio);
     }
     if (!isnan(options->max_kld) && !(score->kld_mean <= options->max_kld)) {
-        return ingot_error_set(&verification->error, INGOT_FAIL_GATE, options->path, NULL,
-                               "use more bits, a smaller group or calibration data",
-                               "mean KL divergence is %.6g nats, over the gate of %.6g",
-                               score->kld_mean, options->max_kld);
+        return fail_gate(verification, "mean KL divergence", score->kld_mean, "nats",
+                         options->max_kld);
     }
     if (!isnan(options->max_accuracy_drop) && !(drop <= options->max_accuracy_drop)) {
-        return ingot_error_set(&verification->error, INGOT_FAIL_GATE, options->path, NULL,
-                               "use more bits, a smaller group or calibration data",
-                               "accuracy is %.6g lower than the source's, over the gate of %.6g",
-                               drop, options->max_accuracy_drop);
+        return fail_gate(verification, "accuracy", drop, "lower than the source's",
+                         options->max_accuracy_drop);
     }
     verification->gates_passed = INGOT_VERDICT_YES;
     return INGOT_OK;

@@ -130,6 +130,8 @@ json error '"E_USAGE"'
 json file null
 expect_exit 2 ingot-verify model.ingot --no-such-option --json
 json error '"E_USAGE"'
+expect_exit 2 env INGOT_TEST_FAIL_ALLOC=1 ingot-verify model.ingot --json
+json error '"E_NO_MEMORY"'
 printf 'short' >short.txt
 expect_exit 2 ingot-verify model.ingot --text short.txt --json
 json valid true

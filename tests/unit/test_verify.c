@@ -527,6 +527,51 @@ static void test_json(void) {
     ingot_verification_close(&v);
 }
 
+/* A figure that is over its gate in the last digit is told apart from it. */
+static void test_near_gate(void) {
+    ingot_verification v;
+    ingot_verify_options options = base_options();
+    options.max_kld = 0.1;
+    ingot_verification_init(&v, &options);
+    v.score.kld_mean = nextafter(0.1, 1);
+    CU_ASSERT_EQUAL(ingot_verify_gates(&v), INGOT_FAIL_GATE);
+    CU_ASSERT_STRING_EQUAL(v.error.reason, "mean KL divergence is 0.10000000000000002 nats, over "
+                                           "the gate of 0.10000000000000001");
+    v.score.kld_mean = 0.25;
+    CU_ASSERT_EQUAL(ingot_verify_gates(&v), INGOT_FAIL_GATE);
+    CU_ASSERT_STRING_EQUAL(v.error.reason, "mean KL divergence is 0.25 nats, over the gate of 0.1");
+    ingot_verification_close(&v);
+}
+
+/* Perplexities beyond a binary64, a gate below every accuracy: the page has no number that is none,
+ * and nothing outside its charts. */
+static void test_page_limits(void) {
+    ingot_verification v;
+    ingot_verify_options options = base_options();
+    ingot_error error = {0};
+    ingot_task_answer answer = {0};
+    char path[80], *page = NULL;
+    uint64_t size;
+    options.max_ppl_ratio = 2;
+    options.max_accuracy_drop = 0.5;
+    options.tasks_path = "items.jsonl";
+    ingot_verification_init(&v, &options);
+    v.score = (ingot_score){1, INFINITY, INFINITY, 3, 1e300, 1e300, 0.5};
+    v.task_score.answers = &answer;
+    v.task_score.accuracy = v.task_score.source_accuracy = 0.25;
+    (void)snprintf(path, sizeof path, "%s.limits.html", container_path);
+    CU_ASSERT_EQUAL(ingot_verify_report_html(&v, path, &error), INGOT_OK);
+    CU_ASSERT_FATAL(ingot_file_read_all(path, 1 << 24, &page, &size, &error) == INGOT_OK);
+    CU_ASSERT_PTR_NULL(strstr(page, "nan\""));
+    CU_ASSERT_PTR_NULL(strstr(page, "=\"-"));
+    CU_ASSERT_PTR_NOT_NULL(strstr(page, "perplexity of the container: inf"));
+    CU_ASSERT_PTR_NOT_NULL(strstr(page, "nats: 1e+300<"));
+    ingot_free(page);
+    (void)unlink(path);
+    v.task_score.answers = NULL;
+    ingot_verification_close(&v);
+}
+
 /* The whole way, with a text: the figures are there, and gates decide by them. */
 static void test_text(void) {
     const char *texts[] = {MODEL "/evaluation.txt"};
@@ -585,6 +630,8 @@ int main(void) {
         {"META that is no object", test_meta},
         {"contradictory options", test_options},
         {"gates", test_gates},
+        {"a gate missed by the last digit", test_near_gate},
+        {"a page of figures without bounds", test_page_limits},
         {"every key on every outcome", test_json},
         {"a text, gates and the page", test_text},
         CU_TEST_INFO_NULL,
