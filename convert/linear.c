@@ -133,6 +133,20 @@ static ingot_status loop_and_polish(const work *k, result *r, ingot_steps_taken 
                                    job->polish_rounds, for_call(k));
 }
 
+/* The outliers of a matrix whose scales are there. */
+static ingot_status choose_outliers(const work *k, ingot_quantized *q, const float *importance) {
+    const ingot_linear_job *job = k->job;
+    const ingot_status status =
+        k->ops->outliers_choose(k->context, q, k->w, importance, job->outlier_count,
+                                job->outlier_dtype, k->arena, for_call(k));
+    return status != INGOT_ERR_NUMERIC
+               ? status
+               : ingot_error_set(k->error, status, job->file, job->name,
+                                 "keep the tensor by a rule of a recipe, or use no outliers",
+                                 "an outlier is too large for %s, in which it would be stored",
+                                 ingot_dtype_name(job->outlier_dtype));
+}
+
 /* Quantizes by the method; INGOT_METHOD_RTN with outliers keeps the plain scales. */
 static ingot_status by_method(const work *k, result *r, ingot_ledger *ledger,
                               ingot_steps_taken *steps) {
@@ -142,8 +156,7 @@ static ingot_status by_method(const work *k, result *r, ingot_ledger *ledger,
     const float *importance = factor != NULL ? factor->importance : NULL;
     if (job->outlier_count != 0) {
         INGOT_TRY(k->ops->quantize_search(k->context, q, k->w, importance, for_call(k)));
-        INGOT_TRY(k->ops->outliers_choose(k->context, q, k->w, importance, job->outlier_count,
-                                          job->outlier_dtype, k->arena, for_call(k)));
+        INGOT_TRY(choose_outliers(k, q, importance));
         INGOT_TRY(ingot_outlier_gain(&steps->outliers, &steps->groups, job, k->w, &q->outliers,
                                      importance, for_call(k)));
     }

@@ -111,3 +111,11 @@ expect_exit 0 ingot-calib "$MODEL" --text "$text" --samples 4 --seq-len 64 --dev
 expect_exit 0 ingot-convert "$MODEL" --dry-run --stats demo.calib --device cpu --json
 cp out plan.json
 check plan.json "p['tokens'] == 0 and p['cpu']['host_bytes'] > 0"
+
+# A weight that no outlier can hold is named, with the tensor: here the last one is 10^6.
+size=$(wc -c <tiny/model.safetensors)
+printf '\000\044\164\111' | dd of=tiny/model.safetensors bs=1 seek=$((size - 4)) conv=notrunc status=none
+expect_exit 2 ingot-convert tiny -o large.ingot --method rtn --outliers 0.001 --json
+expect_error "model.layers.3.mlp.down_proj.weight: an outlier is too large for F16"
+grep -q '"error": "E_NUMERIC"' out || fail "$(cat out)"
+expect_exit 0 ingot-convert tiny -o large.ingot --method rtn
