@@ -97,7 +97,7 @@ static bool is_same_storage(const inspect_tensor *a, const inspect_tensor *b) {
 
 static void add_figure(double *sum, uint64_t *count, double value) {
     if (isfinite(value)) {
-        *sum += value;
+        *sum = hypot(*sum, value); /* no square of it is beyond a binary64 */
         ++*count;
     }
 }
@@ -124,11 +124,11 @@ static ingot_status sum_roles(inspection *all) {
         add_figure(&role->output_error_rtn, &count[3], tensor->ledger.output_error_rtn);
     }
     for (uint64_t i = 0; i < all->role_count; i++) {
-        inspect_role *role = &all->roles[i]; /* means; 0 / 0 is NaN: nothing to show */
-        role->weight_error /= (double)counts[i][0];
-        role->weight_error_rtn /= (double)counts[i][1];
-        role->output_error /= (double)counts[i][2];
-        role->output_error_rtn /= (double)counts[i][3];
+        inspect_role *role = &all->roles[i]; /* 0 / 0 is NaN: nothing to show */
+        role->weight_error /= sqrt((double)counts[i][0]);
+        role->weight_error_rtn /= sqrt((double)counts[i][1]);
+        role->output_error /= sqrt((double)counts[i][2]);
+        role->output_error_rtn /= sqrt((double)counts[i][3]);
     }
     ingot_free(memory);
     return INGOT_OK;

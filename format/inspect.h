@@ -31,7 +31,7 @@ typedef struct inspect_role {
     uint64_t tensors, elements, bytes;
     const inspect_tensor *first;
     bool is_uniform; /* same kind, width, group and dtype throughout */
-    double weight_error, weight_error_rtn, output_error, output_error_rtn; /* means, NaN: none */
+    double weight_error, weight_error_rtn, output_error, output_error_rtn; /* RMS, NaN: none */
 } inspect_role;
 
 typedef struct inspection {

@@ -66,3 +66,20 @@ expect_exit 0 ingot-inspect list.ingot
 printable out "META that is a list"
 expect_exit 2 ingot-inspect none.ingot --json
 grep -q '"error": "E_NOT_FOUND"' out && grep -q '"message": "none.ingot: ' out || fail "no reason: $(cat out)"
+
+# Errors of a role are those of the kind of layer in ingot-verify (spec/quality.md, section 2).
+ingot-convert "$MODEL" -o model.ingot --method rtn >/dev/null 2>&1 || fail "conversion"
+expect_exit 0 ingot-verify model.ingot --quick --json
+mv out verified
+expect_exit 0 ingot-inspect model.ingot --json
+"$PYTHON" - verified out <<'PYTHON' || fail "the tools disagree"
+import json
+import sys
+verified, inspected = (json.load(open(path)) for path in sys.argv[1:])
+kinds = verified["kinds"]
+errors = {r["role"].split(".")[-2].removesuffix("_proj"): r for r in inspected["roles"]}
+for kind, values in kinds.items():
+    for key in ("weight_error", "weight_error_rtn"):
+        assert abs(errors[kind][key] / values[key] - 1) < 1e-12, (kind, key, errors[kind][key], values[key])
+assert len(kinds) == 7, kinds
+PYTHON
