@@ -17,6 +17,7 @@ typedef struct awq {
     const ingot_loop_job *job;
     const ingot_backend_ops *ops;
     void *context;
+    const ingot_rank *rank;
     const ingot_batch *batch;
     ingot_arena *arena, *device;              /* host and device: what is chosen */
     ingot_arena *fold_host, *fold_device;     /* for one fold */
@@ -324,13 +325,16 @@ static ingot_status run_judges(float *out, const awq *a, const ingot_block *bloc
     return ingot_batch_run(b, a->job, block, first, b->windows, &use, a->error);
 }
 
-/* Squared distance of the rounded block's output from the reference. */
+/* Squared distance of the rounded block's output from the reference, over all devices: without
+ * windows that are held out each judges by one of its own, and all must decide alike, since each
+ * quantizes rows behind these folds. */
 static ingot_status judge(double *out, const awq *a, const float *reference, float *output,
                           uint64_t count) {
     ingot_block rounded;
     INGOT_TRY(rounded_block(&rounded, a));
     INGOT_TRY(run_judges(output, a, &rounded));
-    return a->ops->distance(a->context, out, output, reference, count);
+    INGOT_TRY(a->ops->distance(a->context, out, output, reference, count));
+    return ingot_team_sum_host(a->rank, out, 1);
 }
 
 /* ---- the folds of a block ------------------------------------------------------------------- */
@@ -417,13 +421,14 @@ static ingot_status choose_all(const awq *a) {
 }
 
 ingot_status ingot_awq_choose(ingot_block_state *state, const ingot_loop_job *job,
-                              const ingot_batch *batch, ingot_arena *arena, ingot_arena *device,
-                              ingot_error *error) {
+                              const ingot_rank *rank, const ingot_batch *batch, ingot_arena *arena,
+                              ingot_arena *device, ingot_error *error) {
     const ingot_backend *backend = job->backend;
     awq a = {.state = state,
              .job = job,
              .ops = backend->ops,
              .context = backend->context,
+             .rank = rank,
              .batch = batch,
              .arena = arena,
              .device = device,

@@ -52,7 +52,7 @@ typedef struct ingot_block_state {
  * falls; else when the output error of the whole block on the judges falls as well.  arena is host
  * memory, device device memory; what is chosen lies there. */
 ingot_status ingot_awq_choose(ingot_block_state *state, const ingot_loop_job *job,
-                              const ingot_batch *batch, ingot_arena *arena, ingot_arena *device,
-                              ingot_error *error) INGOT_MUST_CHECK;
+                              const ingot_rank *rank, const ingot_batch *batch, ingot_arena *arena,
+                              ingot_arena *device, ingot_error *error) INGOT_MUST_CHECK;
 
 #endif

@@ -47,8 +47,8 @@ ingot_status ingot_loop_choose_folds(ingot_loop *l, ingot_block_state *state) {
     if (l->has_batch) {
         INGOT_TRY(ingot_batch_wake(&l->batch, l->job));
     }
-    INGOT_TRY(ingot_awq_choose(state, l->job, l->has_batch ? &l->batch : NULL, l->block.host,
-                               l->block.device, l->error));
+    INGOT_TRY(ingot_awq_choose(state, l->job, &l->rank, l->has_batch ? &l->batch : NULL,
+                               l->block.host, l->block.device, l->error));
     if (is_in_turn) {
         forget_plain_statistics(l, state);
     } else {

@@ -80,6 +80,14 @@ done
 
 need_python json
 "$PYTHON" "$INGOT_ROOT/tests/tiny_checkpoint.py" tiny
+# Folds are the same on all devices, also where there are too few windows to hold any out.
+for samples in 2 5 9; do
+    for method in awq awq+gptq; do
+        expect_exit 0 timeout 300 ingot-convert tiny -o folds.ingot --text text.txt --group 32 --seq-len 32 \
+            --samples $samples --threads 1 --method $method --devices cpu,cpu,cpu --force
+        expect_exit 0 ingot-verify folds.ingot --source tiny --threads 1
+    done
+done
 tiny() { # OUT OPTIONS...
     out=$1
     shift
