@@ -141,10 +141,11 @@ static ingot_status choose_outliers(const work *k, ingot_quantized *q, const flo
                                 job->outlier_dtype, k->arena, for_call(k));
     return status != INGOT_ERR_NUMERIC
                ? status
-               : ingot_error_set(k->error, status, job->file, job->name,
-                                 "keep the tensor by a rule of a recipe, or use no outliers",
-                                 "an outlier is too large for %s, in which it would be stored",
-                                 ingot_dtype_name(job->outlier_dtype));
+               : ingot_error_set(
+                     k->error, status, job->file, job->name,
+                     "keep the tensor by a rule of a recipe, or use no outliers",
+                     "outliers are out of the range of %s, in which they would be stored",
+                     ingot_dtype_name(job->outlier_dtype));
 }
 
 /* Quantizes by the method; INGOT_METHOD_RTN with outliers keeps the plain scales. */

@@ -98,10 +98,31 @@ static uint32_t gain_threshold(const float *gain, uint64_t total, uint64_t count
     return prefix;
 }
 
+/* Squares, of all outliers: what they gain, what being stored loses, what they are. */
+typedef struct outlier_sums {
+    double gained, lost, whole;
+} outlier_sums;
+
+static void add_outlier(outlier_sums *sums, const gain_task *task, uint64_t r, uint64_t c,
+                        double value) {
+    const double w = task->w[r * task->q->cols + c],
+                 weight = task->importance != NULL ? (double)task->importance[c] : 1;
+    sums->gained += (double)task->gain[r * task->q->cols + c];
+    sums->lost += weight * (value - w) * (value - w);
+    sums->whole += weight * w * w;
+}
+
+/* Outliers below the normal numbers of their type: rounded more than these ever are, and worse than
+ * by their codes. */
+static bool is_underflow(const outlier_sums *sums) {
+    return sums->lost > 0x1p-20 * sums->whole && sums->lost > sums->gained;
+}
+
 static ingot_status take_outliers(ingot_outliers *o, const gain_task *task, uint32_t threshold,
                                   uint64_t ties) {
     const uint64_t rows = task->q->rows, cols = task->q->cols;
     uint64_t taken = 0;
+    outlier_sums sums = {0};
     for (uint64_t r = 0; r < rows; r++) {
         o->row_ptr[r] = taken;
         for (uint64_t c = 0; c < cols; c++) {
@@ -115,10 +136,14 @@ static ingot_status take_outliers(ingot_outliers *o, const gain_task *task, uint
             if (!isfinite(o->val[taken])) {
                 return INGOT_ERR_NUMERIC;
             }
+            add_outlier(&sums, task, r, c, (double)o->val[taken]);
             taken++;
         }
     }
     o->row_ptr[rows] = taken;
+    if (is_underflow(&sums)) {
+        return INGOT_ERR_NUMERIC;
+    }
     return taken == o->count ? INGOT_OK : INGOT_ERR_INTERNAL;
 }
 

@@ -97,7 +97,8 @@ ingot_status ingot_quantize_search(ingot_quantized *q, const float *w, const flo
  * squared rounding error, for the largest and the smallest weight of a group the gain of searching
  * the group again without it.  Ties go to the lower index.  Fills q->outliers (row_ptr, col; val =
  * w rounded to dtype) from the arena.  q must hold the result of a search; search it again
- * afterwards.  INGOT_ERR_NUMERIC when a chosen weight overflows dtype. */
+ * afterwards.  INGOT_ERR_NUMERIC when a chosen weight overflows dtype, or when
+ * they are so far below its normal numbers that they lose more by it than they gain. */
 ingot_status ingot_outliers_choose(ingot_quantized *q, const float *w, const float *importance,
                                    uint64_t count, ingot_dtype dtype, ingot_arena *arena,
                                    ingot_arena *scratch, ingot_pool *pool) INGOT_MUST_CHECK;
