@@ -147,8 +147,10 @@ done:
 
 /* ---- Decoding ---- */
 
+/* An id that no token has gives no text: a model may have more rows than its tokenizer has tokens,
+ * and may choose one of them. */
 static ingot_status list_token(const ingot_tokenizer *t, ingot_tok_list *list, uint32_t id,
-                               bool skip_special, ingot_error *error) {
+                               bool skip_special) {
     const uint32_t index = id < t->vocab ? t->added_by_id[id] : INGOT_TOK_NONE;
     if (index != INGOT_TOK_NONE) {
         const ingot_tok_added *added = &t->added[index];
@@ -159,8 +161,7 @@ static ingot_status list_token(const ingot_tokenizer *t, ingot_tok_list *list, u
         return ingot_tok_list_close(list);
     }
     if (id >= t->bpe.token_count || !t->bpe.tokens[id].exists) {
-        return ingot_error_set(error, INGOT_ERR_INPUT, t->path, NULL, NULL,
-                               "token id %u does not exist", id);
+        return INGOT_OK;
     }
     const ingot_tok_token *token = &t->bpe.tokens[id];
     INGOT_TRY(ingot_tok_append(&list->text, t->bpe.blob.data + token->offset, token->size));
@@ -177,7 +178,7 @@ ingot_status ingot_tokenizer_decode(const ingot_tokenizer *tokenizer, const uint
     ingot_status status = INGOT_OK;
     for (uint64_t i = 0; i < count; i++) {
         const uint64_t before = ingot_tok_list_count(&list);
-        INGOT_GO(list_token(tokenizer, &list, ids[i], skip_special, error));
+        INGOT_GO(list_token(tokenizer, &list, ids[i], skip_special));
         /* Without a decoder the library joins tokens by spaces. */
         if (!tokenizer->has_decoder && before != 0 && ingot_tok_list_count(&list) != before) {
             uint64_t end;

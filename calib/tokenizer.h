@@ -30,7 +30,7 @@ ingot_status ingot_tokenizer_encode(const ingot_tokenizer *tokenizer, const char
                                     uint64_t size, uint32_t **ids, uint64_t *count,
                                     ingot_error *error) INGOT_MUST_CHECK;
 /* *text (NUL-terminated beyond *size, ingot_free) = the text of ids[count], as decode(ids,
- * skip_special_tokens) gives it.  INGOT_ERR_INPUT for an id that does not exist. */
+ * skip_special_tokens) gives it: an id that does not exist gives nothing. */
 ingot_status ingot_tokenizer_decode(const ingot_tokenizer *tokenizer, const uint32_t *ids,
                                     uint64_t count, bool skip_special, char **text, uint64_t *size,
                                     ingot_error *error) INGOT_MUST_CHECK;

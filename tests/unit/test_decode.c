@@ -282,6 +282,8 @@ static void test_stream_byte_fallback(void) {
           tail, newline, none},
          {lead, tail, z, none},
          "\xC3\xA9z"},
+        /* a row of the model that is no token of the tokenizer */
+        {{z, 1000, none}, {1000, z, 1000, lead, tail, none}, "z\xC3\xA9"},
     };
     ingot_tokenizer *tokenizer;
     ingot_error error;
