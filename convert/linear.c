@@ -133,19 +133,24 @@ static ingot_status loop_and_polish(const work *k, result *r, ingot_steps_taken 
                                    job->polish_rounds, for_call(k));
 }
 
+ingot_status ingot_outliers_status(ingot_status status, const char *file, const char *name,
+                                   ingot_dtype dtype, ingot_error *error) {
+    return status != INGOT_ERR_NUMERIC
+               ? status
+               : ingot_error_set(error, status, file, name,
+                                 "keep the tensor by a rule of a recipe, or use no outliers",
+                                 "outliers are out of the range of %s, in which they would be "
+                                 "stored",
+                                 ingot_dtype_name(dtype));
+}
+
 /* The outliers of a matrix whose scales are there. */
 static ingot_status choose_outliers(const work *k, ingot_quantized *q, const float *importance) {
     const ingot_linear_job *job = k->job;
     const ingot_status status =
         k->ops->outliers_choose(k->context, q, k->w, importance, job->outlier_count,
                                 job->outlier_dtype, k->arena, for_call(k));
-    return status != INGOT_ERR_NUMERIC
-               ? status
-               : ingot_error_set(
-                     k->error, status, job->file, job->name,
-                     "keep the tensor by a rule of a recipe, or use no outliers",
-                     "outliers are out of the range of %s, in which they would be stored",
-                     ingot_dtype_name(job->outlier_dtype));
+    return ingot_outliers_status(status, job->file, job->name, job->outlier_dtype, k->error);
 }
 
 /* Quantizes by the method; INGOT_METHOD_RTN with outliers keeps the plain scales. */

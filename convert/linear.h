@@ -67,4 +67,9 @@ ingot_status ingot_linear_measure(ingot_ledger *ledger, const ingot_linear_job *
 /* Ledger record of a dense tensor. */
 void ingot_ledger_copy(ingot_ledger *ledger);
 
+/* What choosing outliers gave; a numerical failure is told as what it is: of this tensor, outside
+ * the type of its outliers. */
+ingot_status ingot_outliers_status(ingot_status status, const char *file, const char *name,
+                                   ingot_dtype dtype, ingot_error *error) INGOT_MUST_CHECK;
+
 #endif

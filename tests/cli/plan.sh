@@ -131,4 +131,6 @@ for method in rtn gptq; do
     expect_exit 2 ingot-convert tiny -o small.ingot --text text.txt --seq-len 32 --method $method --outliers 0.01
     expect_error "model.layers.3.mlp.down_proj.weight: outliers are out of the range of F16"
 done
+expect_exit 2 ingot-convert tiny -o small.ingot --text text.txt --seq-len 32 --target-bpw 6 --outliers 0.01
+expect_error "model.layers.3.mlp.down_proj.weight: outliers are out of the range of F16"
 expect_exit 0 ingot-convert tiny -o small.ingot --method rtn
