@@ -224,7 +224,8 @@ const void *ingot_file_entry(const ingot_container *container, const char *name,
 
 /* ---- full check ------------------------------------------------------------------------- */
 
-/* Reports work done, in bytes; returning false stops the check with INGOT_ERR_INTERRUPTED. */
+/* Reports work done, in bytes; returning false stops the check with INGOT_ERR_INTERRUPTED.  Any of
+ * the check's threads calls it, one at a time. */
 typedef bool (*ingot_check_progress)(void *context, uint64_t done_bytes, uint64_t total_bytes);
 
 /* The full level: every chunk, every padding byte, scale range, zero range, outlier rules.  Uses
