@@ -303,6 +303,24 @@ static const ingot_st_tensor *find_source(const source_check *check, const char 
     return source;
 }
 
+/* What the ledger says was done, beside what is stored. */
+static void compare_record(ingot_tensor_report *report, const ingot_folds *folds) {
+    const ingot_ledger *ledger = &report->ledger;
+    const ingot_tensor *tensor = report->tensor;
+    const bool is_grouped = tensor->kind == INGOT_GROUPED;
+    const bool is_folded = ingot_folds_any(folds);
+    if ((ledger->method != INGOT_METHOD_COPY) != is_grouped) {
+        fail(report, "is %s, the ledger says method %s", is_grouped ? "quantized" : "dense",
+             ingot_method_name(ledger->method));
+    } else if (ledger->outliers != tensor->outlier_count) {
+        fail(report, "has %llu outliers, the ledger says %llu",
+             (unsigned long long)tensor->outlier_count, (unsigned long long)ledger->outliers);
+    } else if (is_grouped && ledger->is_folded != is_folded) {
+        fail(report, "is %s, the ledger says %s", is_folded ? "folded" : "not folded",
+             ledger->is_folded ? "folded" : "not folded");
+    }
+}
+
 static ingot_status check_stored(source_check *check, uint64_t index, ingot_error *error) {
     ingot_tensor_report *report = &check->verification->tensors[index];
     const ingot_tensor *tensor = report->tensor;
@@ -328,6 +346,7 @@ static ingot_status check_stored(source_check *check, uint64_t index, ingot_erro
     } else {
         INGOT_GO(check_dense(check, report, index, source, source_index, &folds, stream, error));
     }
+    compare_record(report, &folds);
     compare_digest(report, stream);
 done:
     ingot_digest_stream_destroy(stream);

@@ -144,6 +144,19 @@ static void lie_dense_digest(forge *f) {
     f->ledgers[index_of(f, NORM_NAME)].source_digest[15] ^= 0x80;
 }
 
+static void lie_method(forge *f) {
+    f->ledgers[index_of(f, Q_NAME)].method = INGOT_METHOD_COPY;
+}
+static void lie_dense_method(forge *f) {
+    f->ledgers[index_of(f, NORM_NAME)].method = INGOT_METHOD_GPTQ;
+}
+static void lie_outliers(forge *f) {
+    f->ledgers[index_of(f, Q_NAME)].outliers = 7;
+}
+static void lie_folded(forge *f) {
+    f->ledgers[index_of(f, Q_NAME)].is_folded = true;
+}
+
 /* The codes of the last row, which the ledger was not told about. */
 static void change_codes(forge *f) {
     const uint64_t slot = index_of(f, Q_NAME);
@@ -241,6 +254,10 @@ static void test_lies(void) {
     expect_failure(lie_digest, Q_NAME, "digest");
     expect_failure(lie_dense_digest, NORM_NAME, "digest");
     expect_failure(change_codes, Q_NAME, "the ledger says");
+    expect_failure(lie_method, Q_NAME, "is quantized, the ledger says method copy");
+    expect_failure(lie_dense_method, NORM_NAME, "is dense, the ledger says method gptq");
+    expect_failure(lie_outliers, Q_NAME, "has 0 outliers, the ledger says 7");
+    expect_failure(lie_folded, Q_NAME, "is not folded, the ledger says folded");
 }
 
 static void test_bound(void) {
