@@ -198,7 +198,8 @@ struct ingot_text_stream {
 };
 
 /* Tokens of the prompt that are enough context for its continuation, unless they begin in the
- * middle of a character. */
+ * middle of a character or give no text, as special tokens do: what comes next would be the first.
+ */
 #define CONTEXT_TOKENS 16ull
 
 static const char lost[] = "\xEF\xBF\xBD"; /* U+FFFD */
@@ -212,7 +213,7 @@ static ingot_status count_context(const ingot_tokenizer *tokenizer, const uint32
         uint64_t size;
         INGOT_TRY(ingot_tokenizer_decode(tokenizer, prompt + (count - *context), *context, true,
                                          &text, &size, error));
-        is_cut = size >= LOST_BYTES && memcmp(text, lost, LOST_BYTES) == 0;
+        is_cut = size == 0 || (size >= LOST_BYTES && memcmp(text, lost, LOST_BYTES) == 0);
         ingot_free(text);
         *context = is_cut ? ingot_min_u64(count, 2 * *context) : *context;
     }

@@ -254,10 +254,11 @@ static void test_stream_byte_fallback(void) {
     static const char file[] =
         "{\"model\": {\"type\": \"BPE\", \"byte_fallback\": true, \"merges\": [],"
         " \"vocab\": {\"z\": 0, \"<0x0A>\": 1, \"<0xC3>\": 2, \"<0xA9>\": 3, \"<0x20>\": 4}},"
+        " \"added_tokens\": [{\"content\": \"<end>\", \"special\": true}],"
         " \"decoder\": {\"type\": \"Sequence\","
         " \"decoders\": [{\"type\": \"ByteFallback\"}, {\"type\": \"Fuse\"},"
         " {\"type\": \"Strip\", \"content\": \" \", \"start\": 1, \"stop\": 0}]}}";
-    enum { z, newline, lead, tail, space, none };
+    enum { z, newline, lead, tail, space, end, none };
 #define LOST "\xEF\xBF\xBD"
     static const struct {
         uint32_t prompt[18], ids[6];
@@ -284,6 +285,10 @@ static void test_stream_byte_fallback(void) {
          "\xC3\xA9z"},
         /* a row of the model that is no token of the tokenizer */
         {{z, 1000, none}, {1000, z, 1000, lead, tail, none}, "z\xC3\xA9"},
+        /* more special tokens than are kept as context: a space behind them is not the first */
+        {{z, end, end, end, end, end, end, end, end, end, end, end, end, end, end, end, end, none},
+         {space, z, none},
+         " z"},
     };
     ingot_tokenizer *tokenizer;
     ingot_error error;
