@@ -5,8 +5,8 @@
 
 #include <math.h>
 
-/* A corrected matrix whose error against the source is more than this many times that of plain
- * rounding is not taken: a verifier, who does not know of the drift, could not tell it from a
+/* A corrected or tuned matrix whose error against the source is more than this many times that of
+ * plain rounding is not taken: a verifier, who does not know of the drift, could not tell it from a
  * damaged one (spec/quality.md, "Bound on the weight error"). */
 #define STRAYS 3.0
 
@@ -360,6 +360,16 @@ ingot_status ingot_linear_quantize(ingot_quantized *out, ingot_ledger *ledger,
     }
     ingot_arena_destroy(call);
     return status;
+}
+
+ingot_status ingot_linear_strays(bool *strays, const ingot_linear_job *job, double plain,
+                                 const ingot_quantized *q, ingot_arena *scratch) {
+    double sums[2];
+    ingot_arena_reset(scratch);
+    INGOT_TRY(job->backend->ops->weight_error(job->backend->context, sums, job->source,
+                                              job->row_fold, job->column_fold, q, scratch));
+    *strays = !(ingot_weight_error_ratio(sums) <= STRAYS * plain);
+    return INGOT_OK;
 }
 
 ingot_status ingot_linear_measure(ingot_ledger *ledger, const ingot_linear_job *job,

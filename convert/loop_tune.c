@@ -45,6 +45,8 @@ ingot_status ingot_loop_tune(ingot_loop *l, ingot_block_state *state) {
             job.linear[t->role] = &l->tuned[t->role].q;
             job.target[t->role] = l->tuned[t->role].target;
             job.is_fixed[t->role] = t->method == INGOT_METHOD_RTN; /* stays plain */
+            job.made_by[t->role] = &l->tuned[t->role].job;
+            job.plain_error[t->role] = l->job->ledgers[i].weight_error_rtn;
             learns |= !job.is_fixed[t->role];
         }
     }

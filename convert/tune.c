@@ -33,6 +33,7 @@ typedef struct tuner {
     uint64_t floats;       /* of a window's states */
     ingot_arena *kept;     /* device: what is needed to the end */
     ingot_arena *learning; /* device: what the steps alone need */
+    ingot_arena *call;     /* device: of one operation, which leaves nothing in it */
     ingot_tape *tape;
     ingot_block block; /* its linears have the values of the codes at hand */
     float *x, *target; /* [per_call][length][hidden]; the target is normalized */
@@ -246,12 +247,55 @@ static ingot_status copy_codes(const tuner *t, const ingot_quantized *to,
                         from->rows * from->groups * sizeof *from->scales);
 }
 
-/* Keeps the iterate at hand when it is the best so far, by the judges. */
-static ingot_status consider(const tuner *t, ingot_tune_result *result, unsigned step) {
+/* Matrices of the iterate at hand that are too far from their source go back to their start and
+ * stay there: gains that make up for what others lack take scales further than many bits allow.
+ * The start is then the best there is. */
+static ingot_status fix_strays(tuner *t, ingot_tune_result *result, bool *any) {
+    *any = false;
+    for (unsigned role = 0; role < INGOT_ROLE_COUNT; role++) {
+        struct matrix *m = &t->matrix[role];
+        bool strays = false;
+        if (m->q != NULL && t->job->made_by[role] != NULL) {
+            INGOT_TRY(ingot_linear_strays(&strays, t->job->made_by[role], t->job->plain_error[role],
+                                          m->q, t->call));
+        }
+        if (!strays) {
+            continue;
+        }
+        INGOT_TRY(copy_codes(t, m->q, &m->start));
+        if (m->values != NULL) {
+            INGOT_TRY(t->ops->quantized_values(t->context, m->values, m->q));
+        }
+        m->q = NULL;
+        t->gradient[role] = NULL;
+        *any = true;
+    }
+    for (unsigned role = 0; role < INGOT_ROLE_COUNT && *any; role++) {
+        const struct matrix *m = &t->matrix[role];
+        if (m->q != NULL) {
+            INGOT_TRY(copy_codes(t, &m->best, &m->start));
+        }
+    }
+    if (*any) {
+        result->after = result->before;
+        result->step = 0;
+    }
+    return INGOT_OK;
+}
+
+/* Keeps the iterate at hand when it is the best so far, by the judges, and no matrix strays. */
+static ingot_status consider(tuner *t, ingot_tune_result *result, unsigned step) {
     double loss;
-    INGOT_TRY(judge(t, &loss));
-    if (step != 0 && !(loss < result->after)) {
-        return INGOT_OK;
+    bool strays = true;
+    while (strays) {
+        strays = false;
+        INGOT_TRY(judge(t, &loss));
+        if (step != 0 && !(loss < result->after)) {
+            return INGOT_OK;
+        }
+        if (step != 0) {
+            INGOT_TRY(fix_strays(t, result, &strays));
+        }
     }
     result->before = step == 0 ? loss : result->before;
     result->after = loss;
@@ -293,8 +337,9 @@ static ingot_status put_out(const tuner *t, float *out, uint64_t first, uint64_t
 static void forget_learning(tuner *t) {
     ingot_tape_destroy(t->tape);
     ingot_arena_destroy(t->learning);
+    ingot_arena_destroy(t->call);
     t->tape = NULL;
-    t->learning = NULL;
+    t->learning = t->call = NULL;
 }
 
 /* A block nearer to its target may lead the blocks behind it astray: the result is kept only where
@@ -390,6 +435,7 @@ static ingot_status run(tuner *t, ingot_tune_result *result, ingot_error *error)
     const uint64_t length = t->batch->length;
     INGOT_TRY(ingot_backend_arena_create(&t->kept, backend));
     INGOT_TRY(ingot_backend_arena_create(&t->learning, backend));
+    INGOT_TRY(ingot_backend_arena_create(&t->call, backend));
     ingot_arena *arena = t->learning;
     INGOT_TRY(floats_of(&t->x, arena, t->per_call, t->floats));
     INGOT_TRY(floats_of(&t->target, arena, t->per_call, t->floats));
