@@ -22,7 +22,8 @@ ingot_status ingot_source_tokenizer(ingot_tokenizer **out, const ingot_weight_so
                                "there is no tokenizer, which a text is read with");
     }
     INGOT_TRY(ingot_tokenizer_create(out, bytes, size, path, error));
-    const uint64_t ids = ingot_tokenizer_vocab(*out);
+    /* added tokens may lie behind the rows, as long as no text has them: one that pads, say */
+    const uint64_t ids = ingot_tokenizer_base_vocab(*out);
     if (ids > model->vocab) {
         ingot_tokenizer_destroy(*out);
         *out = NULL;
@@ -33,6 +34,7 @@ ingot_status ingot_source_tokenizer(ingot_tokenizer **out, const ingot_weight_so
                                "the tokenizer is larger than the embedding: %llu ids, %llu rows",
                                (unsigned long long)ids, (unsigned long long)model->vocab);
     }
+    ingot_tokenizer_set_rows(*out, model->vocab);
     return INGOT_OK;
 }
 

@@ -67,6 +67,14 @@ uint64_t ingot_tokenizer_vocab(const ingot_tokenizer *tokenizer) {
     return tokenizer->vocab;
 }
 
+uint64_t ingot_tokenizer_base_vocab(const ingot_tokenizer *tokenizer) {
+    return tokenizer->bpe.token_count;
+}
+
+void ingot_tokenizer_set_rows(ingot_tokenizer *tokenizer, uint64_t rows) {
+    tokenizer->rows = rows;
+}
+
 /* ---- Encoding ---- */
 
 /* Where a piece comes from while it is searched for added tokens. */
@@ -117,6 +125,24 @@ static void run_free(ingot_tok_run *run) {
     ingot_tok_words_free(&run->words);
 }
 
+/* Whether the embedding has a row for each id. */
+static ingot_status check_rows(const ingot_tokenizer *t, const uint32_t *ids, uint64_t count,
+                               ingot_error *error) {
+    for (uint64_t i = 0; i < count && t->rows != 0; i++) {
+        if (ids[i] >= t->rows) {
+            const uint32_t index = t->added_by_id[ids[i]];
+            return ingot_error_set(error, INGOT_ERR_INPUT, t->path, NULL,
+                                   "use a text without it, or the tokenizer that belongs to the "
+                                   "model",
+                                   "the text has token %u%s%.60s, the embedding %llu rows", ids[i],
+                                   index != INGOT_TOK_NONE ? ", " : "",
+                                   index != INGOT_TOK_NONE ? t->added[index].content : "",
+                                   (unsigned long long)t->rows);
+        }
+    }
+    return INGOT_OK;
+}
+
 ingot_status ingot_tokenizer_encode(const ingot_tokenizer *tokenizer, const char *text,
                                     uint64_t size, uint32_t **ids, uint64_t *count,
                                     ingot_error *error) {
@@ -136,6 +162,8 @@ ingot_status ingot_tokenizer_encode(const ingot_tokenizer *tokenizer, const char
     INGOT_GO(ingot_tok_added_split(&tokenizer->raw, tokenizer->added, text, size, take_raw, &whole,
                                    error));
     INGOT_GO(ingot_tok_reserve(&run.words.ids, 1)); /* so that no ids is not a null pointer */
+    INGOT_GO(check_rows(tokenizer, (const uint32_t *)(const void *)run.words.ids.data,
+                        run.words.ids.size / sizeof(uint32_t), error));
     *ids = (uint32_t *)(void *)run.words.ids.data;
     *count = run.words.ids.size / sizeof(uint32_t);
     run.words.ids = (ingot_tok_bytes){0};

@@ -21,11 +21,15 @@ typedef struct ingot_tokenizer ingot_tokenizer;
 ingot_status ingot_tokenizer_create(ingot_tokenizer **out, const char *bytes, uint64_t size,
                                     const char *path, ingot_error *error) INGOT_MUST_CHECK;
 void ingot_tokenizer_destroy(ingot_tokenizer *tokenizer); /* NULL is fine */
-/* Largest id + 1, added tokens included. */
+/* Largest id + 1, added tokens included, and that of the model's vocabulary alone. */
 uint64_t ingot_tokenizer_vocab(const ingot_tokenizer *tokenizer);
+uint64_t ingot_tokenizer_base_vocab(const ingot_tokenizer *tokenizer);
+/* From now on a text with an id of `rows` or more is refused: an embedding has no row for it. */
+void ingot_tokenizer_set_rows(ingot_tokenizer *tokenizer, uint64_t rows);
 
 /* *ids[*count] = tokens of text[size] (any bytes; invalid UTF-8 is read as U+FFFD, as `tokenizers`
- * reads a file decoded with errors="replace").  Released with ingot_free. */
+ * reads a file decoded with errors="replace").  Released with ingot_free.  INGOT_ERR_INPUT: see
+ * ingot_tokenizer_set_rows. */
 ingot_status ingot_tokenizer_encode(const ingot_tokenizer *tokenizer, const char *text,
                                     uint64_t size, uint32_t **ids, uint64_t *count,
                                     ingot_error *error) INGOT_MUST_CHECK;

@@ -320,6 +320,7 @@ struct ingot_tokenizer {
     ingot_tok_trie raw, normalized;
     uint32_t *added_by_id; /* [vocab] index into added, or INGOT_TOK_NONE; owned */
     uint64_t vocab;
+    uint64_t rows; /* ingot_tokenizer_set_rows; 0: any */
 };
 
 ingot_status ingot_tok_load(ingot_tokenizer *tokenizer, const json_t *root,

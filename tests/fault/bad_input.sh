@@ -185,19 +185,37 @@ refused_with bitz --recipe recipe.json
 echo '{"bits": 4,}' >recipe.json
 refused_with recipe.json --recipe recipe.json
 
-# A tokenizer that gives ids the embedding has no rows for.
+# A tokenizer that gives ids the embedding has no rows for: of a token that pads, which no text has,
+# of one that they have, of a vocabulary that is larger.
 fresh
-python3 - <<'END'
-import json
+cat >add.py <<'END'
+import json, sys
 with open("model/tokenizer.json") as file:
     tokenizer = json.load(file)
-tokenizer["added_tokens"].append({"id": 4100, "content": "captain", "single_word": False,
-                                  "lstrip": False, "rstrip": False, "normalized": False,
-                                  "special": False})
+if sys.argv[1] == "vocabulary":
+    tokenizer["model"]["vocab"]["captain!"] = 4100
+else:
+    tokenizer["added_tokens"].append({"id": 4096, "content": sys.argv[1], "single_word": False,
+                                      "lstrip": False, "rstrip": False, "normalized": False,
+                                      "special": False})
 with open("model/tokenizer.json", "w") as file:
     json.dump(tokenizer, file)
 END
-larger="tokenizer is larger than the embedding"
+python3 add.py "[PAD]"
+ingot-convert model -o pads.ingot --text "$MODEL/calibration.txt" --samples 2 >out 2>err ||
+    fail "a token that pads, beyond the embedding, is refused"
+ingot-verify pads.ingot --text "$MODEL/evaluation.txt" --windows 1 >out 2>err ||
+    fail "verification refuses a token that pads"
+ingot-run pads.ingot --prompt "The old captain" -n 2 >out 2>err || fail "ingot-run refuses it"
+expect_exit 2 ingot-run pads.ingot --prompt "The [PAD]"
+expect_error "the text has token 4096, [PAD], the embedding 4096 rows"
+fresh
+python3 add.py vocabulary
+expect_exit 2 ingot-run model --prompt "The old man"
+expect_error "tokenizer is larger than the embedding: 4101 ids, 4096 rows"
+fresh
+python3 add.py old
+larger="the text has token 4096, old, the embedding 4096 rows"
 expect_exit 2 ingot-convert model -o out.ingot --text "$MODEL/calibration.txt"
 expect_error "$larger"
 expect_exit 2 ingot-calib model -o out.calib --text "$MODEL/calibration.txt"
