@@ -214,13 +214,13 @@ python3 add.py vocabulary
 expect_exit 2 ingot-run model --prompt "The old man"
 expect_error "tokenizer is larger than the embedding: 4101 ids, 4096 rows"
 fresh
-python3 add.py old
-larger="the text has token 4096, old, the embedding 4096 rows"
+python3 add.py "of the"
+larger="the text has token 4096, of the, the embedding 4096 rows"
 expect_exit 2 ingot-convert model -o out.ingot --text "$MODEL/calibration.txt"
 expect_error "$larger"
 expect_exit 2 ingot-calib model -o out.calib --text "$MODEL/calibration.txt"
 expect_error "$larger"
-expect_exit 2 ingot-run model --prompt "The old captain"
+expect_exit 2 ingot-run model --prompt "The captain of the ship"
 expect_error "$larger"
 ingot-convert model -o larger.ingot --method rtn >out 2>err
 expect_exit 2 ingot-verify larger.ingot --text "$MODEL/evaluation.txt"
