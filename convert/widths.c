@@ -7,10 +7,14 @@
 #include "common/progress.h"
 #include "convert/sensitivity_table.h"
 
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
 #define LEAST_SHARE 0.995 /* of the target */
+/* Of the target: a size is divided by the weights where it is printed and multiplied by them here,
+ * each of which is off by half an epsilon at most. */
+#define ROUNDING (4 * DBL_EPSILON)
 
 /* What the functions below share; arrays of [count]. */
 typedef struct chooser {
@@ -133,7 +137,7 @@ static ingot_status allocate(chooser *c) {
                  wanted = target * weights / 8;
     uint64_t stated, nearest = 0;
     INGOT_TRY(stated_bytes(&stated, c));
-    const double most = floor(wanted) - (double)stated,
+    const double most = floor(wanted * (1 + ROUNDING)) - (double)stated,
                  least = ceil(LEAST_SHARE * wanted) - (double)stated;
     const ingot_status status =
         ingot_allocate_widths(c->bits, &nearest, c->items, c->count,

@@ -5,9 +5,9 @@ need ingot-convert ingot-verify
 text=$MODEL/calibration.txt
 few="--text $text --samples 4 --seq-len 64 --threads 2"
 
-# number KEY FILE: the value of a key of a --json output.
+# number KEY FILE: the value of a key of a --json output, where it is first.
 number() {
-    sed -n "s/^ *\"$1\": \([-0-9.e]*\),*$/\1/p" "$2"
+    sed -n "s/^ *\"$1\": \([-0-9.e]*\),*$/\1/p" "$2" | head -n 1
 }
 
 # within TARGET FILE: the size is at most the target and at most 0.5 % under it.
@@ -38,6 +38,19 @@ for target in 2.3 3.5 4.31 4.8 6.5 8; do
     within $target out
     grep -q 'plan: sensitivities from rtn.sens' err || fail "the table was not used"
     ! grep -q 'measured' err || fail "a second pass was made"
+done
+# A size that --json printed, given back, is met to the byte: of these, and of the choices a little
+# under 4.245 and 4.495, doubles have 8 bytes / weights a little under what it stands for.
+for target in 4.245 4.495 3.5; do
+    # shellcheck disable=SC2086
+    expect_exit 0 ingot-convert "$MODEL" --dry-run --target-bpw $target $few --json \
+        --sensitivity rtn.sens
+    size=$(number bits_per_weight out)
+    # shellcheck disable=SC2086
+    expect_exit 0 ingot-convert "$MODEL" --dry-run --target-bpw "$size" $few --json \
+        --sensitivity rtn.sens
+    [ "$(number bits_per_weight out)" = "$size" ] ||
+        fail "$(number bits_per_weight out) bits per weight for a target of $size, which there is"
 done
 # shellcheck disable=SC2086
 expect_exit 0 ingot-convert "$MODEL" -o gptq.ingot --target-bpw 3.5 $few --sensitivity rtn.sens
