@@ -7,17 +7,42 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* rows 0: a vector. */
-static ingot_status require(const ingot_weight_source *source, const char *name, uint64_t rows,
-                            uint64_t cols, ingot_error *error) {
+#define NAMED_MOST 5u /* of the tensors that are not there */
+
+/* The tensors as they are looked at, in the order of the model. */
+typedef struct inspection {
+    const ingot_model *model;
+    const ingot_weight_source *source;
+    ingot_error *error;
+    uint64_t missing; /* those that are not there */
+    char first[INGOT_NAME_SIZE];
+    char others[512]; /* ", NAME, NAME" */
+} inspection;
+
+static void note_missing(inspection *in, const char *name) {
+    const size_t used = strlen(in->others);
+    if (in->missing == 0) {
+        (void)snprintf(in->first, sizeof in->first, "%s", name);
+    } else if (in->missing < NAMED_MOST) {
+        (void)snprintf(in->others + used, sizeof in->others - used, ", %s", name);
+    }
+    in->missing++;
+}
+
+/* One that is not there is noted, and no other then looked at but for whether it is there.
+ * rows 0: a vector. */
+static ingot_status require(inspection *in, const char *name, uint64_t rows, uint64_t cols) {
+    const ingot_weight_source *source = in->source;
     ingot_weight_info info;
     if (!source->describe(source->self, name, &info)) {
-        return ingot_error_set(error, INGOT_ERR_INPUT, source->path, name,
-                               "is the checkpoint complete?",
-                               "config.json describes this tensor, but it is not there");
+        note_missing(in, name);
+        return INGOT_OK;
+    }
+    if (in->missing != 0) {
+        return INGOT_OK;
     }
     if (!info.is_float) {
-        return ingot_error_set(error, INGOT_ERR_UNSUPPORTED, source->path, name,
+        return ingot_error_set(in->error, INGOT_ERR_UNSUPPORTED, source->path, name,
                                "save the checkpoint as F16, BF16 or F32",
                                "the model computes with this tensor, but its dtype is none of "
                                "F16, BF16 and F32");
@@ -31,14 +56,30 @@ static ingot_status require(const ingot_weight_source *source, const char *name,
     if (rows != 0) {
         (void)snprintf(shape, sizeof shape, "%llu rows", (unsigned long long)rows);
     }
-    return ingot_error_set(error, INGOT_ERR_INPUT, source->path, name,
+    return ingot_error_set(in->error, INGOT_ERR_INPUT, source->path, name,
                            "config.json and the weights do not belong together",
                            "has another shape than config.json says (%s of %llu)", shape,
                            (unsigned long long)cols);
 }
 
-static ingot_status require_block(const ingot_model *model, const ingot_weight_source *source,
-                                  uint64_t layer, ingot_error *error) {
+static ingot_status refuse_missing(const inspection *in) {
+    char rest[48] = "";
+    if (in->missing == 0) {
+        return INGOT_OK;
+    }
+    if (in->missing > NAMED_MOST) {
+        (void)snprintf(rest, sizeof rest, " and %llu more",
+                       (unsigned long long)(in->missing - NAMED_MOST));
+    }
+    return ingot_error_set(in->error, INGOT_ERR_INPUT, in->source->path, in->first,
+                           "is the checkpoint complete?",
+                           "config.json describes this tensor, but it is not there%s%s%s",
+                           in->missing > 1 ? "; also missing: " : "",
+                           in->missing > 1 ? in->others + strlen(", ") : "", rest);
+}
+
+static ingot_status require_block(inspection *in, uint64_t layer) {
+    const ingot_model *model = in->model;
     char name[INGOT_NAME_SIZE];
     for (ingot_role role = 0; role < INGOT_ROLE_COUNT; role++) {
         const ingot_linear_desc *linear = &model->linear[role];
@@ -46,17 +87,16 @@ static ingot_status require_block(const ingot_model *model, const ingot_weight_s
             continue;
         }
         ingot_model_linear_name(model, layer, role, name);
-        INGOT_TRY(require(source, name, linear->rows, linear->cols, error));
+        INGOT_TRY(require(in, name, linear->rows, linear->cols));
         if (linear->has_bias) {
             ingot_model_bias_name(model, layer, role, name);
-            INGOT_TRY(require(source, name, 0, linear->rows, error));
+            INGOT_TRY(require(in, name, 0, linear->rows));
         }
     }
     for (ingot_norm_slot slot = 0; slot < INGOT_SLOT_COUNT; slot++) {
         const bool is_head_norm = slot == INGOT_SLOT_Q || slot == INGOT_SLOT_K;
         if (ingot_model_norm_name(model, layer, slot, name)) {
-            INGOT_TRY(
-                require(source, name, 0, is_head_norm ? model->head_dim : model->hidden, error));
+            INGOT_TRY(require(in, name, 0, is_head_norm ? model->head_dim : model->hidden));
         }
     }
     return INGOT_OK;
@@ -68,13 +108,9 @@ static ingot_status settle_tie(ingot_model *model, const ingot_weight_source *so
                                ingot_error *error) {
     ingot_weight_info info;
     if (!source->describe(source->self, model->head_name, &info)) {
-        if (model->is_tie_stated && !model->is_tied) {
-            return require(source, model->head_name, model->vocab, model->hidden, error);
-        }
         model->is_tied = true;
         return INGOT_OK;
     }
-    INGOT_TRY(require(source, model->head_name, model->vocab, model->hidden, error));
     if (model->is_tied && source->is_same != NULL) {
         return source->is_same(source->self, model->embed_name, model->head_name, &model->is_tied,
                                error);
@@ -85,13 +121,19 @@ static ingot_status settle_tie(ingot_model *model, const ingot_weight_source *so
 
 static ingot_status check_tensors(ingot_model *model, const ingot_weight_source *source,
                                   ingot_error *error) {
-    INGOT_TRY(require(source, model->embed_name, model->vocab, model->hidden, error));
-    INGOT_TRY(require(source, model->final_norm_name, 0, model->hidden, error));
-    INGOT_TRY(settle_tie(model, source, error));
+    inspection in = {.model = model, .source = source, .error = error};
+    ingot_weight_info info;
+    INGOT_TRY(require(&in, model->embed_name, model->vocab, model->hidden));
     for (uint64_t layer = 0; layer < model->layers; layer++) {
-        INGOT_TRY(require_block(model, source, layer, error));
+        INGOT_TRY(require_block(&in, layer));
     }
-    return INGOT_OK;
+    INGOT_TRY(require(&in, model->final_norm_name, 0, model->hidden));
+    if ((model->is_tie_stated && !model->is_tied) ||
+        source->describe(source->self, model->head_name, &info)) {
+        INGOT_TRY(require(&in, model->head_name, model->vocab, model->hidden));
+    }
+    INGOT_TRY(refuse_missing(&in));
+    return settle_tie(model, source, error);
 }
 
 ingot_status ingot_model_open(ingot_model *out, const ingot_weight_source *source,

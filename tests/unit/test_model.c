@@ -391,13 +391,14 @@ static void put_model(const char *config, head_kind head, const char *odd_name,
     put_bytes("model.safetensors", bytes, 8 + length + offset);
 }
 
-#define ONE_LAYER                                                                                  \
+#define LAYERS(count)                                                                              \
     "{\"model_type\":\"llama\",\"hidden_size\":2,\"intermediate_size\":4,"                         \
-    "\"num_hidden_layers\":1,\"num_attention_heads\":1,\"vocab_size\":3,"                          \
+    "\"num_hidden_layers\":" count ",\"num_attention_heads\":1,\"vocab_size\":3,"                  \
     "\"max_position_embeddings\":8"
-#define SILENT   ONE_LAYER "}"
-#define TIED     ONE_LAYER ",\"tie_word_embeddings\":true}"
-#define NOT_TIED ONE_LAYER ",\"tie_word_embeddings\":false}"
+#define ONE_LAYER LAYERS("1")
+#define SILENT    ONE_LAYER "}"
+#define TIED      ONE_LAYER ",\"tie_word_embeddings\":true}"
+#define NOT_TIED  ONE_LAYER ",\"tie_word_embeddings\":false}"
 
 static ingot_status open_model(ingot_model *model) {
     ingot_weight_source source;
@@ -443,6 +444,22 @@ static void test_tensors(void) {
         put_model(TIED, NO_HEAD, names[i], NULL, NULL);
         check_error("missing", open_model(&model), INGOT_ERR_INPUT, names[i]);
     }
+    put_model(ONE_LAYER ",\"attention_bias\":true}", NO_HEAD, NULL, NULL, NULL);
+    check_error("the first", open_model(&model), INGOT_ERR_INPUT, "0.self_attn.q_proj.bias");
+    CU_ASSERT_STRING_EQUAL(error.reason,
+                           "config.json describes this tensor, but it is not there; also missing: "
+                           "model.layers.0.self_attn.k_proj.bias, "
+                           "model.layers.0.self_attn.v_proj.bias, "
+                           "model.layers.0.self_attn.o_proj.bias");
+    put_model(LAYERS("3") ",\"tie_word_embeddings\":false}", NO_HEAD, "model.norm.weight", NULL,
+              NULL);
+    check_error("many", open_model(&model), INGOT_ERR_INPUT, "model.layers.1.self_attn.q_proj");
+    CU_ASSERT_STRING_EQUAL(error.reason,
+                           "config.json describes this tensor, but it is not there; also missing: "
+                           "model.layers.1.self_attn.k_proj.weight, "
+                           "model.layers.1.self_attn.v_proj.weight, "
+                           "model.layers.1.self_attn.o_proj.weight, "
+                           "model.layers.1.mlp.gate_proj.weight and 15 more");
     put_model(TIED, NO_HEAD, "model.layers.0.mlp.down_proj.weight", "[4,2]", "F32");
     check_error("transposed", open_model(&model), INGOT_ERR_INPUT, "2 rows of 4");
     put_model(TIED, NO_HEAD, "model.layers.0.mlp.down_proj.weight", "[8]", "F32");
