@@ -424,6 +424,7 @@ static void describe_rest(ingot_model *model, const family *kind) {
     }
 }
 
+/* Ids that no token of the vocabulary has never come: a model is none the worse for them. */
 static ingot_status read_eos(ingot_model *model, const reading *in) {
     const json_t *value = json_object_get(in->config, "eos_token_id");
     const size_t most = sizeof model->eos_ids / sizeof *model->eos_ids;
@@ -431,18 +432,21 @@ static ingot_status read_eos(ingot_model *model, const reading *in) {
         return INGOT_OK;
     }
     const size_t count = json_is_array(value) ? json_array_size(value) : 1;
-    if (count > most) {
-        return refuse(in, INGOT_ERR_INPUT, "eos_token_id", "has too many entries");
-    }
     model->eos_count = 0;
     for (size_t i = 0; i < count; i++) {
         const json_t *id = json_is_array(value) ? json_array_get(value, i) : value;
-        if (!json_is_integer(id) || json_integer_value(id) < 0 ||
-            (uint64_t)json_integer_value(id) >= model->vocab) {
-            return refuse(in, INGOT_ERR_INPUT, "eos_token_id", "is no token of the vocabulary");
+        if (!json_is_integer(id)) {
+            return refuse(in, INGOT_ERR_INPUT, "eos_token_id", "is no number of a token");
+        }
+        if (json_integer_value(id) < 0 || (uint64_t)json_integer_value(id) >= model->vocab) {
+            continue;
+        }
+        if (model->eos_count == most) {
+            return refuse(in, INGOT_ERR_INPUT, "eos_token_id", "has too many entries");
         }
         model->eos_ids[model->eos_count++] = (uint32_t)json_integer_value(id);
     }
+    model->is_endless = count != 0 && model->eos_count == 0;
     return INGOT_OK;
 }
 

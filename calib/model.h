@@ -92,6 +92,7 @@ typedef struct ingot_model {
     const char *head_name;       /* "lm_head.weight" */
     uint32_t eos_ids[8];         /* end-of-text tokens: generation_config, else config */
     unsigned eos_count;
+    bool is_endless; /* such tokens are named, but none of the vocabulary */
     uint32_t bos_id; /* what a text begins with, by config.json */
     bool has_bos;
 } ingot_model;

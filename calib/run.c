@@ -171,7 +171,8 @@ static double rate(uint64_t count, double seconds) {
     return count == 0 || seconds <= 0 ? NAN : (double)count / seconds;
 }
 
-static void print_rates(const ingot_generation *g) {
+static void print_rates(const runner *r) {
+    const ingot_generation *g = &r->generation;
     (void)fprintf(stderr, "prompt: %llu tokens, %.1f tokens/s\n",
                   (unsigned long long)g->prompt_count, rate(g->prompt_count, g->prompt_seconds));
     (void)fprintf(stderr, "output: %llu tokens%s", (unsigned long long)g->count,
@@ -183,6 +184,11 @@ static void print_rates(const ingot_generation *g) {
     if (g->is_saturated) {
         (void)fputs("warning: activations were beyond 65504 and cut off to it, the text may differ "
                     "from the model's: compare with --device cpu\n",
+                    stderr);
+    }
+    if (r->from.model.is_endless) {
+        (void)fputs("warning: eos_token_id is no token of the vocabulary: the text does not end "
+                    "before -n tokens\n",
                     stderr);
     }
 }
@@ -247,7 +253,7 @@ int ingot_run_tool(int argc, char **argv) {
     ingot_interrupt_install();
     ingot_status status = run(&r, &error);
     if (status == INGOT_OK && !r.settings.is_json) {
-        print_rates(&r.generation);
+        print_rates(&r);
     }
     const bool is_json = r.settings.is_json; /* a text that stopped short is an error of run */
     error.status = status;

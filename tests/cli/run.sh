@@ -45,6 +45,20 @@ ingot-run "$MODEL" -p "$prompt" -n 24 -t 1 -s 6 >c 2>err
 cmp -s a b || fail "the same seed gave another text"
 ! cmp -s a c || fail "another seed gave the same text"
 
+# An end that no token of the vocabulary is never comes: the model is taken, and that said.
+mkdir endless
+cp "$MODEL"/* endless
+chmod -R u+w endless
+for id in 4096 -1; do
+    echo "{\"eos_token_id\": $id}" >endless/generation_config.json
+    expect_exit 0 ingot-run endless --prompt "$prompt" -n 8
+    cmp out greedy || fail "the text is another one"
+    grep -q '^warning: eos_token_id is no token' err || fail "no word of the end: $(cat err)"
+done
+echo '{"eos_token_id": [4096, 0]}' >endless/generation_config.json
+expect_exit 0 ingot-run endless --prompt "$prompt" -n 8
+! grep -q warning err || fail "one of two ends that may come, and a warning"
+
 # -n beyond the context ends at the context.
 expect_exit 0 ingot-run "$MODEL" --prompt "$prompt" -n 100000 --json --temperature 1
 python3 - <<'EOF'

@@ -62,6 +62,15 @@ static void test_sizes(void) {
     CU_ASSERT(model.linear[INGOT_ROLE_GATE].rows == 12 && model.linear[INGOT_ROLE_DOWN].rows == 8);
     ingot_model_close(&model);
 
+    /* ids that no token has never come: they are left out, as `transformers` does in effect */
+    model = accepted(LLAMA ",\"eos_token_id\":[6,1,-1,2,3,4,5,0,1,2]");
+    CU_ASSERT(model.eos_count == 8 && model.eos_ids[0] == 1 && model.eos_ids[7] == 2);
+    CU_ASSERT_FALSE(model.is_endless);
+    ingot_model_close(&model);
+    model = accepted(LLAMA ",\"eos_token_id\":6");
+    CU_ASSERT(model.eos_count == 0 && model.is_endless);
+    ingot_model_close(&model);
+
     model = accepted(QWEN3); /* a family whose heads are 128 wide unless the file says otherwise */
     CU_ASSERT_EQUAL(model.head_dim, 128);
     ingot_model_close(&model);
@@ -243,7 +252,8 @@ static void test_refused(void) {
     refused(LLAMA ",\"rms_norm_eps\":-1", INGOT_ERR_INPUT, "rms_norm_eps");
     refused(LLAMA ",\"tie_word_embeddings\":1", INGOT_ERR_INPUT, "tie_word_embeddings");
     refused(LLAMA ",\"attention_bias\":\"yes\"", INGOT_ERR_INPUT, "attention_bias");
-    refused(LLAMA ",\"eos_token_id\":6", INGOT_ERR_INPUT, "eos_token_id");
+    refused(LLAMA ",\"eos_token_id\":[1,\"2\"]", INGOT_ERR_INPUT, "eos_token_id");
+    refused(LLAMA ",\"eos_token_id\":1.0", INGOT_ERR_INPUT, "eos_token_id");
     refused(LLAMA ",\"eos_token_id\":[0,1,2,3,4,5,0,1,2]", INGOT_ERR_INPUT, "eos_token_id");
     static const char *const keys[] = {"hidden_size",       "intermediate_size",
                                        "num_hidden_layers", "num_attention_heads",
@@ -475,6 +485,10 @@ static void test_tensors(void) {
     put_text("generation_config.json", "{\"eos_token_id\":[2,1]}");
     CU_ASSERT_EQUAL_FATAL(open_model(&model), INGOT_OK);
     CU_ASSERT(model.eos_count == 2 && model.eos_ids[0] == 2 && model.eos_ids[1] == 1);
+    ingot_model_close(&model);
+    put_text("generation_config.json", "{\"eos_token_id\":[3,2]}");
+    CU_ASSERT_EQUAL_FATAL(open_model(&model), INGOT_OK);
+    CU_ASSERT(model.eos_count == 1 && model.eos_ids[0] == 2 && !model.is_endless);
     ingot_model_close(&model);
     put_text("generation_config.json", "{\"eos_token_id\":true}");
     check_error("eos", open_model(&model), INGOT_ERR_INPUT, "eos_token_id");
