@@ -244,8 +244,9 @@ static ingot_status read_rope(rope_options *rope, const ingot_model *model, cons
     if (!(rope->theta > 1.0)) {
         return refuse(in, INGOT_ERR_INPUT, "rope_theta", "is out of range");
     }
-    if (!(rope->partial > 0.0 && rope->partial <= 1.0)) {
-        return refuse(in, INGOT_ERR_INPUT, "partial_rotary_factor", "is out of range");
+    if (rope->partial != 1.0) { /* spec/cli.md, section 13 */
+        return refuse(in, INGOT_ERR_UNSUPPORTED, "partial_rotary_factor",
+                      "is not 1: some programs turn a part of each head, others all of it");
     }
     return INGOT_OK;
 }
@@ -280,10 +281,7 @@ static ingot_status make_rotary(ingot_model *model, const reading *in) {
                       "low_freq_factor and high_freq_factor are missing or out of order");
     }
     model->rope_attention_factor = 1.0f;
-    model->rotary_dim = (uint64_t)((double)model->head_dim * rope.partial) / 2 * 2;
-    if (model->rotary_dim < 2) {
-        return refuse(in, INGOT_ERR_INPUT, "partial_rotary_factor", "is too small");
-    }
+    model->rotary_dim = model->head_dim;
     const uint64_t pairs = model->rotary_dim / 2;
     INGOT_TRY(ingot_alloc_zero(&memory, pairs, sizeof(double)));
     model->inverse_frequency = memory;

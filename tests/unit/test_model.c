@@ -159,10 +159,13 @@ static void test_rope(void) {
                                  "\"rope_type\":\"llama3\",\"rope_theta\":100.0," LLAMA3 "}",
                       llama3);
 
-    ingot_model model = accepted(WIDE LLAMA ",\"partial_rotary_factor\":0.5");
-    CU_ASSERT_EQUAL(model.rotary_dim, 4);
-    CU_ASSERT_DOUBLE_EQUAL(model.inverse_frequency[1], 0.01, 1e-12);
-    ingot_model_close(&model);
+    check_frequencies(WIDE LLAMA ",\"partial_rotary_factor\":1,\"rope_parameters\":{"
+                                 "\"rope_theta\":10000.0,\"partial_rotary_factor\":1.0}",
+                      plain);
+    refused(LLAMA ",\"partial_rotary_factor\":0.5", INGOT_ERR_UNSUPPORTED, "partial_rotary_factor");
+    refused(QWEN3 ",\"rope_parameters\":{\"rope_theta\":1e6,\"partial_rotary_factor\":0.25}",
+            INGOT_ERR_UNSUPPORTED, "partial_rotary_factor");
+    refused(LLAMA ",\"partial_rotary_factor\":\"1\"", INGOT_ERR_INPUT, "partial_rotary_factor");
 
     static const char *const unsupported[] = {"dynamic", "yarn", "longrope", "su", "mrope"};
     for (size_t i = 0; i < sizeof unsupported / sizeof *unsupported; i++) {
@@ -183,8 +186,7 @@ static void test_rope(void) {
     refused(LLAMA ",\"rope_scaling\":[1]", INGOT_ERR_INPUT, "rope_scaling");
     refused(LLAMA ",\"rope_theta\":0", INGOT_ERR_INPUT, "rope_theta");
     refused(LLAMA ",\"rope_theta\":\"x\"", INGOT_ERR_INPUT, "rope_theta");
-    refused(LLAMA ",\"partial_rotary_factor\":0", INGOT_ERR_INPUT, "partial_rotary_factor");
-    refused(LLAMA ",\"partial_rotary_factor\":1.5", INGOT_ERR_INPUT, "partial_rotary_factor");
+    refused(LLAMA ",\"partial_rotary_factor\":0", INGOT_ERR_UNSUPPORTED, "partial_rotary_factor");
 }
 
 static void check_windows(const char *members, uint64_t a, uint64_t b, uint64_t c, uint64_t d) {
