@@ -6,8 +6,10 @@
 #include "common/memory.h"
 #include "common/random.h"
 #include "common/sizes.h"
+#include "convert/linear.h"
 #include "kernels/codes.h"
 
+#include <math.h>
 #include <string.h>
 
 #define TAPE_BYTES   (UINT64_C(4) << 30)
@@ -35,6 +37,8 @@ static const schedule *schedule_for(bool learns_codes) {
 /* One quantized matrix and the way of its scales. */
 typedef struct learned {
     bool is_kept, is_fixed;                /* fixed: its scales stay */
+    double plain_error;                    /* weight error of plain rounding */
+    double error;                          /* of what was learned; NaN: it is as it was kept */
     ingot_quantized kept;                  /* host */
     ingot_quantized q;                     /* the same on the device, where they are learned */
     float *gain, *start, *gradient, *best; /* [rows][groups], device */
@@ -200,14 +204,23 @@ static ingot_status copy_on_host(void *context, void *to, const void *from, uint
 }
 
 ingot_status ingot_distill_keep_matrix(ingot_distill *d, uint64_t at, ingot_role role,
-                                       const ingot_quantized *q, bool is_fixed, bool is_on_host) {
+                                       const ingot_quantized *q, double plain_error, bool is_fixed,
+                                       bool is_on_host) {
     learned *m = &d->layers[at].matrix[role];
-    *m = (learned){.is_kept = true, .is_fixed = is_fixed, .kept = *q};
+    *m = (learned){.is_kept = true,
+                   .is_fixed = is_fixed,
+                   .plain_error = plain_error,
+                   .error = (double)NAN,
+                   .kept = *q};
     return move_matrix(d, is_on_host ? copy_on_host : d->ops->download, &m->kept, d->waiting);
 }
 
 const ingot_quantized *ingot_distill_waiting(const ingot_distill *d, uint64_t at, ingot_role role) {
     return &d->layers[at].matrix[role].kept;
+}
+
+double ingot_distill_error(const ingot_distill *d, uint64_t at, ingot_role role) {
+    return d->layers[at].matrix[role].error;
 }
 
 ingot_status ingot_distill_matrix(ingot_quantized *q, const ingot_distill *d, uint64_t at,
@@ -621,6 +634,12 @@ static ingot_status keep(const ingot_distill *d, ingot_distill_result *result, u
     return copy_best(d, false);
 }
 
+/* What the divergence of an iterate must be below to be better than the start. */
+static double limit_of(const ingot_distill *d, const ingot_distill_result *result, unsigned at) {
+    const bool is_last = at == d->way->steps && d->learns_codes;
+    return (is_last ? TOLERANCE : 1) * result->before;
+}
+
 /* The last iterate, unless the judges advise against it; then the best of those they have seen. */
 static ingot_status descend(ingot_distill *d, ingot_distill_result *result, ingot_error *error) {
     const unsigned steps = d->way->steps;
@@ -634,12 +653,96 @@ static ingot_status descend(ingot_distill *d, ingot_distill_result *result, ingo
             continue;
         }
         INGOT_TRY(judge(d, &loss));
-        const bool is_taken = i == steps && d->learns_codes && loss < TOLERANCE * result->before;
-        if (is_taken || loss < result->after) {
+        const bool is_last = i == steps && d->learns_codes;
+        if (loss < (is_last ? limit_of(d, result, i) : result->after)) {
             INGOT_TRY(keep(d, result, i, loss));
         }
     }
     return copy_best(d, true);
+}
+
+/* ---- strays --------------------------------------------------------------------------------- */
+
+/* *out = the weight error of a matrix as it is now.  Its source lies where its gradient did. */
+static ingot_status measure_error(const ingot_distill *d, double *out, uint64_t at, ingot_role role,
+                                  ingot_arena *host, ingot_arena *scratch, ingot_error *error) {
+    const ingot_weight_source *source = d->job->source;
+    const ingot_quantized *q = &d->layers[at].matrix[role].q;
+    char name[INGOT_NAME_SIZE];
+    ingot_weight_view view;
+    double sums[2];
+    ingot_arena_reset(host);
+    ingot_arena_reset(scratch);
+    ingot_model_linear_name(d->model, at, role, name);
+    INGOT_TRY(source->load(source->self, name, host, &view, error));
+    INGOT_TRY(d->ops->upload(d->context, d->slopes[role], view.data,
+                             view.rows * view.cols * ingot_dtype_bytes(view.dtype)));
+    view.data = d->slopes[role];
+    INGOT_TRY(d->ops->weight_error(d->context, sums, &view, NULL, NULL, q, scratch));
+    *out = ingot_weight_error_ratio(sums);
+    return INGOT_OK;
+}
+
+static ingot_status go_to_start(const ingot_distill *d, learned *m) {
+    const ingot_quantized *q = &m->q, *start = &m->kept;
+    m->error = (double)NAN;
+    INGOT_TRY(d->ops->upload(d->context, q->scales, start->scales,
+                             q->rows * q->groups * sizeof *q->scales));
+    return m->best_codes != NULL
+               ? d->ops->upload(d->context, q->codes, start->codes, q->rows * q->cols)
+               : INGOT_OK;
+}
+
+/* Matrices of the result that are too far from their source go to their start; *any: there are. */
+static ingot_status fix_strays(const ingot_distill *d, bool *any, ingot_error *error) {
+    ingot_arena *host = NULL, *scratch = NULL;
+    ingot_status status = INGOT_OK;
+    INGOT_GO(ingot_arena_create(&host));
+    INGOT_GO(ingot_backend_arena_create(&scratch, d->job->backend));
+    for (uint64_t at = 0; at < d->model->layers; at++) {
+        for (unsigned role = 0; role < INGOT_ROLE_COUNT; role++) {
+            learned *m = &d->layers[at].matrix[role];
+            if (!m->is_kept || m->is_fixed) {
+                continue;
+            }
+            INGOT_GO(ingot_interrupt_check(error));
+            INGOT_GO(measure_error(d, &m->error, at, (ingot_role)role, host, scratch, error));
+            if (ingot_linear_is_astray(m->error, m->plain_error)) {
+                INGOT_GO(go_to_start(d, m));
+                *any = true;
+            }
+        }
+    }
+done:
+    ingot_arena_destroy(host);
+    ingot_arena_destroy(scratch);
+    return status;
+}
+
+/* Without its strays the result must still be better than the start; else that is the result. */
+static ingot_status settle(const ingot_distill *d, ingot_distill_result *result,
+                           ingot_error *error) {
+    bool any = false;
+    if (result->step == 0) {
+        return INGOT_OK;
+    }
+    INGOT_TRY(fix_strays(d, &any, error));
+    if (!any) {
+        return INGOT_OK;
+    }
+    INGOT_TRY(judge(d, &result->after));
+    if (result->after < limit_of(d, result, result->step)) {
+        return INGOT_OK;
+    }
+    for (uint64_t at = 0; at < d->model->layers; at++) {
+        for (unsigned role = 0; role < INGOT_ROLE_COUNT; role++) {
+            learned *m = &d->layers[at].matrix[role];
+            INGOT_TRY(m->is_kept ? go_to_start(d, m) : INGOT_OK);
+        }
+    }
+    result->after = result->before;
+    result->step = 0;
+    return INGOT_OK;
 }
 
 /* What was learned, to where the matrices wait. */
@@ -681,6 +784,7 @@ ingot_status ingot_distill_run(ingot_distill_result *out, ingot_distill *d,
     INGOT_GO(status);
     out->has_run = true;
     INGOT_GO(descend(d, out, error));
+    INGOT_GO(settle(d, out, error));
     INGOT_GO(bring_back(d));
 done:
     leave(d);

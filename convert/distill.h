@@ -33,9 +33,11 @@ ingot_learning_work ingot_distill_work(const ingot_plan *plan, uint64_t windows,
 
 /* Copies a block's norms, biases and those linears that are not kept, from the device. */
 ingot_status ingot_distill_keep_block(ingot_distill *d, const ingot_block *block) INGOT_MUST_CHECK;
-/* Copies a finished matrix, from device memory or from the host's (is_on_host). */
+/* Copies a finished matrix, from device memory or from the host's (is_on_host).  plain_error: its
+ * weight error where it is plainly rounded; one that strays from its source by this
+ * (ingot_linear_is_astray) comes out as it is here. */
 ingot_status ingot_distill_keep_matrix(ingot_distill *d, uint64_t layer, ingot_role role,
-                                       const ingot_quantized *q, bool is_fixed,
+                                       const ingot_quantized *q, double plain_error, bool is_fixed,
                                        bool is_on_host) INGOT_MUST_CHECK;
 /* A kept matrix where it waits, in host memory; d's own. */
 const ingot_quantized *ingot_distill_waiting(const ingot_distill *d, uint64_t layer,
@@ -46,6 +48,8 @@ const ingot_quantized *ingot_distill_waiting(const ingot_distill *d, uint64_t la
  * the device has no memory for it.  Deterministic by the job's seed. */
 ingot_status ingot_distill_run(ingot_distill_result *out, ingot_distill *d,
                                const ingot_batch *batch, ingot_error *error) INGOT_MUST_CHECK;
+/* The weight error of a kept matrix that was learned; NaN: it is as it was kept. */
+double ingot_distill_error(const ingot_distill *d, uint64_t layer, ingot_role role);
 /* *q = a kept matrix as it is by now, in device memory from the arena. */
 ingot_status ingot_distill_matrix(ingot_quantized *q, const ingot_distill *d, uint64_t layer,
                                   ingot_role role, ingot_arena *arena) INGOT_MUST_CHECK;

@@ -5,9 +5,9 @@
 
 #include <math.h>
 
-/* A corrected or tuned matrix whose error against the source is more than this many times that of
- * plain rounding is not taken: a verifier, who does not know of the drift, could not tell it from a
- * damaged one (spec/quality.md, "Bound on the weight error"). */
+/* A corrected, tuned or distilled matrix whose error against the source is more than this many
+ * times that of plain rounding is not taken: a verifier, who does not know of the drift, could not
+ * tell it from a damaged one (spec/quality.md, "Bound on the weight error"). */
 #define STRAYS 3.0
 
 ingot_status ingot_linear_values(float *out, const ingot_linear_job *job, ingot_error *error) {
@@ -362,13 +362,17 @@ ingot_status ingot_linear_quantize(ingot_quantized *out, ingot_ledger *ledger,
     return status;
 }
 
+bool ingot_linear_is_astray(double error, double plain) {
+    return !(error <= STRAYS * plain);
+}
+
 ingot_status ingot_linear_strays(bool *strays, const ingot_linear_job *job, double plain,
                                  const ingot_quantized *q, ingot_arena *scratch) {
     double sums[2];
     ingot_arena_reset(scratch);
     INGOT_TRY(job->backend->ops->weight_error(job->backend->context, sums, job->source,
                                               job->row_fold, job->column_fold, q, scratch));
-    *strays = !(ingot_weight_error_ratio(sums) <= STRAYS * plain);
+    *strays = ingot_linear_is_astray(ingot_weight_error_ratio(sums), plain);
     return INGOT_OK;
 }
 

@@ -64,8 +64,11 @@ ingot_status ingot_linear_measure(ingot_ledger *ledger, const ingot_linear_job *
                                   const float *target, const ingot_quantized *q,
                                   ingot_arena *scratch) INGOT_MUST_CHECK;
 
-/* Whether a result that changed after ingot_linear_quantize went too far from its source: `plain`
- * is the record's weight_error_rtn; all rows are this job's.  scratch (device) is reset. */
+/* Whether a weight error is that of a result too far from its source; plain: the record's
+ * weight_error_rtn. */
+bool ingot_linear_is_astray(double error, double plain);
+/* The same of a result that changed after ingot_linear_quantize; all rows are this job's.  scratch
+ * (device) is reset. */
 ingot_status ingot_linear_strays(bool *strays, const ingot_linear_job *job, double plain,
                                  const ingot_quantized *q, ingot_arena *scratch) INGOT_MUST_CHECK;
 

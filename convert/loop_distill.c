@@ -4,9 +4,12 @@
 
 #include "common/files.h"
 
+#include <math.h>
+
 ingot_status ingot_loop_keep_matrix(ingot_loop *l, uint64_t index, const ingot_quantized *q) {
     const ingot_plan_tensor *t = &l->job->plan->tensors[index];
     INGOT_TRY(ingot_distill_keep_matrix(l->distill, t->layer, t->role, q,
+                                        l->job->ledgers[index].weight_error_rtn,
                                         t->method == INGOT_METHOD_RTN, /* stays plain */
                                         false));
     return l->job->waiting != NULL
@@ -33,37 +36,24 @@ ingot_status ingot_loop_keep_saved(ingot_loop *l, uint64_t index, ingot_arena *a
     ingot_quantized q;
     INGOT_TRY(ingot_waiting_load(&q, l->job->waiting, index, arena, l->error));
     INGOT_TRY(ingot_distill_keep_matrix(l->distill, t->layer, t->role, &q,
+                                        l->job->ledgers[index].weight_error_rtn,
                                         t->method == INGOT_METHOD_RTN, true));
     return pack_kept(l, index, &q, packed, arena, l->block.device);
 }
 
-/* The weight error of a matrix whose scales have moved. */
-static ingot_status measure_again(ingot_loop *l, uint64_t index, const ingot_quantized *q) {
-    const ingot_weight_source *source = l->job->source;
-    ingot_weight_view host, device;
-    ingot_arena_reset(l->block.host);
-    ingot_arena_reset(l->scratch);
-    INGOT_TRY(source->load(source->self, l->job->plan->tensors[index].name, l->block.host, &host,
-                           l->error));
-    INGOT_TRY(l->ops->upload_view(l->context, &device, &host));
-    double sums[2] = {0};
-    const ingot_status status =
-        l->ops->weight_error(l->context, sums, &device, NULL, NULL, q, l->scratch);
-    l->job->ledgers[index].weight_error = ingot_weight_error_ratio(sums);
-    l->ops->release_view(l->context, &device);
-    return status;
-}
-
 static ingot_status write_matrix(ingot_loop *l, uint64_t index) {
+    const ingot_plan_tensor *t = &l->job->plan->tensors[index];
     ingot_quantized q;
     ingot_weight_view packed;
     INGOT_TRY(ingot_interrupt_check(l->error));
     INGOT_TRY(ingot_loop_next_tensor(l));
     const ingot_loop_memory *memory = &l->tensors[l->turn];
     INGOT_TRY(pack_kept(l, index, &q, &packed, memory->host, memory->device));
-    INGOT_TRY(measure_again(l, index, &q));
-    l->job->ledgers[index].low_precision_scales = (uint32_t)ingot_view_low_precision(&packed);
-    return ingot_loop_put_behind(l, index, &packed, &l->job->ledgers[index]);
+    const double error = ingot_distill_error(l->distill, t->layer, t->role);
+    ingot_ledger *ledger = &l->job->ledgers[index];
+    ledger->weight_error = isnan(error) ? ledger->weight_error : error;
+    ledger->low_precision_scales = (uint32_t)ingot_view_low_precision(&packed);
+    return ingot_loop_put_behind(l, index, &packed, ledger);
 }
 
 /* Device memory that only the block loop needs makes room. */

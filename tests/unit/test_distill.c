@@ -1,6 +1,6 @@
 /* Distillation (convert/distill.h) of random models on every device: the divergence on held-out
- * windows falls and is what an FP64 forward pass over the stored values says, codes and fixed
- * matrices stay, and bytes depend on the seed, not on threads. */
+ * windows falls and is what an FP64 forward pass over the stored values says, codes, fixed and
+ * stray matrices stay, and bytes depend on the seed, not on threads. */
 #include "backend_devices.h"
 #include "convert/distill.h"
 #include "tiny_batch.h"
@@ -11,17 +11,29 @@ typedef struct setup {
     tiny_batch in; /* the weights of its model become the stored ones */
     ingot_quantized linear[LAYERS][INGOT_ROLE_COUNT]; /* device: start, then result */
     int codes_move;                                   /* 0 or 1 */
-    bool is_fixed[INGOT_ROLE_COUNT], is_dense[INGOT_ROLE_COUNT];
+    bool is_fixed[INGOT_ROLE_COUNT], is_dense[INGOT_ROLE_COUNT], is_wide[INGOT_ROLE_COUNT];
+    double allowed; /* of the error of rounding: */
+    double plain_error[LAYERS][INGOT_ROLE_COUNT];
     ingot_distill *distill;
     ingot_distill_result result;
 } setup;
+
+static double error_of(const setup *s, const ingot_weight_view *source, const ingot_quantized *q) {
+    double sums[2];
+    CU_ASSERT_FATAL(s->in.b->ops->weight_error(s->in.b->context, sums, source, NULL, NULL, q,
+                                               s->in.device) == INGOT_OK);
+    return ingot_weight_error_ratio(sums);
+}
 
 static void keep_linear(setup *s, const ingot_block *block, ingot_role role,
                         ingot_quant_format format) {
     ingot_quantized *q = &s->linear[block->layer][role];
     float *w;
+    format.bits = s->is_wide[role] ? 8 : format.bits;
     tiny_batch_round(&s->in, q, &w, block, role, format);
-    CU_ASSERT_FATAL(ingot_distill_keep_matrix(s->distill, block->layer, role, q, s->is_fixed[role],
+    s->plain_error[block->layer][role] = s->allowed * error_of(s, &block->linear[role], q);
+    CU_ASSERT_FATAL(ingot_distill_keep_matrix(s->distill, block->layer, role, q,
+                                              s->plain_error[block->layer][role], s->is_fixed[role],
                                               false) == INGOT_OK);
 }
 
@@ -47,6 +59,7 @@ static void begin(setup *s, const ingot_backend *b, unsigned flags, uint64_t see
                   uint64_t codes_most) {
     memset(s, 0, sizeof *s);
     tiny_batch_begin(&s->in, b, flags, seed);
+    s->allowed = 1;
     CU_ASSERT_FATAL(s->in.t->model.layers == LAYERS);
     CU_ASSERT_FATAL(ingot_distill_create(&s->distill, &s->in.loop, codes_most) == INGOT_OK);
 }
@@ -175,6 +188,71 @@ static void test_divergence(void) {
     }
 }
 
+/* Every matrix within three times the error it was kept with, and known by the error it has, or as
+ * it was kept; the number of those. */
+static unsigned count_fixed(setup *s) {
+    unsigned count = 0;
+    for (uint64_t at = 0; at < LAYERS; at++) {
+        ingot_block block;
+        CU_ASSERT_FATAL(ingot_block_load(&block, &s->in.t->model, at, &s->in.t->source, s->in.b,
+                                         s->in.host, NULL) == INGOT_OK);
+        for (unsigned role = 0; role < INGOT_ROLE_COUNT; role++) {
+            const ingot_quantized *start = &s->linear[at][role];
+            const double said = ingot_distill_error(s->distill, at, (ingot_role)role);
+            ingot_quantized q;
+            CU_ASSERT_FATAL(ingot_distill_matrix(&q, s->distill, at, (ingot_role)role,
+                                                 s->in.device) == INGOT_OK);
+            const double error = error_of(s, &block.linear[role], &q);
+            if (isnan(said)) {
+                count++;
+                CU_ASSERT(error == error_of(s, &block.linear[role], start));
+            } else {
+                CU_ASSERT(error == said && error <= 3 * s->plain_error[at][role]);
+            }
+        }
+        ingot_block_release(&block, s->in.b);
+    }
+    return count;
+}
+
+/* Matrices of 8 bits among those of 2, whose scales go further than 8 bits allow, with codes as
+ * well where half of it is allowed: they come out as they were, and the others learned.  Where
+ * nothing is allowed all of them do. */
+static void test_strays(void) {
+    static const struct {
+        bool codes_move;
+        double allowed;
+        unsigned least, most; /* of LAYERS * INGOT_ROLE_COUNT matrices */
+    } cases[] = {
+        {false, 1, 2 * LAYERS, 2 * LAYERS}, {true, 0.5, 1, 2 * LAYERS}, {false, 0, 21, 21}};
+    for (unsigned d = 0; d < DEVICES; d++) {
+        for (unsigned i = 0; devices[d].is_open && i < sizeof cases / sizeof *cases; i++) {
+            setup s;
+            uint64_t moved = 0;
+            begin(&s, &devices[d].backend[0], 0, 1, cases[i].codes_move ? UINT64_MAX : 0);
+            s.codes_move = 2 * cases[i].codes_move;
+            s.is_wide[INGOT_ROLE_V] = s.is_wide[INGOT_ROLE_GATE] = true;
+            s.allowed = cases[i].allowed;
+            keep_blocks(&s, (ingot_quant_format){2, 16, INGOT_ZERO_SYMMETRIC, INGOT_F16});
+            run(&s);
+            const unsigned fixed = count_fixed(&s);
+            CU_ASSERT(fixed >= cases[i].least && fixed <= cases[i].most);
+            for (uint64_t at = 0; at < LAYERS; at++) {
+                for (unsigned role = 0; role < INGOT_ROLE_COUNT; role++) {
+                    put_result(&s, at, (ingot_role)role, &moved);
+                }
+            }
+            const bool is_all = fixed == LAYERS * INGOT_ROLE_COUNT;
+            const double after = judge(&s, 0), error = fabs(after - s.result.after);
+            CU_ASSERT(is_all ? moved == 0 && s.result.step == 0 : moved > 0 && s.result.step > 0);
+            CU_ASSERT(is_all ? s.result.after == s.result.before
+                             : s.result.after < 0.98 * s.result.before);
+            CU_ASSERT(error <= (devices[d].backend[0].has_own_memory ? 2e-2 : 1e-4) * after);
+            end(&s);
+        }
+    }
+}
+
 static void test_seeds(void) {
     enum { RUNS = 3 };
     for (unsigned d = 0; d < DEVICES; d++) {
@@ -199,6 +277,7 @@ int main(void) {
     static const CU_TestInfo tests[] = {
         {"devices", devices_open},
         {"the held-out divergence falls, as FP64 says", test_divergence},
+        {"no matrix goes further from its source than its bits allow", test_strays},
         {"seeds and threads", test_seeds},
         {"closing", devices_close},
         CU_TEST_INFO_NULL,
