@@ -19,9 +19,8 @@
 #define KIND         "conversion-state"
 #define SUFFIX       ".resume"
 #define NAME_BYTES   32
-#define STEP_BYTES   48u /* the members of ingot_steps_taken as binary64 */
-#define TUNING_BYTES 40u /* before, after, both divergences as binary64, step as u64 */
-#define READ_BYTES   (UINT64_C(8) << 20)
+#define STEP_BYTES   48u      /* the members of ingot_steps_taken as binary64 */
+#define TUNING_BYTES 40u      /* before, after, both divergences as binary64, step as u64 */
 #define OUTPUT       "output" /* of names of pieces: the file an image is of */
 #define WAITING      "waiting"
 #define OTHER_PIECES 3u /* done, steps, tuning */
@@ -516,28 +515,13 @@ done:
 
 /* A finished tensor's source must be what it was: the bytes of the output are then those of a
  * conversion of the checkpoint as it is now, whatever happened to the rest of it meanwhile. */
-static ingot_status check_source(const ingot_resume *r, uint64_t index, uint8_t *buffer,
-                                 ingot_error *error) {
-    const uint64_t at = r->job.plan->tensors[index].source_index;
-    const uint64_t bytes = ingot_checkpoint_at(r->job.checkpoint, at)->bytes;
-    ingot_digest_stream *stream = NULL;
+static ingot_status check_source(const ingot_resume *r, uint64_t index, ingot_error *error) {
+    const ingot_plan_tensor *t = &r->job.plan->tensors[index];
     uint8_t digest[16];
-    INGOT_TRY(ingot_digest_stream_create(&stream));
-    ingot_status status = INGOT_OK;
-    for (uint64_t offset = 0; offset < bytes && status == INGOT_OK; offset += READ_BYTES) {
-        const uint64_t size = bytes - offset < READ_BYTES ? bytes - offset : READ_BYTES;
-        status = ingot_interrupt_check(error);
-        if (status == INGOT_OK) {
-            status = ingot_checkpoint_read(r->job.checkpoint, at, offset, size, buffer, error);
-        }
-        ingot_digest_stream_update(stream, buffer, status == INGOT_OK ? size : 0);
-    }
-    ingot_digest_stream_finish(stream, digest);
-    ingot_digest_stream_destroy(stream);
-    if (status == INGOT_OK && memcmp(digest, r->job.ledgers[index].source_digest, 16) != 0) {
-        status = refuse(r, error, "the checkpoint has changed", r->job.plan->tensors[index].name);
-    }
-    return status;
+    INGOT_TRY(ingot_checkpoint_digest(digest, r->job.checkpoint, t->source_index, error));
+    return memcmp(digest, r->job.ledgers[index].source_digest, sizeof digest) == 0
+               ? INGOT_OK
+               : refuse(r, error, "the checkpoint has changed", t->name);
 }
 
 /* The matrices of finished blocks that wait. */
@@ -564,10 +548,7 @@ static ingot_status load_waiting(const ingot_resume *r, const ingot_container *s
 
 static ingot_status take_ledgers(const ingot_resume *r, const bool *is_put, uint64_t blocks,
                                  ingot_error *error) {
-    void *buffer;
-    INGOT_TRY(ingot_alloc(&buffer, READ_BYTES));
-    ingot_status status = INGOT_OK;
-    for (uint64_t i = 0; i < r->job.plan->count && status == INGOT_OK; i++) {
+    for (uint64_t i = 0; i < r->job.plan->count; i++) {
         const ingot_plan_tensor *t = &r->job.plan->tensors[i];
         const bool waits = is_waiting(r, i) && t->layer < blocks;
         if (waits) {
@@ -576,13 +557,11 @@ static ingot_status take_ledgers(const ingot_resume *r, const bool *is_put, uint
         } else if (is_put[i]) {
             ingot_writer_get_ledger(&r->job.ledgers[i], r->job.writer, i);
         }
-        if (waits || is_put[i]) {
-            status =
-                t->source_index != INGOT_PLAN_NONE ? check_source(r, i, buffer, error) : INGOT_OK;
+        if ((waits || is_put[i]) && t->source_index != INGOT_PLAN_NONE) {
+            INGOT_TRY(check_source(r, i, error));
         }
     }
-    ingot_free(buffer);
-    return status;
+    return INGOT_OK;
 }
 
 static ingot_status check_state(const ingot_resume *r, const ingot_container *state,

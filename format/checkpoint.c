@@ -2,9 +2,11 @@
  * something Ingot converts at all. */
 #include "format/checkpoint.h"
 
+#include "common/files.h"
 #include "common/json.h"
 #include "common/memory.h"
 #include "common/sizes.h"
+#include "format/digest.h"
 
 #include <dirent.h>
 #include <stdio.h>
@@ -15,6 +17,7 @@
 #define MAX_SHARDS     9999u
 #define MAX_TEXT_BYTES (UINT64_C(256) << 20)
 #define MAX_PATH       1024
+#define DIGEST_BYTES   (UINT64_C(8) << 20) /* read at once */
 #define CONVERT_FIRST  "start from the original FP16, BF16 or FP32 checkpoint"
 
 typedef struct entry {
@@ -539,6 +542,27 @@ ingot_status ingot_checkpoint_read(const ingot_checkpoint *checkpoint, uint64_t 
     }
     return ingot_file_read_at(ingot_safetensors_file(shard), buffer, size, tensor->offset + offset,
                               error);
+}
+
+ingot_status ingot_checkpoint_digest(uint8_t digest[16], const ingot_checkpoint *checkpoint,
+                                     uint64_t index, ingot_error *error) {
+    const uint64_t bytes = ingot_checkpoint_at(checkpoint, index)->bytes;
+    ingot_digest_stream *stream = NULL;
+    ingot_status status = INGOT_OK;
+    void *buffer = NULL;
+    INGOT_GO(ingot_digest_stream_create(&stream));
+    INGOT_GO(ingot_alloc(&buffer, DIGEST_BYTES));
+    for (uint64_t at = 0; at < bytes; at += DIGEST_BYTES) {
+        const uint64_t size = ingot_min_u64(DIGEST_BYTES, bytes - at);
+        INGOT_GO(ingot_interrupt_check(error));
+        INGOT_GO(ingot_checkpoint_read(checkpoint, index, at, size, buffer, error));
+        ingot_digest_stream_update(stream, buffer, size);
+    }
+    ingot_digest_stream_finish(stream, digest);
+done:
+    ingot_free(buffer);
+    ingot_digest_stream_destroy(stream);
+    return status;
 }
 
 uint64_t ingot_checkpoint_shard_count(const ingot_checkpoint *checkpoint) {

@@ -35,6 +35,9 @@ const char *ingot_checkpoint_shard_path(const ingot_checkpoint *checkpoint, uint
 ingot_status ingot_checkpoint_read(const ingot_checkpoint *checkpoint, uint64_t index,
                                    uint64_t offset, uint64_t size, void *buffer,
                                    ingot_error *error) INGOT_MUST_CHECK;
+/* XXH3-128 of the bytes of tensor `index`, as the ledger has it. */
+ingot_status ingot_checkpoint_digest(uint8_t digest[16], const ingot_checkpoint *checkpoint,
+                                     uint64_t index, ingot_error *error) INGOT_MUST_CHECK;
 
 uint64_t ingot_checkpoint_shard_count(const ingot_checkpoint *checkpoint);
 const ingot_safetensors *ingot_checkpoint_shard(const ingot_checkpoint *checkpoint, uint64_t shard);

@@ -4,16 +4,11 @@
 #include "zoo/source.h"
 
 #include "calib/model.h"
-#include "common/files.h"
 #include "common/memory.h"
-#include "common/sizes.h"
 #include "format/checkpoint.h"
-#include "format/digest.h"
 
 #include <stdio.h>
 #include <string.h>
-
-#define TILE_BYTES (UINT64_C(4) << 20)
 
 struct ingot_zoo_source {
     ingot_checkpoint *checkpoint;
@@ -30,26 +25,8 @@ static void describe(ingot_zoo_source *source, const char *folder) {
                                                                   folder, &ignored) == INGOT_OK;
 }
 
-static ingot_status digest_tensor(ingot_zoo_source *source, uint64_t index, void *buffer,
-                                  ingot_error *error) {
-    const ingot_st_tensor *tensor = ingot_checkpoint_at(source->checkpoint, index);
-    ingot_digest_stream *stream;
-    ingot_status status = INGOT_OK;
-    INGOT_TRY(ingot_digest_stream_create(&stream));
-    for (uint64_t at = 0; at < tensor->bytes; at += TILE_BYTES) {
-        const uint64_t size = ingot_min_u64(TILE_BYTES, tensor->bytes - at);
-        INGOT_GO(ingot_interrupt_check(error));
-        INGOT_GO(ingot_checkpoint_read(source->checkpoint, index, at, size, buffer, error));
-        ingot_digest_stream_update(stream, buffer, size);
-    }
-    ingot_digest_stream_finish(stream, source->digests[index]);
-done:
-    ingot_digest_stream_destroy(stream);
-    return status;
-}
-
 ingot_status ingot_zoo_source_open(ingot_zoo_source **out, const char *folder, ingot_error *error) {
-    void *memory, *buffer = NULL;
+    void *memory;
     ingot_status status;
     *out = NULL;
     INGOT_TRY(ingot_alloc_zero(&memory, 1, sizeof(ingot_zoo_source)));
@@ -59,14 +36,12 @@ ingot_status ingot_zoo_source_open(ingot_zoo_source **out, const char *folder, i
     const uint64_t count = ingot_checkpoint_count(source->checkpoint);
     INGOT_GO(ingot_alloc_zero(&memory, count + 1, sizeof *source->digests));
     source->digests = memory;
-    INGOT_GO(ingot_alloc(&buffer, TILE_BYTES));
     for (uint64_t i = 0; i < count; i++) {
-        INGOT_GO(digest_tensor(source, i, buffer, error));
+        INGOT_GO(ingot_checkpoint_digest(source->digests[i], source->checkpoint, i, error));
     }
     *out = source;
     source = NULL;
 done:
-    ingot_free(buffer);
     ingot_zoo_source_close(source);
     return status;
 }
