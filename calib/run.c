@@ -137,9 +137,9 @@ static ingot_status check_prompt(runner *r, ingot_error *error) {
 
 static ingot_status run(runner *r, ingot_error *error) {
     const run_settings *s = &r->settings;
-    if (s->prompt == NULL || s->prompt[0] == '\0') {
+    if (s->prompt == NULL) {
         return ingot_error_set(error, INGOT_ERR_USAGE, NULL, NULL, "use --prompt TEXT",
-                               s->prompt == NULL ? "there is no prompt" : "the prompt is empty");
+                               "there is no prompt");
     }
     INGOT_TRY(ingot_backend_open(&r->backend, s->device, (unsigned)s->threads, error));
     r->has_backend = true;

@@ -7,11 +7,13 @@
 #include <assert.h>
 #include <ctype.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <getopt.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define CODE_HELP         256
 #define CODE_VERSION      257
@@ -123,6 +125,18 @@ ingot_status ingot_cli_check_scopes(const ingot_cli_spec *spec, int argc, char *
 
 /* ---- parsing ------------------------------------------------------------------------------- */
 
+/* A standard stream that the caller closed gets a file that cannot be written: the first output
+ * would have its number otherwise, and be sent what is printed. */
+static void hold_streams(void) {
+    int descriptor;
+    do {
+        descriptor = open("/dev/null", O_RDONLY);
+    } while (descriptor >= 0 && descriptor <= STDERR_FILENO);
+    if (descriptor >= 0) {
+        (void)close(descriptor);
+    }
+}
+
 typedef struct cli_parser {
     const ingot_cli_spec *spec;
     ingot_cli_handler handler;
@@ -179,6 +193,11 @@ static ingot_cli_outcome take_positional(cli_parser *parser, const char *value) 
                               wanted == NULL ? "takes no argument, but got '%s'"
                                              : "more than one argument: '%s'",
                               value);
+        return usage_report(parser);
+    }
+    if (value[0] == '\0') {
+        (void)ingot_error_set(parser->error, INGOT_ERR_USAGE, NULL, NULL, NULL, "%s is empty",
+                              wanted);
         return usage_report(parser);
     }
     *parser->positional = value;
@@ -272,6 +291,11 @@ static ingot_cli_outcome take_result(cli_parser *parser, int result, const char 
         break;
     }
     const ingot_cli_option *option = option_of(spec, result);
+    if (optarg != NULL && optarg[0] == '\0') { /* a variable of a script that was not set */
+        (void)ingot_error_set(parser->error, INGOT_ERR_USAGE, NULL, NULL, NULL,
+                              "the value of --%s is empty", option->name);
+        return usage_report(parser);
+    }
     if (parser->handler(parser->context, option->name, optarg, parser->error) != INGOT_OK) {
         return usage_report(parser);
     }
@@ -323,6 +347,7 @@ ingot_cli_outcome ingot_cli_parse(const ingot_cli_spec *spec, int argc, char **a
     };
     *parser.positional = NULL;
     ingot_cli_outcome outcome;
+    hold_streams();
     if (build_tables(&parser) == INGOT_OK) {
         outcome = parse_words(&parser, argc, argv);
     } else {

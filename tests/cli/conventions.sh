@@ -35,6 +35,8 @@ for path in "$INGOT_BUILD"/bin/ingot-*; do
     expect_error "unknown option '--no-such-option'"
     expect_exit 2 "$tool"
     expect_error "is missing"
+    expect_exit 2 "$tool" ""
+    expect_error "is empty"
     expect_exit 2 "$tool" one two
     [ ! -s out ] || fail "$tool wrote a usage error to stdout"
     expect_exit 2 "$tool" no/such/input -o x --prompt x --text x
@@ -79,6 +81,13 @@ for tool in ingot-inspect ingot-verify "ingot-run --prompt x"; do
 done
 echo "something else" >foreign.calib
 full ingot-calib "$MODEL" --text "$MODEL/calibration.txt" --samples 1 --seq-len 16 -o foreign.calib --reuse --json
+
+# Streams that the caller closed: what is printed goes nowhere, into no file that is being written.
+code=0
+INGOT_TEST_KILL_WRITE=4 ingot-convert "$MODEL" -o closed.ingot >out <&- 2>&- || code=$?
+[ "$code" = 137 ] || fail "exit code $code where the conversion is killed"
+if grep -aq "^plan: " closed.ingot.partial; then fail "messages were written into the output"; fi
+rm closed.ingot.partial
 
 # A name that is no UTF-8: one object, with a question mark where JSON has no such byte.
 odd=$(printf 'odd\377\303\251')

@@ -79,7 +79,7 @@ refuse() {
 }
 long=$(awk 'BEGIN { for (i = 0; i < 600; i++) printf "word " }')
 refuse E_USAGE "there is no prompt" "$MODEL"
-refuse E_USAGE "the prompt is empty" "$MODEL" --prompt ""
+refuse E_USAGE "the value of --prompt is empty" "$MODEL" --prompt ""
 refuse E_USAGE "the model's context" "$MODEL" --prompt "$long"
 refuse E_USAGE "--tokens" "$MODEL" --prompt x -n 0
 refuse E_USAGE "--temperature" "$MODEL" --prompt x -t -1

@@ -97,6 +97,7 @@ static void test_refused(void) {
         {"m -- n", "more than one argument: 'n'"},
         {"m --bits", "option '--bits' needs a value"},
         {"m -o", "option '-o' needs a value"},
+        {"m --output=", "the value of --output is empty"},
         {"m --bits 9", "--bits: '9' is not a whole number from 2 to 8"},
         {"m --nothing", "unknown option '--nothing'"},
         {"m --nothing=1", "unknown option '--nothing=1'"},
