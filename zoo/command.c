@@ -8,7 +8,9 @@
 #include <string.h>
 
 static const ingot_cli_option options_table[] = {
-    {"jobs", 0, "N", "products at a time (default: limits.jobs of the manifest, or one a device)."},
+    {"jobs", 0, "N",
+     "Products at a time (default: limits.jobs of the manifest, or one a device): of run, of the "
+     "disk that plan counts, of tasks that slurm lets run; the others take one after another."},
     {"threads", 0, "N",
      "threads of the CPU, shared by the jobs (default: limits.threads, or all)."},
     {"only", 0, "PRODUCT", "This product alone, as MODEL/RECIPE; may be repeated."},
@@ -21,9 +23,8 @@ static const ingot_cli_option options_table[] = {
 };
 
 static const ingot_cli_scope scopes[] = {
-    {"jobs", "run, slurm"}, {"threads", "plan, run, verify, slurm"}, {"device", "plan, run"},
-    {"until", "run"},       {"force", "plan, run, slurm"},           {"tensors", "plan"},
-    {"folder", "report"},
+    {"threads", "plan, run, verify, slurm"}, {"device", "plan, run"}, {"until", "run"},
+    {"force", "plan, run, slurm"},           {"tensors", "plan"},     {"folder", "report"},
 };
 
 static const ingot_cli_spec zoo_spec = {

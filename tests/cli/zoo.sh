@@ -164,6 +164,11 @@ grep -q '"failed": 3' out || fail "$(cat out)"
 mv model/keep model/model.safetensors
 expect_exit 0 ingot-zoo run zoo.json
 
+# --jobs and --json go with every subcommand.
+for command in plan run status report verify slurm; do
+    expect_exit 0 ingot-zoo $command zoo.json --jobs 2 --json
+done
+
 # Slips of the pen: said before anything is done.
 expect_exit 2 ingot-zoo status zoo.json --tensors
 expect_error "--tensors is an option of plan, not of status"
