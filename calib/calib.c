@@ -8,6 +8,7 @@
 #include "common/files.h"
 #include "common/json.h"
 #include "common/sizes.h"
+#include "format/checkpoint.h"
 #include "format/digest.h"
 
 #include <string.h>
@@ -204,6 +205,7 @@ static ingot_status calibrate(calibration *c, ingot_error *error) {
                                "give the checkpoint it was made from",
                                "a container has no full-precision weights to take statistics of");
     }
+    INGOT_TRY(ingot_checkpoint_check_folder(s->path, error));
     INGOT_TRY(ingot_text_model_open_weights(&c->from, s->path, true, error));
     INGOT_TRY(ingot_windows_length(&length, s->seq_len, c->from.model.context, s->path, error));
     INGOT_TRY(load_text(c, length, error));

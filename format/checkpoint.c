@@ -9,10 +9,12 @@
 #include "format/digest.h"
 
 #include <dirent.h>
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #define MAX_SHARDS     9999u
 #define MAX_TEXT_BYTES (UINT64_C(256) << 20)
@@ -379,14 +381,26 @@ static ingot_status open_weights(ingot_checkpoint *checkpoint, ingot_error *erro
     return status;
 }
 
+ingot_status ingot_checkpoint_check_folder(const char *path, ingot_error *error) {
+    struct stat info;
+    const char *remedy = "name the folder that holds config.json";
+    const int code = stat(path, &info) != 0 ? errno : 0;
+    if (code == ENOENT || code == ENOTDIR) {
+        return ingot_error_set(error, INGOT_ERR_NOT_FOUND, path, NULL, remedy, "does not exist");
+    }
+    if (code == 0 && !S_ISDIR(info.st_mode)) {
+        return ingot_error_set(error, INGOT_ERR_INPUT, path, NULL, remedy, "is not a folder");
+    }
+    if (code != 0 || access(path, X_OK) != 0) {
+        return ingot_error_set(error, INGOT_ERR_IO, path, NULL, "check its permissions",
+                               "cannot be opened: %s", strerror(code != 0 ? code : errno));
+    }
+    return INGOT_OK;
+}
+
 ingot_status ingot_checkpoint_open(ingot_checkpoint **out, const char *folder, ingot_error *error) {
     *out = NULL;
-    if (!ingot_path_is_directory(folder)) {
-        const bool exists = ingot_path_exists(folder);
-        return ingot_error_set(error, exists ? INGOT_ERR_INPUT : INGOT_ERR_NOT_FOUND, folder, NULL,
-                               "name the folder that holds config.json",
-                               exists ? "is not a folder" : "does not exist");
-    }
+    INGOT_TRY(ingot_checkpoint_check_folder(folder, error));
     if (strlen(folder) >= MAX_PATH) {
         return ingot_error_set(error, INGOT_ERR_INPUT, folder, NULL, "use a shorter path",
                                "the path is too long");

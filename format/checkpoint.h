@@ -9,6 +9,10 @@
 
 typedef struct ingot_checkpoint ingot_checkpoint;
 
+/* Whether path is a folder that can be gone into: INGOT_ERR_NOT_FOUND, INGOT_ERR_INPUT (no folder),
+ * INGOT_ERR_IO (not allowed).  ingot_checkpoint_open does so too. */
+ingot_status ingot_checkpoint_check_folder(const char *path, ingot_error *error) INGOT_MUST_CHECK;
+
 /* Opens the folder, parses all headers, checks the index against the shards (missing shard, tensor
  * named but absent, in two shards, ...).  Everything in *error on failure. */
 ingot_status ingot_checkpoint_open(ingot_checkpoint **out, const char *folder,

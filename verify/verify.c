@@ -59,18 +59,18 @@ ingot_status ingot_verify_check_options(const ingot_verify_options *options, ing
     return INGOT_OK;
 }
 
-/* Inputs that a later stage needs must be there before an hour of work is spent on earlier ones. */
-static ingot_status check_inputs(ingot_verification *verification, ingot_error *error) {
+/* Inputs that a later stage needs must be there before an hour of work is spent on earlier ones.
+ * Opens the checkpoint: its files and headers. */
+static ingot_status check_inputs(ingot_verification *verification, ingot_checkpoint **checkpoint,
+                                 ingot_error *error) {
     const ingot_verify_options *options = &verification->options;
     for (uint64_t i = 0; i < options->text_count; i++) {
         ingot_file *file = NULL;
         INGOT_TRY(ingot_file_open(&file, options->text_paths[i], error));
         ingot_file_close(file);
     }
-    if (options->source_path != NULL && !ingot_path_is_directory(options->source_path)) {
-        return ingot_error_set(error, INGOT_ERR_NOT_FOUND, options->source_path, NULL,
-                               "--source takes the folder that config.json lies in",
-                               "no such folder");
+    if (options->source_path != NULL) {
+        INGOT_TRY(ingot_checkpoint_open(checkpoint, options->source_path, error));
     }
     return options->tasks_path == NULL
                ? INGOT_OK
@@ -455,15 +455,14 @@ ingot_status ingot_verify_run(ingot_verification *out, const ingot_verify_option
     ingot_error *error = &out->error;
     ingot_status status = ingot_verify_check_options(options, error);
     INGOT_GO(status);
-    INGOT_GO(check_inputs(out, error));
+    INGOT_GO(check_inputs(out, &checkpoint, error));
     if (runs_model) { /* a device that is not there is told now, too */
         INGOT_GO(ingot_backend_open(&backend, options->device, options->threads, error));
     }
     INGOT_GO(ingot_pool_create(&pool, options->threads));
     status = run_integrity(out, ingot_pool_threads(pool), error);
-    if (status == INGOT_OK && options->source_path != NULL) {
-        status = ingot_checkpoint_open(&checkpoint, options->source_path, error);
-        status = status == INGOT_OK ? stage_source(out, checkpoint, pool, error) : status;
+    if (status == INGOT_OK && checkpoint != NULL) {
+        status = stage_source(out, checkpoint, pool, error);
     }
     judge(out, status);
     INGOT_GO(status);

@@ -53,6 +53,7 @@ refuse E_USAGE "the model's context" "$MODEL" --text text.txt --seq-len 513 -o o
 refuse E_USAGE "--samples" "$MODEL" --text text.txt --samples 0 -o out.calib
 refuse E_USAGE "abacus" "$MODEL" --text text.txt -o out.calib --device abacus
 refuse E_NOT_FOUND "no/such/model" no/such/model --text text.txt -o out.calib
+refuse E_INPUT "is not a folder" text.txt --text text.txt -o out.calib
 refuse E_USAGE "one of the inputs" "$MODEL" --text text.txt -o text.txt --force
 refuse E_USAGE "no full-precision weights" one.calib --text text.txt -o out.calib
 refuse E_EXISTS "one.calib" "$MODEL" --text text.txt -o one.calib

@@ -116,6 +116,11 @@ json error '"E_NOT_FOUND"'
 expect_error "missing.txt"
 expect_exit 2 ingot-verify model.ingot --source missing --json
 expect_error "missing"
+mkdir part
+cp "$MODEL/config.json" part
+expect_exit 2 ingot-verify model.ingot --source part --json
+expect_error "part: there is no model.safetensors"
+json root null # told before anything is checked
 expect_exit 2 ingot-verify model.ingot --max-kld 1 --source "$MODEL" --json
 json error '"E_USAGE"'
 expect_error "--text"

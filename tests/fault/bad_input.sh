@@ -37,6 +37,24 @@ bytes() {
 rm -rf model
 refused model
 
+# A folder that may not be gone into is there, and it is not said that it lacks a file.
+plain=
+if [ "$(id -u)" = 0 ]; then
+    plain="setpriv --bounding-set=-all --inh-caps=-all"
+    $plain true 2>err || plain=
+fi
+fresh
+chmod 0 model
+if [ -n "$plain" ] || [ "$(id -u)" != 0 ]; then
+    # shellcheck disable=SC2086
+    expect_exit 2 $plain ingot-convert model -o out.ingot --json
+    expect_error "model: cannot be opened: Permission denied"
+    grep -q '"error": "E_IO"' out || fail "$(cat out)"
+else
+    echo "SKIP: root may go into every folder here"
+fi
+chmod 700 model
+
 fresh
 rm model/config.json
 refused config.json
