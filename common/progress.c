@@ -1,5 +1,6 @@
 /* Progress on stderr.  A bar is drawn only on a terminal, at most ten times a second; finished
- * units of work are plain lines, on a terminal and in a log alike. */
+ * units of work are plain lines, on a terminal and in a log alike.  Work that has no such units, or
+ * long ones, has a line a minute in a log. */
 #include "common/progress.h"
 
 #include "common/cli.h"
@@ -13,7 +14,9 @@
 
 #define BAR_CELLS            24
 #define REDRAW_SECONDS       0.1
-#define FIRST_ESTIMATE_AFTER 0.5 /* seconds: earlier rates are noise */
+#define FIRST_ESTIMATE_AFTER 0.5  /* seconds: earlier rates are noise */
+#define LINE_SECONDS         60.0 /* without a line in a log, after which it gets one */
+#define TEXT_BYTES           256
 
 double ingot_clock_seconds(void) {
     struct timespec now;
@@ -32,6 +35,7 @@ void ingot_progress_begin(ingot_progress *progress, const char *label, const cha
         .total = total,
         .start_seconds = ingot_clock_seconds(),
         .last_draw_seconds = -1.0,
+        .last_line_seconds = ingot_clock_seconds(),
         .is_terminal =
             isatty(STDERR_FILENO) == 1 && (terminal == NULL || strcmp(terminal, "dumb") != 0),
         .is_quiet = quiet,
@@ -46,42 +50,76 @@ static void clear_bar(ingot_progress *progress) {
     }
 }
 
-void ingot_progress_update(ingot_progress *progress, double done) {
-    if (progress->is_quiet || !progress->is_terminal) {
-        return;
-    }
-    const double now = ingot_clock_seconds();
+static double share_of(const ingot_progress *progress, double done) {
+    const double fraction = done / progress->total;
+    return fraction < 0.0 ? 0.0 : fraction > 1.0 ? 1.0 : fraction;
+}
+
+static void append(char text[TEXT_BYTES], const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+static void append(char text[TEXT_BYTES], const char *format, ...) {
+    const size_t length = strlen(text);
+    va_list arguments;
+    va_start(arguments, format);
+    (void)vsnprintf(text + length, TEXT_BYTES - length, format, arguments);
+    va_end(arguments);
+}
+
+/* How far, how fast, how long still; a bar behind the label. */
+static void describe(const ingot_progress *progress, char text[TEXT_BYTES], const char *bar,
+                     double done, double now) {
     const double elapsed_seconds = now - progress->start_seconds;
+    text[0] = '\0';
+    append(text, "%s", progress->label);
+    if (progress->total > 0.0) {
+        append(text, "%s %3.0f%%  %.0f/%.0f %s", bar, 100.0 * share_of(progress, done), done,
+               progress->total, progress->unit);
+    } else {
+        append(text, " %.0f %s", done, progress->unit);
+    }
+    if (elapsed_seconds > FIRST_ESTIMATE_AFTER && done > 0.0) {
+        const double rate = done / elapsed_seconds;
+        append(text, "  %.*f %s/s", rate < 10.0 ? 2 : 0, rate, progress->unit);
+        if (progress->total > done) {
+            char left[32];
+            ingot_format_seconds(left, sizeof left, (progress->total - done) / rate);
+            append(text, "  %s left", left);
+        }
+    }
+}
+
+static void draw_bar(ingot_progress *progress, double done, double now) {
+    char text[TEXT_BYTES], bar[BAR_CELLS + 4] = "";
     if (progress->last_draw_seconds >= 0.0 && now - progress->last_draw_seconds < REDRAW_SECONDS) {
         return;
     }
     progress->last_draw_seconds = now;
-    char text[256];
-    int length = 0;
     if (progress->total > 0.0) {
-        double fraction = done / progress->total;
-        fraction = fraction < 0.0 ? 0.0 : fraction > 1.0 ? 1.0 : fraction;
-        char bar[BAR_CELLS + 1];
-        memset(bar, '.', BAR_CELLS);
-        memset(bar, '#', (size_t)(fraction * BAR_CELLS));
-        bar[BAR_CELLS] = '\0';
-        length = snprintf(text, sizeof text, "%s [%s] %3.0f%%  %.0f/%.0f %s", progress->label, bar,
-                          100.0 * fraction, done, progress->total, progress->unit);
-    } else {
-        length = snprintf(text, sizeof text, "%s %.0f %s", progress->label, done, progress->unit);
+        memset(bar, '.', sizeof bar - 2);
+        memcpy(bar, " [", 2);
+        memset(bar + 2, '#', (size_t)(share_of(progress, done) * BAR_CELLS));
+        bar[BAR_CELLS + 2] = ']';
     }
-    (void)fprintf(stderr, "\r\033[K%.*s", length < 0 ? 0 : 200, text);
-    if (elapsed_seconds > FIRST_ESTIMATE_AFTER && done > 0.0) {
-        const double rate = done / elapsed_seconds;
-        (void)fprintf(stderr, "  %.*f %s/s", rate < 10.0 ? 2 : 0, rate, progress->unit);
-        if (progress->total > done) {
-            char left[32];
-            ingot_format_seconds(left, sizeof left, (progress->total - done) / rate);
-            (void)fprintf(stderr, "  %s left", left);
-        }
-    }
+    describe(progress, text, bar, done, now);
+    (void)fprintf(stderr, "\r\033[K%s", text);
     (void)fflush(stderr);
     progress->is_drawn = true;
+}
+
+void ingot_progress_update(ingot_progress *progress, double done) {
+    if (progress->is_quiet) {
+        return;
+    }
+    const double now = ingot_clock_seconds();
+    if (progress->is_terminal) {
+        draw_bar(progress, done, now);
+    } else if (now - progress->last_line_seconds >= LINE_SECONDS &&
+               done != progress->last_line_done) {
+        char text[TEXT_BYTES];
+        describe(progress, text, "", done, now);
+        progress->last_line_done = done;
+        ingot_progress_line(progress, "%s", text);
+    }
 }
 
 void ingot_progress_line(ingot_progress *progress, const char *format, ...) {
@@ -96,6 +134,7 @@ void ingot_progress_line(ingot_progress *progress, const char *format, ...) {
     (void)fputc('\n', stderr);
     (void)fflush(stderr);
     progress->last_draw_seconds = -1.0; /* the next update redraws at once */
+    progress->last_line_seconds = ingot_clock_seconds();
 }
 
 void ingot_progress_end(ingot_progress *progress) {

@@ -11,6 +11,7 @@ typedef struct ingot_progress {
     double total;      /* in units; 0 when not known */
     double start_seconds;
     double last_draw_seconds;
+    double last_line_seconds, last_line_done; /* of a line in a log */
     bool is_terminal;
     bool is_quiet;
     bool is_drawn;
@@ -19,7 +20,8 @@ typedef struct ingot_progress {
 /* quiet: nothing is ever printed. label and unit must outlive the progress. */
 void ingot_progress_begin(ingot_progress *progress, const char *label, const char *unit,
                           double total, bool quiet);
-/* Redraws the bar at most ten times a second (terminal only). */
+/* On a terminal: redraws the bar at most ten times a second.  In a log: a line where there was none
+ * for a minute and more is done since. */
 void ingot_progress_update(ingot_progress *progress, double done);
 /* A finished unit of work: clears the bar, prints one plain line, redraws.  Printed on a terminal
  * and in a log alike. */
