@@ -30,8 +30,8 @@ static const ingot_cli_option options[] = {
      "length. Statistics of others are replaced, with a message; any other file is refused."},
     {"json", 0, NULL,
      "Print one JSON object: output, reused, bytes, samples, seq_len, tokens, dropped_rows, "
-     "seconds, "
-     "peak_host_bytes, root, error (a stable code or null). Every key is present on failure too."},
+     "seconds, peak_host_bytes, root, error (a stable code or null), message. Every key is present "
+     "on failure too."},
 };
 
 static const ingot_cli_spec spec = {

@@ -28,8 +28,8 @@ static const ingot_cli_option options[] = {
     {"json", 0, NULL,
      "Print one JSON object instead of the text: text (without the prompt), tokens, token_ids, "
      "prompt_tokens_per_second, decode_tokens_per_second, saturated (whether a GPU cut "
-     "activations off to 65504), error (a stable code or null). Every key is present on failure "
-     "too."},
+     "activations off to 65504), error (a stable code or null), message. Every key is present on "
+     "failure too."},
 };
 
 static const ingot_cli_spec spec = {

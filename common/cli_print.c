@@ -14,8 +14,8 @@ static const char *const tools[] = {"ingot-inspect", "ingot-bench", "ingot-calib
 static const char *const exit_codes[][2] = {
     {"0", "Done; for a check: valid."},
     {"1", "The check said no: corrupt, not from that source, or over a gate."},
-    {"2", "Could not run: wrong usage, a missing or unreadable file, an input or output error, "
-          "something unsupported, or out of memory."},
+    {"2", "Could not run: wrong usage, a missing, unreadable or malformed file, an input or output "
+          "error, something unsupported, out of memory, or interrupted."},
 };
 
 static const ingot_cli_option common_options[] = {

@@ -392,7 +392,7 @@ static const ingot_cli_option options[] = {
      "Compute the SHA-256 of each file that holds tensors (reads them whole, about 1 GB/s)."},
     {"json", 0, NULL,
      "Print one JSON object instead of text. On failure too: every key is there, null where "
-     "nothing was computed, and \"error\" holds a stable code."},
+     "nothing was computed, \"error\" holds a stable code and \"message\" its text."},
 };
 
 static const ingot_cli_spec spec = {

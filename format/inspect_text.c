@@ -148,8 +148,9 @@ static void print_roles(const inspection *all) {
         printf("\n");
     }
     if (has_errors) {
-        printf(
-            "Relative errors, means over the tensors; (rtn): plain rounding at the same size.\n");
+        printf("Relative errors, root mean squares over the tensors; (rtn): plain rounding at the "
+               "same "
+               "size.\n");
     }
 }
 

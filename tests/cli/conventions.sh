@@ -16,6 +16,7 @@ for path in "$INGOT_BUILD"/bin/ingot-*; do
     head -n 1 out | grep -q "^Usage: $tool " || fail "$tool --help has no usage line"
     awk 'length($0) > 100 { exit 1 }' out || fail "$tool --help has a line over 100 columns"
     grep -q '^Examples:' out || fail "$tool --help has no examples"
+    grep -q 'interrupted\.$' out || fail "$tool --help does not say what an interrupted run exits with"
 
     expect_exit 0 "$tool" --man
     for section in NAME SYNOPSIS DESCRIPTION OPTIONS 'EXIT STATUS' EXAMPLES 'SEE ALSO'; do

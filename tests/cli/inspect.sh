@@ -83,3 +83,5 @@ for kind, values in kinds.items():
         assert abs(errors[kind][key] / values[key] - 1) < 1e-12, (kind, key, errors[kind][key], values[key])
 assert len(kinds) == 7, kinds
 PYTHON
+expect_exit 0 ingot-inspect model.ingot
+grep -q '^Relative errors, root mean squares over the tensors' out || fail "the text says other means"
