@@ -283,7 +283,6 @@ static ingot_status run_tool(bench *b, const char *model, const char *method, co
     const ingot_bench_options *o = b->options;
     ingot_child child;
     INGOT_TRY(ingot_child_begin(&child, "ingot-convert", b->error));
-    ingot_child_word(&child, model);
     ingot_child_option(&child, "--output", b->output);
     ingot_child_word(&child, "--force");
     ingot_child_word(&child, "--json");
@@ -300,6 +299,7 @@ static ingot_status run_tool(bench *b, const char *model, const char *method, co
                            devices != NULL ? devices : o->device);
     }
     ingot_child_number(&child, "--threads", o->threads);
+    ingot_child_option(&child, "--", model); /* whose name may begin with a dash */
     listener from = {0};
     pid_t process;
     INGOT_TRY(start_tool(&process, &from.fd, b, &child));

@@ -275,24 +275,24 @@ static void add_windows(ingot_child *child, const ingot_recipe *recipe) {
     }
 }
 
-static void add_place(ingot_child *child, const ingot_zoo_job *job) {
+/* What every tool gets last; its argument behind "--", whose name may begin with a dash. */
+static void add_rest(ingot_child *child, const ingot_zoo_job *job, const char *argument) {
     ingot_child_option(child, "--device", job->device);
     ingot_child_number(child, "--threads", job->threads);
     ingot_child_word(child, "--json");
+    ingot_child_option(child, "--", argument);
 }
 
 static void build_statistics(ingot_child *child, const ingot_zoo_job *job, const char *path) {
-    ingot_child_word(child, model_of(job));
     ingot_child_option(child, "--output", path);
     add_texts(child, &job->manifest->texts[job->product->calibration]);
     add_windows(child, recipe_of(job));
-    add_place(child, job);
+    add_rest(child, job, model_of(job));
 }
 
 static void build_convert(ingot_child *child, const ingot_zoo_job *job, const char *output,
                           const char *recipe, const char *shared) {
     const ingot_zoo_product *p = job->product;
-    ingot_child_word(child, model_of(job));
     ingot_child_option(child, "--output", output);
     ingot_child_option(child, "--recipe", recipe);
     ingot_child_word(child, "--force");
@@ -314,12 +314,11 @@ static void build_convert(ingot_child *child, const ingot_zoo_job *job, const ch
     if (p->shard_bytes != 0) {
         ingot_child_number(child, "--shard-size", (double)p->shard_bytes);
     }
-    add_place(child, job);
+    add_rest(child, job, model_of(job));
 }
 
 static void build_verify(ingot_child *child, const ingot_zoo_job *job, const char *output) {
     const ingot_zoo_product *p = job->product;
-    ingot_child_word(child, output);
     ingot_child_option(child, "--source", model_of(job));
     if (p->evaluation != INGOT_ZOO_NONE) {
         add_texts(child, &job->manifest->texts[p->evaluation]);
@@ -333,7 +332,7 @@ static void build_verify(ingot_child *child, const ingot_zoo_job *job, const cha
     if (p->tasks != NULL) {
         ingot_child_option(child, "--tasks", p->tasks);
     }
-    add_place(child, job);
+    add_rest(child, job, output);
 }
 
 /* The recipe of the manifest as the file that ingot-convert reads. */

@@ -121,6 +121,8 @@ expect_exit 2 ingot-bench convert --model cut --text cut/text --seq-len 64 --met
 grep -q '"error": "E_INPUT"' out || fail "$(cat out)"
 expect_exit 0 ingot-bench convert --model "$MODEL" --methods rtn --device cpu --runs 1
 grep -qE '^  finish +[0-9.]+ s' out || fail "no phases: $(cat out)"
+mv cut -- -cut
+expect_exit 0 ingot-bench convert --model -cut --methods rtn --device cpu --runs 1
 [ -z "$(ls ./*bench* 2>/dev/null)" ] || fail "left behind: $(ls)"
 for wrong in "" "--model $MODEL" "--model none" "--model $MODEL --methods rtn,banana --device cpu" \
     "--model $MODEL --methods rtn --device cuda:999" "--model $MODEL --text none" \

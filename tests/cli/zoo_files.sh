@@ -113,3 +113,20 @@ if [ -n "$plain" ] || [ "$(id -u)" != 0 ]; then
         fail "$(cat err)"
     grep -q 'm/three: finished before' err || fail "$(cat err)"
 fi
+
+# Names that begin with a dash are no options of the tools that a run starts.
+mkdir -- -d
+cp -r "$MODEL" ./-d/-m
+chmod -R u+w ./-d/-m
+head -c 20000 "$MODEL/calibration.txt" >-d/-t
+cd -- -d
+cat >-z.json <<END
+{"shelf": "-s", "models": {"m": "-m"}, "texts": {"t": "-t"},
+ "recipes": {"rtn": {"defaults": {"method": "rtn"}}, "fast": {"effort": "fast", "samples": 2, "seq_len": 64}},
+ "defaults": {"evaluation": "t", "seq_len": 64, "windows": 2},
+ "products": [{"model": "m", "recipes": ["rtn"], "output": "-o.ingot"},
+ {"model": "m", "recipes": ["fast"], "calibration": "t", "statistics": true}], "devices": ["cpu"]}
+END
+expect_exit 0 ingot-zoo run -- -z.json
+grep -q "^2 products: 2 made" out || fail "$(cat out err)"
+expect_exit 0 ingot-zoo verify -- -z.json
