@@ -9,10 +9,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <time.h>
 #include <unistd.h>
 
 #define BAR_CELLS            24
+#define LEAST_CELLS          4 /* a shorter bar shows nothing */
 #define REDRAW_SECONDS       0.1
 #define FIRST_ESTIMATE_AFTER 0.5  /* seconds: earlier rates are noise */
 #define LINE_SECONDS         60.0 /* without a line in a log, after which it gets one */
@@ -88,20 +90,31 @@ static void describe(const ingot_progress *progress, char text[TEXT_BYTES], cons
     }
 }
 
+/* Of the terminal: what is wider would not be drawn over, but scroll. */
+static size_t terminal_columns(void) {
+    struct winsize size;
+    return ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : 80;
+}
+
 static void draw_bar(ingot_progress *progress, double done, double now) {
     char text[TEXT_BYTES], bar[BAR_CELLS + 4] = "";
     if (progress->last_draw_seconds >= 0.0 && now - progress->last_draw_seconds < REDRAW_SECONDS) {
         return;
     }
     progress->last_draw_seconds = now;
-    if (progress->total > 0.0) {
-        memset(bar, '.', sizeof bar - 2);
+    const size_t columns = terminal_columns() - 1; /* in the last one some begin a new line */
+    describe(progress, text, "", done, now);
+    const size_t others = strlen(text) + 3; /* " [" and "]" */
+    const size_t room = columns > others ? columns - others : 0;
+    const size_t cells = room < BAR_CELLS ? room : BAR_CELLS;
+    if (progress->total > 0.0 && cells >= LEAST_CELLS) {
         memcpy(bar, " [", 2);
-        memset(bar + 2, '#', (size_t)(share_of(progress, done) * BAR_CELLS));
-        bar[BAR_CELLS + 2] = ']';
+        memset(bar + 2, '.', cells);
+        memset(bar + 2, '#', (size_t)(share_of(progress, done) * (double)cells));
+        bar[2 + cells] = ']';
+        describe(progress, text, bar, done, now);
     }
-    describe(progress, text, bar, done, now);
-    (void)fprintf(stderr, "\r\033[K%s", text);
+    (void)fprintf(stderr, "\r\033[K%.*s", (int)columns, text);
     (void)fflush(stderr);
     progress->is_drawn = true;
 }

@@ -253,8 +253,8 @@ static ingot_status stage_source(ingot_verification *verification,
                                "a container of profile %" PRIu32 " is not compared with a source",
                                profile);
     }
-    ingot_progress_begin(&progress, "recomputing from the source", "MB",
-                         (double)verification->source_bytes / 1e6, verification->options.is_silent);
+    ingot_progress_begin(&progress, "recomputing", "MB", (double)verification->source_bytes / 1e6,
+                         verification->options.is_silent);
     const ingot_status status =
         ingot_source_check(verification, checkpoint, pool, &progress, error);
     ingot_progress_end(&progress);
@@ -329,8 +329,8 @@ static ingot_status stage_text(ingot_verification *verification, const model_run
     ingot_progress progress;
     const double start = ingot_clock_seconds();
     INGOT_TRY(load_windows(verification, run, &windows, error));
-    ingot_progress_begin(&progress, run->has_source ? "scoring, beside the source" : "scoring",
-                         "windows", (double)windows.count, verification->options.is_silent);
+    ingot_progress_begin(&progress, "scoring", "windows", (double)windows.count,
+                         verification->options.is_silent);
     const ingot_status status =
         ingot_score_run(&verification->score, &run->model, &run->candidate, run_source(run),
                         &windows, run->backend, 0, &progress, error);
@@ -344,8 +344,7 @@ static ingot_status stage_tasks(ingot_verification *verification, const model_ru
                                 ingot_error *error) {
     ingot_progress progress;
     const double start = ingot_clock_seconds();
-    ingot_progress_begin(&progress, run->has_source ? "answering, beside the source" : "answering",
-                         "choices", (double)verification->tasks.choices,
+    ingot_progress_begin(&progress, "answering", "choices", (double)verification->tasks.choices,
                          verification->options.is_silent);
     const ingot_status status = ingot_tasks_score(
         &verification->task_score, &verification->tasks, verification->options.tasks_path,
