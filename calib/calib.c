@@ -27,7 +27,8 @@ static const ingot_cli_option options[] = {
     {"force", 0, NULL, "Replace an existing output."},
     {"reuse", 0, NULL,
      "Keep an existing output that has these statistics: of this checkpoint, text, windows and "
-     "length. Statistics of others are replaced, with a message; any other file is refused."},
+     "length, and whole. Statistics of others are replaced, with a message; any other file is "
+     "refused."},
     {"json", 0, NULL,
      "Print one JSON object: output, reused, bytes, samples, seq_len, tokens, dropped_rows, "
      "seconds, peak_host_bytes, root, error (a stable code or null), message. Every key is present "
@@ -154,10 +155,34 @@ static ingot_status load_text(calibration *c, uint64_t length, ingot_error *erro
 /* What differs between statistics and what was asked for; NULL: nothing. */
 static const char *difference(const ingot_stats_info *info, const calibration *c) {
     if (memcmp(info->text_digest, c->text.digest, sizeof info->text_digest) != 0) {
-        return "another text";
+        return "statistics of another text";
     }
-    return info->samples != c->windows.count || info->seq_len != c->windows.length ? "other windows"
-                                                                                   : NULL;
+    return info->samples != c->windows.count || info->seq_len != c->windows.length
+               ? "statistics of other windows"
+               : NULL;
+}
+
+static bool show_checked(void *context, uint64_t done_bytes, uint64_t total_bytes) {
+    ingot_progress *progress = context;
+    progress->total = (double)total_bytes / 1e6;
+    ingot_progress_update(progress, (double)done_bytes / 1e6);
+    return !ingot_interrupted();
+}
+
+/* Damage in what is kept would be found hours into the conversions that use it. */
+static ingot_status check_kept(const char **why, const calibration *c, const ingot_stats *stats,
+                               ingot_error *error) {
+    ingot_progress progress;
+    ingot_progress_begin(&progress, "checking", "MB", 0, false);
+    const ingot_status status =
+        ingot_check_full(ingot_stats_container(stats), ingot_pool_threads(c->backend.pool),
+                         show_checked, &progress, error);
+    ingot_progress_end(&progress);
+    if (status != INGOT_OK && ingot_status_exit_code(status) == 1) {
+        *why = "damaged statistics";
+        return INGOT_OK;
+    }
+    return status;
 }
 
 /* Takes an output that is there already, if it has what was asked for: c->is_reused. */
@@ -165,22 +190,24 @@ static ingot_status try_reuse(calibration *c, ingot_error *error) {
     const calib_settings *s = &c->settings;
     ingot_stats *stats = NULL;
     ingot_stats_info info;
-    const char *why = "another checkpoint";
+    const char *why = "statistics of another checkpoint";
     if (!s->reuse || !ingot_path_exists(s->output)) {
         return INGOT_OK;
     }
-    const ingot_status status =
+    ingot_status status =
         ingot_stats_open(&stats, s->output, &c->from.model, &c->from.source, error);
     if (status != INGOT_OK && status != INGOT_FAIL_SOURCE) {
         return status;
     }
     if (status == INGOT_OK) {
         ingot_stats_get_info(stats, &info);
-        ingot_stats_close(stats);
         why = difference(&info, c);
+        status = why == NULL ? check_kept(&why, c, stats, error) : INGOT_OK;
+        ingot_stats_close(stats);
+        INGOT_TRY(status);
     }
     if (why != NULL) {
-        (void)fprintf(stderr, "%s: %s: statistics of %s are replaced\n", spec.tool, s->output, why);
+        (void)fprintf(stderr, "%s: %s: %s are replaced\n", spec.tool, s->output, why);
         return INGOT_OK;
     }
     ingot_file *file;

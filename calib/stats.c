@@ -269,6 +269,10 @@ void ingot_stats_get_info(const ingot_stats *stats, ingot_stats_info *out) {
     *out = stats->info;
 }
 
+const ingot_container *ingot_stats_container(const ingot_stats *stats) {
+    return stats->container;
+}
+
 /* gram[n][n] from the packed triangle, one chunk of the file at a time. */
 static ingot_status read_gram(const ingot_stats *stats, uint64_t index, float *gram, uint64_t n,
                               float *piece, const char *name, ingot_error *error) {

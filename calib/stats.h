@@ -40,6 +40,8 @@ ingot_status ingot_stats_open(ingot_stats **out, const char *path, const ingot_m
                               ingot_error *error) INGOT_MUST_CHECK;
 void ingot_stats_close(ingot_stats *stats); /* NULL is fine */
 void ingot_stats_get_info(const ingot_stats *stats, ingot_stats_info *out);
+/* The file itself, the statistics' own. */
+const ingot_container *ingot_stats_container(const ingot_stats *stats);
 
 /* The statistics of one input, in the arena. */
 typedef struct ingot_stats_input {

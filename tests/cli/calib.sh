@@ -82,6 +82,11 @@ EOF
     grep -q 'statistics of another text are replaced' err || fail "no word of the replacement"
     expect_exit 0 ingot-calib "$MODEL" --text a.txt -o new.calib --samples 3 --seq-len 64 --reuse
     grep -q 'statistics of other windows are replaced' err || fail "no word of the replacement"
+    cp one.calib damaged.calib
+    printf 'X' | dd of=damaged.calib bs=1 seek=300000 conv=notrunc status=none
+    expect_exit 0 ingot-calib "$MODEL" --text a.txt --text b.txt -o damaged.calib $common --reuse
+    grep -q 'damaged statistics are replaced' err || fail "no word of the damage: $(cat err)"
+    cmp one.calib damaged.calib || fail "damaged statistics stayed"
     echo "something else" >foreign.calib
     expect_exit 1 ingot-calib "$MODEL" --text a.txt -o foreign.calib $common --reuse
     [ "$(cat foreign.calib)" = "something else" ] || fail "a foreign file was replaced"
