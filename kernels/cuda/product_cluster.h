@@ -1,15 +1,17 @@
 /* Internal to kernels/cuda: 3 to 64 rows of x with a small matrix of packed weights on Hopper, by
  * products of warpgroups (wgmma); product_wgmma.h has the large ones.
  *
- * A block has eight warps, two of them are on a multiprocessor.  A warp takes 16 rows of W, a step
- * of 128 columns at a time: codes as the file has them from shared memory to registers, where they
- * become the a of a product, exactly q - z.  b is x, in tiles (product_tile_at) that are as wgmma
- * reads them.  One thread fetches a step for all: two boxes of codes and the tile of x are three
- * instructions of the copy engine.  Barriers count bytes that came and warps that are done.
+ * A block has eight warps that multiply, two blocks are on a multiprocessor.  A warp takes 16 rows
+ * of W, a step of 128 columns at a time, with 4 bits and few rows of x of 256: codes as the file
+ * has them from shared memory to registers, where they become the a of a product, exactly q - z.  b
+ * is x, in tiles (product_tile_at) that are as wgmma reads them.  One thread fetches a step for
+ * all, that of a warp of its own where registers suffice (decision 0050): two boxes of codes and
+ * the tile of x are three instructions of the copy engine.  Barriers count bytes that came and
+ * warps that are done.
  *
- * Sums of a step are scaled to FP32 totals: groups are 128 columns or more.  Blocks of a cluster
- * share the columns of few rows of W and add up through each other's shared memory, in the order
- * of the columns.  What comes of it may go to the product behind (product_next.h). */
+ * Sums of 128 columns are scaled to FP32 totals: groups are 128 columns or more.  Blocks of a
+ * cluster share the columns of few rows of W and add up through each other's shared memory, in the
+ * order of the columns.  What comes of it may go to the product behind (product_next.h). */
 #ifndef INGOT_CUDA_PRODUCT_CLUSTER_H
 #define INGOT_CUDA_PRODUCT_CLUSTER_H
 
@@ -20,13 +22,13 @@
 
 #include <cooperative_groups.h>
 
-#define CLUSTER_WARPS   8
+#define CLUSTER_WARPS   8 /* that multiply */
 #define CLUSTER_THREADS (CLUSTER_WARPS * 32)
 #define CLUSTER_ROWS    (CLUSTER_WARPS * 16)
 #define CLUSTER_BOX     (CLUSTER_ROWS / 2) /* rows of W, or of U, that are copied at once */
 #define CLUSTER_PITCH   (CLUSTER_ROWS + 4) /* of sums: columns two apart, other banks */
 #define CLUSTER_BYTES   (113u * 1024)      /* of shared memory for each of two blocks */
-#define CLUSTER_LAG     2 /* steps behind its own whose place a thread fills anew */
+#define CLUSTER_LAG     2 /* steps behind its own whose place thread 0 fills anew */
 
 typedef struct cluster_job {
     CUtensorMap map[2]; /* codes of the upper and of the lower half of a block's rows */
@@ -40,16 +42,25 @@ typedef struct cluster_job {
 /* Shared memory: stages of a step each, x and then codes; barriers; the weights of the norm with
  * which rows are handed on.  In the end the sums of all steps, [8 COLUMNS][PITCH], take the place
  * of stages. */
-template <int BITS, int COLUMNS> struct cluster_layout {
-    static constexpr unsigned X_BYTES = COLUMNS * 8 * PRODUCT_STEP_BYTES;
-    static constexpr unsigned ROW_BYTES = 16 * BITS, BOX_BYTES = CLUSTER_BOX * ROW_BYTES;
+template <int BITS, product_mode MODE, int COLUMNS> struct cluster_layout {
+    /* Whether a warp of its own fetches, which takes registers from the others; or else thread 0
+     * does, between its products. */
+    static constexpr bool HAS_FETCHER = COLUMNS <= (MODE == PRODUCT_PLAIN ? 4 : 2);
+    static constexpr unsigned THREADS = CLUSTER_THREADS + (HAS_FETCHER ? 32 : 0);
+    static constexpr unsigned FETCHER = HAS_FETCHER ? CLUSTER_THREADS : 0; /* the thread */
+    /* 128 columns, so often, are a step: with 4 bits a row of its codes is 128 bytes, too */
+    static constexpr int HALVES = BITS == 4 && HAS_FETCHER ? 2 : 1;
+    static constexpr unsigned HALF_BYTES = 16 * BITS, ROW_BYTES = HALVES * HALF_BYTES;
+    static constexpr unsigned HALF_X_BYTES = COLUMNS * 8 * PRODUCT_STEP_BYTES;
+    static constexpr unsigned X_BYTES = HALVES * HALF_X_BYTES, BOX_BYTES = CLUSTER_BOX * ROW_BYTES;
+    static constexpr bool IS_SWIZZLED = ROW_BYTES == WGMMA_SWIZZLE;
     static constexpr unsigned STAGE_BYTES = X_BYTES + 2 * BOX_BYTES;
     static constexpr unsigned MOST = (CLUSTER_BYTES - CLUSTER_ROWS * 4) / (STAGE_BYTES + 16),
                               STAGES = MOST < 8 ? MOST : 8;
     static constexpr unsigned BARRIERS = STAGES * STAGE_BYTES; /* where they are */
     static constexpr unsigned WEIGHTS = BARRIERS + 16 * STAGES;
     static constexpr unsigned BYTES = WEIGHTS + CLUSTER_ROWS * 4;
-    static_assert(STAGES > CLUSTER_LAG, "");
+    static_assert(STAGES > CLUSTER_LAG && STAGE_BYTES % (IS_SWIZZLED ? 1024 : 128) == 0, "");
     static_assert(COLUMNS * 8 * CLUSTER_PITCH * sizeof(float) <= BARRIERS, "");
 };
 
@@ -71,6 +82,9 @@ __device__ static inline cluster_items cluster_items_of(const product_task &task
     items.at = blockIdx.x * CLUSTER_THREADS + threadIdx.x;
     items.step = gridDim.x * CLUSTER_THREADS;
     items.count = (unsigned)task.m * items.fours;
+    if (threadIdx.x >= CLUSTER_THREADS) { /* the warp that fetches has none */
+        items.at = items.count;
+    }
     return items;
 }
 
@@ -178,7 +192,7 @@ cluster_put_four(const cluster_job &job, float (&sum)[4], unsigned column, uint6
                  unsigned blocks, float factor, const float4 &residual, const Where &where) {
     const product_task &task = job.task;
     float up[4] = {};
-#pragma unroll 4
+#pragma unroll 4 /* eight at once, each if it is there, cost 0.3 us */
     for (unsigned i = 0; i < blocks; i++) {
         const float *from = where(i);
         cluster_read_four(sum, from);
@@ -241,14 +255,15 @@ __device__ static inline float cluster_factor(const product_task &task, const cl
 }
 
 /* Sums of all warps to shared memory, then across the cluster, then to y.  Row h * BOX + warp * 8 +
- * lane / 4 is row h of a lane. */
-template <int BITS, int COLUMNS>
+ * wgmma_lane_row is row h of a lane. */
+template <int BITS, product_mode MODE, int COLUMNS>
 __device__ static void cluster_finish(float *shared, const float (&totals)[COLUMNS][4],
                                       const cluster_job &job, const cluster_known &known) {
     const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const product_task &task = job.task;
+    typedef cluster_layout<BITS, MODE, COLUMNS> layout;
     const float4 *weights = reinterpret_cast<const float4 *>(
-        reinterpret_cast<const uint8_t *>(shared) + cluster_layout<BITS, COLUMNS>::WEIGHTS);
+        reinterpret_cast<const uint8_t *>(shared) + layout::WEIGHTS);
     const cluster_items items = cluster_items_of(task);
     const uint64_t first = (uint64_t)blockIdx.y * (items.fours * 4);
     const bool has_residual = job.is_even && task.residual != nullptr && task.y_dtype == INGOT_F32;
@@ -264,13 +279,15 @@ __device__ static void cluster_finish(float *shared, const float (&totals)[COLUM
     float4 residual = fetch_residual(items.at);
     async_arrived<0>(); /* weights of the norm, in the warp that asked for them */
     __syncthreads();    /* all stages are used up */
+    if (warp < CLUSTER_WARPS) {
+        float *own = shared + warp * 8 + wgmma_lane_row<layout::HALVES>();
 #pragma unroll
-    for (int c = 0; c < COLUMNS; c++) {
+        for (int c = 0; c < COLUMNS; c++) {
 #pragma unroll
-        for (int k = 0; k < 4; k++) {
-            const unsigned column = c * 8 + lane % 4 * 2 + k % 2;
-            shared[column * CLUSTER_PITCH + k / 2 * CLUSTER_BOX + warp * 8 + lane / 4] =
-                totals[c][k];
+            for (int k = 0; k < 4; k++) {
+                const unsigned column = c * 8 + lane % 4 * 2 + k % 2;
+                own[column * CLUSTER_PITCH + k / 2 * CLUSTER_BOX] = totals[c][k];
+            }
         }
     }
     float factor = is_known ? cluster_factor(task, items, known) : 1.0f;
@@ -306,11 +323,11 @@ __device__ static void cluster_finish(float *shared, const float (&totals)[COLUM
 
 /* A chunk of both rows of a lane, that of the first at `codes` in shared memory, the other in the
  * other box. */
-template <int BITS>
+template <typename layout, int BITS>
 __device__ static inline void cluster_take(unsigned (&out)[2][BITS], unsigned codes) {
 #pragma unroll
     for (unsigned h = 0; h < 2; h++) {
-        const unsigned row = codes + h * (CLUSTER_BOX * 16 * BITS);
+        const unsigned row = codes + h * layout::BOX_BYTES;
         if constexpr (BITS % 4 == 0) {
 #pragma unroll
             for (unsigned i = 0; i < BITS / 4; i++) {
@@ -350,8 +367,8 @@ __device__ static inline cluster_rows cluster_find(const product_matrix &w,
     return out;
 }
 
-/* Asks for scales of steps first .. first + count - 1 to come to the L2 cache, 128 bytes of a row
- * at most: in the steps themselves a warp would wait for the memory. */
+/* Asks for scales of `count` times 128 columns from the `first` on to come to the L2 cache, 128
+ * bytes of a row at most: in the steps themselves a warp would wait for the memory. */
 __device__ static inline void cluster_prefetch(const product_matrix &w, const cluster_rows &rows,
                                                unsigned first, unsigned count) {
     const unsigned last = min((first + count) * 4 - 1, w.last_chunk) >> w.group_shift;
@@ -364,29 +381,55 @@ __device__ static inline void cluster_prefetch(const product_matrix &w, const cl
     }
 }
 
-/* Scale and zero point of both rows of a lane, as they are stored. */
-typedef struct cluster_group {
-    unsigned scale[2], zero[2];
-} cluster_group;
+/* Scales and zero points of both rows of a lane for the halves of a step, as they are stored; with
+ * PRODUCT_PLAIN and two halves scale[0] has both scales: groups are even in number and aligned to
+ * that. */
+template <int HALVES> struct cluster_groups { unsigned scale[HALVES][2], zero[HALVES][2]; };
 
-template <product_mode MODE>
-__device__ static inline cluster_group cluster_load_group(const product_matrix &w,
-                                                          const cluster_rows &rows, unsigned step) {
-    const unsigned group = step * 4 >> w.group_shift;
-    cluster_group out;
+template <product_mode MODE, int HALVES>
+__device__ static inline cluster_groups<HALVES>
+cluster_load_groups(const product_matrix &w, const cluster_rows &rows, unsigned step) {
+    cluster_groups<HALVES> out;
+    const unsigned first = step * (4 * HALVES) >> w.group_shift;
 #pragma unroll
     for (int h = 0; h < 2; h++) {
-        if (MODE == PRODUCT_GENERAL && w.scale_shift == 2) {
-            out.scale[h] = __ldg(reinterpret_cast<const unsigned *>(rows.scale[h]) + group);
+        if constexpr (MODE == PRODUCT_PLAIN && HALVES == 2) {
+            out.scale[0][h] = __ldg(reinterpret_cast<const unsigned *>(rows.scale[h]) + first / 2);
         } else {
-            out.scale[h] = __ldg(reinterpret_cast<const unsigned short *>(rows.scale[h]) + group);
-        }
-        out.zero[h] = 0;
-        if (MODE == PRODUCT_GENERAL && w.zeros != nullptr) {
-            out.zero[h] = __ldg(rows.zero[h] + group);
+#pragma unroll
+            for (int half = 0; half < HALVES; half++) {
+                /* there may be none behind the first half of the last step */
+                const unsigned group =
+                    half == 0 ? first
+                              : min((step * HALVES + half) * 4 >> w.group_shift, w.groups - 1);
+                if (MODE == PRODUCT_GENERAL && w.scale_shift == 2) {
+                    out.scale[half][h] =
+                        __ldg(reinterpret_cast<const unsigned *>(rows.scale[h]) + group);
+                } else {
+                    out.scale[half][h] =
+                        __ldg(reinterpret_cast<const unsigned short *>(rows.scale[h]) + group);
+                }
+                out.zero[half][h] = 0;
+                if (MODE == PRODUCT_GENERAL && w.zeros != nullptr) {
+                    out.zero[half][h] = __ldg(rows.zero[h] + group);
+                }
+            }
         }
     }
     return out;
+}
+
+/* The bits of the scale of row h for one half of `step`. */
+template <product_mode MODE, int HALVES>
+__device__ static inline unsigned cluster_scale_bits(const cluster_groups<HALVES> &groups,
+                                                     const product_matrix &w, unsigned step,
+                                                     int half, int h) {
+    if constexpr (MODE == PRODUCT_PLAIN && HALVES == 2) {
+        const bool is_second =
+            w.group_shift == 2 ? half != 0 : (step * 8 >> w.group_shift) % 2 != 0;
+        return is_second ? groups.scale[0][h] >> 16 : groups.scale[0][h] & 0xffff;
+    }
+    return groups.scale[half][h];
 }
 
 #endif
@@ -396,10 +439,11 @@ __device__ static inline cluster_group cluster_load_group(const product_matrix &
 
 template <int BITS, typename T, product_mode MODE, int COLUMNS>
 __global__
-__launch_bounds__(CLUSTER_THREADS,
+__launch_bounds__(cluster_layout<BITS, MODE, COLUMNS>::THREADS,
                   2) static void product_cluster_kernel(const __grid_constant__ cluster_job job) {
 #if INGOT_SM90A
-    typedef cluster_layout<BITS, COLUMNS> layout;
+    typedef cluster_layout<BITS, MODE, COLUMNS> layout;
+    constexpr int HALVES = layout::HALVES;
     extern __shared__ __align__(1024) uint8_t cluster_shared[];
     const product_task &task = job.task;
     const product_matrix w = product_matrix_of(task, false, job.group_shift);
@@ -425,7 +469,13 @@ __launch_bounds__(CLUSTER_THREADS,
                   static_cast<const uint8_t *>(task.x) + (uint64_t)(first + step) * layout::X_BYTES,
                   layout::X_BYTES, full + 8 * stage);
     };
-    if (threadIdx.x == 0) {
+    /* a step behind the first ones, once the one whose place it takes is used up */
+    const auto refill = [&](unsigned step) {
+        barrier_wait(empty + 8 * (step % layout::STAGES), (step / layout::STAGES - 1) % 2);
+        fetch_codes(step);
+        fetch_x(step);
+    };
+    if (threadIdx.x == layout::FETCHER) {
         for (unsigned i = 0; i < layout::STAGES; i++) {
             barrier_set(full + 8 * i, 1);
             barrier_set(empty + 8 * i, CLUSTER_WARPS);
@@ -441,15 +491,14 @@ __launch_bounds__(CLUSTER_THREADS,
                        16);
         async_commit(); /* waited for in the end */
     }
-    const unsigned own_row = threadIdx.x / 32 * 8;
-    const cluster_rows where =
-        cluster_find<MODE>(w, task, blockIdx.y * rows + own_row + threadIdx.x % 32 / 4);
-    cluster_prefetch(w, where, first, count);
-    cluster_group next_group = cluster_load_group<MODE>(w, where, first);
+    const unsigned own_row = threadIdx.x / 32 * 8 + wgmma_lane_row<layout::HALVES>();
+    const cluster_rows where = cluster_find<MODE>(w, task, blockIdx.y * rows + own_row);
+    cluster_prefetch(w, where, first * HALVES, count * HALVES);
+    cluster_groups<HALVES> next_groups = cluster_load_groups<MODE, HALVES>(w, where, first);
     product_wait();
     product_let_next_start(); /* not before: as measured (decision 0045) */
     __syncthreads();
-    if (threadIdx.x == 0) {
+    if (threadIdx.x == layout::FETCHER) {
         for (unsigned i = 0; i < layout::STAGES && i < count; i++) {
             fetch_x(i);
         }
@@ -460,67 +509,87 @@ __launch_bounds__(CLUSTER_THREADS,
     product_zero<BITS, T> zero[2][1];
     zero[0][0].set(1u << (BITS - 1));
     zero[1][0].set(1u << (BITS - 1));
-    unsigned codes = stages_at + layout::X_BYTES +
-                     (own_row + threadIdx.x % 32 / 4) * layout::ROW_BYTES +
-                     threadIdx.x % 4 * 4 * BITS;
+    unsigned codes = stages_at + layout::X_BYTES + own_row * layout::ROW_BYTES;
+    codes += layout::IS_SWIZZLED ? (threadIdx.x % 4 * (BITS / 4) ^ own_row % 8) * 16
+                                 : threadIdx.x % 4 * 4 * BITS;
     asm volatile("" : "+r"(codes)); /* or it would be made anew in every step */
     unsigned code[2][BITS], stage = 0, odd = 0;
     float totals[COLUMNS][4] = {};
-    barrier_wait(full, 0);
-    cluster_take<BITS>(code, codes);
+    const bool fetches =
+        layout::HAS_FETCHER && __shfl_sync(0xffffffffu, threadIdx.x / 32, 0) == CLUSTER_WARPS;
+    if (fetches) {
+        if (threadIdx.x == layout::FETCHER) {
 #pragma unroll 1
-    for (unsigned step = 0; step < count; step++) {
-        unsigned pair[2][16];
-        float scale[2], sums[COLUMNS][4];
-#pragma unroll
-        for (int h = 0; h < 2; h++) {
-            if (MODE == PRODUCT_GENERAL && w.zeros != nullptr) {
-                zero[h][0].set(next_group.zero[h]);
+            for (unsigned step = layout::STAGES; step < count; step++) {
+                refill(step);
             }
-            scale[h] = product_scale<MODE>(next_group.scale[h], w);
-            product_unpack<BITS, T, 1>(pair[h], code[h], zero[h]);
-        }
-        const bool is_last = step + 1 == count;
-        next_group = cluster_load_group<MODE>(w, where, first + (is_last ? 0 : step + 1));
-        const unsigned here = stage;
-        const uint64_t b = wgmma_matrix<COLUMNS * 8>(stages_at + here * layout::STAGE_BYTES);
-        wgmma_fence();
-#pragma unroll
-        for (int k = 0; k < 8; k++) {
-            wgmma<T, COLUMNS>(sums, pair[0][2 * k], pair[1][2 * k], pair[0][2 * k + 1],
-                              pair[1][2 * k + 1], b + k * (COLUMNS * 16), k != 0);
-        }
-        wgmma_commit();
-        stage++;
-        if (stage == layout::STAGES) {
-            stage = 0;
-            odd ^= 1;
-        }
-        if (threadIdx.x == 0 && step >= CLUSTER_LAG &&
-            step - CLUSTER_LAG + layout::STAGES < count) {
-            const unsigned done = step - CLUSTER_LAG;
-            barrier_wait(empty + 8 * (done % layout::STAGES), done / layout::STAGES % 2);
-            fetch_codes(done + layout::STAGES);
-            fetch_x(done + layout::STAGES);
         }
         __syncwarp();
-        if (!is_last) { /* the codes of the next step, while this one is multiplied */
-            barrier_wait(full + 8 * stage, odd);
-            cluster_take<BITS>(code, codes + stage * layout::STAGE_BYTES);
-        }
-        wgmma_wait<0>();
-        if (threadIdx.x % 32 == 0) {
-            barrier_arrive(empty + 8 * here);
-        }
+    } else {
+        barrier_wait(full, 0);
+        cluster_take<layout, BITS>(code, codes);
+    }
+#pragma unroll 1
+    for (unsigned step = 0; !fetches && step < count; step++) {
+        const bool is_last = step + 1 == count;
+        const cluster_groups<HALVES> groups = next_groups;
+        const unsigned here = stage;
 #pragma unroll
-        for (int c = 0; c < COLUMNS; c++) {
+        for (int half = 0; half < HALVES; half++) {
+            unsigned pair[2][16];
+            float scale[2], sums[COLUMNS][4];
 #pragma unroll
-            for (int k = 0; k < 4; k++) {
-                totals[c][k] = fmaf(scale[k / 2], sums[c][k], totals[c][k]);
+            for (int h = 0; h < 2; h++) {
+                if (MODE == PRODUCT_GENERAL && w.zeros != nullptr) {
+                    zero[h][0].set(groups.zero[half][h]);
+                }
+                scale[h] = product_scale<MODE>(
+                    cluster_scale_bits<MODE, HALVES>(groups, w, first + step, half, h), w);
+                product_unpack<BITS, T, 1>(pair[h], code[h], zero[h]);
+            }
+            if (half == HALVES - 1) {
+                next_groups =
+                    cluster_load_groups<MODE, HALVES>(w, where, first + (is_last ? 0 : step + 1));
+            }
+            wgmma_products<T, COLUMNS, HALVES>(
+                sums, pair,
+                wgmma_matrix<COLUMNS * 8>(stages_at + here * layout::STAGE_BYTES +
+                                          half * layout::HALF_X_BYTES));
+            if (half == HALVES - 1) {
+                stage++;
+                if (stage == layout::STAGES) {
+                    stage = 0;
+                    odd ^= 1;
+                }
+                const unsigned behind = step + layout::STAGES - CLUSTER_LAG;
+                if (!layout::HAS_FETCHER && threadIdx.x == layout::FETCHER && step >= CLUSTER_LAG &&
+                    behind < count) {
+                    refill(behind);
+                }
+                __syncwarp();
+                if (!is_last) { /* the codes of the next step, while this one is multiplied */
+                    barrier_wait(full + 8 * stage, odd);
+                    cluster_take<layout, BITS>(code, codes + stage * layout::STAGE_BYTES);
+                }
+            } else {
+                cluster_take<layout, BITS>(code, (codes ^ (half + 1) * layout::HALF_BYTES) +
+                                                     here * layout::STAGE_BYTES);
+            }
+            wgmma_wait<0>();
+            if (half == HALVES - 1 && threadIdx.x % 32 == 0) {
+                barrier_arrive(empty + 8 * here);
+            }
+#pragma unroll
+            for (int c = 0; c < COLUMNS; c++) {
+#pragma unroll
+                for (int k = 0; k < 4; k++) {
+                    totals[c][k] = fmaf(scale[k / 2], sums[c][k], totals[c][k]);
+                }
             }
         }
     }
-    cluster_finish<BITS, COLUMNS>(reinterpret_cast<float *>(cluster_shared), totals, job, known);
+    cluster_finish<BITS, MODE, COLUMNS>(reinterpret_cast<float *>(cluster_shared), totals, job,
+                                        known);
 #endif
 }
 

@@ -266,26 +266,6 @@ template <int BITS> struct wgmma_zero<BITS, __half> {
     }
 };
 
-/* sums = the products of the 128 columns that a chunk of each lane has, from b on; in two groups,
- * so that one half is multiplied while the other is unpacked. */
-template <typename T, int COLUMNS>
-__device__ static inline void wgmma_products(float (&sums)[COLUMNS][4], unsigned (&pair)[2][16],
-                                             uint64_t b) {
-#pragma unroll
-    for (unsigned k = 0; k < 8; k++) {
-        if (k % 4 == 0) {
-            wgmma_hold(pair[0], 2 * k);
-            wgmma_hold(pair[1], 2 * k);
-            wgmma_fence();
-        }
-        wgmma<T, COLUMNS>(sums, pair[0][2 * k], pair[1][2 * k], pair[0][2 * k + 1],
-                          pair[1][2 * k + 1], wgmma_behind(b, k * (COLUMNS * 16)), k != 0);
-        if (k % 4 == 3) {
-            wgmma_commit();
-        }
-    }
-}
-
 /* What the warps that multiply do. */
 template <int BITS, typename T, product_mode MODE, int COLUMNS>
 __device__ static inline void wgmma_multiply(const wgmma_job &job, const uint8_t *shared) {
@@ -299,7 +279,7 @@ __device__ static inline void wgmma_multiply(const wgmma_job &job, const uint8_t
     const bool has_zeros = MODE != PRODUCT_PLAIN && task.w[0].zeros != nullptr;
     const bool has_boxes = MODE == PRODUCT_PLAIN || job.has_boxes;
     const unsigned rows = task.has_up ? WGMMA_BOX : WGMMA_ROWS;
-    const unsigned own_row = threadIdx.x / 32 * 8 + wgmma_lane_row<BITS>();
+    const unsigned own_row = threadIdx.x / 32 * 8 + wgmma_lane_row<layout::HALVES>();
     unsigned codes = stages_at + layout::X_BYTES + own_row * layout::ROW_BYTES;
     codes += layout::IS_SWIZZLED ? (threadIdx.x % 4 * (BITS / 4) ^ own_row % 8) * 16
                                  : threadIdx.x % 4 * 4 * BITS;
@@ -369,7 +349,7 @@ __device__ static inline void wgmma_multiply(const wgmma_job &job, const uint8_t
                 }
                 const uint64_t b = wgmma_matrix<COLUMNS * 8>(
                     stages_at + place.stage * layout::STAGE_BYTES + half * layout::HALF_X_BYTES);
-                wgmma_products<T, COLUMNS>(sums, pair, b);
+                wgmma_products<T, COLUMNS, 2>(sums, pair, b);
                 const unsigned done = empty + 8 * place.stage;
                 if (half == HALVES - 1) {
                     wgmma_go_on<layout::STAGES>(place);

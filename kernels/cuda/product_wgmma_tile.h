@@ -15,9 +15,8 @@
 #define WGMMA_BYTES   (201u * 1024)    /* of shared memory, at most, for stages */
 #define WGMMA_SCALES                                                                               \
     16 /* groups of a row whose scales are copied at once; a slot: 32 bytes a row */
-#define WGMMA_SLOTS   3
-#define WGMMA_KNOWN   64  /* threads, of those that do not multiply, that find factors of rows */
-#define WGMMA_SWIZZLE 128 /* bytes of a row of codes whose units of 16 trade places */
+#define WGMMA_SLOTS 3
+#define WGMMA_KNOWN 64 /* threads, of those that do not multiply, that find factors of rows */
 
 /* The 128 columns, so often, of a step: with 4 bits a row of its codes is 128 bytes, too. */
 constexpr unsigned wgmma_halves(unsigned bits) {
@@ -182,13 +181,6 @@ __device__ static inline void wgmma_store(const wgmma_job &job, unsigned column,
     }
 }
 
-/* The row, of eight, of a lane.  Eight lanes, which have two rows, read shared memory at once and
- * meet all banks: with 4 bits, half a row, where the units of one row trade places (WGMMA_SWIZZLE)
- * with those of the other half. */
-template <int BITS> __device__ static inline unsigned wgmma_lane_row(void) {
-    const unsigned eighth = threadIdx.x % 32 / 4;
-    return BITS == 4 ? eighth % 2 * 4 + eighth / 2 : eighth;
-}
 /* Lanes of rows that are neighbours differ by this. */
 template <int BITS> constexpr int wgmma_lane_next = BITS == 4 ? 8 : 4;
 
@@ -208,7 +200,7 @@ __device__ static inline void wgmma_put_eight(const wgmma_job &job, unsigned til
                                               const float (&v)[4]) {
     const product_task &task = job.task;
     const unsigned lane = threadIdx.x % 32;
-    const bool is_odd = wgmma_lane_row<BITS>() % 2 != 0;
+    const bool is_odd = wgmma_lane_row<wgmma_layout<BITS, COLUMNS>::HALVES>() % 2 != 0;
     const unsigned column = c * 8 + lane % 4 * 2 + (is_odd ? 1 : 0);
     const float from_low =
         __shfl_xor_sync(0xffffffffu, is_odd ? v[0] : v[1], wgmma_lane_next<BITS>);
@@ -220,7 +212,8 @@ __device__ static inline void wgmma_put_eight(const wgmma_job &job, unsigned til
     const float factor = wgmma_factor<wgmma_layout<BITS, COLUMNS>>(task, column);
     float low[2] = {is_odd ? from_low : v[0], is_odd ? v[1] : from_low};
     float high[2] = {is_odd ? from_high : v[2], is_odd ? v[3] : from_high};
-    const unsigned own = threadIdx.x / 32 * 8 + wgmma_lane_row<BITS>() / 2 * 2;
+    const unsigned own =
+        threadIdx.x / 32 * 8 + wgmma_lane_row<wgmma_layout<BITS, COLUMNS>::HALVES>() / 2 * 2;
     if (task.has_up) {
         wgmma_store(job, column, (uint64_t)tile * WGMMA_BOX + own, low, high, factor);
         return;
@@ -277,11 +270,11 @@ template <int BITS, int COLUMNS>
 __device__ static inline void wgmma_put_bare(const wgmma_job &job, unsigned tile,
                                              const float (&totals)[COLUMNS][4]) {
     const unsigned lane = threadIdx.x % 32, m = (unsigned)job.task.m;
-    const bool is_odd = wgmma_lane_row<BITS>() % 2 != 0;
+    const bool is_odd = wgmma_lane_row<wgmma_layout<BITS, COLUMNS>::HALVES>() % 2 != 0;
     const unsigned column = lane % 4 * 2 + (is_odd ? 1 : 0);
     const uint64_t rows = job.task.w[0].rows;
-    const uint64_t row =
-        (uint64_t)tile * WGMMA_ROWS + threadIdx.x / 32 * 8 + wgmma_lane_row<BITS>() / 2 * 2;
+    const uint64_t row = (uint64_t)tile * WGMMA_ROWS + threadIdx.x / 32 * 8 +
+                         wgmma_lane_row<wgmma_layout<BITS, COLUMNS>::HALVES>() / 2 * 2;
     const bool has_low = row < rows, has_high = row + WGMMA_BOX < rows;
     float *y = static_cast<float *>(job.task.y) + column * rows + row;
 #pragma unroll

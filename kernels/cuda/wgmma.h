@@ -10,8 +10,10 @@
 #include <cuda.h>
 #include <type_traits>
 
+#define WGMMA_SWIZZLE 128 /* bytes of a row of codes whose units of 16 trade places */
+
 /* The map of a matrix of packed codes, by boxes of `columns` columns of `rows` rows; what lies
- * behind it reads as zero.  Rows of 128 bytes: unit i of 16 bytes of row r comes as unit i ^ r % 8.
+ * behind it reads as zero.  Rows of WGMMA_SWIZZLE bytes: unit i of row r comes as unit i ^ r % 8.
  */
 ingot_status wgmma_map(CUtensorMap *map, const ingot_weight_view *w, unsigned columns,
                        unsigned rows);
@@ -195,6 +197,37 @@ __device__ static inline void wgmma(float (&sums)[COLUMNS][4], unsigned a0, unsi
         asm volatile(WGMMA_64_TEXT("bf16")
                      : WGMMA_64(sums)
                      : WGMMA_INPUTS(a0, a1, a2, a3, b, adds));
+    }
+}
+
+/* The row, of eight, of a lane.  Eight lanes, which have two rows, read shared memory at once and
+ * meet all banks: where they read one of two halves of rows of WGMMA_SWIZZLE bytes, the units of
+ * one row trade places with those of the other half. */
+template <int HALVES> __device__ static inline unsigned wgmma_lane_row(void) {
+    const unsigned eighth = threadIdx.x % 32 / 4;
+    return HALVES == 2 ? eighth % 2 * 4 + eighth / 2 : eighth;
+}
+
+/* sums = the products of the 128 columns that a chunk of each lane has, from b on; in GROUPS
+ * groups: with two, one half is multiplied while the other is unpacked. */
+template <typename T, int COLUMNS, int GROUPS>
+__device__ static inline void wgmma_products(float (&sums)[COLUMNS][4], unsigned (&pair)[2][16],
+                                             uint64_t b) {
+    constexpr unsigned SIZE = 8 / GROUPS;
+#pragma unroll
+    for (unsigned k = 0; k < 8; k++) {
+        if (k % SIZE == 0) {
+            if (GROUPS != 1) {
+                wgmma_hold(pair[0], 2 * k);
+                wgmma_hold(pair[1], 2 * k);
+            }
+            wgmma_fence();
+        }
+        wgmma<T, COLUMNS>(sums, pair[0][2 * k], pair[1][2 * k], pair[0][2 * k + 1],
+                          pair[1][2 * k + 1], wgmma_behind(b, k * (COLUMNS * 16)), k != 0);
+        if (k % SIZE == SIZE - 1) {
+            wgmma_commit();
+        }
     }
 }
 

@@ -206,6 +206,40 @@ static void test_warpgroups(void) {
     }
 }
 
+/* 4 bits and so few rows of x that steps have 256 columns: rows that end in either half, groups
+ * that are read two by two and those that are not, more steps than stages; and matrices that are
+ * large but fill the device once. */
+static void test_halves(void) {
+    static const uint64_t cols[][2] = {{224, 128},  {256, 128},   {640, 128},  {896, 256},
+                                       {1888, 128}, {1952, 128},  {2432, 512}, {2528, 0},
+                                       {7296, 128}, {10240, 1024}};
+    for (unsigned i = 0; i < (is_brief ? 10u : 60u); i++) {
+        const bool is_large = i >= 50; /* as up to 16 rows want it to take them here */
+        const uint64_t *own = cols[is_large ? 4 + i % 5 : i % 10];
+        product_case c = draw(4, 0, is_large ? 9 + input_below(8) : 17 + input_below(16));
+        c.rows = is_large ? 22100000 / own[0] : 20 + input_below(is_brief ? 20 : 300);
+        c.cols = own[0];
+        c.group = own[1] == 0 ? c.cols : own[1];
+        c.has_up = c.has_up && !is_large;
+        c.dtype = input_below(4) == 0 ? INGOT_BF16 : INGOT_F16;
+        if (i % 3 != 0) { /* as most files are */
+            c.zero_mode = INGOT_ZERO_SYMMETRIC;
+            c.scale_dtype = INGOT_F16;
+        }
+        check(&c);
+    }
+    for (unsigned i = 0; i < 2 && !is_brief; i++) {
+        product_case c = draw(4, 0, 3 + input_below(14));
+        c.rows = 28000 + input_below(1000);
+        c.cols = i == 0 ? 4096 : 2784;
+        c.group = 128;
+        c.has_up = false;
+        c.zero_mode = i == 0 ? INGOT_ZERO_SYMMETRIC : INGOT_ZERO_STORED;
+        c.scale_dtype = INGOT_F16;
+        check(&c);
+    }
+}
+
 /* Those that go to blocks of 256 rows; a small run leaves them out. */
 static void test_large_warpgroups(void) {
     /* many tiles and few, and one that is large for 3 bits and more than 32 rows */
@@ -544,6 +578,7 @@ int main(void) {
         {"usual weights", test_usual_weights},
         {"many tiles", test_many_tiles},
         {"warpgroups", test_warpgroups},
+        {"halves of steps", test_halves},
         {"warpgroups, large", test_large_warpgroups},
         {"tiles of x", test_tiles_of_x},
         {"dense", test_dense},
