@@ -191,6 +191,17 @@ static ingot_status settle(ingot_bench_options *o, ingot_error *error) {
     return INGOT_OK;
 }
 
+ingot_status ingot_bench_place(char *path, size_t size, const ingot_bench_options *options,
+                               const char *name, ingot_error *error) {
+    INGOT_TRY(ingot_path_join(path, size, options->folder, name));
+    INGOT_TRY(ingot_output_check(path, error));
+    return ingot_path_exists(path)
+               ? ingot_error_set(error, INGOT_ERR_EXISTS, path, NULL,
+                                 "move it away, or name another --folder",
+                                 "a file has the name of one that is to be generated")
+               : INGOT_OK;
+}
+
 int ingot_bench_tool(int argc, char **argv) {
     ingot_bench_options options = {
         .folder = ".", .runs = 3, .methods = "gptq,awq+gptq,rtn", .samples = 128};

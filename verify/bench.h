@@ -31,6 +31,11 @@ typedef ingot_status (*ingot_bench_run)(json_t **out, const ingot_bench_options 
 /* Prints such figures as text. */
 typedef void (*ingot_bench_print)(const json_t *figures);
 
+/* path[size] = a file of options->folder that is to be generated and removed again: what has that
+ * name already is somebody's, INGOT_ERR_EXISTS. */
+ingot_status ingot_bench_place(char *path, size_t size, const ingot_bench_options *options,
+                               const char *name, ingot_error *error) INGOT_MUST_CHECK;
+
 /* The speed of the full check beside the disk, the memory and other tools; the time to open a
  * container of many tensors. */
 ingot_status ingot_bench_verify(json_t **out, const ingot_bench_options *options,

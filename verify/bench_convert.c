@@ -581,9 +581,8 @@ done:
 }
 
 static ingot_status name_files(bench *b) {
-    INGOT_TRY(ingot_path_join(b->output, sizeof b->output, b->options->folder,
-                              "ingot-bench-convert.ingot"));
-    INGOT_TRY(ingot_output_check(b->output, b->error));
+    INGOT_TRY(ingot_bench_place(b->output, sizeof b->output, b->options,
+                                "ingot-bench-convert.ingot", b->error));
     b->report = memfd_create("report of ingot-convert", MFD_CLOEXEC);
     return b->report >= 0 ? INGOT_OK
                           : ingot_error_set(b->error, INGOT_ERR_IO, NULL, NULL, NULL,

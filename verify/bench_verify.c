@@ -122,11 +122,9 @@ static int compare_doubles(const void *a, const void *b) {
     return (left > right) - (left < right);
 }
 
-/* Median milliseconds to open a container of many tensors. */
-static ingot_status open_time(double *median_ms, const ingot_bench_options *o, ingot_error *error) {
-    char path[4096];
+/* Median milliseconds to open a container of many tensors, which is generated. */
+static ingot_status open_time(double *median_ms, const char *path, ingot_error *error) {
     double times[OPEN_RUNS];
-    INGOT_TRY(ingot_path_join(path, sizeof path, o->folder, "ingot-bench-many.ingot"));
     INGOT_TRY(write_copies(path, MANY_TENSORS, 8, 128, error));
     ingot_status status = INGOT_OK;
     for (unsigned i = 0; i < OPEN_RUNS && status == INGOT_OK; i++) {
@@ -221,13 +219,14 @@ static ingot_status check_device(const char *device, ingot_error *error) {
 ingot_status ingot_bench_verify(json_t **out, const ingot_bench_options *options,
                                 ingot_error *error) {
     ingot_status status = INGOT_OK;
-    char path[4096];
+    char path[4096], many[4096];
     double open_ms = NAN;
     const bool is_generated = options->file == NULL;
     *out = json_object();
     INGOT_TRY(check_device(options->device, error));
-    INGOT_TRY(ingot_path_join(path, sizeof path, options->folder, "ingot-bench.ingot"));
+    INGOT_TRY(ingot_bench_place(many, sizeof many, options, "ingot-bench-many.ingot", error));
     if (is_generated) {
+        INGOT_TRY(ingot_bench_place(path, sizeof path, options, "ingot-bench.ingot", error));
         const uint64_t copy_bytes = (uint64_t)ROWS * COLS / 2 + (uint64_t)ROWS * COLS / 128 * 2;
         INGOT_TRY(write_copies(path, ingot_max_u64(options->size_bytes / copy_bytes, 1), ROWS, COLS,
                                error));
@@ -237,7 +236,7 @@ ingot_status ingot_bench_verify(json_t **out, const ingot_bench_options *options
         (void)unlink(path);
     }
     if (status == INGOT_OK) {
-        status = open_time(&open_ms, options, error);
+        status = open_time(&open_ms, many, error);
     }
     if (status == INGOT_OK &&
         (json_object_set_new(*out, "threads", json_integer((json_int_t)options->threads)) |

@@ -22,6 +22,20 @@ expect_exit 2 ingot-bench verify --file none.ingot
 expect_error none.ingot
 expect_exit 2 ingot-bench verify --folder none --size 2M
 expect_error none
+# What has the name of a generated file is somebody's: nothing is done to it.
+for name in ingot-bench.ingot ingot-bench-many.ingot ingot-bench-convert.ingot; do
+    echo mine >$name
+    case $name in
+        *convert*) set -- convert --model "$MODEL" --methods rtn --device cpu ;;
+        *) set -- verify --size 2M ;;
+    esac
+    expect_exit 2 ingot-bench "$@" --runs 1 --json
+    expect_error "$name: a file has the name of one that is to be generated (move it away"
+    grep -q '"error": "E_EXISTS"' out || fail "$(cat out)"
+    [ "$(cat $name)" = mine ] || fail "$name was written over"
+    rm $name
+    [ -z "$(ls ./*.ingot* 2>/dev/null)" ] || fail "left behind: $(ls)"
+done
 for wrong in "" "banana" "verify --size 5" "verify --threads 0" "verify --banana"; do
     # shellcheck disable=SC2086
     expect_exit 2 ingot-bench $wrong
