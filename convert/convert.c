@@ -129,7 +129,8 @@ static ingot_status check_output(const session *s) {
         return ingot_error_set(s->error, INGOT_ERR_USAGE, o->output, NULL, "name another output",
                                "the output is one of the inputs");
     }
-    if (!o->force && !o->is_dry_run) {
+    /* what may be the result of this conversion is looked at once its plan is there */
+    if (!o->force && !o->is_dry_run && !(o->resumes && ingot_is_container(o->output))) {
         return ingot_error_set(s->error, INGOT_ERR_EXISTS, o->output, NULL,
                                "use --force to replace it", "the output exists");
     }

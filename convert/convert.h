@@ -36,10 +36,12 @@ typedef struct ingot_convert_result {
     ingot_distill_result distillation;
     uint8_t root[16], content_id[16];
     bool is_written;
-    char path[4096];  /* of the container, of a set its first shard */
-    json_t *forecast; /* of a dry run (ingot_forecast_json); else NULL; the caller's to release */
-    json_t *tensors;  /* what became of each quantized tensor, step by step (spec/cli.md); NULL: not
-                         written; the caller's to release */
+    bool was_finished; /* by a run before: nothing was done; steps and what they came to are not
+                          known any more */
+    char path[4096];   /* of the container, of a set its first shard */
+    json_t *forecast;  /* of a dry run (ingot_forecast_json); else NULL; the caller's to release */
+    json_t *tensors; /* what became of each quantized tensor, step by step (spec/cli.md); NULL: not
+                        written; the caller's to release */
 } ingot_convert_result;
 
 /* Command-line table and its handler (context: ingot_convert_options). */

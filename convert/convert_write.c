@@ -5,6 +5,7 @@
 #include "common/files.h"
 #include "common/memory.h"
 #include "common/sizes.h"
+#include "convert/finished.h"
 #include "convert/outlier_gain.h"
 #include "convert/resume.h"
 
@@ -131,10 +132,79 @@ static bool distills(const session *s) {
     return ingot_plan_distills(&s->plan, s->options->recipe.effort == INGOT_EFFORT_BEST);
 }
 
+/* Files beside an output that nobody writes who has not locked it, but for the state. */
+static void drop_remains(const char *state, const char *waiting) {
+    char half_state[4096 + 16];
+    (void)unlink(waiting);
+    (void)snprintf(half_state, sizeof half_state, "%s" INGOT_PARTIAL_SUFFIX, state);
+    (void)unlink(half_state);
+}
+
+/* The result that a run before came to is that of this one; what that run did not come to remove
+ * goes: the state first, so that it is never beside the partial file that stands for the lock. */
+static ingot_status take_finished(session *s, const ingot_container *finished, const char *state,
+                                  const char *waiting) {
+    ingot_convert_result *r = s->result;
+    ingot_output *lock;
+    ingot_info info;
+    (void)unlink(state);
+    INGOT_TRY(ingot_output_create(&lock, ingot_path(finished), true, s->error));
+    drop_remains(state, waiting);
+    ingot_output_abort(lock);
+    ingot_get_info(finished, &info);
+    r->is_written = r->was_finished = true;
+    r->bytes = info.file_bytes;
+    r->tuning_count = 0;
+    memcpy(r->root, info.root, sizeof r->root);
+    memcpy(r->content_id, info.content_id, sizeof r->content_id);
+    (void)snprintf(r->path, sizeof r->path, "%s", ingot_path(finished));
+    for (uint64_t i = 0; i < ingot_tensor_count(finished); i++) {
+        ingot_ledger ledger;
+        ingot_ledger_at(finished, i, &ledger);
+        r->fallbacks += ledger.fallback != INGOT_FALLBACK_NONE;
+    }
+    (void)fprintf(stderr, "%s: is the whole result of this conversion: nothing is left to do\n",
+                  r->path);
+    return INGOT_OK;
+}
+
+/* Looks for the result of this conversion under the output's name.  With --force, which asks for a
+ * new one, only where a state says that it was on its way; a state with its partial output says
+ * that it still is. */
+static ingot_status look_for_finished(session *s, const ingot_writer_plan *plan, const char *state,
+                                      const char *waiting) {
+    const ingot_convert_options *o = s->options;
+    ingot_container *finished;
+    ingot_error found;
+    const bool has_state = ingot_path_exists(state);
+    if (!o->resumes || (o->force && !has_state)) {
+        return INGOT_OK;
+    }
+    memset(&found, 0, sizeof found);
+    ingot_status status =
+        ingot_finished_find(&finished, o->output, !has_state, s->checkpoint, &s->plan, plan,
+                            ingot_pool_threads(s->backend.pool), &found);
+    if (status == INGOT_OK) {
+        status = take_finished(s, finished, state, waiting);
+        ingot_close(finished);
+        return status;
+    }
+    if (status != INGOT_ERR_NOT_FOUND) {
+        return ingot_error_set(s->error, status, found.file, found.tensor, found.remedy, "%s",
+                               found.reason);
+    }
+    return o->force || !ingot_path_exists(o->output)
+               ? INGOT_OK
+               : ingot_error_set(s->error, INGOT_ERR_EXISTS, o->output, NULL,
+                                 "use --force to replace it",
+                                 "the output exists and is no whole result of this conversion: %s",
+                                 found.reason);
+}
+
 static ingot_status open_work(work *w, session *s, const ingot_writer_plan *plan) {
     const ingot_convert_options *o = s->options;
     const char *reason = "left by an interrupted run, which --resume goes on with";
-    char waiting[4096], half_state[sizeof w->state + 16];
+    char waiting[4096];
     INGOT_TRY(ingot_resume_path(w->state, o->output, s->error));
     INGOT_TRY(ingot_waiting_path(waiting, o->output, s->error));
     ingot_resume_job job = {.path = w->state,
@@ -146,8 +216,12 @@ static ingot_status open_work(work *w, session *s, const ingot_writer_plan *plan
                             .steps = s->steps,
                             .tunings = s->result->tunings};
     const bool has_state = o->resumes && ingot_path_exists(w->state);
+    INGOT_TRY(has_state ? ingot_resume_check(&job, s->error) : INGOT_OK);
+    INGOT_TRY(look_for_finished(s, plan, w->state, waiting));
+    if (s->result->was_finished) {
+        return INGOT_OK;
+    }
     if (has_state) {
-        INGOT_TRY(ingot_resume_check(&job, s->error));
         if (!distills(s) || ingot_path_exists(waiting)) {
             INGOT_TRY(reopen(w, s, plan));
         }
@@ -158,10 +232,7 @@ static ingot_status open_work(work *w, session *s, const ingot_writer_plan *plan
         INGOT_TRY(ingot_writer_create(&w->writer, o->output, o->force, plan, s->error));
         s->begun = NULL;
         drop_state(w->state, reason);
-        /* nobody writes these who has not locked the output */
-        (void)unlink(waiting);
-        (void)snprintf(half_state, sizeof half_state, "%s" INGOT_PARTIAL_SUFFIX, w->state);
-        (void)unlink(half_state);
+        drop_remains(w->state, waiting);
     }
     INGOT_TRY(ingot_writer_use_threads(w->writer, ingot_pool_threads(s->backend.pool)));
     if (!o->resumes) {
@@ -246,6 +317,9 @@ ingot_status ingot_convert_write(session *s, const ingot_writer_plan *plan,
     }
     ingot_status status = INGOT_OK;
     INGOT_GO(open_work(&w, s, plan));
+    if (s->result->was_finished) {
+        return INGOT_OK;
+    }
     s->result->phase_seconds[INGOT_PHASE_WRITE] += ingot_lap(since); /* room was reserved */
     INGOT_GO(convert_into(&w, s));
     *since = ingot_clock_seconds();

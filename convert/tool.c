@@ -113,7 +113,8 @@ static void print_text(const ingot_convert_result *r) {
     ingot_format_bytes(before, sizeof before, (double)r->source_bytes);
     ingot_format_bytes(peak, sizeof peak, (double)ingot_memory_peak_bytes());
     ingot_format_seconds(time, sizeof time, r->seconds);
-    printf("%s: %s from %s of weights", r->path, size, before);
+    printf("%s: %s%s from %s of weights", r->path, r->was_finished ? "complete before, " : "", size,
+           before);
     if (!isnan(r->bits_per_weight)) {
         printf(", %.3f bits per quantized weight", r->bits_per_weight);
     }

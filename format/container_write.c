@@ -52,7 +52,7 @@ static ingot_status write_sorted(writer_shard *part, ingot_error *error) {
     return status;
 }
 
-static ingot_status build_front(ingot_writer *writer, writer_shard *part, ingot_error *error) {
+ingot_status writer_build_front(ingot_writer *writer, writer_shard *part, ingot_error *error) {
     const ingot_writer_plan *plan = writer->plan;
     const ingot_file_spec *files[MAX_SECTIONS];
     part->front = calloc(1, (size_t)part->data_offset + 1);
@@ -118,6 +118,13 @@ static ingot_status build_front(ingot_writer *writer, writer_shard *part, ingot_
     return write_sorted(part, error);
 }
 
+ingot_status writer_name_shard(const ingot_writer *writer, uint32_t index, const char *path,
+                               ingot_error *error) {
+    const uint32_t count = writer->shard_count;
+    writer->shards[index].path = count == 1 ? strdup(path) : shard_path_make(path, index, count);
+    return writer->shards[index].path != NULL ? INGOT_OK : writer_no_memory(error);
+}
+
 static ingot_status open_writer(ingot_writer **out, const char *path, bool force, bool reopens,
                                 const ingot_writer_plan *plan, ingot_error *error) {
     ingot_status status;
@@ -145,13 +152,8 @@ static ingot_status open_writer(ingot_writer **out, const char *path, bool force
     }
     for (uint32_t s = 0; s < writer->shard_count; s++) {
         writer_shard *part = &writer->shards[s];
-        part->path =
-            writer->shard_count == 1 ? strdup(path) : shard_path_make(path, s, writer->shard_count);
-        if (part->path == NULL) {
-            status = writer_no_memory(error);
-            goto done;
-        }
-        INGOT_GO(build_front(writer, part, error));
+        INGOT_GO(writer_name_shard(writer, s, path, error));
+        INGOT_GO(writer_build_front(writer, part, error));
         if (reopens && writer->shard_count > 1) {
             writer_take_back(part->path, plan->set_id);
         }

@@ -104,6 +104,13 @@ ingot_status ingot_writer_reopen(ingot_writer **out, const char *path, bool forc
                                  const ingot_writer_plan *plan,
                                  ingot_error *error) INGOT_MUST_CHECK;
 
+/* Opens what a run with the same plan finished: geometry, META, files, compression and shards are
+ * the plan's, no shard is set aside for another, and no partial file is beside one, but where
+ * may_be_begun for the first.  The data may be any, and is not looked at.  INGOT_ERR_NOT_FOUND, or
+ * the error of ingot_open, says why there is none. */
+ingot_status ingot_writer_find(ingot_container **out, const char *path, bool may_be_begun,
+                               const ingot_writer_plan *plan, ingot_error *error) INGOT_MUST_CHECK;
+
 /* The sections of a front that grow with what is put. */
 typedef enum ingot_writer_image {
     INGOT_IMAGE_CHUNKS, /* CHNK */

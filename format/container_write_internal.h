@@ -47,6 +47,14 @@ void writer_destroy(ingot_writer *writer);
 ingot_status writer_sort_files(const ingot_file_spec **files, const ingot_writer_plan *plan,
                                ingot_error *error) INGOT_MUST_CHECK;
 
+/* Everything of the front of a shard that follows from the plan. */
+ingot_status writer_build_front(ingot_writer *writer, writer_shard *part,
+                                ingot_error *error) INGOT_MUST_CHECK;
+
+/* part->path = the name of shard `index` of a writer whose whole is to lie at path. */
+ingot_status writer_name_shard(const ingot_writer *writer, uint32_t index, const char *path,
+                               ingot_error *error) INGOT_MUST_CHECK;
+
 ingot_status writer_no_memory(ingot_error *error);
 
 /* A shard of this set that has its final name and no partial file any more was renamed by a run

@@ -6,6 +6,7 @@
 #include "format/container_write_internal.h"
 
 #include "common/memory.h"
+#include "format/container_write_set.h"
 
 #include <stdio.h>
 
@@ -28,6 +29,73 @@ void writer_take_back(const char *path, const uint8_t set_id[16]) {
         (void)rename(path, partial); /* where that fails the shard is missing, and said to be */
     }
 }
+
+/* ---- what is finished ----------------------------------------------------------------------- */
+
+static bool has_beside(const char *path, const char *suffix) {
+    char name[4096];
+    return snprintf(name, sizeof name, "%s%s", path, suffix) >= (int)sizeof name ||
+           ingot_path_exists(name);
+}
+
+/* Whether all that a front has from the plan is the same; the rest is from the data. */
+static bool is_same_front(const writer_shard *planned, const shard *found) {
+    const superblock *a = &planned->super, *b = &found->super;
+    if (a->profile != b->profile || a->incompat != b->incompat ||
+        a->section_count != b->section_count || memcmp(a->set_id, b->set_id, 16) != 0) {
+        return false;
+    }
+    for (uint32_t i = 0; i < a->section_count; i++) {
+        const section *x = &planned->sections[i], *y = &found->sections[i];
+        const uint32_t kind = x->fourcc;
+        const bool is_of_data = kind == FOURCC_CHNK || kind == FOURCC_LEDG || kind == FOURCC_ZMAP ||
+                                kind == FOURCC_SHRD || kind == FOURCC_DATA;
+        if (kind != y->fourcc ||
+            (!is_of_data &&
+             (x->size != y->size ||
+              memcmp(planned->front + x->offset, found->front + y->offset, x->size) != 0))) {
+            return false;
+        }
+    }
+    return true;
+}
+
+ingot_status ingot_writer_find(ingot_container **out, const char *path, bool may_be_begun,
+                               const ingot_writer_plan *plan, ingot_error *error) {
+    ingot_writer *writer;
+    bool is_under_way = false;
+    ingot_status status = INGOT_OK;
+    *out = NULL;
+    INGOT_TRY(writer_lay_out(&writer, plan, error));
+    for (uint32_t s = 0; s < writer->shard_count; s++) {
+        INGOT_GO(writer_name_shard(writer, s, path, error));
+        INGOT_GO(writer_build_front(writer, &writer->shards[s], error));
+        const char *name = writer->shards[s].path;
+        is_under_way = is_under_way || has_beside(name, INGOT_REPLACED_SUFFIX) ||
+                       (!(may_be_begun && s == 0) && has_beside(name, INGOT_PARTIAL_SUFFIX));
+    }
+    if (is_under_way) {
+        status = ingot_error_set(error, INGOT_ERR_NOT_FOUND, path, NULL, NULL,
+                                 "a run that replaces it was interrupted");
+        goto done;
+    }
+    INGOT_GO(ingot_open(out, writer->shards[0].path, error));
+    bool is_same = (*out)->shard_count == writer->shard_count;
+    for (uint32_t s = 0; is_same && s < writer->shard_count; s++) {
+        is_same = is_same_front(&writer->shards[s], &(*out)->shards[s]);
+    }
+    if (!is_same) {
+        ingot_close(*out);
+        *out = NULL;
+        status = ingot_error_set(error, INGOT_ERR_NOT_FOUND, path, NULL, NULL,
+                                 "its plan, META or files are others");
+    }
+done:
+    writer_destroy(writer);
+    return status;
+}
+
+/* ---- going on ------------------------------------------------------------------------------- */
 
 void ingot_writer_keep(ingot_writer *writer) {
     for (uint32_t s = 0; s < writer->shard_count; s++) {

@@ -14,14 +14,12 @@
 #include <string.h>
 #include <unistd.h>
 
-#define REPLACED_SUFFIX ".replaced"
-
 static char *replaced_name(const char *path) {
     const size_t length = strlen(path);
-    char *name = malloc(length + sizeof REPLACED_SUFFIX);
+    char *name = malloc(length + sizeof INGOT_REPLACED_SUFFIX);
     if (name != NULL) {
         memcpy(name, path, length);
-        memcpy(name + length, REPLACED_SUFFIX, sizeof REPLACED_SUFFIX);
+        memcpy(name + length, INGOT_REPLACED_SUFFIX, sizeof INGOT_REPLACED_SUFFIX);
     }
     return name;
 }

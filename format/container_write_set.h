@@ -6,6 +6,8 @@
 
 #include <stdint.h>
 
+#define INGOT_REPLACED_SUFFIX ".replaced"
+
 /* *out[count + 1] = the names under which old shards stand aside, NULL at the end. */
 ingot_status ingot_set_names(char ***out, const char *const *paths,
                              uint32_t count) INGOT_MUST_CHECK;

@@ -132,7 +132,7 @@ for round in 1 2 3 4; do
         ! kill -KILL $! 2>kill || moments=$((moments + 1))
         wait $! && break
     done
-    [ -e out.ingot ] || convert -o out.ingot --resume $best || { cat err >&2; fail "round $round"; }
+    convert -o out.ingot --resume $best || { cat err >&2; fail "round $round"; }
     same "$best"
 done
 kills=$((kills + moments))
