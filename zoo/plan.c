@@ -212,6 +212,23 @@ static void check_card(ingot_forecasts *plan, const ingot_zoo_product *p, ingot_
     }
 }
 
+/* A product of which nothing is known yet but its name: it has all keys. */
+static json_t *empty_row(const ingot_zoo_product *p) {
+    static const char *const keys[] = {
+        "bits_per_weight", "calibration",    "cards",    "device_bytes", "device_least_bytes",
+        "disk_bytes",      "file_bytes",     "finished", "has_weights",  "host_bytes",
+        "parameters",      "problem",        "seconds",  "source_bytes", "statistics_seconds",
+        "tensors",         "verify_seconds",
+    };
+    json_t *row = json_object();
+    for (unsigned i = 0; i < sizeof keys / sizeof *keys; i++) {
+        ingot_json_put(row, keys[i], json_null());
+    }
+    ingot_json_put(row, "product", json_string(p->name));
+    ingot_json_put(row, "output", json_string(p->output));
+    return row;
+}
+
 static void fill_json(json_t *row, const ingot_forecast *f, const ingot_zoo_need *need) {
     json_t *cards = json_array();
     for (unsigned i = 0; i < INGOT_CARD_COUNT; i++) {
@@ -439,12 +456,10 @@ ingot_status ingot_forecasts_make(ingot_forecasts *out, const ingot_manifest *ma
         if (!ingot_zoo_is_chosen(options, p)) {
             continue;
         }
-        json_t *row = json_object();
+        json_t *row = empty_row(p);
         const json_t *known = json_object_get(rows, p->name);
         const bool is_done = is_finished(known) && !options->is_forced;
         (void)json_array_append_new(out->products, row);
-        ingot_json_put(row, "product", json_string(p->name));
-        ingot_json_put(row, "output", json_string(p->output));
         ingot_json_put(row, "calibration",
                        ingot_product_has_data(p) ? json_string(manifest->texts[p->calibration].name)
                                                  : json_null());
@@ -530,7 +545,7 @@ static void print_plan(const ingot_forecasts *plan) {
            "device", "time", "24 GB", "40 GB", "80 GB");
     for (size_t i = 0; i < json_array_size(plan->products); i++) {
         const json_t *row = json_array_get(plan->products, i);
-        if (json_object_get(row, "problem") != NULL) {
+        if (json_is_string(json_object_get(row, "problem"))) {
             printf("%-28s cannot be made\n", ingot_zoo_text_of(row, "product"));
             continue;
         }

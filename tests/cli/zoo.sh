@@ -208,6 +208,23 @@ file=$(cat sharing/.ingot-zoo/statistics/*.calib | wc -c)
 less=$((host - $(sed -n 's/^   "host_bytes": \([0-9]*\),$/\1/p' out | tail -n 1)))
 [ $less -gt $((48 * 512 * 256 * 4)) ] || fail "their hidden states were planned with $less bytes"
 
+# A product that cannot be planned has the keys of one that can.
+mkdir strange
+sed 's/"llama"/"banana"/' "$MODEL/config.json" >strange/config.json
+cat >problem.json <<END
+{"shelf": "none", "models": {"demo": "$MODEL", "strange": "strange"}, "recipes": {"a": {}},
+ "products": [{"model": "strange", "recipes": ["a"]}, {"model": "demo", "recipes": ["a"]}], "devices": ["cpu"]}
+END
+expect_exit 2 ingot-zoo plan problem.json --json
+for key in bits_per_weight calibration cards device_bytes device_least_bytes disk_bytes file_bytes finished \
+    has_weights host_bytes output parameters problem seconds source_bytes statistics_seconds tensors \
+    verify_seconds; do
+    [ "$(grep -c "^   \"$key\": " out)" = 2 ] || fail "$key is not in every product: $(cat out)"
+done
+grep -q "^   \"problem\": \".*'banana' is not known" out || fail "no reason: $(cat out)"
+expect_exit 2 ingot-zoo plan problem.json
+grep -q '^strange/a *cannot be made' out && grep -q '^demo/a .* MB' out || fail "$(cat out)"
+
 # Of a text that the model writes: all of its weights, keys and values of 48 sequences.
 rm -r sharing
 sed 's|"cal": "[^"]*"|"cal": "@self"|' shared.json >self.json
