@@ -2,6 +2,7 @@
  * speed. Not part of libingot (libcrypto). */
 #include "common/files.h"
 #include "common/memory.h"
+#include "common/progress.h"
 #include "common/sizes.h"
 #include "format/digest.h"
 
@@ -12,15 +13,20 @@
 static ingot_status hash_file(EVP_MD_CTX *digest, const ingot_file *file, void *block,
                               ingot_error *error) {
     const uint64_t size = ingot_file_size(file);
+    ingot_progress progress;
+    ingot_status status = INGOT_OK;
+    ingot_progress_begin(&progress, "SHA-256", "MB", (double)size / 1e6, false);
     for (uint64_t at = 0; at < size; at += BLOCK_BYTES) {
         const uint64_t part = ingot_min_u64(BLOCK_BYTES, size - at);
-        INGOT_TRY(ingot_interrupt_check(error));
-        INGOT_TRY(ingot_file_read_at(file, block, part, at, error));
-        if (EVP_DigestUpdate(digest, block, (size_t)part) != 1) {
-            return INGOT_ERR_INTERNAL;
-        }
+        INGOT_GO(ingot_interrupt_check(error));
+        INGOT_GO(ingot_file_read_at(file, block, part, at, error));
+        INGOT_GO(EVP_DigestUpdate(digest, block, (size_t)part) == 1 ? INGOT_OK
+                                                                    : INGOT_ERR_INTERNAL);
+        ingot_progress_update(&progress, (double)(at + part) / 1e6);
     }
-    return INGOT_OK;
+done:
+    ingot_progress_end(&progress);
+    return status;
 }
 
 ingot_status ingot_sha256_file(char text[65], const char *path, ingot_error *error) {

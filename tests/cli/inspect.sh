@@ -85,3 +85,12 @@ assert len(kinds) == 7, kinds
 PYTHON
 expect_exit 0 ingot-inspect model.ingot
 grep -q '^Relative errors, root mean squares over the tensors' out || fail "the text says other means"
+
+# A digest of whole files takes its time, which a terminal is shown.
+if command -v script >/dev/null; then
+    TERM=xterm script -qec "ingot-inspect model.ingot --sha256" /dev/null >out 2>err </dev/null ||
+        fail "ingot-inspect on a terminal: $(cat out)"
+    grep -aq 'SHA-256 .*100%' out || fail "no progress: $(cat out)"
+else
+    echo "SKIP: script is not there, which makes a terminal"
+fi
