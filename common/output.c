@@ -109,10 +109,11 @@ static ingot_status path_error(const char *path, int code, const char *action, i
     const bool is_missing = code == ENOENT || code == ENOTDIR;
     const bool is_refused = code == EACCES || code == EPERM || code == EROFS;
     return ingot_error_set(error, is_missing ? INGOT_ERR_NOT_FOUND : INGOT_ERR_IO, path, NULL,
-                           is_missing       ? "create its folder first"
-                           : code == EISDIR ? "move the folder of that name away"
-                           : is_refused     ? "choose a folder you may write to"
-                                            : NULL,
+                           is_missing             ? "create its folder first"
+                           : code == EISDIR       ? "move the folder of that name away"
+                           : is_refused           ? "choose a folder you may write to"
+                           : code == ENAMETOOLONG ? "use a shorter name"
+                                                  : NULL,
                            "%s: %s", action, strerror(code));
 }
 
@@ -268,10 +269,15 @@ ingot_status ingot_output_check(const char *path, ingot_error *error) {
     }
     memcpy(folder, slash == NULL ? "." : path, length);
     folder[length] = '\0';
-    const int code = stat(folder, &info) != 0           ? errno
-                     : !S_ISDIR(info.st_mode)           ? ENOTDIR
-                     : access(folder, W_OK | X_OK) != 0 ? errno
-                                                        : 0;
+    int code = stat(folder, &info) != 0           ? errno
+               : !S_ISDIR(info.st_mode)           ? ENOTDIR
+               : access(folder, W_OK | X_OK) != 0 ? errno
+                                                  : 0;
+    char partial[PATH_MAX + sizeof INGOT_PARTIAL_SUFFIX]; /* its name is the longer one */
+    (void)snprintf(partial, sizeof partial, "%s" INGOT_PARTIAL_SUFFIX, path);
+    if (code == 0 && lstat(partial, &info) != 0 && errno == ENAMETOOLONG) {
+        code = errno;
+    }
     return code == 0 ? INGOT_OK : path_error(path, code, "cannot be made", error);
 }
 

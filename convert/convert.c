@@ -9,6 +9,7 @@
 #include "common/sizes.h"
 #include "convert/meta.h"
 #include "convert/plan_config.h"
+#include "convert/resume.h"
 #include "convert/widths.h"
 #include "format/digest.h"
 #include "kernels/device_name.h"
@@ -115,6 +116,11 @@ static ingot_status check_output(const session *s) {
     bool is_input = false;
     if (o->output != NULL && !o->is_dry_run) {
         INGOT_TRY(ingot_output_check(o->output, s->error));
+        if (o->resumes) {
+            char state[4096];
+            INGOT_TRY(ingot_resume_path(state, o->output, s->error));
+            INGOT_TRY(ingot_output_check(state, s->error));
+        }
     }
     if (o->output == NULL || !ingot_path_exists(o->output)) {
         return INGOT_OK;

@@ -65,6 +65,15 @@ read_only() {
         unshare -m sh -c 'mount --bind kept kept && mount -o remount,bind,ro kept && exec "$@"' - "$@"
     fi
 }
+# A name that is too long with what is added to it is told before the work, not where it is met.
+long=$(printf '%242s' '' | tr ' ' x)
+expect_exit 2 ingot-convert "$MODEL" --text "$MODEL/calibration.txt" --samples 2 --seq-len 32 -o "$long" --resume
+expect_error "File name too long (use a shorter name)"
+! grep -q '^block' err || fail "blocks were converted"
+expect_exit 2 ingot-verify nothing.ingot --html "${long}0123456789"
+expect_error "File name too long (use a shorter name)"
+expect_exit 0 ingot-convert "$MODEL" -o "$long"
+rm "$long"
 mkdir kept
 if [ "$(id -u)" = 0 ] && ! read_only true 2>/dev/null; then
     echo "SKIP: root without mounts of its own may write everywhere"
