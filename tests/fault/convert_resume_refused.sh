@@ -169,12 +169,14 @@ ingot-convert tiny --group 32 --text text.txt --samples 60 --seq-len 40 --method
     --resume >out 2>err </dev/null &
 process=$!
 await_file out.ingot.resume $process
+kill -STOP $process # or it may be through before the other run has looked
 code=0
 ingot-convert tiny --group 32 --text text.txt --samples 60 --seq-len 40 --method awq -o out.ingot \
     --resume >out2 2>err2 </dev/null || code=$?
 [ $code = 2 ] || fail "two runs wrote one output at once"
 grep -q 'another process is writing this output' err2 || { cat err2 >&2; fail "no reason given"; }
 kill -TERM $process
+kill -CONT $process
 code=0
 wait $process || code=$?
 [ $code = 2 ] && grep -q 'blocks are kept; --resume goes on from there' err ||
