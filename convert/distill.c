@@ -6,7 +6,6 @@
 #include "common/memory.h"
 #include "common/random.h"
 #include "common/sizes.h"
-#include "convert/linear.h"
 #include "kernels/codes.h"
 
 #include <math.h>
@@ -37,7 +36,7 @@ static const schedule *schedule_for(bool learns_codes) {
 /* One quantized matrix and the way of its scales. */
 typedef struct learned {
     bool is_kept, is_fixed;                /* fixed: its scales stay */
-    double plain_error;                    /* weight error of plain rounding */
+    double bound;                          /* on the weight error */
     double error;                          /* of what was learned; NaN: it is as it was kept */
     ingot_quantized kept;                  /* host */
     ingot_quantized q;                     /* the same on the device, where they are learned */
@@ -204,14 +203,11 @@ static ingot_status copy_on_host(void *context, void *to, const void *from, uint
 }
 
 ingot_status ingot_distill_keep_matrix(ingot_distill *d, uint64_t at, ingot_role role,
-                                       const ingot_quantized *q, double plain_error, bool is_fixed,
+                                       const ingot_quantized *q, double bound, bool is_fixed,
                                        bool is_on_host) {
     learned *m = &d->layers[at].matrix[role];
-    *m = (learned){.is_kept = true,
-                   .is_fixed = is_fixed,
-                   .plain_error = plain_error,
-                   .error = (double)NAN,
-                   .kept = *q};
+    *m = (learned){
+        .is_kept = true, .is_fixed = is_fixed, .bound = bound, .error = (double)NAN, .kept = *q};
     return move_matrix(d, is_on_host ? copy_on_host : d->ops->download, &m->kept, d->waiting);
 }
 
@@ -707,7 +703,7 @@ static ingot_status fix_strays(const ingot_distill *d, bool *any, ingot_error *e
             }
             INGOT_GO(ingot_interrupt_check(error));
             INGOT_GO(measure_error(d, &m->error, at, (ingot_role)role, host, scratch, error));
-            if (ingot_linear_is_astray(m->error, m->plain_error)) {
+            if (!(m->error <= m->bound)) {
                 INGOT_GO(go_to_start(d, m));
                 *any = true;
             }

@@ -33,11 +33,10 @@ ingot_learning_work ingot_distill_work(const ingot_plan *plan, uint64_t windows,
 
 /* Copies a block's norms, biases and those linears that are not kept, from the device. */
 ingot_status ingot_distill_keep_block(ingot_distill *d, const ingot_block *block) INGOT_MUST_CHECK;
-/* Copies a finished matrix, from device memory or from the host's (is_on_host).  plain_error: its
- * weight error where it is plainly rounded; one that strays from its source by this
- * (ingot_linear_is_astray) comes out as it is here. */
+/* Copies a finished matrix, from device memory or from the host's (is_on_host).  bound: on its
+ * weight error (ingot_linear_bound); one that is over it comes out as it is here. */
 ingot_status ingot_distill_keep_matrix(ingot_distill *d, uint64_t layer, ingot_role role,
-                                       const ingot_quantized *q, double plain_error, bool is_fixed,
+                                       const ingot_quantized *q, double bound, bool is_fixed,
                                        bool is_on_host) INGOT_MUST_CHECK;
 /* A kept matrix where it waits, in host memory; d's own. */
 const ingot_quantized *ingot_distill_waiting(const ingot_distill *d, uint64_t layer,

@@ -1,14 +1,11 @@
 /* Quantizing one matrix (convert/linear.h). */
 #include "convert/linear.h"
 
+#include "common/memory.h"
+#include "common/sizes.h"
 #include "convert/outlier_gain.h"
 
 #include <math.h>
-
-/* A corrected, tuned or distilled matrix whose error against the source is more than this many
- * times that of plain rounding is not taken: a verifier, who does not know of the drift, could not
- * tell it from a damaged one (spec/quality.md, "Bound on the weight error"). */
-#define STRAYS 3.0
 
 ingot_status ingot_linear_values(float *out, const ingot_linear_job *job, ingot_error *error) {
     uint64_t bad;
@@ -214,16 +211,96 @@ static ingot_status measure_plain(result *plain, const work *k, const float *unf
     return INGOT_OK;
 }
 
-/* Worse than plain rounding under H; where that loss is beyond FP32, and without H, in its weights.
- */
-static bool is_worse(const result *r, const result *plain, bool has_gram) {
-    return has_gram && isfinite(plain->loss) ? !(r->loss <= plain->loss)
-                                             : r->weight_error > plain->weight_error;
+/* ---- the bound ------------------------------------------------------------------------------ */
+
+/* What the scales of plain rounding tell about a matrix: the sum over weights of the squared step;
+ * groups that would need a greater scale than there is, and groups whose scale is too small to be
+ * precise. */
+enum { SQUARED, LARGE, SMALL, STEP_SUMS };
+
+/* Adds the scales of `plain`, which may have another type than the job says. */
+static ingot_status add_steps(double sums[STEP_SUMS], const work *k, const ingot_quantized *plain) {
+    const ingot_dtype own = k->job->format.scale_dtype, dtype = plain->format.scale_dtype;
+    const double least = (double)ingot_scale_least(own);
+    const double precise = own == INGOT_F16 ? 0x1p-17 : least; /* from here on as BF16 */
+    const uint64_t count = plain->rows * plain->groups, group = plain->format.group;
+    void *memory;
+    INGOT_TRY(ingot_alloc(&memory, count * sizeof *plain->scales));
+    const ingot_status status =
+        k->ops->download(k->context, memory, plain->scales, count * sizeof *plain->scales);
+    for (uint64_t i = 0; status == INGOT_OK && i < count; i++) {
+        const uint64_t width = ingot_min_u64(group, plain->cols - i % plain->groups * group);
+        const double step = (double)((const float *)memory)[i];
+        const double stored = step > least ? step : least;
+        sums[SQUARED] += (double)width * stored * stored;
+        /* the greatest scale of the type that it is in may have been a greater one */
+        sums[LARGE] +=
+            step > (double)ingot_scale_greatest(own) || step >= (double)ingot_scale_greatest(dtype);
+        sums[SMALL] += step < precise;
+    }
+    ingot_free(memory);
+    return status;
+}
+
+static ingot_status refuse(const work *k, const char *reason) {
+    const ingot_linear_job *job = k->job;
+    const ingot_dtype dtype = job->format.scale_dtype;
+    return ingot_error_set(k->error, INGOT_ERR_NUMERIC, job->file, job->name,
+                           dtype == INGOT_F16 ? "a rule of a recipe gives it scale_dtype \"bf16\""
+                                              : "keep the tensor by a rule of a recipe",
+                           "its weights are too %s for %s scales", reason, ingot_dtype_name(dtype));
+}
+
+/* *bound = the largest weight error that a verifier accepts (spec/quality.md, "Bound on the weight
+ * error"), or, steps being of FP32 here, the next smaller one. */
+static ingot_status bound_error(double *bound, const work *k) {
+    const ingot_linear_job *job = k->job;
+    ingot_quant_format format = job->format;
+    ingot_quantized q;
+    double sums[STEP_SUMS + 2] = {0}, *errors = sums + STEP_SUMS;
+    ingot_arena *call = for_call(k);
+    format.scale_dtype = INGOT_F32;
+    INGOT_TRY(ingot_quantized_create(&q, job->source->rows, job->source->cols, &format, call));
+    INGOT_TRY(k->ops->quantize_rtn(k->context, &q, k->source));
+    INGOT_TRY(add_steps(sums, k, &q));
+    INGOT_TRY(k->ops->weight_error(k->context, errors, job->source, job->row_fold, job->column_fold,
+                                   &q, call));
+    INGOT_TRY(ingot_team_sum_host(&job->rank, sums, STEP_SUMS + 2));
+    const double norm = errors[1];
+    *bound = sums[SQUARED] < norm ? sqrt(sums[SQUARED] / norm) * (1 - 0x1p-20) : 1;
+    return sums[LARGE] == 0 ? INGOT_OK : refuse(k, "large");
+}
+
+/* A result that cannot be made valid is not made. */
+static ingot_status check_error(const work *k, const result *r, double bound) {
+    return r->weight_error <= bound ? INGOT_OK : refuse(k, "small");
+}
+
+/* Plain rounding is half a step from the source at most where its scales are precise. */
+static ingot_status check_plain(const work *k, const result *plain) {
+    double sums[STEP_SUMS] = {0}, bound;
+    INGOT_TRY(add_steps(sums, k, &plain->q));
+    INGOT_TRY(ingot_team_sum_host(&k->job->rank, sums, STEP_SUMS));
+    if (sums[LARGE] + sums[SMALL] == 0) {
+        return INGOT_OK;
+    }
+    INGOT_TRY(bound_error(&bound, k));
+    return check_error(k, plain, bound);
+}
+
+/* Worse than plain rounding under H, or so far from the source that a verifier could not tell it
+ * from a damaged one; where H does not tell (none, beyond FP32, no input at all) in its weights. */
+static bool is_worse(const result *r, const result *plain, bool has_gram, double bound) {
+    const bool is_farther = !(r->weight_error <= plain->weight_error);
+    return has_gram && isfinite(plain->loss) && r->loss != plain->loss
+               ? !(r->loss < plain->loss) || (is_farther && !(r->weight_error <= bound))
+               : is_farther;
 }
 
 /* Replaces the result by plain rounding of the folded source, with the same outliers and scale
  * type, when that is better.  yardstick: the result of measure_plain. */
-static ingot_status guard(result *r, const work *k, ingot_ledger *ledger, const result *yardstick) {
+static ingot_status guard(result *r, const work *k, ingot_ledger *ledger, const result *yardstick,
+                          double bound) {
     const ingot_linear_job *job = k->job;
     const bool is_same = job->row_fold == NULL && job->column_fold == NULL &&
                          r->q.outliers.count == 0 && job->format.scale_dtype != INGOT_F32;
@@ -233,7 +310,7 @@ static ingot_status guard(result *r, const work *k, ingot_ledger *ledger, const 
         INGOT_TRY(round_plainly(&plain.q, k, &r->q.outliers));
         INGOT_TRY(measure(&plain, k));
     }
-    if (is_worse(r, &plain, job->data.gram != NULL)) {
+    if (is_worse(r, &plain, job->data.gram != NULL, bound)) {
         *r = plain;
         ledger->fallback = INGOT_FALLBACK_WORSE_THAN_RTN;
         ledger->method = INGOT_METHOD_RTN;
@@ -330,12 +407,16 @@ static ingot_status quantize(ingot_quantized *out, ingot_ledger *ledger, ingot_s
     if (is_plain) {
         ledger->weight_error_rtn = chosen.weight_error;
         ledger->output_error_rtn = chosen.output_error;
+        INGOT_TRY(check_plain(&k, &chosen));
     } else {
+        double bound;
         INGOT_TRY(measure_plain(&plain, &k, unfolded, ledger));
-        *strays = is_corrected && chosen.weight_error > STRAYS * plain.weight_error;
+        INGOT_TRY(bound_error(&bound, &k));
+        *strays = is_corrected && chosen.weight_error > bound;
         steps->gptq = relative(steps->gptq, plain.loss);
         steps->polished = isnan(steps->gptq) ? (double)NAN : relative(chosen.loss, plain.loss);
-        INGOT_TRY(guard(&chosen, &k, ledger, &plain));
+        INGOT_TRY(guard(&chosen, &k, ledger, &plain, bound));
+        INGOT_TRY(*strays ? INGOT_OK : check_error(&k, &chosen, bound));
     }
     ledger->weight_error = chosen.weight_error;
     ledger->output_error = chosen.output_error;
@@ -362,17 +443,31 @@ ingot_status ingot_linear_quantize(ingot_quantized *out, ingot_ledger *ledger,
     return status;
 }
 
-bool ingot_linear_is_astray(double error, double plain) {
-    return !(error <= STRAYS * plain);
+ingot_status ingot_linear_bound(double *bound, const ingot_linear_job *job, ingot_arena *scratch,
+                                ingot_error *error) {
+    float *w;
+    work k = {
+        .job = job, .ops = job->backend->ops, .context = job->backend->context, .error = error};
+    ingot_arena_reset(scratch);
+    ingot_status status = ingot_backend_arena_create(&k.call, job->backend);
+    INGOT_GO(status);
+    INGOT_GO(
+        ingot_arena_array(scratch, (void **)&w, job->source->rows * job->source->cols, sizeof *w));
+    INGOT_GO(ingot_linear_values(w, job, error));
+    k.source = w;
+    INGOT_GO(bound_error(bound, &k));
+done:
+    ingot_arena_destroy(k.call);
+    return status;
 }
 
-ingot_status ingot_linear_strays(bool *strays, const ingot_linear_job *job, double plain,
+ingot_status ingot_linear_strays(bool *strays, const ingot_linear_job *job, double bound,
                                  const ingot_quantized *q, ingot_arena *scratch) {
     double sums[2];
     ingot_arena_reset(scratch);
     INGOT_TRY(job->backend->ops->weight_error(job->backend->context, sums, job->source,
                                               job->row_fold, job->column_fold, q, scratch));
-    *strays = ingot_linear_is_astray(ingot_weight_error_ratio(sums), plain);
+    *strays = !(ingot_weight_error_ratio(sums) <= bound);
     return INGOT_OK;
 }
 

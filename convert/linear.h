@@ -50,7 +50,8 @@ ingot_status ingot_linear_values(float *out, const ingot_linear_job *job,
                                  ingot_error *error) INGOT_MUST_CHECK;
 
 /* Quantizes by the job's method; what ends worse than plain rounding (under H, or without data by
- * its weights) is replaced by it and flagged.  The ledger's source digest and what depends on the
+ * its weights) or over the bound below is replaced by it and flagged; a matrix whose plain scales
+ * their type cannot hold is INGOT_ERR_NUMERIC.  The ledger's source digest and what depends on the
  * stored scales (low_precision_scales) are left alone.  Both arenas give device memory; results
  * lie in arena; scratch may be reset afterwards. */
 ingot_status ingot_linear_quantize(ingot_quantized *out, ingot_ledger *ledger,
@@ -64,12 +65,12 @@ ingot_status ingot_linear_measure(ingot_ledger *ledger, const ingot_linear_job *
                                   const float *target, const ingot_quantized *q,
                                   ingot_arena *scratch) INGOT_MUST_CHECK;
 
-/* Whether a weight error is that of a result too far from its source; plain: the record's
- * weight_error_rtn. */
-bool ingot_linear_is_astray(double error, double plain);
-/* The same of a result that changed after ingot_linear_quantize; all rows are this job's.  scratch
- * (device) is reset. */
-ingot_status ingot_linear_strays(bool *strays, const ingot_linear_job *job, double plain,
+/* *bound: the largest weight error that a verifier accepts (spec/quality.md, "Bound on the weight
+ * error"), and whether a result that changed after ingot_linear_quantize is over it.  All rows are
+ * the job's; scratch (device) is reset. */
+ingot_status ingot_linear_bound(double *bound, const ingot_linear_job *job, ingot_arena *scratch,
+                                ingot_error *error) INGOT_MUST_CHECK;
+ingot_status ingot_linear_strays(bool *strays, const ingot_linear_job *job, double bound,
                                  const ingot_quantized *q, ingot_arena *scratch) INGOT_MUST_CHECK;
 
 /* Ledger record of a dense tensor. */

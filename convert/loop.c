@@ -177,7 +177,7 @@ static ingot_status convert_matrix(ingot_loop *l, uint64_t index, source_pair so
     }
     digest_source(ledger->source_digest, l, index, source.host);
     ledger->low_precision_scales = (uint32_t)ingot_view_low_precision(&packed);
-    return l->distill != NULL && stored != NULL ? ingot_loop_keep_matrix(l, index, &q)
+    return l->distill != NULL && stored != NULL ? ingot_loop_keep_matrix(l, index, &job, &q)
                                                 : ingot_loop_put_behind(l, index, &packed, ledger);
 }
 

@@ -6,10 +6,12 @@
 
 #include <math.h>
 
-ingot_status ingot_loop_keep_matrix(ingot_loop *l, uint64_t index, const ingot_quantized *q) {
+ingot_status ingot_loop_keep_matrix(ingot_loop *l, uint64_t index, const ingot_linear_job *job,
+                                    const ingot_quantized *q) {
     const ingot_plan_tensor *t = &l->job->plan->tensors[index];
-    INGOT_TRY(ingot_distill_keep_matrix(l->distill, t->layer, t->role, q,
-                                        l->job->ledgers[index].weight_error_rtn,
+    double bound;
+    INGOT_TRY(ingot_linear_bound(&bound, job, l->scratch, l->error));
+    INGOT_TRY(ingot_distill_keep_matrix(l->distill, t->layer, t->role, q, bound,
                                         t->method == INGOT_METHOD_RTN, /* stays plain */
                                         false));
     return l->job->waiting != NULL
@@ -30,13 +32,30 @@ static ingot_status pack_kept(ingot_loop *l, uint64_t index, ingot_quantized *q,
     return l->ops->download_view(l->context, packed, &view, host);
 }
 
+/* The bound on the weight error of a matrix that is not at hand. */
+static ingot_status bound_of(double *bound, ingot_loop *l, uint64_t index, ingot_arena *arena) {
+    const ingot_weight_source *source = l->job->source;
+    ingot_weight_view host, device;
+    ingot_linear_job job;
+    INGOT_TRY(
+        source->load(source->self, l->job->plan->tensors[index].name, arena, &host, l->error));
+    INGOT_TRY(l->ops->upload_view(l->context, &device, &host));
+    ingot_status status = ingot_loop_linear_job(&job, l, index, &device, NULL, NULL);
+    if (status == INGOT_OK) {
+        status = ingot_linear_bound(bound, &job, l->scratch, l->error);
+    }
+    l->ops->release_view(l->context, &device);
+    return status;
+}
+
 ingot_status ingot_loop_keep_saved(ingot_loop *l, uint64_t index, ingot_arena *arena,
                                    ingot_weight_view *packed) {
     const ingot_plan_tensor *t = &l->job->plan->tensors[index];
     ingot_quantized q;
+    double bound;
+    INGOT_TRY(bound_of(&bound, l, index, arena));
     INGOT_TRY(ingot_waiting_load(&q, l->job->waiting, index, arena, l->error));
-    INGOT_TRY(ingot_distill_keep_matrix(l->distill, t->layer, t->role, &q,
-                                        l->job->ledgers[index].weight_error_rtn,
+    INGOT_TRY(ingot_distill_keep_matrix(l->distill, t->layer, t->role, &q, bound,
                                         t->method == INGOT_METHOD_RTN, true));
     return pack_kept(l, index, &q, packed, arena, l->block.device);
 }

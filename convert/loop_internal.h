@@ -131,7 +131,7 @@ ingot_status ingot_loop_save_behind(ingot_loop *l, uint64_t index, const ingot_q
                                     ingot_ledger *ledger) INGOT_MUST_CHECK;
 
 /* loop_distill.c: a matrix of the block at hand that will be distilled, from the device. */
-ingot_status ingot_loop_keep_matrix(ingot_loop *l, uint64_t index,
+ingot_status ingot_loop_keep_matrix(ingot_loop *l, uint64_t index, const ingot_linear_job *job,
                                     const ingot_quantized *q) INGOT_MUST_CHECK;
 /* The same of a block that an interrupted conversion finished; *packed (host, from the arena) is
  * what the forward pass reads. */

@@ -46,7 +46,8 @@ ingot_status ingot_loop_tune(ingot_loop *l, ingot_block_state *state) {
             job.target[t->role] = l->tuned[t->role].target;
             job.is_fixed[t->role] = t->method == INGOT_METHOD_RTN; /* stays plain */
             job.made_by[t->role] = &l->tuned[t->role].job;
-            job.plain_error[t->role] = l->job->ledgers[i].weight_error_rtn;
+            INGOT_TRY(ingot_linear_bound(&job.bound[t->role], &l->tuned[t->role].job, l->scratch,
+                                         l->error));
             learns |= !job.is_fixed[t->role];
         }
     }

@@ -256,8 +256,8 @@ static ingot_status fix_strays(tuner *t, ingot_tune_result *result, bool *any) {
         struct matrix *m = &t->matrix[role];
         bool strays = false;
         if (m->q != NULL && t->job->made_by[role] != NULL) {
-            INGOT_TRY(ingot_linear_strays(&strays, t->job->made_by[role], t->job->plain_error[role],
-                                          m->q, t->call));
+            INGOT_TRY(ingot_linear_strays(&strays, t->job->made_by[role], t->job->bound[role], m->q,
+                                          t->call));
         }
         if (!strays) {
             continue;

@@ -20,10 +20,10 @@ typedef struct ingot_tune_job {
         *linear[INGOT_ROLE_COUNT];         /* the start, and the result; NULL: as in the block */
     const float *target[INGOT_ROLE_COUNT]; /* [rows][cols], device: what they stand for */
     bool is_fixed[INGOT_ROLE_COUNT];       /* stays at its start */
-    /* What they were quantized by, and their errors of plain rounding: one that strays from its
-     * source (ingot_linear_strays) is fixed.  NULL: it may stray. */
+    /* What they were quantized by, and ingot_linear_bound: one that strays from its source is
+     * fixed.  NULL: it may stray. */
     const ingot_linear_job *made_by[INGOT_ROLE_COUNT];
-    double plain_error[INGOT_ROLE_COUNT];
+    double bound[INGOT_ROLE_COUNT];
 } ingot_tune_job;
 
 /* Deterministic by the seed of the loop's job. */

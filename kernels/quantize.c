@@ -46,11 +46,18 @@ void ingot_quantized_row(float *out, const ingot_quantized *q, uint64_t row) {
     }
 }
 
+float ingot_scale_least(ingot_dtype dtype) {
+    return dtype == INGOT_F16 ? 0x1p-24f : 0x1p-100f;
+}
+
+float ingot_scale_greatest(ingot_dtype dtype) {
+    return dtype == INGOT_F16 ? 0x1p15f : 0x1p100f;
+}
+
 float ingot_scale_store(float scale, ingot_dtype dtype) {
-    const float smallest = dtype == INGOT_F16 ? 0x1p-24f : 0x1p-100f;
-    const float largest = dtype == INGOT_F16 ? 0x1p15f : 0x1p100f;
+    const float largest = ingot_scale_greatest(dtype);
     float stored = ingot_round_to_dtype(scale, dtype);
-    if (!(fabsf(stored) >= smallest)) {
+    if (!(fabsf(stored) >= ingot_scale_least(dtype))) {
         return 0.0f;
     }
     if (!(fabsf(stored) <= largest)) {

@@ -62,6 +62,9 @@ uint64_t ingot_view_low_precision(const ingot_weight_view *view);
 /* A scale rounded to its dtype and brought into the range the format allows: zero where it is too
  * small to be stored, the largest allowed magnitude where it is too large. */
 float ingot_scale_store(float scale, ingot_dtype dtype);
+/* The least and the greatest magnitude of a scale that is not zero. */
+float ingot_scale_least(ingot_dtype dtype);
+float ingot_scale_greatest(ingot_dtype dtype);
 
 /* out[rows][cols] = source * row_fold * column_fold in binary32 (NULL folds: ones); source is a
  * dense view.  *bad = index of the first source value that is NaN or infinite, or UINT64_MAX. */

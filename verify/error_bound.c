@@ -2,6 +2,7 @@
  * error"): the root mean square of one whole step of plain rounding, computed from the source
  * alone, and never more than what storing zeros would cost. */
 #include "common/sizes.h"
+#include "kernels/quantize.h"
 #include "verify/source_check.h"
 
 #include <math.h>
@@ -15,7 +16,7 @@ static double plain_step(const ingot_tensor *tensor, const float *w, uint64_t co
         high = w[i] > high ? (double)w[i] : high;
     }
     /* No finer than the smallest scale the stored type has: spec/quantization.md, "Scales". */
-    const double least = tensor->scale_dtype == INGOT_F16 ? 0x1p-24 : 0x1p-100;
+    const double least = (double)ingot_scale_least(tensor->scale_dtype);
     const unsigned codes = 1u << tensor->bits;
     const double step = tensor->zero_mode == INGOT_ZERO_STORED ? (high - low) / (codes - 1)
                                                                : fmax(high, -low) / (codes / 2 - 1);

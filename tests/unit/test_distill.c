@@ -12,8 +12,8 @@ typedef struct setup {
     ingot_quantized linear[LAYERS][INGOT_ROLE_COUNT]; /* device: start, then result */
     int codes_move;                                   /* 0 or 1 */
     bool is_fixed[INGOT_ROLE_COUNT], is_dense[INGOT_ROLE_COUNT], is_wide[INGOT_ROLE_COUNT];
-    double allowed; /* of the error of rounding: */
-    double plain_error[LAYERS][INGOT_ROLE_COUNT];
+    double allowed; /* of three times the error of rounding */
+    double bound[LAYERS][INGOT_ROLE_COUNT];
     ingot_distill *distill;
     ingot_distill_result result;
 } setup;
@@ -31,9 +31,9 @@ static void keep_linear(setup *s, const ingot_block *block, ingot_role role,
     float *w;
     format.bits = s->is_wide[role] ? 8 : format.bits;
     tiny_batch_round(&s->in, q, &w, block, role, format);
-    s->plain_error[block->layer][role] = s->allowed * error_of(s, &block->linear[role], q);
+    s->bound[block->layer][role] = 3 * s->allowed * error_of(s, &block->linear[role], q);
     CU_ASSERT_FATAL(ingot_distill_keep_matrix(s->distill, block->layer, role, q,
-                                              s->plain_error[block->layer][role], s->is_fixed[role],
+                                              s->bound[block->layer][role], s->is_fixed[role],
                                               false) == INGOT_OK);
 }
 
@@ -188,7 +188,7 @@ static void test_divergence(void) {
     }
 }
 
-/* Every matrix within three times the error it was kept with, and known by the error it has, or as
+/* Every matrix within its bound, and known by the error it has, or as
  * it was kept; the number of those. */
 static unsigned count_fixed(setup *s) {
     unsigned count = 0;
@@ -207,7 +207,7 @@ static unsigned count_fixed(setup *s) {
                 count++;
                 CU_ASSERT(error == error_of(s, &block.linear[role], start));
             } else {
-                CU_ASSERT(error == said && error <= 3 * s->plain_error[at][role]);
+                CU_ASSERT(error == said && error <= s->bound[at][role]);
             }
         }
         ingot_block_release(&block, s->in.b);

@@ -1,5 +1,6 @@
 /* ingot_linear_quantize is never worse than plain rounding: also of weights and inputs so large
- * that a loss is beyond FP32, where it once kept a matrix of zeros. */
+ * that a loss is beyond FP32, or so small that there is none, where it once kept a matrix of zeros.
+ */
 #include "convert/linear.h"
 
 #include "quantize_inputs.h"
@@ -12,6 +13,8 @@ typedef struct sample {
     ingot_arena *arena, *scratch, *kept;
     ingot_weight_view view;
     float *w, *gram, *scaled;
+    ingot_quant_format format;
+    ingot_status status; /* of the last call */
 } sample;
 
 static void open_sample(sample *s) {
@@ -21,6 +24,7 @@ static void open_sample(sample *s) {
     s->gram = random_gram(s->arena, COLS, 600);
     CU_ASSERT_FATAL(ingot_arena_alloc(s->arena, (void **)&s->scaled, COLS * COLS * sizeof(float)) ==
                     INGOT_OK);
+    s->format = (ingot_quant_format){4, 64, INGOT_ZERO_SYMMETRIC, INGOT_BF16};
     s->view = (ingot_weight_view){
         .kind = INGOT_DENSE, .rows = ROWS, .cols = COLS, .dtype = INGOT_F32, .data = s->w};
 }
@@ -43,24 +47,20 @@ static ingot_ledger quantize(sample *s, float gram_scale, ingot_method method) {
     }
     ingot_arena_reset(s->scratch);
     ingot_arena_reset(s->kept);
-    CU_ASSERT_FATAL(s->backend.ops->factorize(s->backend.context, &factor, s->scaled, COLS, 64,
-                                              s->kept, s->scratch) == INGOT_OK);
+    CU_ASSERT_FATAL(s->backend.ops->factorize(s->backend.context, &factor, s->scaled, COLS,
+                                              s->format.group, s->kept, s->scratch) == INGOT_OK);
     const ingot_linear_job job = {
         .backend = &s->backend,
         .file = "",
         .name = "",
         .source = &s->view,
-        .format = {.bits = 4,
-                   .group = 64,
-                   .zero_mode = INGOT_ZERO_SYMMETRIC,
-                   .scale_dtype = INGOT_BF16},
+        .format = s->format,
         .outlier_dtype = INGOT_F16,
         .method = method,
         .polish_rounds = 2,
         .data = {.gram = s->scaled, .plain_gram = s->scaled, .factor = &factor, .tokens = 600}};
     ingot_arena_reset(s->scratch);
-    CU_ASSERT_FATAL(ingot_linear_quantize(&q, &ledger, &steps, &job, s->kept, s->scratch, NULL) ==
-                    INGOT_OK);
+    s->status = ingot_linear_quantize(&q, &ledger, &steps, &job, s->kept, s->scratch, NULL);
     return ledger;
 }
 
@@ -70,6 +70,7 @@ static void test_sizes(void) {
     open_sample(&s);
     for (unsigned m = 0; m < 2; m++) {
         const ingot_ledger usual = quantize(&s, 1, methods[m]);
+        CU_ASSERT_FATAL(s.status == INGOT_OK);
         CU_ASSERT(usual.fallback == INGOT_FALLBACK_NONE);
         CU_ASSERT(usual.output_error < usual.output_error_rtn);
     }
@@ -79,6 +80,7 @@ static void test_sizes(void) {
     for (unsigned m = 0; m < 2; m++) {
         for (float scale = 1; scale < 1e33f; scale *= 1e8f) {
             const ingot_ledger large = quantize(&s, scale, methods[m]);
+            CU_ASSERT_FATAL(s.status == INGOT_OK);
             const bool is_better = large.output_error <= large.output_error_rtn;
             CU_ASSERT(is_better || large.weight_error <= large.weight_error_rtn);
             CU_ASSERT(large.weight_error < 0.3);
@@ -87,7 +89,49 @@ static void test_sizes(void) {
     close_sample(&s);
 }
 
+/* No inputs, or some whose products are below FP32: every result has the same loss, none, whatever
+ * the squares of weights that are searched for scales. */
+static void test_no_input(void) {
+    static const ingot_method methods[] = {INGOT_METHOD_GPTQ, INGOT_METHOD_AWQ};
+    static const float gram_scales[] = {0, 1e-42f, 1};
+    static const float sizes[] = {1, 1e-27f, 1e25f}; /* of the weights */
+    for (unsigned i = 0; i < 3; i++) {
+        sample s;
+        open_sample(&s);
+        for (uint64_t k = 0; k < (uint64_t)ROWS * COLS; k++) {
+            s.w[k] *= sizes[i];
+        }
+        for (unsigned k = 0; k < 6; k++) {
+            const ingot_ledger ledger = quantize(&s, gram_scales[k / 2], methods[k % 2]);
+            CU_ASSERT_FATAL(s.status == INGOT_OK);
+            CU_ASSERT(ledger.weight_error < 0.3);
+        }
+        close_sample(&s);
+    }
+}
+
+/* Weights beyond the scales of their type are refused, not cut off. */
+static void test_too_large(void) {
+    static const ingot_method methods[] = {INGOT_METHOD_GPTQ, INGOT_METHOD_RTN};
+    static const ingot_dtype dtypes[] = {INGOT_F16, INGOT_BF16, INGOT_F32};
+    sample s;
+    open_sample(&s);
+    for (unsigned i = 0; i < 6; i++) {
+        s.format.scale_dtype = dtypes[i / 2];
+        s.w[17] = 7 * 32000.0f;
+        (void)quantize(&s, 1, methods[i % 2]);
+        CU_ASSERT(s.status == INGOT_OK);
+        s.w[17] = s.format.scale_dtype == INGOT_F16 ? -7 * 33000.0f : 1e32f;
+        (void)quantize(&s, 1, methods[i % 2]);
+        CU_ASSERT(s.status == INGOT_ERR_NUMERIC);
+    }
+    close_sample(&s);
+}
+
 int main(void) {
-    const CU_TestInfo tests[] = {{"losses of every size", test_sizes}, CU_TEST_INFO_NULL};
+    const CU_TestInfo tests[] = {{"losses of every size", test_sizes},
+                                 {"no losses", test_no_input},
+                                 {"beyond the scales", test_too_large},
+                                 CU_TEST_INFO_NULL};
     return run_on_every_level("guard", tests);
 }

@@ -1,0 +1,75 @@
+# Weights that no trained model has: whatever ingot-convert makes of them is valid, or it says why not.
+. "$INGOT_ROOT/tests/lib.sh"
+need_python
+head -c 6000 "$MODEL/calibration.txt" >text.txt
+"$PYTHON" "$INGOT_ROOT/tests/tiny_checkpoint.py" plain
+
+# make_model NAME EXPRESSION [PATTERN]: the tiny model, with EXPRESSION of its value w, row i, column j
+# in place of each weight of the matrices whose name has PATTERN.
+make_model() {
+    cp -r plain "$1"
+    "$PYTHON" "$INGOT_ROOT/tests/change_weights.py" "$1/model.safetensors" "${3:-_proj}" "$2"
+}
+
+# expect_valid MODEL OPTION...: the conversion's own verifier accepts it.
+expect_valid() {
+    model=$1
+    shift
+    ingot-convert "$model" -o out.ingot --force --threads 1 "$@" >out 2>err ||
+        fail "$model $*: $(tail -n 1 err)"
+    ingot-verify out.ingot --source "$model" --threads 1 >out 2>err ||
+        fail "$model $*: $(tail -n 1 err)"
+}
+
+# expect_refused TEXT MODEL OPTION...: not converted, for this reason, and nothing is left.
+expect_refused() {
+    text=$1
+    shift
+    expect_exit 2 ingot-convert "$@" -o refused.ingot --threads 1
+    expect_error "$text"
+    expect_no_files refused.ingot
+}
+
+printf '{"defaults": {"scale_dtype": "f16"}}' >f16.json
+DATA="--text text.txt --samples 12 --seq-len 64"
+
+# No loss tells: inputs whose squares are below FP32, or none at all.
+make_model small 'w * 1e-27'
+make_model dead 'w * 1e25' down_proj
+make_model idle '0' up_proj
+# The plain scales are below their type.
+make_model tiny 'w * 3e-30'
+# A correction for drift, or tuning, takes weights far away.
+make_model columns 'w * 10 ** (11 * j / 48 - 8)'
+make_model constant '1' o_proj
+make_model lone '1e8 if j == 5 and i % 2 == 0 else w'
+make_model rows 'w if i % 3 else 0'
+for model in small dead idle tiny columns constant lone rows; do
+    # shellcheck disable=SC2086
+    for options in "--method rtn" "--effort fast" "--method gptq $DATA" "--method awq+gptq $DATA"; do
+        expect_valid $model $options --bits 4 --group 32
+        expect_valid $model $options --bits 8 --group row --asym
+        expect_valid $model $options --bits 2 --group row
+    done
+done
+# shellcheck disable=SC2086
+expect_valid columns --effort best $DATA --bits 2 --group row
+
+# Weights that scales cannot hold.
+make_model below 'w * 1e-6'
+expect_valid below --bits 8
+expect_refused 'q_proj.weight: its weights are too small for F16 scales (a rule of a recipe' \
+    below --recipe f16.json --bits 8
+# shellcheck disable=SC2086
+expect_refused 'q_proj.weight: its weights are too small for F16 scales (a rule of a recipe' \
+    below --recipe f16.json --bits 8 --method gptq $DATA
+make_model faint 'w * 2e-29'
+expect_refused 'q_proj.weight: its weights are too small for BF16 scales (keep the tensor by' faint --bits 8
+make_model large 'w * 1e7 if i == 1 else w' gate_proj
+printf '{"defaults": {"scale_dtype": "bf16"}}' >bf16.json
+expect_refused 'gate_proj.weight: its weights are too large for F16 scales (a rule of a recipe gives' \
+    large --recipe f16.json --bits 4
+expect_valid large --recipe bf16.json
+make_model huge 'w * 1e37'
+expect_refused 'too large for BF16 scales (keep the tensor by a rule of a recipe)' \
+    huge --method rtn --bits 2
