@@ -365,7 +365,8 @@ static ingot_status make_plan(session *s, ingot_writer_plan *plan, ingot_layout_
                                  .is_self_text = s->is_self_text,
                                  .windows = s->has_windows ? &s->windows : NULL,
                                  .stats = s->stats,
-                                 .with_sha256 = o->with_sha256 && !o->is_dry_run};
+                                 .with_sha256 = o->with_sha256,
+                                 .is_forecast = o->is_dry_run};
     INGOT_TRY(ingot_meta_create(&s->meta, &meta, s->error));
     *plan = (ingot_writer_plan){.tensors = s->plan.specs,
                                 .tensor_count = s->plan.count,

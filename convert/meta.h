@@ -18,6 +18,7 @@ typedef struct ingot_meta_job {
     const ingot_windows *windows; /* with text */
     const ingot_stats *stats;     /* NULL: none */
     bool with_sha256;             /* of every shard of the source */
+    bool is_forecast;             /* for its size alone: SHA-256 of zeros, no shard is read */
 } ingot_meta_job;
 
 /* *text: canonical JSON (integers and decimal strings only; no time, host, path or thread count),

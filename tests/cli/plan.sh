@@ -90,6 +90,23 @@ assert 0 <= real["file_bytes"] - described["file_bytes"] < 2e4, "the sizes diffe
 EOF
 done
 
+# SHA-256 of the source is in META, which takes whole pages: a rule that does nothing fills one almost.
+grown=
+for length in $(seq 40 60 4200); do
+    printf '{"tensors": [{"pattern": "%0*d", "bits": 4}]}' "$length" 0 >wide.json
+    rm -f out.ingot
+    expect_exit 0 ingot-convert tiny --recipe wide.json --group 32 --dry-run --json
+    cp out plan.json
+    expect_exit 0 ingot-convert tiny --recipe wide.json --group 32 --sha256 --dry-run --json
+    grep file_bytes out >with
+    grep file_bytes plan.json >without
+    cmp -s with without || { grown=$length && break; }
+done
+[ -n "$grown" ] || fail "--sha256 takes no room in the plan"
+cp out plan.json
+expect_exit 0 ingot-convert tiny --recipe wide.json --group 32 --sha256 -o out.ingot
+check plan.json "p['file_bytes'] == $(wc -c <out.ingot)"
+
 # Memory of the table that a target of bits per weight is chosen by: the hidden states of 85 models on
 # eight windows.
 expect_exit 0 ingot-convert "$MODEL" --dry-run --bits 3 --samples 8 --seq-len 128 --text "$text" --json
