@@ -93,6 +93,21 @@ expect_no_files() {
     done
 }
 
+# prepare_resumes: checkpoints tiny, other and changed (tiny, to be changed), texts text.txt and
+# longer.txt, and convert OPTIONS...: of the checkpoint $from, with the text $with.
+prepare_resumes() {
+    "$PYTHON" "$INGOT_ROOT/tests/tiny_checkpoint.py" tiny
+    "$PYTHON" "$INGOT_ROOT/tests/tiny_checkpoint.py" other 2
+    head -c 3000 "$MODEL/calibration.txt" >text.txt
+    head -c 3001 "$MODEL/calibration.txt" >longer.txt
+    cp -r tiny changed
+    from=tiny with=text.txt
+    convert() {
+        ingot-convert $from --group 32 --text $with --samples 10 --seq-len 32 -o out.ingot "$@" \
+            >out 2>err </dev/null
+    }
+}
+
 # await COMMAND...: until the command succeeds, a minute at most.
 await() {
     waited=0

@@ -3,19 +3,7 @@
 . "$INGOT_ROOT/tests/lib.sh"
 need ingot-convert flock
 need_python json
-
-"$PYTHON" "$INGOT_ROOT/tests/tiny_checkpoint.py" tiny
-"$PYTHON" "$INGOT_ROOT/tests/tiny_checkpoint.py" other 2
-head -c 3000 "$MODEL/calibration.txt" >text.txt
-head -c 3001 "$MODEL/calibration.txt" >longer.txt
-cp -r tiny changed
-
-# convert OPTIONS...: of the checkpoint $from, with the text $with.
-from=tiny with=text.txt
-convert() {
-    ingot-convert $from --group 32 --text $with --samples 10 --seq-len 32 -o out.ingot "$@" \
-        >out 2>err </dev/null
-}
+prepare_resumes
 
 # mark: what the output's files are; one that is written anew has another number.
 mark() { ls -i --full-time out*.ingot; }
