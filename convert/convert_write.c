@@ -172,11 +172,10 @@ static ingot_status take_finished(session *s, const ingot_container *finished, c
  * new one, only where a state says that it was on its way; a state with its partial output says
  * that it still is. */
 static ingot_status look_for_finished(session *s, const ingot_writer_plan *plan, const char *state,
-                                      const char *waiting) {
+                                      bool has_state, const char *waiting) {
     const ingot_convert_options *o = s->options;
     ingot_container *finished;
     ingot_error found;
-    const bool has_state = ingot_path_exists(state);
     if (!o->resumes || (o->force && !has_state)) {
         return INGOT_OK;
     }
@@ -217,7 +216,7 @@ static ingot_status open_work(work *w, session *s, const ingot_writer_plan *plan
                             .tunings = s->result->tunings};
     const bool has_state = o->resumes && ingot_path_exists(w->state);
     INGOT_TRY(has_state ? ingot_resume_check(&job, s->error) : INGOT_OK);
-    INGOT_TRY(look_for_finished(s, plan, w->state, waiting));
+    INGOT_TRY(look_for_finished(s, plan, w->state, has_state, waiting));
     if (s->result->was_finished) {
         return INGOT_OK;
     }
