@@ -375,8 +375,9 @@ static void begin_ledger(ingot_ledger *ledger, const ingot_linear_job *job) {
 
 /* As ingot_linear_quantize; *strays: the correction took the weights too far from the source. */
 static ingot_status quantize(ingot_quantized *out, ingot_ledger *ledger, ingot_steps_taken *steps,
-                             bool *strays, const ingot_linear_job *job, ingot_arena *arena,
-                             ingot_arena *scratch, ingot_arena *call, ingot_error *error) {
+                             double *bound, bool *strays, const ingot_linear_job *job,
+                             ingot_arena *arena, ingot_arena *scratch, ingot_arena *call,
+                             ingot_error *error) {
     const ingot_weight_view *v = job->source;
     float *w, *unfolded = NULL;
     INGOT_TRY(ingot_arena_array(scratch, (void **)&w, v->rows * v->cols, sizeof *w));
@@ -392,6 +393,7 @@ static ingot_status quantize(ingot_quantized *out, ingot_ledger *ledger, ingot_s
               .error = error};
     begin_ledger(ledger, job);
     *steps = (ingot_steps_taken){NAN, NAN, NAN, NAN, NAN, NAN};
+    *bound = (double)NAN;
     const ingot_drift *drift = job->data.drift;
     const bool is_corrected = has_loop(job->method) && drift != NULL && drift->solved != NULL;
     if (is_corrected) {
@@ -409,14 +411,13 @@ static ingot_status quantize(ingot_quantized *out, ingot_ledger *ledger, ingot_s
         ledger->output_error_rtn = chosen.output_error;
         INGOT_TRY(check_plain(&k, &chosen));
     } else {
-        double bound;
         INGOT_TRY(measure_plain(&plain, &k, unfolded, ledger));
-        INGOT_TRY(bound_error(&bound, &k));
-        *strays = is_corrected && chosen.weight_error > bound;
+        INGOT_TRY(bound_error(bound, &k));
+        *strays = is_corrected && chosen.weight_error > *bound;
         steps->gptq = relative(steps->gptq, plain.loss);
         steps->polished = isnan(steps->gptq) ? (double)NAN : relative(chosen.loss, plain.loss);
-        INGOT_TRY(guard(&chosen, &k, ledger, &plain, bound));
-        INGOT_TRY(*strays ? INGOT_OK : check_error(&k, &chosen, bound));
+        INGOT_TRY(guard(&chosen, &k, ledger, &plain, *bound));
+        INGOT_TRY(*strays ? INGOT_OK : check_error(&k, &chosen, *bound));
     }
     ledger->weight_error = chosen.weight_error;
     ledger->output_error = chosen.output_error;
@@ -428,16 +429,18 @@ static ingot_status quantize(ingot_quantized *out, ingot_ledger *ledger, ingot_s
 }
 
 ingot_status ingot_linear_quantize(ingot_quantized *out, ingot_ledger *ledger,
-                                   ingot_steps_taken *steps, const ingot_linear_job *job,
-                                   ingot_arena *arena, ingot_arena *scratch, ingot_error *error) {
+                                   ingot_steps_taken *steps, double *bound,
+                                   const ingot_linear_job *job, ingot_arena *arena,
+                                   ingot_arena *scratch, ingot_error *error) {
     bool strays = false;
     ingot_arena *call;
     INGOT_TRY(ingot_backend_arena_create(&call, job->backend));
-    ingot_status status = quantize(out, ledger, steps, &strays, job, arena, scratch, call, error);
+    ingot_status status =
+        quantize(out, ledger, steps, bound, &strays, job, arena, scratch, call, error);
     if (status == INGOT_OK && strays) {
         ingot_linear_job plain = *job;
         plain.data.drift = NULL;
-        status = quantize(out, ledger, steps, &strays, &plain, arena, scratch, call, error);
+        status = quantize(out, ledger, steps, bound, &strays, &plain, arena, scratch, call, error);
     }
     ingot_arena_destroy(call);
     return status;

@@ -52,12 +52,13 @@ ingot_status ingot_linear_values(float *out, const ingot_linear_job *job,
 /* Quantizes by the job's method; what ends worse than plain rounding (under H, or without data by
  * its weights) or over the bound below is replaced by it and flagged; a matrix whose plain scales
  * their type cannot hold is INGOT_ERR_NUMERIC.  The ledger's source digest and what depends on the
- * stored scales (low_precision_scales) are left alone.  Both arenas give device memory; results
- * lie in arena; scratch may be reset afterwards. */
+ * stored scales (low_precision_scales) are left alone.  *bound: ingot_linear_bound, or NaN where
+ * plain rounding is the job's method.  Both arenas give device memory; results lie in arena;
+ * scratch may be reset afterwards. */
 ingot_status ingot_linear_quantize(ingot_quantized *out, ingot_ledger *ledger,
-                                   ingot_steps_taken *steps, const ingot_linear_job *job,
-                                   ingot_arena *arena, ingot_arena *scratch,
-                                   ingot_error *error) INGOT_MUST_CHECK;
+                                   ingot_steps_taken *steps, double *bound,
+                                   const ingot_linear_job *job, ingot_arena *arena,
+                                   ingot_arena *scratch, ingot_error *error) INGOT_MUST_CHECK;
 
 /* Errors of a result that changed after ingot_linear_quantize, into its record.  target: device, as
  * that call left it, and not in scratch, which is reset. */

@@ -150,6 +150,7 @@ static ingot_status convert_matrix(ingot_loop *l, uint64_t index, source_pair so
     const bool is_shared = stored != NULL && take_rows(&job, &rows, l);
     ingot_arena_reset(l->scratch);
     ingot_quantized q;
+    double bound;
     ingot_weight_view view, packed;
     ingot_ledger own_ledger, *ledger = &own_ledger;
     ingot_steps_taken own_steps, *steps = &own_steps;
@@ -159,9 +160,10 @@ static ingot_status convert_matrix(ingot_loop *l, uint64_t index, source_pair so
     }
     if (tuned != NULL && tuned->target != NULL) {
         q = tuned->q;
+        bound = tuned->bound;
         INGOT_TRY(ingot_linear_measure(ledger, &job, tuned->target, &q, l->scratch));
     } else {
-        INGOT_TRY(ingot_linear_quantize(&q, ledger, steps, &job, l->tensors[l->turn].device,
+        INGOT_TRY(ingot_linear_quantize(&q, ledger, steps, &bound, &job, l->tensors[l->turn].device,
                                         l->scratch, l->error));
     }
     INGOT_TRY(l->ops->quantized_pack(l->context, &view, &q,
@@ -177,7 +179,7 @@ static ingot_status convert_matrix(ingot_loop *l, uint64_t index, source_pair so
     }
     digest_source(ledger->source_digest, l, index, source.host);
     ledger->low_precision_scales = (uint32_t)ingot_view_low_precision(&packed);
-    return l->distill != NULL && stored != NULL ? ingot_loop_keep_matrix(l, index, &job, &q)
+    return l->distill != NULL && stored != NULL ? ingot_loop_keep_matrix(l, index, &q, bound)
                                                 : ingot_loop_put_behind(l, index, &packed, ledger);
 }
 

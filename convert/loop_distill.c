@@ -6,11 +6,9 @@
 
 #include <math.h>
 
-ingot_status ingot_loop_keep_matrix(ingot_loop *l, uint64_t index, const ingot_linear_job *job,
-                                    const ingot_quantized *q) {
+ingot_status ingot_loop_keep_matrix(ingot_loop *l, uint64_t index, const ingot_quantized *q,
+                                    double bound) {
     const ingot_plan_tensor *t = &l->job->plan->tensors[index];
-    double bound;
-    INGOT_TRY(ingot_linear_bound(&bound, job, l->scratch, l->error));
     INGOT_TRY(ingot_distill_keep_matrix(l->distill, t->layer, t->role, q, bound,
                                         t->method == INGOT_METHOD_RTN, /* stays plain */
                                         false));

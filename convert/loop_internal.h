@@ -22,6 +22,7 @@ typedef struct ingot_loop_memory {
 typedef struct ingot_tuned_matrix {
     ingot_quantized q;
     float *target;
+    double bound;         /* on its weight error (ingot_linear_quantize) */
     ingot_linear_job job; /* what it was quantized by, without what is gone by then */
 } ingot_tuned_matrix;
 
@@ -130,9 +131,10 @@ ingot_status ingot_loop_write_fold(ingot_loop *l, uint64_t index,
 ingot_status ingot_loop_save_behind(ingot_loop *l, uint64_t index, const ingot_quantized *matrix,
                                     ingot_ledger *ledger) INGOT_MUST_CHECK;
 
-/* loop_distill.c: a matrix of the block at hand that will be distilled, from the device. */
-ingot_status ingot_loop_keep_matrix(ingot_loop *l, uint64_t index, const ingot_linear_job *job,
-                                    const ingot_quantized *q) INGOT_MUST_CHECK;
+/* loop_distill.c: a matrix of the block at hand that will be distilled, from the device.  bound: on
+ * its weight error (ingot_linear_quantize). */
+ingot_status ingot_loop_keep_matrix(ingot_loop *l, uint64_t index, const ingot_quantized *q,
+                                    double bound) INGOT_MUST_CHECK;
 /* The same of a block that an interrupted conversion finished; *packed (host, from the arena) is
  * what the forward pass reads. */
 ingot_status ingot_loop_keep_saved(ingot_loop *l, uint64_t index, ingot_arena *arena,

@@ -24,8 +24,8 @@ static ingot_status quantize_ahead(ingot_loop *l, ingot_block_state *state, uint
     INGOT_TRY(
         ingot_arena_array(l->block.device, (void **)&m->target, d->rows, d->cols * sizeof(float)));
     job->target = m->target;
-    INGOT_TRY(ingot_linear_quantize(&m->q, &l->job->ledgers[index], &l->job->steps[index], job,
-                                    l->block.device, l->scratch, l->error));
+    INGOT_TRY(ingot_linear_quantize(&m->q, &l->job->ledgers[index], &l->job->steps[index],
+                                    &m->bound, job, l->block.device, l->scratch, l->error));
     job->data.factor = NULL;
     job->data.drift = NULL;
     INGOT_TRY(
@@ -46,8 +46,7 @@ ingot_status ingot_loop_tune(ingot_loop *l, ingot_block_state *state) {
             job.target[t->role] = l->tuned[t->role].target;
             job.is_fixed[t->role] = t->method == INGOT_METHOD_RTN; /* stays plain */
             job.made_by[t->role] = &l->tuned[t->role].job;
-            INGOT_TRY(ingot_linear_bound(&job.bound[t->role], &l->tuned[t->role].job, l->scratch,
-                                         l->error));
+            job.bound[t->role] = l->tuned[t->role].bound;
             learns |= !job.is_fixed[t->role];
         }
     }

@@ -212,10 +212,11 @@ static ingot_status quantize(void *context) {
     ingot_quantized q;
     ingot_ledger ledger;
     ingot_steps_taken steps;
+    double bound;
     INGOT_TRY(ingot_backend_arena_create(&result, b->backend));
     ingot_arena_reset(b->scratch);
     const ingot_status status =
-        ingot_linear_quantize(&q, &ledger, &steps, &t->job, result, b->scratch, b->error);
+        ingot_linear_quantize(&q, &ledger, &steps, &bound, &t->job, result, b->scratch, b->error);
     ingot_arena_destroy(result);
     return status;
 }

@@ -42,6 +42,7 @@ static ingot_ledger quantize(sample *s, float gram_scale, ingot_method method) {
     ingot_quantized q;
     ingot_ledger ledger;
     ingot_steps_taken steps;
+    double bound, again;
     for (uint64_t i = 0; i < (uint64_t)COLS * COLS; i++) {
         s->scaled[i] = s->gram[i] * gram_scale;
     }
@@ -60,7 +61,11 @@ static ingot_ledger quantize(sample *s, float gram_scale, ingot_method method) {
         .polish_rounds = 2,
         .data = {.gram = s->scaled, .plain_gram = s->scaled, .factor = &factor, .tokens = 600}};
     ingot_arena_reset(s->scratch);
-    s->status = ingot_linear_quantize(&q, &ledger, &steps, &job, s->kept, s->scratch, NULL);
+    s->status = ingot_linear_quantize(&q, &ledger, &steps, &bound, &job, s->kept, s->scratch, NULL);
+    if (s->status == INGOT_OK && method != INGOT_METHOD_RTN) { /* as a resumed one asks for it */
+        CU_ASSERT(ingot_linear_bound(&again, &job, s->scratch, NULL) == INGOT_OK);
+        CU_ASSERT(again == bound && ledger.weight_error <= bound);
+    }
     return ledger;
 }
 
