@@ -162,13 +162,6 @@ static const char *difference(const ingot_stats_info *info, const calibration *c
                : NULL;
 }
 
-static bool show_checked(void *context, uint64_t done_bytes, uint64_t total_bytes) {
-    ingot_progress *progress = context;
-    progress->total = (double)total_bytes / 1e6;
-    ingot_progress_update(progress, (double)done_bytes / 1e6);
-    return !ingot_interrupted();
-}
-
 /* Damage in what is kept would be found hours into the conversions that use it. */
 static ingot_status check_kept(const char **why, const calibration *c, const ingot_stats *stats,
                                ingot_error *error) {
@@ -176,7 +169,7 @@ static ingot_status check_kept(const char **why, const calibration *c, const ing
     ingot_progress_begin(&progress, "checking", "MB", 0, false);
     const ingot_status status =
         ingot_check_full(ingot_stats_container(stats), ingot_pool_threads(c->backend.pool),
-                         show_checked, &progress, error);
+                         ingot_progress_bytes, &progress, error);
     ingot_progress_end(&progress);
     if (status != INGOT_OK && ingot_status_exit_code(status) == 1) {
         *why = "damaged statistics";

@@ -4,6 +4,7 @@
 #include "common/progress.h"
 
 #include "common/cli.h"
+#include "common/files.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -133,6 +134,15 @@ void ingot_progress_update(ingot_progress *progress, double done) {
         progress->last_line_done = done;
         ingot_progress_line(progress, "%s", text);
     }
+}
+
+bool ingot_progress_bytes(void *progress, uint64_t done_bytes, uint64_t total_bytes) {
+    ingot_progress *shown = progress;
+    if (shown != NULL) {
+        shown->total = (double)total_bytes / 1e6;
+        ingot_progress_update(shown, (double)done_bytes / 1e6);
+    }
+    return !ingot_interrupted();
 }
 
 void ingot_progress_line(ingot_progress *progress, const char *format, ...) {

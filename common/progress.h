@@ -23,6 +23,9 @@ void ingot_progress_begin(ingot_progress *progress, const char *label, const cha
 /* On a terminal: redraws the bar at most ten times a second.  In a log: a line where there was none
  * for a minute and more is done since. */
 void ingot_progress_update(ingot_progress *progress, double done);
+/* For work that reports bytes (ingot_check_full): progress is an ingot_progress whose unit is MB,
+ * or NULL, of which nothing is shown.  False once the tool is interrupted. */
+bool ingot_progress_bytes(void *progress, uint64_t done_bytes, uint64_t total_bytes);
 /* A finished unit of work: clears the bar, prints one plain line, redraws.  Printed on a terminal
  * and in a log alike. */
 void ingot_progress_line(ingot_progress *progress, const char *format, ...)

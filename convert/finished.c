@@ -1,16 +1,9 @@
 /* A conversion that is complete (convert/finished.h). */
 #include "convert/finished.h"
 
-#include "common/files.h"
+#include "common/progress.h"
 
 #include <string.h>
-
-static bool keep_checking(void *context, uint64_t done_bytes, uint64_t total_bytes) {
-    (void)context;
-    (void)done_bytes;
-    (void)total_bytes;
-    return !ingot_interrupted();
-}
 
 static ingot_status check_sources(const ingot_container *found, const ingot_checkpoint *checkpoint,
                                   const ingot_plan *plan, ingot_error *error) {
@@ -42,7 +35,7 @@ ingot_status ingot_finished_find(ingot_container **out, const char *output, bool
         status = check_sources(*out, checkpoint, plan, error);
     }
     if (status == INGOT_OK) {
-        status = ingot_check_full(*out, threads, keep_checking, NULL, error);
+        status = ingot_check_full(*out, threads, ingot_progress_bytes, NULL, error);
     }
     if (status != INGOT_OK) {
         ingot_close(*out);

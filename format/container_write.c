@@ -6,8 +6,8 @@
  * sharded set the first shard, which names the others, is renamed last. */
 #include "format/container_write.h"
 
-#include "common/files.h"
 #include "common/memory.h"
+#include "common/progress.h"
 #include "common/sizes.h"
 #include "format/container_write_internal.h"
 #include "format/container_write_set.h"
@@ -410,19 +410,13 @@ static ingot_status seal_shard(writer_shard *part, ingot_error *error) {
     return ingot_output_write_at(part->output, part->front, SUPERBLOCK_BYTES, 0, error);
 }
 
-static bool keep_checking(void *context, uint64_t done_bytes, uint64_t total_bytes) {
-    (void)context;
-    (void)done_bytes;
-    (void)total_bytes;
-    return !ingot_interrupted();
-}
-
 static ingot_status verify_written(const ingot_writer *writer, unsigned threads, uint8_t *root,
                                    uint8_t *content_id, ingot_error *error) {
     ingot_container *container;
     ingot_info info;
     INGOT_TRY(ingot_open(&container, ingot_output_partial_path(writer->shards[0].output), error));
-    const ingot_status status = ingot_check_full(container, threads, keep_checking, NULL, error);
+    const ingot_status status =
+        ingot_check_full(container, threads, ingot_progress_bytes, NULL, error);
     ingot_get_info(container, &info);
     ingot_close(container);
     if (root != NULL) {

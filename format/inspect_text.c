@@ -149,8 +149,7 @@ static void print_roles(const inspection *all) {
     }
     if (has_errors) {
         printf("Relative errors, root mean squares over the tensors; (rtn): plain rounding at the "
-               "same "
-               "size.\n");
+               "same size.\n");
     }
 }
 

@@ -191,13 +191,6 @@ static ingot_status describe(ingot_verification *verification, ingot_error *erro
 
 /* ---- stages -------------------------------------------------------------------------------- */
 
-static bool show_checked(void *context, uint64_t done_bytes, uint64_t total_bytes) {
-    ingot_progress *progress = context;
-    progress->total = (double)total_bytes / 1e6;
-    ingot_progress_update(progress, (double)done_bytes / 1e6);
-    return !ingot_interrupted();
-}
-
 static ingot_status stage_full(ingot_verification *verification, unsigned threads,
                                ingot_error *error) {
     ingot_progress progress;
@@ -205,7 +198,7 @@ static ingot_status stage_full(ingot_verification *verification, unsigned thread
     ingot_progress_begin(&progress, "checking every byte", "MB", 0,
                          verification->options.is_silent);
     const ingot_status status =
-        ingot_check_full(verification->container, threads, show_checked, &progress, error);
+        ingot_check_full(verification->container, threads, ingot_progress_bytes, &progress, error);
     ingot_progress_end(&progress);
     verification->full_seconds = ingot_clock_seconds() - start;
     verification->is_full = status == INGOT_OK;

@@ -65,13 +65,6 @@ static void know_other(checker *c, const ingot_zoo_product *p) {
     json_decref(record);
 }
 
-static bool go_on(void *context, uint64_t done_bytes, uint64_t total_bytes) {
-    (void)context;
-    (void)done_bytes;
-    (void)total_bytes;
-    return !ingot_interrupted();
-}
-
 /* The bytes: the file has the root that is on record, and is whole. */
 static ingot_status check_file(checker *c, const json_t *file, const char *path,
                                check_verdict *verdict, char reason[160], ingot_error *error) {
@@ -90,7 +83,7 @@ static ingot_status check_file(checker *c, const json_t *file, const char *path,
             ingot_close(container);
             return INGOT_OK;
         }
-        status = ingot_check_full(container, c->threads, go_on, NULL, error);
+        status = ingot_check_full(container, c->threads, ingot_progress_bytes, NULL, error);
         ingot_close(container);
     }
     if (status == INGOT_ERR_NO_MEMORY || status == INGOT_ERR_INTERRUPTED) {
