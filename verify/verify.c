@@ -205,6 +205,17 @@ static ingot_status stage_full(ingot_verification *verification, unsigned thread
     return status;
 }
 
+static ingot_status check_profile(const ingot_verification *verification, ingot_error *error) {
+    const uint32_t profile = verification->info.profile;
+    if (profile == INGOT_PROFILE_MODEL || profile == INGOT_PROFILE_STATISTICS) {
+        return INGOT_OK;
+    }
+    return ingot_error_set(error, INGOT_ERR_UNSUPPORTED, verification->options.path, NULL,
+                           "name a model or a statistics file",
+                           "a container of profile %" PRIu32 " is not compared with a source",
+                           profile);
+}
+
 /* Statistics hold nothing that stands in a checkpoint: they name theirs by a digest. */
 static ingot_status statistics_check(ingot_verification *verification,
                                      const ingot_checkpoint *checkpoint, ingot_error *error) {
@@ -230,21 +241,14 @@ static ingot_status stage_source(ingot_verification *verification,
                                  const ingot_checkpoint *checkpoint, ingot_pool *pool,
                                  ingot_error *error) {
     ingot_progress progress;
-    const uint32_t profile = verification->info.profile;
     const double start = ingot_clock_seconds();
     for (uint64_t i = 0; i < ingot_checkpoint_count(checkpoint); i++) {
         verification->source_bytes += ingot_checkpoint_at(checkpoint, i)->bytes;
     }
-    if (profile == INGOT_PROFILE_STATISTICS) {
+    if (verification->info.profile == INGOT_PROFILE_STATISTICS) {
         const ingot_status status = statistics_check(verification, checkpoint, error);
         verification->source_seconds = ingot_clock_seconds() - start;
         return status;
-    }
-    if (profile != INGOT_PROFILE_MODEL) {
-        return ingot_error_set(error, INGOT_ERR_UNSUPPORTED, verification->options.path, NULL,
-                               "name a model or a statistics file",
-                               "a container of profile %" PRIu32 " is not compared with a source",
-                               profile);
     }
     ingot_progress_begin(&progress, "recomputing", "MB", (double)verification->source_bytes / 1e6,
                          verification->options.is_silent);
@@ -255,13 +259,17 @@ static ingot_status stage_source(ingot_verification *verification,
     return status;
 }
 
-/* What the stages that run the model need. */
+/* What the stages that run the model need, made before the long ones. */
 typedef struct model_run {
     ingot_weight_source candidate, source;
     bool has_source;
     ingot_model model;
     ingot_tokenizer *tokenizer;
     const ingot_backend *backend;
+    ingot_error failure; /* of opening the model, which the source stage may know more about */
+    ingot_text text;     /* without its ids, as soon as it is cut */
+    ingot_windows windows;
+    double cut_seconds;
 } model_run;
 
 static const ingot_weight_source *run_source(const model_run *run) {
@@ -269,67 +277,103 @@ static const ingot_weight_source *run_source(const model_run *run) {
 }
 
 static void close_run(model_run *run) {
+    ingot_windows_free(&run->windows);
     ingot_tokenizer_destroy(run->tokenizer);
     ingot_model_close(&run->model);
 }
 
-static ingot_status open_run(model_run *run, ingot_verification *verification,
+static ingot_status open_model(ingot_model *model, ingot_tokenizer **tokenizer,
+                               const ingot_weight_source *source, ingot_error *error) {
+    INGOT_TRY(ingot_model_open(model, source, error));
+    return ingot_source_tokenizer(tokenizer, source, model, error);
+}
+
+/* Whether the checkpoint has all that a model needs: then a container that has not is not its. */
+static bool is_source_fit(const model_run *run) {
+    ingot_model model = {0};
+    ingot_tokenizer *tokenizer = NULL;
+    ingot_error ignored = {0};
+    const bool is_fit = open_model(&model, &tokenizer, &run->source, &ignored) == INGOT_OK;
+    ingot_tokenizer_destroy(tokenizer);
+    ingot_model_close(&model);
+    return is_fit;
+}
+
+static ingot_status open_run(model_run *run, const ingot_verification *verification,
                              const ingot_checkpoint *checkpoint, ingot_error *error) {
-    ingot_weight_source_from_container(&run->candidate, verification->container,
-                                       !verification->is_full);
+    ingot_weight_source_from_container(&run->candidate, verification->container, true);
     run->has_source = checkpoint != NULL;
     if (run->has_source) {
         ingot_weight_source_from_checkpoint(&run->source, checkpoint);
     }
-    INGOT_TRY(ingot_model_open(&run->model, &run->candidate, error));
-    INGOT_TRY(ingot_source_tokenizer(&run->tokenizer, &run->candidate, &run->model, error));
-    (void)snprintf(verification->backend, sizeof verification->backend, "%s", run->backend->path);
-    return INGOT_OK;
+    return open_model(&run->model, &run->tokenizer, &run->candidate, error);
 }
 
 /* The texts as evaluation windows. */
-static ingot_status load_windows(ingot_verification *verification, const model_run *run,
-                                 ingot_windows *windows, ingot_error *error) {
-    const ingot_verify_options *options = &verification->options;
+static ingot_status cut_windows(model_run *run, const ingot_verify_options *options,
+                                ingot_error *error) {
     const ingot_model *model = &run->model;
-    ingot_text text = {0};
-    ingot_status status = INGOT_OK;
-    INGOT_GO(
-        ingot_text_load(&text, options->text_paths, options->text_count, run->tokenizer, error));
-    memcpy(verification->text_digest, text.digest, sizeof text.digest);
-    verification->text_bytes = text.bytes;
-    verification->text_tokens = text.count;
-    verification->window_length = options->seq_len != 0
-                                      ? options->seq_len
-                                      : ingot_min_u64(INGOT_WINDOW_LENGTH, model->context);
-    if (verification->window_length > model->context && !options->is_silent) {
+    const double start = ingot_clock_seconds();
+    const uint64_t length = options->seq_len != 0
+                                ? options->seq_len
+                                : ingot_min_u64(INGOT_WINDOW_LENGTH, model->context);
+    INGOT_TRY(ingot_text_load(&run->text, options->text_paths, options->text_count, run->tokenizer,
+                              error));
+    if (length > model->context && !options->is_silent) {
         (void)fprintf(stderr,
                       "ingot-verify: warning: windows of %" PRIu64
                       " tokens are longer than the model's context of %" PRIu64 "\n",
-                      verification->window_length, model->context);
+                      length, model->context);
     }
-    INGOT_GO(ingot_windows_evaluation(windows, &text, options->windows, verification->window_length,
-                                      options->text_paths[0], error));
-    verification->window_count = windows->count;
-done:
-    ingot_text_free(&text);
+    const ingot_status status = ingot_windows_evaluation(
+        &run->windows, &run->text, options->windows, length, options->text_paths[0], error);
+    ingot_free(run->text.ids);
+    run->text.ids = NULL;
+    run->cut_seconds = ingot_clock_seconds() - start;
     return status;
+}
+
+/* Texts and items that the model's tokenizer gives too few tokens for are told before an hour of
+ * work, too.  Tokenizing is a thousandth of running the model, and of items done again there. */
+static ingot_status prepare_run(model_run *run, const ingot_verification *verification,
+                                const ingot_checkpoint *checkpoint, ingot_error *error) {
+    const ingot_verify_options *options = &verification->options;
+    const ingot_status status = open_run(run, verification, checkpoint, error);
+    if (status != INGOT_OK && run->has_source &&
+        verification->info.profile == INGOT_PROFILE_MODEL && is_source_fit(run)) {
+        run->failure = *error;
+        run->failure.status = status;
+        *error = (ingot_error){0};
+        return INGOT_OK;
+    }
+    INGOT_TRY(status);
+    if (options->text_count != 0) {
+        INGOT_TRY(cut_windows(run, options, error));
+    }
+    ingot_tasks_size ignored;
+    return options->tasks_path == NULL
+               ? INGOT_OK
+               : ingot_tasks_measure(&ignored, &verification->tasks, options->tasks_path,
+                                     run->tokenizer, run->model.context, UINT64_MAX, error);
 }
 
 static ingot_status stage_text(ingot_verification *verification, const model_run *run,
                                ingot_error *error) {
-    ingot_windows windows = {0};
+    const ingot_windows *windows = &run->windows;
     ingot_progress progress;
     const double start = ingot_clock_seconds();
-    INGOT_TRY(load_windows(verification, run, &windows, error));
-    ingot_progress_begin(&progress, "scoring", "windows", (double)windows.count,
+    memcpy(verification->text_digest, run->text.digest, sizeof run->text.digest);
+    verification->text_bytes = run->text.bytes;
+    verification->text_tokens = run->text.count;
+    verification->window_length = windows->length;
+    verification->window_count = windows->count;
+    ingot_progress_begin(&progress, "scoring", "windows", (double)windows->count,
                          verification->options.is_silent);
     const ingot_status status =
         ingot_score_run(&verification->score, &run->model, &run->candidate, run_source(run),
-                        &windows, run->backend, 0, &progress, error);
+                        windows, run->backend, 0, &progress, error);
     ingot_progress_end(&progress);
-    ingot_windows_free(&windows);
-    verification->text_seconds = ingot_clock_seconds() - start;
+    verification->text_seconds = run->cut_seconds + ingot_clock_seconds() - start;
     return status;
 }
 
@@ -349,19 +393,21 @@ static ingot_status stage_tasks(ingot_verification *verification, const model_ru
 }
 
 /* The stages that run the model, on whatever was asked for. */
-static ingot_status run_model(ingot_verification *verification, const ingot_checkpoint *checkpoint,
-                              const ingot_backend *backend, ingot_error *error) {
+static ingot_status run_model(ingot_verification *verification, model_run *run,
+                              ingot_error *error) {
     const ingot_verify_options *options = &verification->options;
-    model_run run = {.backend = backend};
-    ingot_status status = open_run(&run, verification, checkpoint, error);
-    if (status == INGOT_OK && options->text_count != 0) {
-        status = stage_text(verification, &run, error);
+    if (run->failure.status != INGOT_OK) {
+        *error = run->failure;
+        return error->status;
     }
-    if (status == INGOT_OK && options->tasks_path != NULL) {
-        status = stage_tasks(verification, &run, error);
+    (void)snprintf(verification->backend, sizeof verification->backend, "%s", run->backend->path);
+    /* digests are not checked again where the full check has done it */
+    ingot_weight_source_from_container(&run->candidate, verification->container,
+                                       !verification->is_full);
+    if (options->text_count != 0) {
+        INGOT_TRY(stage_text(verification, run, error));
     }
-    close_run(&run);
-    return status;
+    return options->tasks_path == NULL ? INGOT_OK : stage_tasks(verification, run, error);
 }
 
 /* The figure beside the limit that it broke, with as many digits as tell them apart. */
@@ -429,13 +475,28 @@ static void judge(ingot_verification *verification, ingot_status status) {
     }
 }
 
-static ingot_status run_integrity(ingot_verification *verification, unsigned threads,
-                                  ingot_error *error) {
+static ingot_status open_container(ingot_verification *verification, ingot_error *error) {
     const double start = ingot_clock_seconds();
     INGOT_TRY(ingot_open(&verification->container, verification->options.path, error));
     verification->open_seconds = ingot_clock_seconds() - start;
-    INGOT_TRY(describe(verification, error));
-    return verification->options.is_quick ? INGOT_OK : stage_full(verification, threads, error);
+    return describe(verification, error);
+}
+
+/* All but the stages that run the model; what these need is prepared, if there are any. */
+static ingot_status check_container(ingot_verification *verification, model_run *run,
+                                    const ingot_checkpoint *checkpoint, ingot_pool *pool,
+                                    ingot_error *error) {
+    INGOT_TRY(open_container(verification, error));
+    if (checkpoint != NULL) {
+        INGOT_TRY(check_profile(verification, error));
+    }
+    if (run->backend != NULL) {
+        INGOT_TRY(prepare_run(run, verification, checkpoint, error));
+    }
+    if (!verification->options.is_quick) {
+        INGOT_TRY(stage_full(verification, ingot_pool_threads(pool), error));
+    }
+    return checkpoint == NULL ? INGOT_OK : stage_source(verification, checkpoint, pool, error);
 }
 
 ingot_status ingot_verify_run(ingot_verification *out, const ingot_verify_options *options) {
@@ -443,6 +504,7 @@ ingot_status ingot_verify_run(ingot_verification *out, const ingot_verify_option
     ingot_pool *pool = NULL;
     ingot_backend backend = {0};
     const bool runs_model = options->text_count != 0 || options->tasks_path != NULL;
+    model_run run = {.backend = runs_model ? &backend : NULL};
     ingot_verification_init(out, options);
     ingot_error *error = &out->error;
     ingot_status status = ingot_verify_check_options(options, error);
@@ -452,14 +514,11 @@ ingot_status ingot_verify_run(ingot_verification *out, const ingot_verify_option
         INGOT_GO(ingot_backend_open(&backend, options->device, options->threads, error));
     }
     INGOT_GO(ingot_pool_create(&pool, options->threads));
-    status = run_integrity(out, ingot_pool_threads(pool), error);
-    if (status == INGOT_OK && checkpoint != NULL) {
-        status = stage_source(out, checkpoint, pool, error);
-    }
+    status = check_container(out, &run, checkpoint, pool, error);
     judge(out, status);
     INGOT_GO(status);
     if (runs_model) {
-        status = run_model(out, checkpoint, &backend, error);
+        status = run_model(out, &run, error);
         if (ingot_status_exit_code(status) == 1) {
             judge(out, status); /* --quick: weights are checked as they are loaded */
         }
@@ -471,6 +530,7 @@ done:
         status = ingot_error_set(error, status, options->path, NULL, NULL, "%s",
                                  ingot_status_text(status));
     }
+    close_run(&run);
     ingot_backend_close(&backend);
     ingot_pool_destroy(pool);
     ingot_checkpoint_close(checkpoint);

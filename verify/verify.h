@@ -8,6 +8,7 @@
  *   text     perplexity, and divergence from the source (calib/score.h)
  *   tasks    accuracy on multiple-choice items, beside the source's (calib/tasks.h)
  *   gates    limits on what the text and tasks stages found
+ * What the text and tasks stages need is prepared behind the first: windows and items are there.
  * What was not reached is NaN, INGOT_VERDICT_NONE or an empty text. */
 #ifndef INGOT_VERIFY_H
 #define INGOT_VERIFY_H

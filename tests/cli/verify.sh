@@ -137,10 +137,33 @@ expect_exit 2 ingot-verify model.ingot --no-such-option --json
 json error '"E_USAGE"'
 expect_exit 2 env INGOT_TEST_FAIL_ALLOC=1 ingot-verify model.ingot --json
 json error '"E_NO_MEMORY"'
+
+# ---- a text or items that give nothing to score: told before the full check, which would say no ----
+cp model.ingot bad.ingot
+flip bad.ingot $((size - 70000))
 printf 'short' >short.txt
-expect_exit 2 ingot-verify model.ingot --text short.txt --json
-json valid true
-json error '"E_INPUT"'
+for text in short.txt empty; do
+    expect_exit 2 ingot-verify bad.ingot --text $text --json
+    json valid null
+    json error '"E_INPUT"'
+    expect_error "$text: the text "
+done
+echo '{"context": "", "choices": ["a", "b"], "answer": 0}' >items.jsonl
+expect_exit 2 ingot-verify bad.ingot --tasks items.jsonl --json
+expect_error "items.jsonl: line 1"
+{
+    printf '{"context": "a", "choices": ["b", "'
+    yes ab | head -n 2000 | tr -d '\n'
+    echo '"], "answer": 0}'
+} >items.jsonl
+expect_exit 2 ingot-verify bad.ingot --tasks items.jsonl --json
+json valid null
+expect_error "a choice alone is as long as the context"
+expect_exit 0 ingot-calib "$MODEL" --text "$TEXT" -o model.calib --samples 2 --seq-len 64
+flip model.calib $(($(wc -c <model.calib) - 70000))
+expect_exit 2 ingot-verify model.calib --text "$TEXT" --json
+json valid null
+expect_error "name a model"
 
 # ---- page ----
 echo old >report.html

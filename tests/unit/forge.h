@@ -37,6 +37,7 @@ typedef struct forge {
     uint64_t count;
     ingot_file_spec files[32];
     uint64_t file_count;
+    uint32_t profile;
     const char *meta;
 } forge;
 typedef void (*forger)(forge *f);
@@ -165,7 +166,8 @@ static inline void write_container(forge *f, const char *path) {
                                     .files = f->files,
                                     .file_count = f->file_count,
                                     .meta = f->meta,
-                                    .meta_size = strlen(f->meta)};
+                                    .meta_size = strlen(f->meta),
+                                    .profile = f->profile};
     ingot_writer *writer;
     must(ingot_writer_create(&writer, path, true, &plan, &error), &error);
     for (uint64_t i = 0; i < f->count; i++) {

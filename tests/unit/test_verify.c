@@ -632,6 +632,42 @@ static void test_text(void) {
     ingot_verification_close(&v);
 }
 
+static void become_state(forge *f) {
+    f->profile = INGOT_PROFILE_STATE;
+}
+
+/* Ends with this status before the full check has begun, or after the source stage said no. */
+static void expect_end(forger change, const ingot_verify_options *options, ingot_status wanted) {
+    const bool is_verdict = wanted == INGOT_FAIL_SOURCE;
+    ingot_verification v;
+    build(container_path, change);
+    CU_ASSERT_EQUAL(ingot_verify_run(&v, options), wanted);
+    CU_ASSERT_EQUAL(v.valid, is_verdict ? INGOT_VERDICT_NO : INGOT_VERDICT_NONE);
+    CU_ASSERT_EQUAL(isnan(v.full_seconds), !is_verdict);
+    json_t *object = ingot_verify_report_json(&v);
+    expect_keys(object);
+    CU_ASSERT(json_is_null(json_object_get(object, "windows")));
+    CU_ASSERT(json_is_null(json_object_get(object, "backend")));
+    json_decref(object);
+    ingot_verification_close(&v);
+}
+
+/* What a later stage cannot use is told before the long ones; but a container that lacks what its
+ * source has does not come from it. */
+static void test_refused_early(void) {
+    const char *texts[] = {MODEL "/config.json"};
+    ingot_verify_options options = base_options();
+    expect_end(become_state, &options, INGOT_ERR_UNSUPPORTED);
+    options.text_paths = texts;
+    options.text_count = 1;
+    options.seq_len = 100000;
+    expect_end(NULL, &options, INGOT_ERR_INPUT);
+    options.seq_len = 16;
+    expect_end(drop_tensor, &options, INGOT_FAIL_SOURCE);
+    options.source_path = NULL;
+    expect_end(drop_tensor, &options, INGOT_ERR_INPUT);
+}
+
 int main(void) {
     (void)snprintf(container_path, sizeof container_path, "/tmp/ingot-test-verify-%d.ingot",
                    (int)getpid());
@@ -651,6 +687,7 @@ int main(void) {
         {"a page of figures without bounds", test_page_limits},
         {"every key on every outcome", test_json},
         {"a text, gates and the page", test_text},
+        {"what is refused before the full check", test_refused_early},
         CU_TEST_INFO_NULL,
     };
     const int result = suite_run("verify", tests);
