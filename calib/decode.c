@@ -25,14 +25,20 @@ struct ingot_decoder {
     uint64_t chunk; /* tokens per pass */
 };
 
+static void show_bytes(void *progress, uint64_t done_bytes, uint64_t total_bytes) {
+    (void)ingot_progress_bytes(progress, done_bytes, total_bytes);
+}
+
 /* Leaves d->engine NULL where the backend has none that covers the model. */
 static ingot_status load_engine(ingot_decoder *d, const ingot_weight_source *source,
-                                uint64_t capacity, ingot_error *error) {
+                                uint64_t capacity, ingot_progress *progress, ingot_error *error) {
     const ingot_engine_ops *ops = d->whole.backend->ops->engine;
     const ingot_engine_options options = {.sequences = 1,
                                           .capacity = capacity,
                                           .skip_verify = source->skips_verify,
-                                          .poll = ingot_interrupt_check};
+                                          .poll = ingot_interrupt_check,
+                                          .progress = show_bytes,
+                                          .progress_context = progress};
     if (ops == NULL || !ingot_engine_model_is_plain(d->whole.model)) {
         return INGOT_OK;
     }
@@ -40,8 +46,13 @@ static ingot_status load_engine(ingot_decoder *d, const ingot_weight_source *sou
     ingot_engine_model description;
     ingot_status status = INGOT_OK;
     INGOT_GO(ingot_arena_create(&arena));
-    INGOT_GO(ingot_engine_model_create(&description, d->whole.model, source, arena, error));
+    INGOT_GO(
+        ingot_engine_model_create(&description, d->whole.model, source, arena, progress, error));
     if (ingot_engine_check(&description, &options, NULL) != INGOT_ERR_UNSUPPORTED) {
+        if (progress != NULL && source->container == NULL) { /* these were read just now */
+            ingot_progress_end(progress);
+            ingot_progress_begin(progress, "to the device", "MB", 0, progress->is_quiet);
+        }
         status =
             ops->create(d->whole.backend->context, &d->engine, &description, &options, NULL, error);
     }
@@ -52,7 +63,7 @@ done:
 
 ingot_status ingot_decoder_create(ingot_decoder **out, const ingot_model *model,
                                   const ingot_weight_source *source, const ingot_backend *backend,
-                                  uint64_t capacity, ingot_error *error) {
+                                  uint64_t capacity, ingot_progress *progress, ingot_error *error) {
     *out = NULL;
     void *memory;
     if (error != NULL) {
@@ -68,9 +79,9 @@ ingot_status ingot_decoder_create(ingot_decoder **out, const ingot_model *model,
     d->path = source->path;
     d->chunk = ingot_min_u64(CHUNK_TOKENS, capacity);
     d->whole.cache.capacity = capacity;
-    INGOT_GO(load_engine(d, source, capacity, error));
+    INGOT_GO(load_engine(d, source, capacity, progress, error));
     if (d->engine == NULL) {
-        INGOT_GO(ingot_whole_model_load(&d->whole, source, error));
+        INGOT_GO(ingot_whole_model_load(&d->whole, source, progress, error));
         INGOT_GO(ingot_whole_model_make_room(&d->whole, 1, capacity, d->chunk, 1, error));
     }
     *out = d;

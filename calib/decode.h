@@ -7,16 +7,18 @@
 
 #include "calib/forward.h"
 #include "calib/tokenizer.h"
+#include "common/progress.h"
 
 /* ---- the model with its cache ----------------------------------------------------------- */
 
 typedef struct ingot_decoder ingot_decoder;
 
 /* Loads all weights and makes room for `capacity` tokens of one sequence.  model, source and
- * backend outlive the decoder. */
+ * backend outlive the decoder.  progress counts MB and may be NULL. */
 ingot_status ingot_decoder_create(ingot_decoder **out, const ingot_model *model,
                                   const ingot_weight_source *source, const ingot_backend *backend,
-                                  uint64_t capacity, ingot_error *error) INGOT_MUST_CHECK;
+                                  uint64_t capacity, ingot_progress *progress,
+                                  ingot_error *error) INGOT_MUST_CHECK;
 void ingot_decoder_destroy(ingot_decoder *decoder); /* NULL is fine */
 /* Appends ids[count] (count >= 1, in chunks of at most 512) to what was fed before.
  * logits[vocab] (host, may be NULL) = those after the last one.  INGOT_ERR_USAGE when the cache is

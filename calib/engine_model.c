@@ -3,6 +3,7 @@
 #include "calib/engine_model.h"
 
 #include "calib/forward.h"
+#include "common/files.h"
 
 #include <string.h>
 
@@ -17,7 +18,18 @@ typedef struct reader {
     const ingot_weight_source *source;
     ingot_arena *arena;
     ingot_error *error;
+    ingot_progress *progress;
+    uint64_t done, total; /* bytes of the matrices that are loaded */
 } reader;
+
+/* What stays in a container is neither loaded nor shown here. */
+static ingot_status advance(reader *r, uint64_t bytes) {
+    r->done += bytes;
+    if (r->source->container == NULL) {
+        (void)ingot_progress_bytes(r->progress, r->done, r->total);
+    }
+    return ingot_interrupt_check(r->error);
+}
 
 static ingot_status read_matrix(const reader *r, ingot_engine_matrix *out, const char *name,
                                 uint64_t rows, uint64_t cols) {
@@ -94,8 +106,13 @@ static ingot_status read_ends(const reader *r, ingot_engine_model *out) {
 
 ingot_status ingot_engine_model_create(ingot_engine_model *out, const ingot_model *model,
                                        const ingot_weight_source *source, ingot_arena *arena,
-                                       ingot_error *error) {
-    const reader r = {.model = model, .source = source, .arena = arena, .error = error};
+                                       ingot_progress *progress, ingot_error *error) {
+    reader r = {.model = model,
+                .source = source,
+                .arena = arena,
+                .error = error,
+                .progress = progress,
+                .total = ingot_model_load_bytes(model, source)};
     void *memory;
     *out = (ingot_engine_model){.layers = model->layers,
                                 .hidden = model->hidden,
@@ -116,8 +133,11 @@ ingot_status ingot_engine_model_create(ingot_engine_model *out, const ingot_mode
     ingot_engine_layer *layers = memory;
     memset(layers, 0, model->layers * sizeof *layers);
     out->layer = layers;
+    INGOT_TRY(advance(&r, 0));
     for (uint64_t i = 0; i < model->layers; i++) {
         INGOT_TRY(read_layer(&r, &layers[i], i));
+        INGOT_TRY(advance(&r, ingot_block_load_bytes(model, i, source)));
     }
-    return read_ends(&r, out);
+    INGOT_TRY(read_ends(&r, out));
+    return advance(&r, ingot_ends_load_bytes(model, source));
 }

@@ -173,6 +173,24 @@ ingot_status ingot_block_load(ingot_block *out, const ingot_model *model, uint64
     return status;
 }
 
+static uint64_t load_bytes(const ingot_weight_source *source, const char *name) {
+    ingot_weight_info info;
+    return source->describe(source->self, name, &info) ? info.load_bytes : 0;
+}
+
+uint64_t ingot_block_load_bytes(const ingot_model *model, uint64_t layer,
+                                const ingot_weight_source *source) {
+    char name[INGOT_NAME_SIZE];
+    uint64_t bytes = 0;
+    for (int role = 0; role < INGOT_ROLE_COUNT; role++) {
+        if (model->linear[role].is_present) {
+            ingot_model_linear_name(model, layer, (ingot_role)role, name);
+            bytes += load_bytes(source, name);
+        }
+    }
+    return bytes;
+}
+
 void ingot_block_release(ingot_block *block, const ingot_backend *backend) {
     for (int role = 0; role < INGOT_ROLE_COUNT; role++) {
         if (block->has_owned_view[role]) {
@@ -631,6 +649,20 @@ ingot_status ingot_ends_load_part(ingot_ends *out, ingot_ends_part part, const i
         ingot_ends_release(out, backend);
     }
     return status;
+}
+
+uint64_t ingot_ends_load_bytes(const ingot_model *model, const ingot_weight_source *source) {
+    const bool is_shared = ingot_ends_is_shared(model, source);
+    return load_bytes(source, model->embed_name) +
+           (is_shared ? 0 : load_bytes(source, model->head_name));
+}
+
+uint64_t ingot_model_load_bytes(const ingot_model *model, const ingot_weight_source *source) {
+    uint64_t bytes = ingot_ends_load_bytes(model, source);
+    for (uint64_t layer = 0; layer < model->layers; layer++) {
+        bytes += ingot_block_load_bytes(model, layer, source);
+    }
+    return bytes;
 }
 
 void ingot_ends_release(ingot_ends *ends, const ingot_backend *backend) {

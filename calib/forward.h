@@ -47,6 +47,9 @@ ingot_status ingot_vector_load(float **out, const char *name, uint64_t width,
 ingot_status ingot_block_load(ingot_block *out, const ingot_model *model, uint64_t layer,
                               const ingot_weight_source *source, const ingot_backend *backend,
                               ingot_arena *arena, ingot_error *error) INGOT_MUST_CHECK;
+/* What the source says that loading the matrices of a block takes, in bytes. */
+uint64_t ingot_block_load_bytes(const ingot_model *model, uint64_t layer,
+                                const ingot_weight_source *source);
 /* Gives the device memory of ingot_block_load back; the arena is the caller's.  A zeroed block is
  * fine. */
 void ingot_block_release(ingot_block *block, const ingot_backend *backend);
@@ -137,6 +140,9 @@ typedef enum ingot_ends_part {
 ingot_status ingot_ends_load_part(ingot_ends *out, ingot_ends_part part, const ingot_model *model,
                                   const ingot_weight_source *source, const ingot_backend *backend,
                                   ingot_arena *arena, ingot_error *error) INGOT_MUST_CHECK;
+/* As ingot_block_load_bytes: both ends; the whole model. */
+uint64_t ingot_ends_load_bytes(const ingot_model *model, const ingot_weight_source *source);
+uint64_t ingot_model_load_bytes(const ingot_model *model, const ingot_weight_source *source);
 /* Gives the device memory of a load back; a zeroed struct is fine. */
 void ingot_ends_release(ingot_ends *ends, const ingot_backend *backend);
 /* x[m][hidden] = embeddings of ids[m] (host). */

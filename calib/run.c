@@ -6,6 +6,7 @@
 #include "common/cli.h"
 #include "common/files.h"
 #include "common/json.h"
+#include "common/progress.h"
 #include "common/sizes.h"
 
 #include <math.h>
@@ -135,6 +136,16 @@ static ingot_status check_prompt(runner *r, ingot_error *error) {
     return INGOT_OK;
 }
 
+/* Weights and room for `capacity` tokens. */
+static ingot_status load(runner *r, uint64_t capacity, ingot_error *error) {
+    ingot_progress progress;
+    ingot_progress_begin(&progress, "loading", "MB", 0, false);
+    const ingot_status status = ingot_decoder_create(&r->decoder, &r->from.model, &r->from.source,
+                                                     &r->backend, capacity, &progress, error);
+    ingot_progress_end(&progress);
+    return status;
+}
+
 static ingot_status run(runner *r, ingot_error *error) {
     const run_settings *s = &r->settings;
     if (s->prompt == NULL) {
@@ -147,8 +158,7 @@ static ingot_status run(runner *r, ingot_error *error) {
     INGOT_TRY(check_prompt(r, error));
     /* The last token that is generated is never fed back. */
     const uint64_t capacity = ingot_min_u64(r->from.model.context, r->prompt_count + s->limit - 1);
-    INGOT_TRY(ingot_decoder_create(&r->decoder, &r->from.model, &r->from.source, &r->backend,
-                                   capacity, error));
+    INGOT_TRY(load(r, capacity, error));
     INGOT_TRY(ingot_text_stream_create(&r->stream, r->from.tokenizer, r->prompt, r->prompt_count,
                                        take_text, r, error));
     ingot_sampler sampler = {.temperature = s->temperature, .state = s->seed};

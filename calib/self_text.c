@@ -121,7 +121,7 @@ static ingot_status write_sequences(author *a, ingot_text *out, uint64_t first, 
 static ingot_status write_all(author *a, ingot_text *out, const ingot_weight_source *source,
                               uint64_t samples, uint64_t seed, ingot_progress *progress,
                               ingot_error *error) {
-    INGOT_TRY(ingot_whole_model_load(&a->whole, source, error));
+    INGOT_TRY(ingot_whole_model_load(&a->whole, source, NULL, error));
     INGOT_TRY(make_room(a, samples, error));
     for (uint64_t first = 0; first < samples; first += a->together) {
         INGOT_TRY(write_sequences(a, out, first, samples, seed, progress, error));

@@ -9,16 +9,22 @@ static ingot_status device_floats(const ingot_whole_model *w, float **out, uint6
 }
 
 ingot_status ingot_whole_model_load(ingot_whole_model *out, const ingot_weight_source *source,
-                                    ingot_error *error) {
+                                    ingot_progress *progress, ingot_error *error) {
     const ingot_model *model = out->model;
+    const uint64_t total = ingot_model_load_bytes(model, source);
+    uint64_t done = ingot_ends_load_bytes(model, source);
     INGOT_TRY(ingot_arena_create_from(&out->arena, &ingot_large_pages));
     INGOT_TRY(ingot_alloc_zero((void **)&out->blocks, model->layers, sizeof *out->blocks));
+    (void)ingot_progress_bytes(progress, 0, total);
     INGOT_TRY(ingot_ends_load(&out->ends, model, source, out->backend, out->arena, error));
     for (; out->loaded < model->layers; out->loaded++) {
+        (void)ingot_progress_bytes(progress, done, total);
         INGOT_TRY(ingot_interrupt_check(error));
         INGOT_TRY(ingot_block_load(&out->blocks[out->loaded], model, out->loaded, source,
                                    out->backend, out->arena, error));
+        done += ingot_block_load_bytes(model, out->loaded, source);
     }
+    (void)ingot_progress_bytes(progress, done, total);
     return INGOT_OK;
 }
 

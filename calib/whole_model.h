@@ -4,6 +4,7 @@
 #define INGOT_WHOLE_MODEL_H
 
 #include "calib/forward.h"
+#include "common/progress.h"
 
 /* A zeroed one holds nothing. */
 typedef struct ingot_whole_model {
@@ -21,9 +22,9 @@ typedef struct ingot_whole_model {
 } ingot_whole_model;
 
 /* Loads the weights of out->model to out->backend.  On failure what is there stays, for
- * ingot_whole_model_release; so with the next. */
+ * ingot_whole_model_release; so with the next.  progress counts MB and may be NULL. */
 ingot_status ingot_whole_model_load(ingot_whole_model *out, const ingot_weight_source *source,
-                                    ingot_error *error) INGOT_MUST_CHECK;
+                                    ingot_progress *progress, ingot_error *error) INGOT_MUST_CHECK;
 
 /* Room for sequences of up to `capacity` tokens, for passes of `tokens` tokens of all of them
  * together and for `rows` rows of logits. */

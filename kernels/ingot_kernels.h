@@ -139,6 +139,10 @@ typedef struct ingot_engine_options {
     /* Called now and then while weights are loaded; another status than INGOT_OK ends it.  May be
      * NULL. */
     ingot_status (*poll)(ingot_error *error);
+    /* Called while weights are loaded, with the bytes that are and about how many there are in all,
+     * by any of the threads that load, one at a time.  May be NULL. */
+    void (*progress)(void *context, uint64_t done_bytes, uint64_t total_bytes);
+    void *progress_context;
 } ingot_engine_options;
 
 /* How loading went. */

@@ -185,7 +185,8 @@ static ingot_status open_model(subject *s, const struct shape *shape,
             return ingot_error_set(error, INGOT_ERR_UNSUPPORTED, options->file, NULL, NULL,
                                    "the engine does not cover this model");
         }
-        return ingot_engine_model_create(&s->model, &s->described, &s->source, s->arena, error);
+        return ingot_engine_model_create(&s->model, &s->described, &s->source, s->arena, NULL,
+                                         error);
     }
     return generate_model(s, shape, options->head_bits);
 }

@@ -64,8 +64,18 @@ typedef struct loader {
     outliers *sparse;  /* of all tensors that have some, in the order of the plan */
     uint64_t sparse_count, sparse_room, sparse_next;
     uint64_t bytes; /* of weights */
+    std::mutex telling;
+    uint64_t told, total; /* of options->progress */
     ingot_error *error;
 } loader;
+
+static void tell(loader *l, uint64_t bytes) {
+    if (l->options->progress != nullptr) {
+        const std::lock_guard<std::mutex> lock(l->telling);
+        l->told += bytes;
+        l->options->progress(l->options->progress_context, l->told, l->total);
+    }
+}
 
 /* ---- the plan ---------------------------------------------------------------------------------
  */
@@ -144,6 +154,7 @@ static ingot_status describe_outliers(loader *l, ingot_engine_matrix *m, uint64_
     INGOT_TRY(
         grow(reinterpret_cast<void **>(&l->sparse), &l->sparse_room, l->sparse_count, sizeof one));
     l->sparse[l->sparse_count++] = one;
+    l->total += ingot_tensor_load_bytes(m->container, index);
     return INGOT_OK;
 }
 
@@ -433,6 +444,7 @@ static ingot_status read_piece(reading *all, reader *r, const filling *one, ingo
                               !all->l->options->skip_verify, r->buffer[slot], error));
     INGOT_TRY(ingot_cuda_status(cudaMemcpyAsync(one->to, r->buffer[slot], one->bytes,
                                                 cudaMemcpyHostToDevice, all->stream)));
+    tell(all->l, one->bytes);
     return ingot_cuda_status(cudaEventRecord(r->event[slot], all->stream));
 }
 
@@ -479,6 +491,7 @@ static void outliers_task(void *context, size_t index, unsigned worker) {
                      ingot_outliers_load(one->container, one->index, !all->l->options->skip_verify,
                                          one->buffer, &one->view, &error),
                      &error);
+        tell(all->l, ingot_tensor_load_bytes(one->container, one->index));
     }
 }
 
@@ -503,13 +516,14 @@ static ingot_status read_containers(reading *all) {
     return INGOT_OK;
 }
 
-static ingot_status fill_rest(const loader *l) {
+static ingot_status fill_rest(loader *l) {
     const cudaStream_t stream = l->e->cuda->stream;
     for (uint64_t i = 0; i < l->count; i++) {
         const filling *one = &l->list[i];
         if (one->host != nullptr) {
             INGOT_TRY(ingot_cuda_status(
                 cudaMemcpyAsync(one->to, one->host, one->bytes, cudaMemcpyHostToDevice, stream)));
+            tell(l, one->bytes);
         } else if (one->container == nullptr) {
             const unsigned blocks = 16u * (unsigned)l->e->cuda->multiprocessors;
             random_kernel<<<blocks, THREADS, 0, stream>>>(one->to, one->bytes, one->dtype,
@@ -574,6 +588,7 @@ static ingot_status load_all(loader *l, const ingot_engine_model *model) {
     INGOT_TRY(ingot_arena_create(&l->host));
     INGOT_TRY(add_all(l, model));
     const uint64_t bytes = l->used + ALIGNMENT;
+    l->total += l->used;
     INGOT_TRY(ingot_cuda_status(cudaMallocAsync(&memory, bytes, l->e->cuda->stream)));
     l->e->slab = memory;
     INGOT_TRY(ingot_cuda_status(cudaStreamSynchronize(l->e->cuda->stream)));

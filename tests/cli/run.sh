@@ -38,6 +38,19 @@ text = json.load(open("out"))["text"]
 assert text + "\n" == open("greedy").read(), text
 EOF
 
+# A terminal is shown how far loading is; where errors go to one, the text is as it was.
+if command -v script >/dev/null; then
+    for settings in --json ""; do
+        TERM=xterm script -qec "ingot-run '$MODEL' -p '$prompt' -n 8 $settings --device cpu >text" \
+            /dev/null >out 2>err </dev/null || fail "ingot-run on a terminal: $(cat out)"
+        grep -aqE 'loading.* 0%  0/[1-9][0-9]* MB' out || fail "no progress: $(cat out)"
+        ! grep -q loading text || fail "progress in the text"
+    done
+    cmp text greedy || fail "another text beside a terminal"
+else
+    echo "SKIP: script is not there, which makes a terminal"
+fi
+
 # The same seed gives the same text, another one another.
 ingot-run "$MODEL" -p "$prompt" -n 24 -t 1 -s 5 >a 2>err
 ingot-run "$MODEL" -p "$prompt" -n 24 -t 1 -s 5 --threads 1 >b 2>err

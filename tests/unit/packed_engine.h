@@ -17,7 +17,8 @@ static ingot_engine *open_engine(const packed_model *p, uint64_t sequences, uint
     const ingot_engine_options options = {.sequences = sequences, .capacity = capacity};
     CU_ASSERT_EQUAL_FATAL(ingot_arena_create(&arena), INGOT_OK);
     CU_ASSERT_EQUAL_FATAL(
-        ingot_engine_model_create(&model, &p->tiny->model, &p->source, arena, &error), INGOT_OK);
+        ingot_engine_model_create(&model, &p->tiny->model, &p->source, arena, NULL, &error),
+        INGOT_OK);
     model.softcap = softcap;
     CU_ASSERT_EQUAL_FATAL(ingot_engine_check(&model, &options, &error), INGOT_OK);
     const ingot_status status =

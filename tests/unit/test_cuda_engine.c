@@ -34,9 +34,9 @@ static ingot_status capped_attention(void *context, float *out, const float *q, 
 static ingot_decoder *open_reference(const packed_model *p, uint64_t capacity) {
     ingot_decoder *decoder;
     ingot_error error;
-    CU_ASSERT_EQUAL_FATAL(
-        ingot_decoder_create(&decoder, &p->tiny->model, &p->source, &capped, capacity, &error),
-        INGOT_OK);
+    CU_ASSERT_EQUAL_FATAL(ingot_decoder_create(&decoder, &p->tiny->model, &p->source, &capped,
+                                               capacity, NULL, &error),
+                          INGOT_OK);
     return decoder;
 }
 
@@ -563,7 +563,8 @@ static void test_shapes(void) {
     const ingot_engine_options options = {.sequences = 1, .capacity = 10};
     CU_ASSERT_EQUAL_FATAL(ingot_arena_create(&arena), INGOT_OK);
     CU_ASSERT_EQUAL_FATAL(
-        ingot_engine_model_create(&model, &p.tiny->model, &p.source, arena, &error), INGOT_OK);
+        ingot_engine_model_create(&model, &p.tiny->model, &p.source, arena, NULL, &error),
+        INGOT_OK);
     model.ffn += 8;
     CU_ASSERT_EQUAL(cuda.ops->engine->create(cuda.context, &engine, &model, &options, NULL, &error),
                     INGOT_ERR_INPUT);
@@ -610,7 +611,7 @@ static ingot_status load_logits(const packed_model *p, const char *path, bool ve
     CU_ASSERT_EQUAL_FATAL(ingot_open(&container, path, &error), INGOT_OK);
     ingot_weight_source_from_container(&source, container, verify);
     ingot_status status =
-        ingot_decoder_create(&decoder, &p->tiny->model, &source, &cuda, 64, &error);
+        ingot_decoder_create(&decoder, &p->tiny->model, &source, &cuda, 64, NULL, &error);
     if (status == INGOT_OK) {
         status = ingot_decoder_feed(decoder, ids, count, logits, &error);
         ingot_decoder_destroy(decoder);
@@ -632,7 +633,8 @@ static void test_containers(void) {
         ingot_decoder *decoder;
         ingot_error error;
         CU_ASSERT_EQUAL_FATAL(
-            ingot_decoder_create(&decoder, &p.tiny->model, &p.source, &cuda, 64, &error), INGOT_OK);
+            ingot_decoder_create(&decoder, &p.tiny->model, &p.source, &cuda, 64, NULL, &error),
+            INGOT_OK);
         CU_ASSERT_EQUAL(ingot_decoder_feed(decoder, ids, 30, host, &error), INGOT_OK);
         ingot_decoder_destroy(decoder);
         write_container(&p, path, i % 2 == 1);
@@ -667,7 +669,7 @@ static uint64_t text_tokens(const ingot_text_model *from, const ingot_backend *b
         ingot_tokenizer_encode(from->tokenizer, prompt, strlen(prompt), ids, count, &error),
         INGOT_OK);
     CU_ASSERT_EQUAL_FATAL(ingot_decoder_create(decoder, &from->model, &from->source, backend,
-                                               *count + TEXT_TOKENS, &error),
+                                               *count + TEXT_TOKENS, NULL, &error),
                           INGOT_OK);
     CU_ASSERT_EQUAL_FATAL(
         ingot_generate(&g, *decoder, &greedy, *ids, *count, TEXT_TOKENS, NULL, &error), INGOT_OK);

@@ -32,7 +32,7 @@ static ingot_engine *open_engine(const tiny_model *t, const ingot_weight_source 
     ingot_error error = {0};
     const ingot_engine_options options = {.sequences = 1, .capacity = capacity};
     CU_ASSERT_EQUAL_FATAL(ingot_arena_create(&arena), INGOT_OK);
-    CU_ASSERT_EQUAL_FATAL(ingot_engine_model_create(&model, &t->model, source, arena, &error),
+    CU_ASSERT_EQUAL_FATAL(ingot_engine_model_create(&model, &t->model, source, arena, NULL, &error),
                           INGOT_OK);
     CU_ASSERT_EQUAL_FATAL(
         cuda.ops->engine->create(cuda.context, &engine, &model, &options, NULL, &error), INGOT_OK);
@@ -81,8 +81,8 @@ static void test_up_apart(void) {
     void *guard[GUARDS];
     float got[203], expected[203];
     uint32_t ids[rows];
-    CU_ASSERT_EQUAL_FATAL(ingot_decoder_create(&reference, &t->model, &source, &cpu, rows, &error),
-                          INGOT_OK);
+    CU_ASSERT_EQUAL_FATAL(
+        ingot_decoder_create(&reference, &t->model, &source, &cpu, rows, NULL, &error), INGOT_OK);
     tiny_ids(t, ids, rows);
     memset(bytes, 0xa5, GUARD_BYTES);
     put_guards(guard, bytes);

@@ -15,7 +15,8 @@ static ingot_engine *open_engine(packed_model *p, uint64_t sequences, uint64_t c
     bind(p);
     CU_ASSERT_EQUAL_FATAL(ingot_arena_create(&arena), INGOT_OK);
     CU_ASSERT_EQUAL_FATAL(
-        ingot_engine_model_create(&model, &p->tiny->model, &p->source, arena, &error), INGOT_OK);
+        ingot_engine_model_create(&model, &p->tiny->model, &p->source, arena, NULL, &error),
+        INGOT_OK);
     CU_ASSERT_EQUAL_FATAL(ingot_engine_create(&engine, kernels, &model, &options, NULL, &error),
                           INGOT_OK);
     ingot_arena_destroy(arena);
@@ -61,8 +62,59 @@ static void test_logits(void) {
     packed_destroy(&p);
 }
 
+/* What was said of loading. */
+typedef struct told {
+    uint64_t done, total;
+    bool is_rising;
+} told;
+
+static void note(void *context, uint64_t done_bytes, uint64_t total_bytes) {
+    told *t = context;
+    t->is_rising = (t->done == 0 || t->is_rising) && done_bytes > t->done;
+    t->done = done_bytes;
+    t->total = total_bytes;
+}
+
+/* How far loading is, from host memory and from a container; the room between matrices, which
+ * counts in the whole alone, is less than they are. */
+static void test_progress(void) {
+    static const tiny_shape shape = {64, 96, 6, 2, 16, VOCAB};
+    char path[64];
+    (void)snprintf(path, sizeof path, "/tmp/ingot-cuda-face-%d.ingot", (int)getpid());
+    packed_model p = pack_model(0, &shape, OUTLIERS);
+    bind(&p);
+    write_container(&p, path, false);
+    ingot_container *container;
+    ingot_error error = {0};
+    ingot_weight_source stored;
+    CU_ASSERT_EQUAL_FATAL(ingot_open(&container, path, &error), INGOT_OK);
+    ingot_weight_source_from_container(&stored, container, true);
+    const ingot_weight_source *sources[] = {&p.source, &stored};
+    for (int i = 0; i < 2; i++) {
+        told seen = {0};
+        const ingot_engine_options options = {
+            .sequences = 1, .capacity = 10, .progress = note, .progress_context = &seen};
+        ingot_arena *arena;
+        ingot_engine_model model;
+        ingot_engine *engine = NULL;
+        CU_ASSERT_EQUAL_FATAL(ingot_arena_create(&arena), INGOT_OK);
+        CU_ASSERT_EQUAL_FATAL(
+            ingot_engine_model_create(&model, &p.tiny->model, sources[i], arena, NULL, &error),
+            INGOT_OK);
+        CU_ASSERT_EQUAL_FATAL(ingot_engine_create(&engine, kernels, &model, &options, NULL, &error),
+                              INGOT_OK);
+        CU_ASSERT(seen.is_rising && seen.done <= seen.total && seen.done > seen.total / 2);
+        ingot_engine_destroy(engine, kernels);
+        ingot_arena_destroy(arena);
+    }
+    ingot_close(container);
+    CU_ASSERT_EQUAL(unlink(path), 0);
+    packed_destroy(&p);
+}
+
 int main(void) {
-    const CU_TestInfo engine_tests[] = {{"logits", test_logits}, CU_TEST_INFO_NULL};
+    const CU_TestInfo engine_tests[] = {
+        {"logits", test_logits}, {"how far loading is", test_progress}, CU_TEST_INFO_NULL};
     ingot_error error;
     face_tolerance = 0x1p-18;
     const ingot_status status = ingot_kernels_open(&kernels, "cuda", 2, &error);

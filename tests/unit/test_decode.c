@@ -36,7 +36,8 @@ static void test_greedy(void) {
         uint32_t ids[40] = {3, 1, 4, 1, 5, 9, 2, 6};
         uint64_t count = 8;
         CU_ASSERT_EQUAL_FATAL(
-            ingot_decoder_create(&decoder, &t->model, &t->source, &backend, 31, &error), INGOT_OK);
+            ingot_decoder_create(&decoder, &t->model, &t->source, &backend, 31, NULL, &error),
+            INGOT_OK);
         CU_ASSERT_EQUAL_FATAL(
             ingot_generate(&generation, decoder, &sampler, ids, count, 24, NULL, &error), INGOT_OK);
         CU_ASSERT_EQUAL_FATAL(generation.count, 24);
@@ -66,7 +67,8 @@ static void test_long_prompt(void) {
     float at_once[50], one_by_one[50];
     tiny_ids(t, ids, count);
     CU_ASSERT_EQUAL_FATAL(
-        ingot_decoder_create(&decoder, &t->model, &t->source, &backend, count, &error), INGOT_OK);
+        ingot_decoder_create(&decoder, &t->model, &t->source, &backend, count, NULL, &error),
+        INGOT_OK);
     CU_ASSERT_EQUAL(ingot_decoder_feed(decoder, ids, count, at_once, &error), INGOT_OK);
     CU_ASSERT_EQUAL(ingot_decoder_feed(decoder, ids, 1, NULL, &error), INGOT_ERR_USAGE);
     ingot_decoder_rewind(decoder);
@@ -95,7 +97,8 @@ static void test_stops(void) {
     ingot_sampler sampler = {0};
     const uint32_t prompt[] = {1, 2, 3};
     CU_ASSERT_EQUAL_FATAL(
-        ingot_decoder_create(&decoder, &t->model, &t->source, &backend, 20, &error), INGOT_OK);
+        ingot_decoder_create(&decoder, &t->model, &t->source, &backend, 20, NULL, &error),
+        INGOT_OK);
     CU_ASSERT_EQUAL_FATAL(ingot_generate(&all, decoder, &sampler, prompt, 3, 100, NULL, &error),
                           INGOT_OK);
     CU_ASSERT_EQUAL(all.count, 18); /* 20 fed, and the one that was chosen after them */
@@ -364,12 +367,41 @@ static void test_stream_sentencepiece(void) {
     ingot_text_model_close(&from);
 }
 
+/* Loading counts the bytes of all matrices, those of both ends first; a tied head is none of them.
+ */
+static void test_loading(void) {
+    for (int is_tied = 0; is_tied < 2; is_tied++) {
+        tiny_model *t = tiny_create(is_tied ? TINY_TIED : 0, seed);
+        const ingot_model *m = &t->model;
+        const double ends = (double)(m->vocab * m->hidden) * (is_tied ? 1 : 2) * sizeof(float);
+        double blocks = 0;
+        for (int role = 0; role < INGOT_ROLE_COUNT; role++) {
+            const ingot_linear_desc *linear = &m->linear[role];
+            blocks += (double)(m->layers * linear->rows * linear->cols) * sizeof(float);
+        }
+        ingot_decoder *decoder;
+        ingot_error error;
+        ingot_progress progress;
+        ingot_progress_begin(&progress, "loading", "MB", 0, false);
+        progress.is_terminal = false;
+        progress.last_line_seconds -= 61; /* a log gets a line of the first update */
+        CU_ASSERT_EQUAL_FATAL(
+            ingot_decoder_create(&decoder, m, &t->source, &backend, 20, &progress, &error),
+            INGOT_OK);
+        CU_ASSERT_DOUBLE_EQUAL(progress.last_line_done, ends / 1e6, 1e-12);
+        CU_ASSERT_DOUBLE_EQUAL(progress.total, (ends + blocks) / 1e6, 1e-12);
+        ingot_decoder_destroy(decoder);
+        tiny_destroy(t);
+    }
+}
+
 int main(void) {
     static const CU_TestInfo tests[] = {
         {"greedy with the cache against full passes", test_greedy},
         {"a prompt of several chunks", test_long_prompt},
         {"end of text, and a full cache", test_stops},
         {"the sampler", test_sampler},
+        {"how far loading is", test_loading},
         {"text as it comes, byte-level", test_stream_byte_level},
         {"text of tokens that are bytes", test_stream_byte_fallback},
         {"text as it comes, SentencePiece", test_stream_sentencepiece},

@@ -37,9 +37,9 @@ static void open_subject(subject *s, int storage, bool is_stored) {
         ingot_weight_source_from_container(&s->source, s->container, true);
     }
     CU_ASSERT_EQUAL_FATAL(ingot_arena_create(&s->arena), INGOT_OK);
-    CU_ASSERT_EQUAL_FATAL(
-        ingot_engine_model_create(&s->model, &s->packed.tiny->model, &s->source, s->arena, &error),
-        INGOT_OK);
+    CU_ASSERT_EQUAL_FATAL(ingot_engine_model_create(&s->model, &s->packed.tiny->model, &s->source,
+                                                    s->arena, NULL, &error),
+                          INGOT_OK);
     CU_ASSERT_FATAL(s->model.layers <= 8);
     memcpy(s->layers, s->model.layer, s->model.layers * sizeof *s->layers);
     s->model.layer = s->layers;

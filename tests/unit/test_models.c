@@ -152,7 +152,7 @@ static void check_greedy(const ingot_text_model *from, const json_t *prompt) {
         INGOT_OK);
     const uint64_t limit = json_array_size(expected);
     CU_ASSERT_EQUAL_FATAL(ingot_decoder_create(&decoder, &from->model, &from->source, &backend,
-                                               count + limit, &error),
+                                               count + limit, NULL, &error),
                           INGOT_OK);
     CU_ASSERT_EQUAL(ingot_generate(&generation, decoder, &sampler, ids, count, limit, NULL, &error),
                     INGOT_OK);

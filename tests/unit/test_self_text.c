@@ -19,7 +19,8 @@ static void check_sequence(const tiny_model *t, const uint32_t *ids, ingot_sampl
     ingot_decoder *decoder;
     float logits[64];
     CU_ASSERT_EQUAL_FATAL(
-        ingot_decoder_create(&decoder, &t->model, &t->source, &backend, length, NULL), INGOT_OK);
+        ingot_decoder_create(&decoder, &t->model, &t->source, &backend, length, NULL, NULL),
+        INGOT_OK);
     for (uint64_t at = 1; at < length; at++) {
         CU_ASSERT_EQUAL(ingot_decoder_feed(decoder, ids + at - 1, 1, logits, NULL), INGOT_OK);
         CU_ASSERT_EQUAL(ids[at], ingot_sampler_next(&sampler, logits, t->model.vocab));
