@@ -1,6 +1,7 @@
 /* The command line of ingot-bench: which measurement, its options, figures as text or JSON. */
 #include "verify/bench.h"
 
+#include "calib/dataset.h"
 #include "common/files.h"
 #include "verify/bench_convert.h"
 
@@ -168,8 +169,8 @@ static const measurement *find_measurement(const char *name) {
     return NULL;
 }
 
-/* What describes a generated container or model does not go with a file, nor a slice's blocks with
- * none; then the defaults of these. */
+/* What describes a generated container or model does not go with a file, nor a slice's blocks or a
+ * text's windows with none; then the defaults of these. */
 static ingot_status settle(ingot_bench_options *o, ingot_error *error) {
     if (o->file != NULL && (o->size_bytes != 0 || o->shape != NULL || o->head_bits != 0)) {
         return ingot_error_set(error, INGOT_ERR_USAGE, NULL, NULL, "leave one of them out",
@@ -185,6 +186,12 @@ static ingot_status settle(ingot_bench_options *o, ingot_error *error) {
         return ingot_error_set(error, INGOT_ERR_USAGE, NULL, NULL, "give --slice MODEL_DIR",
                                "--slice-blocks is about a slice");
     }
+    if (o->text == NULL && (o->samples != 0 || o->seq_len != 0)) {
+        return ingot_error_set(error, INGOT_ERR_USAGE, NULL, NULL, "add --text FILE",
+                               "--%s says how to cut a text, but there is none",
+                               o->samples != 0 ? "samples" : "seq-len");
+    }
+    o->samples = o->samples != 0 ? o->samples : INGOT_WINDOW_COUNT;
     o->size_bytes = o->size_bytes != 0 ? o->size_bytes : UINT64_C(1) << 30;
     o->slice_blocks = o->slice_blocks != 0 ? o->slice_blocks : 80;
     o->shape = o->shape != NULL ? o->shape : "llama-3.1-8b";
@@ -203,8 +210,7 @@ ingot_status ingot_bench_place(char *path, size_t size, const ingot_bench_option
 }
 
 int ingot_bench_tool(int argc, char **argv) {
-    ingot_bench_options options = {
-        .folder = ".", .runs = 3, .methods = "gptq,awq+gptq,rtn", .samples = 128};
+    ingot_bench_options options = {.folder = ".", .runs = 3, .methods = "gptq,awq+gptq,rtn"};
     const char *name = NULL;
     json_t *figures = NULL;
     ingot_error error = {0};

@@ -19,7 +19,7 @@ typedef struct ingot_bench_options {
     const char *device; /* NULL: auto */
     /* of conversions: */
     const char *model, *text, *methods;
-    uint64_t samples, seq_len; /* seq_len 0: the default of ingot-convert */
+    uint64_t samples, seq_len; /* of the text; seq_len 0: the default of ingot-convert */
     const char *devices;       /* a list as for ingot-convert --devices, measured too; NULL: none */
     const char *slice;         /* a checkpoint with a few blocks of a larger model; NULL: none */
     uint64_t slice_blocks;     /* of that model */

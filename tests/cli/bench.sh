@@ -167,6 +167,11 @@ expect_exit 2 ingot-bench verify --size 2M --file m.ingot
 expect_error "--size describes what is generated"
 expect_exit 2 ingot-bench convert --model "$MODEL" --methods rtn --slice-blocks 4
 expect_error "--slice MODEL_DIR"
+for option in "--samples 4" "--seq-len 64"; do
+    # shellcheck disable=SC2086
+    expect_exit 2 ingot-bench convert --model "$MODEL" --methods rtn --device cpu --runs 1 $option
+    expect_error "${option% *} says how to cut a text, but there is none (add --text FILE)"
+done
 expect_exit 2 ingot-bench verify --model="$MODEL" --json
 expect_error "--model is an option of convert, not of verify"
 grep -q '"error": "E_USAGE"' out || fail "$(cat out)"
