@@ -24,7 +24,7 @@ static const ingot_cli_option options[] = {
     {"device", 'd', "DEVICE",
      "auto, cpu, cuda or cuda:N. Default auto. A GPU: compute capability 8.0 or later."},
     {"threads", 'j', "N", "Threads of the cpu device. Default: one per usable CPU."},
-    {"force", 0, NULL, "Replace an existing output."},
+    {"force", 0, NULL, "Replace an existing output; of a link the file behind it."},
     {"reuse", 0, NULL,
      "Keep an existing output that has these statistics: of this checkpoint, text, windows and "
      "length, and whole. Statistics of others are replaced, with a message; any other file is "
@@ -122,11 +122,11 @@ static ingot_status check_settings(const calib_settings *s, ingot_error *error) 
         return ingot_error_set(error, INGOT_ERR_USAGE, s->output, NULL, "use another output",
                                "the output is one of the inputs");
     }
-    if (s->reuse && ingot_path_exists(s->output)) {
+    if (s->reuse && ingot_output_exists(s->output)) {
         return INGOT_OK; /* it may stay, where nothing can be written too */
     }
     INGOT_TRY(ingot_output_check(s->output, error));
-    if (!s->force && ingot_path_exists(s->output)) {
+    if (!s->force && ingot_output_exists(s->output)) {
         return ingot_error_set(error, INGOT_ERR_EXISTS, s->output, NULL,
                                "use --force to replace it", "the output exists");
     }
@@ -184,7 +184,7 @@ static ingot_status try_reuse(calibration *c, ingot_error *error) {
     ingot_stats *stats = NULL;
     ingot_stats_info info;
     const char *why = "statistics of another checkpoint";
-    if (!s->reuse || !ingot_path_exists(s->output)) {
+    if (!s->reuse || !ingot_output_exists(s->output)) {
         return INGOT_OK;
     }
     ingot_status status =

@@ -40,9 +40,20 @@ ingot_status ingot_path_join(char *out, size_t size, const char *folder,
                              const char *name) INGOT_MUST_CHECK;
 
 /* An output under construction: PATH.partial in the same folder, exclusively locked (flock).
- * A stale unlocked partial file of an earlier run is reported on stderr and replaced. */
+ * A stale unlocked partial file of an earlier run is reported on stderr and replaced.  Where the
+ * name is a symbolic link it is the file behind it that is made or replaced, in that one's folder:
+ * PATH below is that file. */
 typedef struct ingot_output ingot_output;
 #define INGOT_PARTIAL_SUFFIX ".partial"
+#define INGOT_PATH_BYTES     4096u
+
+/* out = PATH of an output of that name: what its links lead to, whether that is there or not, or
+ * the name itself.  INGOT_ERR_USAGE or INGOT_ERR_EXISTS where it names no file, but a folder, a
+ * device or a stream; INGOT_ERR_IO where links lead in a circle. */
+ingot_status ingot_output_target(char out[INGOT_PATH_BYTES], const char *name,
+                                 ingot_error *error) INGOT_MUST_CHECK;
+/* Whether PATH is there: a link that leads to nothing is none. */
+bool ingot_output_exists(const char *name);
 
 /* Whether an output could be begun under this path, to be known before hours of work: it names a
  * file, and its folder is there and may be written to.  Whether it exists is not asked. */

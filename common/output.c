@@ -9,6 +9,7 @@
  *     SIGKILL or a crash leaves it behind.
  *  5. A mapping is written only where the file is reserved and in memory: no page of it is missing
  *     for want of room, which would be a signal, not a status.
+ *  6. Symbolic links are followed once, at first; what comes later has the path behind them.
  */
 #include "common/files_internal.h"
 #include "common/memory.h"
@@ -17,7 +18,6 @@
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
 #include <linux/fs.h>
 #include <linux/magic.h>
 #include <pthread.h>
@@ -34,6 +34,7 @@
 #include <unistd.h>
 
 #define CREATE_ATTEMPTS   16
+#define MOST_LINKS        40u /* one behind the other, as the system has it */
 #define EARLY_FLUSH_BYTES (1u << 20)
 #define RESERVE_BYTES     (UINT64_C(128) << 20) /* at once, in the background */
 /* A file takes one write at a time; a few threads have something to do beside it.  In memory
@@ -231,49 +232,91 @@ static ingot_status exists_error(const char *path, ingot_error *error) {
                            "the output already exists");
 }
 
-/* Whether a name is that of a stream that is open, as /dev/stdout, wherever that one leads now. */
-static bool is_stream(const char *path) {
-    static const char streams[] = "/proc/";
-    char target[sizeof streams - 1];
-    return readlink(path, target, sizeof target) == (ssize_t)sizeof target &&
-           memcmp(target, streams, sizeof target) == 0;
+/* ---- where it is made ----------------------------------------------------------------------- */
+
+static void folder_of(char folder[INGOT_PATH_BYTES], const char *path) {
+    const char *slash = strrchr(path, '/');
+    const size_t length = slash == NULL ? 1 : slash == path ? 1 : (size_t)(slash - path);
+    memcpy(folder, slash == NULL ? "." : path, length);
+    folder[length] = '\0';
+}
+
+static ingot_status stream_error(const char *name, ingot_error *error) {
+    /* A rename would put a file in the place of a device, whoever else uses it. */
+    return ingot_error_set(error, INGOT_ERR_EXISTS, name, NULL, "give the name of a file",
+                           "the output is a device or pipe, not a file");
+}
+
+/* Links in /proc are streams that are open, as /dev/stdout leads to, wherever they lead now. */
+static bool is_in_proc(const char *path) {
+    char folder[INGOT_PATH_BYTES];
+    struct statfs where;
+    folder_of(folder, path);
+    return statfs(folder, &where) == 0 && where.f_type == PROC_SUPER_MAGIC;
+}
+
+/* path becomes what it leads to as a link; false where that is too long. */
+static bool follow(char path[INGOT_PATH_BYTES], const char *link, size_t length) {
+    const char *slash = link[0] == '/' ? NULL : strrchr(path, '/');
+    const size_t kept = slash == NULL ? 0 : (size_t)(slash - path) + 1;
+    if (kept + length >= INGOT_PATH_BYTES) {
+        return false;
+    }
+    memcpy(path + kept, link, length);
+    path[kept + length] = '\0';
+    return true;
 }
 
 /* Whether a path can be a file's: it names no folder, no device and not nothing. */
-static ingot_status check_name(const char *path, ingot_error *error) {
+static ingot_status check_path(const char *path, const char *name, ingot_error *error) {
+    struct stat info;
     if (path[0] == '\0' || path[strlen(path) - 1] == '/') {
-        return ingot_error_set(error, INGOT_ERR_USAGE, path, NULL, "give the name of a file",
+        return ingot_error_set(error, INGOT_ERR_USAGE, name, NULL, "give the name of a file",
                                "the output path names no file");
     }
     if (ingot_path_is_directory(path)) {
-        return ingot_error_set(error, INGOT_ERR_EXISTS, path, NULL, "give the name of a file",
+        return ingot_error_set(error, INGOT_ERR_EXISTS, name, NULL, "give the name of a file",
                                "the output is a folder");
     }
-    struct stat info;
-    if (is_stream(path) || (stat(path, &info) == 0 && !S_ISREG(info.st_mode))) {
-        /* A rename would put a file in the place of a device, whoever else uses it. */
-        return ingot_error_set(error, INGOT_ERR_EXISTS, path, NULL, "give the name of a file",
-                               "the output is a device or pipe, not a file");
-    }
-    return INGOT_OK;
+    return stat(path, &info) == 0 && !S_ISREG(info.st_mode) ? stream_error(name, error) : INGOT_OK;
 }
 
-ingot_status ingot_output_check(const char *path, ingot_error *error) {
-    char folder[PATH_MAX];
-    struct stat info;
-    INGOT_TRY(check_name(path, error));
-    const char *slash = strrchr(path, '/');
-    const size_t length = slash == NULL ? 1 : slash == path ? 1 : (size_t)(slash - path);
-    if (length >= sizeof folder) {
-        return path_error(path, ENAMETOOLONG, "cannot be made", error);
+ingot_status ingot_output_target(char out[INGOT_PATH_BYTES], const char *name, ingot_error *error) {
+    char link[INGOT_PATH_BYTES];
+    ssize_t length = (ssize_t)strlen(name);
+    out[0] = '\0';
+    for (unsigned links = 0; length >= 0; links++) {
+        if (links > MOST_LINKS) {
+            return ingot_error_set(error, INGOT_ERR_IO, name, NULL,
+                                   "remove the link, or name another output",
+                                   "symbolic links lead in a circle, to no file");
+        }
+        if (!follow(out, links == 0 ? name : link, (size_t)length)) {
+            return path_error(name, ENAMETOOLONG, "cannot be made", error);
+        }
+        length = readlink(out, link, sizeof link);
+        if ((links != 0 || length >= 0) && is_in_proc(out)) {
+            return stream_error(name, error);
+        }
     }
-    memcpy(folder, slash == NULL ? "." : path, length);
-    folder[length] = '\0';
+    return check_path(out, name, error);
+}
+
+bool ingot_output_exists(const char *name) {
+    struct stat info;
+    return stat(name, &info) == 0;
+}
+
+ingot_status ingot_output_check(const char *name, ingot_error *error) {
+    char path[INGOT_PATH_BYTES], folder[INGOT_PATH_BYTES];
+    struct stat info;
+    INGOT_TRY(ingot_output_target(path, name, error));
+    folder_of(folder, path);
     int code = stat(folder, &info) != 0           ? errno
                : !S_ISDIR(info.st_mode)           ? ENOTDIR
                : access(folder, W_OK | X_OK) != 0 ? errno
                                                   : 0;
-    char partial[PATH_MAX + sizeof INGOT_PARTIAL_SUFFIX]; /* its name is the longer one */
+    char partial[sizeof path + sizeof INGOT_PARTIAL_SUFFIX]; /* its name is the longer one */
     (void)snprintf(partial, sizeof partial, "%s" INGOT_PARTIAL_SUFFIX, path);
     if (code == 0 && lstat(partial, &info) != 0 && errno == ENAMETOOLONG) {
         code = errno;
@@ -285,13 +328,14 @@ void ingot_output_outlive_readers(void) {
     (void)signal(SIGPIPE, SIG_IGN);
 }
 
-static ingot_status open_output(ingot_output **out, const char *path, bool force, bool reopens,
+static ingot_status open_output(ingot_output **out, const char *name, bool force, bool reopens,
                                 ingot_error *error) {
+    char path[INGOT_PATH_BYTES];
     *out = NULL;
     ingot_output_outlive_readers();
-    INGOT_TRY(check_name(path, error));
+    INGOT_TRY(ingot_output_target(path, name, error));
     if (!force && ingot_path_exists(path)) {
-        return exists_error(path, error);
+        return exists_error(name, error);
     }
     void *memory;
     if (ingot_alloc_zero(&memory, 1, sizeof(ingot_output)) != INGOT_OK) {
@@ -573,15 +617,9 @@ static int rename_new(const char *from, const char *to) {
 
 /* Makes the new name durable.  Some network file systems cannot sync a folder; that is no error. */
 static int sync_folder(const char *path) {
-    const char *slash = strrchr(path, '/');
-    char *folder = NULL;
-    if (files_copy_path(&folder, slash == NULL ? "." : path, "") != INGOT_OK) {
-        return ENOMEM;
-    }
-    if (slash != NULL) {
-        folder[slash == path ? 1 : slash - path] = '\0';
-    }
+    char folder[INGOT_PATH_BYTES];
     int code = 0;
+    folder_of(folder, path);
     const int descriptor = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (descriptor < 0) {
         code = errno == EACCES ? 0 : errno; /* a folder one may write to but not list */
@@ -591,7 +629,6 @@ static int sync_folder(const char *path) {
         }
         (void)close(descriptor);
     }
-    ingot_free(folder);
     return code;
 }
 

@@ -110,10 +110,22 @@ static ingot_status check_options(session *s) {
     return INGOT_OK;
 }
 
-/* The output must be none of the inputs, by device and inode. */
-static ingot_status check_output(const session *s) {
+ingot_status ingot_convert_check_input(const session *s, const char *output) {
     const ingot_convert_options *o = s->options;
     bool is_input = false;
+    for (uint64_t i = 0; i < o->text_count; i++) {
+        is_input = is_input || ingot_path_same(output, o->texts[i]);
+    }
+    is_input = is_input || (o->stats != NULL && ingot_path_same(output, o->stats));
+    is_input = is_input || (o->recipe_path != NULL && ingot_path_same(output, o->recipe_path));
+    is_input = is_input || ingot_checkpoint_is_input(o->model_dir, output);
+    return is_input ? ingot_error_set(s->error, INGOT_ERR_USAGE, output, NULL,
+                                      "name another output", "the output is one of the inputs")
+                    : INGOT_OK;
+}
+
+static ingot_status check_output(const session *s) {
+    const ingot_convert_options *o = s->options;
     if (o->output != NULL && !o->is_dry_run) {
         INGOT_TRY(ingot_output_check(o->output, s->error));
         if (o->resumes) {
@@ -122,19 +134,10 @@ static ingot_status check_output(const session *s) {
             INGOT_TRY(ingot_output_check(state, s->error));
         }
     }
-    if (o->output == NULL || !ingot_path_exists(o->output)) {
+    if (o->output == NULL || !ingot_output_exists(o->output)) {
         return INGOT_OK;
     }
-    for (uint64_t i = 0; i < o->text_count; i++) {
-        is_input = is_input || ingot_path_same(o->output, o->texts[i]);
-    }
-    is_input = is_input || (o->stats != NULL && ingot_path_same(o->output, o->stats));
-    is_input = is_input || (o->recipe_path != NULL && ingot_path_same(o->output, o->recipe_path));
-    is_input = is_input || ingot_checkpoint_is_input(o->model_dir, o->output);
-    if (is_input) {
-        return ingot_error_set(s->error, INGOT_ERR_USAGE, o->output, NULL, "name another output",
-                               "the output is one of the inputs");
-    }
+    INGOT_TRY(ingot_convert_check_input(s, o->output));
     /* what may be the result of this conversion is looked at once its plan is there */
     if (!o->force && !o->is_dry_run && !(o->resumes && ingot_is_container(o->output))) {
         return ingot_error_set(s->error, INGOT_ERR_EXISTS, o->output, NULL,

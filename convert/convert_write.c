@@ -86,7 +86,8 @@ typedef struct work {
 
 void ingot_convert_begin(session *s) {
     const ingot_convert_options *o = s->options;
-    char state[4096], partial[4096];
+    char state[4096], target[INGOT_PATH_BYTES];
+    char partial[sizeof target + sizeof INGOT_PARTIAL_SUFFIX];
     ingot_layout_info layout;
     /* all but the provenance, which follows with the writer: never more than the file takes */
     const ingot_writer_plan plan = {.tensors = s->plan.specs,
@@ -97,8 +98,8 @@ void ingot_convert_begin(session *s) {
     if (o->output == NULL || o->is_dry_run || o->resumes || o->is_compressed ||
         o->shard_size_bytes != 0 || o->recipe.target_bpw != 0 ||
         ingot_resume_path(state, o->output, NULL) != INGOT_OK || ingot_path_exists(state) ||
-        snprintf(partial, sizeof partial, "%s" INGOT_PARTIAL_SUFFIX, o->output) >=
-            (int)sizeof partial ||
+        ingot_output_target(target, o->output, NULL) != INGOT_OK ||
+        snprintf(partial, sizeof partial, "%s" INGOT_PARTIAL_SUFFIX, target) < 0 ||
         ingot_path_exists(partial) || ingot_layout_compute(&layout, &plan, NULL) != INGOT_OK ||
         ingot_output_create(&s->begun, o->output, o->force, NULL) != INGOT_OK) {
         return;
@@ -192,12 +193,20 @@ static ingot_status look_for_finished(session *s, const ingot_writer_plan *plan,
         return ingot_error_set(s->error, status, found.file, found.tensor, found.remedy, "%s",
                                found.reason);
     }
-    return o->force || !ingot_path_exists(o->output)
+    return o->force || !ingot_output_exists(o->output)
                ? INGOT_OK
                : ingot_error_set(s->error, INGOT_ERR_EXISTS, o->output, NULL,
                                  "use --force to replace it",
                                  "the output exists and is no whole result of this conversion: %s",
                                  found.reason);
+}
+
+/* A shard's name may lead to an input. */
+static ingot_status check_shards(const work *w, const session *s) {
+    for (uint32_t i = 0; i < ingot_writer_shard_count(w->writer); i++) {
+        INGOT_TRY(ingot_convert_check_input(s, ingot_writer_shard_path(w->writer, i)));
+    }
+    return INGOT_OK;
 }
 
 static ingot_status open_work(work *w, session *s, const ingot_writer_plan *plan) {
@@ -230,6 +239,7 @@ static ingot_status open_work(work *w, session *s, const ingot_writer_plan *plan
     if (!goes_on) {
         INGOT_TRY(ingot_writer_create(&w->writer, o->output, o->force, plan, s->error));
         s->begun = NULL;
+        INGOT_TRY(check_shards(w, s));
         drop_state(w->state, reason);
         drop_remains(w->state, waiting);
     }

@@ -37,7 +37,7 @@ static const ingot_cli_option options[] = {
     {"dry-run", 0, NULL, "Print the plan, its sizes and memory, and stop."},
     {"resume", 0, NULL,
      "Save the state after every block as OUT.resume, and go on from it where there is one."},
-    {"force", 0, NULL, "Replace an existing output."},
+    {"force", 0, NULL, "Replace an existing output; of a link the file behind it."},
     {"zstd", 0, NULL, "Compress the data, for archive copies."},
     {"shard-size", 0, "BYTES", "Split the container; suffixes K, M, G, T."},
     {"sha256", 0, NULL, "Record the SHA-256 of the source files."},

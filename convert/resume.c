@@ -43,7 +43,9 @@ struct ingot_resume {
 };
 
 ingot_status ingot_resume_path(char path[4096], const char *output, ingot_error *error) {
-    return snprintf(path, 4096, "%s%s", output, SUFFIX) < 4096
+    char target[INGOT_PATH_BYTES];
+    INGOT_TRY(ingot_output_target(target, output, error));
+    return snprintf(path, 4096, "%s%s", target, SUFFIX) < 4096
                ? INGOT_OK
                : ingot_error_set(error, INGOT_ERR_USAGE, output, NULL, "use a shorter path",
                                  "the path is too long");

@@ -186,7 +186,7 @@ ingot_status ingot_sensitivity_read(ingot_sensitivity *out, ingot_table_state *s
                                     const ingot_sensitivity_key *key, ingot_error *error) {
     json_t *root = NULL;
     *state = INGOT_TABLE_ABSENT;
-    if (!ingot_path_exists(path)) {
+    if (!ingot_output_exists(path)) {
         return INGOT_OK;
     }
     ingot_error unread;

@@ -41,6 +41,8 @@ typedef struct session {
     ingot_speeds *speeds; /* of a device that is the caller's, or NULL */
 } session;
 
+/* INGOT_ERR_USAGE where a file is one of the inputs, by device and inode. */
+ingot_status ingot_convert_check_input(const session *s, const char *output) INGOT_MUST_CHECK;
 /* Begins the output of a plan whose device is still being opened: reserving takes a second for
  * every 12 GB where files are in memory.  Left to ingot_convert_write, with its errors, where its
  * size is not known yet, or an interrupted run left something. */

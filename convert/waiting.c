@@ -20,7 +20,9 @@ struct ingot_waiting {
 };
 
 ingot_status ingot_waiting_path(char path[4096], const char *output, ingot_error *error) {
-    return snprintf(path, 4096, "%s" SUFFIX INGOT_PARTIAL_SUFFIX, output) < 4096
+    char target[INGOT_PATH_BYTES];
+    INGOT_TRY(ingot_output_target(target, output, error));
+    return snprintf(path, 4096, "%s" SUFFIX INGOT_PARTIAL_SUFFIX, target) < 4096
                ? INGOT_OK
                : ingot_error_set(error, INGOT_ERR_USAGE, output, NULL, "use a shorter path",
                                  "the path is too long");
@@ -96,7 +98,8 @@ ingot_status ingot_waiting_create(ingot_waiting **out, const char *output, const
     char name[4096];
     w->plan = plan;
     INGOT_GO(ingot_waiting_path(w->path, output, error));
-    (void)snprintf(name, sizeof name, "%s" SUFFIX, output);
+    (void)snprintf(name, sizeof name, "%.*s", (int)(strlen(w->path) - strlen(INGOT_PARTIAL_SUFFIX)),
+                   w->path);
     INGOT_GO(plan_file(w));
     INGOT_GO(goes_on ? ingot_writer_reopen(&w->writer, name, true, &w->writer_plan, error)
                      : ingot_writer_create(&w->writer, name, true, &w->writer_plan, error));

@@ -118,11 +118,41 @@ ingot_status writer_build_front(ingot_writer *writer, writer_shard *part, ingot_
     return write_sorted(part, error);
 }
 
-ingot_status writer_name_shard(const ingot_writer *writer, uint32_t index, const char *path,
+/* A reader finds the shards of a set by the name of one, wherever links lead. */
+static ingot_status check_place(const ingot_writer *writer, uint32_t index, const char *name,
+                                const char *target, ingot_error *error) {
+    const char *first = index == 0 ? target : writer->shards[0].path;
+    char expected[INGOT_PATH_BYTES];
+    bool is_beside = shard_path_place(first, writer->shard_count) == 0;
+    if (is_beside) {
+        shard_path_sibling(expected, first, index);
+        is_beside = strcmp(expected, target) == 0;
+    }
+    return is_beside ? INGOT_OK
+                     : ingot_error_set(error, INGOT_ERR_USAGE, name, NULL,
+                                       "let the folder be a link, or remove those of the shards",
+                                       "shards of a set are symbolic links that do not lead into "
+                                       "one folder, to files of the same names");
+}
+
+ingot_status writer_name_shard(ingot_writer *writer, uint32_t index, const char *path,
                                ingot_error *error) {
     const uint32_t count = writer->shard_count;
-    writer->shards[index].path = count == 1 ? strdup(path) : shard_path_make(path, index, count);
-    return writer->shards[index].path != NULL ? INGOT_OK : writer_no_memory(error);
+    char target[INGOT_PATH_BYTES];
+    char *name = count == 1 ? strdup(path) : shard_path_make(path, index, count);
+    ingot_status status = name != NULL ? INGOT_OK : writer_no_memory(error);
+    INGOT_GO(status);
+    INGOT_GO(ingot_output_target(target, name, error));
+    INGOT_GO(count == 1 ? INGOT_OK : check_place(writer, index, name, target, error));
+    writer->shards[index].path = strdup(target);
+    status = writer->shards[index].path != NULL ? INGOT_OK : writer_no_memory(error);
+done:
+    if (index == 0) {
+        writer->name = name;
+    } else {
+        free(name);
+    }
+    return status;
 }
 
 static ingot_status open_writer(ingot_writer **out, const char *path, bool force, bool reopens,
@@ -500,7 +530,11 @@ done:
 }
 
 const char *ingot_writer_path(const ingot_writer *writer) {
-    return writer->shards[0].path;
+    return writer->name;
+}
+
+const char *ingot_writer_shard_path(const ingot_writer *writer, uint32_t index) {
+    return writer->shards[index].path;
 }
 
 void ingot_writer_abort(ingot_writer *writer) {

@@ -90,6 +90,8 @@ ingot_status ingot_writer_finish(ingot_writer *writer, unsigned threads, uint8_t
 /* The file that stands for the whole when it is finished: the path given, or the first shard's.
  * Owned by the writer. */
 const char *ingot_writer_path(const ingot_writer *writer);
+/* Where a shard is made, which its name may lead to as a symbolic link. */
+const char *ingot_writer_shard_path(const ingot_writer *writer, uint32_t index);
 /* Removes the partial file, unless it is kept; NULL is fine. */
 void ingot_writer_abort(ingot_writer *writer);
 

@@ -30,6 +30,7 @@ typedef struct place {
 struct ingot_writer {
     const ingot_writer_plan *plan;
     writer_shard *shards;
+    char *name; /* of the first shard; its path is what that leads to */
     uint32_t shard_count;
     bool is_forced;      /* existing files are replaced */
     place *places;       /* by plan index */
@@ -51,8 +52,8 @@ ingot_status writer_sort_files(const ingot_file_spec **files, const ingot_writer
 ingot_status writer_build_front(ingot_writer *writer, writer_shard *part,
                                 ingot_error *error) INGOT_MUST_CHECK;
 
-/* part->path = the name of shard `index` of a writer whose whole is to lie at path. */
-ingot_status writer_name_shard(const ingot_writer *writer, uint32_t index, const char *path,
+/* part->path = where shard `index` is made of a writer whose whole is to lie at path: in order. */
+ingot_status writer_name_shard(ingot_writer *writer, uint32_t index, const char *path,
                                ingot_error *error) INGOT_MUST_CHECK;
 
 ingot_status writer_no_memory(ingot_error *error);

@@ -211,6 +211,7 @@ void writer_destroy(ingot_writer *writer) {
         free(part->front);
     }
     free(writer->shards);
+    free(writer->name);
     free(writer->places);
     free(writer->compressed);
     (void)ZSTD_freeCCtx(writer->zstd);

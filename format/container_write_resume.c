@@ -79,7 +79,7 @@ ingot_status ingot_writer_find(ingot_container **out, const char *path, bool may
                                  "a run that replaces it was interrupted");
         goto done;
     }
-    INGOT_GO(ingot_open(out, writer->shards[0].path, error));
+    INGOT_GO(ingot_open(out, writer->name, error));
     bool is_same = (*out)->shard_count == writer->shard_count;
     for (uint32_t s = 0; is_same && s < writer->shard_count; s++) {
         is_same = is_same_front(&writer->shards[s], &(*out)->shards[s]);

@@ -19,9 +19,9 @@ bool ingot_output_is_form(const char *path, const char *output) {
             path[stem + (size_t)end] == '\0');
 }
 
+static const char *const endings[] = {".waiting.partial", ".resume.partial", ".partial", ".resume"};
+
 bool ingot_remains_are_of(const char *path, const char *output) {
-    static const char *const endings[] = {".waiting.partial", ".resume.partial", ".partial",
-                                          ".resume"};
     char whole[INGOT_SHELF_PATH_SIZE];
     const size_t length = strlen(path);
     for (unsigned i = 0; i < sizeof endings / sizeof *endings; i++) {
@@ -57,6 +57,23 @@ static void for_all(const ingot_shelf *shelf, const char *output,
     }
 }
 
+/* Those beside the output's name, and where that is a link those beside the file it leads to. */
+static void for_remains(const ingot_shelf *shelf, const char *output,
+                        void (*see)(void *context, const char *path), void *context) {
+    char name[INGOT_SHELF_PATH_SIZE], target[INGOT_PATH_BYTES], path[sizeof target + 32];
+    for_all(shelf, output, ingot_remains_are_of, see, context);
+    ingot_shelf_output(name, shelf, output);
+    if (ingot_output_target(target, name, NULL) != INGOT_OK || strcmp(target, name) == 0) {
+        return;
+    }
+    for (unsigned i = 0; i < sizeof endings / sizeof *endings; i++) {
+        (void)snprintf(path, sizeof path, "%s%s", target, endings[i]);
+        if (ingot_path_exists(path)) {
+            see(context, path);
+        }
+    }
+}
+
 static void add_bytes(void *context, const char *path) {
     struct stat info;
     if (stat(path, &info) == 0) {
@@ -66,7 +83,7 @@ static void add_bytes(void *context, const char *path) {
 
 uint64_t ingot_remains_bytes(const ingot_shelf *shelf, const char *output) {
     uint64_t bytes = 0;
-    for_all(shelf, output, ingot_remains_are_of, add_bytes, &bytes);
+    for_remains(shelf, output, add_bytes, &bytes);
     return bytes;
 }
 
@@ -76,7 +93,7 @@ static void drop(void *context, const char *path) {
 }
 
 void ingot_remains_remove(const ingot_shelf *shelf, const char *output) {
-    for_all(shelf, output, ingot_remains_are_of, drop, NULL);
+    for_remains(shelf, output, drop, NULL);
 }
 
 /* ---- the output itself ----------------------------------------------------------------------- */

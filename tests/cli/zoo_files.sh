@@ -97,6 +97,21 @@ expect_exit 0 ingot-zoo run own.json --force
 expect_exit 0 ingot-zoo run own.json
 grep -q '^1 products: 0 made, 1 finished before' out || fail "$(cat out)"
 
+# A product that is a link: the file behind it is made, and what an interrupted run left beside that goes.
+mkdir disk
+mv own/one.ingot disk/one.ingot
+ln -s ../disk/one.ingot own/one.ingot
+expect_exit 0 ingot-zoo run own.json
+grep -q '^1 products: 0 made, 1 finished before' out || fail "$(cat out)"
+echo damaged >disk/one.ingot
+for ending in partial resume waiting.partial; do
+    echo precious >disk/one.ingot.$ending
+done
+expect_exit 0 ingot-zoo run own.json --force
+expect_exit 0 ingot-verify own/one.ingot --source "$MODEL"
+[ -L own/one.ingot ] || fail "the link of a product was replaced"
+[ "$(ls disk)" = one.ingot ] || fail "beside the product there is $(ls disk)"
+
 # A lock that may not be opened, such as another user's, is an error; it was waited for without end.
 plain=
 if [ "$(id -u)" = 0 ]; then

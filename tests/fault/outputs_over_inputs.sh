@@ -36,6 +36,31 @@ done
 expect_exit 2 ingot-verify model.ingot --html model.ingot --json
 grep -q '"error": "E_USAGE"' out || fail "no JSON object with the error"
 
+# By a link, too: it is the file behind it that would be replaced.
+for input in model/tokenizer.json text.txt model.calib; do
+    ln -sf "$input" behind
+    reason="one of the inputs"
+    refused ingot-calib model --text text.txt --text model.calib -o behind --force
+    refused ingot-convert model --text text.txt --text model.calib -o behind --force
+    reason="would replace an input or a container"
+    refused ingot-verify model.ingot --source model --text text.txt --html behind
+done
+# Of a set, where the name of a shard leads to one.
+set_over() {
+    refused ingot-convert model --text text.txt -o set.ingot --shard-size 1000000 --force
+}
+ln -s text.txt set-00001-of-00003.ingot
+reason="do not lead into one folder"
+set_over
+mkdir shards
+for shard in 1 2 3; do
+    ln -sf shards/set-0000$shard-of-00003.ingot set-0000$shard-of-00003.ingot
+done
+ln text.txt shards/set-00002-of-00003.ingot
+reason="one of the inputs"
+set_over
+rm set-* shards/*
+
 # A pipe stands for every kind of file that a rename must not replace.
 mkfifo pipe
 reason="not a file"

@@ -201,6 +201,48 @@ static void test_no_replacing(void) { /* INV 2 */
     CU_ASSERT_FALSE(ingot_path_exists(partial));
 }
 
+/* Links are followed: what they lead to is made or replaced, in its own folder, and they stay. */
+static void test_links(void) {
+    ingot_output *output = (ingot_output *)&error;
+    char other[80], linked[80], target[INGOT_PATH_BYTES], name[160];
+    struct stat info;
+    start("linked");
+    (void)snprintf(linked, sizeof linked, "%s", path);
+    (void)snprintf(other, sizeof other, "%s/other", folder);
+    CU_ASSERT_EQUAL(mkdir(other, 0777), 0);
+    (void)snprintf(name, sizeof name, "%s/second", folder);
+    CU_ASSERT_EQUAL(symlink("second", linked), 0);   /* relative to where it lies, */
+    CU_ASSERT_EQUAL(symlink("other/file", name), 0); /* over another one, to nothing yet */
+    (void)snprintf(name, sizeof name, "%s/file", other);
+    CU_ASSERT_EQUAL(ingot_output_target(target, linked, &error), INGOT_OK);
+    CU_ASSERT_STRING_EQUAL(target, name);
+    CU_ASSERT_FALSE(ingot_output_exists(linked));
+    CU_ASSERT_EQUAL(ingot_output_check(linked, &error), INGOT_OK);
+    CU_ASSERT_EQUAL(ingot_file_write_all(linked, "one", 3, false, &error), INGOT_OK);
+    CU_ASSERT_STRING_EQUAL(content(name), "one");
+    CU_ASSERT(ingot_output_exists(linked));
+    CU_ASSERT_EQUAL(ingot_file_write_all(linked, "two", 3, false, &error), INGOT_ERR_EXISTS);
+    CU_ASSERT_EQUAL(ingot_output_create(&output, linked, true, &error), INGOT_OK);
+    (void)snprintf(name, sizeof name, "%s/file" INGOT_PARTIAL_SUFFIX, other);
+    CU_ASSERT_STRING_EQUAL(ingot_output_partial_path(output), name);
+    CU_ASSERT_EQUAL(ingot_output_write_at(output, "three", 5, 0, &error), INGOT_OK);
+    CU_ASSERT_EQUAL(ingot_output_commit(output, &error), INGOT_OK);
+    CU_ASSERT_STRING_EQUAL(content(target), "three");
+    CU_ASSERT(lstat(linked, &info) == 0 && S_ISLNK(info.st_mode));
+
+    /* links that an output cannot be made behind */
+    static const char *const bad[] = {"circle", "/dev/stdout", "/dev/null", "other", "none/file"};
+    static const ingot_status status[] = {INGOT_ERR_IO, INGOT_ERR_EXISTS, INGOT_ERR_EXISTS,
+                                          INGOT_ERR_EXISTS, INGOT_ERR_NOT_FOUND};
+    for (unsigned i = 0; i < sizeof bad / sizeof *bad; i++) {
+        start("circle");
+        CU_ASSERT_EQUAL(symlink(bad[i], path), 0);
+        CU_ASSERT_EQUAL(ingot_output_check(path, &error), status[i]);
+        CU_ASSERT_EQUAL(ingot_output_create(&output, path, true, &error), status[i]);
+        CU_ASSERT_EQUAL(unlink(path), 0);
+    }
+}
+
 static void test_bad_outputs(void) {
     ingot_output *output = (ingot_output *)&error;
     char where[80];
@@ -443,6 +485,7 @@ int main(void) {
                                  {"output", test_output},
                                  {"reserving in the background", test_reserving_behind},
                                  {"no replacing", test_no_replacing},
+                                 {"outputs that are links", test_links},
                                  {"bad outputs", test_bad_outputs},
                                  {"lock", test_lock},
                                  {"competition", test_competition},
