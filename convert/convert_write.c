@@ -23,17 +23,20 @@ static json_t *outliers_json(const ingot_tensor_spec *spec, const ingot_steps_ta
     if (spec->outlier_count == 0) {
         return json_null();
     }
-    const uint64_t group = ingot_outlier_gain_group(&format, rows, cols, spec->outlier_count);
-    const double bits = ingot_outlier_gain_bits(&format, rows, cols, spec->outlier_count);
+    const uint64_t group =
+        ingot_outlier_gain_group(&format, rows, cols, spec->outlier_count, spec->dtype);
+    const double bits =
+        ingot_outlier_gain_bits(&format, rows, cols, spec->outlier_count, spec->dtype);
     format.group = ingot_max_u64(group, 1);
     const double group_bits =
-        group == 0 ? (double)NAN : ingot_outlier_gain_bits(&format, rows, cols, 0);
+        group == 0 ? (double)NAN : ingot_outlier_gain_bits(&format, rows, cols, 0, spec->dtype);
     json_t *object = json_object();
     ingot_json_put(object, "bits_per_weight", ingot_json_number(bits));
     ingot_json_put(object, "error", ingot_json_number(steps->outliers));
     ingot_json_put(object, "group", group == 0 ? json_null() : json_integer((json_int_t)group));
     ingot_json_put(object, "group_bits_per_weight", ingot_json_number(group_bits));
     ingot_json_put(object, "group_error", ingot_json_number(steps->groups));
+    ingot_json_put(object, "left_out", json_integer((json_int_t)steps->left_out));
     return object;
 }
 
@@ -60,6 +63,26 @@ static json_t *tensors_json(const session *s) {
         (void)json_array_append_new(list, tensor);
     }
     return list;
+}
+
+/* Says where matrices have other outliers than they were asked for. */
+static void tell_left_out(const session *s) {
+    uint64_t matrices = 0, first = 0;
+    double left_out = 0;
+    for (uint64_t i = 0; i < s->plan.count; i++) {
+        if (s->steps[i].left_out > 0) {
+            first = matrices == 0 ? i : first;
+            left_out += s->steps[i].left_out;
+            matrices++;
+        }
+    }
+    if (matrices != 0) {
+        (void)fprintf(stderr,
+                      "%s: outliers out of the range of %s were left out, others are in their "
+                      "place: %.0f, in %llu matrices (the first: %s)\n",
+                      s->result->path, ingot_dtype_name(s->plan.specs[first].dtype), left_out,
+                      (unsigned long long)matrices, s->plan.tensors[first].name);
+    }
 }
 
 static uint64_t written_bytes(const char *path, uint64_t fallback) {
@@ -349,6 +372,7 @@ ingot_status ingot_convert_write(session *s, const ingot_writer_plan *plan,
         s->result->fallbacks += s->ledgers[i].fallback != INGOT_FALLBACK_NONE;
     }
     s->result->tensors = tensors_json(s);
+    tell_left_out(s);
     ingot_resume_destroy(w.resume);
     ingot_waiting_remove(w.waiting);
     return INGOT_OK;

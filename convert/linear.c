@@ -130,26 +130,6 @@ static ingot_status loop_and_polish(const work *k, result *r, ingot_steps_taken 
                                    job->polish_rounds, for_call(k));
 }
 
-ingot_status ingot_outliers_status(ingot_status status, const char *file, const char *name,
-                                   ingot_dtype dtype, ingot_error *error) {
-    return status != INGOT_ERR_NUMERIC
-               ? status
-               : ingot_error_set(error, status, file, name,
-                                 "keep the tensor by a rule of a recipe, or use no outliers",
-                                 "outliers are out of the range of %s, in which they would be "
-                                 "stored",
-                                 ingot_dtype_name(dtype));
-}
-
-/* The outliers of a matrix whose scales are there. */
-static ingot_status choose_outliers(const work *k, ingot_quantized *q, const float *importance) {
-    const ingot_linear_job *job = k->job;
-    const ingot_status status =
-        k->ops->outliers_choose(k->context, q, k->w, importance, job->outlier_count,
-                                job->outlier_dtype, k->arena, for_call(k));
-    return ingot_outliers_status(status, job->file, job->name, job->outlier_dtype, k->error);
-}
-
 /* Quantizes by the method; INGOT_METHOD_RTN with outliers keeps the plain scales. */
 static ingot_status by_method(const work *k, result *r, ingot_ledger *ledger,
                               ingot_steps_taken *steps) {
@@ -159,7 +139,9 @@ static ingot_status by_method(const work *k, result *r, ingot_ledger *ledger,
     const float *importance = factor != NULL ? factor->importance : NULL;
     if (job->outlier_count != 0) {
         INGOT_TRY(k->ops->quantize_search(k->context, q, k->w, importance, for_call(k)));
-        INGOT_TRY(choose_outliers(k, q, importance));
+        INGOT_TRY(k->ops->outliers_choose(k->context, q, k->w, importance, job->outlier_count,
+                                          job->outlier_dtype, k->arena, for_call(k)));
+        steps->left_out = (double)q->outliers.left_out;
         INGOT_TRY(ingot_outlier_gain(&steps->outliers, &steps->groups, job, k->w, &q->outliers,
                                      importance, for_call(k)));
     }
@@ -392,7 +374,7 @@ static ingot_status quantize(ingot_quantized *out, ingot_ledger *ledger, ingot_s
               .call = call,
               .error = error};
     begin_ledger(ledger, job);
-    *steps = (ingot_steps_taken){NAN, NAN, NAN, NAN, NAN, NAN};
+    *steps = (ingot_steps_taken){NAN, NAN, NAN, NAN, NAN, NAN, NAN};
     *bound = (double)NAN;
     const ingot_drift *drift = job->data.drift;
     const bool is_corrected = has_loop(job->method) && drift != NULL && drift->solved != NULL;

@@ -24,6 +24,7 @@ typedef struct ingot_steps_taken {
     double polished; /* after the polish */
     /* convert/outlier_gain.h: what outliers gain, and smaller groups in their place */
     double outliers, groups;
+    double left_out; /* of its outliers, which their type cannot hold (kernels/quantize.h) */
 } ingot_steps_taken;
 
 typedef struct ingot_linear_job {
@@ -76,10 +77,5 @@ ingot_status ingot_linear_strays(bool *strays, const ingot_linear_job *job, doub
 
 /* Ledger record of a dense tensor. */
 void ingot_ledger_copy(ingot_ledger *ledger);
-
-/* What choosing outliers gave; a numerical failure is told as what it is: of this tensor, outside
- * the type of its outliers. */
-ingot_status ingot_outliers_status(ingot_status status, const char *file, const char *name,
-                                   ingot_dtype dtype, ingot_error *error) INGOT_MUST_CHECK;
 
 #endif

@@ -7,11 +7,11 @@
 #include <math.h>
 
 double ingot_outlier_gain_bits(const ingot_quant_format *format, uint64_t rows, uint64_t cols,
-                               uint64_t outliers) {
+                               uint64_t outliers, ingot_dtype dtype) {
     const uint64_t groups = rows * ingot_ceil_div(cols, format->group);
     const uint64_t of_group =
         ingot_dtype_bytes(format->scale_dtype) + (format->zero_mode == INGOT_ZERO_STORED ? 1 : 0);
-    const uint64_t of_outlier = sizeof(uint32_t) + ingot_dtype_bytes(INGOT_F16);
+    const uint64_t of_outlier = sizeof(uint32_t) + ingot_dtype_bytes(dtype);
     const uint64_t sparse =
         outliers == 0 ? 0 : (rows + 1) * sizeof(uint64_t) + outliers * of_outlier;
     const uint64_t bytes =
@@ -20,13 +20,13 @@ double ingot_outlier_gain_bits(const ingot_quant_format *format, uint64_t rows, 
 }
 
 uint64_t ingot_outlier_gain_group(const ingot_quant_format *format, uint64_t rows, uint64_t cols,
-                                  uint64_t outliers) {
+                                  uint64_t outliers, ingot_dtype dtype) {
     static const uint64_t groups[] = {32, 64, 128}; /* of the format, but for whole rows */
-    const double most = ingot_outlier_gain_bits(format, rows, cols, outliers);
+    const double most = ingot_outlier_gain_bits(format, rows, cols, outliers, dtype);
     for (unsigned i = 0; i < sizeof groups / sizeof groups[0] && groups[i] < format->group; i++) {
         ingot_quant_format smaller = *format;
         smaller.group = groups[i];
-        if (groups[i] < cols && ingot_outlier_gain_bits(&smaller, rows, cols, 0) <= most) {
+        if (groups[i] < cols && ingot_outlier_gain_bits(&smaller, rows, cols, 0, dtype) <= most) {
             return groups[i];
         }
     }
@@ -63,8 +63,8 @@ ingot_status ingot_outlier_gain(double *outliers, double *groups, const ingot_li
                                 const float *w, const ingot_outliers *chosen,
                                 const float *importance, ingot_arena *scratch) {
     const ingot_outliers none = {.dtype = chosen->dtype};
-    const uint64_t group =
-        ingot_outlier_gain_group(&job->format, job->source->rows, job->source->cols, chosen->count);
+    const uint64_t group = ingot_outlier_gain_group(
+        &job->format, job->source->rows, job->source->cols, chosen->count, chosen->dtype);
     double without;
     *groups = NAN;
     INGOT_TRY(round_in(&without, job, w, job->format.group, &none, importance, scratch));

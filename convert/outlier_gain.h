@@ -4,15 +4,15 @@
 
 #include "convert/linear.h"
 
-/* Bits per weight of a matrix: codes, scales, zero points and `outliers` sparse F16 weights with
- * their columns and the pointers of the rows. */
+/* Bits per weight of a matrix: codes, scales, zero points and `outliers` sparse weights of
+ * `dtype` with their columns and the pointers of the rows. */
 double ingot_outlier_gain_bits(const ingot_quant_format *format, uint64_t rows, uint64_t cols,
-                               uint64_t outliers);
+                               uint64_t outliers, ingot_dtype dtype);
 
 /* The smallest group of the format whose matrix without outliers is no larger than the job's with
  * them; 0 when that is none smaller than the job's. */
 uint64_t ingot_outlier_gain_group(const ingot_quant_format *format, uint64_t rows, uint64_t cols,
-                                  uint64_t outliers);
+                                  uint64_t outliers, ingot_dtype dtype);
 
 /* Output errors (without data: weight errors) of rounding w[rows][cols] with searched scales,
  * relative to that of the job's format without outliers: *outliers with those that were chosen,

@@ -21,23 +21,42 @@ typedef struct planner {
     bool has_linear;
 } planner;
 
-/* ---- scale dtype ---------------------------------------------------------------------------- */
+/* ---- dtypes of scales and outliers ---------------------------------------------------------- */
 
 #define SURVEY_ROWS 64u /* rows that are looked at, evenly spaced */
 
-/* BF16 where F16 would lose: more than one group in a hundred with a plain scale below 2^-17 (where
- * F16 has fewer bits than BF16), or one above 2^15.  F16 where there are no weights to look at. */
-static ingot_status survey_scale(ingot_dtype *out, const planner *p, uint64_t index,
-                                 const ingot_setting *s, uint64_t rows, uint64_t cols,
-                                 uint64_t group) {
+/* What is seen there; all zero where there are no weights to look at. */
+typedef struct survey {
+    uint64_t groups;
+    uint64_t small, large; /* of them, with a plain scale below 2^-17 or over 2^15 */
+    float largest;         /* weight */
+} survey;
+
+/* Adds w[cols], a row. */
+static void survey_row(survey *out, const float *w, uint64_t cols, uint64_t group, unsigned bits) {
+    for (uint64_t first = 0; first < cols; first += group) {
+        float largest = 0;
+        for (uint64_t j = first; j < first + group && j < cols; j++) {
+            largest = fabsf(w[j]) > largest ? fabsf(w[j]) : largest;
+        }
+        const float scale = largest / (float)((1u << (bits - 1)) - 1);
+        out->groups++;
+        out->small += scale > 0 && scale < 0x1p-17f;
+        out->large += scale > 0x1p15f;
+        out->largest = fmaxf(out->largest, largest);
+    }
+}
+
+static ingot_status survey_rows(survey *out, const planner *p, uint64_t index,
+                                const ingot_tensor_spec *spec) {
     const ingot_st_tensor *tensor = ingot_checkpoint_at(p->checkpoint, index);
+    const uint64_t rows = spec->dim[0], cols = spec->dim[1];
     const uint64_t element = ingot_dtype_bytes(tensor->dtype),
                    count = rows < SURVEY_ROWS ? rows : SURVEY_ROWS;
     ingot_status status = INGOT_OK;
     uint8_t *bytes = NULL;
     float *w = NULL;
-    uint64_t small = 0, large = 0, total = 0;
-    *out = INGOT_F16;
+    *out = (survey){0};
     if (!ingot_checkpoint_has_weights(p->checkpoint)) {
         return INGOT_OK;
     }
@@ -48,40 +67,46 @@ static ingot_status survey_scale(ingot_dtype *out, const planner *p, uint64_t in
         INGOT_GO(ingot_checkpoint_read(p->checkpoint, index, row * cols * element, cols * element,
                                        bytes, p->error));
         ingot_rows_to_f32(w, bytes, tensor->dtype, cols);
-        for (uint64_t first = 0; first < cols; first += group) {
-            float largest = 0;
-            for (uint64_t j = first; j < first + group && j < cols; j++) {
-                largest = fabsf(w[j]) > largest ? fabsf(w[j]) : largest;
-            }
-            const float scale = largest / (float)((1u << (s->bits - 1)) - 1);
-            total++;
-            small += scale > 0 && scale < 0x1p-17f;
-            large += scale > 0x1p15f;
-        }
+        survey_row(out, w, cols, spec->group, spec->bits);
     }
-    *out = large > 0 || small * 100 > total ? INGOT_BF16 : INGOT_F16;
 done:
     ingot_free(bytes);
     ingot_free(w);
     return status;
 }
 
-static ingot_status choose_scale(ingot_dtype *out, const planner *p, uint64_t index,
-                                 const ingot_setting *s, uint64_t rows, uint64_t cols,
-                                 uint64_t group) {
-    switch (s->scale) {
+/* `auto` scales: BF16 where F16 would lose, where more than one group in a hundred is small (F16
+ * has fewer bits there than BF16) or one is large. */
+static ingot_dtype scale_dtype(ingot_scale_choice choice, const survey *seen) {
+    switch (choice) {
     case INGOT_SCALE_AUTO:
-        return survey_scale(out, p, index, s, rows, cols, group);
+        return seen->large > 0 || seen->small * 100 > seen->groups ? INGOT_BF16 : INGOT_F16;
     case INGOT_SCALE_F16:
-        *out = INGOT_F16;
         break;
     case INGOT_SCALE_BF16:
-        *out = INGOT_BF16;
-        break;
+        return INGOT_BF16;
     case INGOT_SCALE_F32:
-        *out = INGOT_F32;
-        break;
+        return INGOT_F32;
     }
+    return INGOT_F16;
+}
+
+/* F32 where the largest weights, of which outliers are, are near the ends of F16: folds and
+ * corrections make them larger, and below 2^-14 F16 has fewer bits. */
+static ingot_dtype outlier_dtype(const survey *seen) {
+    const bool is_small = seen->largest > 0 && seen->largest < 0x1p-12f;
+    return is_small || seen->largest >= 0x1p15f ? INGOT_F32 : INGOT_F16;
+}
+
+/* What a matrix is like decides the types that depend on it. */
+static ingot_status choose_dtypes(ingot_tensor_spec *spec, const planner *p, uint64_t index,
+                                  const ingot_setting *s) {
+    survey seen = {0};
+    if (s->scale == INGOT_SCALE_AUTO || spec->outlier_count != 0) {
+        INGOT_TRY(survey_rows(&seen, p, index, spec));
+    }
+    spec->scale_dtype = scale_dtype(s->scale, &seen);
+    spec->dtype = spec->outlier_count != 0 ? outlier_dtype(&seen) : INGOT_F16;
     return INGOT_OK;
 }
 
@@ -173,7 +198,7 @@ static ingot_status add_quantized(planner *p, uint64_t index, const char *name,
                                   s->is_symmetric ? INGOT_ZERO_SYMMETRIC : INGOT_ZERO_STORED,
                               .group = group};
     spec.outlier_count = (uint64_t)floor(s->outliers * (double)rows * (double)cols);
-    INGOT_TRY(choose_scale(&spec.scale_dtype, p, index, s, rows, cols, group));
+    INGOT_TRY(choose_dtypes(&spec, p, index, s));
     tensor->origin = INGOT_ORIGIN_QUANTIZE;
     tensor->method = method;
     ingot_tensor_spec named = spec;
@@ -558,8 +583,7 @@ ingot_status ingot_plan_set_bits(ingot_plan *plan, uint64_t index, unsigned bits
     s.bits = bits;
     INGOT_TRY(ingot_plan_stored_bytes(&before, spec, error));
     spec->bits = bits;
-    INGOT_TRY(choose_scale(&spec->scale_dtype, &p, t->source_index, &s, spec->dim[0], spec->dim[1],
-                           spec->group));
+    INGOT_TRY(choose_dtypes(spec, &p, t->source_index, &s));
     INGOT_TRY(ingot_plan_stored_bytes(&after, spec, error));
     plan->quantized_bytes = plan->quantized_bytes - before + after;
     snprintf(t->note, sizeof t->note, "%s", note);

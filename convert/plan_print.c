@@ -27,7 +27,8 @@ static void print_tensor(const ingot_plan_tensor *t, const ingot_tensor_spec *sp
                       spec->zero_mode == INGOT_ZERO_STORED ? "asymmetric" : "symmetric",
                       ingot_dtype_name(spec->scale_dtype));
         if (spec->outlier_count != 0) {
-            (void)fprintf(out, ", %llu outliers", (unsigned long long)spec->outlier_count);
+            (void)fprintf(out, ", %llu outliers%s", (unsigned long long)spec->outlier_count,
+                          spec->dtype == INGOT_F32 ? " in F32" : "");
         }
         break;
     case INGOT_ALIAS:

@@ -14,12 +14,13 @@
 #include <unistd.h>
 
 /* Raised when the same options come to give other bytes (2: decision 0033, 3: 0040, 4 and 5: 0035,
- * 6: 0037), so that no file is half of one recipe and half of another. */
-#define ARITHMETIC   6
+ * 6: 0037, 7: outliers that F16 cannot hold), so that no file is half of one recipe and half of
+ * another. */
+#define ARITHMETIC   7
 #define KIND         "conversion-state"
 #define SUFFIX       ".resume"
 #define NAME_BYTES   32
-#define STEP_BYTES   48u      /* the members of ingot_steps_taken as binary64 */
+#define STEP_BYTES   56u      /* the members of ingot_steps_taken as binary64 */
 #define TUNING_BYTES 40u      /* before, after, both divergences as binary64, step as u64 */
 #define OUTPUT       "output" /* of names of pieces: the file an image is of */
 #define WAITING      "waiting"
@@ -298,6 +299,7 @@ static ingot_status copy_all(ingot_resume *r) {
         store_double(to + 24, steps->polished);
         store_double(to + 32, steps->outliers);
         store_double(to + 40, steps->groups);
+        store_double(to + 48, steps->left_out);
     }
     if (r->job.tunings != NULL) {
         INGOT_TRY(add_piece(r, &bytes, tuning_bytes(r), "tuning"));
@@ -495,7 +497,8 @@ static ingot_status load_figures(const ingot_resume *r, const ingot_container *s
                                               .gptq = load_double(from + 16),
                                               .polished = load_double(from + 24),
                                               .outliers = load_double(from + 32),
-                                              .groups = load_double(from + 40)};
+                                              .groups = load_double(from + 40),
+                                              .left_out = load_double(from + 48)};
     }
     if (r->job.tunings != NULL) {
         INGOT_GO(load_piece(r, state, "tuning", bytes, tuning_bytes(r), error));

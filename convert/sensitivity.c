@@ -76,10 +76,8 @@ static ingot_status round_matrix(ingot_weight_view *view, measurer *m, uint64_t 
     INGOT_TRY(ingot_quantized_create(&q, source->rows, source->cols, &format, m->device));
     INGOT_TRY(m->ops->quantize_search(m->context, &q, w, NULL, m->scratch));
     if (spec->outlier_count != 0) {
-        const ingot_status status = m->ops->outliers_choose(
-            m->context, &q, w, NULL, spec->outlier_count, spec->dtype, m->device, m->scratch);
-        INGOT_TRY(
-            ingot_outliers_status(status, m->job->source->path, spec->name, spec->dtype, m->error));
+        INGOT_TRY(m->ops->outliers_choose(m->context, &q, w, NULL, spec->outlier_count, spec->dtype,
+                                          m->device, m->scratch));
         INGOT_TRY(m->ops->quantize_search(m->context, &q, w, NULL, m->scratch));
     }
     return m->ops->quantized_pack(m->context, view, &q, m->device);

@@ -7,12 +7,15 @@
 #include <math.h>
 #include <string.h>
 
+#define F16_END 65520.0f /* from here on nearest to infinity */
+
 typedef struct gain_task {
     const ingot_quantize_ops *ops;
     const ingot_quantized *q;
     const float *w, *importance;
-    float *gain;    /* [rows][cols] */
-    float *scratch; /* [threads][3][padded group]: weights, importance, row of values */
+    ingot_dtype dtype; /* of outliers */
+    float *gain;       /* [rows][cols] */
+    float *scratch;    /* [threads][3][padded group]: weights, importance, row of values */
     uint64_t padded;
 } gain_task;
 
@@ -67,25 +70,40 @@ static void gain_tile(void *context, size_t tile, unsigned worker) {
     }
 }
 
-/* Non-negative floats order like their bits. */
-static uint32_t gain_bits(float gain) {
-    return gain > 0.0f ? ingot_float_to_bits(gain) : 0;
+/* What keeping element `index` gains; is_stored: in the type it would have.  Binary16 has its
+ * 11 bits for what is normal in it: whatever is gained beyond is lost again by storing it. */
+static float gain_of(const gain_task *task, uint64_t index, bool is_stored) {
+    const float w = task->w[index], size = fabsf(w), gain = task->gain[index];
+    if (!is_stored || task->dtype != INGOT_F16 || size == 0 ||
+        (size >= 0x1p-14f && size < F16_END)) {
+        return gain;
+    }
+    const float e = ingot_outlier_store(w, task->dtype) - w;
+    const float d = task->importance != NULL ? task->importance[index % task->q->cols] : 1.0f;
+    return size < F16_END ? gain - d * e * e : -INFINITY;
 }
 
-/* The `count`-th largest gain as bits, and how many of that very value are to be taken.
+/* Orders gains like numbers; what is none comes last. */
+static uint32_t order_of(float gain) {
+    const uint32_t bits = ingot_float_to_bits(gain);
+    return isnan(gain) ? 0 : bits >> 31 != 0 ? ~bits : bits | 0x80000000u;
+}
+
+/* The `count`-th largest gain in its order, and how many of that very value are to be taken.
  * histogram[65536] is the caller's. */
-static uint32_t gain_threshold(const float *gain, uint64_t total, uint64_t count,
+static uint32_t gain_threshold(const gain_task *task, bool is_stored, uint64_t count,
                                uint64_t *histogram, uint64_t *ties) {
+    const uint64_t total = task->q->rows * task->q->cols;
     uint32_t prefix = 0;
     uint64_t wanted = count;
     for (unsigned pass = 0; pass < 2; pass++) {
         memset(histogram, 0, 65536 * sizeof *histogram);
         for (uint64_t i = 0; i < total; i++) {
-            const uint32_t bits = gain_bits(gain[i]);
+            const uint32_t order = order_of(gain_of(task, i, is_stored));
             if (pass == 0) {
-                histogram[bits >> 16]++;
-            } else if (bits >> 16 == prefix) {
-                histogram[bits & 0xffff]++;
+                histogram[order >> 16]++;
+            } else if (order >> 16 == prefix) {
+                histogram[order & 0xffff]++;
             }
         }
         uint32_t at = 65535;
@@ -98,52 +116,29 @@ static uint32_t gain_threshold(const float *gain, uint64_t total, uint64_t count
     return prefix;
 }
 
-/* Squares, of all outliers: what they gain, what being stored loses, what they are. */
-typedef struct outlier_sums {
-    double gained, lost, whole;
-} outlier_sums;
-
-static void add_outlier(outlier_sums *sums, const gain_task *task, uint64_t r, uint64_t c,
-                        double value) {
-    const double w = task->w[r * task->q->cols + c],
-                 weight = task->importance != NULL ? (double)task->importance[c] : 1;
-    sums->gained += (double)task->gain[r * task->q->cols + c];
-    sums->lost += weight * (value - w) * (value - w);
-    sums->whole += weight * w * w;
-}
-
-/* Outliers below the normal numbers of their type: rounded more than these ever are, and worse than
- * by their codes. */
-static bool is_underflow(const outlier_sums *sums) {
-    return sums->lost > 0x1p-20 * sums->whole && sums->lost > sums->gained;
-}
-
-static ingot_status take_outliers(ingot_outliers *o, const gain_task *task, uint32_t threshold,
-                                  uint64_t ties) {
+/* The first of the largest gains as they are stored; any: the threshold of gains as they are. */
+static ingot_status take_outliers(ingot_outliers *o, const gain_task *task, uint32_t any,
+                                  uint32_t threshold, uint64_t ties) {
     const uint64_t rows = task->q->rows, cols = task->q->cols;
     uint64_t taken = 0;
-    outlier_sums sums = {0};
     for (uint64_t r = 0; r < rows; r++) {
         o->row_ptr[r] = taken;
         for (uint64_t c = 0; c < cols; c++) {
-            const uint32_t bits = gain_bits(task->gain[r * cols + c]);
-            if (bits < threshold || (bits == threshold && ties == 0)) {
+            const uint64_t i = r * cols + c;
+            const uint32_t order = order_of(gain_of(task, i, true));
+            if (order < threshold || (order == threshold && ties == 0)) {
+                const uint32_t before = order_of(task->gain[i]);
+                o->left_out += before > order && before >= any;
                 continue;
             }
-            ties -= bits == threshold;
+            ties -= order == threshold;
             o->col[taken] = (uint32_t)c;
-            o->val[taken] = ingot_round_to_dtype(task->w[r * cols + c], o->dtype);
-            if (!isfinite(o->val[taken])) {
-                return INGOT_ERR_NUMERIC;
-            }
-            add_outlier(&sums, task, r, c, (double)o->val[taken]);
+            o->val[taken] = ingot_outlier_store(task->w[i], o->dtype);
             taken++;
         }
     }
     o->row_ptr[rows] = taken;
-    if (is_underflow(&sums)) {
-        return INGOT_ERR_NUMERIC;
-    }
+    o->left_out = ingot_min_u64(o->left_out, o->count); /* of equal gains all were counted */
     return taken == o->count ? INGOT_OK : INGOT_ERR_INTERNAL;
 }
 
@@ -162,6 +157,7 @@ ingot_status ingot_outliers_choose(ingot_quantized *q, const float *w, const flo
                       .q = q,
                       .w = w,
                       .importance = importance,
+                      .dtype = dtype,
                       .padded = ingot_pad_lanes(q->format.group)};
     uint64_t *histogram, ties;
     INGOT_TRY(ingot_arena_array(arena, (void **)&o->row_ptr, q->rows + 1, sizeof(uint64_t)));
@@ -173,9 +169,9 @@ ingot_status ingot_outliers_choose(ingot_quantized *q, const float *w, const flo
                                 3 * (uint64_t)ingot_pool_width(pool), task.padded * sizeof(float)));
     ingot_pool_run(pool, ingot_row_tiles(q->rows), gain_tile, &task);
     o->count = count;
-    const uint32_t threshold =
-        gain_threshold(task.gain, q->rows * q->cols, count, histogram, &ties);
-    return take_outliers(o, &task, threshold, ties);
+    const uint32_t any = gain_threshold(&task, false, count, histogram, &ties);
+    const uint32_t threshold = gain_threshold(&task, true, count, histogram, &ties);
+    return take_outliers(o, &task, any, threshold, ties);
 }
 
 ingot_status ingot_outliers_place(ingot_quantized *q, const ingot_outliers *outliers,
@@ -189,7 +185,7 @@ ingot_status ingot_outliers_place(ingot_quantized *q, const ingot_outliers *outl
         for (uint64_t i = outliers->row_ptr[r]; i < outliers->row_ptr[r + 1]; i++) {
             const uint64_t c = outliers->col[i];
             q->codes[r * q->cols + c] = q->zeros[r * q->groups + c / q->format.group];
-            q->outliers.val[i] = ingot_round_to_dtype(w[r * q->cols + c], outliers->dtype);
+            q->outliers.val[i] = ingot_outlier_store(w[r * q->cols + c], outliers->dtype);
         }
     }
     return INGOT_OK;

@@ -8,6 +8,7 @@
 #include "kernels/cpu/cpu.h"
 #include "kernels/quantize_internal.h"
 
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -64,6 +65,11 @@ float ingot_scale_store(float scale, ingot_dtype dtype) {
         stored = copysignf(largest, scale);
     }
     return stored;
+}
+
+float ingot_outlier_store(float w, ingot_dtype dtype) {
+    const float largest = dtype == INGOT_F16 ? 65504.0f : FLT_MAX;
+    return ingot_round_to_dtype(w > largest ? largest : w < -largest ? -largest : w, dtype);
 }
 
 void ingot_rows_to_f32(float *out, const void *in, ingot_dtype dtype, uint64_t count) {

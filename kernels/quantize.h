@@ -33,6 +33,7 @@ typedef struct ingot_outliers {
     uint32_t *col;     /* [count] */
     float *val;        /* [count], representable in dtype */
     ingot_dtype dtype; /* F16 or F32 */
+    uint64_t left_out; /* would have been among them, but for dtype, which cannot hold them */
 } ingot_outliers;
 
 /* A quantized matrix before packing.  All arrays are the arena's. */
@@ -96,18 +97,21 @@ ingot_status ingot_quantize_search(ingot_quantized *q, const float *w, const flo
 
 /* ---- outliers --------------------------------------------------------------------------- */
 
+/* A weight as an outlier of dtype holds it: rounded, cut off at its largest number. */
+float ingot_outlier_store(float w, ingot_dtype dtype);
+
 /* Chooses exactly `count` weights by the loss that keeping them apart removes: importance times
  * squared rounding error, for the largest and the smallest weight of a group the gain of searching
- * the group again without it.  Ties go to the lower index.  Fills q->outliers (row_ptr, col; val =
- * w rounded to dtype) from the arena.  q must hold the result of a search; search it again
- * afterwards.  INGOT_ERR_NUMERIC when a chosen weight overflows dtype, or when
- * they are so far below its normal numbers that they lose more by it than they gain. */
+ * the group again without it.  Below the normal numbers of dtype what is lost by storing it counts,
+ * and weights beyond them come last.  Ties go to the lower index.  Fills q->outliers (row_ptr, col;
+ * val = ingot_outlier_store of w) from the arena.  q must hold the result of a search; search it
+ * again afterwards. */
 ingot_status ingot_outliers_choose(ingot_quantized *q, const float *w, const float *importance,
                                    uint64_t count, ingot_dtype dtype, ingot_arena *arena,
                                    ingot_arena *scratch, ingot_pool *pool) INGOT_MUST_CHECK;
 
 /* Gives q the places of `outliers` (which q then shares): their codes become z, and q's own val
- * (from the arena) w[rows][cols] rounded to their dtype. */
+ * (from the arena) ingot_outlier_store of w[rows][cols]. */
 ingot_status ingot_outliers_place(ingot_quantized *q, const ingot_outliers *outliers,
                                   const float *w, ingot_arena *arena) INGOT_MUST_CHECK;
 

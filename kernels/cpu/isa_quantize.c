@@ -362,7 +362,7 @@ static void feedback(uint8_t *out, float *e, const float *t, const float *w, con
             }
             for (unsigned lane = 0; lane < LANES; lane++) {
                 if (keep[at + lane] != 0) {
-                    kept[at + lane] = ingot_round_to_dtype(target[v][lane], keep_dtype);
+                    kept[at + lane] = ingot_outlier_store(target[v][lane], keep_dtype);
                     out[at + lane] = (uint8_t)z[lane];
                     e[at + lane] = w[at + lane] - kept[at + lane];
                 }

@@ -56,6 +56,11 @@ __device__ static inline float cuda_scale_store(float scale, ingot_dtype dtype) 
     return fabsf(stored) <= largest ? stored : copysignf(largest, scale);
 }
 
+/* kernels/quantize.h, ingot_outlier_store: of F16 or F32 */
+__device__ static inline float cuda_outlier_store(float w, ingot_dtype dtype) {
+    return dtype == INGOT_F16 ? __half2float(finite_half(w)) : w;
+}
+
 /* x to the 11 bits of TF32, to nearest: tensor cores may cut the rest off, and if they did so to E
  * and H alike every loss would be too small by 1e-3. */
 __device__ static inline float rounded_to_tf32(float x) {

@@ -185,7 +185,7 @@ __global__ __launch_bounds__(WARPS * 32) void columns_kernel(const column_job jo
                 const float x = is_zero ? 0.0f : __fdiv_rn(target[piece], scale);
                 const float c = rintf(fminf(fmaxf(x, -zero), top - zero));
                 float e = fmaf(-scale, c, weight[piece]);
-                const float value = rounded_to(target[piece], job.keep_dtype);
+                const float value = cuda_outlier_store(target[piece], job.keep_dtype);
                 e = is_kept[piece] != 0 ? weight[piece] - value : e;
                 if (lane == j % 32) {
                     code[piece] = is_kept[piece] != 0 ? (unsigned)zero : (unsigned)(c + zero);

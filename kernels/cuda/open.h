@@ -6,7 +6,7 @@
 #include "kernels/backend.h"
 
 /* Of the plugin; a tool refuses one that was built from other sources. */
-#define INGOT_CUDA_INTERFACE 12u
+#define INGOT_CUDA_INTERFACE 13u
 typedef unsigned ingot_cuda_interface_function(void);
 
 /* Opens device number `ordinal` (-1: the first) with `threads` host threads beside it.

@@ -14,7 +14,7 @@ __global__ static void place_kernel(uint8_t *codes, float *val, const uint8_t *z
     const uint64_t row = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x;
     for (uint64_t i = row < rows ? row_ptr[row] : 0; row < rows && i < row_ptr[row + 1]; i++) {
         codes[row * cols + col[i]] = zeros[row * groups + col[i] / group];
-        val[i] = rounded_to(w[row * cols + col[i]], dtype);
+        val[i] = cuda_outlier_store(w[row * cols + col[i]], dtype);
     }
 }
 
@@ -72,6 +72,7 @@ static ingot_status choose(const ingot_cuda *cuda, ingot_quantized *q, const flo
     INGOT_TRY(give(cuda, &col, copy.outliers.col, count, sizeof(uint32_t), arena));
     INGOT_TRY(give(cuda, &val, copy.outliers.val, count, sizeof(float), arena));
     q->outliers.count = count;
+    q->outliers.left_out = copy.outliers.left_out;
     q->outliers.row_ptr = static_cast<uint64_t *>(row_ptr);
     q->outliers.col = static_cast<uint32_t *>(col);
     q->outliers.val = static_cast<float *>(val);

@@ -11,14 +11,14 @@ make_model() {
     "$PYTHON" "$INGOT_ROOT/tests/change_weights.py" "$1/model.safetensors" "${3:-_proj}" "$2"
 }
 
-# expect_valid MODEL OPTION...: the conversion's own verifier accepts it.
+# expect_valid MODEL OPTION...: the conversion's own verifier accepts it; out and err are the conversion's.
 expect_valid() {
     model=$1
     shift
     ingot-convert "$model" -o out.ingot --force --threads 1 "$@" >out 2>err ||
         fail "$model $*: $(tail -n 1 err)"
-    ingot-verify out.ingot --source "$model" --threads 1 >out 2>err ||
-        fail "$model $*: $(tail -n 1 err)"
+    ingot-verify out.ingot --source "$model" --threads 1 --json >verified.json 2>verify.err ||
+        fail "$model $*: $(tail -n 1 verify.err)"
 }
 
 # expect_refused TEXT MODEL OPTION...: not converted, for this reason, and nothing is left.
@@ -50,10 +50,51 @@ for model in small dead idle tiny columns constant lone rows; do
         expect_valid $model $options --bits 4 --group 32
         expect_valid $model $options --bits 8 --group row --asym
         expect_valid $model $options --bits 2 --group row
+        expect_valid $model $options --bits 4 --group 32 --outliers 0.02
     done
 done
 # shellcheck disable=SC2086
 expect_valid columns --effort best $DATA --bits 2 --group row
+
+# Outliers that F16 would not hold are F32 where the plan has seen such weights.
+make_model beyond '1e6 if i == 31 and j == 47 else w' layers.0.mlp.down_proj
+make_model flat 'w * 1e-9' layers.0.mlp.down_proj
+make_model vast 'w * 1e9' layers.0.mlp.down_proj
+cat >errors.py <<'END'
+import json
+def load(name):
+    with open(name, encoding="utf-8") as file:
+        return {t["name"]: t for t in json.load(file)["tensors"]}
+made, stored, plain = load("out"), load("verified.json"), load("without.json")
+assert not any(t["outliers"]["left_out"] for t in made.values()), made
+dtypes = {name: t["dtype"] for name, t in stored.items() if t["kind"] == "grouped"}
+at = "model.layers.0.mlp.down_proj.weight"
+assert dtypes.pop(at) == "F32" and set(dtypes.values()) == {"F16"}, dtypes
+error = "weight_error" if stored[at]["output_error"] is None else "output_error"
+assert stored[at][error] < plain[at][error], (stored[at], plain[at])
+END
+for model in beyond flat vast; do
+    # shellcheck disable=SC2086
+    for options in "--method rtn" "--effort fast --bits 8" "--method gptq $DATA" \
+        "--method awq+gptq $DATA --bits 8" "--effort best $DATA"; do
+        expect_valid $model $options
+        mv verified.json without.json
+        expect_valid $model $options --outliers 0.03 --json
+        "$PYTHON" errors.py || fail "$model $options"
+    done
+done
+# shellcheck disable=SC2086
+expect_valid flat --target-bpw 6.89 $DATA --outliers 0.01
+
+# Where it has not, of 256 rows every fourth, they are none, which is told once.
+make_model unseen '1e6 if i % 4 == 3 and j == 9 else w' embed_tokens
+printf '{"tensors": [{"pattern": "model.embed_tokens.weight", "bits": 8, "outliers": 0.02}]}' >embed.json
+TOLD='of F16 were left out, others are in their place: 64, in 1 matrices (the first: model.embed_tokens'
+for options in "--method rtn" "--method gptq $DATA"; do
+    # shellcheck disable=SC2086
+    expect_valid unseen $options --recipe embed.json
+    [ "$(grep -cF "$TOLD" err)" = 1 ] || fail "told: $(cat err)"
+done
 
 # Weights that scales cannot hold.
 make_model below 'w * 1e-6'

@@ -14,6 +14,8 @@ typedef struct sample {
     ingot_weight_view view;
     float *w, *gram, *scaled;
     ingot_quant_format format;
+    uint64_t outliers;   /* of the job that follows */
+    double left_out;     /* of the last one */
     ingot_status status; /* of the last call */
 } sample;
 
@@ -56,12 +58,14 @@ static ingot_ledger quantize(sample *s, float gram_scale, ingot_method method) {
         .name = "",
         .source = &s->view,
         .format = s->format,
+        .outlier_count = s->outliers,
         .outlier_dtype = INGOT_F16,
         .method = method,
         .polish_rounds = 2,
         .data = {.gram = s->scaled, .plain_gram = s->scaled, .factor = &factor, .tokens = 600}};
     ingot_arena_reset(s->scratch);
     s->status = ingot_linear_quantize(&q, &ledger, &steps, &bound, &job, s->kept, s->scratch, NULL);
+    s->left_out = steps.left_out;
     if (s->status == INGOT_OK && method != INGOT_METHOD_RTN) { /* as a resumed one asks for it */
         CU_ASSERT(ingot_linear_bound(&again, &job, s->scratch, NULL) == INGOT_OK);
         CU_ASSERT(again == bound && ledger.weight_error <= bound);
@@ -133,10 +137,35 @@ static void test_too_large(void) {
     close_sample(&s);
 }
 
+/* Outliers at the end of F16: those beyond are none, and what the column loop takes over it is cut
+ * off there. */
+static void test_outliers(void) {
+    static const ingot_method methods[] = {INGOT_METHOD_RTN, INGOT_METHOD_AWQ, INGOT_METHOD_GPTQ};
+    for (unsigned m = 0; m < 3; m++) {
+        sample s;
+        float largest = 0;
+        open_sample(&s);
+        s.outliers = ROWS * COLS / 10;
+        for (uint64_t i = 0; i < (uint64_t)ROWS * COLS; i++) {
+            largest = fmaxf(largest, fabsf(s.w[i]));
+        }
+        for (uint64_t i = 0; i < (uint64_t)ROWS * COLS; i++) { /* many at the very end */
+            s.w[i] = fminf(fmaxf(s.w[i] / largest * 200000, -65500), 65500);
+        }
+        s.w[700] = -80000;
+        const ingot_ledger ledger = quantize(&s, 1, methods[m]);
+        CU_ASSERT_FATAL(s.status == INGOT_OK);
+        CU_ASSERT(s.left_out == 1 && ledger.outliers == s.outliers);
+        CU_ASSERT(ledger.fallback == INGOT_FALLBACK_NONE && ledger.weight_error < 0.15);
+        close_sample(&s);
+    }
+}
+
 int main(void) {
     const CU_TestInfo tests[] = {{"losses of every size", test_sizes},
                                  {"no losses", test_no_input},
                                  {"beyond the scales", test_too_large},
+                                 {"outliers beyond F16", test_outliers},
                                  CU_TEST_INFO_NULL};
     return run_on_every_level("guard", tests);
 }

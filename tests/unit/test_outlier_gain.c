@@ -14,20 +14,21 @@ static const ingot_quant_format format = {
 
 static void sizes(void) {
     ingot_quant_format f = format;
-    CU_ASSERT(ingot_outlier_gain_bits(&f, ROWS, COLS, 0) == 4.125);
+    CU_ASSERT(ingot_outlier_gain_bits(&f, ROWS, COLS, 0, INGOT_F16) == 4.125);
     /* 48 bits an outlier, 64 a row and one pointer more */
-    CU_ASSERT_DOUBLE_EQUAL(ingot_outlier_gain_bits(&f, ROWS, COLS, 96),
+    CU_ASSERT_DOUBLE_EQUAL(ingot_outlier_gain_bits(&f, ROWS, COLS, 96, INGOT_F16),
                            4.125 + 48.0 * 96 / (ROWS * COLS) + 64.0 * 49 / (ROWS * COLS), 1e-12);
-    CU_ASSERT(ingot_outlier_gain_group(&f, ROWS, COLS, 0) == 0);   /* no size to spend */
-    CU_ASSERT(ingot_outlier_gain_group(&f, ROWS, COLS, 8) == 64);  /* 4.268 bits: 4.25 */
-    CU_ASSERT(ingot_outlier_gain_group(&f, ROWS, COLS, 96) == 64); /* 4.44 */
-    CU_ASSERT(ingot_outlier_gain_group(&f, ROWS, COLS, 200) == 32);
+    CU_ASSERT(ingot_outlier_gain_group(&f, ROWS, COLS, 0, INGOT_F16) == 0);   /* no size to spend */
+    CU_ASSERT(ingot_outlier_gain_group(&f, ROWS, COLS, 8, INGOT_F16) == 64);  /* 4.268 bits: 4.25 */
+    CU_ASSERT(ingot_outlier_gain_group(&f, ROWS, COLS, 96, INGOT_F16) == 64); /* 4.44 */
+    CU_ASSERT(ingot_outlier_gain_group(&f, ROWS, COLS, 200, INGOT_F16) == 32);
     f.zero_mode = INGOT_ZERO_STORED; /* 24 bits a group */
-    CU_ASSERT(ingot_outlier_gain_bits(&f, ROWS, COLS, 0) == 4.1875);
+    CU_ASSERT(ingot_outlier_gain_bits(&f, ROWS, COLS, 0, INGOT_F16) == 4.1875);
     f.group = 32;
-    CU_ASSERT(ingot_outlier_gain_group(&f, ROWS, COLS, 200) == 0); /* there are none smaller */
+    CU_ASSERT(ingot_outlier_gain_group(&f, ROWS, COLS, 200, INGOT_F16) ==
+              0); /* there are none smaller */
     f.group = COLS;
-    CU_ASSERT(ingot_outlier_gain_group(&f, ROWS, COLS, 8) == 128);
+    CU_ASSERT(ingot_outlier_gain_group(&f, ROWS, COLS, 8, INGOT_F16) == 128);
 }
 
 /* Squared error of w rounded in groups of `group`; weighted by importance where there is one. */
@@ -94,7 +95,7 @@ static void check_matrix(const ingot_backend *backend, bool has_data, bool is_lo
     double own, other;
     CU_ASSERT_FATAL(ingot_outlier_gain(&own, &other, &job, w, &q.outliers, importance, arena) ==
                     INGOT_OK);
-    const uint64_t group = ingot_outlier_gain_group(&format, ROWS, COLS, count);
+    const uint64_t group = ingot_outlier_gain_group(&format, ROWS, COLS, count, INGOT_F16);
     const double plain = reference(w, 128, &none, importance, arena, backend->pool);
     const double with = reference(w, 128, &q.outliers, importance, arena, backend->pool);
     const double smaller = reference(w, group, &none, importance, arena, backend->pool);

@@ -270,10 +270,48 @@ static void test_outlier_ties(void) {
     }
     CU_ASSERT(ingot_outliers_choose(&q, w, NULL, ROWS * COLS + 1, INGOT_F32, arena, arena, NULL) ==
               INGOT_ERR_USAGE);
-    w[17] = 1e6f; /* more than F16 holds, and first to be chosen */
+    ingot_arena_destroy(arena);
+}
+
+/* Weights that F16 does not hold are outliers of F32 alone, and are counted; where there are not
+ * enough others the largest are cut off, and of weights that are all too small the smallest are
+ * taken. */
+static void test_outlier_range(void) {
+    ingot_arena *arena = new_arena();
+    enum { ROWS = 30, COLS = 40, COUNT = 12 };
+    float *w = random_weights(arena, ROWS * COLS), largest = 0;
+    const ingot_quant_format format = {
+        .bits = 4, .group = COLS, .zero_mode = INGOT_ZERO_SYMMETRIC, .scale_dtype = INGOT_BF16};
+    ingot_quantized q = new_quantized(ROWS, COLS, format, arena);
+    w[17] = -1e6f;
+    w[500] = 65519.0f; /* the last that F16 holds, as 65504 */
+    w[1100] = 65520.0f;
+    for (unsigned i = 0; i < 2; i++) {
+        const ingot_dtype dtype = i == 0 ? INGOT_F16 : INGOT_F32;
+        q.outliers = (ingot_outliers){0};
+        CU_ASSERT(ingot_quantize_search(&q, w, NULL, arena, NULL) == INGOT_OK);
+        CU_ASSERT(ingot_outliers_choose(&q, w, NULL, COUNT, dtype, arena, arena, NULL) == INGOT_OK);
+        CU_ASSERT(q.outliers.count == COUNT && q.outliers.row_ptr[ROWS] == COUNT);
+        CU_ASSERT(q.outliers.left_out == (i == 0 ? 2 : 0));
+        for (unsigned k = 0; k < COUNT; k++) {
+            largest = fmaxf(largest, fabsf(q.outliers.val[k]));
+        }
+        CU_ASSERT(largest == (i == 0 ? 65504.0f : 1e6f));
+    }
+    for (unsigned i = 0; i < ROWS * COLS; i++) {
+        w[i] = (i % 2 != 0 ? 1e6f : 2e6f) + (float)i;
+    }
+    q.outliers = (ingot_outliers){0};
     CU_ASSERT(ingot_quantize_search(&q, w, NULL, arena, NULL) == INGOT_OK);
-    CU_ASSERT(ingot_outliers_choose(&q, w, NULL, 1, INGOT_F16, arena, arena, NULL) ==
-              INGOT_ERR_NUMERIC);
+    CU_ASSERT(ingot_outliers_choose(&q, w, NULL, COUNT, INGOT_F16, arena, arena, NULL) == INGOT_OK);
+    CU_ASSERT(q.outliers.left_out > 0 && q.outliers.val[0] == 65504.0f);
+    for (unsigned i = 0; i < ROWS * COLS; i++) {
+        w[i] = 1e-12f * (float)(i + 1); /* all of them 0 */
+    }
+    q.outliers = (ingot_outliers){0};
+    CU_ASSERT(ingot_quantize_search(&q, w, NULL, arena, NULL) == INGOT_OK);
+    CU_ASSERT(ingot_outliers_choose(&q, w, NULL, 3, INGOT_F16, arena, arena, NULL) == INGOT_OK);
+    CU_ASSERT(q.outliers.left_out == 3 && q.outliers.val[2] == 0.0f);
     ingot_arena_destroy(arena);
 }
 
@@ -666,6 +704,7 @@ int main(void) {
         {"stored zero points against symmetric scales", test_zero_points},
         {"outliers", test_outliers},
         {"outliers of equal gain", test_outlier_ties},
+        {"outliers beyond F16", test_outlier_range},
         {"places of outliers", test_outlier_places},
         {"scales of low precision", test_low_precision},
         {"weight error", test_weight_error},
