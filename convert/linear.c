@@ -29,6 +29,16 @@ void ingot_ledger_copy(ingot_ledger *ledger) {
                              .damping = NAN};
 }
 
+void ingot_ledger_learn(ingot_ledger *ledger, ingot_method method, double weight_error) {
+    /* sums of the same values in the same order are equal */
+    const bool is_changed = weight_error != ledger->weight_error;
+    if (is_changed && ledger->fallback == INGOT_FALLBACK_WORSE_THAN_RTN) {
+        ledger->method = method;
+        ledger->fallback = INGOT_FALLBACK_NONE;
+    }
+    ledger->weight_error = weight_error;
+}
+
 /* What the functions below share. */
 typedef struct work {
     const ingot_linear_job *job;
@@ -467,7 +477,7 @@ ingot_status ingot_linear_measure(ingot_ledger *ledger, const ingot_linear_job *
     result r = {.q = *q};
     INGOT_TRY(quadratic(&k.norm, &k, target, NULL, job->data.gram));
     INGOT_TRY(measure(&r, &k));
-    ledger->weight_error = r.weight_error;
+    ingot_ledger_learn(ledger, job->method, r.weight_error);
     ledger->output_error = r.output_error;
     return INGOT_OK;
 }

@@ -61,7 +61,8 @@ ingot_status ingot_linear_quantize(ingot_quantized *out, ingot_ledger *ledger,
                                    const ingot_linear_job *job, ingot_arena *arena,
                                    ingot_arena *scratch, ingot_error *error) INGOT_MUST_CHECK;
 
-/* Errors of a result that changed after ingot_linear_quantize, into its record.  target: device, as
+/* Errors of a result that may have changed after ingot_linear_quantize, into its record
+ * (ingot_ledger_learn).  target: device, as
  * that call left it, and not in scratch, which is reset. */
 ingot_status ingot_linear_measure(ingot_ledger *ledger, const ingot_linear_job *job,
                                   const float *target, const ingot_quantized *q,
@@ -77,5 +78,8 @@ ingot_status ingot_linear_strays(bool *strays, const ingot_linear_job *job, doub
 
 /* Ledger record of a dense tensor. */
 void ingot_ledger_copy(ingot_ledger *ledger);
+/* The weight error of a matrix that was tuned or distilled, into its record.  What changed is plain
+ * rounding no longer, if it had fallen back to that: it is of `method`, the recipe's. */
+void ingot_ledger_learn(ingot_ledger *ledger, ingot_method method, double weight_error);
 
 #endif

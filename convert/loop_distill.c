@@ -68,7 +68,9 @@ static ingot_status write_matrix(ingot_loop *l, uint64_t index) {
     INGOT_TRY(pack_kept(l, index, &q, &packed, memory->host, memory->device));
     const double error = ingot_distill_error(l->distill, t->layer, t->role);
     ingot_ledger *ledger = &l->job->ledgers[index];
-    ledger->weight_error = isnan(error) ? ledger->weight_error : error;
+    if (!isnan(error)) {
+        ingot_ledger_learn(ledger, t->method, error);
+    }
     ledger->low_precision_scales = (uint32_t)ingot_view_low_precision(&packed);
     return ingot_loop_put_behind(l, index, &packed, ledger);
 }

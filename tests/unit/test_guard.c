@@ -12,11 +12,12 @@ typedef struct sample {
     ingot_backend backend;
     ingot_arena *arena, *scratch, *kept;
     ingot_weight_view view;
-    float *w, *gram, *scaled;
+    float *w, *gram, *scaled, *target;
     ingot_quant_format format;
     uint64_t outliers;   /* of the job that follows */
     double left_out;     /* of the last one */
     ingot_status status; /* of the last call */
+    unsigned fallbacks;
 } sample;
 
 static void open_sample(sample *s) {
@@ -25,6 +26,8 @@ static void open_sample(sample *s) {
     s->w = random_weights(s->arena, ROWS * COLS);
     s->gram = random_gram(s->arena, COLS, 600);
     CU_ASSERT_FATAL(ingot_arena_alloc(s->arena, (void **)&s->scaled, COLS * COLS * sizeof(float)) ==
+                    INGOT_OK);
+    CU_ASSERT_FATAL(ingot_arena_alloc(s->arena, (void **)&s->target, ROWS * COLS * sizeof(float)) ==
                     INGOT_OK);
     s->format = (ingot_quant_format){4, 64, INGOT_ZERO_SYMMETRIC, INGOT_BF16};
     s->view = (ingot_weight_view){
@@ -36,6 +39,21 @@ static void close_sample(sample *s) {
     ingot_arena_destroy(s->scratch);
     ingot_arena_destroy(s->kept);
     ingot_backend_close(&s->backend);
+}
+
+/* A matrix that fell back is plain rounding for as long as nothing learns on from there. */
+static void check_learned(sample *s, const ingot_linear_job *job, ingot_quantized *q,
+                          const ingot_ledger *made) {
+    ingot_ledger ledger = *made;
+    CU_ASSERT(ledger.method == INGOT_METHOD_RTN && ledger.weight_error == ledger.weight_error_rtn);
+    CU_ASSERT(ingot_linear_measure(&ledger, job, job->target, q, s->scratch) == INGOT_OK);
+    CU_ASSERT(ledger.method == INGOT_METHOD_RTN && ledger.weight_error == made->weight_error);
+    CU_ASSERT(ledger.fallback == INGOT_FALLBACK_WORSE_THAN_RTN);
+    q->scales[0] *= 1.25f;
+    CU_ASSERT(ingot_linear_measure(&ledger, job, job->target, q, s->scratch) == INGOT_OK);
+    CU_ASSERT(ledger.method == job->method && ledger.weight_error != made->weight_error);
+    CU_ASSERT(ledger.fallback == INGOT_FALLBACK_NONE);
+    s->fallbacks++;
 }
 
 /* The ledger of the weights under a multiple of H. */
@@ -62,6 +80,7 @@ static ingot_ledger quantize(sample *s, float gram_scale, ingot_method method) {
         .outlier_dtype = INGOT_F16,
         .method = method,
         .polish_rounds = 2,
+        .target = s->target,
         .data = {.gram = s->scaled, .plain_gram = s->scaled, .factor = &factor, .tokens = 600}};
     ingot_arena_reset(s->scratch);
     s->status = ingot_linear_quantize(&q, &ledger, &steps, &bound, &job, s->kept, s->scratch, NULL);
@@ -69,6 +88,9 @@ static ingot_ledger quantize(sample *s, float gram_scale, ingot_method method) {
     if (s->status == INGOT_OK && method != INGOT_METHOD_RTN) { /* as a resumed one asks for it */
         CU_ASSERT(ingot_linear_bound(&again, &job, s->scratch, NULL) == INGOT_OK);
         CU_ASSERT(again == bound && ledger.weight_error <= bound);
+    }
+    if (s->status == INGOT_OK && ledger.fallback == INGOT_FALLBACK_WORSE_THAN_RTN) {
+        check_learned(s, &job, &q, &ledger);
     }
     return ledger;
 }
@@ -115,6 +137,7 @@ static void test_no_input(void) {
             CU_ASSERT_FATAL(s.status == INGOT_OK);
             CU_ASSERT(ledger.weight_error < 0.3);
         }
+        CU_ASSERT(i == 0 || s.fallbacks != 0);
         close_sample(&s);
     }
 }
