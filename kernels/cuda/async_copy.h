@@ -29,6 +29,13 @@ __device__ static inline void async_commit(void) {
     asm volatile("cp.async.commit_group;" ::: "memory");
 }
 
+#if __CUDA_ARCH__ >= 800 /* for the host's pass, too, it is not there */
+/* Arrives at a barrier in shared memory when all copies that this thread has started are there. */
+__device__ static inline void async_arrive(unsigned barrier) {
+    asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
+}
+#endif
+
 /* Waits for all copies of this thread but those of its last PENDING groups. */
 template <int PENDING> __device__ static inline void async_arrived(void) {
     asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
@@ -65,6 +72,16 @@ __device__ static inline uint2 shared_read8(unsigned at) {
     uint2 v;
     asm volatile("ld.shared.v2.u32 {%0,%1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(at) : "memory");
     return v;
+}
+
+__device__ static inline longlong2 shared_read_two(unsigned at) {
+    longlong2 v;
+    asm volatile("ld.shared.v2.s64 {%0,%1}, [%2];" : "=l"(v.x), "=l"(v.y) : "r"(at) : "memory");
+    return v;
+}
+
+__device__ static inline void shared_write_two(unsigned at, long long first, long long second) {
+    asm volatile("st.shared.v2.s64 [%0], {%1,%2};" ::"r"(at), "l"(first), "l"(second) : "memory");
 }
 
 __device__ static inline unsigned shared_read4(unsigned at) {

@@ -101,9 +101,10 @@ static bool is_even(const ingot_product *job) {
 }
 
 /* Whether the kernel for one or two rows can, which normalises and rounds on its way. */
-static bool is_source_ready(const product_source *source) {
-    return source->is_even &&
-           (source->norm_weight == nullptr || source->norm_kind != INGOT_NORM_LAYER);
+static bool is_source_ready(const product_source *source, bool is_stream) {
+    const bool has_norm = source->norm_weight != nullptr;
+    return source->is_even && (!has_norm || source->norm_kind != INGOT_NORM_LAYER) &&
+           (!is_stream || source->dtype == (has_norm ? INGOT_F32 : INGOT_F16));
 }
 
 /* Whole steps of the kernel that takes tiles: two of 128 columns are one of product_wgmma.h. */
@@ -512,8 +513,9 @@ extern "C" ingot_status cuda_product(void *context, const ingot_product *job) {
     const bool has_addends = has_outliers(job->w) || has_outliers(job->up);
     const bool is_plain = is_input_ready(&source, job->dtype);
     const bool is_handed = job->x_form.rows != 0;
+    const bool is_stream = path == PATH_FEW && product_stream_can(cuda, &task, job->dtype);
     const bool is_ready = is_handed                          ? true
-                          : path == PATH_FEW && !has_addends ? is_source_ready(&source)
+                          : path == PATH_FEW && !has_addends ? is_source_ready(&source, is_stream)
                           : path == PATH_BLOCK ? is_plain && product_block_orders(job->w, job->m)
                                                : is_plain && path != PATH_WGMMA;
     hand_over(job, &task);

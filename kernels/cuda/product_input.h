@@ -132,19 +132,12 @@ template <int THREADS, int KEPT, bool ANY> struct product_norm {
         }
     }
 
+    /* put(unit, norm(x) of eight columns) for units units of a row, zeros behind the columns.
+     * parts[THREADS / 32] is shared memory.  Returns the sum of squares, of what a norm leaves of
+     * the row without its mean, in every thread; 0 without a norm. */
     template <typename Put>
     __device__ float row(float *parts, const product_source &source, uint64_t at, unsigned units,
                          const Put &put) const {
-        return row(parts, source, at, units, put, [] {});
-    }
-
-    /* put(unit, norm(x) of eight columns) for units units of a row, zeros behind the columns;
-     * behind() when the first are on their way.  parts[THREADS / 32] is shared memory.  Returns the
-     * sum of squares, of what a norm leaves of the row without its mean, in every thread; 0 without
-     * a norm. */
-    template <typename Put, typename Behind>
-    __device__ float row(float *parts, const product_source &source, uint64_t at, unsigned units,
-                         const Put &put, const Behind &behind) const {
         const float more = source.norm_kind == INGOT_NORM_RMS_PLUS_ONE ? 1.0f : 0.0f;
         const bool has_norm = source.norm_weight != nullptr;
         const bool is_layer = ANY && source.norm_kind == INGOT_NORM_LAYER;
@@ -160,7 +153,6 @@ template <int THREADS, int KEPT, bool ANY> struct product_norm {
             }
         };
         load(kept, threadIdx.x);
-        behind();
         const auto each = [&](const auto &take) {
             float v[8];
 #pragma unroll

@@ -57,6 +57,18 @@ __device__ static inline void barrier_arrive_once(unsigned barrier) {
                  : "memory");
 }
 
+/* Whether this is the one thread, of a warp that is all there, that does something for all. */
+__device__ static inline bool warp_elect(void) {
+    unsigned chosen;
+    asm volatile("{\n"
+                 ".reg .pred chosen;\n"
+                 "elect.sync _|chosen, 0xffffffff;\n"
+                 "selp.u32 %0, 1, 0, chosen;\n"
+                 "}"
+                 : "=r"(chosen));
+    return chosen != 0;
+}
+
 /* Waits for the end of the phase whose number is odd or even. */
 __device__ static inline void barrier_wait(unsigned barrier, unsigned odd) {
     asm volatile("{\n"

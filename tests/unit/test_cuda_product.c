@@ -137,6 +137,24 @@ static void test_many_tiles(void) {
         c.scale_dtype = c.dtype = INGOT_F16;
         check(&c);
     }
+    const ingot_cuda_card *card = cuda.context;
+    for (unsigned i = 0; i < (is_brief ? 1u : 4u); i++) { /* 4 bits: so many that they are boxed */
+        product_case c = draw(4, 0, 1 + i / 2);
+        c.has_up = i % 2 != 0;
+        c.has_activation = c.has_activation || c.has_up;
+        c.cols = i < 2 ? 4128 : 3872; /* the last unit of a row is cut off */
+        c.rows =
+            ((uint64_t)card->multiprocessors * (768 << 10) / c.cols / (c.has_up ? 2 : 1) + 16) /
+            16 * 16;
+        c.group = 128;
+        c.has_norm = i % 3 == 0;
+        c.norm_kind = i == 0 ? INGOT_NORM_RMS_PLUS_ONE : INGOT_NORM_RMS;
+        c.x_dtype = c.has_norm ? INGOT_F32 : INGOT_F16;
+        c.zero_mode = INGOT_ZERO_SYMMETRIC;
+        c.scale_dtype = c.dtype = INGOT_F16;
+        c.has_outliers = false;
+        check(&c);
+    }
 }
 
 /* 3 to 64 rows, odd ones too, with groups that products of warpgroups take: tiles that end early,
