@@ -267,6 +267,12 @@ $(BUILD)/fault/%.so: tests/fault/%.c
 	@mkdir -p $(@D)
 	$(call say,LD,$@)
 	$(Q)$(CC) -D_GNU_SOURCE -std=c11 $(WARN) -O1 -g -fno-builtin -fPIC -shared -o $@ $< -ldl
+# Not preloaded, but opened: with what a backend is made of.
+$(BUILD)/fault/cpu_card.so: tests/fault/cpu_card.c $(LIBRARY)
+	@mkdir -p $(@D)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -MF $@.d -MT $@ -shared -o $@ $< $(LIBRARY) \
+	    $(LDFLAGS) -Wl,--exclude-libs=ALL $(LIBS)
 $(BUILD)/fuzzers/%: tests/fuzz/%.c $(LIBRARY)
 	@mkdir -p $(@D)
 	$(call say,LD,$@)

@@ -429,6 +429,7 @@ static ingot_status make_forecast(ingot_forecast *out, const session *s,
         return s->speeds != NULL ? ingot_forecast_seconds(&out->seconds, &job, s->speeds, s->error)
                                  : INGOT_OK;
     }
+    (void)snprintf(out->device, sizeof out->device, "%s", s->backend.path);
     ingot_speeds *speeds;
     INGOT_TRY(ingot_speeds_create(&speeds, &s->backend, s->open_seconds));
     const ingot_status status = ingot_forecast_seconds(&out->seconds, &job, speeds, s->error);

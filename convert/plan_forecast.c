@@ -463,6 +463,8 @@ json_t *ingot_forecast_json(const ingot_forecast *f, const ingot_plan *plan) {
     failed |= !put_u64(object, "tokens", f->tokens);
     failed |= !ingot_json_put(object, "cpu", need_json(&f->cpu));
     failed |= !ingot_json_put(object, "cuda", need_json(&f->cuda));
+    failed |=
+        !ingot_json_put(object, "device", or_null(f->device[0] != '\0', json_string(f->device)));
     failed |= !ingot_json_put(object, "seconds", ingot_json_number(f->seconds));
     failed |= !ingot_json_put(object, "cards", cards_json(f));
     json_t *tensors = json_array();
@@ -509,6 +511,6 @@ void ingot_forecast_print(const ingot_forecast *f, FILE *out) {
     (void)fprintf(out, "\n");
     if (isfinite(f->seconds)) {
         ingot_format_seconds(a, sizeof a, f->seconds);
-        (void)fprintf(out, "plan: about %s on this device\n", a);
+        (void)fprintf(out, "plan: about %s on %s, which it takes here\n", a, f->device);
     }
 }

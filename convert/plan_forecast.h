@@ -46,6 +46,8 @@ typedef struct ingot_forecast {
     uint64_t cuda_least_bytes;        /* of device memory it cannot do without: hidden states on the
                                          host, calls of one window, no distillation */
     double seconds;                   /* on the device that was measured; NaN: not measured */
+    char device[64];                  /* that the conversion opens (ingot_backend.path); empty: it
+                                         was not opened */
     ingot_statistics_need statistics; /* of the file that it reads in place of a text, or zeros */
     /* of scoring it beside the source, or zeros: memory, and of a device with one window or choice
      * at once; a window; time, NaN likewise */

@@ -5,7 +5,10 @@
 #include "kernels/device_name.h"
 #include "kernels/plugin.h"
 
+#include <errno.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 ingot_status ingot_backend_open(ingot_backend *out, const char *device, unsigned threads,
                                 ingot_error *error) {
@@ -22,6 +25,22 @@ ingot_status ingot_backend_open(ingot_backend *out, const char *device, unsigned
     return ingot_device_ordinal(&ordinal, device)
                ? ingot_plugin_open(out, device, ordinal, threads, error)
                : ingot_device_check_name(device, error);
+}
+
+const char *ingot_backend_settle(const char *device) {
+    int code = 0;
+    if (strcmp(device, "auto") != 0) {
+        return device;
+    }
+    const pid_t child = fork();
+    if (child == 0) {
+        ingot_backend backend;
+        const bool is_open = ingot_backend_open(&backend, device, 1, NULL) == INGOT_OK;
+        _exit(is_open && strcmp(backend.ops->name, "cuda") == 0);
+    }
+    while (child > 0 && waitpid(child, &code, 0) < 0 && errno == EINTR) {
+    }
+    return child > 0 && WIFEXITED(code) && WEXITSTATUS(code) == 1 ? "cuda" : "cpu";
 }
 
 void ingot_backend_close(ingot_backend *backend) {

@@ -249,6 +249,10 @@ typedef struct ingot_backend {
  * the device is not there; "auto" falls back to cpu. */
 ingot_status ingot_backend_open(ingot_backend *out, const char *device, unsigned threads,
                                 ingot_error *error) INGOT_MUST_CHECK;
+/* What a process that opens `device` here and now is given, by name: of "auto" "cuda" or "cpu", any
+ * other as it is.  A process of its own opens it, so that this one, which starts others that do,
+ * has no context on a GPU; for callers without threads. */
+const char *ingot_backend_settle(const char *device);
 void ingot_backend_close(ingot_backend *backend);
 /* What is to be said of a status that an operation has just returned in this thread: of a device
  * the call that failed, else ingot_status_text. */

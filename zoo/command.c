@@ -2,6 +2,7 @@
 #include "zoo/zoo.h"
 
 #include "common/files.h"
+#include "kernels/backend.h"
 #include "kernels/device_name.h"
 
 #include <stdlib.h>
@@ -69,19 +70,26 @@ static const ingot_cli_spec zoo_spec = {
 static const struct {
     const char *name;
     ingot_zoo_command run;
+    bool uses_devices;          /* of this machine */
     const char *keys[KEYS_MAX]; /* of its object, null until they are known */
 } commands[] = {
     {"plan",
      ingot_zoo_plan,
-     {"products", "problems", "room", "disk_bytes", "seconds", "product_rate", "unused"}},
+     true,
+     {"products", "problems", "devices", "room", "disk_bytes", "seconds", "product_rate",
+      "unused"}},
     {"run",
      ingot_zoo_run,
+     true,
      {"products", "made", "finished_before", "failed", "gates_failed", "left", "seconds",
       "removed"}},
-    {"status", ingot_zoo_status, {"products", "states", "gates_failed"}},
-    {"report", ingot_zoo_report, {"products", "states", "gates_failed", "format", "version"}},
-    {"verify", ingot_zoo_verify, {"products", "foreign", "verdicts", "bytes", "seconds"}},
-    {"slurm", ingot_zoo_slurm, {"submitted", "queued_before", "left_out", "jobs"}},
+    {"status", ingot_zoo_status, false, {"products", "states", "gates_failed"}},
+    {"report",
+     ingot_zoo_report,
+     false,
+     {"products", "states", "gates_failed", "format", "version"}},
+    {"verify", ingot_zoo_verify, false, {"products", "foreign", "verdicts", "bytes", "seconds"}},
+    {"slurm", ingot_zoo_slurm, false, {"submitted", "queued_before", "left_out", "jobs"}},
 };
 #define COMMAND_COUNT (sizeof commands / sizeof *commands)
 
@@ -168,6 +176,17 @@ static ingot_status check_only(const ingot_manifest *m, const ingot_zoo_options 
     return INGOT_OK;
 }
 
+/* "auto" is one device for the plan and for every tool of a run. */
+static void settle_devices(ingot_manifest *m) {
+    const char *settled = NULL;
+    for (uint64_t i = 0; i < m->device_count; i++) {
+        if (strcmp(m->devices[i], "auto") == 0) {
+            settled = settled != NULL ? settled : ingot_backend_settle(m->devices[i]);
+            m->devices[i] = settled;
+        }
+    }
+}
+
 static int run(size_t index, const ingot_zoo_options *options) {
     ingot_manifest manifest;
     ingot_error error = {0};
@@ -180,6 +199,9 @@ static int run(size_t index, const ingot_zoo_options *options) {
     if (status == INGOT_OK && options->device != NULL) {
         manifest.devices[0] = options->device;
         manifest.device_count = 1;
+    }
+    if (status == INGOT_OK && commands[index].uses_devices) {
+        settle_devices(&manifest);
     }
     if (status == INGOT_OK) {
         status = commands[index].run(&result, &manifest, options, &error);

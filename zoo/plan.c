@@ -115,12 +115,13 @@ static const char *add_problem(ingot_forecasts *plan, const char *format, ...) {
     return json_string_value(json_array_get(plan->problems, json_array_size(plan->problems) - 1));
 }
 
-/* Whether a device of the manifest is of a kind.  "auto" may be either, and is planned as the cpu.
- */
+/* Whether a device of the manifest may be of a kind: "auto" either, on machines of a cluster; on
+ * this one it is settled. */
 static bool may_use(const ingot_manifest *m, bool cuda) {
     bool may = false;
     for (uint64_t i = 0; i < m->device_count; i++) {
-        may = may || (strncmp(m->devices[i], "cuda", 4) == 0) == cuda;
+        may = may || strcmp(m->devices[i], "auto") == 0 ||
+              (strncmp(m->devices[i], "cuda", 4) == 0) == cuda;
     }
     return may;
 }
@@ -539,7 +540,14 @@ static void print_unused(const json_t *unused) {
     }
 }
 
-static void print_plan(const ingot_forecasts *plan) {
+/* "cuda:0, cpu" */
+static void print_devices(const ingot_manifest *m) {
+    for (uint64_t i = 0; i < m->device_count; i++) {
+        printf("%s%s", i > 0 ? ", " : "", m->devices[i]);
+    }
+}
+
+static void print_plan(const ingot_forecasts *plan, const ingot_manifest *manifest) {
     char a[32], b[32], c[32], d[32];
     printf("%-28s %9s %7s %9s %9s %9s  %8s  %8s  %8s\n", "product", "size", "bits", "host",
            "device", "time", "24 GB", "40 GB", "80 GB");
@@ -567,14 +575,23 @@ static void print_plan(const ingot_forecasts *plan) {
     ingot_format_bytes(b, sizeof b, (double)plan->room.disk_bytes);
     ingot_format_bytes(c, sizeof c, (double)plan->room.host_bytes);
     print_seconds(d, plan->seconds);
-    printf("%zu products; those that are left need %s of disk (%s free) and about %s, one after "
-           "another; host memory %s; under a card: thousands of tokens of KV cache beside the "
-           "weights\n",
-           json_array_size(plan->products), a, b, d, c);
+    printf("%zu products on ", json_array_size(plan->products));
+    print_devices(manifest);
+    printf("; those that are left need %s of disk (%s free) and about %s, one after another; host "
+           "memory %s; under a card: thousands of tokens of KV cache beside the weights\n",
+           a, b, d, c);
     for (size_t i = 0; i < json_array_size(plan->problems); i++) {
         (void)fprintf(stderr, "ingot-zoo: %s\n",
                       json_string_value(json_array_get(plan->problems, i)));
     }
+}
+
+static json_t *devices_json(const ingot_manifest *m) {
+    json_t *list = json_array();
+    for (uint64_t i = 0; i < m->device_count; i++) {
+        (void)json_array_append_new(list, json_string(m->devices[i]));
+    }
+    return list;
 }
 
 ingot_status ingot_zoo_plan(ingot_zoo_result *result, const ingot_manifest *manifest,
@@ -596,6 +613,7 @@ ingot_status ingot_zoo_plan(ingot_zoo_result *result, const ingot_manifest *mani
     if (status == INGOT_OK) {
         ingot_json_put(result->json, "products", json_incref(plan.products));
         ingot_json_put(result->json, "problems", json_incref(plan.problems));
+        ingot_json_put(result->json, "devices", devices_json(manifest));
         ingot_json_put(result->json, "room",
                        json_pack("{s:I, s:I, s:I, s:I}", "host_bytes",
                                  (json_int_t)plan.room.host_bytes, "device_bytes",
@@ -608,7 +626,7 @@ ingot_status ingot_zoo_plan(ingot_zoo_result *result, const ingot_manifest *mani
         ingot_json_put(result->json, "unused", unused != NULL ? json_incref(unused) : json_array());
         result->exit_code = json_array_size(plan.problems) > 0 ? 2 : 0;
         if (!options->as_json) {
-            print_plan(&plan);
+            print_plan(&plan, manifest);
             print_unused(unused);
         }
     }
