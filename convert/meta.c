@@ -7,6 +7,11 @@
 
 #include <string.h>
 
+/* Raised when the same options come to give other bytes (2: decision 0033, 3: 0040, 4 and 5: 0035,
+ * 6: 0037, 7: outliers that F16 cannot hold), so that no file is half of one recipe and half of
+ * another, and none passes for what this build would make. */
+#define ARITHMETIC 7
+
 json_t *ingot_meta_hex(const uint8_t digest[16]) {
     char text[33];
     ingot_digest_hex(text, digest);
@@ -110,6 +115,7 @@ ingot_status ingot_meta_create(char **text, const ingot_meta_job *job, ingot_err
     const bool has_data = job->stats != NULL || job->text != NULL;
     int failed = !ingot_json_put(root, "tool", json_string("ingot-convert"));
     failed |= !ingot_json_put(root, "version", json_string(INGOT_VERSION));
+    failed |= !ingot_json_put(root, "arithmetic", json_integer(ARITHMETIC));
     failed |= !ingot_json_put(root, "backend", json_string(job->backend->path));
     failed |= !ingot_json_put(root, "method", json_string(main_method(job->plan)));
     failed |= !ingot_json_put(root, "seed", json_integer((json_int_t)job->recipe->seed));

@@ -1,4 +1,5 @@
-/* META of a converted container: where it came from and how it was made (spec/meta.md). */
+/* META of a converted container: where it came from and how it was made (spec/container.md,
+ * section 9). */
 #ifndef INGOT_META_H
 #define INGOT_META_H
 

@@ -13,10 +13,6 @@
 #include <string.h>
 #include <unistd.h>
 
-/* Raised when the same options come to give other bytes (2: decision 0033, 3: 0040, 4 and 5: 0035,
- * 6: 0037, 7: outliers that F16 cannot hold), so that no file is half of one recipe and half of
- * another. */
-#define ARITHMETIC   7
 #define KIND         "conversion-state"
 #define SUFFIX       ".resume"
 #define NAME_BYTES   32
@@ -138,7 +134,6 @@ static ingot_status describe(json_t **out, const ingot_resume_job *job, uint64_t
     failed |= json_object_set_new(root, "kind", json_string(KIND));
     failed |= json_object_set_new(root, "tool", json_string("ingot-convert"));
     failed |= json_object_set_new(root, "version", json_string(INGOT_VERSION));
-    failed |= json_object_set_new(root, "arithmetic", json_integer(ARITHMETIC));
     failed |= json_object_set_new(root, "blocks", json_integer((json_int_t)blocks));
     failed |= json_object_set_new(root, "files", json_string(files_digest));
     failed |= json_object_set_new(root, "plan", json_string(plan_digest));
@@ -176,7 +171,7 @@ static ingot_status compare(const ingot_resume *r, const json_t *now, const json
         bool is_of_state, has_detail;
     } members[] = {
         {"version", "it is of another version", true, true},
-        {"arithmetic", "it is of a build that computes otherwise", true, false},
+        {"arithmetic", "it is of a build that computes otherwise", false, false},
         {"backend", "it was made on another backend or instruction set", false, true},
         {"source", "the checkpoint has changed", false, false},
         {"files", "config.json, the tokenizer or another file of the checkpoint has changed", true,

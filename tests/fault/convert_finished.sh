@@ -1,7 +1,7 @@
 # --resume of a conversion that is complete says so and ends with 0, wherever the run before was killed
 # behind the final rename; nothing else that lies under the output's name is taken for its result.
 . "$INGOT_ROOT/tests/lib.sh"
-need ingot-convert flock
+need ingot-convert ingot-verify flock
 need_python json
 prepare_resumes
 
@@ -100,6 +100,20 @@ open(sys.argv[1], "wb").write(data)
 END
 from=changed refused "model.layers.3.mlp.down_proj.weight of the checkpoint has changed"
 finished
+
+# Of a build whose arithmetic has another number, which META says.
+if hashing=$(need_python xxhash && echo "$PYTHON"); then
+    cp out.ingot kept/result
+    "$hashing" "$INGOT_ROOT/tests/change_arithmetic.py" out.ingot 0
+    cmp out.ingot kept/result || fail "the format has other digests"
+    "$hashing" "$INGOT_ROOT/tests/change_arithmetic.py" out.ingot 1
+    expect_exit 0 ingot-verify out.ingot
+    refused "its plan, META or files are others"
+    cp kept/result out.ingot
+    finished
+else
+    echo "$hashing"
+fi
 
 # A partial file that nobody writes goes; one that is being written stays, and so does one that the
 # state of a run with --force speaks of.
