@@ -51,9 +51,10 @@ const char ingot_page_style[] =
     "th,td{text-align:right;padding:4px 6px;border-bottom:1px solid var(--rule);"
     "white-space:nowrap}th{color:var(--soft);font-weight:600}"
     "th:first-child,td:first-child{text-align:left}"
+    "td:first-child{white-space:normal;overflow-wrap:anywhere;min-width:14rem}"
     "dl{display:grid;grid-template-columns:max-content 1fr;gap:4px 16px;margin:0}"
     "dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere}"
     "@media(max-width:520px){dl{grid-template-columns:1fr;gap:0}dd{margin-bottom:8px}"
-    "td:first-child{white-space:normal;overflow-wrap:anywhere;min-width:8.5rem}}"
+    "td:first-child{min-width:8.5rem}}"
     "pre{margin:8px 0 0;overflow-x:auto;font-size:.8rem}summary{cursor:pointer}"
     "code{overflow-wrap:anywhere}";

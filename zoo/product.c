@@ -214,12 +214,7 @@ ingot_product_state ingot_product_judge(const ingot_shelf *shelf, const json_t *
         return INGOT_STATE_NEW;
     }
     if (!json_is_object(file)) {
-        const char *message = ingot_zoo_text_of(record, "message");
-        if (is_equal(record, "state", "failed")) {
-            (void)snprintf(reason, 160, "%.150s", message != NULL ? message : "");
-            return INGOT_STATE_FAILED;
-        }
-        return INGOT_STATE_CONVERTING;
+        return is_equal(record, "state", "failed") ? INGOT_STATE_FAILED : INGOT_STATE_CONVERTING;
     }
     if (!is_there(shelf, file, reason)) {
         return INGOT_STATE_MISSING;
@@ -233,8 +228,6 @@ ingot_product_state ingot_product_judge(const ingot_shelf *shelf, const json_t *
         return INGOT_STATE_STALE;
     }
     if (is_equal(record, "state", "failed")) {
-        const char *message = ingot_zoo_text_of(record, "message");
-        (void)snprintf(reason, 160, "%.150s", message != NULL ? message : "");
         return INGOT_STATE_FAILED;
     }
     if (!is_equal(record, "state", "done") || !is_equal(record, "evaluate_key", keys->evaluate)) {

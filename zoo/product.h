@@ -54,7 +54,7 @@ ingot_status ingot_product_statistics(char key[33], const ingot_manifest *manife
 bool ingot_product_file(char out[INGOT_SHELF_PATH_SIZE], const json_t *file, unsigned index);
 
 /* What a record (NULL: none) says about a product with these keys; reason[160] says why, in a few
- * words.  Looks at the file's size and time, never into it. */
+ * words (of a failure the record has them).  Looks at the file's size and time, never into it. */
 ingot_product_state ingot_product_judge(const ingot_shelf *shelf, const json_t *record,
                                         const ingot_product_keys *keys, char reason[160]);
 /* The gates of the manifest against the figures of the record (NULL: none).  reason[160] names the

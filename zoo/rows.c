@@ -88,22 +88,25 @@ static ingot_status make_row(json_t **out, const ingot_manifest *m, const ingot_
     const char *name = ingot_shelf_is_locked(shelf, p->name) ? "running"
                        : is_failed                           ? recorded
                                                              : ingot_product_state_name(state);
-    if (is_failed && ingot_zoo_text_of(record, "message") != NULL) {
-        (void)snprintf(reason, sizeof reason, "%.155s", ingot_zoo_text_of(record, "message"));
-    }
     if (status == INGOT_ERR_INPUT) {
         (void)snprintf(reason, sizeof reason, "its record is damaged");
     }
     if (strcmp(name, "running") == 0) {
         find_progress(reason, shelf, p->name);
     }
+    /* In the tool's own words, whole: a long path in front would leave none of them. */
+    const char *message = ingot_zoo_text_of(record, "message");
+    const bool is_told = strcmp(name, "failed") == 0 && message != NULL;
     json_t *row = json_object();
     ingot_json_put(row, "product", json_string(p->name));
     ingot_json_put(row, "model", json_string(m->models[p->model].name));
     ingot_json_put(row, "recipe", json_string(m->recipes[p->recipe].name));
     ingot_json_put(row, "output", json_string(p->output));
     ingot_json_put(row, "state", json_string(name));
-    ingot_json_put(row, "reason", ingot_json_any_text(reason[0] != '\0' ? reason : NULL));
+    ingot_json_put(row, "reason",
+                   ingot_json_any_text(is_told             ? message
+                                       : reason[0] != '\0' ? reason
+                                                           : NULL));
     ingot_json_put(row, "gates", gates_json(p, record));
     for (size_t i = 0; i < sizeof figures / sizeof *figures && with_figures; i++) {
         json_t *value = json_object_get(record, figures[i]);
