@@ -114,5 +114,10 @@ int ingot_cli_end(const char *tool, ingot_status status, ingot_error *error, boo
 /* "12.3 MB" (powers of 1000), "1m 05s"; text is owned by the caller. */
 void ingot_format_bytes(char *text, size_t size, double bytes);
 void ingot_format_seconds(char *text, size_t size, double seconds);
+/* A figure and the limit that it broke, with as many significant digits as tell them apart, at
+ * least `digits`. */
+#define INGOT_FIGURE_SIZE 32u
+void ingot_format_apart(char figure[INGOT_FIGURE_SIZE], char limit[INGOT_FIGURE_SIZE], double value,
+                        double most, int digits);
 
 #endif

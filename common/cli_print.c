@@ -280,3 +280,11 @@ void ingot_format_seconds(char *text, size_t size, double seconds) {
         }
     }
 }
+
+void ingot_format_apart(char figure[INGOT_FIGURE_SIZE], char limit[INGOT_FIGURE_SIZE], double value,
+                        double most, int digits) {
+    do {
+        (void)snprintf(figure, INGOT_FIGURE_SIZE, "%.*g", digits, value);
+        (void)snprintf(limit, INGOT_FIGURE_SIZE, "%.*g", digits, most);
+    } while (strcmp(figure, limit) == 0 && ++digits <= 17);
+}

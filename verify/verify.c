@@ -3,6 +3,7 @@
 
 #include "calib/stats.h"
 #include "calib/text_model.h"
+#include "common/cli.h"
 #include "common/json.h"
 #include "common/sizes.h"
 #include "format/digest.h"
@@ -410,15 +411,10 @@ static ingot_status run_model(ingot_verification *verification, model_run *run,
     return options->tasks_path == NULL ? INGOT_OK : stage_tasks(verification, run, error);
 }
 
-/* The figure beside the limit that it broke, with as many digits as tell them apart. */
 static ingot_status fail_gate(ingot_verification *verification, const char *what, double value,
                               const char *unit, double limit) {
-    char found[32], most[32];
-    int digits = 6;
-    do {
-        (void)snprintf(found, sizeof found, "%.*g", digits, value);
-        (void)snprintf(most, sizeof most, "%.*g", digits, limit);
-    } while (strcmp(found, most) == 0 && ++digits <= 17);
+    char found[INGOT_FIGURE_SIZE], most[INGOT_FIGURE_SIZE];
+    ingot_format_apart(found, most, value, limit, 6);
     return ingot_error_set(&verification->error, INGOT_FAIL_GATE, verification->options.path, NULL,
                            "use more bits, a smaller group or calibration data",
                            "%s is %s %s, over the gate of %s", what, found, unit, most);

@@ -1,6 +1,7 @@
 /* Keys, state and gates of a product (zoo/product.h; spec/zoo.md, sections 3 and 4). */
 #include "zoo/product.h"
 
+#include "common/cli.h"
 #include "common/files.h"
 #include "format/digest.h"
 
@@ -243,7 +244,9 @@ static bool holds(double limit, const json_t *verify, const char *key, const cha
     if (isnan(limit) || value <= limit) {
         return true;
     }
-    (void)snprintf(reason, 160, "%s %.5g is over %.5g", what, value, limit);
+    char found[INGOT_FIGURE_SIZE], most[INGOT_FIGURE_SIZE];
+    ingot_format_apart(found, most, value, limit, 5);
+    (void)snprintf(reason, 160, "%s %s is over %s", what, found, most);
     return false;
 }
 

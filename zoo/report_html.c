@@ -175,6 +175,19 @@ static void add_products(ingot_markup *m, const json_t *rows) {
                         "the most a step took.</p></section>\n");
 }
 
+/* Five decimals, or of a figure that is over its limit by less, what tells them apart. */
+static void add_gate_figures(ingot_markup *m, double value, double limit) {
+    char found[INGOT_FIGURE_SIZE], most[INGOT_FIGURE_SIZE];
+    if (value > limit && value - limit < 1e-5) {
+        ingot_format_apart(found, most, value, limit, 5);
+        add_text_cell(m, "", found);
+        add_text_cell(m, "", most);
+    } else {
+        add_number_cell(m, value, 5);
+        add_number_cell(m, limit, 5);
+    }
+}
+
 static void add_gate_row(ingot_markup *m, const json_t *row, const char *key, const char *name) {
     const json_t *gate = json_object_get(json_object_get(row, "gates"), key);
     const double value = ingot_json_number_at(gate, "value"),
@@ -189,8 +202,7 @@ static void add_gate_row(ingot_markup *m, const json_t *row, const char *key, co
     ingot_markup_add(m, "<tr>");
     add_text_cell(m, "", ingot_zoo_text_of(row, "product"));
     add_text_cell(m, "", name);
-    add_number_cell(m, value, 5);
-    add_number_cell(m, limit, 5);
+    add_gate_figures(m, value, limit);
     ingot_markup_add(m,
                      "<td class=\"meter\"><i><b class=\"%s\" style=\"width:%.0f%%\"></b></i></td>",
                      is_good ? "good" : "bad", isfinite(value) ? 100 * share : 0);

@@ -278,6 +278,15 @@ static void test_figures(void) {
         ingot_format_seconds(text, sizeof text, seconds[i].value);
         CU_ASSERT_STRING_EQUAL(text, seconds[i].text);
     }
+    char figure[INGOT_FIGURE_SIZE], limit[INGOT_FIGURE_SIZE];
+    ingot_format_apart(figure, limit, 1.25, 1.0, 5);
+    CU_ASSERT_STRING_EQUAL(figure, "1.25");
+    CU_ASSERT_STRING_EQUAL(limit, "1");
+    ingot_format_apart(figure, limit, 0.05000002, 0.05, 5);
+    CU_ASSERT_STRING_EQUAL(figure, "0.05000002");
+    CU_ASSERT_STRING_EQUAL(limit, "0.05");
+    ingot_format_apart(figure, limit, 0.5, 0.5, 5); /* ends where nothing does */
+    CU_ASSERT_STRING_EQUAL(figure, limit);
 }
 
 int main(void) {
