@@ -119,7 +119,7 @@ static void draw_panel(ingot_markup *markup, const ingot_verification *verificat
     draw_series(markup, y, points, points->plain, "plain rounding", "path plain", "dot plain",
                 scratch);
     draw_series(markup, y, points, points->value, "stored", "path stored", "dot stored", scratch);
-    ingot_svg_text(markup, "tick", (PANEL_LEFT + PANEL_RIGHT) / 2, PANEL_HEIGHT - 2, "middle",
+    ingot_svg_text(markup, "tick", (PANEL_LEFT + PANEL_RIGHT) / 2, PANEL_HEIGHT - 4, "middle",
                    "layer");
     ingot_svg_end(markup);
 }

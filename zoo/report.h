@@ -24,5 +24,7 @@ extern const char *const ingot_zoo_phase_labels[INGOT_ZOO_PHASES];
 /* The measure of quality of a row: its mean KL divergence, NaN where it was not evaluated. */
 double ingot_zoo_quality(const json_t *row);
 double ingot_zoo_bytes(const json_t *row);
+/* The most memory of the host that a step of it took; NaN where none is known. */
+double ingot_zoo_peak_bytes(const json_t *row);
 
 #endif

@@ -9,15 +9,17 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define WIDTH        440.0
-#define LEFT         58.0
-#define RIGHT        14.0
-#define TOP          12.0
-#define PANEL_HEIGHT 270.0
-#define BOTTOM       40.0
-#define BAR_HEIGHT   16.0
-#define BAR_STEP     26.0
-#define LABEL_BYTES  96u
+#define WIDTH         440.0
+#define LEFT          58.0
+#define RIGHT         14.0
+#define TOP           12.0
+#define PANEL_HEIGHT  270.0
+#define BOTTOM        40.0
+#define BAR_HEIGHT    16.0
+#define BAR_STEP      26.0
+#define NAME_CHARS    30  /* of a recipe beside its point */
+#define PRODUCT_CHARS 48  /* of a product over its bar, which its time and memory stand behind */
+#define CHAR_WIDTH    6.6 /* of small text, about */
 
 const char *const ingot_zoo_phase_labels[INGOT_ZOO_PHASES] = {"statistics and plan",
                                                               "collect and propagate",
@@ -32,6 +34,18 @@ double ingot_zoo_quality(const json_t *row) {
 
 double ingot_zoo_bytes(const json_t *row) {
     return ingot_json_number_at(json_object_get(row, "file"), "bytes");
+}
+
+double ingot_zoo_peak_bytes(const json_t *row) {
+    static const char *const names[] = {"statistics", "convert", "verify"};
+    const json_t *steps = json_object_get(row, "steps");
+    double most = NAN;
+    for (unsigned i = 0; i < sizeof names / sizeof *names; i++) {
+        /* fmax leaves out what is not a number */
+        most =
+            fmax(most, ingot_json_number_at(json_object_get(steps, names[i]), "peak_host_bytes"));
+    }
+    return most;
 }
 
 static bool is_scored(const json_t *row) {
@@ -144,30 +158,88 @@ static void draw_front(ingot_markup *markup, const plane *p, const json_t *rows)
     free(y);
 }
 
-static void draw_point(ingot_markup *markup, const plane *p, const json_t *row, bool is_named) {
+/* What names must not stand on: points, and names before them. */
+typedef struct box {
+    double left, top, right, bottom;
+} box;
+
+typedef struct names {
+    box *taken; /* [2 * rows] */
+    size_t count;
+} names;
+
+static bool is_free(const names *n, const box *b) {
+    bool is_free = b->left >= 0 && b->right <= WIDTH && b->top >= 0;
+    for (size_t i = 0; i < n->count && is_free; i++) {
+        const box *t = &n->taken[i];
+        is_free = b->right <= t->left || b->left >= t->right || b->bottom <= t->top ||
+                  b->top >= t->bottom;
+    }
+    return is_free;
+}
+
+/* Beside its point where there is room, first below if it is one of the best, which the others are
+ * above of; else nowhere: the point says it when it is pointed at. */
+static void draw_name(ingot_markup *markup, const plane *p, const json_t *row, names *n) {
+    const char *recipe = ingot_zoo_text_of(row, "recipe");
+    const double x = x_at(p, ingot_zoo_bytes(row)), y = y_at(p, ingot_zoo_quality(row));
+    char text[NAME_CHARS + 8];
+    const bool is_cut = strlen(recipe) > NAME_CHARS;
+    (void)snprintf(text, sizeof text, "%.*s%s", NAME_CHARS - is_cut, recipe,
+                   is_cut ? "\u2026" : "");
+    const double width = CHAR_WIDTH * (double)strnlen(recipe, NAME_CHARS);
+    for (unsigned i = 0; i < 4; i++) {
+        const bool is_left = i >= 2, is_below = (i % 2 == 0) == is_best(row);
+        const double at = is_left ? x - 8 : x + 8, line = is_below ? y + 15 : y - 6;
+        const box b = {is_left ? at - width : at, line - 10, is_left ? at : at + width, line + 3};
+        if (is_free(n, &b)) {
+            n->taken[n->count++] = b;
+            ingot_svg_text(markup, "name", at, line, is_left ? "end" : "start", text);
+            return;
+        }
+    }
+}
+
+static void draw_point(ingot_markup *markup, const plane *p, const json_t *row, names *n) {
     char text[200], size[32];
     const char *recipe = ingot_zoo_text_of(row, "recipe");
     const double x = x_at(p, ingot_zoo_bytes(row)), y = y_at(p, ingot_zoo_quality(row));
     const char *verdict = ingot_zoo_text_of(json_object_get(row, "gates"), "verdict");
     const bool is_over = verdict != NULL && strcmp(verdict, "failed") == 0;
     ingot_format_bytes(size, sizeof size, ingot_zoo_bytes(row));
-    (void)snprintf(text, sizeof text, "%.90s: %s, KL %.5g%s", recipe, size, ingot_zoo_quality(row),
+    (void)snprintf(text, sizeof text, "%.100s: %s, KL %.5g%s", recipe, size, ingot_zoo_quality(row),
                    is_over ? ", over a gate" : "");
     ingot_svg_circle(markup,
                      is_over        ? "dot over"
                      : is_best(row) ? "dot best"
                                     : "dot other",
                      x, y, 4.5, text);
-    if (is_named) {
-        const bool is_left = x > WIDTH - 110;
-        ingot_svg_text(markup, "name", x + (is_left ? -8 : 8), is_best(row) ? y + 15 : y - 6,
-                       is_left ? "end" : "start", recipe);
+    n->taken[n->count++] = (box){x - 5, y - 5, x + 5, y + 5};
+}
+
+/* All points, then names: of the best first. */
+static void draw_points(ingot_markup *markup, const plane *p, const json_t *rows) {
+    const size_t count = json_array_size(rows);
+    names n = {.taken = calloc(2 * count + 1, sizeof *n.taken)};
+    if (n.taken == NULL) {
+        markup->is_failed = true;
+        return;
     }
+    for (unsigned pass = 0; pass < 3; pass++) {
+        for (size_t i = 0; i < count; i++) {
+            const json_t *row = json_array_get(rows, i);
+            if (is_scored(row) && pass == 0) {
+                draw_point(markup, p, row, &n);
+            } else if (is_scored(row) && is_best(row) == (pass == 1)) {
+                draw_name(markup, p, row, &n);
+            }
+        }
+    }
+    free(n.taken);
 }
 
 void ingot_zoo_chart_quality(ingot_markup *markup, const json_t *rows) {
     plane p;
-    const size_t count = json_array_size(rows);
     if (!make_plane(&p, rows)) {
         ingot_markup_add(markup, "<p class=\"soft\">No product was scored on a text.</p>\n");
         return;
@@ -177,12 +249,7 @@ void ingot_zoo_chart_quality(ingot_markup *markup, const json_t *rows) {
     draw_size_ticks(markup, &p);
     draw_quality_ticks(markup, &p);
     draw_front(markup, &p, rows);
-    for (size_t i = 0; i < count; i++) {
-        const json_t *row = json_array_get(rows, i);
-        if (is_scored(row)) {
-            draw_point(markup, &p, row, count <= 12 || is_best(row));
-        }
-    }
+    draw_points(markup, &p, rows);
     ingot_svg_text(markup, "label", (LEFT + WIDTH - RIGHT) / 2, PANEL_HEIGHT - 6, "middle",
                    "size of the file");
     ingot_svg_end(markup);
@@ -328,8 +395,12 @@ static void draw_time(ingot_markup *markup, const json_t *row, double y, const i
     double seconds[INGOT_ZOO_PHASES], at = 0;
     char text[200], time[32], class[16];
     const double sum = times_of(seconds, row);
-    const double peak = ingot_json_number_at(json_object_get(row, "convert"), "peak_host_bytes");
-    ingot_svg_text(markup, "label", 0, y + 12, "start", ingot_zoo_text_of(row, "product"));
+    const double peak = ingot_zoo_peak_bytes(row);
+    const char *product = ingot_zoo_text_of(row, "product");
+    const bool is_cut = strlen(product) > PRODUCT_CHARS;
+    (void)snprintf(text, sizeof text, "%.*s%s", PRODUCT_CHARS - is_cut, product,
+                   is_cut ? "\u2026" : "");
+    ingot_svg_text(markup, "label", 0, y + 12, "start", text);
     for (unsigned i = 0; i < INGOT_ZOO_PHASES; i++) {
         if (seconds[i] > 0) {
             const double from = ingot_axis_at(axis, at), to = ingot_axis_at(axis, at + seconds[i]);

@@ -107,9 +107,10 @@ static void add_head(ingot_markup *m, const json_t *rows) {
     }
     ingot_markup_add(m, "<h1>Zoo</h1>\n<p><span class=\"verdict %s\">%s</span></p>\n",
                      is_good ? "good" : "bad",
-                     is_good    ? "all products made, within their gates"
-                     : over > 0 ? "over a gate"
-                                : "not complete");
+                     is_good         ? "all products made, within their gates"
+                     : done == count ? "over a gate"
+                     : over > 0      ? "not complete, and over a gate"
+                                     : "not complete");
     ingot_markup_add(m, "<div class=\"tiles\">\n");
     add_count(m, "products", count);
     add_count(m, "finished", done);
@@ -147,9 +148,7 @@ static void add_product_row(ingot_markup *m, const json_t *row) {
     add_number_cell(m, 100 * ingot_json_number_at(verify, "top1"), 2);
     add_seconds_cell(m, ingot_json_number_at(json_object_get(steps, "convert"), "seconds"));
     add_seconds_cell(m, ingot_json_number_at(json_object_get(steps, "verify"), "seconds"));
-    add_bytes_cell(m,
-                   fmax(ingot_json_number_at(json_object_get(steps, "convert"), "peak_host_bytes"),
-                        ingot_json_number_at(json_object_get(steps, "verify"), "peak_host_bytes")));
+    add_bytes_cell(m, ingot_zoo_peak_bytes(row));
     add_bytes_cell(m, ingot_json_number_at(convert, "peak_device_bytes"));
     ingot_markup_add(m, "</tr>\n");
     if (!is_done && ingot_zoo_text_of(row, "reason") != NULL) {

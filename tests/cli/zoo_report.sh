@@ -41,3 +41,35 @@ awk '/mean KL divergence/ { found = $(NF - 3); limit = $NF } END { exit !(found 
 expect_exit 1 ingot-zoo report gate.json
 sed -n 's|.*mean KL divergence</td><td>\([^<]*\)</td><td>\([^<]*\)<.*|\1 \2|p' gated/report.html >figures
 awk '{ found = $1; limit = $2 } END { exit !(found + 0 > 0 && found != limit) }' figures || fail "the page says $(cat figures)"
+
+# Names of products that lie close together stand on nothing and inside the picture, and are cut
+# where they are long; memory is that of the table; a page of which products lack says so first.
+cat >close.json <<END
+{"shelf": "close", "models": {"m": "$MODEL"}, "texts": {"eval": "$MODEL/evaluation.txt"},
+ "recipes": {
+  "four-bits-with-a-name-that-goes-on-and-on": {"defaults": {"method": "rtn", "bits": 4}},
+  "four-bits-with-a-name-that-is-as-long-as-that": {"defaults": {"method": "rtn", "bits": 4}},
+  "a": {"defaults": {"method": "rtn", "bits": 4}}, "b": {"defaults": {"method": "rtn", "bits": 4}},
+  "c": {"defaults": {"method": "rtn", "bits": 4}}, "d": {"defaults": {"method": "rtn", "bits": 4}}},
+ "products": [{"model": "m", "recipes": ["four-bits-with-a-name-that-goes-on-and-on", "a", "c",
+    "four-bits-with-a-name-that-is-as-long-as-that", "d"]},
+  {"model": "m", "recipes": ["b"], "output": "b.ingot"}],
+ "defaults": {"evaluation": "eval", "windows": 1, "seq_len": 64, "gates": {"max_kld": 0}}, "devices": ["cpu"]}
+END
+mkdir -p close/b.ingot
+expect_exit 2 ingot-zoo run close.json
+expect_exit 2 ingot-zoo report close.json
+grep -q '>not complete, and over a gate<' close/report.html || fail "a product is missing, the page does not say so"
+grep -o '<text class="name"[^<]*<' close/report.html |
+    sed 's/.* x="\([0-9.]*\)" y="\([0-9.]*\)" text-anchor="\([a-z]*\)">\([^<]*\)</\1 \2 \3 \4/; s/…/./' >names
+[ -s names ] || fail "no names"
+awk '{
+    width = 6 * length($4); left = $3 == "end" ? $1 - width : $1; right = left + width
+    if (left < 0 || right > 440 || length($4) > 30) { print "outside:", $0; bad = 1 }
+    for (i = 1; i < NR; i++)
+        if ($2 - y[i] < 10 && y[i] - $2 < 10 && left < r[i] && right > l[i]) { print "over another:", $0; bad = 1 }
+    y[NR] = $2; l[NR] = left; r[NR] = right
+} END { exit bad }' names || fail "$(cat names)"
+for memory in $(grep -o '<text class="tick"[^<]*s, [0-9.]* MB<' close/report.html | sed 's/.*s, \([0-9.]*\) MB</\1/'); do
+    grep -q "<td>$memory MB</td>" close/report.html || fail "$memory MB is not in the table"
+done
