@@ -11,6 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define DIFFERENCES_SHOWN 100u
+
 /* ---- head and tiles ------------------------------------------------------------------------- */
 
 static void add_verdict(ingot_markup *markup, const ingot_verification *verification) {
@@ -71,6 +73,34 @@ static void add_tiles(ingot_markup *markup, const ingot_verification *verificati
         add_tile(markup, "of the items answered", text);
     }
     ingot_markup_add(markup, "</div>\n");
+}
+
+/* ---- differences ----------------------------------------------------------------------------- */
+
+static void add_differences(ingot_markup *markup, const ingot_verification *verification) {
+    const uint64_t count = verification->source_failures;
+    uint64_t shown = 0;
+    if (count == 0) {
+        return;
+    }
+    ingot_markup_add(markup, "<section class=\"card\"><h2>Unlike the source</h2>\n"
+                             "<div class=\"scroll\"><table><tbody>\n");
+    for (; shown < DIFFERENCES_SHOWN && shown < json_array_size(verification->source_differences);
+         shown++) {
+        const json_t *one = json_array_get(verification->source_differences, shown);
+        const char *tensor = json_string_value(json_object_get(one, "tensor"));
+        const char *reason = json_string_value(json_object_get(one, "reason"));
+        ingot_markup_add(markup, "<tr><td>");
+        ingot_markup_text(markup, tensor != NULL ? tensor : "");
+        ingot_markup_add(markup, "%s", tensor != NULL ? ": " : "");
+        ingot_markup_text(markup, reason != NULL ? reason : "");
+        ingot_markup_add(markup, "</td></tr>\n");
+    }
+    ingot_markup_add(markup, "</tbody></table></div>\n");
+    if (shown < count) {
+        ingot_markup_add(markup, "<p class=\"hint\">and %" PRIu64 " more</p>\n", count - shown);
+    }
+    ingot_markup_add(markup, "</section>\n");
 }
 
 /* ---- charts ---------------------------------------------------------------------------------- */
@@ -286,6 +316,7 @@ ingot_status ingot_verify_report_html(const ingot_verification *verification, co
     }
     add_verdict(&markup, verification);
     add_tiles(&markup, verification);
+    add_differences(&markup, verification);
     add_score(&markup, verification);
     add_tasks(&markup, verification);
     add_charts(&markup, verification);

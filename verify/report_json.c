@@ -190,6 +190,9 @@ static void add_source(json_t *root, const ingot_verification *verification) {
                               count_or_null(verification->source_checked, is_checked));
     (void)json_object_set_new(root, "source_failures",
                               count_or_null(verification->source_failures, is_checked));
+    (void)json_object_set_new(root, "source_differences",
+                              is_checked ? json_incref(verification->source_differences)
+                                         : json_null());
 }
 
 static void add_text(json_t *root, const ingot_verification *verification) {

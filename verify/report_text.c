@@ -74,15 +74,20 @@ static void report_integrity(const ingot_verification *verification, FILE *out) 
                       verification->source_seconds);
         return;
     }
-    (void)fprintf(out, "source      NOT from %s: %" PRIu64 " differences\n",
-                  verification->options.source_path, verification->source_failures);
-    unsigned shown = 0;
-    for (uint64_t i = 0; i < verification->tensor_count && shown < FAILURES_SHOWN; i++) {
-        const ingot_tensor_report *report = &verification->tensors[i];
-        if (report->source_verdict == INGOT_VERDICT_NO) {
-            (void)fprintf(out, "            %s: %s\n", report->tensor->name, report->source_reason);
-            shown++;
-        }
+    const uint64_t count = verification->source_failures;
+    (void)fprintf(out, "source      NOT from %s: %" PRIu64 " difference%s\n",
+                  verification->options.source_path, count, count == 1 ? "" : "s");
+    uint64_t shown = 0;
+    for (; shown < FAILURES_SHOWN && shown < json_array_size(verification->source_differences);
+         shown++) {
+        const json_t *one = json_array_get(verification->source_differences, shown);
+        const char *tensor = json_string_value(json_object_get(one, "tensor"));
+        const char *reason = json_string_value(json_object_get(one, "reason"));
+        (void)fprintf(out, "            %s%s%s\n", tensor != NULL ? tensor : "",
+                      tensor != NULL ? ": " : "", reason != NULL ? reason : "");
+    }
+    if (shown < count) {
+        (void)fprintf(out, "            and %" PRIu64 " more\n", count - shown);
     }
 }
 

@@ -7,6 +7,7 @@
  *  3. Every auxiliary tensor is explained by a fold of the model, or it is a failure. */
 #include "verify/source_check.h"
 
+#include "common/json.h"
 #include "common/sizes.h"
 #include "format/digest.h"
 #include "format/half.h"
@@ -416,27 +417,37 @@ static ingot_status check_tensors(source_check *check, ingot_error *error) {
     return INGOT_OK;
 }
 
+/* ---- what differs --------------------------------------------------------------------------- */
+
+void ingot_source_differs(ingot_verification *verification, const char *tensor, const char *file,
+                          const char *reason, ingot_error *error) {
+    json_t *one = json_object();
+    ingot_json_put(one, "tensor", ingot_json_any_text(tensor));
+    ingot_json_put(one, "file", ingot_json_any_text(file));
+    ingot_json_put(one, "reason", ingot_json_any_text(reason));
+    (void)json_array_append_new(verification->source_differences, one);
+    verification->source_failures++;
+    if (error->status == INGOT_OK) { /* the first one is reported */
+        (void)ingot_error_set(error, INGOT_FAIL_SOURCE, verification->options.path, tensor, remedy,
+                              "%s", reason);
+    }
+}
+
 /* ---- what the container lacks --------------------------------------------------------------- */
 
-static ingot_status mismatch(const source_check *check, const char *tensor, const char *format,
-                             const char *name, ingot_error *error) {
+static void mismatch(const source_check *check, const char *tensor, const char *file,
+                     const char *what, ingot_error *error) {
     char reason[400];
-    /* format is one of the literals below, with one %s */
-    (void)snprintf(reason, sizeof reason, "%s '%s'", format, name);
-    check->verification->source_failures++;
-    if (error->status != INGOT_OK) {
-        return error->status; /* the first one is reported */
-    }
-    return ingot_error_set(error, INGOT_FAIL_SOURCE, check->verification->options.path, tensor,
-                           remedy, "%s", reason);
+    (void)snprintf(reason, sizeof reason, "%s '%s'", what, file != NULL ? file : tensor);
+    ingot_source_differs(check->verification, tensor, file, reason, error);
 }
 
 static void check_missing(const source_check *check, ingot_error *error) {
     for (uint64_t i = 0; i < ingot_checkpoint_count(check->checkpoint); i++) {
         const ingot_st_tensor *source = ingot_checkpoint_at(check->checkpoint, i);
         if (!check->is_matched[i]) {
-            (void)mismatch(check, source->name, "the container lacks a tensor of the source,",
-                           source->name, error);
+            mismatch(check, source->name, NULL, "the container lacks a tensor of the source,",
+                     error);
         }
     }
 }
@@ -449,16 +460,16 @@ static void check_files(const source_check *check, ingot_error *error) {
         const void *bytes = ingot_file_entry(container, name, &size);
         const char *source = ingot_checkpoint_file(check->checkpoint, name, &source_size);
         if (source == NULL) {
-            (void)mismatch(check, NULL, "the source has no file", name, error);
+            mismatch(check, NULL, name, "the source has no file", error);
         } else if (size != source_size || memcmp(bytes, source, size) != 0) {
-            (void)mismatch(check, NULL, "differs from the source in the file", name, error);
+            mismatch(check, NULL, name, "differs from the source in the file", error);
         }
     }
     for (uint64_t i = 0; i < ingot_checkpoint_file_count(check->checkpoint); i++) {
         const char *name = ingot_checkpoint_file_name(check->checkpoint, i);
         uint64_t size;
         if (ingot_file_entry(container, name, &size) == NULL) {
-            (void)mismatch(check, NULL, "the container lacks the file", name, error);
+            mismatch(check, NULL, name, "the container lacks the file", error);
         }
     }
 }
@@ -472,11 +483,8 @@ static void collect(const source_check *check, ingot_error *error) {
         if (report->source_verdict != INGOT_VERDICT_NO) {
             continue;
         }
-        verification->source_failures++;
-        if (error->status == INGOT_OK) {
-            (void)ingot_error_set(error, INGOT_FAIL_SOURCE, verification->options.path,
-                                  report->tensor->name, remedy, "%s", report->source_reason);
-        }
+        ingot_source_differs(verification, report->tensor->name, NULL, report->source_reason,
+                             error);
     }
 }
 

@@ -18,6 +18,11 @@ ingot_status ingot_source_check(ingot_verification *verification,
                                 const ingot_checkpoint *checkpoint, ingot_pool *pool,
                                 ingot_progress *progress, ingot_error *error) INGOT_MUST_CHECK;
 
+/* Adds to source_differences what is unlike the checkpoint: a tensor or a file (the other NULL),
+ * and why; error is set where it is the first one. */
+void ingot_source_differs(ingot_verification *verification, const char *tensor, const char *file,
+                          const char *reason, ingot_error *error);
+
 #define INGOT_ERROR_TOLERANCE 1e-6
 /* Folds of a producer and its consumers are F32 reciprocals of one another: their product differs
  * from 1 by at most two roundings, 2^-23. */

@@ -233,7 +233,10 @@ static ingot_status statistics_check(ingot_verification *verification,
         const bool is_equal = status == INGOT_OK;
         verification->source_verdict = is_equal ? INGOT_VERDICT_YES : INGOT_VERDICT_NO;
         verification->source_checked = ingot_checkpoint_count(checkpoint);
-        verification->source_failures = is_equal ? 0 : 1;
+        if (!is_equal) {
+            ingot_source_differs(verification, error->tensor[0] != '\0' ? error->tensor : NULL,
+                                 NULL, error->reason, error);
+        }
     }
     return status;
 }
@@ -243,6 +246,7 @@ static ingot_status stage_source(ingot_verification *verification,
                                  ingot_error *error) {
     ingot_progress progress;
     const double start = ingot_clock_seconds();
+    verification->source_differences = json_array();
     for (uint64_t i = 0; i < ingot_checkpoint_count(checkpoint); i++) {
         verification->source_bytes += ingot_checkpoint_at(checkpoint, i)->bytes;
     }
@@ -540,6 +544,7 @@ void ingot_verification_close(ingot_verification *verification) {
     ingot_free(verification->tensors);
     ingot_tasks_free(&verification->tasks);
     ingot_task_score_free(&verification->task_score);
+    json_decref(verification->source_differences);
     json_decref(verification->meta);
     ingot_close(verification->container);
     *verification = (ingot_verification){0};

@@ -99,6 +99,7 @@ typedef struct ingot_verification {
 
     uint64_t source_bytes; /* of the checkpoint's tensors; 0: not opened */
     uint64_t source_checked, source_failures;
+    json_t *source_differences; /* "tensor", "file", "reason" of each failure; NULL: not compared */
     ingot_verdict source_verdict;
 
     uint8_t text_digest[16];

@@ -33,6 +33,24 @@ json source_failures 0
 json bits_per_weight 4.125
 [ ! -s err ] || fail "progress where there is no terminal"
 
+# Everything that is unlike the source is named, files behind tensors too.
+cp -r "$MODEL" unlike
+chmod -R u+w unlike
+printf 'xx' | dd of=unlike/model.safetensors bs=1 seek=100000 conv=notrunc 2>/dev/null
+echo '{}' >unlike/added_tokens.json
+echo '{}' >unlike/generation_config.json
+expect_exit 1 ingot-verify model.ingot --source unlike --html unlike.html
+grep -q "^source  *NOT from unlike: 3 differences$" out || fail "$(cat out)"
+for what in 'model.embed_tokens.weight: the source tensor has digest' \
+    "differs from the source in the file 'generation_config.json'" "lacks the file 'added_tokens.json'"; do
+    grep -q "^            .*$what" out || fail "nothing is said of $what: $(cat out)"
+    grep -q "$(echo "$what" | sed "s/'/\&#39;/g")" unlike.html || fail "nothing on the page of $what"
+done
+expect_exit 1 ingot-verify model.ingot --source unlike --json
+json source_failures 3
+[ "$(grep -cE '^   "file": ("added_tokens.json"|"generation_config.json"|null),$' out)" = 3 ] || fail "$(cat out)"
+grep -q '^   "tensor": "model.embed_tokens.weight"$' out || fail "$(cat out)"
+
 # ---- text and gates ----
 expect_exit 0 ingot-verify model.ingot --source "$MODEL" --text "$TEXT" --windows 2 --seq-len 128 \
     --max-ppl-ratio 3 --max-kld 2 --json --threads 1

@@ -457,6 +457,7 @@ static void expect_keys(const json_t *object) {
                                        "source_bytes",
                                        "source_checked",
                                        "source_failures",
+                                       "source_differences",
                                        "text",
                                        "text_digest",
                                        "text_tokens",
