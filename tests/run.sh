@@ -53,12 +53,6 @@ if [ "${1:-}" != --one ]; then
     unset COLUMNS POSIXLY_CORRECT OPENBLAS_CORETYPE OPENBLAS_L2_SIZE INGOT_TEST_FAIL_ALLOC \
         INGOT_TEST_FAIL_WRITE INGOT_TEST_KILL_WRITE INGOT_TEST_FAIL_DEVICE_ALLOC
 
-    # Sanitized builds: a huge allocation is to return NULL, as it does elsewhere.
-    export ASAN_OPTIONS="allocator_may_return_null=1:detect_leaks=1:${ASAN_OPTIONS:-}"
-    export UBSAN_OPTIONS="print_stacktrace=1:${UBSAN_OPTIONS:-}"
-    unset COLUMNS POSIXLY_CORRECT OPENBLAS_CORETYPE OPENBLAS_L2_SIZE INGOT_TEST_FAIL_ALLOC INGOT_TEST_FAIL_WRITE INGOT_TEST_KILL_WRITE \
-        INGOT_TEST_FAIL_DEVICE_ALLOC
-
     # Scripts first: they take longest.  Only what has a source is run: a build folder may hold
     # programs of tests that are gone.
     {
