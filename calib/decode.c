@@ -145,8 +145,8 @@ static ingot_status feed_status(const ingot_decoder *decoder, ingot_status statu
     return INGOT_OK;
 }
 
-ingot_status ingot_decoder_feed(ingot_decoder *decoder, const uint32_t *ids, uint64_t count,
-                                float *logits, ingot_error *error) {
+static ingot_status feed(ingot_decoder *decoder, const uint32_t *ids, uint64_t count, float *logits,
+                         ingot_progress *progress, ingot_error *error) {
     if (count == 0 || count > decoder->whole.cache.capacity - decoder->whole.cache.length) {
         return ingot_error_set(
             error, INGOT_ERR_USAGE, decoder->path, NULL, "use a shorter prompt or a smaller -n",
@@ -163,14 +163,22 @@ ingot_status ingot_decoder_feed(ingot_decoder *decoder, const uint32_t *ids, uin
             status = decoder->whole.backend->ops->engine->feed(decoder->engine, 0, ids + done, m,
                                                                wants_logits ? logits : NULL);
             decoder->whole.cache.length += status == INGOT_OK ? m : 0;
+            if (progress != NULL) {
+                ingot_progress_update(progress, (double)decoder->whole.cache.length);
+            }
             continue;
         }
-        status = ingot_whole_model_pass(&decoder->whole, ids + done, m);
+        status = ingot_whole_model_pass(&decoder->whole, ids + done, m, progress);
         if (status == INGOT_OK && wants_logits) {
             status = last_logits(decoder, m, logits);
         }
     }
     return feed_status(decoder, status, error);
+}
+
+ingot_status ingot_decoder_feed(ingot_decoder *decoder, const uint32_t *ids, uint64_t count,
+                                float *logits, ingot_error *error) {
+    return feed(decoder, ids, count, logits, NULL, error);
 }
 
 uint64_t ingot_decoder_length(const ingot_decoder *decoder) {
@@ -431,7 +439,8 @@ done:
 
 ingot_status ingot_generate(ingot_generation *out, ingot_decoder *decoder, ingot_sampler *sampler,
                             const uint32_t *prompt, uint64_t prompt_count, uint64_t limit,
-                            ingot_text_stream *stream, ingot_error *error) {
+                            ingot_text_stream *stream, ingot_progress *progress,
+                            ingot_error *error) {
     memset(out, 0, sizeof *out);
     void *logits = NULL;
     void *ids = NULL;
@@ -446,7 +455,11 @@ ingot_status ingot_generate(ingot_generation *out, ingot_decoder *decoder, ingot
     }
     out->ids = ids;
     const double start = ingot_clock_seconds();
-    INGOT_GO(ingot_decoder_feed(decoder, prompt, prompt_count, logits, error));
+    status = feed(decoder, prompt, prompt_count, logits, progress, error);
+    if (progress != NULL) {
+        ingot_progress_end(progress);
+    }
+    INGOT_GO(status);
     out->prompt_count = prompt_count;
     out->prompt_seconds = ingot_clock_seconds() - start;
     INGOT_GO(decoder->engine != NULL

@@ -75,11 +75,13 @@ typedef struct ingot_generation {
 } ingot_generation;
 
 /* Feeds the prompt and generates until an end-of-text token, `limit` tokens or a full cache.
- * stream may be NULL.  INGOT_ERR_INPUT for an id beyond the embedding; on INGOT_ERR_INTERRUPTED
+ * stream may be NULL; so may progress, which counts tokens of the prompt and has ended before the
+ * first text.  INGOT_ERR_INPUT for an id beyond the embedding; on INGOT_ERR_INTERRUPTED
  * and other failures *out holds what was generated and still has to be freed. */
 ingot_status ingot_generate(ingot_generation *out, ingot_decoder *decoder, ingot_sampler *sampler,
                             const uint32_t *prompt, uint64_t prompt_count, uint64_t limit,
-                            ingot_text_stream *stream, ingot_error *error) INGOT_MUST_CHECK;
+                            ingot_text_stream *stream, ingot_progress *progress,
+                            ingot_error *error) INGOT_MUST_CHECK;
 void ingot_generation_free(ingot_generation *generation);
 
 #endif

@@ -13,6 +13,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define PROMPT_SECONDS 1.0 /* of one that is shown how far it is; most are shorter */
+
 static const ingot_cli_option options[] = {
     {"prompt", 'p', "TEXT", "The text to continue, raw: no template, no special tokens. Required."},
     {"tokens", 'n', "N", "Generate at most N tokens. Default 128."},
@@ -164,8 +166,11 @@ static ingot_status run(runner *r, ingot_error *error) {
     ingot_sampler sampler = {.temperature = s->temperature, .state = s->seed};
     /* The context holds prompt and output together. */
     const uint64_t limit = ingot_min_u64(s->limit, r->from.model.context - r->prompt_count);
+    ingot_progress progress;
+    ingot_progress_begin(&progress, "prompt", "tokens", (double)r->prompt_count, false);
+    progress.patience_seconds = PROMPT_SECONDS;
     const ingot_status status = ingot_generate(&r->generation, r->decoder, &sampler, r->prompt,
-                                               r->prompt_count, limit, r->stream, error);
+                                               r->prompt_count, limit, r->stream, &progress, error);
     if (!s->is_json && r->generation.count != 0) {
         (void)putchar('\n');
     }

@@ -39,12 +39,18 @@ ingot_status ingot_whole_model_make_room(ingot_whole_model *w, uint64_t sequence
     return device_floats(w, &w->logits, rows, m->vocab);
 }
 
-ingot_status ingot_whole_model_pass(ingot_whole_model *w, const uint32_t *ids, uint64_t count) {
+ingot_status ingot_whole_model_pass(ingot_whole_model *w, const uint32_t *ids, uint64_t count,
+                                    ingot_progress *progress) {
     const uint64_t sequences = w->cache.sequences;
+    const double before = (double)w->cache.length;
     INGOT_TRY(ingot_ends_embed(&w->ends, w->model, w->backend, w->x, ids, sequences * count));
     for (uint64_t layer = 0; layer < w->model->layers; layer++) {
         INGOT_TRY(ingot_block_forward(w->model, w->backend, &w->blocks[layer], w->x, sequences,
                                       count, &w->cache, w->work, NULL, NULL));
+        if (progress != NULL) {
+            const double share = (double)(layer + 1) / (double)w->model->layers;
+            ingot_progress_update(progress, before + (double)count * share);
+        }
     }
     w->cache.length += count;
     return INGOT_OK;

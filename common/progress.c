@@ -126,7 +126,9 @@ void ingot_progress_update(ingot_progress *progress, double done) {
     }
     const double now = ingot_clock_seconds();
     if (progress->is_terminal) {
-        draw_bar(progress, done, now);
+        if (now - progress->start_seconds >= progress->patience_seconds) {
+            draw_bar(progress, done, now);
+        }
     } else if (now - progress->last_line_seconds >= LINE_SECONDS &&
                done != progress->last_line_done) {
         char text[TEXT_BYTES];

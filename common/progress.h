@@ -10,6 +10,7 @@ typedef struct ingot_progress {
     const char *unit;  /* "blocks", "windows", "MB" */
     double total;      /* in units; 0 when not known */
     double start_seconds;
+    double patience_seconds; /* 0, or what the caller sets: a terminal is shown nothing before */
     double last_draw_seconds;
     double last_line_seconds, last_line_done; /* of a line in a log */
     bool is_terminal;

@@ -672,7 +672,8 @@ static uint64_t text_tokens(const ingot_text_model *from, const ingot_backend *b
                                                *count + TEXT_TOKENS, NULL, &error),
                           INGOT_OK);
     CU_ASSERT_EQUAL_FATAL(
-        ingot_generate(&g, *decoder, &greedy, *ids, *count, TEXT_TOKENS, NULL, &error), INGOT_OK);
+        ingot_generate(&g, *decoder, &greedy, *ids, *count, TEXT_TOKENS, NULL, NULL, &error),
+        INGOT_OK);
     memcpy(out, g.ids, g.count * sizeof *out);
     const uint64_t made = g.count;
     ingot_generation_free(&g);

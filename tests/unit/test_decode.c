@@ -39,7 +39,8 @@ static void test_greedy(void) {
             ingot_decoder_create(&decoder, &t->model, &t->source, &backend, 31, NULL, &error),
             INGOT_OK);
         CU_ASSERT_EQUAL_FATAL(
-            ingot_generate(&generation, decoder, &sampler, ids, count, 24, NULL, &error), INGOT_OK);
+            ingot_generate(&generation, decoder, &sampler, ids, count, 24, NULL, NULL, &error),
+            INGOT_OK);
         CU_ASSERT_EQUAL_FATAL(generation.count, 24);
         CU_ASSERT_EQUAL(generation.prompt_count, 8);
         CU_ASSERT_EQUAL(generation.decode_steps, 23);
@@ -99,8 +100,8 @@ static void test_stops(void) {
     CU_ASSERT_EQUAL_FATAL(
         ingot_decoder_create(&decoder, &t->model, &t->source, &backend, 20, NULL, &error),
         INGOT_OK);
-    CU_ASSERT_EQUAL_FATAL(ingot_generate(&all, decoder, &sampler, prompt, 3, 100, NULL, &error),
-                          INGOT_OK);
+    CU_ASSERT_EQUAL_FATAL(
+        ingot_generate(&all, decoder, &sampler, prompt, 3, 100, NULL, NULL, &error), INGOT_OK);
     CU_ASSERT_EQUAL(all.count, 18); /* 20 fed, and the one that was chosen after them */
     /* The first id that did not occur before it. */
     uint64_t at = 0, i = 1;
@@ -121,8 +122,8 @@ static void test_stops(void) {
     t->model.eos_ids[1] = all.ids[at];
     t->model.eos_count = 2;
     ingot_decoder_rewind(decoder);
-    CU_ASSERT_EQUAL_FATAL(ingot_generate(&some, decoder, &sampler, prompt, 3, 100, NULL, &error),
-                          INGOT_OK);
+    CU_ASSERT_EQUAL_FATAL(
+        ingot_generate(&some, decoder, &sampler, prompt, 3, 100, NULL, NULL, &error), INGOT_OK);
     CU_ASSERT(some.is_ended);
     CU_ASSERT_EQUAL(some.count, at);
     CU_ASSERT_EQUAL(memcmp(some.ids, all.ids, at * sizeof *all.ids), 0);
@@ -395,6 +396,36 @@ static void test_loading(void) {
     }
 }
 
+/* A prompt counts its tokens, block by block; a short one is none to wait for. */
+static void test_prompt(void) {
+    enum { count = 700 };
+    tiny_model *t = tiny_create(0, seed);
+    ingot_decoder *decoder;
+    ingot_generation generation;
+    ingot_error error;
+    ingot_progress progress;
+    ingot_sampler sampler = {0};
+    uint32_t ids[count];
+    tiny_ids(t, ids, count);
+    CU_ASSERT_EQUAL_FATAL(
+        ingot_decoder_create(&decoder, &t->model, &t->source, &backend, count, NULL, &error),
+        INGOT_OK);
+    const double first = 512.0 / (double)t->model.layers;
+    for (int is_late = 0; is_late < 2; is_late++) {
+        ingot_progress_begin(&progress, "prompt", "tokens", count, false);
+        progress.is_terminal = false;
+        progress.last_line_seconds -= is_late ? 61 : 0;
+        ingot_decoder_rewind(decoder);
+        CU_ASSERT_EQUAL_FATAL(
+            ingot_generate(&generation, decoder, &sampler, ids, count, 1, NULL, &progress, &error),
+            INGOT_OK);
+        CU_ASSERT_DOUBLE_EQUAL(progress.last_line_done, is_late ? first : 0, 1e-9);
+        ingot_generation_free(&generation);
+    }
+    ingot_decoder_destroy(decoder);
+    tiny_destroy(t);
+}
+
 int main(void) {
     static const CU_TestInfo tests[] = {
         {"greedy with the cache against full passes", test_greedy},
@@ -402,6 +433,7 @@ int main(void) {
         {"end of text, and a full cache", test_stops},
         {"the sampler", test_sampler},
         {"how far loading is", test_loading},
+        {"how far a prompt is", test_prompt},
         {"text as it comes, byte-level", test_stream_byte_level},
         {"text of tokens that are bytes", test_stream_byte_fallback},
         {"text as it comes, SentencePiece", test_stream_sentencepiece},

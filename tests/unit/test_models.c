@@ -154,8 +154,9 @@ static void check_greedy(const ingot_text_model *from, const json_t *prompt) {
     CU_ASSERT_EQUAL_FATAL(ingot_decoder_create(&decoder, &from->model, &from->source, &backend,
                                                count + limit, NULL, &error),
                           INGOT_OK);
-    CU_ASSERT_EQUAL(ingot_generate(&generation, decoder, &sampler, ids, count, limit, NULL, &error),
-                    INGOT_OK);
+    CU_ASSERT_EQUAL(
+        ingot_generate(&generation, decoder, &sampler, ids, count, limit, NULL, NULL, &error),
+        INGOT_OK);
     CU_ASSERT_EQUAL(generation.count, limit);
     for (uint64_t i = 0; i < generation.count; i++) {
         CU_ASSERT_EQUAL(generation.ids[i], json_integer_value(json_array_get(expected, i)));

@@ -98,6 +98,9 @@ static void test_terminal(void) {
     CU_ASSERT_STRING_EQUAL(printed, ""); /* at most ten times a second */
     ingot_progress_begin(&progress, "scoring", "windows", 40, false);
     progress.is_terminal = true;
+    progress.patience_seconds = LONG_SECONDS - 1;
+    update(&progress, 9);
+    CU_ASSERT_STRING_EQUAL(printed, ""); /* it may be over soon */
     progress.start_seconds -= LONG_SECONDS;
     update_terminal(&progress, 10, 120);
     begins("\r\033[Kscoring [######..................]  25%  10/40 windows  0.16 windows/s  3m 0");
