@@ -5,6 +5,7 @@
 #include "common/page.h"
 #include "format/digest.h"
 #include "verify/report_charts.h"
+#include "verify/source_check.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -87,13 +88,11 @@ static void add_differences(ingot_markup *markup, const ingot_verification *veri
                              "<div class=\"scroll\"><table><tbody>\n");
     for (; shown < DIFFERENCES_SHOWN && shown < json_array_size(verification->source_differences);
          shown++) {
-        const json_t *one = json_array_get(verification->source_differences, shown);
-        const char *tensor = json_string_value(json_object_get(one, "tensor"));
-        const char *reason = json_string_value(json_object_get(one, "reason"));
+        const char *tensor, *reason = ingot_source_difference(verification, shown, &tensor);
         ingot_markup_add(markup, "<tr><td>");
         ingot_markup_text(markup, tensor != NULL ? tensor : "");
         ingot_markup_add(markup, "%s", tensor != NULL ? ": " : "");
-        ingot_markup_text(markup, reason != NULL ? reason : "");
+        ingot_markup_text(markup, reason);
         ingot_markup_add(markup, "</td></tr>\n");
     }
     ingot_markup_add(markup, "</tbody></table></div>\n");

@@ -1,6 +1,7 @@
 /* The verification for people, as aligned text. */
 #include "common/cli.h"
 #include "format/digest.h"
+#include "verify/source_check.h"
 #include "verify/verify.h"
 
 #include <inttypes.h>
@@ -80,11 +81,9 @@ static void report_integrity(const ingot_verification *verification, FILE *out) 
     uint64_t shown = 0;
     for (; shown < FAILURES_SHOWN && shown < json_array_size(verification->source_differences);
          shown++) {
-        const json_t *one = json_array_get(verification->source_differences, shown);
-        const char *tensor = json_string_value(json_object_get(one, "tensor"));
-        const char *reason = json_string_value(json_object_get(one, "reason"));
+        const char *tensor, *reason = ingot_source_difference(verification, shown, &tensor);
         (void)fprintf(out, "            %s%s%s\n", tensor != NULL ? tensor : "",
-                      tensor != NULL ? ": " : "", reason != NULL ? reason : "");
+                      tensor != NULL ? ": " : "", reason);
     }
     if (shown < count) {
         (void)fprintf(out, "            and %" PRIu64 " more\n", count - shown);

@@ -433,6 +433,14 @@ void ingot_source_differs(ingot_verification *verification, const char *tensor, 
     }
 }
 
+const char *ingot_source_difference(const ingot_verification *verification, uint64_t i,
+                                    const char **tensor) {
+    const json_t *one = json_array_get(verification->source_differences, i);
+    const char *reason = json_string_value(json_object_get(one, "reason"));
+    *tensor = json_string_value(json_object_get(one, "tensor"));
+    return reason != NULL ? reason : "";
+}
+
 /* ---- what the container lacks --------------------------------------------------------------- */
 
 static void mismatch(const source_check *check, const char *tensor, const char *file,

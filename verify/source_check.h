@@ -22,6 +22,10 @@ ingot_status ingot_source_check(ingot_verification *verification,
  * and why; error is set where it is the first one. */
 void ingot_source_differs(ingot_verification *verification, const char *tensor, const char *file,
                           const char *reason, ingot_error *error);
+/* What is to be said of difference i, and of which tensor: NULL where the reason names a file.
+ * Texts are the verification's. */
+const char *ingot_source_difference(const ingot_verification *verification, uint64_t i,
+                                    const char **tensor);
 
 #define INGOT_ERROR_TOLERANCE 1e-6
 /* Folds of a producer and its consumers are F32 reciprocals of one another: their product differs

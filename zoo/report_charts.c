@@ -178,15 +178,19 @@ static bool is_free(const names *n, const box *b) {
     return is_free;
 }
 
+/* A name of ASCII characters, of which `most` stand in a picture. */
+static void cut_name(char *text, size_t size, const char *name, int most) {
+    const bool is_cut = strlen(name) > (size_t)most;
+    (void)snprintf(text, size, "%.*s%s", most - is_cut, name, is_cut ? "\u2026" : "");
+}
+
 /* Beside its point where there is room, first below if it is one of the best, which the others are
  * above of; else nowhere: the point says it when it is pointed at. */
 static void draw_name(ingot_markup *markup, const plane *p, const json_t *row, names *n) {
     const char *recipe = ingot_zoo_text_of(row, "recipe");
     const double x = x_at(p, ingot_zoo_bytes(row)), y = y_at(p, ingot_zoo_quality(row));
     char text[NAME_CHARS + 8];
-    const bool is_cut = strlen(recipe) > NAME_CHARS;
-    (void)snprintf(text, sizeof text, "%.*s%s", NAME_CHARS - is_cut, recipe,
-                   is_cut ? "\u2026" : "");
+    cut_name(text, sizeof text, recipe, NAME_CHARS);
     const double width = CHAR_WIDTH * (double)strnlen(recipe, NAME_CHARS);
     for (unsigned i = 0; i < 4; i++) {
         const bool is_left = i >= 2, is_below = (i % 2 == 0) == is_best(row);
@@ -396,10 +400,7 @@ static void draw_time(ingot_markup *markup, const json_t *row, double y, const i
     char text[200], time[32], class[16];
     const double sum = times_of(seconds, row);
     const double peak = ingot_zoo_peak_bytes(row);
-    const char *product = ingot_zoo_text_of(row, "product");
-    const bool is_cut = strlen(product) > PRODUCT_CHARS;
-    (void)snprintf(text, sizeof text, "%.*s%s", PRODUCT_CHARS - is_cut, product,
-                   is_cut ? "\u2026" : "");
+    cut_name(text, sizeof text, ingot_zoo_text_of(row, "product"), PRODUCT_CHARS);
     ingot_svg_text(markup, "label", 0, y + 12, "start", text);
     for (unsigned i = 0; i < INGOT_ZOO_PHASES; i++) {
         if (seconds[i] > 0) {
