@@ -146,8 +146,9 @@ static ingot_status check_product(checker *c, const ingot_zoo_product *p, check_
     know_files(c, file);
     ingot_shelf_output(path, &c->shelf, name != NULL ? name : p->output);
     know(c, p->output);
-    if (name == NULL || !ingot_path_exists(path)) {
-        (void)snprintf(reason, 160, name == NULL ? "it was never finished" : "the file is gone");
+    if (name == NULL || !ingot_output_exists(path)) {
+        (void)snprintf(reason, 160, "%s",
+                       name == NULL ? "it was never finished" : ingot_product_gone(path));
         goto done;
     }
     INGOT_GO(check_file(c, file, path, verdict, reason, error));

@@ -169,6 +169,12 @@ bool ingot_product_file(char out[INGOT_SHELF_PATH_SIZE], const json_t *file, uns
     return true;
 }
 
+const char *ingot_product_gone(const char *path) {
+    return ingot_path_exists(path) && !ingot_output_exists(path)
+               ? "the file behind its link is gone"
+               : "the file is gone";
+}
+
 /* Whether all shards are there, behind the first. */
 static bool is_complete(const ingot_shelf *shelf, const json_t *file, json_int_t first_bytes,
                         char reason[160]) {
@@ -196,7 +202,7 @@ static bool is_there(const ingot_shelf *shelf, const json_t *file, char reason[1
     const char *name = ingot_zoo_text_of(file, "path");
     ingot_shelf_output(path, shelf, name != NULL ? name : "");
     if (name == NULL || !ingot_zoo_file_mark(&bytes, &mtime_ns, path)) {
-        (void)snprintf(reason, 160, "the file is gone");
+        (void)snprintf(reason, 160, "%s", ingot_product_gone(path));
         return false;
     }
     if (bytes != json_integer_value(json_object_get(file, "first_bytes")) ||

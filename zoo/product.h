@@ -53,6 +53,9 @@ ingot_status ingot_product_statistics(char key[33], const ingot_manifest *manife
  * `index`; false behind the last. */
 bool ingot_product_file(char out[INGOT_SHELF_PATH_SIZE], const json_t *file, unsigned index);
 
+/* What to say where there is no file at the path of a product. */
+const char *ingot_product_gone(const char *path);
+
 /* What a record (NULL: none) says about a product with these keys; reason[160] says why, in a few
  * words (of a failure the record has them).  Looks at the file's size and time, never into it. */
 ingot_product_state ingot_product_judge(const ingot_shelf *shelf, const json_t *record,

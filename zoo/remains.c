@@ -100,7 +100,7 @@ void ingot_remains_remove(const ingot_shelf *shelf, const char *output) {
 
 static void keep_first(void *context, const char *path) {
     char *first = context; /* directories have no order: the same file whatever theirs is */
-    if (first[0] == '\0' || strcmp(path, first) < 0) {
+    if (ingot_output_exists(path) && (first[0] == '\0' || strcmp(path, first) < 0)) {
         (void)snprintf(first, INGOT_SHELF_PATH_SIZE, "%s", path);
     }
 }
@@ -108,7 +108,7 @@ static void keep_first(void *context, const char *path) {
 bool ingot_output_find(char path[INGOT_SHELF_PATH_SIZE], const ingot_shelf *shelf,
                        const char *output, bool is_set) {
     ingot_shelf_output(path, shelf, output);
-    if (ingot_path_exists(path)) {
+    if (ingot_output_exists(path)) {
         return true;
     }
     path[0] = '\0';

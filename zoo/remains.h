@@ -8,8 +8,8 @@
 /* Whether a path is that of an output (ending in .ingot), or of a shard of a set that is written in
  * its place. */
 bool ingot_output_is_form(const char *path, const char *output);
-/* path = one of these files of an output that is there, of a set's shards only where it is to be a
- * set; false: there is none. */
+/* path = one of these files of an output that is there (a link that leads to nothing is none), of a
+ * set's shards only where it is to be a set; false: there is none. */
 bool ingot_output_find(char path[INGOT_SHELF_PATH_SIZE], const ingot_shelf *shelf,
                        const char *output, bool is_set);
 /* Whether a path is that of something a conversion to the output keeps. */

@@ -1,0 +1,34 @@
+# ingot-zoo: places of products that are links, or that something else has.
+. "$INGOT_ROOT/tests/lib.sh"
+need ingot-zoo ingot-convert ingot-verify
+
+manifest() { # FORM
+    cat >zoo.json <<END
+{"shelf": "shelf", "models": {"m": "$MODEL"}, "recipes": {"rtn": {"defaults": {"method": "rtn"}}},
+ "products": [{"model": "m", "recipes": ["rtn"], "output": $1}], "devices": ["cpu"]}
+END
+}
+
+# A link that leads to nothing is no file of somebody else: the file behind it is made.
+mkdir -p shelf disk
+for form in '"one.ingot"' '"set.ingot", "shard_bytes": 2000000'; do
+    manifest "$form"
+    for name in one.ingot set-00001-of-00002.ingot set-00002-of-00002.ingot; do
+        ln -sf ../disk/$name shelf/$name
+    done
+    expect_exit 0 ingot-zoo run zoo.json
+    grep -q '^1 products: 1 made' out || fail "$(cat out)"
+done
+[ "$(find shelf -name '*.ingot' -type l | wc -l)" = 3 ] || fail "a link was replaced: $(ls -l shelf)"
+[ "$(ls disk | wc -l)" = 3 ] || fail "behind the links there is $(ls disk)"
+
+# One whose file has gone says so; in a circle links are no place for a file.
+rm disk/set-00001-of-00002.ingot
+expect_exit 2 ingot-zoo status zoo.json
+grep -q 'm/rtn *missing .*the file behind its link is gone' out || fail "$(cat out)"
+expect_exit 1 ingot-zoo verify zoo.json
+grep -q 'm/rtn: missing: the file behind its link is gone' err || fail "$(cat err)"
+manifest '"circle.ingot"'
+ln -s circle.ingot shelf/circle.ingot
+expect_exit 2 ingot-zoo run zoo.json
+grep -q 'symbolic links lead in a circle' err || fail "$(cat err)"
