@@ -55,12 +55,22 @@ static void know_files(checker *c, const json_t *file) {
     }
 }
 
+/* The place of a product, unless what lies there is on no record. */
+static void know_place(checker *c, const ingot_zoo_product *p, const json_t *record) {
+    if (ingot_product_check_place(&c->shelf, record, p, NULL) == INGOT_OK) {
+        know(c, p->output);
+    }
+}
+
 /* Those of a product that is not asked about. */
 static void know_other(checker *c, const ingot_zoo_product *p) {
     json_t *record = NULL;
-    know(c, p->output);
-    if (ingot_shelf_read_record(&record, &c->shelf, p->name, NULL) == INGOT_OK) {
+    const ingot_status status = ingot_shelf_read_record(&record, &c->shelf, p->name, NULL);
+    if (status == INGOT_OK || status == INGOT_ERR_NOT_FOUND) {
         know_files(c, json_object_get(record, "file"));
+        know_place(c, p, record);
+    } else {
+        know(c, p->output); /* it may be on the record that is damaged */
     }
     json_decref(record);
 }
@@ -138,14 +148,14 @@ static ingot_status check_product(checker *c, const ingot_zoo_product *p, check_
         (void)snprintf(reason, 160,
                        status == INGOT_ERR_NOT_FOUND ? "it was never made"
                                                      : "its record is damaged");
-        know(c, p->output);
+        know_other(c, p);
         return status == INGOT_ERR_NO_MEMORY ? status : INGOT_OK;
     }
     const json_t *file = json_object_get(record, "file");
     const char *name = ingot_zoo_text_of(file, "path");
     know_files(c, file);
     ingot_shelf_output(path, &c->shelf, name != NULL ? name : p->output);
-    know(c, p->output);
+    know_place(c, p, record);
     if (name == NULL || !ingot_output_exists(path)) {
         (void)snprintf(reason, 160, "%s",
                        name == NULL ? "it was never finished" : ingot_product_gone(path));
@@ -212,6 +222,22 @@ static bool is_own(const checker *c, const char *path) {
     return is;
 }
 
+static void add_foreign(checker *c, const char *path) {
+    const ingot_zoo_product *of = NULL;
+    for (uint64_t i = 0; i < c->manifest->product_count && of == NULL; i++) {
+        const ingot_zoo_product *p = &c->manifest->products[i];
+        of = p->shard_bytes != 0 && ingot_output_is_form(path, p->output) ? p : of;
+        of = strcmp(path, p->output) == 0 ? p : of;
+    }
+    (void)json_array_append_new(c->foreign, ingot_json_any_text(path));
+    if (!c->options->as_json && of != NULL) {
+        ingot_progress_line(&c->progress, "%s: foreign: in the place of %s, and on no record", path,
+                            of->name);
+    } else if (!c->options->as_json) {
+        ingot_progress_line(&c->progress, "%s: foreign: no product of the manifest", path);
+    }
+}
+
 static int by_name(const FTSENT **a, const FTSENT **b) {
     return strcmp((*a)->fts_name, (*b)->fts_name);
 }
@@ -236,11 +262,7 @@ static ingot_status find_foreign(checker *c, ingot_error *error) {
             (void)fts_set(tree, entry, FTS_SKIP);
         } else if (entry->fts_info != FTS_D && entry->fts_info != FTS_DP &&
                    !is_own(c, entry->fts_path + start)) {
-            (void)json_array_append_new(c->foreign, ingot_json_any_text(entry->fts_path + start));
-            if (!c->options->as_json) {
-                ingot_progress_line(&c->progress, "%s: foreign: no product of the manifest",
-                                    entry->fts_path + start);
-            }
+            add_foreign(c, entry->fts_path + start);
         }
     }
     (void)fts_close(tree);

@@ -214,20 +214,6 @@ static ingot_status decide(ingot_zoo_job *job, bool is_forced, ingot_error *erro
     return first_step(job, error);
 }
 
-/* A file at the product's place that is on no record belongs to somebody else, shards of a set
- * where the product is one included. */
-static ingot_status check_place(const ingot_zoo_job *job, ingot_error *error) {
-    char path[INGOT_SHELF_PATH_SIZE];
-    const ingot_zoo_product *p = job->product;
-    if (!is_text(job->record, "output", p->output) &&
-        ingot_output_find(path, job->shelf, p->output, p->shard_bytes != 0)) {
-        return ingot_error_set(error, INGOT_ERR_EXISTS, path, NULL,
-                               "move it away, or run with --force to replace it",
-                               "a file that is not on record is in the place of the product");
-    }
-    return INGOT_OK;
-}
-
 ingot_status ingot_job_open(ingot_zoo_job *job, const ingot_manifest *manifest,
                             const ingot_shelf *shelf, const ingot_zoo_product *product,
                             const char *fingerprint, bool is_forced, ingot_error *error) {
@@ -243,10 +229,10 @@ ingot_status ingot_job_open(ingot_zoo_job *job, const ingot_manifest *manifest,
     if (status != INGOT_OK && status != INGOT_ERR_NOT_FOUND && status != INGOT_ERR_INPUT) {
         return status;
     }
+    job->record = job->record != NULL ? job->record : json_object(); /* for a failure, too */
     if (status != INGOT_ERR_INPUT && !is_forced) { /* of a record that is damaged it may be */
-        INGOT_TRY(check_place(job, error));
+        INGOT_TRY(ingot_product_check_place(shelf, job->record, product, error));
     }
-    job->record = job->record != NULL ? job->record : json_object();
     job->is_forced = is_forced;
     *error = (ingot_error){0};
     return decide(job, is_forced, error);

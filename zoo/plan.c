@@ -213,6 +213,25 @@ static void check_card(ingot_forecasts *plan, const ingot_zoo_product *p, ingot_
     }
 }
 
+/* A file in its place that nobody made, which a run leaves alone. */
+static ingot_status check_place(ingot_forecasts *plan, const ingot_shelf *shelf,
+                                const ingot_zoo_product *p, ingot_zoo_need *need) {
+    char text[INGOT_ERROR_TEXT_SIZE];
+    ingot_error error = {0};
+    json_t *record = NULL;
+    ingot_status status = ingot_shelf_read_record(&record, shelf, p->name, NULL);
+    if (status == INGOT_OK || status == INGOT_ERR_NOT_FOUND) {
+        status = ingot_product_check_place(shelf, record, p, &error);
+    }
+    json_decref(record);
+    if (status == INGOT_ERR_EXISTS) {
+        ingot_error_format(&error, text, sizeof text);
+        need->status = status;
+        need->problem = add_problem(plan, "%s: %s", p->name, text);
+    }
+    return status == INGOT_ERR_NO_MEMORY ? status : INGOT_OK;
+}
+
 /* A product of which nothing is known yet but its name: it has all keys. */
 static json_t *empty_row(const ingot_zoo_product *p) {
     static const char *const keys[] = {
@@ -470,6 +489,9 @@ ingot_status ingot_forecasts_make(ingot_forecasts *out, const ingot_manifest *ma
         if (need->is_planned && (options->is_forced || !has_state(known, "done"))) {
             check_fits(out, p, need);
             check_card(out, p, need);
+        }
+        if (need->is_planned && !is_done && !options->is_forced && shelf != NULL) {
+            INGOT_GO(check_place(out, shelf, p, need));
         }
         if (!is_done && need->is_planned) {
             find_present(need, shelf, p, known);

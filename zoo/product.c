@@ -4,6 +4,7 @@
 #include "common/cli.h"
 #include "common/files.h"
 #include "format/digest.h"
+#include "zoo/remains.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -167,6 +168,18 @@ bool ingot_product_file(char out[INGOT_SHELF_PATH_SIZE], const json_t *file, uns
                        (unsigned)shards);
     }
     return true;
+}
+
+ingot_status ingot_product_check_place(const ingot_shelf *shelf, const json_t *record,
+                                       const ingot_zoo_product *product, ingot_error *error) {
+    char path[INGOT_SHELF_PATH_SIZE];
+    if (!is_equal(record, "output", product->output) &&
+        ingot_output_find(path, shelf, product->output, product->shard_bytes != 0)) {
+        return ingot_error_set(error, INGOT_ERR_EXISTS, path, NULL,
+                               "move it away, or run with --force to replace it",
+                               "a file that is not on record is in the place of the product");
+    }
+    return INGOT_OK;
 }
 
 const char *ingot_product_gone(const char *path) {

@@ -53,6 +53,12 @@ ingot_status ingot_product_statistics(char key[33], const ingot_manifest *manife
  * `index`; false behind the last. */
 bool ingot_product_file(char out[INGOT_SHELF_PATH_SIZE], const json_t *file, unsigned index);
 
+/* INGOT_ERR_EXISTS: at the product's place lies a file that its record (NULL: none) does not claim,
+ * which is somebody else's; of a product that is a set, any of its shards. */
+ingot_status ingot_product_check_place(const ingot_shelf *shelf, const json_t *record,
+                                       const ingot_zoo_product *product,
+                                       ingot_error *error) INGOT_MUST_CHECK;
+
 /* What to say where there is no file at the path of a product. */
 const char *ingot_product_gone(const char *path);
 

@@ -79,7 +79,8 @@ static ingot_status make_row(json_t **out, const ingot_manifest *m, const ingot_
     static const char *const figures[] = {"file", "convert", "verify", "layers", "steps"};
     ingot_product_keys keys;
     json_t *record = NULL;
-    char reason[160];
+    char reason[160], taken[INGOT_ERROR_TEXT_SIZE];
+    ingot_error place = {0};
     INGOT_TRY(ingot_product_make_keys(&keys, m, p, fingerprint, error));
     const ingot_status status = ingot_shelf_read_record(&record, shelf, p->name, error);
     const ingot_product_state state = ingot_product_judge(shelf, record, &keys, reason);
@@ -96,7 +97,14 @@ static ingot_status make_row(json_t **out, const ingot_manifest *m, const ingot_
     }
     /* In the tool's own words, whole: a long path in front would leave none of them. */
     const char *message = ingot_zoo_text_of(record, "message");
-    const bool is_told = strcmp(name, "failed") == 0 && message != NULL;
+    bool is_told = strcmp(name, "failed") == 0 && message != NULL;
+    /* It will fail for that, whatever it failed for before. */
+    if (status != INGOT_ERR_INPUT && strcmp(name, "running") != 0 &&
+        ingot_product_check_place(shelf, record, p, &place) != INGOT_OK) {
+        ingot_error_format(&place, taken, sizeof taken);
+        message = taken;
+        is_told = true;
+    }
     json_t *row = json_object();
     ingot_json_put(row, "product", json_string(p->name));
     ingot_json_put(row, "model", json_string(m->models[p->model].name));

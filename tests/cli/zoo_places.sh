@@ -32,3 +32,31 @@ manifest '"circle.ingot"'
 ln -s circle.ingot shelf/circle.ingot
 expect_exit 2 ingot-zoo run zoo.json
 grep -q 'symbolic links lead in a circle' err || fail "$(cat err)"
+rm -r shelf/circle.ingot shelf/.ingot-zoo
+
+# Somebody else's file in the place of a product: said by status and plan before a run and by status
+# after it, and to verify it is foreign.
+for form in '"own.ingot"' '"sub/own.ingot", "shard_bytes": 2000000'; do
+    manifest "$form"
+    name=own.ingot
+    case $form in *sub*) name=sub/own-00002-of-00002.ingot ;; esac
+    mkdir -p shelf/sub
+    echo precious >shelf/$name
+    for state in new failed; do
+        expect_exit 2 ingot-zoo status zoo.json
+        grep -q "m/rtn *$state .*a file that is not on record is in the place of the product" out || fail "$(cat out)"
+        expect_exit 2 ingot-zoo plan zoo.json
+        expect_error "m/rtn: shelf/$name: a file that is not on record is in the place of the product (move it away"
+        expect_exit 0 ingot-zoo plan zoo.json --force
+        expect_exit 1 ingot-zoo verify zoo.json
+        grep -qx "$name: foreign: in the place of m/rtn, and on no record" err || fail "$(cat err)"
+        grep -q '1 missing, .* foreign files' out || fail "$(cat out)"
+        expect_exit 2 ingot-zoo run zoo.json
+        [ "$(cat shelf/$name)" = precious ] || fail "$name was replaced"
+    done
+    rm -r shelf/.ingot-zoo
+done
+rm shelf/$name
+expect_exit 2 ingot-zoo status zoo.json
+grep -q '^m/rtn *new *gates none *$' out || fail "$(cat out)"
+expect_exit 0 ingot-zoo run zoo.json
