@@ -39,23 +39,22 @@ static ingot_status load_engine(ingot_decoder *d, const ingot_weight_source *sou
                                           .poll = ingot_interrupt_check,
                                           .progress = show_bytes,
                                           .progress_context = progress};
-    if (ops == NULL || !ingot_engine_model_is_plain(d->whole.model)) {
+    ingot_engine_model description = ingot_engine_model_numbers(d->whole.model);
+    if (ops == NULL || !ingot_engine_model_is_plain(d->whole.model) ||
+        ingot_engine_check_numbers(&description, &options, NULL) == INGOT_ERR_UNSUPPORTED) {
         return INGOT_OK;
     }
     ingot_arena *arena = NULL;
-    ingot_engine_model description;
     ingot_status status = INGOT_OK;
     INGOT_GO(ingot_arena_create(&arena));
     INGOT_GO(
         ingot_engine_model_create(&description, d->whole.model, source, arena, progress, error));
-    if (ingot_engine_check(&description, &options, NULL) != INGOT_ERR_UNSUPPORTED) {
-        if (progress != NULL && source->container == NULL) { /* these were read just now */
-            ingot_progress_end(progress);
-            ingot_progress_begin(progress, "to the device", "MB", 0, progress->is_quiet);
-        }
-        status =
-            ops->create(d->whole.backend->context, &d->engine, &description, &options, NULL, error);
+    if (progress != NULL && source->container == NULL) { /* these were read just now */
+        ingot_progress_end(progress);
+        ingot_progress_begin(progress, "to the device", "MB", 0, progress->is_quiet);
     }
+    status =
+        ops->create(d->whole.backend->context, &d->engine, &description, &options, NULL, error);
 done:
     ingot_arena_destroy(arena);
     return status;

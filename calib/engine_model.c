@@ -104,17 +104,8 @@ static ingot_status read_ends(const reader *r, ingot_engine_model *out) {
     return INGOT_OK;
 }
 
-ingot_status ingot_engine_model_create(ingot_engine_model *out, const ingot_model *model,
-                                       const ingot_weight_source *source, ingot_arena *arena,
-                                       ingot_progress *progress, ingot_error *error) {
-    reader r = {.model = model,
-                .source = source,
-                .arena = arena,
-                .error = error,
-                .progress = progress,
-                .total = ingot_model_load_bytes(model, source)};
-    void *memory;
-    *out = (ingot_engine_model){.layers = model->layers,
+ingot_engine_model ingot_engine_model_numbers(const ingot_model *model) {
+    return (ingot_engine_model){.layers = model->layers,
                                 .hidden = model->hidden,
                                 .ffn = model->ffn,
                                 .heads = model->heads,
@@ -129,6 +120,19 @@ ingot_status ingot_engine_model_create(ingot_engine_model *out, const ingot_mode
                                 .attention_scale = model->attention_scale,
                                 .rotary_scale = model->rope_attention_factor,
                                 .inverse_frequency = model->inverse_frequency};
+}
+
+ingot_status ingot_engine_model_create(ingot_engine_model *out, const ingot_model *model,
+                                       const ingot_weight_source *source, ingot_arena *arena,
+                                       ingot_progress *progress, ingot_error *error) {
+    reader r = {.model = model,
+                .source = source,
+                .arena = arena,
+                .error = error,
+                .progress = progress,
+                .total = ingot_model_load_bytes(model, source)};
+    void *memory;
+    *out = ingot_engine_model_numbers(model);
     INGOT_TRY(ingot_arena_array(arena, &memory, model->layers, sizeof(ingot_engine_layer)));
     ingot_engine_layer *layers = memory;
     memset(layers, 0, model->layers * sizeof *layers);

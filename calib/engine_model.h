@@ -10,6 +10,9 @@
 /* Whether the description has nothing that an engine leaves out: norms behind the two halves of a
  * block, layer norms, and feed-forward layers without a gate. */
 bool ingot_engine_model_is_plain(const ingot_model *model);
+/* All but weights, for ingot_engine_check_numbers: what the engine does not cover is known before
+ * any of them is read. */
+ingot_engine_model ingot_engine_model_numbers(const ingot_model *model);
 /* *out points into the arena, the model and the source; matrices of a container stay there, others
  * are loaded into the arena: progress counts their MB, and may be NULL.  The model must be plain.
  */

@@ -23,6 +23,12 @@ extern "C" {
  * index must be one of its tensors'. */
 ingot_weight_view ingot_engine_matrix_view(const ingot_engine_matrix *matrix);
 
+/* What of ingot_engine_check needs no weights: neither layers nor matrices and vectors are looked
+ * at.  Only a matrix that is not of floating point is INGOT_ERR_UNSUPPORTED beyond it. */
+ingot_status ingot_engine_check_numbers(const ingot_engine_model *model,
+                                        const ingot_engine_options *options,
+                                        ingot_error *error) INGOT_MUST_CHECK;
+
 struct ingot_engine_ops {
     /* The functions of kernels/ingot_kernels.h of like name. */
     ingot_status (*create)(void *context, ingot_engine **out, const ingot_engine_model *model,

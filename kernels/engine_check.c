@@ -54,8 +54,8 @@ static ingot_status refuse(const place *at, ingot_status status, const char *for
 
 /* ---- numbers -------------------------------------------------------------------------------- */
 
-static ingot_status check_numbers(const ingot_engine_model *m, const ingot_engine_options *options,
-                                  ingot_error *error) {
+ingot_status ingot_engine_check_numbers(const ingot_engine_model *m,
+                                        const ingot_engine_options *options, ingot_error *error) {
     const struct {
         const char *what;
         uint64_t value, least, most, multiple;
@@ -97,6 +97,10 @@ static ingot_status check_numbers(const ingot_engine_model *m, const ingot_engin
                                "%llu features turn in heads of %llu",
                                (unsigned long long)m->rotary_dim, (unsigned long long)m->head_dim);
     }
+    return INGOT_OK;
+}
+
+static ingot_status check_parts(const ingot_engine_model *m, ingot_error *error) {
     if (m->layer == NULL || (m->rotary_dim != 0 && m->inverse_frequency == NULL)) {
         return ingot_error_set(error, INGOT_ERR_INPUT, NULL, NULL, NULL, "%s are missing",
                                m->layer == NULL ? "the layers" : "the frequencies of rotation");
@@ -276,7 +280,8 @@ static ingot_status check_layer(const ingot_engine_model *m, uint64_t number, in
 
 ingot_status ingot_engine_check(const ingot_engine_model *model,
                                 const ingot_engine_options *options, ingot_error *error) {
-    INGOT_TRY(check_numbers(model, options, error));
+    INGOT_TRY(ingot_engine_check_numbers(model, options, error));
+    INGOT_TRY(check_parts(model, error));
     INGOT_TRY(check_matrix(&model->embed, "embed", NO_LAYER, model->vocab, model->hidden, error));
     for (uint64_t i = 0; i < model->layers; i++) {
         INGOT_TRY(check_layer(model, i, error));

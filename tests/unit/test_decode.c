@@ -3,6 +3,7 @@
 
 #include "calib/decode.h"
 #include "calib/text_model.h"
+#include "kernels/engine.h"
 
 static uint32_t greedy_reference(const tiny_model *t, const uint32_t *ids, uint64_t count,
                                  double *margin) {
@@ -396,6 +397,57 @@ static void test_loading(void) {
     }
 }
 
+static unsigned loads, engines;
+
+static ingot_status count_load(void *self, const char *name, ingot_arena *arena,
+                               ingot_weight_view *view, ingot_error *error) {
+    loads++;
+    return tiny_load(self, name, arena, view, error);
+}
+
+static ingot_status count_engine(void *context, ingot_engine **out, const ingot_engine_model *model,
+                                 const ingot_engine_options *options, ingot_engine_load *load,
+                                 ingot_error *error) {
+    (void)context, (void)out, (void)options, (void)load;
+    CU_ASSERT_PTR_NOT_NULL(model->layer);
+    engines++;
+    return ingot_error_set(error, INGOT_ERR_DEVICE, NULL, NULL, NULL, "an engine of the tests");
+}
+
+/* What the engine does not cover is known before weights are read: they were read twice. */
+static void test_engine_cover(void) {
+    static const struct {
+        tiny_shape shape;
+        unsigned flags;
+        bool is_covered;
+    } cases[] = {
+        {{24, 40, 6, 2, 8, 50}, 0, true},
+        {{24, 40, 6, 2, 4, 50}, 0, false}, /* heads of 4 features */
+        {{24, 40, 1, 1, 136, 50}, TINY_PARTIAL_ROTARY, false},
+        {{22, 40, 6, 2, 8, 50}, 0, false}, /* a width of 22 */
+        {{24, 40, 6, 2, 8, 50}, TINY_UNGATED, false},
+    };
+    static const ingot_engine_ops engine = {.create = count_engine};
+    ingot_backend_ops ops = *backend.ops;
+    ingot_backend device = backend;
+    ops.engine = &engine;
+    device.ops = &ops;
+    for (unsigned i = 0; i < sizeof cases / sizeof *cases; i++) {
+        tiny_model *t = tiny_create_shaped(cases[i].flags, seed, &cases[i].shape);
+        ingot_decoder *decoder;
+        ingot_error error;
+        t->source.load = count_load;
+        loads = engines = 0;
+        const ingot_status status =
+            ingot_decoder_create(&decoder, &t->model, &t->source, &device, 20, NULL, &error);
+        CU_ASSERT_EQUAL(status, cases[i].is_covered ? INGOT_ERR_DEVICE : INGOT_OK);
+        CU_ASSERT_EQUAL(engines, cases[i].is_covered);
+        CU_ASSERT_EQUAL(loads, t->count);
+        ingot_decoder_destroy(decoder);
+        tiny_destroy(t);
+    }
+}
+
 /* A prompt counts its tokens, block by block; a short one is none to wait for. */
 static void test_prompt(void) {
     enum { count = 700 };
@@ -433,6 +485,7 @@ int main(void) {
         {"end of text, and a full cache", test_stops},
         {"the sampler", test_sampler},
         {"how far loading is", test_loading},
+        {"what the engine does not cover is read once", test_engine_cover},
         {"how far a prompt is", test_prompt},
         {"text as it comes, byte-level", test_stream_byte_level},
         {"text of tokens that are bytes", test_stream_byte_fallback},
