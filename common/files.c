@@ -200,6 +200,17 @@ ingot_status ingot_path_join(char *out, size_t size, const char *folder, const c
     return INGOT_OK;
 }
 
+ingot_status ingot_file_refuse_pointer(const void *bytes, uint64_t size, const char *path,
+                                       ingot_error *error) {
+    static const char start[] = "version https://git-lfs.github.com/spec/";
+    if (size < sizeof start - 1 || memcmp(bytes, start, sizeof start - 1) != 0) {
+        return INGOT_OK;
+    }
+    return ingot_error_set(error, INGOT_ERR_INPUT, path, NULL,
+                           "fetch it: git lfs pull, in the folder of the clone",
+                           "is a pointer of Git LFS, not the file itself");
+}
+
 bool ingot_files_allow(uint64_t count) {
     struct rlimit limit;
     if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= count) {

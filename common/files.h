@@ -31,6 +31,11 @@ ingot_status ingot_file_read_all(const char *path, uint64_t limit_bytes, char **
 /* Raises the limit of open files to `count` where it is lower; false where that is not allowed. */
 bool ingot_files_allow(uint64_t count);
 
+/* INGOT_ERR_INPUT where bytes[size] of an input begin as a pointer of Git LFS does: a clone that
+ * has not fetched its large files has a few lines of text in the place of each. */
+ingot_status ingot_file_refuse_pointer(const void *bytes, uint64_t size, const char *path,
+                                       ingot_error *error) INGOT_MUST_CHECK;
+
 bool ingot_path_is_directory(const char *path);
 bool ingot_path_exists(const char *path);
 /* True when both paths name the same existing file (device and inode). */

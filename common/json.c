@@ -91,6 +91,7 @@ static bool load(json_t **out, const char *bytes, uint64_t size, json_error_t *d
 ingot_status ingot_json_parse(json_t **out, const char *bytes, uint64_t size, const char *file,
                               ingot_error *error) {
     *out = NULL;
+    INGOT_TRY(ingot_file_refuse_pointer(bytes, size, file, error));
     INGOT_TRY(check_text(bytes, size, file, error));
     watch_allocations();
     json_error_t detail;

@@ -102,6 +102,7 @@ static ingot_status read_texts(ingot_checkpoint *checkpoint, ingot_error *error)
         INGOT_TRY(ingot_file_read_all(path, MAX_TEXT_BYTES, &file->bytes, &file->size, error));
         file->name = travelling[i];
         checkpoint->file_count++;
+        INGOT_TRY(ingot_file_refuse_pointer(file->bytes, file->size, path, error));
     }
     return INGOT_OK;
 }

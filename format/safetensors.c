@@ -201,6 +201,13 @@ static ingot_status parse_all(ingot_safetensors *st, uint64_t data_start, ingot_
     return INGOT_OK;
 }
 
+static ingot_status check_pointer(const ingot_safetensors *st, ingot_error *error) {
+    char start[64];
+    const uint64_t size = ingot_min_u64(sizeof start, ingot_file_size(st->file));
+    INGOT_TRY(ingot_file_read_at(st->file, start, size, 0, error));
+    return ingot_file_refuse_pointer(start, size, ingot_file_path(st->file), error);
+}
+
 ingot_status ingot_safetensors_open(ingot_safetensors **out, const char *path, ingot_error *error) {
     ingot_status status;
     void *bytes = NULL;
@@ -221,6 +228,7 @@ ingot_status ingot_safetensors_open(ingot_safetensors **out, const char *path, i
         length |= (uint64_t)length_field[i] << (8 * i);
     }
     if (length > MAX_HEADER_BYTES) {
+        INGOT_GO(check_pointer(st, error));
         status = refuse(st, NULL, "its header is longer than the limit of 100 MB", error);
         goto done;
     }

@@ -116,6 +116,11 @@ static void test_files(void) {
     CU_ASSERT_EQUAL(size, 14);
     CU_ASSERT_PTR_NULL(ingot_checkpoint_file(checkpoint, "notes.txt", &size));
     ingot_checkpoint_close(checkpoint);
+
+    /* It would travel, and no tokenizer come out at the other end. */
+    put_text("tokenizer.json",
+             "version https://git-lfs.github.com/spec/v1\noid sha256:4d\nsize 9\n");
+    refused("a pointer of Git LFS", INGOT_ERR_INPUT, "tokenizer.json: is a pointer of Git LFS");
 }
 
 static void test_no_checkpoint(void) {

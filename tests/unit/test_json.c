@@ -86,6 +86,8 @@ static void test_refused(void) {
         {"{\"a\": NaN}", "line 1"},
         {"{\"a\": \"\xff\"}", "line 1"},
         {"{\"a\\u0000b\": 1}", "line 1"},
+        {"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 9085657\n",
+         "is a pointer of Git LFS, not the file itself"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         json_t *value = NULL;

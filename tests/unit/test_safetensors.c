@@ -123,6 +123,20 @@ static void test_lengths(void) {
     refused("no header", INGOT_ERR_INPUT, "JSON");
 }
 
+/* What a clone without Git LFS has in place of its large files. */
+static void test_pointer(void) {
+    static const char pointer[] =
+        "version https://git-lfs.github.com/spec/v1\n"
+        "oid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\n"
+        "size 16060556376\n";
+    folder_clear();
+    put_bytes("x.safetensors", pointer, sizeof pointer - 1);
+    refused("a pointer", INGOT_ERR_INPUT, "is a pointer of Git LFS, not the file itself");
+    refused("a pointer", INGOT_ERR_INPUT, "git lfs pull");
+    put_bytes("x.safetensors", pointer, 20);
+    refused("its first bytes", INGOT_ERR_INPUT, "100 MB");
+}
+
 static void test_json(void) {
     refused_header("", 0, INGOT_ERR_INPUT, "JSON");
     refused_header("[]", 0, INGOT_ERR_INPUT, "not a JSON object");
@@ -249,6 +263,7 @@ int main(void) {
         {"tensors, scalars, empty ones, digest of the header", test_reads},
         {"every dtype", test_dtypes},
         {"truncated and lying lengths", test_lengths},
+        {"a pointer of Git LFS", test_pointer},
         {"headers that are no tensor table", test_json},
         {"names", test_names},
         {"entries that contradict themselves", test_entries},
