@@ -23,11 +23,12 @@ typedef enum check_verdict {
     CHECK_DAMAGED,
     CHECK_STALE,
     CHECK_OVER,
+    CHECK_UNREADABLE, /* nothing is known of it */
     CHECK_COUNT
 } check_verdict;
 
-static const char *const verdict_names[CHECK_COUNT] = {"whole", "missing", "damaged", "stale",
-                                                       "over a gate"};
+static const char *const verdict_names[CHECK_COUNT] = {"whole", "missing",     "damaged",
+                                                       "stale", "over a gate", "unreadable"};
 
 typedef struct checker {
     const ingot_manifest *manifest;
@@ -102,7 +103,9 @@ static ingot_status check_file(checker *c, const json_t *file, const char *path,
     if (status == INGOT_OK) {
         *verdict = CHECK_WHOLE;
     } else {
-        *verdict = status == INGOT_ERR_NOT_FOUND ? CHECK_MISSING : CHECK_DAMAGED;
+        *verdict = status == INGOT_ERR_NOT_FOUND ? CHECK_MISSING
+                   : status == INGOT_ERR_IO      ? CHECK_UNREADABLE
+                                                 : CHECK_DAMAGED;
         (void)snprintf(reason, 160, "%s: %.120s", ingot_status_code(status), error->reason);
     }
     return INGOT_OK;
@@ -125,7 +128,7 @@ static ingot_status check_source(checker *c, const ingot_zoo_product *p, const c
     if (status != INGOT_OK) {
         (void)snprintf(reason, 160, "its model cannot be read: %.120s", error->reason);
     }
-    *verdict = is_same ? *verdict : CHECK_STALE;
+    *verdict = is_same ? *verdict : status == INGOT_ERR_IO ? CHECK_UNREADABLE : CHECK_STALE;
     return INGOT_OK;
 }
 
@@ -143,6 +146,12 @@ static ingot_status check_product(checker *c, const ingot_zoo_product *p, check_
     *verdict = CHECK_MISSING;
     INGOT_TRY(ingot_product_make_keys(&keys, c->manifest, p, "", error));
     ingot_status status = ingot_shelf_read_record(&record, &c->shelf, p->name, error);
+    if (status == INGOT_ERR_IO) {
+        *verdict = CHECK_UNREADABLE;
+        (void)snprintf(reason, 160, "its record cannot be read: %.120s", error->reason);
+        know_other(c, p);
+        return INGOT_OK;
+    }
     if (status != INGOT_OK) {
         *verdict = status == INGOT_ERR_NOT_FOUND ? CHECK_MISSING : CHECK_DAMAGED;
         (void)snprintf(reason, 160,
@@ -283,7 +292,9 @@ static void report(const checker *c, ingot_zoo_result *result, double seconds) {
     ingot_json_put(result->json, "verdicts", counts);
     ingot_json_put(result->json, "bytes", json_integer((json_int_t)c->bytes));
     ingot_json_put(result->json, "seconds", ingot_json_number(seconds));
-    result->exit_code = whole == count && foreign == 0 ? 0 : 1;
+    result->exit_code = c->counts[CHECK_UNREADABLE] > 0  ? 2
+                        : whole == count && foreign == 0 ? 0
+                                                         : 1;
     if (!c->options->as_json) {
         char bytes[32], time[32];
         ingot_format_bytes(bytes, sizeof bytes, (double)c->bytes);

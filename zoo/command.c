@@ -48,7 +48,7 @@ static const ingot_cli_spec zoo_spec = {
         "report: report.html (one page with charts), report.csv and report.json.\n\n"
         "verify: reads every file of the shelf: is it the one on record, whole, made as the "
         "manifest says from the model as it is now, within its gates; and which files are missing "
-        "or nobody's. Exit code 1 if any is not.\n\n"
+        "or nobody's. Exit code 1 if any is not, 2 if one cannot be read.\n\n"
         "slurm: submits what is not finished as job arrays of Slurm, one task for each product, "
         "with memory and CPUs from the plan; shared statistics come first. --jobs bounds the tasks "
         "at a time. status then shows what squeue says, and of jobs that have left the queue what "

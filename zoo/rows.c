@@ -91,6 +91,8 @@ static ingot_status make_row(json_t **out, const ingot_manifest *m, const ingot_
                                                              : ingot_product_state_name(state);
     if (status == INGOT_ERR_INPUT) {
         (void)snprintf(reason, sizeof reason, "its record is damaged");
+    } else if (status == INGOT_ERR_IO) {
+        (void)snprintf(reason, sizeof reason, "its record cannot be read: %.120s", error->reason);
     }
     if (strcmp(name, "running") == 0) {
         find_progress(reason, shelf, p->name);
@@ -99,7 +101,7 @@ static ingot_status make_row(json_t **out, const ingot_manifest *m, const ingot_
     const char *message = ingot_zoo_text_of(record, "message");
     bool is_told = strcmp(name, "failed") == 0 && message != NULL;
     /* It will fail for that, whatever it failed for before. */
-    if (status != INGOT_ERR_INPUT && strcmp(name, "running") != 0 &&
+    if ((status == INGOT_OK || status == INGOT_ERR_NOT_FOUND) && strcmp(name, "running") != 0 &&
         ingot_product_check_place(shelf, record, p, &place) != INGOT_OK) {
         ingot_error_format(&place, taken, sizeof taken);
         message = taken;

@@ -60,3 +60,32 @@ rm shelf/$name
 expect_exit 2 ingot-zoo status zoo.json
 grep -q '^m/rtn *new *gates none *$' out || fail "$(cat out)"
 expect_exit 0 ingot-zoo run zoo.json
+
+# A file or a record that may not be read is neither damaged nor missing.
+plain=
+if [ "$(id -u)" = 0 ]; then
+    plain="setpriv --bounding-set=-all --inh-caps=-all"
+    $plain true || plain=
+fi
+if [ -n "$plain" ] || [ "$(id -u)" != 0 ]; then
+    file=shelf/sub/own-00001-of-00002.ingot record=shelf/.ingot-zoo/records/m@rtn.json
+    rm shelf/own.ingot shelf/one.ingot shelf/set*
+    expect_exit 0 ingot-zoo verify zoo.json
+    chmod 0 $file
+    # shellcheck disable=SC2086
+    expect_exit 2 $plain ingot-zoo verify zoo.json --json
+    grep -q '"unreadable": 1' out && grep -q '"damaged": 0' out || fail "$(cat out)"
+    # shellcheck disable=SC2086
+    expect_exit 2 $plain ingot-zoo verify zoo.json
+    grep -q '^m/rtn: unreadable: .*Permission denied' err || fail "$(cat err)"
+    grep -q '^1 products: 0 whole, .* 1 unreadable; 0 foreign files' out || fail "$(cat out)"
+    chmod 644 $file
+    chmod 0 $record
+    # shellcheck disable=SC2086
+    expect_exit 2 $plain ingot-zoo verify zoo.json
+    grep -q '^m/rtn: unreadable: its record cannot be read: .*Permission denied' err || fail "$(cat err)"
+    # shellcheck disable=SC2086
+    expect_exit 2 $plain ingot-zoo status zoo.json
+    grep -q '^m/rtn .*its record cannot be read' out || fail "$(cat out)"
+    chmod 644 $record
+fi
