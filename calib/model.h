@@ -128,6 +128,9 @@ typedef enum ingot_tensor_class {
     INGOT_CLASS_HEAD,
     INGOT_CLASS_UNKNOWN /* not described (inv_freq, ...): copied dense and reported */
 } ingot_tensor_class;
+/* The layer that a name says a tensor is of, which may be beyond the model's last; false: of none.
+ */
+bool ingot_model_layer_of(const ingot_model *model, const char *name, uint64_t *layer);
 ingot_tensor_class ingot_model_classify(const ingot_model *model, const char *name, uint64_t *layer,
                                         ingot_role *role);
 /* What a tensor that its checkpoint does not have was made from: of the head that is not said to be

@@ -207,10 +207,20 @@ bool ingot_model_norm_name(const ingot_model *model, uint64_t layer, ingot_norm_
     return true;
 }
 
+bool ingot_model_layer_of(const ingot_model *model, const char *name, uint64_t *layer) {
+    const size_t prefix = strlen(model->layer_prefix);
+    if (strncmp(name, model->layer_prefix, prefix) != 0 || name[prefix] != '.') {
+        return false;
+    }
+    const char *number = name + prefix + 1;
+    const size_t digits = strspn(number, "0123456789");
+    *layer = strtoull(number, NULL, 10);
+    return digits > 0 && digits < 10 && number[digits] == '.';
+}
+
 ingot_tensor_class ingot_model_classify(const ingot_model *model, const char *name, uint64_t *layer,
                                         ingot_role *role) {
     char candidate[INGOT_NAME_SIZE];
-    const size_t prefix = strlen(model->layer_prefix);
     if (strcmp(name, model->embed_name) == 0) {
         return INGOT_CLASS_EMBED;
     }
@@ -220,11 +230,7 @@ ingot_tensor_class ingot_model_classify(const ingot_model *model, const char *na
     if (strcmp(name, model->final_norm_name) == 0) {
         return INGOT_CLASS_NORM;
     }
-    if (strncmp(name, model->layer_prefix, prefix) != 0 || name[prefix] != '.') {
-        return INGOT_CLASS_UNKNOWN;
-    }
-    *layer = strtoull(name + prefix + 1, NULL, 10);
-    if (*layer >= model->layers) {
+    if (!ingot_model_layer_of(model, name, layer) || *layer >= model->layers) {
         return INGOT_CLASS_UNKNOWN;
     }
     for (*role = 0; *role < INGOT_ROLE_COUNT; (*role)++) {

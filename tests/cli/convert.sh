@@ -56,6 +56,16 @@ for options in "" "--head-bits 6"; do
     expect_exit 0 ingot-verify options.ingot --source unsaid --text "$text" --windows 1 --seq-len 64
 done
 
+# A config.json of fewer layers than the checkpoint has is not the model's, to the plan either.
+cp -r "$MODEL" fewer
+sed 's/"num_hidden_layers": 4/"num_hidden_layers": 3/' "$MODEL/config.json" >fewer/config.json
+for options in "-o fewer.ingot" --dry-run; do
+    # shellcheck disable=SC2086
+    expect_exit 2 ingot-convert fewer $options
+    expect_error "fewer: model.layers.3."
+    expect_error "config.json has 3 layers (num_hidden_layers), the checkpoint 4"
+done
+
 # A tied head that a rule keeps is the embedding; where that is quantized, a matrix of its own.
 echo '{"tensors": [{"pattern": "lm_head.weight", "method": "keep"}]}' >head.json
 for options in "" "--head-bits 4" "--embed-bits 4"; do
