@@ -155,10 +155,10 @@ static ingot_status feed(ingot_decoder *decoder, const uint32_t *ids, uint64_t c
     }
     ingot_status status = INGOT_OK;
     for (uint64_t done = 0; done < count && status == INGOT_OK; done += decoder->chunk) {
-        INGOT_TRY(ingot_interrupt_check(error));
         const uint64_t m = ingot_min_u64(decoder->chunk, count - done);
         const bool wants_logits = logits != NULL && done + m == count;
         if (decoder->engine != NULL) {
+            INGOT_TRY(ingot_interrupt_check(error));
             status = decoder->whole.backend->ops->engine->feed(decoder->engine, 0, ids + done, m,
                                                                wants_logits ? logits : NULL);
             decoder->whole.cache.length += status == INGOT_OK ? m : 0;
@@ -167,7 +167,10 @@ static ingot_status feed(ingot_decoder *decoder, const uint32_t *ids, uint64_t c
             }
             continue;
         }
-        status = ingot_whole_model_pass(&decoder->whole, ids + done, m, progress);
+        status = ingot_whole_model_pass(&decoder->whole, ids + done, m, progress, error);
+        if (status == INGOT_ERR_INTERRUPTED) {
+            return status;
+        }
         if (status == INGOT_OK && wants_logits) {
             status = last_logits(decoder, m, logits);
         }

@@ -74,8 +74,7 @@ static void leave(author *a) {
 /* Feeds the tokens at hand and draws those after them. */
 static ingot_status step(author *a, ingot_error *error) {
     const ingot_model *m = a->whole.model;
-    INGOT_TRY(ingot_interrupt_check(error));
-    INGOT_TRY(ingot_whole_model_pass(&a->whole, a->next, 1, NULL));
+    INGOT_TRY(ingot_whole_model_pass(&a->whole, a->next, 1, NULL, error));
     INGOT_TRY(ingot_ends_logits(&a->whole.ends, m, a->whole.backend, a->whole.logits, a->whole.x,
                                 a->whole.scratch, a->together));
     for (uint64_t i = 0; i < a->together; i++) {

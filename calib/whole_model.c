@@ -40,11 +40,12 @@ ingot_status ingot_whole_model_make_room(ingot_whole_model *w, uint64_t sequence
 }
 
 ingot_status ingot_whole_model_pass(ingot_whole_model *w, const uint32_t *ids, uint64_t count,
-                                    ingot_progress *progress) {
+                                    ingot_progress *progress, ingot_error *error) {
     const uint64_t sequences = w->cache.sequences;
     const double before = (double)w->cache.length;
     INGOT_TRY(ingot_ends_embed(&w->ends, w->model, w->backend, w->x, ids, sequences * count));
     for (uint64_t layer = 0; layer < w->model->layers; layer++) {
+        INGOT_TRY(ingot_interrupt_check(error));
         INGOT_TRY(ingot_block_forward(w->model, w->backend, &w->blocks[layer], w->x, sequences,
                                       count, &w->cache, w->work, NULL, NULL));
         if (progress != NULL) {

@@ -34,9 +34,11 @@ ingot_status ingot_whole_model_make_room(ingot_whole_model *w, uint64_t sequence
 
 /* One pass of `count` tokens of every sequence, ids[sequences][count]; their hidden states are left
  * in w->x, and the cache is longer by `count`.  progress counts tokens of a sequence, those of the
- * cache included and a part of `count` after each block, and may be NULL. */
+ * cache included and a part of `count` after each block, and may be NULL.  A signal is looked for
+ * before each block, INGOT_ERR_INTERRUPTED: *error is filled for that alone, and what was fed is
+ * not in the cache. */
 ingot_status ingot_whole_model_pass(ingot_whole_model *w, const uint32_t *ids, uint64_t count,
-                                    ingot_progress *progress) INGOT_MUST_CHECK;
+                                    ingot_progress *progress, ingot_error *error) INGOT_MUST_CHECK;
 
 void ingot_whole_model_release(ingot_whole_model *w);
 
