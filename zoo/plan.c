@@ -213,18 +213,44 @@ static void check_card(ingot_forecasts *plan, const ingot_zoo_product *p, ingot_
     }
 }
 
-/* A file in its place that nobody made, which a run leaves alone. */
-static ingot_status check_place(ingot_forecasts *plan, const ingot_shelf *shelf,
-                                const ingot_zoo_product *p, ingot_zoo_need *need) {
+static void check_shelf(ingot_forecasts *plan, const ingot_manifest *m) {
     char text[INGOT_ERROR_TEXT_SIZE];
     ingot_error error = {0};
+    if (ingot_shelf_check(m->shelf, &error) != INGOT_OK) {
+        ingot_error_format(&error, text, sizeof text);
+        (void)add_problem(plan, "the shelf: %s", text);
+        plan->is_closed = true;
+    }
+}
+
+/* A file in its place that nobody made, which a run leaves alone. */
+static ingot_status check_foreign(const ingot_shelf *shelf, const ingot_zoo_product *p,
+                                  ingot_error *error) {
     json_t *record = NULL;
     ingot_status status = ingot_shelf_read_record(&record, shelf, p->name, NULL);
     if (status == INGOT_OK || status == INGOT_ERR_NOT_FOUND) {
-        status = ingot_product_check_place(shelf, record, p, &error);
+        status = ingot_product_check_place(shelf, record, p, error);
     }
     json_decref(record);
-    if (status == INGOT_ERR_EXISTS) {
+    return status == INGOT_ERR_EXISTS || status == INGOT_ERR_NO_MEMORY ? status : INGOT_OK;
+}
+
+/* Whether a conversion could begin its files: their names are longer than the product's at work. */
+static ingot_status check_place(ingot_forecasts *plan, const ingot_manifest *m,
+                                const ingot_shelf *shelf, const ingot_zoo_product *p,
+                                ingot_zoo_need *need, bool is_forced) {
+    const bool is_best = m->recipes[p->recipe].recipe.effort == INGOT_EFFORT_BEST;
+    const char *added = p->shard_bytes != 0 ? "-00001-of-00002.partial"
+                        : is_best           ? ".waiting.partial"
+                                            : ".resume.partial";
+    char text[INGOT_ERROR_TEXT_SIZE];
+    ingot_error error = {0};
+    ingot_status status =
+        ingot_shelf_check_output(m->shelf, p->output, strlen(added), plan->is_closed, &error);
+    if (status == INGOT_OK && shelf != NULL && !is_forced) {
+        status = check_foreign(shelf, p, &error);
+    }
+    if (status != INGOT_OK && status != INGOT_ERR_NO_MEMORY) {
         ingot_error_format(&error, text, sizeof text);
         need->status = status;
         need->problem = add_problem(plan, "%s: %s", p->name, text);
@@ -457,6 +483,7 @@ ingot_status ingot_forecasts_make(ingot_forecasts *out, const ingot_manifest *ma
     ingot_status status;
     stopwatch watch = {0};
     disk_use disk = {0};
+    bool is_shelf_checked = false;
     *out = (ingot_forecasts){.products = json_array(), .problems = json_array(), .rate = NAN};
     INGOT_TRY(ingot_alloc_zero(&memory, manifest->product_count, sizeof *out->needs));
     out->needs = memory;
@@ -490,8 +517,12 @@ ingot_status ingot_forecasts_make(ingot_forecasts *out, const ingot_manifest *ma
             check_fits(out, p, need);
             check_card(out, p, need);
         }
-        if (need->is_planned && !is_done && !options->is_forced && shelf != NULL) {
-            INGOT_GO(check_place(out, shelf, p, need));
+        if (need->is_planned && !is_done) {
+            if (!is_shelf_checked) { /* one that is finished need not be written to */
+                check_shelf(out, manifest);
+                is_shelf_checked = true;
+            }
+            INGOT_GO(check_place(out, manifest, shelf, p, need, options->is_forced));
         }
         if (!is_done && need->is_planned) {
             find_present(need, shelf, p, known);

@@ -27,6 +27,7 @@ typedef struct ingot_forecasts {
     ingot_zoo_need *needs; /* [product_count], of those that were not chosen zeros */
     json_t *products;      /* one object each, in the order of the manifest (spec/zoo.md) */
     json_t *problems;      /* texts: what cannot be made, and what to change */
+    bool is_closed;        /* the shelf cannot be written to, which is a problem of its own */
     bool lacks_disk;       /* the last problem: the disk does not hold them all */
     ingot_zoo_room room;
     uint64_t disk_bytes; /* free, of the products that are not finished */

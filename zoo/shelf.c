@@ -34,12 +34,14 @@ static const struct {
 
 /* ---- folders -------------------------------------------------------------------------------- */
 
+static ingot_status in_the_place(const char *path, ingot_error *error) {
+    return ingot_error_set(error, INGOT_ERR_IO, path, NULL, "move it away",
+                           "a file is in the place of a folder of the shelf");
+}
+
 static ingot_status make_folder(const char *path, ingot_error *error) {
     if (mkdir(path, 0777) == 0 || errno == EEXIST) {
-        return ingot_path_is_directory(path)
-                   ? INGOT_OK
-                   : ingot_error_set(error, INGOT_ERR_IO, path, NULL, "move it away",
-                                     "a file is in the place of a folder of the shelf");
+        return ingot_path_is_directory(path) ? INGOT_OK : in_the_place(path, error);
     }
     const bool is_full = errno == ENOSPC || errno == EDQUOT;
     return ingot_error_set(error, is_full ? INGOT_ERR_NO_SPACE : INGOT_ERR_IO, path, NULL,
@@ -103,6 +105,68 @@ ingot_status ingot_shelf_make_folders(const ingot_shelf *shelf, const char *outp
     char path[INGOT_SHELF_PATH_SIZE];
     ingot_shelf_output(path, shelf, output);
     return make_folders(path, error);
+}
+
+/* ---- before any of it is begun --------------------------------------------------------------- */
+
+/* Whether a folder, named with a slash at its end, may be written to, or made where it is not
+ * there; path becomes the last part of it that is. */
+static ingot_status check_folder(char path[INGOT_SHELF_PATH_SIZE], bool is_closed,
+                                 ingot_error *error) {
+    const char *nothing = path[0] == '/' ? "/" : ".";
+    size_t end = 0;
+    bool is_there = true;
+    for (char *slash = strchr(path + 1, '/'); slash != NULL && is_there;
+         slash = strchr(slash + 1, '/')) {
+        *slash = '\0';
+        is_there = ingot_path_is_directory(path);
+        if (!is_there && ingot_path_exists(path)) {
+            return in_the_place(path, error);
+        }
+        *slash = '/';
+        end = is_there ? (size_t)(slash - path) : end;
+    }
+    path[end] = '\0';
+    if (end == 0) {
+        (void)snprintf(path, INGOT_SHELF_PATH_SIZE, "%s", nothing);
+    }
+    return is_closed || access(path, W_OK | X_OK) == 0
+               ? INGOT_OK
+               : ingot_error_set(error, INGOT_ERR_IO, path, NULL, "check its permissions",
+                                 "the folder cannot be written to: %s", strerror(errno));
+}
+
+ingot_status ingot_shelf_check(const char *root, ingot_error *error) {
+    char path[INGOT_SHELF_PATH_SIZE];
+    for (unsigned i = 0; i < INGOT_SHELF_KIND_COUNT; i++) {
+        (void)snprintf(path, sizeof path, "%.3000s/" INGOT_SHELF_FOLDER "/%s/", root,
+                       kinds[i].folder);
+        INGOT_TRY(check_folder(path, false, error));
+    }
+    return INGOT_OK;
+}
+
+ingot_status ingot_shelf_check_output(const char *root, const char *output, uint64_t added_bytes,
+                                      bool is_closed, ingot_error *error) {
+    char path[INGOT_SHELF_PATH_SIZE], target[INGOT_PATH_BYTES];
+    const char *slash = strrchr(output, '/'), *name = slash != NULL ? slash + 1 : output;
+    (void)snprintf(path, sizeof path, "%.3000s/%s", root, output);
+    if (ingot_path_is_directory(path)) {
+        return ingot_error_set(error, INGOT_ERR_EXISTS, path, NULL, "move it away",
+                               "a folder is in the place of the product");
+    }
+    INGOT_TRY(ingot_output_target(target, path, error));
+    if (strcmp(target, path) != 0) { /* a link: its own folder need not be written to */
+        return ingot_output_check(path, error);
+    }
+    (void)snprintf(path, sizeof path, "%.3000s/%.*s", root, (int)(name - output), output);
+    INGOT_TRY(check_folder(path, is_closed, error));
+    const long most = pathconf(path, _PC_NAME_MAX);
+    if (most > 0 && strlen(name) + added_bytes > (uint64_t)most) {
+        return ingot_error_set(error, INGOT_ERR_IO, output, NULL, "use a shorter name",
+                               "cannot be made: %s", strerror(ENAMETOOLONG));
+    }
+    return INGOT_OK;
 }
 
 /* ---- locks ---------------------------------------------------------------------------------- */

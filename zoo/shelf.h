@@ -47,6 +47,14 @@ void ingot_shelf_output(char out[INGOT_SHELF_PATH_SIZE], const ingot_shelf *shel
 ingot_status ingot_shelf_make_folders(const ingot_shelf *shelf, const char *output,
                                       ingot_error *error) INGOT_MUST_CHECK;
 
+/* Whether the shelf's own folders are there, or can be made, and may be written to; root: of the
+ * shelf, which need not be there.  INGOT_ERR_IO. */
+ingot_status ingot_shelf_check(const char *root, ingot_error *error) INGOT_MUST_CHECK;
+/* Whether an output could be begun on it: the same of its folder, unless is_closed (the shelf may
+ * not be written to, which is told), and its name has room for `added_bytes` more. */
+ingot_status ingot_shelf_check_output(const char *root, const char *output, uint64_t added_bytes,
+                                      bool is_closed, ingot_error *error) INGOT_MUST_CHECK;
+
 /* Takes the lock of a product or key: INGOT_ERR_LOCKED when another process, or another job of this
  * one, has it.  *descriptor is closed on exec; a child that is to hold the lock beyond the death of
  * this process keeps it open. */

@@ -89,3 +89,56 @@ if [ -n "$plain" ] || [ "$(id -u)" != 0 ]; then
     grep -q '^m/rtn .*its record cannot be read' out || fail "$(cat out)"
     chmod 644 $record
 fi
+
+# What run could not begin plan says: a name that is too long with what is added to it at work, a file
+# in the place of a folder, a shelf that may not be written to.
+manifest() { # SHELF FORM
+    cat >zoo.json <<END
+{"shelf": "$1", "models": {"m": "$MODEL"}, "recipes": {"rtn": {"defaults": {"method": "rtn"}}},
+ "products": [{"model": "m", "recipes": ["rtn"], "output": $2}], "devices": ["cpu"]}
+END
+}
+cannot() { # TEXT
+    for command in plan run; do
+        expect_exit 2 ${user:-} ingot-zoo $command zoo.json
+        grep -q "$1" err || fail "$command: $(cat out err)"
+    done
+}
+name=$(printf '%0*d' 234 0).ingot # and .resume.partial
+manifest names "\"sub/$name\""
+expect_exit 0 ingot-zoo plan zoo.json
+expect_exit 0 ingot-zoo run zoo.json
+manifest names "\"sub/0$name\""
+cannot "m/rtn: .*0$name.*: .*File name too long (use a shorter name)"
+manifest names "\"sub/${name#00000000}\", \"shard_bytes\": 2000000" # -00001-of-00002 and .partial
+expect_exit 0 ingot-zoo run zoo.json
+manifest names "\"sub/${name#0000000}\", \"shard_bytes\": 2000000"
+cannot "m/rtn: .*File name too long (use a shorter name)"
+manifest names "\"sub/$name/it.ingot\""
+cannot "m/rtn: .*names/sub/$name: a file is in the place of a folder of the shelf"
+manifest names '"sub/place.ingot"'
+mkdir names/sub/place.ingot
+expect_exit 2 ingot-zoo plan zoo.json
+expect_error "m/rtn: names/sub/place.ingot: a folder is in the place of the product (move it away)"
+user=$plain
+if [ -n "$plain" ] || [ "$(id -u)" != 0 ]; then
+    mkdir closed
+    chmod 555 closed
+    manifest closed/shelf '"it.ingot"'
+    cannot 'closed.*: .*Permission denied (check its permissions)'
+    [ "$(grep -c 'Permission denied' err)" = 1 ] || fail "$(cat err)"
+    chmod 755 closed
+    expect_exit 0 $plain ingot-zoo run zoo.json
+    chmod -R a-w closed/shelf
+    expect_exit 0 $plain ingot-zoo plan zoo.json
+    manifest closed/shelf '"other.ingot"'
+    cannot 'closed/shelf.*: .*Permission denied (check its permissions)'
+    chmod -R u+w closed/shelf
+    mkdir -m 555 closed/shelf/sub
+    manifest closed/shelf '"sub/other.ingot"'
+    cannot 'm/rtn: .*closed/shelf/sub.*: .*Permission denied'
+    chmod 755 closed/shelf/sub
+    ln -s ../../../disk/other.ingot closed/shelf/sub/other.ingot
+    chmod 555 closed/shelf/sub
+    expect_exit 0 $plain ingot-zoo run zoo.json
+fi
