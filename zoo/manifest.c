@@ -258,7 +258,11 @@ static bool is_self(const ingot_zoo_text *text) {
 static ingot_status check_product(const reader *r, const ingot_zoo_product *p, const place *at) {
     const bool scores_text = p->evaluation != INGOT_ZOO_NONE;
     if ((!isnan(p->max_ppl_ratio) || !isnan(p->max_kld)) && !scores_text) {
-        return ingot_field_refuse(r, at, "a gate on perplexity or divergence needs \"evaluation\"");
+        return ingot_field_refuse(r, at,
+                                  "a gate on perplexity or divergence needs \"evaluation\"%s",
+                                  ingot_field_member(r->defaults, "gates") != NULL
+                                      ? " (\"gates\": null takes those of \"defaults\" back)"
+                                      : "");
     }
     if (!isnan(p->max_accuracy_drop) && p->tasks == NULL) {
         return ingot_field_refuse(r, at, "a gate on accuracy needs \"tasks\"");
@@ -278,13 +282,54 @@ static ingot_status check_product(const reader *r, const ingot_zoo_product *p, c
     return check_unique(r, p, at);
 }
 
+/* Takes out of a copy of the defaults what an object has null. */
+static void take_back(json_t *defaults, const json_t *object) {
+    json_t *value;
+    const char *key;
+    json_object_foreach((json_t *)(uintptr_t)object, key, value) {
+        if (json_is_null(value)) {
+            (void)json_object_del(defaults, key);
+        }
+    }
+}
+
+/* The defaults that a product has not taken back: null in place of a key, or of a gate.  Without
+ * text what is only of it goes, too. */
+static ingot_status defaults_of(const reader *r, const json_t *object, json_t **out) {
+    json_t *gates = json_object_get(object, "gates"), *shared;
+    *out = json_copy(r->defaults);
+    if (*out == NULL) {
+        return ingot_field_no_memory(r);
+    }
+    take_back(*out, object);
+    if (json_is_null(json_object_get(object, "evaluation"))) {
+        (void)json_object_del(*out, "seq_len");
+        (void)json_object_del(*out, "windows");
+    }
+    if (json_is_null(json_object_get(object, "calibration"))) {
+        (void)json_object_del(*out, "statistics");
+    }
+    shared = json_object_get(*out, "gates");
+    if (json_is_object(gates) && json_is_object(shared)) {
+        shared = json_copy(shared);
+        take_back(shared, gates);
+        return json_object_set_new(*out, "gates", shared) == 0 ? INGOT_OK
+                                                               : ingot_field_no_memory(r);
+    }
+    return INGOT_OK;
+}
+
 static ingot_status read_product(const reader *r, ingot_zoo_product *p, const json_t *object,
                                  const char *recipe, const place *at) {
     ingot_manifest *out = r->out;
     const place defaults = {.key = "defaults"}, named = {.parent = at, .key = "output"};
     const char *output = NULL;
     if (r->defaults != NULL) {
-        INGOT_TRY(read_shared(r, p, r->defaults, &defaults));
+        json_t *kept = NULL;
+        ingot_status status = defaults_of(r, object, &kept);
+        status = status == INGOT_OK ? read_shared(r, p, kept, &defaults) : status;
+        json_decref(kept); /* its texts are the document's */
+        INGOT_TRY(status);
     }
     INGOT_TRY(read_shared(r, p, object, at));
     INGOT_TRY(ingot_field_keep_text(r, &p->name, "%s/%s", out->models[p->model].name, recipe));

@@ -1,7 +1,8 @@
 /* Typed members of a manifest's objects; every error names the line of what is wrong.  Private to
  * zoo/manifest*.c.
  *
- * The getters leave *out as it is where the key is missing or null, so callers set defaults first.
+ * The getters leave *out as it is where the key is missing or null, so callers set defaults first
+ * (what null takes back is no longer among them).
  * Texts live in the arena or the document of the manifest.  INGOT_ERR_INPUT, or
  * INGOT_ERR_NO_MEMORY. */
 #ifndef INGOT_MANIFEST_FIELDS_H

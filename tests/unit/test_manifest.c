@@ -46,6 +46,39 @@ static void test_whole(void) {
     ingot_manifest_free(&m);
 }
 
+/* null takes back what "defaults" say, and what is only of that with it; its own keys hold. */
+static void test_taken_back(void) {
+    static const char text[] =
+        "{\"shelf\": \"s\", \"models\": {\"m\": \"m\"}, \"texts\": {\"t\": \"t\", \"u\": \"u\"},\n"
+        " \"recipes\": {\"a\": {}, \"b\": {}, \"c\": {}, \"d\": {}, \"e\": {}},\n"
+        " \"defaults\": {\"evaluation\": \"u\", \"windows\": 7, \"seq_len\": 9, \"tasks\": \"i\",\n"
+        "  \"gates\": {\"max_kld\": 0.5, \"max_ppl_ratio\": 2}, \"calibration\": \"t\", "
+        "\"statistics\": true,\n"
+        "  \"zstd\": true, \"shard_bytes\": 100},\n"
+        " \"products\": [{\"model\": \"m\", \"recipes\": [\"a\"], \"evaluation\": null, \"gates\": "
+        "null},\n"
+        "  {\"model\": \"m\", \"recipes\": [\"b\"], \"gates\": {\"max_kld\": null, "
+        "\"max_accuracy_drop\": 1}},\n"
+        "  {\"model\": \"m\", \"recipes\": [\"c\"], \"calibration\": null, \"windows\": null},\n"
+        "  {\"model\": \"m\", \"recipes\": [\"d\"], \"tasks\": null, \"zstd\": null, "
+        "\"shard_bytes\": null},\n"
+        "  {\"model\": \"m\", \"recipes\": [\"e\"], \"output\": null}]}";
+    ingot_manifest m;
+    ingot_error error;
+    CU_ASSERT_FATAL(parse(&m, text, &error) == INGOT_OK && m.product_count == 5);
+    const ingot_zoo_product *p = m.products;
+    CU_ASSERT(p[0].evaluation == INGOT_ZOO_NONE && p[0].windows == 0 && p[0].seq_len == 0);
+    CU_ASSERT(!ingot_product_has_gates(&p[0]) && p[0].tasks != NULL && p[0].uses_statistics);
+    CU_ASSERT(isnan(p[1].max_kld) && p[1].max_ppl_ratio == 2 && p[1].max_accuracy_drop == 1);
+    CU_ASSERT(p[1].evaluation == 1 && p[1].windows == 7);
+    CU_ASSERT(p[2].calibration == INGOT_ZOO_NONE && !p[2].uses_statistics);
+    CU_ASSERT(p[2].windows == 0 && p[2].seq_len == 9 && p[2].max_kld == 0.5);
+    CU_ASSERT(p[3].tasks == NULL && !p[3].is_compressed && p[3].shard_bytes == 0);
+    CU_ASSERT(p[4].tasks != NULL && p[4].is_compressed && p[4].shard_bytes == 100);
+    CU_ASSERT(p[4].max_kld == 0.5 && p[4].calibration == 0 && p[4].evaluation == 1);
+    ingot_manifest_free(&m);
+}
+
 /* A manifest with one line replaced by another, and what the error must say. */
 typedef struct bad_case {
     const char *from, *to, *message;
@@ -111,6 +144,11 @@ static void test_bad(void) {
         {"\"calibration\": \"t\"", "\"calibration\": \"v\"", "line 7: there is no text \"v\""},
         {"\"calibration\": \"t\"", "\"statistics\": true", "line 7: \"statistics\" need"},
         {"\"evaluation\": \"u\", \"windows\": 7, ", "", "line 7: a gate on perplexity"},
+        {"\"calibration\": \"t\"", "\"evaluation\": null",
+         "line 7: a gate on perplexity or divergence needs \"evaluation\" (\"gates\": null takes "
+         "those of \"defaults\" back)"},
+        {"\"gates\": {\"max_ppl_ratio\": 2}", "\"gates\": null, \"evaluation\": null",
+         "line 8: \"seq_len\" and \"windows\" are of the \"evaluation\""},
         {"\"gates\": {\"max_ppl_ratio\": 2}", "\"gates\": {\"max_accuracy_drop\": 2}",
          "line 8: a gate on accuracy"},
         {"\"model\": \"n\", ", "", "line 8: a product needs a \"model\""},
@@ -148,10 +186,9 @@ static void test_example(void) {
 }
 
 int main(void) {
-    static const CU_TestInfo tests[] = {{"all of a manifest", test_whole},
-                                        {"errors name their line", test_bad},
-                                        {"lines of values", test_lines},
-                                        {"the example", test_example},
-                                        CU_TEST_INFO_NULL};
+    static const CU_TestInfo tests[] = {
+        {"all of a manifest", test_whole},    {"defaults taken back", test_taken_back},
+        {"errors name their line", test_bad}, {"lines of values", test_lines},
+        {"the example", test_example},        CU_TEST_INFO_NULL};
     return suite_run("manifest", tests);
 }
