@@ -3,11 +3,8 @@
 
 #include "calib/decode.h"
 #include "calib/text_model.h"
-#include "common/files.h"
 #include "kernels/engine.h"
-
-#include <signal.h>
-#include <sys/wait.h>
+#include "signal_backend.h"
 
 static uint32_t greedy_reference(const tiny_model *t, const uint32_t *ids, uint64_t count,
                                  double *margin) {
@@ -482,56 +479,23 @@ static void test_prompt(void) {
     tiny_destroy(t);
 }
 
-static ingot_status (*attend)(void *, float *, const float *, const float *, const float *,
-                              const ingot_attention *);
-static unsigned attended;
-
-static ingot_status attend_and_signal(void *context, float *out, const float *q, const float *k,
-                                      const float *v, const ingot_attention *shape) {
-    if (attended++ == 0) {
-        (void)raise(SIGINT); /* a second one would end the process */
-    }
-    return attend(context, out, q, k, v, shape);
-}
-
-static void feed_interrupted(const tiny_model *t, const uint32_t *ids, uint64_t count) {
-    ingot_backend device; /* threads of the other one did not come along */
+static ingot_status feed_prompt(ingot_backend *device, void *context, ingot_error *error) {
+    enum { count = 40 };
+    tiny_model *t = context;
     ingot_decoder *decoder;
-    ingot_error error;
-    if (ingot_backend_open(&device, "cpu", 1, &error) != INGOT_OK) {
-        _exit(2);
-    }
-    ingot_backend_ops ops = *device.ops;
-    attend = ops.attention;
-    ops.attention = attend_and_signal;
-    device.ops = &ops;
-    ingot_interrupt_install();
-    if (ingot_decoder_create(&decoder, &t->model, &t->source, &device, count, NULL, &error) !=
-        INGOT_OK) {
-        _exit(3);
-    }
-    const ingot_status status = ingot_decoder_feed(decoder, ids, count, NULL, &error);
-    if (status != INGOT_ERR_INTERRUPTED || error.status != INGOT_ERR_INTERRUPTED ||
-        strstr(error.reason, "SIGINT") == NULL) {
-        _exit(4);
-    }
-    _exit(attended == 1 && ingot_decoder_length(decoder) == 0 ? 0 : 5);
+    uint32_t ids[count];
+    tiny_ids(t, ids, count);
+    INGOT_TRY(ingot_decoder_create(&decoder, &t->model, &t->source, device, count, NULL, error));
+    const ingot_status status = ingot_decoder_feed(decoder, ids, count, NULL, error);
+    const bool is_empty = ingot_decoder_length(decoder) == 0;
+    ingot_decoder_destroy(decoder);
+    return is_empty ? status : INGOT_ERR_INTERNAL;
 }
 
 /* A signal ends a prompt before the next block, not behind the chunk of 512 tokens. */
 static void test_interrupt(void) {
-    enum { count = 40 };
     tiny_model *t = tiny_create(0, seed);
-    uint32_t ids[count];
-    int status = -1;
-    tiny_ids(t, ids, count);
-    const pid_t child = fork();
-    CU_ASSERT_FATAL(child >= 0);
-    if (child == 0) {
-        feed_interrupted(t, ids, count);
-    }
-    CU_ASSERT_EQUAL(waitpid(child, &status, 0), child);
-    CU_ASSERT_EQUAL(status, 0);
+    signal_expect(feed_prompt, t);
     tiny_destroy(t);
 }
 

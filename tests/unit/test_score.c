@@ -3,6 +3,7 @@
 #include "suite_cpu.h"
 
 #include "calib/score.h"
+#include "signal_backend.h"
 
 typedef struct expected_score {
     double perplexity, source_perplexity, kld_mean, kld_p99, top1;
@@ -257,6 +258,24 @@ static void test_refusals(void) {
     tiny_destroy(t);
 }
 
+static ingot_status score_windows(ingot_backend *device, void *context, ingot_error *error) {
+    tiny_model *t = context;
+    ingot_score ignored;
+    const ingot_windows windows = tiny_windows(t, 12, 20);
+    device->batch_tokens = 3 * windows.length;
+    const ingot_status status =
+        ingot_score_run(&ignored, &t->model, &t->source, NULL, &windows, device, 0, NULL, error);
+    free(windows.ids);
+    return status;
+}
+
+/* A signal ends it behind the windows at work, not behind a block of all of them. */
+static void test_interrupt(void) {
+    tiny_model *t = tiny_create(0, seed);
+    signal_expect(score_windows, t);
+    tiny_destroy(t);
+}
+
 int main(void) {
     static const CU_TestInfo tests[] = {
         {"figures against FP64", test_figures},
@@ -265,6 +284,7 @@ int main(void) {
         {"a vocabulary of 400000", test_large_vocabulary},
         {"sequences of many lengths against FP64", test_sequences},
         {"short windows, NaN weights, bad ids, missing tensors", test_refusals},
+        {"a signal", test_interrupt},
         CU_TEST_INFO_NULL,
     };
     return suite_run_cpu("score", tests);
