@@ -6,6 +6,9 @@
 #include "common/memory.h"
 #include "verify/verify.h"
 
+#include <signal.h>
+#include <sys/wait.h>
+
 #define CONTEXT 40u /* tokens that the model is given at most */
 #define ITEMS   60u
 #define CHOICES 4u
@@ -353,6 +356,28 @@ static void test_gate(void) {
     CU_ASSERT_PTR_NOT_NULL(strstr(error.remedy, "--source"));
 }
 
+/* A signal ends tokenizing before the next item: 96,000 of them were half a minute. */
+static void test_interrupt(void) {
+    ingot_tasks tasks;
+    ingot_tasks_size size;
+    ingot_error error = {0};
+    const char *text = "{\"context\":\"eab\",\"choices\":[\"c\",\"d\"],\"answer\":0}\n";
+    CU_ASSERT_EQUAL_FATAL(read_items(&tasks, text, &error), INGOT_OK);
+    int result = -1;
+    const pid_t child = fork(); /* a signal stays for the rest of a process */
+    CU_ASSERT_FATAL(child >= 0);
+    if (child == 0) {
+        ingot_interrupt_install();
+        (void)raise(SIGTERM);
+        const ingot_status status =
+            ingot_tasks_measure(&size, &tasks, path, tokenizer, CONTEXT, 100, &error);
+        _exit(status == INGOT_ERR_INTERRUPTED && error.status == status ? 0 : 1);
+    }
+    CU_ASSERT_EQUAL(waitpid(child, &result, 0), child);
+    CU_ASSERT_EQUAL(result, 0);
+    ingot_tasks_free(&tasks);
+}
+
 int main(void) {
     static const CU_TestInfo tests[] = {
         {"items, blank lines, other keys", test_reading},
@@ -363,6 +388,7 @@ int main(void) {
         {"contexts and choices without tokens, choices too long", test_untokenizable},
         {"the interval of the difference", test_interval},
         {"the gate", test_gate},
+        {"a signal between items", test_interrupt},
         CU_TEST_INFO_NULL,
     };
     ingot_error error;
