@@ -186,8 +186,13 @@ static ingot_status build_tables(cli_parser *parser) {
     return INGOT_OK;
 }
 
+/* What the positional argument is called, or NULL where there is none. */
+static const char *argument_name(const ingot_cli_spec *spec) {
+    return spec->argument != NULL ? spec->argument : spec->positional;
+}
+
 static ingot_cli_outcome take_positional(cli_parser *parser, const char *value) {
-    const char *wanted = parser->spec->positional;
+    const char *wanted = argument_name(parser->spec);
     if (wanted == NULL || *parser->positional != NULL) {
         (void)ingot_error_set(parser->error, INGOT_ERR_USAGE, NULL, NULL, NULL,
                               wanted == NULL ? "takes no argument, but got '%s'"
@@ -327,7 +332,7 @@ static ingot_cli_outcome parse_words(cli_parser *parser, int argc, char **argv) 
     }
     if (parser->spec->positional != NULL && *parser->positional == NULL) {
         (void)ingot_error_set(parser->error, INGOT_ERR_USAGE, NULL, NULL, NULL, "%s is missing",
-                              parser->spec->positional);
+                              argument_name(parser->spec));
         return usage_report(parser);
     }
     return INGOT_CLI_RUN;

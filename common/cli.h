@@ -28,6 +28,7 @@ typedef struct ingot_cli_spec {
     const char *tool;                /* "ingot-convert" */
     const char *summary;             /* one line, for --help and the NAME section */
     const char *positional;          /* "MODEL_DIR" or NULL */
+    const char *argument;            /* its name behind a subcommand that was taken off, or NULL */
     const char *description;         /* paragraphs separated by blank lines */
     const ingot_cli_option *options; /* without help and version, which every tool has */
     size_t option_count;

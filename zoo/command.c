@@ -236,9 +236,10 @@ int ingot_zoo_tool(int argc, char **argv) {
     /* A word that is no subcommand, alone, is most likely the manifest. */
     const int skipped = has_command && (index < count || argc > 2) ? 1 : 0;
     argv[skipped] = argv[0];
-    const ingot_cli_outcome outcome =
-        ingot_cli_parse(&zoo_spec, argc - skipped, argv + skipped, on_option, &options,
-                        &options.manifest_path, &error);
+    ingot_cli_spec spec = zoo_spec;
+    spec.argument = index < count ? "MANIFEST.json" : NULL;
+    const ingot_cli_outcome outcome = ingot_cli_parse(
+        &spec, argc - skipped, argv + skipped, on_option, &options, &options.manifest_path, &error);
     if (outcome == INGOT_CLI_EXIT) {
         return 0;
     }

@@ -176,6 +176,10 @@ expect_exit 2 ingot-zoo run zoo.json --device gpu
 expect_error "unknown device 'gpu'"
 expect_exit 2 ingot-zoo zoo.json
 expect_error "the first word must say what to do"
+expect_exit 2 ingot-zoo run
+expect_error "ingot-zoo: MANIFEST.json is missing"
+expect_exit 2 ingot-zoo run ""
+expect_error "ingot-zoo: MANIFEST.json is empty"
 
 expect_exit 0 ingot-zoo report zoo.json
 [ "$(wc -l <shelf/report.csv)" = 5 ] || fail "report.csv has $(wc -l <shelf/report.csv) lines"

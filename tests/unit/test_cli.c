@@ -121,6 +121,11 @@ static void test_refused(void) {
     without.positional = NULL;
     CU_ASSERT_EQUAL(parse(&without, "m"), INGOT_CLI_USAGE);
     CU_ASSERT_EQUAL(parse(&without, "-f"), INGOT_CLI_RUN);
+    ingot_cli_spec with = spec; /* a subcommand was given */
+    with.positional = "plan|run FILE";
+    with.argument = "FILE";
+    CU_ASSERT_EQUAL(parse(&with, ""), INGOT_CLI_USAGE);
+    CU_ASSERT_STRING_EQUAL(error.reason, "FILE is missing");
 }
 
 static void test_information(void) {
