@@ -12,6 +12,15 @@
 #define RECIPE_LIMIT_BYTES (16u << 20)
 #define REMEDY             "spec/recipe.md has the keys of recipes"
 
+static ingot_status check_keys(const json_t *object, const char *const *keys, size_t count,
+                               const char *file, ingot_error *error) {
+    const ingot_status status = ingot_json_check_keys(object, keys, count, file, error);
+    if (status == INGOT_ERR_INPUT && error != NULL) {
+        (void)snprintf(error->remedy, sizeof error->remedy, "%s", REMEDY);
+    }
+    return status;
+}
+
 static const char *const choice_names[] = {"default", "keep", "rtn",     "searched",
                                            "awq",     "gptq", "awq+gptq"};
 static const char *const scale_names[] = {"auto", "f16", "bf16", "f32"};
@@ -199,7 +208,7 @@ static ingot_status read_rules(ingot_recipe *recipe, const json_t *root, const c
             return ingot_error_set(error, INGOT_ERR_INPUT, file, NULL, REMEDY,
                                    "rule %zu of \"tensors\" is no object", i + 1);
         }
-        INGOT_TRY(ingot_json_check_keys(rule, keys, sizeof keys / sizeof *keys, file, error));
+        INGOT_TRY(check_keys(rule, keys, sizeof keys / sizeof *keys, file, error));
         INGOT_TRY(ingot_json_get_string(rule, "pattern", &pattern, file, error));
         if (pattern == NULL) {
             return ingot_error_set(error, INGOT_ERR_INPUT, file, NULL, REMEDY,
@@ -270,7 +279,7 @@ static ingot_status read_steps(ingot_steps *steps, const json_t *root, const cha
         return ingot_error_set(error, INGOT_ERR_INPUT, file, NULL, REMEDY,
                                "\"steps\" must be an object");
     }
-    INGOT_TRY(ingot_json_check_keys(object, keys, sizeof keys / sizeof *keys, file, error));
+    INGOT_TRY(check_keys(object, keys, sizeof keys / sizeof *keys, file, error));
     for (unsigned i = 0; i < sizeof switches / sizeof *switches; i++) {
         const json_t *value = json_object_get(object, keys[i]);
         if (value != NULL && !json_is_boolean(value)) {
@@ -304,15 +313,15 @@ static ingot_status read_root(ingot_recipe *recipe, const json_t *root, const ch
         return ingot_error_set(error, INGOT_ERR_INPUT, file, NULL, REMEDY,
                                "a recipe is one JSON object");
     }
-    INGOT_TRY(ingot_json_check_keys(root, keys, sizeof keys / sizeof *keys, file, error));
+    INGOT_TRY(check_keys(root, keys, sizeof keys / sizeof *keys, file, error));
     const json_t *defaults = json_object_get(root, "defaults");
     if (defaults != NULL && !json_is_null(defaults)) {
         if (!json_is_object(defaults)) {
             return ingot_error_set(error, INGOT_ERR_INPUT, file, NULL, REMEDY,
                                    "\"defaults\" must be an object");
         }
-        INGOT_TRY(ingot_json_check_keys(defaults, setting_keys,
-                                        sizeof setting_keys / sizeof *setting_keys, file, error));
+        INGOT_TRY(check_keys(defaults, setting_keys, sizeof setting_keys / sizeof *setting_keys,
+                             file, error));
         INGOT_TRY(read_setting(&recipe->defaults, defaults, file, error));
     }
     INGOT_TRY(read_own(recipe, root, file, error));

@@ -70,16 +70,18 @@ static ingot_status read_texts(const reader *r) {
     return INGOT_OK;
 }
 
-/* The recipe parser's error, with our line in front of it. */
+/* The recipe parser's error and its remedy, with our line in front of it. */
 static ingot_status refuse_recipe(const reader *r, const char *name, const ingot_error *cause) {
     const place table = {.key = "recipes"}, named = {.parent = &table, .key = name};
-    char text[300];
     if (cause->status == INGOT_ERR_NO_MEMORY) {
         return ingot_field_no_memory(r);
     }
-    (void)snprintf(text, sizeof text, "%.180s%s%.100s", cause->reason,
-                   cause->remedy[0] != 0 ? "; " : "", cause->remedy);
-    return ingot_field_refuse(r, &named, "recipe \"%s\": %s", name, text);
+    const ingot_status status =
+        ingot_field_refuse(r, &named, "recipe \"%s\": %.240s", name, cause->reason);
+    if (r->error != NULL && cause->remedy[0] != '\0') {
+        (void)snprintf(r->error->remedy, sizeof r->error->remedy, "%s", cause->remedy);
+    }
+    return status;
 }
 
 static ingot_status take_recipe(const reader *r, ingot_zoo_recipe *recipe, const json_t *value) {

@@ -161,6 +161,19 @@ static void test_bad(void) {
     }
 }
 
+/* One remedy, that of the recipe. */
+static void test_recipe_remedy(void) {
+    static const char text[] = "{\"shelf\": \"s\", \"models\": {\"m\": \"m\"},\n"
+                               " \"recipes\": {\"r\": {\"recipe\": 3}},\n"
+                               " \"products\": [{\"model\": \"m\", \"recipes\": [\"r\"]}]}";
+    ingot_manifest m;
+    ingot_error error;
+    CU_ASSERT(parse(&m, text, &error) == INGOT_ERR_INPUT);
+    CU_ASSERT_STRING_EQUAL(error.reason, "line 2: recipe \"r\": unknown key \"recipe\"");
+    CU_ASSERT_STRING_EQUAL(error.remedy, "spec/recipe.md has the keys of recipes");
+    ingot_manifest_free(&m);
+}
+
 static void test_lines(void) {
     static const char text[] = "{\n \"a\\u0062\": [1, {\n\"x\": \"}]\\\"\",\n \"y\": 2}\n, 3 ],\n"
                                "\"c\": -1e5}";
@@ -186,9 +199,12 @@ static void test_example(void) {
 }
 
 int main(void) {
-    static const CU_TestInfo tests[] = {
-        {"all of a manifest", test_whole},    {"defaults taken back", test_taken_back},
-        {"errors name their line", test_bad}, {"lines of values", test_lines},
-        {"the example", test_example},        CU_TEST_INFO_NULL};
+    static const CU_TestInfo tests[] = {{"all of a manifest", test_whole},
+                                        {"defaults taken back", test_taken_back},
+                                        {"errors name their line", test_bad},
+                                        {"the remedy of a recipe", test_recipe_remedy},
+                                        {"lines of values", test_lines},
+                                        {"the example", test_example},
+                                        CU_TEST_INFO_NULL};
     return suite_run("manifest", tests);
 }
