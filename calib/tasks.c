@@ -178,7 +178,6 @@ static ingot_status encode_item(choice_tokens *tokens, const ingot_item *item, c
                                 ingot_error *error) {
     uint32_t *ids;
     uint64_t first, longest = 0;
-    INGOT_TRY(ingot_interrupt_check(error));
     INGOT_TRY(
         ingot_tokenizer_encode(tokenizer, item->context, item->context_bytes, &ids, &first, error));
     ingot_status status = INGOT_OK;

@@ -4,6 +4,7 @@
  * goes through all of them before the next piece is cut; pre-tokenizers do not look beyond a piece,
  * so the words are the same and no list of pieces is kept. */
 #include "calib/tokenizer_parts.h"
+#include "common/files.h"
 
 #include <string.h>
 
@@ -143,6 +144,7 @@ ingot_status ingot_tok_split(ingot_tok_run *run, uint64_t index, const char *tex
     /* A byte-level alphabet at the end is left to the model, whose word cache is asked first. */
     const bool is_last_bytes = index + 1 == t->stage_count && stage->kind == INGOT_TOK_BYTES;
     if (index == t->stage_count || is_last_bytes) {
+        INGOT_TRY(ingot_interrupt_check(error)); /* a gigabyte of text takes half a minute */
         return ingot_tok_bpe_word(&t->bpe, &run->words, text, size, is_last_bytes, t->path, error);
     }
     if (stage->kind != INGOT_TOK_SPLIT_PATTERN && stage->kind != INGOT_TOK_SPLIT_CLASS) {

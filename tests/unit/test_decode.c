@@ -495,7 +495,7 @@ static ingot_status feed_prompt(ingot_backend *device, void *context, ingot_erro
 /* A signal ends a prompt before the next block, not behind the chunk of 512 tokens. */
 static void test_interrupt(void) {
     tiny_model *t = tiny_create(0, seed);
-    signal_expect(feed_prompt, t);
+    signal_expect_on_backend(feed_prompt, t);
     tiny_destroy(t);
 }
 

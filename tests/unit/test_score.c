@@ -272,7 +272,7 @@ static ingot_status score_windows(ingot_backend *device, void *context, ingot_er
 /* A signal ends it behind the windows at work, not behind a block of all of them. */
 static void test_interrupt(void) {
     tiny_model *t = tiny_create(0, seed);
-    signal_expect(score_windows, t);
+    signal_expect_on_backend(score_windows, t);
     tiny_destroy(t);
 }
 

@@ -4,10 +4,8 @@
 #include "calib/tasks.h"
 #include "common/files.h"
 #include "common/memory.h"
+#include "signal_child.h"
 #include "verify/verify.h"
-
-#include <signal.h>
-#include <sys/wait.h>
 
 #define CONTEXT 40u /* tokens that the model is given at most */
 #define ITEMS   60u
@@ -356,25 +354,19 @@ static void test_gate(void) {
     CU_ASSERT_PTR_NOT_NULL(strstr(error.remedy, "--source"));
 }
 
+static ingot_status measure_after_signal(void *context, ingot_error *error) {
+    ingot_tasks_size ignored;
+    (void)raise(SIGINT);
+    return ingot_tasks_measure(&ignored, context, path, tokenizer, CONTEXT, 100, error);
+}
+
 /* A signal ends tokenizing before the next item: 96,000 of them were half a minute. */
 static void test_interrupt(void) {
     ingot_tasks tasks;
-    ingot_tasks_size size;
-    ingot_error error = {0};
+    ingot_error error;
     const char *text = "{\"context\":\"eab\",\"choices\":[\"c\",\"d\"],\"answer\":0}\n";
     CU_ASSERT_EQUAL_FATAL(read_items(&tasks, text, &error), INGOT_OK);
-    int result = -1;
-    const pid_t child = fork(); /* a signal stays for the rest of a process */
-    CU_ASSERT_FATAL(child >= 0);
-    if (child == 0) {
-        ingot_interrupt_install();
-        (void)raise(SIGTERM);
-        const ingot_status status =
-            ingot_tasks_measure(&size, &tasks, path, tokenizer, CONTEXT, 100, &error);
-        _exit(status == INGOT_ERR_INTERRUPTED && error.status == status ? 0 : 1);
-    }
-    CU_ASSERT_EQUAL(waitpid(child, &result, 0), child);
-    CU_ASSERT_EQUAL(result, 0);
+    signal_expect(measure_after_signal, &tasks);
     ingot_tasks_free(&tasks);
 }
 

@@ -7,6 +7,7 @@
 #include "common/memory.h"
 #include "common/progress.h"
 
+#include "signal_child.h"
 #include "suite.h"
 
 #include <string.h>
@@ -577,6 +578,25 @@ static void test_corpora(void) {
     json_decref(root);
 }
 
+static ingot_status encode_after_signal(void *context, ingot_error *failure) {
+    static const char text[] = "The old captain looked at the sea";
+    uint32_t *ids;
+    uint64_t count;
+    (void)raise(SIGINT);
+    const ingot_status status =
+        ingot_tokenizer_encode(context, text, strlen(text), &ids, &count, failure);
+    ingot_free(ids);
+    return status;
+}
+
+/* A signal ends it before the next word: half a gigabyte took none for 14 s. */
+static void test_interrupt(void) {
+    ingot_tokenizer *tokenizer = open_tokenizer("examples/demo-4m/tokenizer.json");
+    CU_ASSERT_PTR_NOT_NULL_FATAL(tokenizer);
+    signal_expect(encode_after_signal, tokenizer);
+    ingot_tokenizer_destroy(tokenizer);
+}
+
 int main(void) {
     static const CU_TestInfo tests[] = {
         {"vectors of the reference library", test_vectors},
@@ -589,6 +609,7 @@ int main(void) {
         {"every allocation fails", test_no_memory},
         {"a word of a megabyte", test_long_word},
         {"whole corpora", test_corpora},
+        {"a signal between words", test_interrupt},
         CU_TEST_INFO_NULL,
     };
     return suite_run("tokenizer", tests);
