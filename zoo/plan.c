@@ -171,17 +171,27 @@ static ingot_status check_tokenizer(const ingot_manifest *m, const ingot_zoo_pro
                                  "there is no tokenizer, which its texts are read with");
 }
 
+/* What would take less memory, of the step that takes most of it; empty: nothing in the manifest.
+ */
+static const char *remedy_of(const ingot_zoo_product *p, bool is_scoring) {
+    return is_scoring
+               ? (p->evaluation != INGOT_ZOO_NONE ? "a smaller \"seq_len\" of its evaluation, "
+                                                  : "")
+           : ingot_product_has_data(p)
+               ? "fewer \"samples\" or a smaller \"seq_len\" in its recipe, "
+               : "";
+}
+
 static void check_fits(ingot_forecasts *plan, const ingot_zoo_product *p, ingot_zoo_need *need) {
     char wanted[32], there[32];
     if (plan->room.host_bytes != 0 && need->host_bytes > plan->room.host_bytes) {
         ingot_format_bytes(wanted, sizeof wanted, (double)need->host_bytes);
         ingot_format_bytes(there, sizeof there, (double)plan->room.host_bytes);
         need->status = INGOT_ERR_UNSUPPORTED;
-        need->problem =
-            add_problem(plan,
-                        "%s: needs %s of host memory, there are %s (fewer \"samples\" or a smaller "
-                        "\"seq_len\" in its recipe, or raise limits.host_bytes)",
-                        p->name, wanted, there);
+        const char *remedy = remedy_of(p, need->is_host_scoring);
+        need->problem = add_problem(
+            plan, "%s: needs %s of host memory, there are %s (%s%sraise limits.host_bytes)",
+            p->name, wanted, there, remedy, remedy[0] != '\0' ? "or " : "");
     }
     if (plan->room.device_bytes != 0 && need->device_bytes > plan->room.device_bytes) {
         ingot_format_bytes(wanted, sizeof wanted, (double)need->device_bytes);
@@ -189,9 +199,9 @@ static void check_fits(ingot_forecasts *plan, const ingot_zoo_product *p, ingot_
         need->status = INGOT_ERR_UNSUPPORTED;
         need->problem =
             add_problem(plan,
-                        "%s: needs %s of device memory, limits.device_bytes allows %s (fewer "
-                        "\"samples\", another device, or raise it)",
-                        p->name, wanted, there);
+                        "%s: needs %s of device memory, limits.device_bytes allows %s (%sanother "
+                        "device, or raise it)",
+                        p->name, wanted, there, remedy_of(p, need->is_device_scoring));
     }
 }
 
@@ -207,9 +217,9 @@ static void check_card(ingot_forecasts *plan, const ingot_zoo_product *p, ingot_
         need->problem =
             add_problem(plan,
                         "%s: needs at least %s of device memory, %s are free on a card of the "
-                        "manifest (end what else runs there, a smaller \"seq_len\" in its recipe, "
-                        "or another device)",
-                        p->name, wanted, there);
+                        "manifest (end what else runs there, %sor another device)",
+                        p->name, wanted, there,
+                        ingot_product_has_data(p) ? "a smaller \"seq_len\" in its recipe, " : "");
     }
 }
 
@@ -305,6 +315,7 @@ static void add_statistics(ingot_zoo_need *need, bool *makes, const ingot_manife
                            json_t *counted) {
     ingot_error ignored;
     char key[33] = "";
+    const uint64_t host = need->host_bytes, device = need->device_bytes;
     *makes = false;
     if (ingot_product_statistics(key, m, shelf, p, &ignored) != INGOT_OK || key[0] == '\0') {
         return;
@@ -317,6 +328,8 @@ static void add_statistics(ingot_zoo_need *need, bool *makes, const ingot_manife
         need->device_bytes = ingot_max_u64(need->device_bytes, s->cuda.device_bytes);
         need->device_least_bytes = ingot_max_u64(need->device_least_bytes, s->cuda_least_bytes);
     }
+    need->is_host_scoring = need->is_host_scoring && need->host_bytes == host;
+    need->is_device_scoring = need->is_device_scoring && need->device_bytes == device;
     *makes = json_object_get(counted, key) == NULL;
     need->statistics_bytes = *makes ? s->file_bytes : 0;
     ingot_json_put(counted, key, json_true());
@@ -328,6 +341,7 @@ static void count_memory(ingot_zoo_need *need, const ingot_forecast *f, bool on_
     const ingot_memory_need *const cuda[] = {&f->cuda, &f->scoring_cuda};
     const uint64_t least[] = {f->cuda_least_bytes, f->scoring_least_bytes};
     for (unsigned i = 0; i < 2; i++) {
+        const uint64_t host = need->host_bytes, device = need->device_bytes;
         if (on_cpu) {
             need->host_bytes = ingot_max_u64(need->host_bytes, cpu[i]->host_bytes);
         }
@@ -336,6 +350,8 @@ static void count_memory(ingot_zoo_need *need, const ingot_forecast *f, bool on_
             need->device_bytes = ingot_max_u64(need->device_bytes, cuda[i]->device_bytes);
             need->device_least_bytes = ingot_max_u64(need->device_least_bytes, least[i]);
         }
+        need->is_host_scoring = i == 1 && need->host_bytes > host;
+        need->is_device_scoring = i == 1 && need->device_bytes > device;
     }
 }
 

@@ -14,13 +14,14 @@ typedef struct ingot_zoo_room {
 
 typedef struct ingot_zoo_need {
     uint64_t file_bytes, disk_bytes, host_bytes, device_bytes;
-    uint64_t device_least_bytes; /* that it cannot do without */
-    uint64_t statistics_bytes;   /* of shared statistics that it is the first to wait for */
-    uint64_t former_bytes;    /* of its file on the disk, which goes when the new one is there, */
-    uint64_t remaining_bytes; /* and of what an interrupted conversion keeps, which is used */
-    bool is_planned;          /* else the product cannot be made */
-    const char *problem;      /* why it cannot, or does not fit; one of the plan's, */
-    ingot_status status;      /* and as a status */
+    uint64_t device_least_bytes;             /* that it cannot do without */
+    bool is_host_scoring, is_device_scoring; /* what takes most of these: not its conversion */
+    uint64_t statistics_bytes; /* of shared statistics that it is the first to wait for */
+    uint64_t former_bytes;     /* of its file on the disk, which goes when the new one is there, */
+    uint64_t remaining_bytes;  /* and of what an interrupted conversion keeps, which is used */
+    bool is_planned;           /* else the product cannot be made */
+    const char *problem;       /* why it cannot, or does not fit; one of the plan's, */
+    ingot_status status;       /* and as a status */
 } ingot_zoo_need;
 
 typedef struct ingot_forecasts {

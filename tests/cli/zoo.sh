@@ -91,6 +91,24 @@ expect_exit 0 ingot-zoo plan small.json --only demo/t
 expect_exit 2 ingot-zoo plan small.json --only demo/e
 expect_error 'of host memory, there are 1.0 MB'
 
+# What would take less memory is told of the step that takes most: plain rounding has no samples.
+cat >less.json <<END
+{"shelf": "less", "models": {"demo": "model"}, "texts": {"text": "$MODEL/evaluation.txt"},
+ "recipes": {"rtn": {"defaults": {"method": "rtn"}}, "gptq": {}},
+ "products": [{"model": "demo", "recipes": ["rtn"], "output": "a.ingot"}, {"model": "demo", "recipes": ["gptq"], "calibration": "text"}],
+ "devices": ["cpu"], "limits": {"host_bytes": 1000000, "device_bytes": 1000000}}
+END
+expect_exit 2 ingot-zoo plan less.json
+expect_error 'there are 1.0 MB (raise limits.host_bytes)'
+expect_error 'there are 1.0 MB (fewer "samples" or a smaller "seq_len" in its recipe, or raise limits.host_bytes)'
+sed 's/"output": "a.ingot"/"evaluation": "text", "seq_len": 1024/' less.json >scored.json
+expect_exit 2 ingot-zoo plan scored.json --only demo/rtn
+expect_error 'there are 1.0 MB (a smaller "seq_len" of its evaluation, or raise limits.host_bytes)'
+sed 's/"cpu"/"cuda"/; s/"host_bytes": 1000000, //' less.json >card.json
+expect_exit 2 ingot-zoo plan card.json
+expect_error 'limits.device_bytes allows 1.0 MB (another device, or raise it)'
+expect_error 'limits.device_bytes allows 1.0 MB (fewer "samples" or a smaller "seq_len" in its recipe, another device, or raise it)'
+
 # Texts are read whole, however few windows they give.
 for i in 1 2 3 4 5 6 7 8 9 10; do cat "$MODEL/evaluation.txt" "$MODEL/calibration.txt"; done >ten.txt
 cat ten.txt ten.txt ten.txt ten.txt >large.txt
