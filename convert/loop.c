@@ -525,8 +525,10 @@ done:;
     const bool is_memory = status == INGOT_ERR_NO_MEMORY;
     return (is_memory || status == INGOT_ERR_DEVICE) && error != NULL && error->status == INGOT_OK
                ? ingot_error_set(error, status, NULL, NULL,
-                                 is_memory ? "use fewer --samples or a shorter --seq-len"
-                                           : "see nvidia-smi",
+                                 !is_memory ? "see nvidia-smi"
+                                 : job->windows != NULL
+                                     ? "use fewer --samples or a shorter --seq-len"
+                                     : "free some memory",
                                  "%s", failure)
                : status;
 }
