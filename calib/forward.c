@@ -3,6 +3,7 @@
  * arithmetic goes through backend operations on device memory; the residual stream is FP32.
  * Not here: running a whole model over text (calib/score.c, calib/stats.c, calib/decode.c). */
 #include "calib/forward_internal.h"
+#include "common/files.h"
 #include "common/sizes.h"
 #include "format/half.h"
 
@@ -544,13 +545,15 @@ ingot_status ingot_block_forward(const ingot_model *model, const ingot_backend *
 ingot_status ingot_block_forward_batch(const ingot_model *model, const ingot_backend *backend,
                                        const ingot_block *block, float *x, uint64_t sequences,
                                        uint64_t q_len, ingot_workspace *workspace,
-                                       ingot_input_hook hook, void *hook_context) {
+                                       ingot_input_hook hook, void *hook_context,
+                                       ingot_error *error) {
     const uint64_t per_call = q_len == 0 ? 0 : workspace->max_tokens / q_len;
     if (per_call == 0) {
         return INGOT_ERR_USAGE;
     }
     for (uint64_t s = 0; s < sequences; s += per_call) {
         const uint64_t count = ingot_min_u64(per_call, sequences - s);
+        INGOT_TRY(ingot_interrupt_check(error));
         INGOT_TRY(ingot_block_forward(model, backend, block, x + s * q_len * model->hidden, count,
                                       q_len, NULL, workspace, hook, hook_context));
     }

@@ -105,11 +105,14 @@ ingot_status ingot_block_forward_part(const ingot_model *model, const ingot_back
                                       void *hook_context) INGOT_MUST_CHECK;
 
 /* ingot_block_forward for any number of sequences without a cache: as many per call as the
- * workspace holds, in order.  The hook is called once per call, for its tokens. */
+ * workspace holds, in order.  The hook is called once per call, for its tokens.  On a CPU all of
+ * them can be minutes: a signal is looked for before each call, INGOT_ERR_INTERRUPTED, for which
+ * alone *error is filled. */
 ingot_status ingot_block_forward_batch(const ingot_model *model, const ingot_backend *backend,
                                        const ingot_block *block, float *x, uint64_t sequences,
                                        uint64_t q_len, ingot_workspace *workspace,
-                                       ingot_input_hook hook, void *hook_context) INGOT_MUST_CHECK;
+                                       ingot_input_hook hook, void *hook_context,
+                                       ingot_error *error) INGOT_MUST_CHECK;
 
 /* The two ends of the model: embedding table, final norm, head.  A tied head shares its view with
  * the table unless the source stores a head of its own. */

@@ -40,7 +40,6 @@ typedef struct scorer {
     side sides[2]; /* candidate, source */
     unsigned side_count;
     uint64_t batch_tokens; /* at most, of one batch */
-    uint64_t call_tokens;  /* at most, of one call: what `work` holds */
     uint64_t rows;         /* per chunk of logits */
     float *scratch;        /* [rows][hidden], device */
     double *kld;           /* [positions], the caller's; NULL: not asked for */
@@ -125,8 +124,7 @@ static ingot_status embed_batch(scorer *s, side *one, const batch *part) {
     return explain(s, one, status, "the embedding");
 }
 
-/* Neighbours of the same length go through the block together, as many as one call takes.  A batch
- * can be seconds on a CPU: a signal is looked for before each call. */
+/* Neighbours of the same length go through the block together. */
 static ingot_status block_batch(scorer *s, side *one, uint64_t layer, const batch *part) {
     const ingot_sequence *item = s->sequences->items + part->first;
     ingot_block block;
@@ -137,16 +135,13 @@ static ingot_status block_batch(scorer *s, side *one, uint64_t layer, const batc
     ingot_status status = INGOT_OK;
     for (uint64_t i = 0, run; i < part->count && status == INGOT_OK; i += run) {
         const uint64_t length = item[i].length;
-        const uint64_t most = ingot_min_u64(s->call_tokens / length, part->count - i);
-        for (run = 1; run < most && item[i + run].length == length;) {
+        for (run = 1; i + run < part->count && item[i + run].length == length;) {
             run++;
         }
-        INGOT_GO(ingot_interrupt_check(s->error));
-        status = ingot_block_forward(s->model, s->backend, &block, x, run, length, NULL, s->work,
-                                     NULL, NULL);
+        status = ingot_block_forward_batch(s->model, s->backend, &block, x, run, length, s->work,
+                                           NULL, NULL, s->error);
         x += run * length * s->model->hidden;
     }
-done:
     ingot_block_release(&block, s->backend);
     return explain(s, one, status, "a block of the model");
 }
@@ -287,9 +282,9 @@ static ingot_status open_scorer(scorer *s, uint64_t longest, uint64_t tokens,
     }
     INGOT_TRY(device_floats(s, &s->scratch, s->rows, s->model->hidden));
     /* No more than a batch holds, and never less than one sequence. */
-    s->call_tokens =
-        ingot_max_u64(longest, ingot_min_u64(s->batch_tokens, s->backend->batch_tokens));
-    return ingot_workspace_create(&s->work, s->model, s->backend, s->call_tokens, s->error);
+    const uint64_t call_tokens = ingot_min_u64(s->batch_tokens, s->backend->batch_tokens);
+    return ingot_workspace_create(&s->work, s->model, s->backend,
+                                  ingot_max_u64(longest, call_tokens), s->error);
 }
 
 /* All sequences, in batches of so many bytes. */

@@ -285,7 +285,7 @@ static ingot_status collect_layer(collector *c, uint64_t layer, uint64_t *index)
     INGOT_TRY(load_block(&block, c, layer));
     const ingot_status status =
         ingot_block_forward_batch(c->model, c->backend, &block, c->hidden, c->windows->count,
-                                  c->windows->length, c->work, take_input, c);
+                                  c->windows->length, c->work, take_input, c, c->error);
     ingot_block_release(&block, c->backend);
     INGOT_TRY(status);
     for (int i = 0; i < INGOT_INPUT_COUNT; i++) {

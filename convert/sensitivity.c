@@ -85,7 +85,7 @@ static ingot_status round_matrix(ingot_weight_view *view, measurer *m, uint64_t 
 
 static ingot_status forward(measurer *m, const ingot_block *block, float *x, uint64_t sequences) {
     return ingot_block_forward_batch(m->job->model, m->job->backend, block, x, sequences,
-                                     m->job->windows->length, m->work, NULL, NULL);
+                                     m->job->windows->length, m->work, NULL, NULL, m->error);
 }
 
 /* A candidate leaves the exact model: its block, with the one matrix rounded. */

@@ -29,7 +29,7 @@ static ingot_status run_blocks(const ingot_loop_job *job, ingot_prefetch *ahead,
         status = ingot_block_load(&block, m, at, source, job->backend, host, error);
         if (status == INGOT_OK) {
             status = ingot_block_forward_batch(m, job->backend, &block, states, sequences, length,
-                                               work, NULL, NULL);
+                                               work, NULL, NULL, error);
             ingot_block_release(&block, job->backend);
         }
         ingot_arena_destroy(host);

@@ -93,7 +93,7 @@ static void test_logits(void) {
         CU_ASSERT_EQUAL(ingot_ends_embed(&d.ends, &t->model, &backend, x, ids, m), INGOT_OK);
         for (uint64_t i = 0; i < t->model.layers; i++) {
             CU_ASSERT_EQUAL(ingot_block_forward_batch(&t->model, &backend, &d.block[i], x,
-                                                      sequences, length, d.work, NULL, NULL),
+                                                      sequences, length, d.work, NULL, NULL, NULL),
                             INGOT_OK);
         }
         float *got = malloc(m * t->model.vocab * sizeof *got);
@@ -255,9 +255,9 @@ static void test_refusals(void) {
     CU_ASSERT_EQUAL(
         ingot_block_forward(&t->model, &backend, &d.block[0], x, 1, 5, NULL, d.work, NULL, NULL),
         INGOT_ERR_USAGE);
-    CU_ASSERT_EQUAL(
-        ingot_block_forward_batch(&t->model, &backend, &d.block[0], x, 1, 5, d.work, NULL, NULL),
-        INGOT_ERR_USAGE);
+    CU_ASSERT_EQUAL(ingot_block_forward_batch(&t->model, &backend, &d.block[0], x, 1, 5, d.work,
+                                              NULL, NULL, NULL),
+                    INGOT_ERR_USAGE);
     CU_ASSERT_EQUAL_FATAL(ingot_kv_cache_create(&cache, &t->model, &backend, 1, 3, &error),
                           INGOT_OK);
     CU_ASSERT_EQUAL(
