@@ -271,4 +271,13 @@ __device__ inline void product_mma<__nv_bfloat16>(float (&sums)[4], unsigned a0,
         : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
+/* b of two such products, of columns 0 to 7 and 8 to 15: b[0], b[1] and b[2], b[3].  Lane i says at
+ * which address in shared memory 16 bytes are: eight columns are eight lanes', first those of the
+ * upper half of b, then those of the lower. */
+__device__ static inline void product_load_b(unsigned (&b)[4], unsigned at) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(b[0]), "=r"(b[1]), "=r"(b[2]), "=r"(b[3])
+                 : "r"(at));
+}
+
 #endif

@@ -47,6 +47,17 @@ __device__ static inline void barrier_arrive(unsigned barrier) {
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
+/* At the barrier that is at this place of block `rank` of the cluster. */
+__device__ static inline void barrier_arrive_at(unsigned barrier, unsigned rank) {
+    asm volatile("{\n"
+                 ".reg .b32 there;\n"
+                 "mapa.shared::cluster.u32 there, %0, %1;\n"
+                 "mbarrier.arrive.shared::cluster.b64 _, [there];\n"
+                 "}" ::"r"(barrier),
+                 "r"(rank)
+                 : "memory");
+}
+
 /* The same by one thread of a warp that is all there. */
 __device__ static inline void barrier_arrive_once(unsigned barrier) {
     asm volatile("{\n"
@@ -110,6 +121,21 @@ __device__ static inline void bulk_copy_box(unsigned to, const CUtensorMap *map,
                  ".mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1, {%2, %3}], [%4], once;\n"
                  "}" ::"r"(to),
                  "l"(map), "r"(column), "r"(row), "r"(barrier)
+                 : "memory");
+}
+
+/* Starts a store of four sums to an address of this block's shared memory in that of block `rank`
+ * of the cluster, whose barrier at that place counts its bytes. */
+__device__ static inline void cluster_store_four(unsigned to, unsigned barrier, unsigned rank,
+                                                 const float4 &v) {
+    asm volatile("{\n"
+                 ".reg .b32 there, counts;\n"
+                 "mapa.shared::cluster.u32 there, %0, %2;\n"
+                 "mapa.shared::cluster.u32 counts, %1, %2;\n"
+                 "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [there], "
+                 "{%3,%4,%5,%6}, [counts];\n"
+                 "}" ::"r"(to),
+                 "r"(barrier), "r"(rank), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w)
                  : "memory");
 }
 

@@ -496,6 +496,44 @@ static void test_handed(void) {
     check(&c);
 }
 
+/* 4 bits, symmetric, and rows of W that pairs of blocks of Hopper share (product_pair.h): tiles
+ * that are not whole, units that warps have none of, one, and more than fit at once. */
+static void test_pairs(void) {
+    for (unsigned i = 0; i < (is_brief ? 2u : 48u); i++) {
+        const uint64_t units = i % 6 == 5 ? 30 + input_below(12) : 1 + input_below(20);
+        const uint64_t eights = i % 2 == 0 ? 176 + input_below(89) : 352 + input_below(177);
+        const bool hands = i / 2 % 3 == 0; /* whole steps, as products take them */
+        product_case c =
+            plain_case(hands ? eights / 32 * 256 : eights * 8, 256 * units, 4, 9 + input_below(8));
+        c.is_handed = true;
+        c.is_normed = !hands && input_below(2) == 0;
+        c.is_chained = input_below(2) == 0;
+        c.has_bias = input_below(2) == 0;
+        c.has_outliers = input_below(4) == 0;
+        c.has_residual = input_below(2) == 0;
+        c.group = input_below(3) == 0 ? c.cols : UINT64_C(128) << input_below(2);
+        c.hands = hands ? 16 : 0;
+        c.hands_bits = input_below(2) == 0 ? 4 : 8;
+        if (hands || input_below(2) == 0) {
+            c.y_dtype = INGOT_F16;
+            c.hands_wide = hands && input_below(2) == 0;
+            c.has_residual = c.has_residual && !hands;
+        }
+        check(&c);
+    }
+    for (unsigned i = 0; i < 6 && !is_brief; i++) { /* x in its own order; few rows of it */
+        product_case c = draw(4, 128, i < 3 ? 9 + input_below(8) : 3 + input_below(6));
+        c.rows = 8 * (500 + input_below(28));
+        c.cols = (i < 3 ? 5472 : 8480) + 32 * input_below(16);
+        c.group = 128;
+        c.has_up = false;
+        c.dtype = i % 2 == 0 ? INGOT_BF16 : INGOT_F16;
+        c.zero_mode = INGOT_ZERO_SYMMETRIC;
+        c.scale_dtype = INGOT_F16;
+        check(&c);
+    }
+}
+
 /* Weights beyond what copies in binary16 hold as they are, and scales as large as the format
  * allows, with ordinary ones beside them. */
 static void test_large_weights(void) {
@@ -588,25 +626,16 @@ int main(void) {
         return 2;
     }
     const CU_TestInfo tests[] = {
-        {"parts by themselves", test_parts},
-        {"widths and groups", test_widths},
-        {"other weights", test_other_weights},
-        {"large", test_large},
-        {"large weights", test_large_weights},
-        {"usual weights", test_usual_weights},
-        {"many tiles", test_many_tiles},
-        {"warpgroups", test_warpgroups},
-        {"halves of steps", test_halves},
-        {"warpgroups, large", test_large_warpgroups},
-        {"tiles of x", test_tiles_of_x},
-        {"dense", test_dense},
-        {"dense, range", test_dense_range},
-        {"handed on", test_handed},
-        {"digits of x", test_digits},
-        {"lesser cards", test_lesser_cards},
-        {"one huge x", test_huge_x},
-        {"x that is not finite", test_infinite_x},
-        CU_TEST_INFO_NULL,
+        {"parts by themselves", test_parts},       {"widths and groups", test_widths},
+        {"other weights", test_other_weights},     {"large", test_large},
+        {"large weights", test_large_weights},     {"usual weights", test_usual_weights},
+        {"many tiles", test_many_tiles},           {"warpgroups", test_warpgroups},
+        {"halves of steps", test_halves},          {"warpgroups, large", test_large_warpgroups},
+        {"tiles of x", test_tiles_of_x},           {"dense", test_dense},
+        {"dense, range", test_dense_range},        {"handed on", test_handed},
+        {"pairs of blocks", test_pairs},           {"digits of x", test_digits},
+        {"lesser cards", test_lesser_cards},       {"one huge x", test_huge_x},
+        {"x that is not finite", test_infinite_x}, CU_TEST_INFO_NULL,
     };
     const int result = suite_run("cuda product", tests);
     ingot_pool_destroy(pool);
