@@ -1,4 +1,4 @@
-/* cuda_product for 3 to 16 rows of x and small matrices of symmetric weights of 4 bits on Hopper:
+/* cuda_product for up to 16 rows of x and small matrices of symmetric weights of 4 bits on Hopper:
  * the choice of a kernel of product_pair.h. */
 #include "kernels/cuda/product_pair.h"
 
@@ -12,7 +12,7 @@ static unsigned twos_of(const ingot_cuda *cuda, const ingot_weight_view *w) {
     for (unsigned twos = 1; twos <= PAIR_MOST_TWOS; twos++) {
         const uint64_t tiles = ingot_ceil_div(w->rows, twos * 32);
         if (tiles <= most) {
-            return tiles * 3 >= most * 2 ? twos : 0;
+            return tiles * 3 >= most * 2 && w->rows >= twos * 32 ? twos : 0;
         }
     }
     return 0;

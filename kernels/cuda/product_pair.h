@@ -1,4 +1,4 @@
-/* Internal to kernels/cuda: 3 to 16 rows of x with a matrix of symmetric weights of 4 bits on
+/* Internal to kernels/cuda: up to 16 rows of x with a matrix of symmetric weights of 4 bits on
  * Hopper that is so small that pairs of blocks with a tile of 32 or 64 rows of W fill the device
  * about once.
  *

@@ -1,6 +1,6 @@
-/* Internal to kernels/cuda: the instructions of Hopper (sm_90a) that product_wgmma.h and
- * product_cluster.h need: products of a warpgroup, copies of many bytes at once, and the barriers
- * that count them. */
+/* Internal to kernels/cuda: the instructions of Hopper (sm_90a) that product_wgmma.h,
+ * product_cluster.h and product_pair.h need: products of a warpgroup, copies of many bytes at once,
+ * and the barriers that count them. */
 #ifndef INGOT_CUDA_WGMMA_H
 #define INGOT_CUDA_WGMMA_H
 
@@ -47,7 +47,8 @@ __device__ static inline void barrier_arrive(unsigned barrier) {
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
-/* At the barrier that is at this place of block `rank` of the cluster. */
+/* At the barrier that is at this place of block `rank` of the cluster.  It orders nothing that this
+ * block wrote before what the other one reads: good for saying that reads are done. */
 __device__ static inline void barrier_arrive_at(unsigned barrier, unsigned rank) {
     asm volatile("{\n"
                  ".reg .b32 there;\n"

@@ -499,7 +499,28 @@ static void test_handed(void) {
 /* 4 bits, symmetric, and rows of W that pairs of blocks of Hopper share (product_pair.h): tiles
  * that are not whole, units that warps have none of, one, and more than fit at once. */
 static void test_pairs(void) {
-    for (unsigned i = 0; i < (is_brief ? 2u : 48u); i++) {
+    /* both tiles, the last one not whole: a unit for one warp of eight, for nine, for seventeen */
+    static const uint64_t shapes[][2] = {{1384, 256}, {2760, 2304}, {2760, 4352}};
+    for (unsigned i = 0; i < 4; i++) {
+        product_case c = plain_case(shapes[i % 3][0], shapes[i % 3][1], 4, 9 + input_below(8));
+        c.is_handed = c.is_chained = true;
+        c.has_residual = i < 3;
+        c.has_outliers = i == 3;
+        c.group = i == 3 ? c.cols : 128;
+        check(&c);
+    }
+    { /* x in its own order, the last unit with a chunk of columns */
+        product_case c = plain_case(4104, 5408, 4, 11);
+        c.dtype = INGOT_BF16;
+        c.has_bias = c.has_residual = true;
+        check(&c);
+    }
+    for (unsigned i = 0; i < 2 && !is_brief; i++) { /* behind a tile of 64 rows of x */
+        product_case c = plain_case(4096, 4096, 4, i == 0 ? 65 : 80);
+        c.has_bias = c.has_residual = true;
+        check(&c);
+    }
+    for (unsigned i = 0; i < (is_brief ? 0u : 48u); i++) {
         const uint64_t units = i % 6 == 5 ? 30 + input_below(12) : 1 + input_below(20);
         const uint64_t eights = i % 2 == 0 ? 176 + input_below(89) : 352 + input_below(177);
         const bool hands = i / 2 % 3 == 0; /* whole steps, as products take them */
