@@ -60,6 +60,9 @@ static const ingot_cli_option options_table[] = {
      "shapes of the generated model: llama-3.1-8b (default), llama-3.1-70b or tiny."},
     {"head-bits", 0, "N",
      "bits of the generated model's head: 4 (default), or 16, as ingot-convert leaves it."},
+    {"products", 0, "LIST",
+     "these products alone, separated by commas: NxK, NxK:BITS, NxK:BITS:M with M rows of "
+     "activations, and NxK:BITS:M:handed with those as the product in front hands them on."},
     {"json", 0, NULL, "Print one JSON object on stdout, also on failure."},
 };
 
@@ -68,7 +71,7 @@ static const ingot_cli_scope scopes[] = {
     {"model", "convert"},       {"text", "convert"},         {"methods", "convert"},
     {"samples", "convert"},     {"seq-len", "convert"},      {"devices", "convert"},
     {"slice", "convert"},       {"slice-blocks", "convert"}, {"shape", "decode"},
-    {"head-bits", "decode"},
+    {"head-bits", "decode"},    {"products", "kernels"},
 };
 
 static const ingot_cli_spec bench_spec = {
@@ -110,7 +113,9 @@ static const ingot_cli_spec bench_spec = {
                 "ingot-bench convert --model model --text notes.txt --folder /fast --threads 16\n"
                 "    three methods, from the page cache and from the disk\n"
                 "ingot-bench kernels --device cuda\n"
-                "    the kernels of the decoder on the first GPU\n",
+                "    the kernels of the decoder on the first GPU\n"
+                "ingot-bench kernels --products 4096x4096,4096x14336:4:16:handed\n"
+                "    one product with one row, 4 bits, and one with 16 rows handed on\n",
 };
 
 #define MEMBER(name) offsetof(ingot_bench_options, name)
@@ -131,6 +136,7 @@ static const ingot_cli_member members[] = {
     {"slice-blocks", INGOT_CLI_U64, .offset = MEMBER(slice_blocks), .least = 1, .most = 1 << 20},
     {"shape", INGOT_CLI_TEXT, .offset = MEMBER(shape)},
     {"head-bits", INGOT_CLI_COUNT, .offset = MEMBER(head_bits), .least = 4, .most = 16},
+    {"products", INGOT_CLI_TEXT, .offset = MEMBER(products)},
     {"json", INGOT_CLI_FLAG, .offset = MEMBER(as_json)},
 };
 

@@ -16,6 +16,8 @@ typedef struct ingot_bench_options {
     const char *shape;  /* of a generated model to decode with */
     unsigned head_bits; /* of its head: 4, or 16, dense in BF16; 0: 4 */
 
+    const char *products; /* a list of products to measure; NULL: those of 8B and 70B models */
+
     const char *device; /* NULL: auto */
     /* of conversions: */
     const char *model, *text, *methods;

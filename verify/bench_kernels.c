@@ -64,6 +64,68 @@ static const series all_series[] = {
 };
 #define ALL_SERIES (sizeof all_series / sizeof all_series[0])
 
+#define MOST_SIDE (UINT64_C(1) << 20) /* rows or columns of a product that is asked for */
+#define MOST_M    4096u
+#define GROUP     128u
+
+/* One product of --products. */
+static ingot_status parse_product(ingot_measure_shape *out, const char *text, ingot_error *error) {
+    char part[4][24] = {"", "", "4", "1"}; /* rows, columns, bits, rows of x */
+    char handed[16] = "";
+    uint64_t value[4] = {0};
+    static const uint64_t least[] = {1, GROUP, 2, 1}, most[] = {MOST_SIDE, MOST_SIDE, 8, MOST_M};
+    int at = 0;
+    const int parts = sscanf(text, "%23[0-9]x%23[0-9]%n:%23[0-9]%n:%23[0-9]%n:%15[a-z]%n", part[0],
+                             part[1], &at, part[2], &at, part[3], &at, handed, &at);
+    if (parts < 2 || text[at] != '\0' || (parts == 5 && strcmp(handed, "handed") != 0)) {
+        return ingot_error_set(error, INGOT_ERR_USAGE, NULL, NULL,
+                               "use NxK, NxK:BITS, NxK:BITS:M or NxK:BITS:M:handed",
+                               "--products: \"%s\" is no product", text);
+    }
+    for (int i = 0; i < 4; i++) {
+        INGOT_TRY(ingot_cli_parse_u64(&value[i], "products", part[i], least[i], most[i], error));
+    }
+    if (value[1] % GROUP != 0) {
+        return ingot_error_set(error, INGOT_ERR_USAGE, NULL, NULL, NULL,
+                               "--products: %llu columns are not whole groups of %u",
+                               (unsigned long long)value[1], GROUP);
+    }
+    *out = (ingot_measure_shape){.rows = value[0],
+                                 .cols = value[1],
+                                 .bits = (unsigned)value[2],
+                                 .m = value[3],
+                                 .group = GROUP,
+                                 .is_handed = parts == 5,
+                                 .dtype = INGOT_F16};
+    return INGOT_OK;
+}
+
+typedef ingot_status (*measure_shape)(void *context, const ingot_measure_shape *shape,
+                                      ingot_error *error);
+
+/* Measures every product of a list that has no mistake. */
+static ingot_status measure_list(const char *list, measure_shape measure, void *context,
+                                 ingot_error *error) {
+    for (int turn = 0; turn < 2; turn++) {
+        for (const char *at = list;; at++) {
+            char text[96];
+            ingot_measure_shape shape;
+            const int size = (int)strcspn(at, ",");
+            (void)snprintf(text, sizeof text, "%.*s", size, at);
+            INGOT_TRY(parse_product(&shape, text, error));
+            if (turn == 1) {
+                INGOT_TRY(ingot_interrupt_check(error));
+                INGOT_TRY(measure(context, &shape, error));
+            }
+            at += size;
+            if (*at == '\0') {
+                break;
+            }
+        }
+    }
+    return INGOT_OK;
+}
+
 static json_t *product_figures(const ingot_measure_shape *shape, const ingot_measured *measured,
                                double read) {
     json_t *object = json_object();
@@ -104,15 +166,53 @@ static ingot_status add_product(json_t *products, const ingot_measure_shape *sha
 /* ---- a device of its own -----------------------------------------------------------------------
  */
 
+typedef struct device_run {
+    const ingot_backend *backend;
+    json_t *products;
+    double read;
+    uint64_t seed;
+    bool is_asked; /* for each of them */
+} device_run;
+
+static ingot_status measure_on_device(void *context, const ingot_measure_shape *shape,
+                                      ingot_error *error) {
+    device_run *run = context;
+    ingot_measured measured;
+    const ingot_status status =
+        run->backend->ops->measure_product(run->backend->context, &measured, shape, run->seed++);
+    if (status != INGOT_OK) {
+        return ingot_error_set(error, status, NULL, NULL, NULL, "the device failed: %s",
+                               ingot_status_text(status));
+    }
+    if (measured.is_measured) {
+        return add_product(run->products, shape, &measured, run->read, error);
+    }
+    return run->is_asked
+               ? ingot_error_set(error, INGOT_ERR_UNSUPPORTED, NULL, NULL, "leave out \"handed\"",
+                                 "nothing is handed on to %llu x %llu with %u bits and %llu rows",
+                                 (unsigned long long)shape->rows, (unsigned long long)shape->cols,
+                                 shape->bits, (unsigned long long)shape->m)
+               : INGOT_OK;
+}
+
 static ingot_status measure_device(const ingot_backend *backend, json_t *figures, json_t *products,
-                                   ingot_error *error) {
-    double read = 0;
-    const uint64_t seed = (uint64_t)time(NULL) << 20;
-    ingot_status status = backend->ops->measure_read(backend->context, &read);
-    (void)json_object_set_new(figures, "read_gbps", ingot_json_number(read * 1e-9));
-    for (unsigned s = 0; s < ALL_SERIES && status == INGOT_OK; s++) {
+                                   const char *list, ingot_error *error) {
+    device_run run = {.backend = backend,
+                      .products = products,
+                      .seed = (uint64_t)time(NULL) << 20,
+                      .is_asked = list != NULL};
+    const ingot_status status = backend->ops->measure_read(backend->context, &run.read);
+    if (status != INGOT_OK) {
+        return ingot_error_set(error, status, NULL, NULL, NULL, "the device failed: %s",
+                               ingot_status_text(status));
+    }
+    (void)json_object_set_new(figures, "read_gbps", ingot_json_number(run.read * 1e-9));
+    if (list != NULL) {
+        return measure_list(list, measure_on_device, &run, error);
+    }
+    for (unsigned s = 0; s < ALL_SERIES; s++) {
         const series *one = &all_series[s];
-        for (unsigned i = one->first; i < one->first + one->count && status == INGOT_OK; i++) {
+        for (unsigned i = one->first; i < one->first + one->count; i++) {
             const ingot_measure_shape shape = {.rows = all_shapes[i].rows,
                                                .cols = all_shapes[i].cols,
                                                .m = one->m,
@@ -121,18 +221,11 @@ static ingot_status measure_device(const ingot_backend *backend, json_t *figures
                                                .has_zeros = one->has_zeros,
                                                .is_handed = one->is_handed,
                                                .dtype = one->dtype};
-            ingot_measured measured;
             INGOT_TRY(ingot_interrupt_check(error));
-            status = backend->ops->measure_product(backend->context, &measured, &shape,
-                                                   seed + s * 100 + i);
-            if (status == INGOT_OK && measured.is_measured) {
-                INGOT_TRY(add_product(products, &shape, &measured, read, error));
-            }
+            INGOT_TRY(measure_on_device(&run, &shape, error));
         }
     }
-    return status == INGOT_OK ? status
-                              : ingot_error_set(error, status, NULL, NULL, NULL,
-                                                "the device failed: %s", ingot_status_text(status));
+    return INGOT_OK;
 }
 
 /* ---- the cpu -----------------------------------------------------------------------------------
@@ -246,42 +339,65 @@ done:
     return status;
 }
 
+typedef struct cpu_run {
+    const ingot_backend *backend;
+    json_t *products;
+    double read;
+    uint8_t *memory;
+    unsigned runs;
+} cpu_run;
+
+static ingot_status measure_on_cpu(void *context, const ingot_measure_shape *shape,
+                                   ingot_error *error) {
+    cpu_run *run = context;
+    ingot_measured measured;
+    if (shape->m != 1 || shape->is_handed ||
+        shape->rows * shape->cols * shape->bits / 8 > READ_BYTES) {
+        return ingot_error_set(error, INGOT_ERR_UNSUPPORTED, NULL, NULL, "use a GPU",
+                               "the cpu measures products with one row and up to %llu MiB of codes",
+                               (unsigned long long)(READ_BYTES >> 20));
+    }
+    INGOT_TRY(measure_cpu_product(run->backend, &measured, shape, run->memory, run->runs));
+    return add_product(run->products, shape, &measured, run->read, error);
+}
+
 static ingot_status measure_cpu(const ingot_backend *backend, json_t *figures, json_t *products,
-                                unsigned runs, ingot_error *error) {
+                                const ingot_bench_options *options, ingot_error *error) {
     static const unsigned widths[] = {4, 8, 3};
     static reading r;
-    uint8_t *memory = NULL;
-    double best = 0;
+    cpu_run run = {.backend = backend, .products = products, .runs = options->runs};
     ingot_status status =
-        ingot_large_pages.alloc(NULL, (void **)&memory, READ_BYTES); /* as decoders */
+        ingot_large_pages.alloc(NULL, (void **)&run.memory, READ_BYTES); /* as decoders */
     if (status != INGOT_OK) {
         return ingot_error_set(error, status, NULL, NULL, NULL, "out of memory");
     }
-    fill_random(memory, READ_BYTES, (uint64_t)time(NULL));
-    for (unsigned i = 0; i < runs * (READ_BYTES / SPAN_BYTES); i++) {
+    fill_random(run.memory, READ_BYTES, (uint64_t)time(NULL));
+    for (unsigned i = 0; i < run.runs * (READ_BYTES / SPAN_BYTES); i++) {
         const uint64_t at = i % (READ_BYTES / SPAN_BYTES) * SPAN_BYTES;
-        r.memory = (const uint64_t *)(const void *)(memory + at);
+        r.memory = (const uint64_t *)(const void *)(run.memory + at);
         const double begin = now_us();
         ingot_pool_run(backend->pool, SPAN_BYTES / PIECE, read_piece, &r);
-        best = fmax(best, (double)SPAN_BYTES / (now_us() - begin) * 1e6);
+        run.read = fmax(run.read, (double)SPAN_BYTES / (now_us() - begin) * 1e6);
     }
-    (void)json_object_set_new(figures, "read_gbps", ingot_json_number(best * 1e-9));
+    (void)json_object_set_new(figures, "read_gbps", ingot_json_number(run.read * 1e-9));
+    if (options->products != NULL) {
+        status = measure_list(options->products, measure_on_cpu, &run, error);
+        goto done;
+    }
     for (unsigned b = 0; b < 3; b++) {
         for (unsigned i = 0; i < CPU_SHAPES; i++) {
             const ingot_measure_shape shape = {.rows = all_shapes[i].rows,
                                                .cols = all_shapes[i].cols,
                                                .m = 1,
-                                               .group = 128,
+                                               .group = GROUP,
                                                .bits = widths[b],
                                                .dtype = INGOT_F32};
-            ingot_measured measured;
             INGOT_GO(ingot_interrupt_check(error));
-            INGOT_GO(measure_cpu_product(backend, &measured, &shape, memory, runs));
-            INGOT_GO(add_product(products, &shape, &measured, best, error));
+            INGOT_GO(measure_on_cpu(&run, &shape, error));
         }
     }
 done:
-    ingot_free(memory);
+    ingot_free(run.memory);
     return status;
 }
 
@@ -300,8 +416,8 @@ ingot_status ingot_bench_kernels(json_t **out, const ingot_bench_options *option
     (void)json_object_set_new(figures, "products", products);
     const ingot_status status =
         backend.ops->measure_product != NULL
-            ? measure_device(&backend, figures, products, error)
-            : measure_cpu(&backend, figures, products, options->runs, error);
+            ? measure_device(&backend, figures, products, options->products, error)
+            : measure_cpu(&backend, figures, products, options, error);
     ingot_backend_close(&backend);
     *out = figures;
     return status;

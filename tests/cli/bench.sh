@@ -183,5 +183,22 @@ for key in read_gbps limit_us us of_read error; do
 done
 expect_exit 0 ingot-bench kernels --device cpu --runs 1
 grep -q '4096 x 4096' out || fail "no table: $(cat out)"
+# Others than those, one by one; nothing is measured of a list with a mistake.
+expect_exit 0 ingot-bench kernels --device cpu --runs 1 --products 256x512,64x128:8,40x384:3:1 --json
+[ "$(grep -c '"of_read"' out)" = 3 ] || fail "not three products: $(cat out)"
+grep -q '"rows": 40' out || fail "not the third: $(cat out)"
+for wrong in 256 256x512: 256x512:9 256x100 0x128 256x512:4:1:banana 256x512:4:1:handedx 256x512,, ,256x512 256x512:4:1:handed:1 '' \
+    -1x128 256x512:4:0 99999999999999999999x128; do
+    expect_exit 2 ingot-bench kernels --device cpu --runs 1 --products "$wrong" --json
+    expect_error "products"
+    grep -q '"error": "E_USAGE"' out || fail "$wrong: $(cat out)"
+    ! grep -q of_read out || fail "$wrong: measured: $(cat out)"
+done
+for large in 256x512:4:16 256x512:4:1:handed 1048576x1048576; do
+    expect_exit 2 ingot-bench kernels --device cpu --runs 1 --products "$large" --json
+    expect_error "the cpu measures"
+done
+expect_exit 2 ingot-bench decode --products 256x512
+expect_error "products"
 expect_exit 2 ingot-bench kernels --device banana
 expect_error banana
