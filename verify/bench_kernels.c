@@ -108,7 +108,7 @@ static ingot_status measure_list(const char *list, measure_shape measure, void *
                                  ingot_error *error) {
     for (int turn = 0; turn < 2; turn++) {
         for (const char *at = list;; at++) {
-            char text[96];
+            char text[128]; /* more than any product */
             ingot_measure_shape shape;
             const int size = (int)strcspn(at, ",");
             (void)snprintf(text, sizeof text, "%.*s", size, at);
