@@ -98,9 +98,10 @@ typedef struct ingot_model {
 } ingot_model;
 
 /* Reads config.json (and generation_config.json) of the source, checks every size and that every
- * tensor the description names is there with its shape.  INGOT_ERR_UNSUPPORTED names an unknown
- * architecture, activation or rope type; INGOT_ERR_INPUT a misshapen tensor or the first few of
- * those that are missing. */
+ * tensor the description names is there with its shape, and of a checkpoint that it has no further
+ * layers.  INGOT_ERR_UNSUPPORTED names an unknown architecture, activation or rope type;
+ * INGOT_ERR_INPUT a misshapen tensor, the first few of those that are missing, or the first of a
+ * layer too many. */
 ingot_status ingot_model_open(ingot_model *out, const ingot_weight_source *source,
                               ingot_error *error) INGOT_MUST_CHECK;
 /* From the text of config.json alone, without weights (plans). */

@@ -2,6 +2,7 @@
 #include "calib/model.h"
 
 #include "common/memory.h"
+#include "common/sizes.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -78,6 +79,32 @@ static ingot_status refuse_missing(const inspection *in) {
                            in->missing > 1 ? in->others + strlen(", ") : "", rest);
 }
 
+/* Layers that config.json does not count would be left out, or copied, and the model be another one
+ * without them.  A container made before they were refused is run as it was made. */
+static ingot_status refuse_more_layers(const inspection *in) {
+    const ingot_model *model = in->model;
+    const ingot_weight_source *source = in->source;
+    const char *name, *first = NULL;
+    uint64_t count = model->layers, layer;
+    if (source->container != NULL) {
+        return INGOT_OK;
+    }
+    for (uint64_t i = 0; (name = source->name_at(source->self, i)) != NULL; i++) {
+        if (ingot_model_layer_of(model, name, &layer) && layer >= model->layers) {
+            first = first == NULL ? name : first;
+            count = ingot_max_u64(count, layer + 1);
+        }
+    }
+    return first == NULL
+               ? INGOT_OK
+               : ingot_error_set(in->error, INGOT_ERR_INPUT, source->path, first,
+                                 "see that config.json is the model's, or save the checkpoint "
+                                 "without what is left over",
+                                 "config.json has %llu layers (num_hidden_layers), the checkpoint "
+                                 "%llu",
+                                 (unsigned long long)model->layers, (unsigned long long)count);
+}
+
 static ingot_status require_block(inspection *in, uint64_t layer) {
     const ingot_model *model = in->model;
     char name[INGOT_NAME_SIZE];
@@ -133,6 +160,7 @@ static ingot_status check_tensors(ingot_model *model, const ingot_weight_source 
         INGOT_TRY(require(&in, model->head_name, model->vocab, model->hidden));
     }
     INGOT_TRY(refuse_missing(&in));
+    INGOT_TRY(refuse_more_layers(&in));
     return settle_tie(model, source, error);
 }
 

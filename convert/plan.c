@@ -486,32 +486,8 @@ static ingot_status plan_unknown(planner *p) {
     return INGOT_OK;
 }
 
-/* Layers that config.json does not count would be copied, and the model be another one without
- * them. */
-static ingot_status check_layers(const planner *p) {
-    const char *first = NULL;
-    uint64_t count = p->model->layers, layer;
-    for (uint64_t i = 0; i < ingot_checkpoint_count(p->checkpoint); i++) {
-        const char *name = ingot_checkpoint_at(p->checkpoint, i)->name;
-        if (ingot_model_layer_of(p->model, name, &layer) && layer >= p->model->layers) {
-            first = first == NULL ? name : first;
-            count = ingot_max_u64(count, layer + 1);
-        }
-    }
-    return first == NULL
-               ? INGOT_OK
-               : ingot_error_set(p->error, INGOT_ERR_INPUT, ingot_checkpoint_path(p->checkpoint),
-                                 first,
-                                 "see that config.json is the model's, or save the checkpoint "
-                                 "without what is left over",
-                                 "config.json has %llu layers (num_hidden_layers), the checkpoint "
-                                 "%llu",
-                                 (unsigned long long)p->model->layers, (unsigned long long)count);
-}
-
 static ingot_status plan_all(planner *p) {
     const ingot_model *model = p->model;
-    INGOT_TRY(check_layers(p));
     INGOT_TRY(plan_end(p, model->embed_name, model->embed_name, INGOT_CLASS_EMBED,
                        p->recipe->embed_bits));
     for (uint64_t layer = 0; layer < model->layers; layer++) {

@@ -57,6 +57,10 @@ refuse E_INPUT "is not a folder" text.txt --text text.txt -o out.calib
 refuse E_USAGE "one of the inputs" "$MODEL" --text text.txt -o text.txt --force
 refuse E_USAGE "no full-precision weights" one.calib --text text.txt -o out.calib
 refuse E_EXISTS "one.calib" "$MODEL" --text text.txt -o one.calib
+cp -r "$MODEL" fewer
+chmod -R u+w fewer
+sed 's/"num_hidden_layers": 4/"num_hidden_layers": 3/' "$MODEL/config.json" >fewer/config.json
+refuse E_INPUT "has 3 layers (num_hidden_layers), the checkpoint 4" fewer --text text.txt -o out.calib
 cmp one.calib two.calib || fail "an existing output was touched"
 # shellcheck disable=SC2086
 expect_exit 0 ingot-calib "$MODEL" --text text.txt -o two.calib $common --samples 3 --force

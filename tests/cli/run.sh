@@ -102,6 +102,12 @@ refuse E_USAGE "unknown device" "$MODEL" --prompt x --device "cuda: 1"
 refuse E_DEVICE "cuda:99" "$MODEL" --prompt x --device cuda:99
 refuse E_NOT_FOUND "no/such/model" no/such/model --prompt x
 
+# The layers that config.json counts are not the model where the checkpoint has more.
+cp -r "$MODEL" fewer
+chmod -R u+w fewer
+sed 's/"num_hidden_layers": 4/"num_hidden_layers": 3/' "$MODEL/config.json" >fewer/config.json
+refuse E_INPUT "has 3 layers (num_hidden_layers), the checkpoint 4" fewer --prompt x -n 1
+
 # The text cannot be written.
 code=0
 ingot-run "$MODEL" --prompt "$prompt" -n 4 >/dev/full 2>err || code=$?
