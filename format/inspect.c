@@ -6,6 +6,7 @@
 #include "common/memory.h"
 #include "format/container_internal.h"
 #include "format/digest.h"
+#include "format/weight_source.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -205,7 +206,7 @@ static ingot_status open_either(inspection *all, ingot_error *error) {
         return INGOT_OK;
     }
     uint64_t size;
-    INGOT_TRY(ingot_open(&all->container, all->path, error));
+    INGOT_TRY(ingot_weight_container_open(&all->container, all->path, error));
     all->tensor_count = ingot_tensor_count(all->container);
     ingot_get_info(all->container, &all->info);
     all->file_bytes = all->info.file_bytes;

@@ -11,9 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MAX_HEADER_BYTES UINT64_C(100000000) /* the published limit */
-#define MAX_TENSORS      (UINT64_C(1) << 20)
-#define REMEDY           "download the checkpoint again"
+#define MAX_TENSORS (UINT64_C(1) << 20)
+#define REMEDY      "download the checkpoint again"
 
 struct ingot_safetensors {
     ingot_file *file;
@@ -227,7 +226,7 @@ ingot_status ingot_safetensors_open(ingot_safetensors **out, const char *path, i
     for (unsigned i = 0; i < 8; i++) {
         length |= (uint64_t)length_field[i] << (8 * i);
     }
-    if (length > MAX_HEADER_BYTES) {
+    if (length > INGOT_ST_HEADER_MOST_BYTES) {
         INGOT_GO(check_pointer(st, error));
         status = refuse(st, NULL, "its header is longer than the limit of 100 MB", error);
         goto done;

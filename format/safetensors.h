@@ -7,6 +7,8 @@
 #include "common/files.h"
 #include "format/ingot.h"
 
+#define INGOT_ST_HEADER_MOST_BYTES UINT64_C(100000000) /* the published limit */
+
 typedef struct ingot_st_tensor {
     const char *name;       /* owned by the file handle; printable ASCII, 1..255 */
     const char *dtype_name; /* as written: "BF16", "F8_E4M3", ... */

@@ -1,6 +1,10 @@
 /* Weight sources over a checkpoint folder and over a container. */
 #include "format/weight_source.h"
 
+#include "common/files.h"
+#include "common/sizes.h"
+
+#include <stdio.h>
 #include <string.h>
 
 static bool is_float(ingot_dtype dtype) {
@@ -202,6 +206,44 @@ void ingot_weight_source_from_container(ingot_weight_source *out, const ingot_co
                                  .skips_verify = !verify};
 }
 
+/* Whether the file begins as a safetensors file does, or as JSON and lies beside a config.json. */
+static bool is_checkpoint_part(const char *path) {
+    uint8_t start[9] = {0};
+    char config[INGOT_PATH_BYTES];
+    uint64_t length = 0;
+    ingot_file *file;
+    if (ingot_file_open(&file, path, NULL) != INGOT_OK) {
+        return false;
+    }
+    const uint64_t size = ingot_min_u64(sizeof start, ingot_file_size(file));
+    const bool is_read = ingot_file_read_at(file, start, size, 0, NULL) == INGOT_OK;
+    ingot_file_close(file);
+    for (int i = 0; i < 8; i++) {
+        length |= (uint64_t)start[i] << (8 * i);
+    }
+    if (!is_read || (start[8] == '{' && length <= INGOT_ST_HEADER_MOST_BYTES)) {
+        return is_read;
+    }
+    const char *slash = strrchr(path, '/');
+    const int folder = slash == NULL ? 0 : (int)(slash + 1 - path);
+    const int written = snprintf(config, sizeof config, "%.*sconfig.json", folder, path);
+    return start[0] == '{' && written > 0 && (size_t)written < sizeof config &&
+           ingot_path_exists(config);
+}
+
+ingot_status ingot_weight_container_open(ingot_container **out, const char *path,
+                                         ingot_error *error) {
+    const ingot_status status = ingot_open(out, path, error);
+    const bool is_none = status == INGOT_BAD_MAGIC || status == INGOT_BAD_TOO_SHORT;
+    if (is_none && error != NULL && is_checkpoint_part(path)) {
+        return ingot_error_set(
+            error, status, path, NULL,
+            "this is a file of a checkpoint: name the folder that holds it and config.json", "%s",
+            error->reason);
+    }
+    return status;
+}
+
 ingot_status ingot_weight_source_open(ingot_weight_source *out, const char *path, bool verify,
                                       ingot_error *error) {
     memset(out, 0, sizeof *out);
@@ -212,7 +254,7 @@ ingot_status ingot_weight_source_open(ingot_weight_source *out, const char *path
         out->close = folder_close;
     } else {
         ingot_container *container;
-        INGOT_TRY(ingot_open(&container, path, error));
+        INGOT_TRY(ingot_weight_container_open(&container, path, error));
         ingot_weight_source_from_container(out, container, verify);
         out->close = container_close;
     }

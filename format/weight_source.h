@@ -43,6 +43,10 @@ typedef struct ingot_weight_source {
     void (*close)(void *self);
 } ingot_weight_source;
 
+/* ingot_open where a checkpoint's folder would do as well: of a file that is one of a checkpoint
+ * the error, with the code of ingot_open, says to name the folder. */
+ingot_status ingot_weight_container_open(ingot_container **out, const char *path,
+                                         ingot_error *error) INGOT_MUST_CHECK;
 /* Opens a folder as a checkpoint or a file as a container.  verify: digests while loading. Release
  * with ingot_weight_source_close. */
 ingot_status ingot_weight_source_open(ingot_weight_source *out, const char *path, bool verify,

@@ -94,3 +94,7 @@ if command -v script >/dev/null; then
 else
     echo "SKIP: script is not there, which makes a terminal"
 fi
+
+# A file of a checkpoint is no container; its folder is what to name.
+expect_exit 1 ingot-inspect "$MODEL/model.safetensors"
+expect_error "name the folder that holds it and config.json"

@@ -108,6 +108,17 @@ chmod -R u+w fewer
 sed 's/"num_hidden_layers": 4/"num_hidden_layers": 3/' "$MODEL/config.json" >fewer/config.json
 refuse E_INPUT "has 3 layers (num_hidden_layers), the checkpoint 4" fewer --prompt x -n 1
 
+# A file of a checkpoint is no container; its folder is what to name.
+head -c 40 "$MODEL/model.safetensors" >alone.safetensors
+for file in "$MODEL/model.safetensors" alone.safetensors "$MODEL/config.json"; do
+    expect_exit 1 ingot-run "$file" --prompt x
+    expect_error "(this is a file of a checkpoint: name the folder that holds it and config.json)"
+done
+echo '{"no": "checkpoint"}' >alone.json
+expect_exit 1 ingot-run alone.json --prompt x --json
+expect_error "(copy or download the file again)"
+has_keys out E_TOO_SHORT
+
 # The text cannot be written.
 code=0
 ingot-run "$MODEL" --prompt "$prompt" -n 4 >/dev/full 2>err || code=$?
