@@ -59,7 +59,9 @@ static ingot_status read_files(char **text, uint64_t *size, uint8_t digest[16],
         goto done;
     }
     for (uint64_t i = 0; i < path_count; i++) {
+        const uint64_t start = at;
         INGOT_GO(read_file(files[i], *text, &at, stream, error));
+        INGOT_GO(ingot_file_refuse_pointer(*text + start, at - start, paths[i], error));
     }
     ingot_digest_stream_finish(stream, digest);
     *size = total;

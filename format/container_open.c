@@ -74,15 +74,28 @@ static ingot_status open_file(shard *part, uint64_t *size, ingot_error *error) {
     return INGOT_OK;
 }
 
+/* Of a file that is no container: a clone that has not fetched its large files has a few lines of
+ * text in the place of each. */
+static const char *remedy_of(const uint8_t *bytes, const char *otherwise) {
+    static const char pointer[] = "version https://git-lfs.github.com/spec/";
+    return memcmp(bytes, pointer, sizeof pointer - 1) == 0
+               ? "it is a pointer of Git LFS: git lfs pull, in the folder of the clone"
+               : otherwise;
+}
+
 static ingot_status check_superblock(shard *part, uint64_t size, ingot_error *error) {
     uint8_t bytes[SUPERBLOCK_BYTES] = {0};
     superblock *super = &part->super;
     if (size < SUPERBLOCK_BYTES + TRAILER_BYTES) {
-        return shard_error(error, INGOT_BAD_TOO_SHORT, part, NULL, TRANSFER, NULL);
+        const uint64_t start = size < SUPERBLOCK_BYTES ? size : SUPERBLOCK_BYTES;
+        INGOT_TRY(shard_read_at(part, bytes, start, 0, error));
+        return shard_error(error, INGOT_BAD_TOO_SHORT, part, NULL, remedy_of(bytes, TRANSFER),
+                           NULL);
     }
     INGOT_TRY(shard_read_at(part, bytes, SUPERBLOCK_BYTES, 0, error));
     if (memcmp(bytes, ingot_container_magic, 8) != 0) {
-        return shard_error(error, INGOT_BAD_MAGIC, part, NULL, "is this an Ingot container?", NULL);
+        return shard_error(error, INGOT_BAD_MAGIC, part, NULL,
+                           remedy_of(bytes, "is this an Ingot container?"), NULL);
     }
     if (load_le(bytes + 120, 8) != ingot_digest64(bytes, 120)) {
         return shard_error(error, INGOT_BAD_SUPERBLOCK_DIGEST, part, NULL, TRANSFER, NULL);

@@ -118,6 +118,19 @@ json error '"E_TOO_SHORT"'
 expect_exit 1 ingot-verify "$MODEL/config.json" --json
 json error '"E_MAGIC"'
 
+# What a clone without Git LFS has in the place of its large files: a text of less than 160 bytes.
+printf 'version https://git-lfs.github.com/spec/v1\noid sha256:%064d\nsize 4000000\n' 0 >pointer.ingot
+for tool in "ingot-verify --json" ingot-inspect "ingot-run --prompt x"; do
+    # shellcheck disable=SC2086
+    expect_exit 1 $tool pointer.ingot
+    expect_error "(it is a pointer of Git LFS: git lfs pull, in the folder of the clone)"
+done
+expect_exit 1 ingot-verify pointer.ingot --json
+json error '"E_TOO_SHORT"'
+expect_exit 2 ingot-verify model.ingot --text pointer.ingot --json
+json error '"E_INPUT"'
+expect_error "git lfs pull"
+
 # ---- could not run ----
 expect_exit 2 ingot-verify missing.ingot --json
 json error '"E_NOT_FOUND"'
