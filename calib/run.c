@@ -9,14 +9,25 @@
 #include "common/progress.h"
 #include "common/sizes.h"
 
+#include <errno.h>
 #include <math.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
+#include <utf8proc.h>
 
-#define PROMPT_SECONDS 1.0 /* of one that is shown how far it is; most are shorter */
+#define PROMPT_MOST_BYTES (UINT64_C(64) << 20) /* more text than a context takes, by far */
+#define WAIT_MS           100                  /* for standard input, between looks for a signal */
+#define PROMPT_SECONDS    1.0 /* of one that is shown how far it is; most are shorter */
 
 static const ingot_cli_option options[] = {
-    {"prompt", 'p', "TEXT", "The text to continue, raw: no template, no special tokens. Required."},
+    {"prompt", 'p', "TEXT",
+     "The text to continue, raw: no template, no special tokens. It or --prompt-file is required."},
+    {"prompt-file", 0, "FILE",
+     "The same, read from a file of UTF-8, or from standard input where FILE is -. All of it is "
+     "the "
+     "prompt but the end of its last line."},
     {"tokens", 'n', "N", "Generate at most N tokens. Default 128."},
     {"temperature", 't', "T",
      "Sample from the softmax of the logits divided by T. 0, the default, is greedy: always the "
@@ -50,12 +61,14 @@ static const ingot_cli_spec spec = {
     .examples = "ingot-run model.ingot --prompt \"The old captain\" -n 48\n"
                 "    Continue greedily with at most 48 tokens.\n"
                 "ingot-run model/ -p \"Once upon a time\" -t 0.8 -s 7\n"
-                "    Sample from the full-precision checkpoint, repeatably.\n",
+                "    Sample from the full-precision checkpoint, repeatably.\n"
+                "ingot-run model.ingot --prompt-file chapter.txt\n"
+                "    Continue a text that is longer than an argument may be.\n",
 };
 
 typedef struct run_settings {
     const char *path;
-    const char *prompt;
+    const char *prompt, *prompt_path;
     const char *device;
     uint64_t limit, seed, threads;
     double temperature;
@@ -66,6 +79,7 @@ typedef struct run_settings {
 
 static const ingot_cli_member members[] = {
     {"prompt", INGOT_CLI_TEXT, .offset = MEMBER(prompt)},
+    {"prompt-file", INGOT_CLI_TEXT, .offset = MEMBER(prompt_path)},
     {"tokens", INGOT_CLI_U64, .offset = MEMBER(limit), .least = 1, .most = 1u << 24},
     {"temperature", INGOT_CLI_DOUBLE, .offset = MEMBER(temperature), .high = 100},
     {"seed", INGOT_CLI_U64, .offset = MEMBER(seed), .most = UINT64_MAX},
@@ -88,6 +102,8 @@ typedef struct runner {
     bool has_backend;
     ingot_decoder *decoder;
     ingot_text_stream *stream;
+    char *prompt_text; /* of --prompt-file */
+    uint64_t prompt_bytes;
     uint32_t *prompt;
     uint64_t prompt_count;
     ingot_generation generation;
@@ -121,9 +137,104 @@ static ingot_status take_text(void *context, const char *text, uint64_t size) {
     return is_written ? INGOT_OK : INGOT_ERR_IO;
 }
 
+/* ---- the prompt of a file ------------------------------------------------------------------- */
+
+/* At most `room` bytes of standard input, *count 0 at its end.  A read would go on after a signal,
+ * so that it is not begun before there is something to read. */
+static ingot_status read_some(char *bytes, uint64_t room, uint64_t *count, const char *name,
+                              ingot_error *error) {
+    struct pollfd input = {.fd = STDIN_FILENO, .events = POLLIN};
+    while (poll(&input, 1, WAIT_MS) <= 0) {
+        INGOT_TRY(ingot_interrupt_check(error));
+    }
+    ssize_t got;
+    do {
+        got = read(STDIN_FILENO, bytes, (size_t)room);
+    } while (got < 0 && errno == EINTR);
+    if (got < 0) {
+        return ingot_error_set(error, INGOT_ERR_IO, name, NULL, NULL, "cannot be read: %s",
+                               strerror(errno));
+    }
+    *count = (uint64_t)got;
+    return INGOT_OK;
+}
+
+static ingot_status read_input(runner *r, const char *name, ingot_error *error) {
+    void *memory;
+    uint64_t count = 1;
+    /* Room for all of it: pages that nothing is read into are no memory. */
+    if (ingot_alloc(&memory, PROMPT_MOST_BYTES + 1) != INGOT_OK) {
+        return ingot_error_set(error, INGOT_ERR_NO_MEMORY, name, NULL, "free some memory",
+                               "out of memory");
+    }
+    r->prompt_text = memory;
+    while (count != 0 && r->prompt_bytes <= PROMPT_MOST_BYTES) {
+        INGOT_TRY(read_some(r->prompt_text + r->prompt_bytes,
+                            PROMPT_MOST_BYTES + 1 - r->prompt_bytes, &count, name, error));
+        r->prompt_bytes += count;
+    }
+    return r->prompt_bytes <= PROMPT_MOST_BYTES
+               ? INGOT_OK
+               : ingot_error_set(error, INGOT_ERR_INPUT, name, NULL, NULL,
+                                 "is longer than the limit of %llu bytes",
+                                 (unsigned long long)PROMPT_MOST_BYTES);
+}
+
+static ingot_status check_utf8(const char *text, uint64_t size, const char *name,
+                               ingot_error *error) {
+    for (uint64_t at = 0; at < size;) {
+        utf8proc_int32_t character;
+        const utf8proc_ssize_t length = utf8proc_iterate((const utf8proc_uint8_t *)text + at,
+                                                         (utf8proc_ssize_t)(size - at), &character);
+        if (length <= 0) {
+            return ingot_error_set(error, INGOT_ERR_INPUT, name, NULL, "convert it to UTF-8",
+                                   "is not UTF-8 at byte %llu", (unsigned long long)at);
+        }
+        at += (uint64_t)length;
+    }
+    return INGOT_OK;
+}
+
+static ingot_status read_prompt(runner *r, ingot_error *error) {
+    const char *path = r->settings.prompt_path;
+    const bool is_input = strcmp(path, "-") == 0;
+    const char *name = is_input ? "standard input" : path;
+    INGOT_TRY(is_input ? read_input(r, name, error)
+                       : ingot_file_read_all(path, PROMPT_MOST_BYTES, &r->prompt_text,
+                                             &r->prompt_bytes, error));
+    INGOT_TRY(ingot_file_refuse_pointer(r->prompt_text, r->prompt_bytes, name, error));
+    /* Editors end the last line, too; a text is to be continued in it. */
+    if (r->prompt_bytes > 0 && r->prompt_text[r->prompt_bytes - 1] == '\n') {
+        r->prompt_bytes--;
+        if (r->prompt_bytes > 0 && r->prompt_text[r->prompt_bytes - 1] == '\r') {
+            r->prompt_bytes--;
+        }
+    }
+    if (r->prompt_bytes == 0) {
+        return ingot_error_set(error, INGOT_ERR_INPUT, name, NULL, "give a text to continue",
+                               "the prompt is empty");
+    }
+    return check_utf8(r->prompt_text, r->prompt_bytes, name, error);
+}
+
+static ingot_status take_prompt(runner *r, ingot_error *error) {
+    const run_settings *s = &r->settings;
+    if (s->prompt == NULL && s->prompt_path == NULL) {
+        return ingot_error_set(error, INGOT_ERR_USAGE, NULL, NULL,
+                               "use --prompt TEXT or --prompt-file FILE", "there is no prompt");
+    }
+    if (s->prompt != NULL && s->prompt_path != NULL) {
+        return ingot_error_set(error, INGOT_ERR_USAGE, NULL, NULL, "leave one of them out",
+                               "both --prompt and --prompt-file name a prompt");
+    }
+    return s->prompt_path == NULL ? INGOT_OK : read_prompt(r, error);
+}
+
 static ingot_status check_prompt(runner *r, ingot_error *error) {
     const run_settings *s = &r->settings;
-    INGOT_TRY(ingot_tokenizer_encode(r->from.tokenizer, s->prompt, strlen(s->prompt), &r->prompt,
+    const bool is_file = s->prompt_path != NULL;
+    INGOT_TRY(ingot_tokenizer_encode(r->from.tokenizer, is_file ? r->prompt_text : s->prompt,
+                                     is_file ? r->prompt_bytes : strlen(s->prompt), &r->prompt,
                                      &r->prompt_count, error));
     if (r->prompt_count == 0) {
         return ingot_error_set(error, INGOT_ERR_USAGE, s->path, NULL, "use another prompt",
@@ -150,10 +261,7 @@ static ingot_status load(runner *r, uint64_t capacity, ingot_error *error) {
 
 static ingot_status run(runner *r, ingot_error *error) {
     const run_settings *s = &r->settings;
-    if (s->prompt == NULL) {
-        return ingot_error_set(error, INGOT_ERR_USAGE, NULL, NULL, "use --prompt TEXT",
-                               "there is no prompt");
-    }
+    INGOT_TRY(take_prompt(r, error));
     INGOT_TRY(ingot_backend_open(&r->backend, s->device, (unsigned)s->threads, error));
     r->has_backend = true;
     INGOT_TRY(ingot_text_model_open(&r->from, s->path, !s->skip_verify, error));
@@ -246,6 +354,7 @@ static void close_runner(runner *r) {
     if (r->has_backend) {
         ingot_backend_close(&r->backend);
     }
+    ingot_free(r->prompt_text);
     ingot_free(r->prompt);
     ingot_free(r->text);
 }

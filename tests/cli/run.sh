@@ -108,6 +108,59 @@ chmod -R u+w fewer
 sed 's/"num_hidden_layers": 4/"num_hidden_layers": 3/' "$MODEL/config.json" >fewer/config.json
 refuse E_INPUT "has 3 layers (num_hidden_layers), the checkpoint 4" fewer --prompt x -n 1
 
+# --prompt-file: the file is the prompt, but for the end of its last line.
+printf '%s' "$prompt" >prompt.txt
+printf '%s\n' "$prompt" >line.txt
+printf '%s\r\n' "$prompt" >dos.txt
+for file in prompt.txt line.txt dos.txt; do
+    expect_exit 0 ingot-run "$MODEL" --prompt-file $file -n 8
+    cmp out greedy || fail "$file: another text than that of --prompt"
+    ingot-run "$MODEL" --prompt-file - -n 8 <$file >out 2>err || fail "a prompt on standard input: $(cat err)"
+    cmp out greedy || fail "$file on standard input: another text than that of --prompt"
+done
+expect_exit 0 ingot-run "$MODEL" --prompt "$prompt
+" -n 8
+mv out second
+printf '%s\n\n' "$prompt" >lines.txt
+expect_exit 0 ingot-run "$MODEL" --prompt-file lines.txt -n 8
+cmp out second || fail "more than one newline was dropped"
+awk 'BEGIN { for (i = 0; i < 30000; i++) printf "word " }' >long.txt # more than an argument may have
+refuse E_USAGE "the model's context" "$MODEL" --prompt-file long.txt
+refuse E_USAGE "both --prompt and --prompt-file" "$MODEL" --prompt-file line.txt --prompt x
+refuse E_NOT_FOUND "no/such.txt: cannot open" "$MODEL" --prompt-file no/such.txt
+refuse E_INPUT "is a folder, not a file" "$MODEL" --prompt-file endless
+: >empty.txt
+echo >newline.txt
+printf 'caf\351\n' >latin.txt
+printf 'version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n' >pointer.txt
+refuse E_INPUT "empty.txt: the prompt is empty" "$MODEL" --prompt-file empty.txt
+refuse E_INPUT "newline.txt: the prompt is empty" "$MODEL" --prompt-file newline.txt
+refuse E_INPUT "standard input: the prompt is empty" "$MODEL" --prompt-file -
+refuse E_INPUT "latin.txt: is not UTF-8 at byte 3" "$MODEL" --prompt-file latin.txt
+refuse E_INPUT "git lfs pull" "$MODEL" --prompt-file pointer.txt
+truncate -s 67108865 large.txt
+refuse E_INPUT "more than the limit of 67108864" "$MODEL" --prompt-file large.txt
+code=0
+ingot-run "$MODEL" --prompt-file - <large.txt >out 2>err || code=$?
+[ "$code" = 2 ] || fail "a large prompt on standard input: exit code $code"
+expect_error "standard input: is longer than the limit of 67108864 bytes"
+code=0
+ingot-run "$MODEL" --prompt-file - <&- >out 2>err || code=$?
+[ "$code" = 2 ] || fail "no standard input: exit code $code"
+expect_error "standard input: "
+# One that waits for its prompt is interrupted.
+mkfifo pipe
+sleep 60 >pipe &
+writer=$!
+ingot-run "$MODEL" --prompt-file - --json <pipe >out 2>err &
+sleep 0.5
+kill -TERM $!
+code=0
+wait $! || code=$?
+kill $writer
+[ "$code" = 2 ] || fail "interrupted before its prompt: exit code $code"
+has_keys out E_INTERRUPTED
+
 # A file of a checkpoint is no container; its folder is what to name.
 head -c 40 "$MODEL/model.safetensors" >alone.safetensors
 for file in "$MODEL/model.safetensors" alone.safetensors "$MODEL/config.json"; do
