@@ -354,7 +354,8 @@ static ingot_status measure_on_cpu(void *context, const ingot_measure_shape *sha
     if (shape->m != 1 || shape->is_handed ||
         shape->rows * shape->cols * shape->bits / 8 > READ_BYTES) {
         return ingot_error_set(error, INGOT_ERR_UNSUPPORTED, NULL, NULL, "use a GPU",
-                               "the cpu measures products with one row and up to %llu MiB of codes",
+                               "the cpu measures products with one row, not handed on, and up to "
+                               "%llu MiB of codes",
                                (unsigned long long)(READ_BYTES >> 20));
     }
     INGOT_TRY(measure_cpu_product(run->backend, &measured, shape, run->memory, run->runs));
