@@ -99,9 +99,9 @@ bool product_cluster_can(const ingot_cuda *cuda, const ingot_weight_view *w, boo
 ingot_status product_cluster(const product_context *context, const product_task &task);
 /* The parts of its squares where it hands on y with a norm. */
 unsigned product_cluster_parts(const ingot_weight_view *w);
-/* The same for up to 16 rows of x and some of those matrices (product_pair.h); asked first. */
-bool product_pair_can(const ingot_cuda *cuda, const product_task *task);
-ingot_status product_pair(const product_context *context, const product_task &task);
+/* The same for up to 16 rows of x and some of those matrices (product_pairs.h); asked first. */
+bool product_pairs_can(const ingot_cuda *cuda, const product_task *task);
+ingot_status product_pairs(const product_context *context, const product_task &task);
 ingot_status product_plain(const product_context *context, const product_task &task);
 /* For dense weights, rows of whole 16 bytes; those in F16 with x in F16 alone. */
 bool product_dense_can(const ingot_cuda *cuda, const ingot_weight_view *w, uint64_t m,

@@ -220,8 +220,8 @@ static ingot_status launch_type(const product_context *context, const product_ta
 }
 
 ingot_status product_wgmma(const product_context *context, const product_task &task) {
-    if (product_pair_can(context->cuda, &task)) {
-        return product_pair(context, task);
+    if (product_pairs_can(context->cuda, &task)) {
+        return product_pairs(context, task);
     }
     if (product_cluster_can(context->cuda, &task.w[0], task.has_up, task.m)) {
         return product_cluster(context, task);

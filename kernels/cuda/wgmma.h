@@ -1,6 +1,6 @@
 /* Internal to kernels/cuda: the instructions of Hopper (sm_90a) that product_wgmma.h,
- * product_cluster.h and product_pair.h need: products of a warpgroup, copies of many bytes at once,
- * and the barriers that count them. */
+ * product_cluster.h and product_pairs.h need: products of a warpgroup, copies of many bytes at
+ * once, and the barriers that count them. */
 #ifndef INGOT_CUDA_WGMMA_H
 #define INGOT_CUDA_WGMMA_H
 

@@ -496,7 +496,7 @@ static void test_handed(void) {
     check(&c);
 }
 
-/* 4 bits, symmetric, and rows of W that pairs of blocks of Hopper share (product_pair.h): tiles
+/* 4 bits, symmetric, and rows of W that pairs of blocks of Hopper share (product_pairs.h): tiles
  * that are not whole, units that warps have none of, one, and more than fit at once. */
 static void test_pairs(void) {
     /* both tiles, the last one not whole: a unit for one warp of eight, for nine, for seventeen */

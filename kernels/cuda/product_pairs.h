@@ -10,8 +10,8 @@
  * stores them.  It does not hand on norms.
  *
  * Why not more columns for a block and fewer rows, or the other way round: decision 0052. */
-#ifndef INGOT_CUDA_PRODUCT_PAIR_H
-#define INGOT_CUDA_PRODUCT_PAIR_H
+#ifndef INGOT_CUDA_PRODUCT_PAIRS_H
+#define INGOT_CUDA_PRODUCT_PAIRS_H
 
 #include "kernels/cuda/product_fours.h"
 #include "kernels/cuda/product_load.h"
@@ -259,7 +259,7 @@ __device__ static inline void pair_add_up(float (&v)[4], const uint8_t *sums, un
 template <typename T, int TWOS>
 __global__
 __launch_bounds__(PAIR_THREADS,
-                  2) static void product_pair_kernel(const __grid_constant__ pair_job job) {
+                  2) static void product_pairs_kernel(const __grid_constant__ pair_job job) {
 #if INGOT_SM90A
     typedef pair_layout<TWOS> layout;
     extern __shared__ __align__(1024) uint8_t pair_memory[];
