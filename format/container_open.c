@@ -75,7 +75,7 @@ static ingot_status open_file(shard *part, uint64_t *size, ingot_error *error) {
 }
 
 /* Of a file that is no container: a clone that has not fetched its large files has a few lines of
- * text in the place of each. */
+ * text in the place of each.  common/files.h knows them, too, which libingot does without. */
 static const char *remedy_of(const uint8_t *bytes, const char *otherwise) {
     static const char pointer[] = "version https://git-lfs.github.com/spec/";
     return memcmp(bytes, pointer, sizeof pointer - 1) == 0

@@ -166,6 +166,11 @@ static ingot_status add_product(json_t *products, const ingot_measure_shape *sha
 /* ---- a device of its own -----------------------------------------------------------------------
  */
 
+static ingot_status device_failed(ingot_status status, ingot_error *error) {
+    return ingot_error_set(error, status, NULL, NULL, NULL, "the device failed: %s",
+                           ingot_status_text(status));
+}
+
 typedef struct device_run {
     const ingot_backend *backend;
     json_t *products;
@@ -181,8 +186,7 @@ static ingot_status measure_on_device(void *context, const ingot_measure_shape *
     const ingot_status status =
         run->backend->ops->measure_product(run->backend->context, &measured, shape, run->seed++);
     if (status != INGOT_OK) {
-        return ingot_error_set(error, status, NULL, NULL, NULL, "the device failed: %s",
-                               ingot_status_text(status));
+        return device_failed(status, error);
     }
     if (measured.is_measured) {
         return add_product(run->products, shape, &measured, run->read, error);
@@ -203,8 +207,7 @@ static ingot_status measure_device(const ingot_backend *backend, json_t *figures
                       .is_asked = list != NULL};
     const ingot_status status = backend->ops->measure_read(backend->context, &run.read);
     if (status != INGOT_OK) {
-        return ingot_error_set(error, status, NULL, NULL, NULL, "the device failed: %s",
-                               ingot_status_text(status));
+        return device_failed(status, error);
     }
     (void)json_object_set_new(figures, "read_gbps", ingot_json_number(run.read * 1e-9));
     if (list != NULL) {

@@ -288,7 +288,7 @@ __launch_bounds__(PAIR_THREADS,
                                                      column * task.w[0].rows + row);
     }
     __syncthreads();
-    /* other threads, where there are enough */
+    /* by other threads than those that end rows of the block */
     const unsigned turned = PAIR_THREADS - 1 - threadIdx.x;
     const unsigned mate_column = turned / layout::MATES, mate_four = turned % layout::MATES * 4;
     if (mate_column < PAIR_X_ROWS) {
