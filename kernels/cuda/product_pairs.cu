@@ -2,8 +2,9 @@
  * the choice of a kernel of product_pairs.h. */
 #include "kernels/cuda/product_pairs.h"
 
-#define PAIR_MOST_TWOS 2            /* of 32 rows, of a tile */
+#define PAIR_MOST_TWOS 3            /* of 32 rows, of a tile */
 #define PAIR_WORK      (512u << 10) /* codes for a multiprocessor; more: product_wgmma.h */
+#define PAIR_LONE      40 /* units of a block: from here on one a multiprocessor is faster */
 
 /* A tile is so many times 32 rows, so that its blocks fill the device once, and not by half; 0:
  * this is not a matrix for it. */
@@ -18,11 +19,40 @@ static unsigned twos_of(const ingot_cuda *cuda, const ingot_weight_view *w) {
     return 0;
 }
 
+static unsigned units_of(const ingot_weight_view *w) {
+    return (unsigned)ingot_ceil_div(w->cols, 2 * PRODUCT_STEP);
+}
+
+/* pair_job.pitch, of the block with more groups. */
+static unsigned pitch_of(const ingot_weight_view *w) {
+    const unsigned units = units_of(w), shift = (unsigned)product_group_shift(w);
+    unsigned most = 0;
+    for (unsigned half = 0; half < 2; half++) {
+        const unsigned first = half * units * 4 >> shift;
+        const unsigned last =
+            (unsigned)ingot_min_u64((half + 1) * units * 4 - 1 >> shift, w->groups_per_row - 1);
+        most = last >= first && last - first + 1 > most ? last - first + 1 : most;
+    }
+    return (most / 2 + 1) | 1;
+}
+
+/* Of shared memory. */
+template <int TWOS> static unsigned bytes_of(const ingot_weight_view *w) {
+    typedef pair_layout<TWOS> layout;
+    return layout::SCALES + layout::ROWS * pitch_of(w) * 4;
+}
+
+static bool has_room(const ingot_weight_view *w, unsigned twos) {
+    return (twos == 1 ? bytes_of<1>(w) : twos == 2 ? bytes_of<2>(w) : bytes_of<3>(w)) <= PAIR_BYTES;
+}
+
 bool product_pairs_can(const ingot_cuda *cuda, const product_task *task) {
     const ingot_weight_view *w = &task->w[0];
     return cuda->clusters[1] != 0 && !task->has_up && task->m <= PAIR_X_ROWS && w->bits == 4 &&
-           w->rows % 8 == 0 && product_is_plain(w) && task->next.norm_weight == nullptr &&
-           w->rows * w->cols < PAIR_WORK * (uint64_t)cuda->multiprocessors && twos_of(cuda, w) != 0;
+           w->rows % 8 == 0 && product_is_plain(w) && product_is_aligned(w->scales, 4) &&
+           task->known.sums == nullptr && task->next.norm_weight == nullptr &&
+           w->rows * w->cols < PAIR_WORK * (uint64_t)cuda->multiprocessors &&
+           twos_of(cuda, w) != 0 && has_room(w, twos_of(cuda, w));
 }
 
 template <typename T, int TWOS>
@@ -30,18 +60,23 @@ static ingot_status launch(const product_context *context, const product_task &t
     typedef pair_layout<TWOS> layout;
     pair_job job = {};
     job.task = task;
-    job.units = (unsigned)ingot_ceil_div(task.w[0].cols, 2 * PRODUCT_STEP);
+    job.units = units_of(&task.w[0]);
+    job.pitch = pitch_of(&task.w[0]);
     job.group_shift = (unsigned)product_group_shift(&task.w[0]);
     job.is_even = product_is_even(task, 4);
     const dim3 grid(2, (unsigned)ingot_ceil_div(task.w[0].rows, layout::ROWS));
-    return product_launch(context, product_pairs_kernel<T, TWOS>, grid, PAIR_THREADS, layout::BYTES,
-                          2, job);
+    const unsigned bytes =
+        job.units < PAIR_LONE ? bytes_of<TWOS>(&task.w[0]) : product_lone_bytes(context->cuda);
+    return product_launch(context, product_pairs_kernel<T, TWOS>, grid, PAIR_THREADS, bytes, 2,
+                          job);
 }
 
 template <typename T>
 static ingot_status launch_twos(const product_context *context, const product_task &task) {
     const unsigned twos = twos_of(context->cuda, &task.w[0]);
-    return twos == 1 ? launch<T, 1>(context, task) : launch<T, 2>(context, task);
+    return twos == 1   ? launch<T, 1>(context, task)
+           : twos == 2 ? launch<T, 2>(context, task)
+                       : launch<T, 3>(context, task);
 }
 
 ingot_status product_pairs(const product_context *context, const product_task &task) {

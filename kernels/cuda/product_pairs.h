@@ -1,55 +1,58 @@
 /* Internal to kernels/cuda: up to 16 rows of x with a matrix of symmetric weights of 4 bits on
- * Hopper that is so small that pairs of blocks with a tile of 32 or 64 rows of W fill the device
- * about once.
+ * Hopper that is so small that pairs of blocks with a tile of 32, 64 or 96 rows of W fill the
+ * device about once.
  *
  * Each block of a pair, which is a cluster, has one half of the columns.  A warp takes a unit, 128
  * columns of all rows of the tile, then every eighth one behind it: two times 16 rows at once, by
  * tensor cores (mma.sync).  It fetches all it needs itself: lanes copy the codes that they multiply
- * (cp.async), one starts a copy of the unit of x.  In the end a block adds up what its eight warps
- * have, of half of the rows for itself, of the others for its mate, to whose shared memory it
- * stores them.  It does not hand on norms.
+ * (cp.async), one starts a copy of the unit of x.  Scales alone come for all warps, before x does:
+ * a lane that loaded its own would wait for them longest.  In the end a block adds up what its
+ * eight warps have, of half of the rows for itself, of the others for its mate, to whose shared
+ * memory it stores them.
  *
- * Why not more columns for a block and fewer rows, or the other way round: decision 0052. */
+ * Why it neither takes nor hands on what a norm lacks: decision 0053.  Why not more columns for a
+ * block and fewer rows, or the other way round: 0052. */
 #ifndef INGOT_CUDA_PRODUCT_PAIRS_H
 #define INGOT_CUDA_PRODUCT_PAIRS_H
 
 #include "kernels/cuda/product_fours.h"
 #include "kernels/cuda/product_load.h"
-#include "kernels/cuda/product_next.h"
 #include "kernels/cuda/wgmma.h"
 
-#define PAIR_WARPS      8
-#define PAIR_THREADS    (PAIR_WARPS * 32)
-#define PAIR_X_ROWS     16u /* of the tile of x */
-#define PAIR_X_BYTES    (PAIR_X_ROWS * PRODUCT_STEP_BYTES)
-#define PAIR_CODE_SLOTS 3u            /* of a warp, 32 rows of a unit each */
-#define PAIR_CODE_BYTES (32u * 64)    /* of a slot */
-#define PAIR_BYTES      (113u * 1024) /* for each of two blocks on a multiprocessor */
+#define PAIR_WARPS   8
+#define PAIR_THREADS (PAIR_WARPS * 32)
+#define PAIR_X_ROWS  16u /* of the tile of x */
+#define PAIR_X_BYTES (PAIR_X_ROWS * PRODUCT_STEP_BYTES)
+#define PAIR_PIECES  5u            /* slots of a warp, for codes of 16 rows of a unit each */
+#define PAIR_PIECE   (16u * 64)    /* bytes of such a piece */
+#define PAIR_BYTES   (113u * 1024) /* for each of two blocks on a multiprocessor */
 
 typedef struct pair_job {
     product_task task;
     unsigned units;       /* of 128 columns, of each block; x is zero in those that are not there */
     unsigned group_shift; /* log2 of the chunks of 32 in a group */
+    unsigned pitch;       /* words for the scales that a block has of a row; odd: rows in banks of
+                             their own */
     bool is_even;         /* rows in fours, everything about them aligned to that */
 } pair_job;
 
-/* Shared memory: what a warp has, warp by warp: a unit of x, slots of codes, another unit of x;
- * barriers; factors of rows of x.  In the end the sums of a warp, [16][PITCH], and those of the
- * mate, [16][OWN_ROWS], take their places. */
+/* Shared memory: what a warp has, warp by warp: a unit of x, pieces of codes, another unit of x;
+ * barriers; scales [row][pair_job.pitch], from the aligned word on that has the first.  In the end
+ * the sums of a warp, [16][PITCH], and those of the mate, [16][OWN_ROWS], take the places of x and
+ * codes. */
 template <int TWOS> struct pair_layout {
     static constexpr unsigned ROWS = TWOS * 32,
                               OWN_ROWS = ROWS / 2; /* of a tile; what a block ends */
-    static constexpr unsigned X_STRIDE = PAIR_X_BYTES + PAIR_CODE_SLOTS * PAIR_CODE_BYTES;
+    static constexpr unsigned X_STRIDE = PAIR_X_BYTES + PAIR_PIECES * PAIR_PIECE;
     static constexpr unsigned WARP_BYTES = X_STRIDE + PAIR_X_BYTES;
     /* of warps: both units of x came; of the block: the mate's sums may come, they came */
     static constexpr unsigned BARRIERS = PAIR_WARPS * WARP_BYTES;
     static constexpr unsigned MAY_COME = BARRIERS + PAIR_WARPS * 2 * 8, CAME = MAY_COME + 8;
-    static constexpr unsigned FACTORS = CAME + 8;
-    static constexpr unsigned BYTES = FACTORS + PAIR_X_ROWS * 4;
+    static constexpr unsigned SCALES = CAME + 8;
     static constexpr unsigned PITCH = ROWS + 4; /* of sums: columns two apart, other banks */
     static constexpr unsigned SUMS_BYTES = PAIR_X_ROWS * OWN_ROWS * 4;
     static constexpr unsigned MATES = OWN_ROWS / 4; /* threads of a column of y, four rows each */
-    static_assert(BYTES <= PAIR_BYTES && SUMS_BYTES <= PAIR_X_BYTES && 32 % MATES == 0, "");
+    static_assert(SCALES < PAIR_BYTES && SUMS_BYTES <= PAIR_X_BYTES, "");
     static_assert(PAIR_X_ROWS * PITCH * 4 <= X_STRIDE && X_STRIDE % 128 == 0, "");
     static_assert(PAIR_X_ROWS * MATES <= PAIR_THREADS, "");
 };
@@ -104,6 +107,10 @@ template <int TWOS> __device__ static inline unsigned pair_first_row(const pair_
     return min(blockIdx.y * ROWS, (unsigned)job.task.w[0].rows - ROWS);
 }
 
+__device__ static inline unsigned pair_next_slot(unsigned slot) {
+    return slot + 1 == PAIR_PIECES ? 0 : slot + 1;
+}
+
 /* What a warp has of the product, to its sums at `sums`. */
 template <typename T, int TWOS>
 __device__ static inline void pair_rows(const pair_job &job, uint8_t *memory, uint8_t *sums) {
@@ -120,47 +127,58 @@ __device__ static inline void pair_rows(const pair_job &job, uint8_t *memory, ui
     const unsigned codes = own + PAIR_X_BYTES + lane * 16;
     const unsigned eight_bytes = (unsigned)w.row_stride_bytes * 8; /* rows */
     const unsigned chunks = (unsigned)w.row_stride_bytes / 16;     /* of 32 columns */
-    unsigned chunk = (first_unit + warp) * 4 + quarter; /* of the next unit that is fetched */
+    unsigned chunk = (first_unit + warp) * 4 + quarter;            /* of the unit at hand */
     const uint8_t *codes_from = w.codes + row * w.row_stride_bytes + chunk * 16;
-    const auto fetch_codes = [&](unsigned two, unsigned slot, bool is_there) {
-        if (is_there) {
-            const uint8_t *from = codes_from + (uint64_t)two * 4 * eight_bytes;
-#pragma unroll
-            for (unsigned i = 0; i < 4; i++) {
-                async_copy<16>(codes + slot * PAIR_CODE_BYTES + i * 512, from,
-                               chunk < chunks ? 16 : 0);
-                from += eight_bytes;
-            }
+    /* the piece that is `number`th from the first of the warp's unit at hand, `unit`, to a slot */
+    const auto fetch_codes = [&](unsigned unit, unsigned number, unsigned slot) {
+        const unsigned ahead = number / (2 * TWOS);
+        if (unit + ahead * PAIR_WARPS < job.units) {
+            const uint8_t *from = codes_from + (uint64_t)(number % (2 * TWOS) * 2) * eight_bytes +
+                                  ahead * (PAIR_WARPS * 64);
+            const unsigned bytes = chunk + ahead * (PAIR_WARPS * 4) < chunks ? 16 : 0;
+            async_copy<16>(codes + slot * PAIR_PIECE, from, bytes);
+            async_copy<16>(codes + slot * PAIR_PIECE + PAIR_PIECE / 2, from + eight_bytes, bytes);
         }
         async_commit(); /* also none: groups are counted */
-        if (two == TWOS - 1) {
-            codes_from += PAIR_WARPS * 64;
-            chunk += PAIR_WARPS * 4;
-        }
     };
+    fetch_codes(warp, 0, 0);
+    fetch_codes(warp, 1, 1);
+    /* scales, for all warps of the block: a row by eight lanes */
+    const unsigned first_group = min(first_unit * 4 >> job.group_shift, groups - 1);
+    const unsigned more_groups =
+        min((first_unit + job.units) * 4 - 1 >> job.group_shift, groups - 1) - first_group;
+    const auto first_scale =
+        [&](unsigned of_block) { /* of a row */
+                                 return (pair_first_row<TWOS>(job) + of_block) * groups +
+                                        first_group;
+        };
 #pragma unroll
-    for (unsigned i = 0; i < PAIR_CODE_SLOTS; i++) {
-        fetch_codes(i % TWOS, i, warp + i / TWOS * PAIR_WARPS < job.units);
-    }
-    /* scales come to the L2 cache: in the loop a warp would wait for the memory */
-    const unsigned short *scales_from =
-        static_cast<const unsigned short *>(w.scales) + row * groups;
-    for (unsigned at = (warp * 4 + quarter) * 16; at < groups; at += PAIR_WARPS * 64) {
-#pragma unroll
-        for (unsigned i = 0; i < layout::ROWS / 8; i++) {
-            asm volatile("prefetch.global.L2 [%0];" ::"l"(scales_from + (i * 8 * groups + at)));
+    for (unsigned i = 0; i < TWOS; i++) {
+        const unsigned of_block = i * 32 + threadIdx.x / 8;
+        const unsigned first = first_scale(of_block), last = (first + more_groups) / 2;
+        unsigned to = shared + layout::SCALES + of_block * job.pitch * 4 + threadIdx.x % 8 * 4;
+#pragma unroll 1
+        for (unsigned at = first / 2 + threadIdx.x % 8; at <= last; at += 8) {
+            async_copy<4>(to, static_cast<const unsigned *>(w.scales) + at, 4);
+            to += 32;
         }
     }
-    scales_from += quarter * 8 * groups;
-    const auto load_scale = [&](unsigned unit, unsigned two) {
-        const unsigned group = min((first_unit + unit) * 4 >> job.group_shift, groups - 1);
-        return __ldg(scales_from + (two * 32 * groups + group));
-    };
-    unsigned short scale[TWOS]; /* of the next unit that is multiplied */
+#pragma unroll
+    for (unsigned i = 2; i < PAIR_PIECES; i++) { /* the first of these groups has the scales */
+        fetch_codes(warp, i, i);
+    }
+    /* where the lane's row of 32 has them: in the first word they start at its half */
+    unsigned scales_at[TWOS];
 #pragma unroll
     for (unsigned two = 0; two < TWOS; two++) {
-        scale[two] = load_scale(warp, two);
+        const unsigned of_block = two * 32 + quarter * 8 + lane / 4;
+        scales_at[two] =
+            shared + layout::SCALES + of_block * job.pitch * 4 + first_scale(of_block) % 2 * 2;
     }
+    const auto load_scale = [&](unsigned unit, unsigned two) {
+        const unsigned group = min((first_unit + unit) * 4 >> job.group_shift, groups - 1);
+        return shared_read2(scales_at[two] + (group - first_group) * 2);
+    };
     /* eight rows of x in either half of 16 columns are a matrix of ldmatrix */
     const unsigned x = own + lane / 8 % 2 * (PAIR_X_ROWS * 16) + lane / 16 * 128 + lane % 8 * 16;
     const auto fetch_x = [&](unsigned unit, unsigned slot) {
@@ -178,17 +196,20 @@ __device__ static inline void pair_rows(const pair_job &job, uint8_t *memory, ui
             barrier_arrive_at(shared + layout::MAY_COME, blockIdx.x ^ 1);
         }
     };
-    unsigned code[2][2][4], code_slot = 0;
+    unsigned code[2][2][4], slot = 0; /* of the first of two pieces */
     float totals[TWOS][2][2][4] = {};
-    const auto take_codes = [&](void) {
-        async_arrived<PAIR_CODE_SLOTS - 1>();
+    const auto take_codes =
+        [&](void) { /* of 32 rows */
+                    async_arrived<PAIR_PIECES - 2>();
+                    const unsigned at[2] = {codes + slot * PAIR_PIECE,
+                                            codes + pair_next_slot(slot) * PAIR_PIECE};
 #pragma unroll
-        for (int i = 0; i < 4; i++) {
-            const uint4 v = shared_read16(codes + code_slot * PAIR_CODE_BYTES + i * 512);
-            code[i / 2][i % 2][0] = v.x, code[i / 2][i % 2][1] = v.y;
-            code[i / 2][i % 2][2] = v.z, code[i / 2][i % 2][3] = v.w;
-        }
-    };
+                    for (int i = 0; i < 4; i++) {
+                        const uint4 v = shared_read16(at[i / 2] + i % 2 * (PAIR_PIECE / 2));
+                        code[i / 2][i % 2][0] = v.x, code[i / 2][i % 2][1] = v.y;
+                        code[i / 2][i % 2][2] = v.z, code[i / 2][i % 2][3] = v.w;
+                    }
+        };
     take_codes();
     asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
     product_wait();
@@ -196,38 +217,29 @@ __device__ static inline void pair_rows(const pair_job &job, uint8_t *memory, ui
     fetch_x(warp + PAIR_WARPS, 1);
     let_come(PAIR_WARPS);
     product_let_next_start();
-    /* sixteen threads a row of x; on its way until the end */
-    const product_known &known = job.task.known;
-    const unsigned member = threadIdx.x % 16, x_row = threadIdx.x / 16, m = (unsigned)job.task.m;
-    float square = product_known_part(known, x_row, m, member, 16);
-    const float power = product_known_power(known, x_row, m);
+    async_arrived<PAIR_PIECES - 3>();
+    __syncthreads(); /* all scales are there */
     unsigned x_slot = 0, odd = 0;
 #pragma unroll 1
     for (unsigned unit = warp; unit < job.units; unit += PAIR_WARPS) {
         barrier_wait(came + x_slot * 8, odd);
 #pragma unroll
         for (unsigned two = 0; two < TWOS; two++) {
-            const unsigned behind = two + PAIR_CODE_SLOTS;
-            fetch_codes(behind % TWOS, code_slot, unit + behind / TWOS * PAIR_WARPS < job.units);
-            pair_multiply<T>(totals[two], code, scale[two], x + x_slot * layout::X_STRIDE);
-            scale[two] = load_scale(unit + PAIR_WARPS, two);
-            code_slot = code_slot + 1 == PAIR_CODE_SLOTS ? 0 : code_slot + 1;
+            const unsigned second = pair_next_slot(slot);
+            fetch_codes(unit, 2 * two + PAIR_PIECES, slot);
+            fetch_codes(unit, 2 * two + PAIR_PIECES + 1, second);
+            pair_multiply<T>(totals[two], code, load_scale(unit, two),
+                             x + x_slot * layout::X_STRIDE);
+            slot = pair_next_slot(second);
             take_codes(); /* those behind the last unit are not used */
         }
+        codes_from += PAIR_WARPS * 64;
+        chunk += PAIR_WARPS * 4;
         __syncwarp(); /* x is used up */
         fetch_x(unit + 2 * PAIR_WARPS, x_slot);
         let_come(unit + 2 * PAIR_WARPS);
         odd ^= x_slot;
         x_slot ^= 1;
-    }
-    if (known.sums != nullptr) {
-        for (unsigned other = 8; other > 0; other /= 2) {
-            square += __shfl_xor_sync(0xffffffffu, square, other);
-        }
-        if (member == 0) {
-            reinterpret_cast<float *>(memory + layout::FACTORS)[x_row] =
-                product_known_factor(known, square, power);
-        }
     }
     float *to = reinterpret_cast<float *>(sums + warp * layout::WARP_BYTES) + lane / 4;
 #pragma unroll
@@ -298,25 +310,18 @@ __launch_bounds__(PAIR_THREADS,
         cluster_store_four(shared + mate_sums + (mate_column * layout::OWN_ROWS + mate_four) * 4,
                            shared + layout::CAME, rank ^ 1, make_float4(v[0], v[1], v[2], v[3]));
     }
-    const float factor =
-        task.known.sums != nullptr && is_own
-            ? reinterpret_cast<const float *>(pair_memory + layout::FACTORS)[column]
-            : 1.0f;
     float y[4] = {}, none[4] = {};
-    if (column < PAIR_X_ROWS) {
+    if (column < PAIR_X_ROWS) { /* a block stays until all has come that its mate sends */
         pair_add_up<layout>(y, sums, column, rank * layout::OWN_ROWS + four);
         barrier_wait(shared + layout::CAME, 0);
         product_read_four(y, reinterpret_cast<const float *>(pair_memory + mate_sums) +
                                  column * layout::OWN_ROWS + four);
     }
     if (is_own && job.is_even) {
-        product_store_four(task, column, row, y, none, factor, residual);
+        product_store_four(task, column, row, y, none, 1.0f, residual);
     } else if (is_own) {
         product_store_any(task, column, row, make_float4(y[0], y[1], y[2], y[3]),
                           make_float4(0.0f, 0.0f, 0.0f, 0.0f));
-    }
-    if (threadIdx.x == 0) { /* nobody leaves before all has come that others send */
-        barrier_wait(shared + layout::CAME, 0);
     }
 #endif
 }

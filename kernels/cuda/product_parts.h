@@ -99,7 +99,8 @@ bool product_cluster_can(const ingot_cuda *cuda, const ingot_weight_view *w, boo
 ingot_status product_cluster(const product_context *context, const product_task &task);
 /* The parts of its squares where it hands on y with a norm. */
 unsigned product_cluster_parts(const ingot_weight_view *w);
-/* The same for up to 16 rows of x and some of those matrices (product_pairs.h); asked first. */
+/* The same for up to 16 rows of x and some of those matrices (product_pairs.h), where squares of a
+ * norm are neither taken nor handed on; asked first. */
 bool product_pairs_can(const ingot_cuda *cuda, const product_task *task);
 ingot_status product_pairs(const product_context *context, const product_task &task);
 ingot_status product_plain(const product_context *context, const product_task &task);
@@ -133,6 +134,12 @@ static inline uint64_t product_aligned(uint64_t bytes) {
 /* Shared memory of a block when two fill a multiprocessor: the runtime takes 1 KB of each. */
 static inline unsigned product_half_bytes(const ingot_cuda *cuda) {
     return ((unsigned)cuda->shared_bytes + 1024) / 2 - 1024;
+}
+
+/* More than that: no two blocks with so much are on a multiprocessor, but another kernel's may
+ * start beside one. */
+static inline unsigned product_lone_bytes(const ingot_cuda *cuda) {
+    return product_half_bytes(cuda) + 4096;
 }
 
 /* Waits until the kernels before this one in the stream are done; in every kernel, in every thread

@@ -14,6 +14,7 @@ static unsigned units_of(const ingot_weight_view *w) {
 #define SOON_CODES  (500u << 10)
 #define BOXED_CODES (700u << 10)
 #define EARLY       2u
+#define SOON        4u /* slots by boxes when the first has come, as measured (decision 0053) */
 
 /* Of W, and of U where there is one. */
 static bool has_more_codes(const ingot_cuda *cuda, const ingot_weight_view *w, bool has_up,
@@ -40,7 +41,7 @@ typedef struct stream_shape {
 static stream_shape shape_of(const ingot_cuda *cuda, const ingot_weight_view *w, bool has_up,
                              uint64_t m) {
     const unsigned all = (unsigned)cuda->shared_bytes, half = product_half_bytes(cuda);
-    const unsigned lone = half + 4096;
+    const unsigned lone = product_lone_bytes(cuda);
     const unsigned turns_shift = units_of(w) > 32 ? 2 : 3; /* long turns want the room for slots */
     const bool has_tight = w->bits == 8 && m == 1;         /* as measured (decision 0043) */
     const struct {
@@ -122,6 +123,7 @@ ingot_status product_stream(const product_context *context, const product_task &
     job.turns_shift = shape.turns_shift;
     job.slots = shape.slots;
     job.early = early_of(cuda, task, source.norm_weight != nullptr, shape);
+    job.soon = bits == 4 ? (unsigned)ingot_min_u64(shape.slots, SOON) : 0;
     return bits == 3    ? launch<3, false>(context, job, shape)
            : bits == 8  ? launch<8, true>(context, job, shape)
            : !has_boxes ? launch<4, false>(context, job, shape)

@@ -487,8 +487,16 @@ __global__ __launch_bounds__(WARPS * 32, 16 / WARPS) static void product_stream_
     if (has_norm) {
         norm.fetch(job.source, warp); /* not behind weights */
     }
-    const unsigned early = job.early, end = job.slots;
+    const unsigned end = job.slots;
+    unsigned early = job.early;
     fetch_slots(0, early);
+    if constexpr (IS_BOXED) {
+        if (job.soon > early) { /* the x of the kernel in front is not behind these */
+            copies.await_first();
+            fetch_slots(early, job.soon);
+            early = job.soon;
+        }
+    }
     const unsigned own_tiles = stream_keep((job.tiles - blockIdx.x - 1) / gridDim.x + 1);
     const float inverse_cols = 1.0f / (float)(unsigned)job.source.cols;
     if (!has_norm) {

@@ -20,7 +20,9 @@ typedef struct stream_job {
     unsigned turns_shift; /* log2 of the turns of a block, a tile of one side each, between two
                              meetings of its warps */
     unsigned slots;       /* of a warp, 2 to STREAM_SLOTS */
-    unsigned early;       /* of them, filled before x is asked for */
+    unsigned early;       /* of them, filled before x is asked for ... */
+    unsigned soon;        /* ... and, by boxes, so many when the first has come; more than early, or
+                             none */
 } stream_job;
 
 /* Of a warp: codes of 16 rows as the file has them, but that the 16-byte pieces of rows of 4 and 8
@@ -117,6 +119,13 @@ template <int BITS, unsigned WARPS> struct stream_copies<BITS, WARPS, true> {
         if (unit >= job.units) {
             const bool has_other = job.task.has_up && side == 0;
             start(has_other ? tile : tile + gridDim.x, has_other ? 1 : 0);
+        }
+    }
+
+    /* Waits for the first unit, if there is one, without its turn. */
+    __device__ void await_first(void) const {
+        if (warp < job.units) {
+            barrier_wait(room.own, 0);
         }
     }
 

@@ -499,14 +499,15 @@ static void test_handed(void) {
 /* 4 bits, symmetric, and rows of W that pairs of blocks of Hopper share (product_pairs.h): tiles
  * that are not whole, units that warps have none of, one, and more than fit at once. */
 static void test_pairs(void) {
-    /* both tiles, the last one not whole: a unit for one warp of eight, for nine, for seventeen */
-    static const uint64_t shapes[][2] = {{1384, 256}, {2760, 2304}, {2760, 4352}};
-    for (unsigned i = 0; i < 4; i++) {
-        product_case c = plain_case(shapes[i % 3][0], shapes[i % 3][1], 4, 9 + input_below(8));
+    /* all tiles, the last one not whole: a unit for one warp of eight, for nine, for seventeen; one
+     * that starts and ends within words of scales */
+    static const uint64_t shapes[][2] = {{1384, 256}, {2760, 2304}, {2760, 4352}, {5480, 1280}};
+    for (unsigned i = 0; i < 6; i++) {
+        product_case c = plain_case(shapes[i % 4][0], shapes[i % 4][1], 4, 9 + input_below(8));
         c.is_handed = c.is_chained = true;
-        c.has_residual = i < 3;
-        c.has_outliers = i == 3;
-        c.group = i == 3 ? c.cols : 128;
+        c.has_residual = i < 4;
+        c.has_outliers = i == 4;
+        c.group = i == 4 ? c.cols : i == 5 ? 256 : 128;
         check(&c);
     }
     { /* x in its own order, the last unit with a chunk of columns */
@@ -521,18 +522,18 @@ static void test_pairs(void) {
         check(&c);
     }
     for (unsigned i = 0; i < (is_brief ? 0u : 48u); i++) {
-        const uint64_t units = i % 6 == 5 ? 30 + input_below(12) : 1 + input_below(20);
-        const uint64_t eights = i % 2 == 0 ? 176 + input_below(89) : 352 + input_below(177);
-        const bool hands = i / 2 % 3 == 0; /* whole steps, as products take them */
+        const uint64_t units = i % 8 == 7 ? 30 + input_below(24) : 1 + input_below(20);
+        const uint64_t tile = 1 + i % 3; /* times 32 rows */
+        const uint64_t eights = tile * (176 + input_below(89));
+        const bool hands = i / 3 % 3 == 0; /* whole steps, as products take them */
         product_case c =
             plain_case(hands ? eights / 32 * 256 : eights * 8, 256 * units, 4, 9 + input_below(8));
         c.is_handed = true;
-        c.is_normed = !hands && input_below(2) == 0;
         c.is_chained = input_below(2) == 0;
         c.has_bias = input_below(2) == 0;
         c.has_outliers = input_below(4) == 0;
         c.has_residual = input_below(2) == 0;
-        c.group = input_below(3) == 0 ? c.cols : UINT64_C(128) << input_below(2);
+        c.group = input_below(3) == 0 ? c.cols : UINT64_C(128) << input_below(4);
         c.hands = hands ? 16 : 0;
         c.hands_bits = input_below(2) == 0 ? 4 : 8;
         if (hands || input_below(2) == 0) {
