@@ -36,23 +36,19 @@ static unsigned pitch_of(const ingot_weight_view *w) {
     return (most / 2 + 1) | 1;
 }
 
-/* Of shared memory. */
-template <int TWOS> static unsigned bytes_of(const ingot_weight_view *w) {
-    typedef pair_layout<TWOS> layout;
-    return layout::SCALES + layout::ROWS * pitch_of(w) * 4;
-}
-
-static bool has_room(const ingot_weight_view *w, unsigned twos) {
-    return (twos == 1 ? bytes_of<1>(w) : twos == 2 ? bytes_of<2>(w) : bytes_of<3>(w)) <= PAIR_BYTES;
+/* Of shared memory, for a tile of so many rows. */
+static unsigned bytes_of(const ingot_weight_view *w, unsigned rows) {
+    return pair_layout<1>::SCALES + rows * pitch_of(w) * 4; /* for any tile they begin there */
 }
 
 bool product_pairs_can(const ingot_cuda *cuda, const product_task *task) {
     const ingot_weight_view *w = &task->w[0];
+    const unsigned twos = twos_of(cuda, w);
     return cuda->clusters[1] != 0 && !task->has_up && task->m <= PAIR_X_ROWS && w->bits == 4 &&
            w->rows % 8 == 0 && product_is_plain(w) && product_is_aligned(w->scales, 4) &&
            task->known.sums == nullptr && task->next.norm_weight == nullptr &&
-           w->rows * w->cols < PAIR_WORK * (uint64_t)cuda->multiprocessors &&
-           twos_of(cuda, w) != 0 && has_room(w, twos_of(cuda, w));
+           w->rows * w->cols < PAIR_WORK * (uint64_t)cuda->multiprocessors && twos != 0 &&
+           bytes_of(w, twos * 32) <= PAIR_BYTES;
 }
 
 template <typename T, int TWOS>
@@ -65,8 +61,8 @@ static ingot_status launch(const product_context *context, const product_task &t
     job.group_shift = (unsigned)product_group_shift(&task.w[0]);
     job.is_even = product_is_even(task, 4);
     const dim3 grid(2, (unsigned)ingot_ceil_div(task.w[0].rows, layout::ROWS));
-    const unsigned bytes =
-        job.units < PAIR_LONE ? bytes_of<TWOS>(&task.w[0]) : product_lone_bytes(context->cuda);
+    const unsigned bytes = job.units < PAIR_LONE ? bytes_of(&task.w[0], layout::ROWS)
+                                                 : product_lone_bytes(context->cuda);
     return product_launch(context, product_pairs_kernel<T, TWOS>, grid, PAIR_THREADS, bytes, 2,
                           job);
 }

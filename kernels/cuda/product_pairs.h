@@ -122,7 +122,8 @@ __device__ static inline void pair_rows(const pair_job &job, uint8_t *memory, ui
     const unsigned groups = (unsigned)w.groups_per_row;
     const unsigned first_unit = blockIdx.x * job.units; /* of the block */
     const unsigned quarter = lane % 4;
-    const uint64_t row = pair_first_row<TWOS>(job) + lane / 4;
+    const unsigned first_row = pair_first_row<TWOS>(job);
+    const uint64_t row = first_row + lane / 4;
     /* a lane copies what it multiplies: it waits for nobody */
     const unsigned codes = own + PAIR_X_BYTES + lane * 16;
     const unsigned eight_bytes = (unsigned)w.row_stride_bytes * 8; /* rows */
@@ -147,11 +148,10 @@ __device__ static inline void pair_rows(const pair_job &job, uint8_t *memory, ui
     const unsigned first_group = min(first_unit * 4 >> job.group_shift, groups - 1);
     const unsigned more_groups =
         min((first_unit + job.units) * 4 - 1 >> job.group_shift, groups - 1) - first_group;
-    const auto first_scale =
-        [&](unsigned of_block) { /* of a row */
-                                 return (pair_first_row<TWOS>(job) + of_block) * groups +
-                                        first_group;
-        };
+    /* of a row of the tile */
+    const auto first_scale = [&](unsigned of_block) {
+        return (first_row + of_block) * groups + first_group;
+    };
 #pragma unroll
     for (unsigned i = 0; i < TWOS; i++) {
         const unsigned of_block = i * 32 + threadIdx.x / 8;
@@ -198,18 +198,18 @@ __device__ static inline void pair_rows(const pair_job &job, uint8_t *memory, ui
     };
     unsigned code[2][2][4], slot = 0; /* of the first of two pieces */
     float totals[TWOS][2][2][4] = {};
-    const auto take_codes =
-        [&](void) { /* of 32 rows */
-                    async_arrived<PAIR_PIECES - 2>();
-                    const unsigned at[2] = {codes + slot * PAIR_PIECE,
-                                            codes + pair_next_slot(slot) * PAIR_PIECE};
+    /* those of 32 rows */
+    const auto take_codes = [&](void) {
+        async_arrived<PAIR_PIECES - 2>();
+        const unsigned at[2] = {codes + slot * PAIR_PIECE,
+                                codes + pair_next_slot(slot) * PAIR_PIECE};
 #pragma unroll
-                    for (int i = 0; i < 4; i++) {
-                        const uint4 v = shared_read16(at[i / 2] + i % 2 * (PAIR_PIECE / 2));
-                        code[i / 2][i % 2][0] = v.x, code[i / 2][i % 2][1] = v.y;
-                        code[i / 2][i % 2][2] = v.z, code[i / 2][i % 2][3] = v.w;
-                    }
-        };
+        for (int i = 0; i < 4; i++) {
+            const uint4 v = shared_read16(at[i / 2] + i % 2 * (PAIR_PIECE / 2));
+            code[i / 2][i % 2][0] = v.x, code[i / 2][i % 2][1] = v.y;
+            code[i / 2][i % 2][2] = v.z, code[i / 2][i % 2][3] = v.w;
+        }
+    };
     take_codes();
     asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
     product_wait();

@@ -7,14 +7,14 @@ static unsigned units_of(const ingot_weight_view *w) {
 }
 
 /* With 4 bits, codes for each multiprocessor: up to SMALL_CODES one block is faster than two
- * (decision 0041), up to SOON_CODES one slot of a warp is filled before x is asked for, if that is
- * a row as it is, or else EARLY, and with more than BOXED_CODES boxes are faster than pieces
- * (0051). */
-#define SMALL_CODES (200u << 10)
-#define SOON_CODES  (500u << 10)
-#define BOXED_CODES (700u << 10)
-#define EARLY       2u
-#define SOON        4u /* slots by boxes when the first has come, as measured (decision 0053) */
+ * (decision 0041), up to SINGLE_CODES one slot of a warp is filled at once, if x is a row as it is,
+ * or else EARLY, and with more than BOXED_CODES boxes are faster than pieces (0051), of which SOON
+ * slots are filled before x is asked for (0053). */
+#define SMALL_CODES  (200u << 10)
+#define SINGLE_CODES (500u << 10)
+#define BOXED_CODES  (700u << 10)
+#define EARLY        2u
+#define SOON         4u
 
 /* Of W, and of U where there is one. */
 static bool has_more_codes(const ingot_cuda *cuda, const ingot_weight_view *w, bool has_up,
@@ -95,13 +95,13 @@ static ingot_status launch(const product_context *context, const stream_job &job
                           shape.warps * 32, shape.bytes, 1, job);
 }
 
-/* Slots that are filled before x is asked for, which comes the later for them. */
+/* Slots that are filled at once; x comes the later for them. */
 static unsigned early_of(const ingot_cuda *cuda, const product_task &task, bool has_norm,
                          const stream_shape &shape) {
     const ingot_weight_view &w = task.w[0];
-    const bool is_soon =
-        task.m == 1 && !has_norm && !has_more_codes(cuda, &w, task.has_up, SOON_CODES);
-    return w.bits == 3 ? shape.slots : w.bits == 8 || is_soon ? 1 : EARLY;
+    const bool is_single =
+        task.m == 1 && !has_norm && !has_more_codes(cuda, &w, task.has_up, SINGLE_CODES);
+    return w.bits == 3 ? shape.slots : w.bits == 8 || is_single ? 1 : EARLY;
 }
 
 ingot_status product_stream(const product_context *context, const product_task &task,
@@ -123,7 +123,7 @@ ingot_status product_stream(const product_context *context, const product_task &
     job.turns_shift = shape.turns_shift;
     job.slots = shape.slots;
     job.early = early_of(cuda, task, source.norm_weight != nullptr, shape);
-    job.soon = bits == 4 ? (unsigned)ingot_min_u64(shape.slots, SOON) : 0;
+    job.soon = bits == 4 && has_boxes ? (unsigned)ingot_min_u64(shape.slots, SOON) : job.early;
     return bits == 3    ? launch<3, false>(context, job, shape)
            : bits == 8  ? launch<8, true>(context, job, shape)
            : !has_boxes ? launch<4, false>(context, job, shape)

@@ -487,14 +487,12 @@ __global__ __launch_bounds__(WARPS * 32, 16 / WARPS) static void product_stream_
     if (has_norm) {
         norm.fetch(job.source, warp); /* not behind weights */
     }
-    const unsigned end = job.slots;
-    unsigned early = job.early;
-    fetch_slots(0, early);
+    const unsigned soon = job.soon, end = job.slots;
+    fetch_slots(0, job.early);
     if constexpr (IS_BOXED) {
-        if (job.soon > early) { /* the x of the kernel in front is not behind these */
+        if (soon > job.early) { /* the x of the kernel in front is not behind these */
             copies.await_first();
-            fetch_slots(early, job.soon);
-            early = job.soon;
+            fetch_slots(job.early, soon);
         }
     }
     const unsigned own_tiles = stream_keep((job.tiles - blockIdx.x - 1) / gridDim.x + 1);
@@ -507,14 +505,14 @@ __global__ __launch_bounds__(WARPS * 32, 16 / WARPS) static void product_stream_
 #pragma unroll 1
         for (unsigned i = 0; i < m; i++) {
             stream_copy_row<BITS, WARPS>(x_at, i, from + i * stride, filled, units, m,
-                                         [&] { fetch_slots(i == 0 ? early : end, end); });
+                                         [&] { fetch_slots(i == 0 ? soon : end, end); });
         }
     } else {
         product_wait();
 #pragma unroll 1
         for (unsigned i = 0; i < m; i++) {
             const float square = norm.row(x_at, job.source, i, warp, units, m,
-                                          [&] { fetch_slots(i == 0 ? early : end, end); });
+                                          [&] { fetch_slots(i == 0 ? soon : end, end); });
             if (lane == 0) {
                 squares[i * WARPS + warp] = square;
             }

@@ -20,9 +20,9 @@ typedef struct stream_job {
     unsigned turns_shift; /* log2 of the turns of a block, a tile of one side each, between two
                              meetings of its warps */
     unsigned slots;       /* of a warp, 2 to STREAM_SLOTS */
-    unsigned early;       /* of them, filled before x is asked for ... */
-    unsigned soon;        /* ... and, by boxes, so many when the first has come; more than early, or
-                             none */
+    unsigned early;       /* of them, filled at once, ... */
+    unsigned soon;        /* ... and, those that are more, when the first has come, all before x is
+                             asked for; by pieces as many as early */
 } stream_job;
 
 /* Of a warp: codes of 16 rows as the file has them, but that the 16-byte pieces of rows of 4 and 8
