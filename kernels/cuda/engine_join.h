@@ -5,6 +5,7 @@
 #ifndef INGOT_CUDA_ENGINE_JOIN_H
 #define INGOT_CUDA_ENGINE_JOIN_H
 
+#include "kernels/cuda/cluster_sync.h"
 #include "kernels/cuda/engine_tile.h"
 #include "kernels/cuda/last_block.h"
 #include "kernels/cuda/product_unpack.h"
@@ -76,18 +77,6 @@ __device__ static inline void add_scaled(float4 *sum, const float4 &more, float 
 
 /* ---- blocks of a cluster ----------------------------------------------------------------------
  */
-
-__device__ static inline void cluster_arrive(void) {
-#if INGOT_SM90A
-    asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
-#endif
-}
-
-__device__ static inline void cluster_wait(void) {
-#if INGOT_SM90A
-    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
-#endif
-}
 
 /* The number of the block in its cluster. */
 __device__ static inline unsigned block_rank(const attention_job &job) {

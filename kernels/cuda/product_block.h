@@ -14,6 +14,7 @@
 #ifndef INGOT_CUDA_PRODUCT_BLOCK_H
 #define INGOT_CUDA_PRODUCT_BLOCK_H
 
+#include "kernels/cuda/cluster_sync.h"
 #include "kernels/cuda/product_load.h"
 
 #include <cooperative_groups.h>
@@ -134,7 +135,7 @@ __device__ static void block_finish(float *shared, const float (&totals)[COLUMNS
 #if __CUDA_ARCH__ >= 900
     const cooperative_groups::cluster_group cluster = cooperative_groups::this_cluster();
     const unsigned blocks = cluster.num_blocks(), rank = cluster.block_rank();
-    cluster.sync();
+    cluster_meet();
 #else
     const unsigned blocks = 1, rank = 0;
     __syncthreads();
@@ -158,7 +159,8 @@ __device__ static void block_finish(float *shared, const float (&totals)[COLUMNS
         }
     }
 #if __CUDA_ARCH__ >= 900
-    cluster.sync(); /* nobody leaves while others read its memory */
+    cluster_arrive(); /* nobody leaves while others read its memory */
+    cluster_wait();
 #endif
 }
 

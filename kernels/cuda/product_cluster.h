@@ -15,6 +15,7 @@
 #ifndef INGOT_CUDA_PRODUCT_CLUSTER_H
 #define INGOT_CUDA_PRODUCT_CLUSTER_H
 
+#include "kernels/cuda/cluster_sync.h"
 #include "kernels/cuda/product_fours.h"
 #include "kernels/cuda/product_load.h"
 #include "kernels/cuda/product_next.h"
@@ -197,7 +198,7 @@ __device__ static void cluster_finish(float *shared, const float (&totals)[COLUM
     }
     float factor = is_known ? cluster_factor(task, items, known) : 1.0f;
     const cooperative_groups::cluster_group cluster = cooperative_groups::this_cluster();
-    cluster.sync();
+    cluster_meet();
 #pragma unroll 1
     for (unsigned at = items.at; at < items.count; at += items.step) {
         const unsigned row = at % items.fours * 4, column = at / items.fours;
@@ -218,9 +219,8 @@ __device__ static void cluster_finish(float *shared, const float (&totals)[COLUM
         }
     }
     /* nobody leaves while others read its memory; y need not be there */
-    asm volatile("barrier.cluster.arrive.relaxed.aligned;\n"
-                 "barrier.cluster.wait.aligned;" ::
-                     : "memory");
+    cluster_arrive();
+    cluster_wait();
 }
 
 /* ---- inputs ------------------------------------------------------------------------------------

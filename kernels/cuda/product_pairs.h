@@ -15,6 +15,7 @@
 #ifndef INGOT_CUDA_PRODUCT_PAIRS_H
 #define INGOT_CUDA_PRODUCT_PAIRS_H
 
+#include "kernels/cuda/cluster_sync.h"
 #include "kernels/cuda/product_fours.h"
 #include "kernels/cuda/product_load.h"
 #include "kernels/cuda/wgmma.h"
@@ -211,7 +212,7 @@ __device__ static inline void pair_rows(const pair_job &job, uint8_t *memory, ui
         }
     };
     take_codes();
-    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+    cluster_wait();
     product_wait();
     fetch_x(warp, 0);
     fetch_x(warp + PAIR_WARPS, 1);
@@ -285,7 +286,7 @@ __launch_bounds__(PAIR_THREADS,
         barrier_expect(shared + layout::CAME, layout::SUMS_BYTES);
     }
     __syncthreads();
-    asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory"); /* published above */
+    cluster_arrive(); /* published above */
     /* the mate's sums come to a place of x that warp 0 uses up first, those of warps leave it */
     const bool is_odd = (job.units + PAIR_WARPS - 1) / PAIR_WARPS % 2 != 0;
     const unsigned mate_sums = is_odd ? layout::X_STRIDE : 0;
