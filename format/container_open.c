@@ -15,6 +15,8 @@
 #include <unistd.h>
 
 #define TRANSFER "copy or download the file again"
+/* Bytes, at most: format/safetensors.h, which is no part of libingot. */
+#define SAFETENSORS_HEADER UINT64_C(100000000)
 
 ingot_status shard_error(ingot_error *error, ingot_status code, const shard *part,
                          const char *tensor, const char *remedy, const char *reason) {
@@ -74,13 +76,26 @@ static ingot_status open_file(shard *part, uint64_t *size, ingot_error *error) {
     return INGOT_OK;
 }
 
-/* Of a file that is no container: a clone that has not fetched its large files has a few lines of
- * text in the place of each.  common/files.h knows them, too, which libingot does without. */
+/* The remedy for a file that is no container, by how it begins: with the superblock's bytes, zeros
+ * where there are fewer.  A clone that has not fetched its large files has a few lines of text in
+ * the place of each; common/files.h knows them, too, which libingot does without. */
 static const char *remedy_of(const uint8_t *bytes, const char *otherwise) {
     static const char pointer[] = "version https://git-lfs.github.com/spec/";
-    return memcmp(bytes, pointer, sizeof pointer - 1) == 0
-               ? "it is a pointer of Git LFS: git lfs pull, in the folder of the clone"
-               : otherwise;
+    static const char zip[] = {'P', 'K', 3, 4};
+    if (memcmp(bytes, pointer, sizeof pointer - 1) == 0) {
+        return "it is a pointer of Git LFS: git lfs pull, in the folder of the clone";
+    }
+    if (memcmp(bytes, "GGUF", 4) == 0) {
+        return "it is a GGUF file: ingot-convert makes a container of the checkpoint";
+    }
+    if (memcmp(bytes, zip, sizeof zip) == 0) {
+        return "it is a zip archive, such as PyTorch saves: ingot-convert makes a container of a "
+               "checkpoint in safetensors";
+    }
+    if (bytes[8] == '{' && load_le(bytes, 8) <= SAFETENSORS_HEADER) {
+        return "it is a safetensors file: ingot-convert makes a container of its folder";
+    }
+    return otherwise;
 }
 
 static ingot_status check_superblock(shard *part, uint64_t size, ingot_error *error) {
@@ -95,7 +110,10 @@ static ingot_status check_superblock(shard *part, uint64_t size, ingot_error *er
     INGOT_TRY(shard_read_at(part, bytes, SUPERBLOCK_BYTES, 0, error));
     if (memcmp(bytes, ingot_container_magic, 8) != 0) {
         return shard_error(error, INGOT_BAD_MAGIC, part, NULL,
-                           remedy_of(bytes, "is this an Ingot container?"), NULL);
+                           is_zero(bytes, SUPERBLOCK_BYTES)
+                               ? "it begins with zeros: " TRANSFER
+                               : remedy_of(bytes, "is this an Ingot container?"),
+                           NULL);
     }
     if (load_le(bytes + 120, 8) != ingot_digest64(bytes, 120)) {
         return shard_error(error, INGOT_BAD_SUPERBLOCK_DIGEST, part, NULL, TRANSFER, NULL);

@@ -127,6 +127,18 @@ for tool in "ingot-verify --json" ingot-inspect "ingot-run --prompt x"; do
 done
 expect_exit 1 ingot-verify pointer.ingot --json
 json error '"E_TOO_SHORT"'
+# Other files that one may take for a container say what they are.
+printf 'GGUF%0200d' 0 >other.file
+expect_exit 1 ingot-verify other.file
+expect_error "(it is a GGUF file: ingot-convert makes a container of the checkpoint)"
+printf 'PK\003\004%0200d' 0 >other.file
+expect_exit 1 ingot-verify other.file
+expect_error "(it is a zip archive, such as PyTorch saves: "
+expect_exit 1 ingot-verify "$MODEL/model.safetensors"
+expect_error "(it is a safetensors file: ingot-convert makes a container of its folder)"
+head -c 4096 /dev/zero >other.file
+expect_exit 1 ingot-verify other.file
+expect_error "(it begins with zeros: copy or download the file again)"
 expect_exit 2 ingot-verify model.ingot --text pointer.ingot --json
 json error '"E_INPUT"'
 expect_error "git lfs pull"
