@@ -79,6 +79,14 @@ static ingot_status refuse_missing(const inspection *in) {
                            in->missing > 1 ? in->others + strlen(", ") : "", rest);
 }
 
+/* Frequencies that older versions of transformers saved with every layer, computed from config.json
+ * and read by nobody: what removes layers from a checkpoint often leaves them. */
+static bool is_left_over(const char *name) {
+    static const char end[] = ".rotary_emb.inv_freq";
+    const size_t length = strlen(name);
+    return length >= sizeof end - 1 && strcmp(name + length - (sizeof end - 1), end) == 0;
+}
+
 /* Layers that config.json does not count would be left out, or copied, and the model be another one
  * without them.  A container made before they were refused is run as it was made. */
 static ingot_status refuse_more_layers(const inspection *in) {
@@ -90,7 +98,8 @@ static ingot_status refuse_more_layers(const inspection *in) {
         return INGOT_OK;
     }
     for (uint64_t i = 0; (name = source->name_at(source->self, i)) != NULL; i++) {
-        if (ingot_model_layer_of(model, name, &layer) && layer >= model->layers) {
+        if (ingot_model_layer_of(model, name, &layer) && layer >= model->layers &&
+            !is_left_over(name)) {
             first = first == NULL ? name : first;
             count = ingot_max_u64(count, layer + 1);
         }

@@ -129,3 +129,19 @@ expect_valid large --recipe bf16.json
 make_model huge 'w * 1e37'
 expect_refused 'too large for BF16 scales (keep the tensor by a rule of a recipe)' \
     huge --method rtn --bits 2
+
+# Frequencies that are left of a layer that was taken out are no layer.
+cp -r plain pruned
+"$PYTHON" - pruned/model.safetensors <<'EOF'
+import json, struct, sys
+with open(sys.argv[1], "rb") as file:
+    size, = struct.unpack("<Q", file.read(8))
+    header, data = json.loads(file.read(size)), file.read()
+header["model.layers.4.self_attn.rotary_emb.inv_freq"] = {
+    "dtype": "F32", "shape": [2], "data_offsets": [len(data), len(data) + 8]}
+text = json.dumps(header).encode()
+with open(sys.argv[1], "wb") as file:
+    file.write(struct.pack("<Q", len(text)) + text + data + struct.pack("<2f", 1.0, 0.5))
+EOF
+expect_exit 0 ingot-convert pruned -o pruned.ingot
+expect_exit 0 ingot-verify pruned.ingot --source pruned
