@@ -137,9 +137,11 @@ static bool is_equal(const json_t *object, const char *key, const char *value) {
     return text != NULL && strcmp(text, value) == 0;
 }
 
-/* From the cheapest to the dearest; the first that says no ends it. */
+/* From the cheapest to the dearest; the first that says no ends it.  failure: what its last run
+ * failed for, in the words of its record; empty where it did not fail. */
 static ingot_status check_product(checker *c, const ingot_zoo_product *p, check_verdict *verdict,
-                                  char reason[160], ingot_error *error) {
+                                  char reason[160], char failure[INGOT_ERROR_TEXT_SIZE],
+                                  ingot_error *error) {
     char path[INGOT_SHELF_PATH_SIZE];
     json_t *record = NULL;
     ingot_product_keys keys;
@@ -162,6 +164,10 @@ static ingot_status check_product(checker *c, const ingot_zoo_product *p, check_
     }
     const json_t *file = json_object_get(record, "file");
     const char *name = ingot_zoo_text_of(file, "path");
+    const char *message = ingot_zoo_text_of(record, "message");
+    if (is_equal(record, "state", "failed") && message != NULL) {
+        (void)snprintf(failure, INGOT_ERROR_TEXT_SIZE, "%s", message);
+    }
     know_files(c, file);
     ingot_shelf_output(path, &c->shelf, name != NULL ? name : p->output);
     know_place(c, p, record);
@@ -191,27 +197,34 @@ done:
     return status;
 }
 
+static void add_product(checker *c, const ingot_zoo_product *p, check_verdict verdict,
+                        const char *reason, const char *failure) {
+    char text[160 + 32 + INGOT_ERROR_TEXT_SIZE];
+    json_t *row = json_object();
+    (void)snprintf(text, sizeof text, "%s%s%s", reason,
+                   failure[0] != '\0' ? "; its last run failed: " : "", failure);
+    c->counts[verdict]++;
+    ingot_json_put(row, "product", json_string(p->name));
+    ingot_json_put(row, "verdict", json_string(verdict_names[verdict]));
+    ingot_json_put(row, "reason", ingot_json_any_text(text[0] != '\0' ? text : NULL));
+    (void)json_array_append_new(c->products, row);
+    if (!c->options->as_json && verdict != CHECK_WHOLE) {
+        ingot_progress_line(&c->progress, "%s: %s: %s", p->name, verdict_names[verdict], text);
+    }
+}
+
 static ingot_status check_products(checker *c, ingot_error *error) {
     for (uint64_t i = 0; i < c->manifest->product_count; i++) {
         const ingot_zoo_product *p = &c->manifest->products[i];
         check_verdict verdict;
-        char reason[160] = "";
+        char reason[160] = "", failure[INGOT_ERROR_TEXT_SIZE] = "";
         if (!ingot_zoo_is_chosen(c->options, p)) {
             know_other(c, p);
             continue;
         }
         INGOT_TRY(ingot_interrupt_check(error));
-        INGOT_TRY(check_product(c, p, &verdict, reason, error));
-        c->counts[verdict]++;
-        json_t *row = json_object();
-        ingot_json_put(row, "product", json_string(p->name));
-        ingot_json_put(row, "verdict", json_string(verdict_names[verdict]));
-        ingot_json_put(row, "reason", ingot_json_any_text(reason[0] != '\0' ? reason : NULL));
-        (void)json_array_append_new(c->products, row);
-        if (!c->options->as_json && verdict != CHECK_WHOLE) {
-            ingot_progress_line(&c->progress, "%s: %s: %s", p->name, verdict_names[verdict],
-                                reason);
-        }
+        INGOT_TRY(check_product(c, p, &verdict, reason, failure, error));
+        add_product(c, p, verdict, reason, failure);
         ingot_progress_update(&c->progress, (double)(i + 1));
     }
     return INGOT_OK;

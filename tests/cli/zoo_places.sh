@@ -51,6 +51,12 @@ for form in '"own.ingot"' '"sub/own.ingot", "shard_bytes": 2000000'; do
         expect_exit 1 ingot-zoo verify zoo.json
         grep -qx "$name: foreign: in the place of m/rtn, and on no record" err || fail "$(cat err)"
         grep -q '1 missing, .* foreign files' out || fail "$(cat out)"
+        if [ $state = failed ]; then
+            why="it was never finished; its last run failed: shelf/$name: a file that is not on record is in the place of the product (move it away"
+            grep -q "^m/rtn: missing: $why" err || fail "$(cat err)"
+            expect_exit 1 ingot-zoo verify zoo.json --json
+            grep -q "^ *\"reason\": \"$why" out || fail "$(cat out)"
+        fi
         expect_exit 2 ingot-zoo run zoo.json
         [ "$(cat shelf/$name)" = precious ] || fail "$name was replaced"
     done

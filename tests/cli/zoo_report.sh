@@ -20,6 +20,9 @@ expect_exit 2 ingot-zoo status "$long/zoo.json"
 grep -q 'm/rtn *failed .*a folder is in the place of the product (move it away)' out || fail "$(cat out)"
 expect_exit 2 ingot-zoo report "$long/zoo.json" --json
 grep -q '^ *"reason": ".*a folder is in the place of the product (move it away)",$' out || fail "$(cat out)"
+expect_exit 2 ingot-zoo verify "$long/zoo.json"
+grep -q '^m/rtn: unreadable: .*; its last run failed: .*a folder is in the place of the product (move it away)$' err ||
+    fail "$(cat err)"
 # Names and reasons break their lines, so that the rest of the table stays in sight.
 grep -q 'td:first-child{white-space:normal;overflow-wrap:anywhere' "$long/shelf/report.html" || fail "names do not break"
 ! grep -q '@media(max-width:520px)[^@]*white-space:normal' "$long/shelf/report.html" || fail "they do on phones alone"
