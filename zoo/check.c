@@ -171,6 +171,11 @@ static ingot_status check_product(checker *c, const ingot_zoo_product *p, check_
     know_files(c, file);
     ingot_shelf_output(path, &c->shelf, name != NULL ? name : p->output);
     know_place(c, p, record);
+    if (ingot_product_check_readable(&c->shelf, file, error) != INGOT_OK) {
+        *verdict = CHECK_UNREADABLE;
+        (void)snprintf(reason, 160, "%.159s", error->reason);
+        goto done;
+    }
     if (name == NULL || !ingot_output_exists(path)) {
         (void)snprintf(reason, 160, "%s",
                        name == NULL ? "it was never finished" : ingot_product_gone(path));

@@ -233,22 +233,32 @@ static void check_shelf(ingot_forecasts *plan, const ingot_manifest *m) {
     }
 }
 
-/* A file in its place that nobody made, which a run leaves alone. */
-static ingot_status check_foreign(const ingot_shelf *shelf, const ingot_zoo_product *p,
-                                  ingot_error *error) {
+static bool has_state(const json_t *row, const char *state) {
+    const char *text = ingot_zoo_text_of(row, "state");
+    return text != NULL && strcmp(text, state) == 0;
+}
+
+/* A file in its place that a run leaves alone: nobody made it, or it may not be read. */
+static ingot_status check_present(const ingot_shelf *shelf, const ingot_zoo_product *p,
+                                  const json_t *row, ingot_error *error) {
     json_t *record = NULL;
     ingot_status status = ingot_shelf_read_record(&record, shelf, p->name, NULL);
     if (status == INGOT_OK || status == INGOT_ERR_NOT_FOUND) {
         status = ingot_product_check_place(shelf, record, p, error);
+    } else if (status != INGOT_ERR_NO_MEMORY) {
+        status = INGOT_OK; /* it is made anew */
+    }
+    if (status == INGOT_OK && has_state(row, "unreadable")) {
+        status = ingot_product_check_readable(shelf, json_object_get(record, "file"), error);
     }
     json_decref(record);
-    return status == INGOT_ERR_EXISTS || status == INGOT_ERR_NO_MEMORY ? status : INGOT_OK;
+    return status;
 }
 
 /* Whether a conversion could begin its files: their names are longer than the product's at work. */
 static ingot_status check_place(ingot_forecasts *plan, const ingot_manifest *m,
                                 const ingot_shelf *shelf, const ingot_zoo_product *p,
-                                ingot_zoo_need *need, bool is_forced) {
+                                const json_t *row, ingot_zoo_need *need, bool is_forced) {
     const bool is_best = m->recipes[p->recipe].recipe.effort == INGOT_EFFORT_BEST;
     const char *added = p->shard_bytes != 0 ? "-00001-of-00002.partial"
                         : is_best           ? ".waiting.partial"
@@ -258,7 +268,7 @@ static ingot_status check_place(ingot_forecasts *plan, const ingot_manifest *m,
     ingot_status status =
         ingot_shelf_check_output(m->shelf, p->output, strlen(added), plan->is_closed, &error);
     if (status == INGOT_OK && shelf != NULL && !is_forced) {
-        status = check_foreign(shelf, p, &error);
+        status = check_present(shelf, p, row, &error);
     }
     if (status != INGOT_OK && status != INGOT_ERR_NO_MEMORY) {
         ingot_error_format(&error, text, sizeof text);
@@ -408,11 +418,6 @@ static ingot_status plan_product(ingot_forecasts *plan, const ingot_manifest *m,
 
 /* ---- all of them ---------------------------------------------------------------------------- */
 
-static bool has_state(const json_t *row, const char *state) {
-    const char *text = ingot_zoo_text_of(row, "state");
-    return text != NULL && strcmp(text, state) == 0;
-}
-
 /* Whether a product's file is there already: it takes no more of the disk. */
 static bool is_finished(const json_t *row) {
     return has_state(row, "done") || has_state(row, "converted");
@@ -538,7 +543,7 @@ ingot_status ingot_forecasts_make(ingot_forecasts *out, const ingot_manifest *ma
                 check_shelf(out, manifest);
                 is_shelf_checked = true;
             }
-            INGOT_GO(check_place(out, manifest, shelf, p, need, options->is_forced));
+            INGOT_GO(check_place(out, manifest, shelf, p, known, need, options->is_forced));
         }
         if (!is_done && need->is_planned) {
             find_present(need, shelf, p, known);

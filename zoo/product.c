@@ -12,9 +12,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 static const char *const state_names[INGOT_STATE_COUNT] = {
-    "new", "converting", "converted", "done", "failed", "stale", "missing"};
+    "new", "converting", "converted", "done", "failed", "stale", "missing", "unreadable"};
 static const char *const verdict_names[] = {"none", "passed", "failed", "open"};
 
 const char *ingot_product_state_name(ingot_product_state state) {
@@ -182,10 +183,35 @@ ingot_status ingot_product_check_place(const ingot_shelf *shelf, const json_t *r
     return INGOT_OK;
 }
 
+/* errno's reason why a file may not be read; 0: it may be, or is not there. */
+static int why_unreadable(const char *path) {
+    struct stat info;
+    const int code = stat(path, &info) != 0 || access(path, R_OK) != 0 ? errno : 0;
+    return code == ENOENT || code == ENOTDIR || code == ELOOP ? 0 : code;
+}
+
+ingot_status ingot_product_check_readable(const ingot_shelf *shelf, const json_t *file,
+                                          ingot_error *error) {
+    char name[INGOT_SHELF_PATH_SIZE], path[INGOT_SHELF_PATH_SIZE], what[32] = "the file";
+    for (unsigned i = 0; ingot_product_file(name, file, i); i++) {
+        ingot_shelf_output(path, shelf, name);
+        const int code = why_unreadable(path);
+        if (i > 0) {
+            (void)snprintf(what, sizeof what, "shard %u", i + 1);
+        }
+        if (code != 0) {
+            return ingot_error_set(error, INGOT_ERR_IO, path, NULL,
+                                   "check its permissions, or run with --force to make it anew",
+                                   "%s cannot be read: %s", what, strerror(code));
+        }
+    }
+    return INGOT_OK;
+}
+
 const char *ingot_product_gone(const char *path) {
-    return ingot_path_exists(path) && !ingot_output_exists(path)
-               ? "the file behind its link is gone"
-               : "the file is gone";
+    return ingot_output_exists(path) ? "something else is in its place"
+           : ingot_path_exists(path) ? "the file behind its link is gone"
+                                     : "the file is gone";
 }
 
 /* Whether all shards are there, behind the first. */
@@ -229,6 +255,7 @@ static bool is_there(const ingot_shelf *shelf, const json_t *file, char reason[1
 ingot_product_state ingot_product_judge(const ingot_shelf *shelf, const json_t *record,
                                         const ingot_product_keys *keys, char reason[160]) {
     const json_t *file = json_object_get(record, "file");
+    ingot_error error;
     reason[0] = '\0';
     if (record == NULL) {
         return INGOT_STATE_NEW;
@@ -236,10 +263,16 @@ ingot_product_state ingot_product_judge(const ingot_shelf *shelf, const json_t *
     if (!json_is_object(file)) {
         return is_equal(record, "state", "failed") ? INGOT_STATE_FAILED : INGOT_STATE_CONVERTING;
     }
+    /* One that is to be made in another way need not be read. */
+    const bool is_asked_for = is_equal(record, "convert_key", keys->convert);
+    if (is_asked_for && ingot_product_check_readable(shelf, file, &error) != INGOT_OK) {
+        (void)snprintf(reason, 160, "%.159s", error.reason);
+        return INGOT_STATE_UNREADABLE;
+    }
     if (!is_there(shelf, file, reason)) {
         return INGOT_STATE_MISSING;
     }
-    if (!is_equal(record, "convert_key", keys->convert)) {
+    if (!is_asked_for) {
         (void)snprintf(reason, 160, "the recipe, the text or the output was changed");
         return INGOT_STATE_STALE;
     }

@@ -11,8 +11,9 @@ typedef enum ingot_product_state {
     INGOT_STATE_CONVERTED,  /* the file is there, not evaluated as the manifest asks */
     INGOT_STATE_DONE,
     INGOT_STATE_FAILED,
-    INGOT_STATE_STALE,   /* the file was made by another recipe or text, or of other weights */
-    INGOT_STATE_MISSING, /* the file is not there, or is not the one that was made */
+    INGOT_STATE_STALE,      /* the file was made by another recipe or text, or of other weights */
+    INGOT_STATE_MISSING,    /* the file is not there, or is not the one that was made */
+    INGOT_STATE_UNREADABLE, /* it is there and may not be read: nothing more is known of it */
     INGOT_STATE_COUNT
 } ingot_product_state;
 const char *ingot_product_state_name(ingot_product_state state);
@@ -58,6 +59,11 @@ bool ingot_product_file(char out[INGOT_SHELF_PATH_SIZE], const json_t *file, uns
 ingot_status ingot_product_check_place(const ingot_shelf *shelf, const json_t *record,
                                        const ingot_zoo_product *product,
                                        ingot_error *error) INGOT_MUST_CHECK;
+
+/* INGOT_ERR_IO: a file that "file" of a record names may not be read; the error's path is that
+ * file's.  One that is not there is no error, nor is it where nothing is on record. */
+ingot_status ingot_product_check_readable(const ingot_shelf *shelf, const json_t *file,
+                                          ingot_error *error) INGOT_MUST_CHECK;
 
 /* What to say where there is no file at the path of a product. */
 const char *ingot_product_gone(const char *path);

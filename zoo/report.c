@@ -172,8 +172,8 @@ static void summarize(ingot_zoo_result *result, json_t *rows) {
 
 static void print_states(const json_t *result, size_t count) {
     const json_t *states = json_object_get(result, "states");
-    static const char *const names[] = {"done",   "running", "converting", "converted",
-                                        "failed", "stale",   "missing",    "new"};
+    static const char *const names[] = {"done",  "running", "converting", "converted", "failed",
+                                        "stale", "missing", "unreadable", "new"};
     printf("%zu products:", count);
     const char *between = " ";
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {

@@ -86,8 +86,9 @@ static ingot_status make_row(json_t **out, const ingot_manifest *m, const ingot_
     const ingot_product_state state = ingot_product_judge(shelf, record, &keys, reason);
     const char *recorded = ingot_zoo_text_of(record, "state");
     const bool is_failed = recorded != NULL && strcmp(recorded, "failed") == 0;
+    const bool is_readable = state != INGOT_STATE_UNREADABLE; /* if not, runs fail for that */
     const char *name = ingot_shelf_is_locked(shelf, p->name) ? "running"
-                       : is_failed                           ? recorded
+                       : is_failed && is_readable            ? recorded
                                                              : ingot_product_state_name(state);
     if (status == INGOT_ERR_INPUT) {
         (void)snprintf(reason, sizeof reason, "its record is damaged");
