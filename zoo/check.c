@@ -206,8 +206,9 @@ static void add_product(checker *c, const ingot_zoo_product *p, check_verdict ve
                         const char *reason, const char *failure) {
     char text[160 + 32 + INGOT_ERROR_TEXT_SIZE];
     json_t *row = json_object();
-    (void)snprintf(text, sizeof text, "%s%s%s", reason,
-                   failure[0] != '\0' ? "; its last run failed: " : "", failure);
+    const bool is_news = failure[0] != '\0' && strstr(failure, reason) == NULL;
+    (void)snprintf(text, sizeof text, "%s%s%s", reason, is_news ? "; its last run failed: " : "",
+                   is_news ? failure : "");
     c->counts[verdict]++;
     ingot_json_put(row, "product", json_string(p->name));
     ingot_json_put(row, "verdict", json_string(verdict_names[verdict]));

@@ -176,9 +176,12 @@ ingot_status ingot_product_check_place(const ingot_shelf *shelf, const json_t *r
     char path[INGOT_SHELF_PATH_SIZE];
     if (!is_equal(record, "output", product->output) &&
         ingot_output_find(path, shelf, product->output, product->shard_bytes != 0)) {
+        const bool is_folder = ingot_path_is_directory(path);
         return ingot_error_set(error, INGOT_ERR_EXISTS, path, NULL,
-                               "move it away, or run with --force to replace it",
-                               "a file that is not on record is in the place of the product");
+                               is_folder ? "move it away"
+                                         : "move it away, or run with --force to replace it",
+                               "%s is in the place of the product",
+                               is_folder ? "a folder" : "a file that is not on record");
     }
     return INGOT_OK;
 }

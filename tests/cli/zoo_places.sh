@@ -63,6 +63,10 @@ for form in '"own.ingot"' '"sub/own.ingot", "shard_bytes": 2000000'; do
     rm -r shelf/.ingot-zoo
 done
 rm shelf/$name
+mkdir shelf/$name # which --force does not replace
+expect_exit 2 ingot-zoo status zoo.json
+grep -q 'm/rtn *new .*a folder is in the place of the product (move it away)' out || fail "$(cat out)"
+rmdir shelf/$name
 expect_exit 2 ingot-zoo status zoo.json
 grep -q '^m/rtn *new *gates none *$' out || fail "$(cat out)"
 expect_exit 0 ingot-zoo run zoo.json
@@ -103,7 +107,7 @@ if [ -n "$plain" ] || [ "$(id -u)" != 0 ]; then
             expect_exit 2 $plain ingot-zoo plan zoo.json
             expect_error "m/rtn: $2: $1 cannot be read: Permission denied (check its permissions"
             expect_exit 2 $plain ingot-zoo verify zoo.json
-            grep -q "^m/rtn: unreadable: $1 cannot be read: Permission denied" err || fail "$run: $(cat err)"
+            grep -q "^m/rtn: unreadable: $1 cannot be read: Permission denied\$" err || fail "$run: $(cat err)"
             expect_exit 2 $plain ingot-zoo run zoo.json
             grep -q "^m/rtn: failed: $2: $1 cannot be read: Permission denied (check its permissions" err ||
                 fail "$(cat err)"
