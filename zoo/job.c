@@ -193,6 +193,7 @@ static ingot_status decide(ingot_zoo_job *job, bool is_forced, ingot_error *erro
     if (state == INGOT_STATE_UNREADABLE) {
         INGOT_TRY(
             ingot_product_check_readable(job->shelf, json_object_get(job->record, "file"), error));
+        state = ingot_product_judge(job->shelf, job->record, &job->keys, reason);
     }
     if (state == INGOT_STATE_MISSING) {
         take_back(job);

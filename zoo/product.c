@@ -188,8 +188,7 @@ ingot_status ingot_product_check_place(const ingot_shelf *shelf, const json_t *r
 
 /* errno's reason why a file may not be read; 0: it may be, or is not there. */
 static int why_unreadable(const char *path) {
-    struct stat info;
-    const int code = stat(path, &info) != 0 || access(path, R_OK) != 0 ? errno : 0;
+    const int code = access(path, R_OK) != 0 ? errno : 0;
     return code == ENOENT || code == ENOTDIR || code == ELOOP ? 0 : code;
 }
 

@@ -158,10 +158,8 @@ __device__ static void block_finish(float *shared, const float (&totals)[COLUMNS
                           product_residual(task, column, first + row));
         }
     }
-#if __CUDA_ARCH__ >= 900
     cluster_arrive(); /* nobody leaves while others read its memory */
     cluster_wait();
-#endif
 }
 
 template <int BITS, typename T, product_mode MODE, int COLUMNS, int SUBS, int SLOTS, int BLOCKS>
