@@ -16,8 +16,8 @@ typedef struct cluster_plan {
 
 /* Zeros where the device does not say. */
 void product_cluster_open(ingot_cuda *cuda) {
-    const auto kernel = product_cluster_kernel<4, __half, PRODUCT_PLAIN, 8>;
-    typedef cluster_layout<4, PRODUCT_PLAIN, 8> layout;
+    const auto kernel = product_cluster_kernel<4, __half, PRODUCT_128, 8>;
+    typedef cluster_layout<4, PRODUCT_128, 8> layout;
     if (!INGOT_HAS_SM90A || cuda->major != 9 || cuda->minor != 0) {
         return;
     }
@@ -128,8 +128,12 @@ static bool has_pairs(const product_task &task) {
 template <int BITS, typename T>
 static ingot_status launch_type(const product_context *context, const product_task &task) {
     if constexpr (BITS == 4) {
-        if (product_mode_of(&task) == PRODUCT_PLAIN && has_pairs(task)) {
+        const bool is_plain = product_mode_of(&task) == PRODUCT_PLAIN;
+        if (is_plain && product_group_shift(&task.w[0]) > 2) {
             return launch_columns<BITS, T, PRODUCT_PLAIN>(context, task);
+        }
+        if (is_plain && has_pairs(task)) {
+            return launch_columns<BITS, T, PRODUCT_128>(context, task);
         }
     }
     return launch_columns<BITS, T, PRODUCT_GENERAL>(context, task);

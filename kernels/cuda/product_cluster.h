@@ -9,9 +9,11 @@
  * the tile of x are three instructions of the copy engine.  Barriers count bytes that came and
  * warps that are done.
  *
- * Sums of 128 columns are scaled to FP32 totals: groups are 128 columns or more.  Blocks of a
- * cluster share the columns of few rows of W and add up through each other's shared memory, in the
- * order of the columns.  What comes of it may go to the product behind (product_next.h). */
+ * Sums of 128 columns are scaled to FP32 totals: groups are 128 columns or more; PRODUCT_PLAIN are
+ * here those of 256 and more, with which a step has one scale, PRODUCT_128 the others where two
+ * scales are an aligned word.  Blocks of a cluster share the columns of few rows of W and add up
+ * through each other's shared memory, in the order of the columns.  What comes of it may go to the
+ * product behind (product_next.h). */
 #ifndef INGOT_CUDA_PRODUCT_CLUSTER_H
 #define INGOT_CUDA_PRODUCT_CLUSTER_H
 
@@ -47,7 +49,7 @@ typedef struct cluster_job {
 template <int BITS, product_mode MODE, int COLUMNS> struct cluster_layout {
     /* Whether a warp of its own fetches, which takes registers from the others; or else thread 0
      * does, between its products. */
-    static constexpr bool HAS_FETCHER = COLUMNS <= (MODE == PRODUCT_PLAIN ? 4 : 2);
+    static constexpr bool HAS_FETCHER = COLUMNS <= (MODE == PRODUCT_GENERAL ? 2 : 4);
     static constexpr unsigned THREADS = CLUSTER_THREADS + (HAS_FETCHER ? 32 : 0);
     static constexpr unsigned FETCHER = HAS_FETCHER ? CLUSTER_THREADS : 0; /* the thread */
     /* 128 columns, so often, are a step: with 4 bits a row of its codes is 128 bytes, too */
@@ -162,12 +164,11 @@ __device__ static inline float cluster_factor(const product_task &task, const cl
 
 /* Sums of all warps to shared memory, then across the cluster, then to y.  Row h * BOX + warp * 8 +
  * wgmma_lane_row is row h of a lane. */
-template <int BITS, product_mode MODE, int COLUMNS>
+template <typename layout, int COLUMNS>
 __device__ static void cluster_finish(float *shared, const float (&totals)[COLUMNS][4],
                                       const cluster_job &job, const cluster_known &known) {
     const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const product_task &task = job.task;
-    typedef cluster_layout<BITS, MODE, COLUMNS> layout;
     const float4 *weights = reinterpret_cast<const float4 *>(
         reinterpret_cast<const uint8_t *>(shared) + layout::WEIGHTS);
     const cluster_items items = cluster_items_of(task);
@@ -265,7 +266,7 @@ __device__ static inline cluster_rows cluster_find(const product_matrix &w,
         const ingot_weight_view &view = task.w[is_up ? 1 : 0];
         const uint64_t at = (uint64_t)own * w.groups;
         out.scale[h] = static_cast<const uint8_t *>(view.scales) +
-                       (at << (MODE == PRODUCT_PLAIN ? 1 : w.scale_shift));
+                       (at << (MODE == PRODUCT_GENERAL ? w.scale_shift : 1));
         out.zero[h] = MODE == PRODUCT_GENERAL && w.zeros != nullptr ? view.zeros + at : nullptr;
         asm volatile("" : "+l"(out.scale[h])); /* or it would be made anew in every step */
     }
@@ -286,20 +287,23 @@ __device__ static inline void cluster_prefetch(const product_matrix &w, const cl
     }
 }
 
-/* Scales and zero points of both rows of a lane for the halves of a step, as they are stored; with
- * PRODUCT_PLAIN and two halves scale[0] has both scales: groups are even in number and aligned to
- * that. */
+/* Scales and zero points of both rows of a lane for the halves of a step, as they are stored; but
+ * of PRODUCT_PLAIN scale[0] alone, and of PRODUCT_128 both scales in scale[0]. */
 template <int HALVES> struct cluster_groups { unsigned scale[HALVES][2], zero[HALVES][2]; };
 
+/* Those of `step`; of PRODUCT_128 rows.scale is where the step has its own. */
 template <product_mode MODE, int HALVES>
 __device__ static inline cluster_groups<HALVES>
 cluster_load_groups(const product_matrix &w, const cluster_rows &rows, unsigned step) {
     cluster_groups<HALVES> out;
-    const unsigned first = step * (4 * HALVES) >> w.group_shift;
+    const unsigned first = MODE == PRODUCT_128 ? 0 : step * (4 * HALVES) >> w.group_shift;
 #pragma unroll
     for (int h = 0; h < 2; h++) {
-        if constexpr (MODE == PRODUCT_PLAIN && HALVES == 2) {
-            out.scale[0][h] = __ldg(reinterpret_cast<const unsigned *>(rows.scale[h]) + first / 2);
+        if constexpr (MODE == PRODUCT_128 && HALVES == 2) {
+            out.scale[0][h] = __ldg(reinterpret_cast<const unsigned *>(rows.scale[h]));
+        } else if constexpr (MODE != PRODUCT_GENERAL) {
+            out.scale[0][h] =
+                __ldg(reinterpret_cast<const unsigned short *>(rows.scale[h]) + first);
         } else {
 #pragma unroll
             for (int half = 0; half < HALVES; half++) {
@@ -307,34 +311,26 @@ cluster_load_groups(const product_matrix &w, const cluster_rows &rows, unsigned 
                 const unsigned group =
                     half == 0 ? first
                               : min((step * HALVES + half) * 4 >> w.group_shift, w.groups - 1);
-                if (MODE == PRODUCT_GENERAL && w.scale_shift == 2) {
-                    out.scale[half][h] =
-                        __ldg(reinterpret_cast<const unsigned *>(rows.scale[h]) + group);
-                } else {
-                    out.scale[half][h] =
-                        __ldg(reinterpret_cast<const unsigned short *>(rows.scale[h]) + group);
-                }
-                out.zero[half][h] = 0;
-                if (MODE == PRODUCT_GENERAL && w.zeros != nullptr) {
-                    out.zero[half][h] = __ldg(rows.zero[h] + group);
-                }
+                out.scale[half][h] =
+                    w.scale_shift == 2
+                        ? __ldg(reinterpret_cast<const unsigned *>(rows.scale[h]) + group)
+                        : __ldg(reinterpret_cast<const unsigned short *>(rows.scale[h]) + group);
+                out.zero[half][h] = w.zeros != nullptr ? __ldg(rows.zero[h] + group) : 0;
             }
         }
     }
     return out;
 }
 
-/* The bits of the scale of row h for one half of `step`. */
+/* The scale of row h for one half of a step. */
 template <product_mode MODE, int HALVES>
-__device__ static inline unsigned cluster_scale_bits(const cluster_groups<HALVES> &groups,
-                                                     const product_matrix &w, unsigned step,
-                                                     int half, int h) {
-    if constexpr (MODE == PRODUCT_PLAIN && HALVES == 2) {
-        const bool is_second =
-            w.group_shift == 2 ? half != 0 : (step * 8 >> w.group_shift) % 2 != 0;
-        return is_second ? groups.scale[0][h] >> 16 : groups.scale[0][h] & 0xffff;
+__device__ static inline float cluster_scale(const cluster_groups<HALVES> &groups,
+                                             const product_matrix &w, int half, int h) {
+    if constexpr (MODE == PRODUCT_GENERAL) {
+        return product_scale<PRODUCT_GENERAL>(groups.scale[half][h], w);
     }
-    return groups.scale[half][h];
+    const unsigned bits = groups.scale[0][h];
+    return product_scale<PRODUCT_PLAIN>(half != 0 && MODE == PRODUCT_128 ? bits >> 16 : bits, w);
 }
 
 #endif
@@ -397,8 +393,12 @@ __launch_bounds__(cluster_layout<BITS, MODE, COLUMNS>::THREADS,
         async_commit(); /* waited for in the end */
     }
     const unsigned own_row = threadIdx.x / 32 * 8 + wgmma_lane_row<layout::HALVES>();
-    const cluster_rows where = cluster_find<MODE>(w, task, blockIdx.y * rows + own_row);
+    cluster_rows where = cluster_find<MODE>(w, task, blockIdx.y * rows + own_row);
     cluster_prefetch(w, where, first * HALVES, count * HALVES);
+    if (MODE == PRODUCT_128) {
+        where.scale[0] += first * (HALVES * 2);
+        where.scale[1] += first * (HALVES * 2);
+    }
     cluster_groups<HALVES> next_groups = cluster_load_groups<MODE, HALVES>(w, where, first);
     product_wait();
     product_let_next_start(); /* not before: as measured (decision 0045) */
@@ -445,14 +445,13 @@ __launch_bounds__(cluster_layout<BITS, MODE, COLUMNS>::THREADS,
             float scale[2], sums[COLUMNS][4];
 #pragma unroll
             for (int h = 0; h < 2; h++) {
+                scale[h] = cluster_scale<MODE, HALVES>(groups, w, half, h);
                 if (MODE == PRODUCT_GENERAL && w.zeros != nullptr) {
                     zero[h][0].set(groups.zero[half][h]);
                 }
-                scale[h] = product_scale<MODE>(
-                    cluster_scale_bits<MODE, HALVES>(groups, w, first + step, half, h), w);
                 product_unpack<BITS, T, 1>(pair[h], code[h], zero[h]);
             }
-            if (half == HALVES - 1) {
+            if (MODE != PRODUCT_128 && half == HALVES - 1) {
                 next_groups =
                     cluster_load_groups<MODE, HALVES>(w, where, first + (is_last ? 0 : step + 1));
             }
@@ -473,6 +472,11 @@ __launch_bounds__(cluster_layout<BITS, MODE, COLUMNS>::THREADS,
                 }
                 __syncwarp();
                 if (!is_last) { /* the codes of the next step, while this one is multiplied */
+                    if (MODE == PRODUCT_128) {
+                        where.scale[0] += HALVES * 2;
+                        where.scale[1] += HALVES * 2;
+                        next_groups = cluster_load_groups<MODE, HALVES>(w, where, 0);
+                    }
                     barrier_wait(full + 8 * stage, odd);
                     cluster_take<layout, BITS>(code, codes + stage * layout::STAGE_BYTES);
                 }
@@ -493,8 +497,7 @@ __launch_bounds__(cluster_layout<BITS, MODE, COLUMNS>::THREADS,
             }
         }
     }
-    cluster_finish<BITS, MODE, COLUMNS>(reinterpret_cast<float *>(cluster_shared), totals, job,
-                                        known);
+    cluster_finish<layout, COLUMNS>(reinterpret_cast<float *>(cluster_shared), totals, job, known);
 #endif
 }
 

@@ -48,8 +48,9 @@ __device__ static inline product_matrix product_matrix_of(const product_task &ta
     return out;
 }
 
-/* How groups are stored.  PLAIN, symmetric with F16 scales, costs the fewest instructions. */
-typedef enum product_mode { PRODUCT_PLAIN, PRODUCT_GENERAL } product_mode;
+/* How groups are stored.  PLAIN, symmetric with F16 scales, costs fewer instructions, and 128,
+ * PLAIN groups of 128 columns, the fewest, in kernels that have it. */
+typedef enum product_mode { PRODUCT_128, PRODUCT_PLAIN, PRODUCT_GENERAL } product_mode;
 
 static inline bool product_is_plain(const ingot_weight_view *w) {
     return w->zeros == nullptr && w->scale_dtype == INGOT_F16;
@@ -245,7 +246,7 @@ __device__ static inline void product_take(product_chunk<BITS, SUBS> *out, const
 template <product_mode MODE>
 __device__ static inline float product_scale(unsigned bits, const product_matrix &w) {
     const float half = __half2float(__ushort_as_half((unsigned short)bits));
-    if (MODE == PRODUCT_PLAIN) {
+    if (MODE != PRODUCT_GENERAL) {
         return half;
     }
     const float other = __uint_as_float(bits << (w.is_bf16 ? 16 : 0));

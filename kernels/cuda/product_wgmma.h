@@ -39,8 +39,8 @@ template <unsigned STAGES> __device__ static inline void wgmma_go_on(wgmma_place
 
 /* Whether a step is the first with the scales of a box. */
 template <unsigned HALVES>
-__device__ static inline bool wgmma_is_new(const wgmma_job &job, unsigned step) {
-    return (step & ((WGMMA_SCALES / (4 * HALVES) << job.group_shift) - 1)) == 0;
+__device__ static inline bool wgmma_is_new(unsigned group_shift, unsigned step) {
+    return (step & ((WGMMA_SCALES / (4 * HALVES) << group_shift) - 1)) == 0;
 }
 
 /* A unit, and where it is. */
@@ -76,7 +76,7 @@ __device__ static void wgmma_fetch(const wgmma_job &job, unsigned stages_at) {
         const unsigned to = stages_at + stage * layout::STAGE_BYTES + layout::X_BYTES;
         const unsigned barrier = full + 8 * stage, column = at.step * layout::ROW_BYTES;
         const unsigned group = at.step * (4 * layout::HALVES) >> job.group_shift;
-        if (job.has_boxes && (is_first || wgmma_is_new<layout::HALVES>(job, at.step))) {
+        if (job.has_boxes && (is_first || wgmma_is_new<layout::HALVES>(job.group_shift, at.step))) {
             /* with the first step that needs them.  A slot is read to its end before it is written
              * again: the first box and the last of what blocks share may serve a single step each,
              * but of three that follow each other one is whole, more steps than stages */
@@ -215,12 +215,13 @@ __device__ static inline void
 wgmma_take_scales(const wgmma_job &job, unsigned (&out)[layout::HALVES][2], bool has_boxes,
                   const wgmma_rows &rows, unsigned step, unsigned slot) {
     constexpr unsigned HALVES = layout::HALVES;
-    const unsigned group = step * (4 * HALVES) >> job.group_shift;
+    const unsigned group_shift = MODE == PRODUCT_128 ? 2 : job.group_shift;
+    const unsigned group = step * (4 * HALVES) >> group_shift;
     if (!has_boxes) {
         const unsigned last = (unsigned)job.task.w[0].groups_per_row - 1;
 #pragma unroll
         for (unsigned half = 0; half < HALVES; half++) {
-            const unsigned own = (step * HALVES + half) * 4 >> job.group_shift;
+            const unsigned own = (step * HALVES + half) * 4 >> group_shift;
 #pragma unroll
             for (int h = 0; h < 2; h++) {
                 out[half][h] = wgmma_load_scale<MODE>(job, rows, h, min(own, last));
@@ -237,8 +238,13 @@ wgmma_take_scales(const wgmma_job &job, unsigned (&out)[layout::HALVES][2], bool
         }
         /* groups of 128: those of the halves; longer ones: of both, the first or the second */
         const unsigned two = shared_read4(at + group / 2 * 2 % WGMMA_SCALES * 2);
+        if (MODE == PRODUCT_128) {
+            out[0][h] = two & 0xffff;
+            out[HALVES - 1][h] = two >> 16;
+            continue;
+        }
         const unsigned first = group % 2 != 0 ? 0x2 : 0x0;
-        const unsigned second = job.group_shift == 2 ? 0x2 : first;
+        const unsigned second = group_shift == 2 ? 0x2 : first;
         out[0][h] = __byte_perm(two, 0, 0x4410 + first * 0x11);
         out[HALVES - 1][h] = __byte_perm(two, 0, 0x4410 + second * 0x11);
     }
@@ -275,9 +281,10 @@ __device__ static inline void wgmma_multiply(const wgmma_job &job, const uint8_t
     const product_task &task = job.task;
     const unsigned stages_at = async_address(shared);
     const unsigned full = stages_at + layout::BARRIERS, empty = full + 8 * layout::STAGES;
-    const product_matrix w = product_matrix_of(task, false, job.group_shift);
-    const bool has_zeros = MODE != PRODUCT_PLAIN && task.w[0].zeros != nullptr;
-    const bool has_boxes = MODE == PRODUCT_PLAIN || job.has_boxes;
+    const unsigned group_shift = MODE == PRODUCT_128 ? 2 : job.group_shift;
+    const product_matrix w = product_matrix_of(task, false, group_shift);
+    const bool has_zeros = MODE == PRODUCT_GENERAL && task.w[0].zeros != nullptr;
+    const bool has_boxes = MODE != PRODUCT_GENERAL || job.has_boxes;
     const unsigned rows = task.has_up ? WGMMA_BOX : WGMMA_ROWS;
     const unsigned own_row = threadIdx.x / 32 * 8 + wgmma_lane_row<layout::HALVES>();
     unsigned codes = stages_at + layout::X_BYTES + own_row * layout::ROW_BYTES;
@@ -314,7 +321,7 @@ __device__ static inline void wgmma_multiply(const wgmma_job &job, const uint8_t
         wgmma_zero<BITS, T> zero[2];
         /* of `part` * 128 columns */
         const auto load_zeros = [&](unsigned part) {
-            const unsigned group = min(part * 4 >> job.group_shift, w.groups - 1);
+            const unsigned group = min(part * 4 >> group_shift, w.groups - 1);
 #pragma unroll
             for (int h = 0; h < 2; h++) {
                 zero[h].set(has_zeros ? __ldg(job.zeros[h] + where.at[h] + group)
@@ -330,7 +337,7 @@ __device__ static inline void wgmma_multiply(const wgmma_job &job, const uint8_t
             if (!IS_EARLY) {
                 take(0); /* before scales, which came with it */
             }
-            if (has_boxes && (is_first || wgmma_is_new<HALVES>(job, step))) {
+            if (has_boxes && (is_first || wgmma_is_new<HALVES>(group_shift, step))) {
                 slot_now = slot_now == WGMMA_SLOTS - 1 ? 0 : slot_now + 1;
             }
             is_first = false;
