@@ -326,11 +326,8 @@ cluster_load_groups(const product_matrix &w, const cluster_rows &rows, unsigned 
 template <product_mode MODE, int HALVES>
 __device__ static inline float cluster_scale(const cluster_groups<HALVES> &groups,
                                              const product_matrix &w, int half, int h) {
-    if constexpr (MODE == PRODUCT_GENERAL) {
-        return product_scale<PRODUCT_GENERAL>(groups.scale[half][h], w);
-    }
-    const unsigned bits = groups.scale[0][h];
-    return product_scale<PRODUCT_PLAIN>(half != 0 && MODE == PRODUCT_128 ? bits >> 16 : bits, w);
+    const unsigned bits = groups.scale[MODE == PRODUCT_GENERAL ? half : 0][h];
+    return product_scale<MODE>(MODE == PRODUCT_128 && half != 0 ? bits >> 16 : bits, w);
 }
 
 #endif
@@ -395,9 +392,12 @@ __launch_bounds__(cluster_layout<BITS, MODE, COLUMNS>::THREADS,
     const unsigned own_row = threadIdx.x / 32 * 8 + wgmma_lane_row<layout::HALVES>();
     cluster_rows where = cluster_find<MODE>(w, task, blockIdx.y * rows + own_row);
     cluster_prefetch(w, where, first * HALVES, count * HALVES);
+    const auto go_on = [&](unsigned steps) { /* of PRODUCT_128 */
+                                             where.scale[0] += steps * (HALVES * 2);
+                                             where.scale[1] += steps * (HALVES * 2);
+    };
     if (MODE == PRODUCT_128) {
-        where.scale[0] += first * (HALVES * 2);
-        where.scale[1] += first * (HALVES * 2);
+        go_on(first);
     }
     cluster_groups<HALVES> next_groups = cluster_load_groups<MODE, HALVES>(w, where, first);
     product_wait();
@@ -472,9 +472,8 @@ __launch_bounds__(cluster_layout<BITS, MODE, COLUMNS>::THREADS,
                 }
                 __syncwarp();
                 if (!is_last) { /* the codes of the next step, while this one is multiplied */
-                    if (MODE == PRODUCT_128) {
-                        where.scale[0] += HALVES * 2;
-                        where.scale[1] += HALVES * 2;
+                    if (MODE == PRODUCT_128) { /* not before: as measured (decision 0055) */
+                        go_on(1);
                         next_groups = cluster_load_groups<MODE, HALVES>(w, where, 0);
                     }
                     barrier_wait(full + 8 * stage, odd);

@@ -208,7 +208,8 @@ static ingot_status launch_columns(const product_context *context, const product
 
 template <int BITS, typename T>
 static ingot_status launch_mode(const product_context *context, const product_task &task) {
-    /* a step has two groups of 4 bits, and those are of 128 columns, hardly ever more */
+    /* with 4 bits a step may have two groups; symmetric ones of more than 128 columns are seldom
+     * met, and have no kernel of their own */
     constexpr product_mode PLAIN = BITS == 4 ? PRODUCT_128 : PRODUCT_PLAIN;
     const bool is_plain = product_mode_of(&task) == PRODUCT_PLAIN && has_boxes(task);
     return is_plain && (PLAIN == PRODUCT_PLAIN || product_group_shift(&task.w[0]) == 2)

@@ -209,13 +209,19 @@ __device__ static inline unsigned wgmma_load_scale(const wgmma_job &job, const w
     return half;
 }
 
+/* Known when the kernel is compiled where groups are of 128 columns. */
+template <product_mode MODE>
+__device__ static inline unsigned wgmma_group_shift(const wgmma_job &job) {
+    return MODE == PRODUCT_128 ? 2 : job.group_shift;
+}
+
 /* The scales of both rows of a lane for the halves of a step, from `slot` where there are boxes. */
 template <typename layout, product_mode MODE>
 __device__ static inline void
 wgmma_take_scales(const wgmma_job &job, unsigned (&out)[layout::HALVES][2], bool has_boxes,
                   const wgmma_rows &rows, unsigned step, unsigned slot) {
     constexpr unsigned HALVES = layout::HALVES;
-    const unsigned group_shift = MODE == PRODUCT_128 ? 2 : job.group_shift;
+    const unsigned group_shift = wgmma_group_shift<MODE>(job);
     const unsigned group = step * (4 * HALVES) >> group_shift;
     if (!has_boxes) {
         const unsigned last = (unsigned)job.task.w[0].groups_per_row - 1;
@@ -281,7 +287,7 @@ __device__ static inline void wgmma_multiply(const wgmma_job &job, const uint8_t
     const product_task &task = job.task;
     const unsigned stages_at = async_address(shared);
     const unsigned full = stages_at + layout::BARRIERS, empty = full + 8 * layout::STAGES;
-    const unsigned group_shift = MODE == PRODUCT_128 ? 2 : job.group_shift;
+    const unsigned group_shift = wgmma_group_shift<MODE>(job);
     const product_matrix w = product_matrix_of(task, false, group_shift);
     const bool has_zeros = MODE == PRODUCT_GENERAL && task.w[0].zeros != nullptr;
     const bool has_boxes = MODE != PRODUCT_GENERAL || job.has_boxes;
