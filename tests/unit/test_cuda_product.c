@@ -258,6 +258,27 @@ static void test_halves(void) {
     }
 }
 
+/* 4 bits as most files are, and steps of 256 columns that have one scale, two, or the half of one's
+ * columns, for small matrices and for one that is large for every number of rows of x: scales that
+ * differ from group to group, also in a small run. */
+static void test_scales_of_steps(void) {
+    static const uint64_t m[] = {9, 24, 40}, groups[] = {128, 256, 512};
+    static const uint64_t large_m[] = {40, 24, 9, 60};
+    for (unsigned i = 0; i < 9; i++) {
+        product_case c = plain_case(40, 1536 + 256 * input_below(3), 4, m[i % 3]);
+        c.group = groups[i / 3];
+        c.dtype = input_below(4) == 0 ? INGOT_BF16 : INGOT_F16;
+        check(&c);
+    }
+    const ingot_cuda_card *card = cuda.context;
+    for (unsigned i = 0; i < (is_brief ? 2u : 4u); i++) { /* columns: scales come in boxes */
+        product_case c = plain_case(0, 4096, 4, large_m[i]);
+        c.rows = (512 << 10) / c.cols * (uint64_t)card->multiprocessors + 300;
+        c.group = i % 2 == 0 ? 128 : 256;
+        check(&c);
+    }
+}
+
 /* Those that go to blocks of 256 rows; a small run leaves them out. */
 static void test_large_warpgroups(void) {
     /* many tiles and few, and one that is large for 3 bits and more than 32 rows */
@@ -648,16 +669,27 @@ int main(void) {
         return 2;
     }
     const CU_TestInfo tests[] = {
-        {"parts by themselves", test_parts},       {"widths and groups", test_widths},
-        {"other weights", test_other_weights},     {"large", test_large},
-        {"large weights", test_large_weights},     {"usual weights", test_usual_weights},
-        {"many tiles", test_many_tiles},           {"warpgroups", test_warpgroups},
-        {"halves of steps", test_halves},          {"warpgroups, large", test_large_warpgroups},
-        {"tiles of x", test_tiles_of_x},           {"dense", test_dense},
-        {"dense, range", test_dense_range},        {"handed on", test_handed},
-        {"pairs of blocks", test_pairs},           {"digits of x", test_digits},
-        {"lesser cards", test_lesser_cards},       {"one huge x", test_huge_x},
-        {"x that is not finite", test_infinite_x}, CU_TEST_INFO_NULL,
+        {"parts by themselves", test_parts},
+        {"widths and groups", test_widths},
+        {"other weights", test_other_weights},
+        {"large", test_large},
+        {"large weights", test_large_weights},
+        {"usual weights", test_usual_weights},
+        {"many tiles", test_many_tiles},
+        {"warpgroups", test_warpgroups},
+        {"halves of steps", test_halves},
+        {"scales of steps", test_scales_of_steps},
+        {"warpgroups, large", test_large_warpgroups},
+        {"tiles of x", test_tiles_of_x},
+        {"dense", test_dense},
+        {"dense, range", test_dense_range},
+        {"handed on", test_handed},
+        {"pairs of blocks", test_pairs},
+        {"digits of x", test_digits},
+        {"lesser cards", test_lesser_cards},
+        {"one huge x", test_huge_x},
+        {"x that is not finite", test_infinite_x},
+        CU_TEST_INFO_NULL,
     };
     const int result = suite_run("cuda product", tests);
     ingot_pool_destroy(pool);
