@@ -60,6 +60,9 @@ static const ingot_cli_option options_table[] = {
      "shapes of the generated model: llama-3.1-8b (default), llama-3.1-70b or tiny."},
     {"head-bits", 0, "N",
      "bits of the generated model's head: 4 (default), or 16, as ingot-convert leaves it."},
+    {"group", 0, "G",
+     "columns of a group of the weights of --products and of the generated model (default 128)."},
+    {"asym", 0, NULL, "those weights have stored zero points."},
     {"products", 0, "LIST",
      "these products alone, separated by commas: NxK, NxK:BITS, NxK:BITS:M with M rows of "
      "activations, and NxK:BITS:M:handed with those as the product in front hands them on."},
@@ -67,11 +70,12 @@ static const ingot_cli_option options_table[] = {
 };
 
 static const ingot_cli_scope scopes[] = {
-    {"file", "verify, decode"}, {"size", "verify"},          {"folder", "verify, convert"},
-    {"model", "convert"},       {"text", "convert"},         {"methods", "convert"},
-    {"samples", "convert"},     {"seq-len", "convert"},      {"devices", "convert"},
-    {"slice", "convert"},       {"slice-blocks", "convert"}, {"shape", "decode"},
-    {"head-bits", "decode"},    {"products", "kernels"},
+    {"file", "verify, decode"},  {"size", "verify"},          {"folder", "verify, convert"},
+    {"model", "convert"},        {"text", "convert"},         {"methods", "convert"},
+    {"samples", "convert"},      {"seq-len", "convert"},      {"devices", "convert"},
+    {"slice", "convert"},        {"slice-blocks", "convert"}, {"shape", "decode"},
+    {"head-bits", "decode"},     {"products", "kernels"},     {"group", "decode, kernels"},
+    {"asym", "decode, kernels"},
 };
 
 static const ingot_cli_spec bench_spec = {
@@ -92,8 +96,8 @@ static const ingot_cli_spec bench_spec = {
         "a half minutes, --devices and --slice one more.\n\n"
         "decode: tokens a second of a device at batch 1 and 16 behind 128 and 4096 tokens, and of "
         "a "
-        "prompt of 512, for a container or for random weights (4 bits, groups of 128; the head "
-        "as --head-bits says) made on the "
+        "prompt of 512, for a container or for random weights (4 bits; groups as --group and "
+        "--asym, the head as --head-bits say) made on the "
         "device; beside the speed at which its memory could deliver weights, keys and values.  For "
         "a container also how fast it is loaded, beside the bus and digests on four threads.\n\n"
         "kernels: the time of products with packed random weights of the shapes of 8B and 70B "
@@ -137,6 +141,8 @@ static const ingot_cli_member members[] = {
     {"shape", INGOT_CLI_TEXT, .offset = MEMBER(shape)},
     {"head-bits", INGOT_CLI_COUNT, .offset = MEMBER(head_bits), .least = 4, .most = 16},
     {"products", INGOT_CLI_TEXT, .offset = MEMBER(products)},
+    {"group", INGOT_CLI_U64, .offset = MEMBER(group), .least = 8, .most = 1 << 20},
+    {"asym", INGOT_CLI_FLAG, .offset = MEMBER(has_zeros)},
     {"json", INGOT_CLI_FLAG, .offset = MEMBER(as_json)},
 };
 
@@ -178,11 +184,14 @@ static const measurement *find_measurement(const char *name) {
 /* What describes a generated container or model does not go with a file, nor a slice's blocks or a
  * text's windows with none; then the defaults of these. */
 static ingot_status settle(ingot_bench_options *o, ingot_error *error) {
-    if (o->file != NULL && (o->size_bytes != 0 || o->shape != NULL || o->head_bits != 0)) {
+    if (o->file != NULL && (o->size_bytes != 0 || o->shape != NULL || o->head_bits != 0 ||
+                            o->group != 0 || o->has_zeros)) {
         return ingot_error_set(error, INGOT_ERR_USAGE, NULL, NULL, "leave one of them out",
                                "--%s describes what is generated in the place of --file",
                                o->shape != NULL    ? "shape"
                                : o->head_bits != 0 ? "head-bits"
+                               : o->group != 0     ? "group"
+                               : o->has_zeros      ? "asym"
                                                    : "size");
     }
     if (o->head_bits != 0 && o->head_bits != 4 && o->head_bits != 16) {

@@ -17,6 +17,8 @@ typedef struct ingot_bench_options {
     unsigned head_bits; /* of its head: 4, or 16, dense in BF16; 0: 4 */
 
     const char *products; /* a list of products to measure; NULL: those of 8B and 70B models */
+    uint64_t group;       /* columns of a group of the weights of both; 0: 128 */
+    bool has_zeros;       /* of them: stored zero points */
 
     const char *device; /* NULL: auto */
     /* of conversions: */

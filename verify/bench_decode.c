@@ -54,7 +54,9 @@ typedef struct subject {
     bool has_backend;
 } subject;
 
-static void add_random(ingot_engine_matrix *out, uint64_t rows, uint64_t cols) {
+static void add_random(ingot_engine_matrix *out, uint64_t rows, uint64_t cols,
+                       const ingot_bench_options *options) {
+    const uint64_t group = ingot_min_u64(options->group == 0 ? 128 : options->group, cols);
     out->origin = INGOT_ENGINE_RANDOM;
     out->view = (ingot_weight_view){.kind = INGOT_GROUPED,
                                     .rows = rows,
@@ -62,8 +64,10 @@ static void add_random(ingot_engine_matrix *out, uint64_t rows, uint64_t cols) {
                                     .dtype = INGOT_F16,
                                     .bits = 4,
                                     .scale_dtype = INGOT_F16,
-                                    .group = 128,
-                                    .groups_per_row = cols / 128,
+                                    .zero_mode = options->has_zeros ? INGOT_ZERO_STORED
+                                                                    : INGOT_ZERO_SYMMETRIC,
+                                    .group = group,
+                                    .groups_per_row = ingot_ceil_div(cols, group),
                                     .row_stride_bytes = cols / 2};
 }
 
@@ -74,7 +78,8 @@ static void add_dense(ingot_engine_matrix *out, uint64_t rows, uint64_t cols) {
         (ingot_weight_view){.kind = INGOT_DENSE, .rows = rows, .cols = cols, .dtype = INGOT_BF16};
 }
 
-static ingot_status generate_model(subject *s, const struct shape *shape, unsigned head_bits) {
+static ingot_status generate_model(subject *s, const struct shape *shape,
+                                   const ingot_bench_options *options) {
     static const double base = 500000;
     const uint64_t q = shape->heads * HEAD_DIM, kv = shape->kv_heads * HEAD_DIM;
     const uint64_t size[INGOT_ENGINE_ROLES][2] = {
@@ -113,14 +118,14 @@ static ingot_status generate_model(subject *s, const struct shape *shape, unsign
     memset(layers, 0, shape->layers * sizeof *layers);
     for (uint64_t i = 0; i < shape->layers; i++) {
         for (int role = 0; role < INGOT_ENGINE_ROLES; role++) {
-            add_random(&layers[i].linear[role], size[role][0], size[role][1]);
+            add_random(&layers[i].linear[role], size[role][0], size[role][1], options);
         }
         layers[i].norm_attention = layers[i].norm_mlp = norm;
     }
-    if (head_bits == 16) {
+    if (options->head_bits == 16) {
         add_dense(&m->head, shape->vocab, shape->hidden);
     } else {
-        add_random(&m->head, shape->vocab, shape->hidden);
+        add_random(&m->head, shape->vocab, shape->hidden, options);
     }
     add_dense(&m->embed, shape->vocab, shape->hidden);
     m->inverse_frequency = frequency;
@@ -142,10 +147,10 @@ static uint64_t matrix_bytes(const ingot_engine_matrix *matrix) {
         return bytes;
     }
     const ingot_weight_view *v = &matrix->view;
-    return v->kind == INGOT_DENSE
-               ? v->rows * v->cols * ingot_dtype_bytes(v->dtype)
-               : v->rows *
-                     (v->row_stride_bytes + v->groups_per_row * ingot_dtype_bytes(v->scale_dtype));
+    const uint64_t of_group =
+        ingot_dtype_bytes(v->scale_dtype) + (v->zero_mode == INGOT_ZERO_STORED ? 1 : 0);
+    return v->kind == INGOT_DENSE ? v->rows * v->cols * ingot_dtype_bytes(v->dtype)
+                                  : v->rows * (v->row_stride_bytes + v->groups_per_row * of_group);
 }
 
 static void count_bytes(subject *s) {
@@ -188,7 +193,7 @@ static ingot_status open_model(subject *s, const struct shape *shape,
         return ingot_engine_model_create(&s->model, &s->described, &s->source, s->arena, NULL,
                                          error);
     }
-    return generate_model(s, shape, options->head_bits);
+    return generate_model(s, shape, options);
 }
 
 /* ---- ceilings ---------------------------------------------------------------------------------

@@ -66,14 +66,16 @@ static const series all_series[] = {
 
 #define MOST_SIDE (UINT64_C(1) << 20) /* rows or columns of a product that is asked for */
 #define MOST_M    4096u
-#define GROUP     128u
+#define GROUP     128u /* where --group says nothing */
 
 /* One product of --products. */
-static ingot_status parse_product(ingot_measure_shape *out, const char *text, ingot_error *error) {
+static ingot_status parse_product(ingot_measure_shape *out, const char *text,
+                                  const ingot_bench_options *options, ingot_error *error) {
+    const uint64_t group = options->group == 0 ? GROUP : options->group;
     char part[4][24] = {"", "", "4", "1"}; /* rows, columns, bits, rows of x */
     char handed[16] = "";
     uint64_t value[4] = {0};
-    static const uint64_t least[] = {1, GROUP, 2, 1}, most[] = {MOST_SIDE, MOST_SIDE, 8, MOST_M};
+    static const uint64_t least[] = {1, 32, 2, 1}, most[] = {MOST_SIDE, MOST_SIDE, 8, MOST_M};
     int at = 0;
     const int parts = sscanf(text, "%23[0-9]x%23[0-9]%n:%23[0-9]%n:%23[0-9]%n:%15[a-z]%n", part[0],
                              part[1], &at, part[2], &at, part[3], &at, handed, &at);
@@ -85,16 +87,17 @@ static ingot_status parse_product(ingot_measure_shape *out, const char *text, in
     for (int i = 0; i < 4; i++) {
         INGOT_TRY(ingot_cli_parse_u64(&value[i], "products", part[i], least[i], most[i], error));
     }
-    if (value[1] % GROUP != 0) {
+    if (value[1] % group != 0 || value[1] % 32 != 0) {
         return ingot_error_set(error, INGOT_ERR_USAGE, NULL, NULL, NULL,
-                               "--products: %llu columns are not whole groups of %u",
-                               (unsigned long long)value[1], GROUP);
+                               "--products: %llu columns are not whole groups of %llu, or words",
+                               (unsigned long long)value[1], (unsigned long long)group);
     }
     *out = (ingot_measure_shape){.rows = value[0],
                                  .cols = value[1],
                                  .bits = (unsigned)value[2],
                                  .m = value[3],
-                                 .group = GROUP,
+                                 .group = group,
+                                 .has_zeros = options->has_zeros,
                                  .is_handed = parts == 5,
                                  .dtype = INGOT_F16};
     return INGOT_OK;
@@ -104,15 +107,15 @@ typedef ingot_status (*measure_shape)(void *context, const ingot_measure_shape *
                                       ingot_error *error);
 
 /* Measures every product of a list that has no mistake. */
-static ingot_status measure_list(const char *list, measure_shape measure, void *context,
-                                 ingot_error *error) {
+static ingot_status measure_list(const ingot_bench_options *options, measure_shape measure,
+                                 void *context, ingot_error *error) {
     for (int turn = 0; turn < 2; turn++) {
-        for (const char *at = list;; at++) {
+        for (const char *at = options->products;; at++) {
             char text[128]; /* more than any product */
             ingot_measure_shape shape;
             const int size = (int)strcspn(at, ",");
             (void)snprintf(text, sizeof text, "%.*s", size, at);
-            INGOT_TRY(parse_product(&shape, text, error));
+            INGOT_TRY(parse_product(&shape, text, options, error));
             if (turn == 1) {
                 INGOT_TRY(ingot_interrupt_check(error));
                 INGOT_TRY(measure(context, &shape, error));
@@ -200,18 +203,18 @@ static ingot_status measure_on_device(void *context, const ingot_measure_shape *
 }
 
 static ingot_status measure_device(const ingot_backend *backend, json_t *figures, json_t *products,
-                                   const char *list, ingot_error *error) {
+                                   const ingot_bench_options *options, ingot_error *error) {
     device_run run = {.backend = backend,
                       .products = products,
                       .seed = (uint64_t)time(NULL) << 20,
-                      .is_asked = list != NULL};
+                      .is_asked = options->products != NULL};
     const ingot_status status = backend->ops->measure_read(backend->context, &run.read);
     if (status != INGOT_OK) {
         return device_failed(status, error);
     }
     (void)json_object_set_new(figures, "read_gbps", ingot_json_number(run.read * 1e-9));
-    if (list != NULL) {
-        return measure_list(list, measure_on_device, &run, error);
+    if (options->products != NULL) {
+        return measure_list(options, measure_on_device, &run, error);
     }
     for (unsigned s = 0; s < ALL_SERIES; s++) {
         const series *one = &all_series[s];
@@ -294,6 +297,7 @@ static ingot_status measure_cpu_product(const ingot_backend *backend, ingot_meas
                            .dtype = INGOT_F16,
                            .bits = shape->bits,
                            .scale_dtype = INGOT_F16,
+                           .zero_mode = shape->has_zeros ? INGOT_ZERO_STORED : INGOT_ZERO_SYMMETRIC,
                            .group = shape->group,
                            .groups_per_row = shape->cols / shape->group,
                            .row_stride_bytes = shape->cols * shape->bits / 8};
@@ -301,6 +305,7 @@ static ingot_status measure_cpu_product(const ingot_backend *backend, ingot_meas
     const uint64_t copies = READ_BYTES / code_bytes;
     ingot_status status = INGOT_OK;
     uint16_t *scales = NULL;
+    uint8_t *zeros = NULL;
     float *x = NULL, *y = NULL, *row = NULL;
     double times[MOST_RUNS];
     INGOT_GO(ingot_alloc((void **)&scales, w.rows * w.groups_per_row * 2));
@@ -314,6 +319,13 @@ static ingot_status measure_cpu_product(const ingot_backend *backend, ingot_meas
         x[i] = (float)(i * 7919 % 2001) * 1e-3f - 1.0f;
     }
     w.scales = scales;
+    if (shape->has_zeros) {
+        INGOT_GO(ingot_alloc((void **)&zeros, w.rows * w.groups_per_row));
+        for (uint64_t i = 0; i < w.rows * w.groups_per_row; i++) {
+            zeros[i] = (uint8_t)(i * 37 % (UINT64_C(1) << shape->bits));
+        }
+        w.zeros = zeros;
+    }
     for (unsigned run = 0; run < runs; run++) {
         w.codes = memory + run % copies * code_bytes;
         memset(y, 0xff, w.rows * sizeof *y);
@@ -332,10 +344,12 @@ static ingot_status measure_cpu_product(const ingot_backend *backend, ingot_meas
     *out = (ingot_measured){.median_us = times[runs / 2],
                             .low_us = times[0],
                             .high_us = times[runs - 1],
-                            .bytes = code_bytes + w.rows * w.groups_per_row * 2,
+                            .bytes =
+                                code_bytes + w.rows * w.groups_per_row * (shape->has_zeros ? 3 : 2),
                             .error = error_of(&w, x, y, row)};
 done:
     ingot_free(scales);
+    ingot_free(zeros);
     ingot_free(x);
     ingot_free(y);
     ingot_free(row);
@@ -385,7 +399,7 @@ static ingot_status measure_cpu(const ingot_backend *backend, json_t *figures, j
     }
     (void)json_object_set_new(figures, "read_gbps", ingot_json_number(run.read * 1e-9));
     if (options->products != NULL) {
-        status = measure_list(options->products, measure_on_cpu, &run, error);
+        status = measure_list(options, measure_on_cpu, &run, error);
         goto done;
     }
     for (unsigned b = 0; b < 3; b++) {
@@ -411,6 +425,11 @@ done:
 ingot_status ingot_bench_kernels(json_t **out, const ingot_bench_options *options,
                                  ingot_error *error) {
     ingot_backend backend;
+    if (options->products == NULL && (options->group != 0 || options->has_zeros)) {
+        return ingot_error_set(error, INGOT_ERR_USAGE, NULL, NULL, "add --products LIST",
+                               "--%s describes the weights of --products",
+                               options->group != 0 ? "group" : "asym");
+    }
     const char *device = options->device != NULL ? options->device : "auto";
     INGOT_TRY(ingot_backend_open(&backend, device, options->threads, error));
     json_t *figures = json_object(), *products = json_array();
@@ -418,10 +437,9 @@ ingot_status ingot_bench_kernels(json_t **out, const ingot_bench_options *option
     (void)json_object_set_new(figures, "threads",
                               json_integer((json_int_t)ingot_pool_threads(backend.pool)));
     (void)json_object_set_new(figures, "products", products);
-    const ingot_status status =
-        backend.ops->measure_product != NULL
-            ? measure_device(&backend, figures, products, options->products, error)
-            : measure_cpu(&backend, figures, products, options, error);
+    const ingot_status status = backend.ops->measure_product != NULL
+                                    ? measure_device(&backend, figures, products, options, error)
+                                    : measure_cpu(&backend, figures, products, options, error);
     ingot_backend_close(&backend);
     *out = figures;
     return status;

@@ -41,7 +41,8 @@ typedef struct filling {
     const ingot_container *container; /* or: from `offset` of a part */
     uint64_t index, offset;
     ingot_part part;
-    ingot_dtype dtype; /* or: random values, F32 to BF16 of the given spread, U8: any bytes */
+    ingot_dtype dtype; /* or: random values, F32 to BF16 of the given spread, U8: any bytes, */
+    uint8_t mask;      /* their bits in it */
     float spread;
 } filling;
 
@@ -216,6 +217,7 @@ static ingot_status fill_part(loader *l, const ingot_engine_matrix *m, int part,
     if (m->origin == INGOT_ENGINE_RANDOM) {
         const float spread = 1.7f / sqrtf((float)v->cols);
         one.dtype = v->kind == INGOT_DENSE ? v->dtype : part == 1 ? v->scale_dtype : INGOT_U8;
+        one.mask = (uint8_t)(part == 2 ? (1u << v->bits) - 1 : 0xff); /* zero points are codes */
         one.spread = part == 1 ? spread / (float)(1u << (v->bits - 1)) : spread;
         return add_filling(l, one);
     }
@@ -367,8 +369,8 @@ static ingot_status add_all(loader *l, const ingot_engine_model *model) {
 
 /* Floats are uniform: in [-spread, spread] in a matrix, scales within a quarter of it. */
 __global__ __launch_bounds__(THREADS) static void random_kernel(uint8_t *to, uint64_t bytes,
-                                                                ingot_dtype dtype, float spread,
-                                                                uint64_t seed) {
+                                                                ingot_dtype dtype, uint8_t mask,
+                                                                float spread, uint64_t seed) {
     const uint64_t step = (uint64_t)gridDim.x * THREADS, base = ingot_random_bits(&seed);
     for (uint64_t i = (uint64_t)blockIdx.x * THREADS + threadIdx.x; i * 4 < bytes; i += step) {
         uint64_t state = base + i;
@@ -377,7 +379,7 @@ __global__ __launch_bounds__(THREADS) static void random_kernel(uint8_t *to, uin
         const float b = (float)(int32_t)(random >> 32) * 0x1p-31f * spread;
         for (unsigned j = 0; j < 4 && i * 4 + j < bytes; j++) {
             const float value = j < 2 ? a : b;
-            unsigned bits = (unsigned)random;
+            unsigned bits = (unsigned)random & mask * 0x01010101u;
             if (dtype == INGOT_F32) {
                 bits = __float_as_uint(a);
             } else if (dtype == INGOT_F16) {
@@ -526,8 +528,8 @@ static ingot_status fill_rest(loader *l) {
             tell(l, one->bytes);
         } else if (one->container == nullptr) {
             const unsigned blocks = 16u * (unsigned)l->e->cuda->multiprocessors;
-            random_kernel<<<blocks, THREADS, 0, stream>>>(one->to, one->bytes, one->dtype,
-                                                          one->spread, l->options->seed + i);
+            random_kernel<<<blocks, THREADS, 0, stream>>>(
+                one->to, one->bytes, one->dtype, one->mask, one->spread, l->options->seed + i);
             INGOT_TRY(ingot_cuda_launched());
         }
     }

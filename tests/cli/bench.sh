@@ -198,6 +198,23 @@ for large in 256x512:4:16 256x512:4:1:handed 1048576x1048576; do
     expect_exit 2 ingot-bench kernels --device cpu --runs 1 --products "$large" --json
     expect_error "the cpu measures"
 done
+# Groups and zero points as asked for, of products that are asked for.
+expect_exit 0 ingot-bench kernels --device cpu --runs 1 --products 256x512,64x96:8 --group 32 --asym --json
+[ "$(grep -c '"group": 32' out)" = 2 ] || fail "not groups of 32: $(cat out)"
+[ "$(grep -c '"stored_zeros": true' out)" = 2 ] || fail "no zero points: $(cat out)"
+expect_exit 2 ingot-bench kernels --device cpu --runs 1 --products 256x512 --group 96
+expect_error "groups of 96"
+for alone in '--group 32' --asym; do
+    # shellcheck disable=SC2086 # an option and its value
+    expect_exit 2 ingot-bench kernels --device cpu --runs 1 $alone
+    expect_error "--products"
+    # shellcheck disable=SC2086
+    expect_exit 2 ingot-bench decode --file none.ingot $alone
+    expect_error "generated"
+    # shellcheck disable=SC2086
+    expect_exit 2 ingot-bench verify $alone
+    expect_error "${alone%% *}"
+done
 expect_exit 2 ingot-bench decode --products 256x512
 expect_error "products"
 expect_exit 2 ingot-bench kernels --device banana
