@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-/* Starts a copy of SIZE (4 or 16) bytes; of those only `bytes`, zeros behind them.  Both sides
+/* Starts a copy of SIZE (4, 8 or 16) bytes; of those only `bytes`, zeros behind them.  Both sides
  * are aligned to SIZE.  `to` is an address in shared memory as __cvta_generic_to_shared gives it.
  */
 template <int SIZE>
@@ -15,7 +15,8 @@ __device__ static inline void async_copy(unsigned to, const void *from, unsigned
                      "r"(bytes)
                      : "memory");
     } else {
-        asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(from), "r"(bytes)
+        asm volatile("cp.async.ca.shared.global [%0], [%1], %3, %2;" ::"r"(to), "l"(from),
+                     "r"(bytes), "n"(SIZE)
                      : "memory");
     }
 }
@@ -78,6 +79,16 @@ __device__ static inline longlong2 shared_read_two(unsigned at) {
     longlong2 v;
     asm volatile("ld.shared.v2.s64 {%0,%1}, [%2];" : "=l"(v.x), "=l"(v.y) : "r"(at) : "memory");
     return v;
+}
+
+__device__ static inline long long shared_read_one(unsigned at) {
+    long long v;
+    asm volatile("ld.shared.s64 %0, [%1];" : "=l"(v) : "r"(at) : "memory");
+    return v;
+}
+
+__device__ static inline void shared_write_one(unsigned at, long long value) {
+    asm volatile("st.shared.s64 [%0], %1;" ::"r"(at), "l"(value) : "memory");
 }
 
 __device__ static inline void shared_write_two(unsigned at, long long first, long long second) {

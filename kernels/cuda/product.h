@@ -7,10 +7,11 @@
  * the sum of magnitudes.  Where one x is far larger than the others of its row it is below 2^-18 as
  * tested, and by what is known of tensor cores never above 2^-17 (decision 0013).  For one or two
  * rows of x in F16 these are the magnitudes of codes plus those of zero points, not of their
- * differences, and symmetric weights of 3, 4 or 8 bits in groups of 128 or more round x once more:
- * one below 2^-11 of the largest of its 128 columns (128 i to 128 i + 127) to a multiple of 2^-21
- * of the largest power of two not above that one, which is up to 2^-15 of those magnitudes if all
- * roundings have one sign, and below 2^-17 as tested (decision 0043).  An x that is not finite
+ * differences, a zero point below the middle of all codes counting as that, and most weights of 3,
+ * 4 or 8 bits (those with F16 scales, decision 0056) round x once more: one below 2^-11 of the
+ * largest of its 128 columns (128 i to 128 i + 127), or of its group of 32 or 64, to a multiple of
+ * 2^-21 of the largest power of two not above that one, which is up to 2^-15 of those magnitudes if
+ * all roundings have one sign, and below 2^-17 as tested (decision 0043).  An x that is not finite
  * leaves nothing finite in its row of y.  Weights are rounded to 16 bits as well, a piece at a
  * time, the smallest to multiples of 2^-38 of the largest, for more than cuda_product_packed_rows
  * rows of x, and from 9 rows on where no kernel reads them packed (that number is 0): columns that

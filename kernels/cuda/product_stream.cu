@@ -35,6 +35,28 @@ typedef struct stream_shape {
     unsigned turns_shift;
 } stream_shape;
 
+static stream_kind kind_of(const ingot_weight_view *w) {
+    const int shift = product_group_shift(w);
+    return w->zeros == nullptr ? (shift == 0   ? STREAM_32
+                                  : shift == 1 ? STREAM_64
+                                               : STREAM_128)
+                               : (shift == 0   ? STREAM_32_ZEROS
+                                  : shift == 1 ? STREAM_64_ZEROS
+                                               : STREAM_128_ZEROS);
+}
+
+/* Of a slot. */
+static unsigned slot_bytes(unsigned bits, stream_kind kind) {
+    static const unsigned groups[] = {
+        stream_groups<STREAM_128>::BYTES, stream_groups<STREAM_128_ZEROS>::BYTES,
+        stream_groups<STREAM_64>::BYTES,  stream_groups<STREAM_64_ZEROS>::BYTES,
+        stream_groups<STREAM_32>::BYTES,  stream_groups<STREAM_32_ZEROS>::BYTES,
+    };
+    return groups[kind] + (bits == 3   ? stream_slot<3>::CODES
+                           : bits == 4 ? stream_slot<4>::CODES
+                                       : stream_slot<8>::CODES);
+}
+
 /* As many slots as have room: in half of a multiprocessor, or where x is long in all of it, for
  * twice as many warps if they have room.  A block of a small matrix asks for more than half, so
  * that no other of its kind comes beside it while another multiprocessor has none. */
@@ -51,11 +73,12 @@ static stream_shape shape_of(const ingot_cuda *cuda, const ingot_weight_view *w,
                 {1, 16, all, turns_shift},
                 {1, 8, all, turns_shift}};
     const unsigned most = is_boxed(cuda, w, has_up) ? STREAM_SLOTS : ASYNC_MOST;
+    const stream_kind kind = kind_of(w);
     const bool is_small = w->bits == 4 && !has_more_codes(cuda, w, false, SMALL_CODES);
     for (const auto &way : ways) {
         const unsigned fixed =
-            stream_fixed_bytes(w->bits, units_of(w), (unsigned)m, way.warps, way.turns_shift);
-        const unsigned each = way.warps * stream_slot_bytes(w->bits), room = way.room;
+            stream_fixed_bytes(w->bits, kind, units_of(w), (unsigned)m, way.warps, way.turns_shift);
+        const unsigned each = way.warps * slot_bytes(w->bits, kind), room = way.room;
         const unsigned slots = fixed < room ? ingot_min_u64((room - fixed) / each, most) : 0;
         if (slots >= 2) {
             const unsigned bytes = fixed + slots * each;
@@ -67,32 +90,60 @@ static stream_shape shape_of(const ingot_cuda *cuda, const ingot_weight_view *w,
     return {};
 }
 
+/* Whether groups are stored so that words which lanes copy have the scales, and the zero points, of
+ * half a unit at the same places. */
+static bool has_words(const ingot_weight_view *w) {
+    const uint64_t most = w->zeros != nullptr ? STREAM_GROUP_ZEROS : STREAM_GROUP;
+    const unsigned parts = stream_parts(kind_of(w));
+    return (parts == 1 || w->cols % 128 == 0) && (w->group <= most || w->group >= w->cols) &&
+           w->scale_dtype == INGOT_F16 && product_is_aligned(w->scales, parts == 4 ? 8 : 4) &&
+           product_is_aligned(w->zeros, 4);
+}
+
 static bool is_usual(const ingot_weight_view *w) {
-    return product_is_regular(w) && product_is_plain(w) &&
-           (w->bits == 3 || w->bits == 4 || w->bits == 8) && product_group_shift(w) >= 2 &&
-           (w->group <= STREAM_GROUP || w->group >= w->cols) && w->rows % 16 == 0 &&
-           w->row_stride_bytes < (UINT64_C(1) << 27) && w->row_stride_bytes % 16 == 0 &&
-           product_is_aligned(w->codes, 16) && product_is_aligned(w->scales, 4);
+    return product_is_regular(w) && (w->bits == 3 || w->bits == 4 || w->bits == 8) &&
+           has_words(w) && w->rows % 16 == 0 && w->row_stride_bytes < (UINT64_C(1) << 27) &&
+           w->row_stride_bytes % 16 == 0 && product_is_aligned(w->codes, 16);
 }
 
 bool product_stream_can(const ingot_cuda *cuda, const product_task *task, ingot_dtype dtype) {
     const ingot_weight_view *w = task->w;
     return cuda->is_hopper && dtype == INGOT_F16 && task->m <= STREAM_ROWS && is_usual(&w[0]) &&
-           (!task->has_up || (is_usual(&w[1]) && w[1].row_stride_bytes == w[0].row_stride_bytes)) &&
+           (!task->has_up || (is_usual(&w[1]) && w[1].row_stride_bytes == w[0].row_stride_bytes &&
+                              kind_of(&w[1]) == kind_of(&w[0]))) &&
            shape_of(cuda, &w[0], task->has_up, task->m).slots != 0;
+}
+
+template <int BITS, stream_kind KIND, bool IS_BOXED>
+static ingot_status launch_kind(const product_context *context, const stream_job &job,
+                                const stream_shape &shape) {
+    const unsigned most = shape.blocks * (unsigned)context->cuda->multiprocessors;
+    const auto kernel =
+        shape.warps == 8 ? (job.task.m == 1 ? product_stream_kernel<BITS, KIND, 1, 8, IS_BOXED>
+                                            : product_stream_kernel<BITS, KIND, 2, 8, IS_BOXED>)
+                         : (job.task.m == 1 ? product_stream_kernel<BITS, KIND, 1, 16, IS_BOXED>
+                                            : product_stream_kernel<BITS, KIND, 2, 16, IS_BOXED>);
+    return product_launch(context, kernel, dim3(job.tiles < most ? job.tiles : most),
+                          shape.warps * 32, shape.bytes, 1, job);
 }
 
 template <int BITS, bool IS_BOXED>
 static ingot_status launch(const product_context *context, const stream_job &job,
                            const stream_shape &shape) {
-    const unsigned most = shape.blocks * (unsigned)context->cuda->multiprocessors;
-    const auto kernel = shape.warps == 8
-                            ? (job.task.m == 1 ? product_stream_kernel<BITS, 1, 8, IS_BOXED>
-                                               : product_stream_kernel<BITS, 2, 8, IS_BOXED>)
-                            : (job.task.m == 1 ? product_stream_kernel<BITS, 1, 16, IS_BOXED>
-                                               : product_stream_kernel<BITS, 2, 16, IS_BOXED>);
-    return product_launch(context, kernel, dim3(job.tiles < most ? job.tiles : most),
-                          shape.warps * 32, shape.bytes, 1, job);
+    switch (kind_of(&job.task.w[0])) {
+    case STREAM_128:
+        return launch_kind<BITS, STREAM_128, IS_BOXED>(context, job, shape);
+    case STREAM_128_ZEROS:
+        return launch_kind<BITS, STREAM_128_ZEROS, IS_BOXED>(context, job, shape);
+    case STREAM_64:
+        return launch_kind<BITS, STREAM_64, IS_BOXED>(context, job, shape);
+    case STREAM_64_ZEROS:
+        return launch_kind<BITS, STREAM_64_ZEROS, IS_BOXED>(context, job, shape);
+    case STREAM_32:
+        return launch_kind<BITS, STREAM_32, IS_BOXED>(context, job, shape);
+    default:
+        return launch_kind<BITS, STREAM_32_ZEROS, IS_BOXED>(context, job, shape);
+    }
 }
 
 /* Slots that are filled at once; x comes the later for them. */

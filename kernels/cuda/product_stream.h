@@ -17,83 +17,100 @@
  * Between the end of the kernel in front and the first product stand a few hundred instructions of
  * a warp, one after the other: each warp makes the digits of the columns that it multiplies, and
  * nobody waits for the factor of a norm (decision 0051).
- *
- * A lane has 64 adjacent columns of a row, its three neighbours the others of the unit, which may
- * be of two groups, while a product of the tensor core adds up what the four lanes hold.  But it
- * has eight columns for a row of x: columns 4h to 4h + 2 of b are the digits of that row
- * (product_digits.h) in half h of the unit, with zeros for the lanes of the other half. */
+ */
 #ifndef INGOT_CUDA_PRODUCT_STREAM_H
 #define INGOT_CUDA_PRODUCT_STREAM_H
 
-#include "kernels/cuda/product_digits.h"
 #include "kernels/cuda/product_input.h"
-#include "kernels/cuda/product_stream_copies.h"
+#include "kernels/cuda/product_stream_unit.h"
 
-#define STREAM_ROWS    2 /* of x */
-#define STREAM_X_BYTES (STREAM_UNIT * DIGITS)
-#define STREAM_PIECE   (64 * DIGITS) /* bytes of x of 64 columns, 16 of each lane of a row */
-#define STREAM_OFFSETS 8             /* of a unit: one for each column of b */
-#define STREAM_KEPT    2             /* units of a row of x that a warp holds in registers */
+#define STREAM_ROWS 2 /* of x */
+#define STREAM_KEPT 2 /* units of a row of x that a warp holds in registers */
 
-/* Shared memory: codes [warp][slot], x [unit][m], where codes have no sign what zero points make of
- * it [unit][m][STREAM_OFFSETS], the units of its digits [unit][m][half], sums [meeting %
- * 2][turn][warp][m][16], squares [m][warp], scales [warp][slot], STREAM_OWN_BYTES [warp]. */
-__host__ __device__ static inline unsigned stream_offset_bytes(bool is_signed, unsigned units,
-                                                               unsigned m) {
-    return (units * m * ((is_signed ? 0 : STREAM_OFFSETS) + 2) * 4 + 127) / 128 * 128;
+/* Shared memory: codes [warp][slot], x as stream_x has it, sums [meeting % 2][turn][warp][m][16],
+ * squares [m][warp], groups [warp][slot], STREAM_OWN_BYTES [warp]. */
+__host__ __device__ constexpr unsigned stream_offset_bytes(unsigned bits, stream_kind kind,
+                                                           unsigned units, unsigned m) {
+    return (units * m * (stream_offsets(bits, kind) + 2 * stream_parts(kind)) * 4 + 127) / 128 *
+           128;
 }
 
-static inline unsigned stream_fixed_bytes(unsigned bits, unsigned units, unsigned m, unsigned warps,
-                                          unsigned turns_shift) {
-    const bool is_signed = bits == 4 && product_digits<4>::IS_SIGNED;
-    return units * m * STREAM_X_BYTES + stream_offset_bytes(is_signed, units, m) +
+static inline unsigned stream_fixed_bytes(unsigned bits, stream_kind kind, unsigned units,
+                                          unsigned m, unsigned warps, unsigned turns_shift) {
+    return units * m * STREAM_X_BYTES + stream_offset_bytes(bits, kind, units, m) +
            ((2 << turns_shift) * 16 + 1) * warps * m * (unsigned)sizeof(float) +
            warps * STREAM_OWN_BYTES;
 }
 
-static inline unsigned stream_slot_bytes(unsigned bits) {
-    return bits == 3   ? stream_slot<3>::BYTES
-           : bits == 4 ? stream_slot<4>::BYTES
-                       : stream_slot<8>::BYTES;
-}
-
 #if INGOT_SM90A
 
-/* Chunk c of both rows of a lane: rows `at` and eight behind it. */
-template <int BITS>
-__device__ static inline void stream_take(unsigned (&code)[2][BITS], unsigned at, unsigned c) {
+/* Lanes that have the columns of a group, or of half of a unit, eight each. */
+__host__ __device__ constexpr unsigned stream_lanes(stream_kind kind) {
+    return 16 / stream_parts(kind);
+}
+
+/* What the lane's eight columns of a unit add to the offsets of their group. */
+template <int BITS, stream_kind KIND>
+__device__ static inline void stream_put_offsets(int *offsets, const unsigned (&digit)[2][DIGITS]) {
+    constexpr unsigned LANES = stream_lanes(KIND);
+    constexpr int TIMES = stream_has_zeros(KIND) ? 1 : -(1 << (BITS - 1));
+    const unsigned lane = threadIdx.x % 32;
+    int sum[DIGITS];
 #pragma unroll
-    for (unsigned h = 0; h < 2; h++) {
+    for (int d = 0; d < DIGITS; d++) {
+        sum[d] = __dp4a((int)digit[0][d], 0x01010101, __dp4a((int)digit[1][d], 0x01010101, 0));
+    }
+    if (LANES == 16) {
 #pragma unroll
-        for (unsigned i = 0; i < BITS / 4; i++) {
-            const uint4 v = shared_read16((at ^ (c * (BITS / 4) + i) * 16) +
-                                          8 * h * stream_slot<BITS>::BOX_ROW);
-            code[h][4 * i] = v.x, code[h][4 * i + 1] = v.y;
-            code[h][4 * i + 2] = v.z, code[h][4 * i + 3] = v.w;
+        for (int d = 0; d < DIGITS; d++) { /* of both halves at once, below 2^15 */
+            const int both = __reduce_add_sync(0xffffffffu, lane < 16 ? sum[d] : sum[d] * 65536);
+            const int first = (short)both;
+            sum[d] = lane < 16 ? first : (both - first) >> 16;
         }
+    } else {
+        int two = sum[0] + sum[1] * 65536; /* likewise */
+#pragma unroll
+        for (unsigned other = 1; other < LANES; other *= 2) {
+            two += __shfl_xor_sync(0xffffffffu, two, other);
+            sum[2] += __shfl_xor_sync(0xffffffffu, sum[2], other);
+        }
+        sum[0] = (short)two;
+        sum[1] = (two - sum[0]) >> 16;
+    }
+    if (lane % LANES == 0) {
+        *reinterpret_cast<int4 *>(offsets + lane / LANES * STREAM_OFFSETS) =
+            make_int4(TIMES * sum[0], TIMES * sum[1], TIMES * sum[2], 0);
     }
 }
 
-/* Where x is in shared memory. */
-typedef struct stream_x {
-    uint8_t *digits; /* [unit][m][STREAM_X_BYTES] */
-    int *offsets;    /* [unit][m][STREAM_OFFSETS], where codes have no sign */
-    float *units;    /* [unit][m][half] */
-} stream_x;
+/* The largest of what lanes have that share a group, or half of a unit where it is longer. */
+template <stream_kind KIND> __device__ static inline unsigned stream_largest(unsigned own) {
+    constexpr unsigned LANES = stream_lanes(KIND);
+    if constexpr (LANES == 16) {
+        const bool is_first = threadIdx.x % 32 < 16;
+        const unsigned first = __reduce_max_sync(0xffffffffu, is_first ? own : 0);
+        const unsigned second = __reduce_max_sync(0xffffffffu, is_first ? 0 : own);
+        return is_first ? first : second;
+    } else {
+#pragma unroll
+        for (unsigned other = 1; other < LANES; other *= 2) {
+            own = max(own, __shfl_xor_sync(0xffffffffu, own, other));
+        }
+        return own;
+    }
+}
 
 /* A unit of a row of x, its number `at`; a warp has eight columns of it in each lane, whose largest
  * magnitude is `own_largest`, as bits.  Digits stand as lanes read them, the columns of each in the
  * order of codes: [chunk of a lane][16 of its columns][digit][lane of a row][16].  With 8 bits the
  * last two lanes of a row have their chunks in turned order, so that reads of codes meet different
  * banks. */
-template <int BITS>
+template <int BITS, stream_kind KIND>
 __device__ static inline void stream_put(const stream_x &x, unsigned at, const float (&v)[8],
                                          unsigned own_largest) {
     typedef product_digits<BITS> order;
     const unsigned lane = threadIdx.x % 32;
-    const unsigned first_largest = __reduce_max_sync(0xffffffffu, lane < 16 ? own_largest : 0);
-    const unsigned second_largest = __reduce_max_sync(0xffffffffu, lane < 16 ? 0 : own_largest);
-    const unsigned largest = lane < 16 ? first_largest : second_largest;
+    const unsigned largest = stream_largest<KIND>(own_largest);
     const float inverse = digits_inverse(largest);
     float rounded[2][4];
 #pragma unroll
@@ -120,33 +137,18 @@ __device__ static inline void stream_put(const stream_x &x, unsigned at, const f
             }
         }
     }
-    if constexpr (!order::IS_SIGNED) {
-        int offset[2][4] = {};
-#pragma unroll
-        for (int d = 0; d < DIGITS; d++) { /* of both halves at once, below 2^15 */
-            const int own =
-                __dp4a((int)digit[0][d], 0x01010101, __dp4a((int)digit[1][d], 0x01010101, 0));
-            const int both = __reduce_add_sync(0xffffffffu, lane < 16 ? own : own * 65536);
-            const int first = (short)both;
-            offset[0][d] = -(1 << (BITS - 1)) * first;
-            offset[1][d] = -(1 << (BITS - 1)) * ((both - first) >> 16);
-        }
-        if (lane % 16 == 0) {
-            const unsigned half = lane / 16;
-            *reinterpret_cast<int4 *>(x.offsets + at * STREAM_OFFSETS + half * 4) =
-                half == 0 ? make_int4(offset[0][0], offset[0][1], offset[0][2], 0)
-                          : make_int4(offset[1][0], offset[1][1], offset[1][2], 0);
-        }
+    if constexpr (stream_offsets(BITS, KIND) != 0) {
+        stream_put_offsets<BITS, KIND>(x.offsets + at * stream_offsets(BITS, KIND), digit);
     }
-    if (lane % 16 == 0) {
-        x.units[at * 2 + lane / 16] = largest < 0x7f800000u
-                                          ? digits_unit(largest) * (1.0f / order::FACTOR)
-                                          : __uint_as_float(0x7fffffffu);
+    if (lane % stream_lanes(KIND) == 0) {
+        x.units[at * (2 * stream_parts(KIND)) + lane / stream_lanes(KIND)] =
+            largest < 0x7f800000u ? digits_unit(largest) * (1.0f / order::FACTOR)
+                                  : __uint_as_float(0x7fffffffu);
     }
 }
 
 /* The same of a row in binary16. */
-template <int BITS>
+template <int BITS, stream_kind KIND>
 __device__ static inline void stream_put_halves(const stream_x &x, unsigned at, const uint4 &v) {
     const unsigned pairs[4] = {v.x, v.y, v.z, v.w};
     unsigned two = 0;
@@ -158,12 +160,12 @@ __device__ static inline void stream_put_halves(const stream_x &x, unsigned at, 
         values[2 * i] = pair.x, values[2 * i + 1] = pair.y;
     }
     const unsigned short largest = (unsigned short)max(two & 0xffffu, two >> 16);
-    stream_put<BITS>(x, at, values, __float_as_uint(__half2float(__ushort_as_half(largest))));
+    stream_put<BITS, KIND>(x, at, values, __float_as_uint(__half2float(__ushort_as_half(largest))));
 }
 
 /* Makes digits of a warp's own units of row i of m, which lies in binary16 where they will be: at
  * the start of each unit.  Two at once, since each is a chain of instructions. */
-template <int BITS, unsigned WARPS>
+template <int BITS, stream_kind KIND, unsigned WARPS>
 __device__ static inline void stream_split_row(const stream_x &x, unsigned i, unsigned units,
                                                unsigned m) {
 #pragma unroll 2
@@ -171,14 +173,14 @@ __device__ static inline void stream_split_row(const stream_x &x, unsigned i, un
         const uint4 v = *reinterpret_cast<const uint4 *>(
             x.digits + (unit * m + i) * STREAM_X_BYTES + threadIdx.x % 32 * 16);
         __syncwarp();
-        stream_put_halves<BITS>(x, unit * m + i, v);
+        stream_put_halves<BITS, KIND>(x, unit * m + i, v);
     }
 }
 
 /* A warp's own units of row i of m: `filled` times eight columns of binary16 without a norm.  Many
  * are on their way at once, and no other warp needs them.  behind(): when the first are on their
  * way. */
-template <int BITS, unsigned WARPS, typename Behind>
+template <int BITS, stream_kind KIND, unsigned WARPS, typename Behind>
 __device__ static inline void stream_copy_row(const stream_x &x, unsigned i, const uint4 *from,
                                               unsigned filled, unsigned units, unsigned m,
                                               const Behind &behind) {
@@ -208,13 +210,13 @@ __device__ static inline void stream_copy_row(const stream_x &x, unsigned i, con
         }
     }
     __syncwarp();
-    stream_split_row<BITS, WARPS>(x, i, units, m);
+    stream_split_row<BITS, KIND, WARPS>(x, i, units, m);
 }
 
 /* Rows of x in FP32 with a norm of rows without their mean.  Nobody waits for its factor, by which
  * the sums are multiplied in the end; digits are of x times the weights of the norm, whatever their
  * size. */
-template <int BITS, unsigned WARPS> struct stream_norm {
+template <int BITS, stream_kind KIND, unsigned WARPS> struct stream_norm {
     float weight[STREAM_KEPT][8];
 
     __device__ static void load(float (&w)[STREAM_KEPT][8], const product_source &source,
@@ -276,7 +278,7 @@ template <int BITS, unsigned WARPS> struct stream_norm {
                     largest = max(largest, __float_as_uint(v[j][k]) & 0x7fffffffu);
                 }
                 if (first + j * WARPS < units) {
-                    stream_put<BITS>(x, (first + j * WARPS) * m + i, v[j], largest);
+                    stream_put<BITS, KIND>(x, (first + j * WARPS) * m + i, v[j], largest);
                 }
             }
         }
@@ -299,105 +301,6 @@ __device__ static inline float stream_factor(const float *squares, float inverse
     return rsqrtf(fmaf(square, inverse_cols, eps));
 }
 
-/* b = 16 bytes of shared memory in lanes that have x, what it was in others: lanes that read zeros
- * instead would cost shared memory as much as those with x (4 cycles a read, 2 without them). */
-__device__ static inline void stream_read_x(uint4 &b, unsigned at, unsigned has_x) {
-    asm volatile("{\n.reg .pred p;\nsetp.ne.u32 p, %5, 0;\n"
-                 "@p ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];\n}"
-                 : "+r"(b.x), "+r"(b.y), "+r"(b.z), "+r"(b.w)
-                 : "r"(at), "r"(has_x)
-                 : "memory");
-}
-
-/* What a lane has of a unit in its slot, of the rows lane / 4 and eight behind it. */
-template <int BITS> struct stream_codes {
-    unsigned code[2][2][BITS]; /* [chunk][row] */
-
-    __device__ void take(unsigned at) {
-        if constexpr (BITS % 4 == 0) {
-            stream_take<BITS>(code[0], at, 0);
-            stream_take<BITS>(code[1], at, 1);
-        } else { /* in words of eight bytes */
-#pragma unroll
-            for (unsigned i = 0; i < 2 * BITS; i++) {
-                const unsigned h = i / BITS, word = i % BITS * 2;
-                const uint2 v = shared_read8(at + 8 * h * stream_slot<BITS>::ROW + word * 4);
-                code[word / BITS][h][word % BITS] = v.x;
-                code[(word + 1) / BITS][h][(word + 1) % BITS] = v.y;
-            }
-        }
-    }
-};
-
-/* Where a lane finds what belongs to a unit of 16 rows, in shared memory. */
-typedef struct stream_lane {
-    unsigned codes, scales; /* in slot 0 of its warp */
-    unsigned scale_bytes;   /* of a word, for __byte_perm: the scale of its half */
-    unsigned has_x;         /* whether the lane has x in its column of b */
-} stream_lane;
-
-/* totals[row of x][row of W, and eight behind it] += what a lane has of the 256 columns of a unit,
- * times their scales; stream_total makes sums of it.  x, offsets, x_units: of the unit, as
- * stream_x_of and the others have it.  b: zeros in lanes without x. */
-template <int BITS, int M>
-__device__ static inline void stream_unit(float (&totals)[M][2], uint4 (&b)[M][4],
-                                          const stream_lane &at, unsigned slot, unsigned x,
-                                          unsigned offsets, unsigned x_units) {
-    typedef stream_slot<BITS> layout;
-    constexpr bool IS_SIGNED = product_digits<BITS>::IS_SIGNED;
-    stream_codes<BITS> own;
-    own.take(at.codes + slot * layout::CODES);
-    int sums[M][2][4] = {}; /* two chains */
-    float x_unit[M];
-#pragma unroll
-    for (int i = 0; i < M; i++) {
-        if constexpr (!IS_SIGNED) {
-            const uint2 offset = shared_read8(offsets + i * (STREAM_OFFSETS * 4));
-            sums[i][0][0] = sums[i][0][2] = (int)offset.x;
-            sums[i][0][1] = sums[i][0][3] = (int)offset.y;
-        }
-        x_unit[i] = __uint_as_float(shared_read4(x_units + i * 8));
-    }
-#pragma unroll
-    for (int c = 0; c < 2; c++) {
-        unsigned word[2][8];
-        product_digits<BITS>::unpack(word[0], own.code[c][0]);
-        product_digits<BITS>::unpack(word[1], own.code[c][1]);
-#pragma unroll
-        for (int p = 0; p < 2; p++) {
-#pragma unroll
-            for (int i = 0; i < M; i++) {
-                uint4 &own_x = b[i][2 * c + p];
-                stream_read_x(own_x, x + i * STREAM_X_BYTES + (2 * c + p) * STREAM_PIECE, at.has_x);
-                digits_mma<IS_SIGNED>(sums[i][0], word[0][4 * p], word[1][4 * p],
-                                      word[0][4 * p + 1], word[1][4 * p + 1], own_x.x, own_x.y);
-                digits_mma<IS_SIGNED>(sums[i][1], word[0][4 * p + 2], word[1][4 * p + 2],
-                                      word[0][4 * p + 3], word[1][4 * p + 3], own_x.z, own_x.w);
-            }
-        }
-    }
-#pragma unroll
-    for (unsigned h = 0; h < 2; h++) {
-        const unsigned half = __byte_perm(shared_read4(at.scales + slot * layout::SCALES + h * 64),
-                                          0, at.scale_bytes);
-        const float scale = __half2float(__ushort_as_half((unsigned short)half));
-#pragma unroll
-        for (int i = 0; i < M; i++) {
-            const int high = sums[i][0][2 * h] + sums[i][1][2 * h];
-            const int low = sums[i][0][2 * h + 1] + sums[i][1][2 * h + 1];
-            totals[i][h] = fmaf((float)(high * 256 + low), scale * x_unit[i], totals[i][h]);
-        }
-    }
-}
-
-/* The sum over the lanes of a row: of two columns of b each, whose first counts 2^8 times the
- * second; the second of a half is digit 1, or nothing behind digit 2. */
-__device__ static inline float stream_total(float own) {
-    own *= threadIdx.x % 2 == 0 ? 256.0f : 1.0f / 256.0f;
-    own += __shfl_xor_sync(0xffffffffu, own, 1);
-    return own + __shfl_xor_sync(0xffffffffu, own, 2);
-}
-
 /* What the warps have left of a row of a tile: at `from` and every `step` floats. */
 template <unsigned WARPS>
 __device__ static inline float stream_sum(const float *from, unsigned step) {
@@ -409,49 +312,14 @@ __device__ static inline float stream_sum(const float *from, unsigned step) {
     return sum;
 }
 
-/* The lane's places where slot 0 of its warp has codes and scales there. */
-template <int BITS, bool IS_BOXED>
-__device__ static inline stream_lane stream_place_of(unsigned codes, unsigned scales,
-                                                     const product_matrix &w) {
-    typedef stream_slot<BITS> layout;
-    const unsigned lane = threadIdx.x % 32, quarter = lane % 4, row = lane / 4, half = quarter / 2;
-    const unsigned chunk = threadIdx.x / 32 * 8 + half * 4; /* of the warp's first unit */
-    const unsigned scale = row * w.groups + (chunk >> w.group_shift);
-    const unsigned own =
-        BITS == 3   ? quarter * (8 * BITS)
-        : BITS == 4 ? (quarter * 2 ^ (IS_BOXED ? row : row % 2)) * 16
-                    : half * (16 * layout::BOX_ROW) + ((quarter % 2 * 4 ^ half * 2) ^ row) * 16;
-    /* Of b, the lane's row is a column. */
-    return {stream_keep(codes + row * layout::BOX_ROW + own),
-            stream_keep(scales + row * 8 + half * 4),
-            stream_keep(scale % 2 != 0 ? 0x4432u : 0x4410u), row % 4 < DIGITS && row / 4 == half};
-}
-
-/* A lane's place in the digits of the warp's first unit. */
-__device__ static inline unsigned stream_x_of(const stream_x &x, unsigned m) {
-    const unsigned lane = threadIdx.x % 32, digit = min(lane / 4 % 4, DIGITS - 1u);
-    return stream_keep(async_address(x.digits) + threadIdx.x / 32 * m * STREAM_X_BYTES +
-                       digit * 64 + lane % 4 * 16);
-}
-
-/* The lane's columns of b in the offsets of the warp's first unit. */
-__device__ static inline unsigned stream_offsets_of(const stream_x &x, unsigned m) {
-    return stream_keep(async_address(x.offsets) + threadIdx.x / 32 * m * (STREAM_OFFSETS * 4) +
-                       threadIdx.x % 4 * 8);
-}
-
-/* What the digits of its half count, of the warp's first unit. */
-__device__ static inline unsigned stream_units_of(const stream_x &x, unsigned m) {
-    return stream_keep(async_address(x.units) + threadIdx.x / 32 * m * 8 + threadIdx.x % 4 / 2 * 4);
-}
-
 #endif
 
-template <int BITS, int M, unsigned WARPS, bool IS_BOXED>
+template <int BITS, stream_kind KIND, int M, unsigned WARPS, bool IS_BOXED>
 __global__ __launch_bounds__(WARPS * 32, 16 / WARPS) static void product_stream_kernel(
     const __grid_constant__ stream_job job) {
 #if INGOT_SM90A
     typedef stream_slot<BITS> layout;
+    typedef stream_groups<KIND> groups;
     extern __shared__ __align__(1024) uint8_t stream_shared[];
     const unsigned lane = threadIdx.x % 32, quarter = lane % 4;
     const unsigned warp = __shfl_sync(0xffffffffu, threadIdx.x / 32, 0); /* uniform, it is known */
@@ -459,23 +327,23 @@ __global__ __launch_bounds__(WARPS * 32, 16 / WARPS) static void product_stream_
     constexpr unsigned m = M;
     const unsigned sides = job.task.has_up ? 2 : 1, turn_sums = WARPS * m * 16;
     const product_matrix w = product_matrix_of(job.task, false, job.group_shift);
-    constexpr bool IS_SIGNED = product_digits<BITS>::IS_SIGNED;
+    constexpr unsigned OFFSETS = stream_offsets(BITS, KIND);
     uint8_t *digits = stream_shared + WARPS * job.slots * layout::CODES;
     int *offsets = reinterpret_cast<int *>(digits + units * m * STREAM_X_BYTES);
-    const stream_x x_at = {
-        digits, offsets,
-        reinterpret_cast<float *>(offsets + (IS_SIGNED ? 0 : units * m * STREAM_OFFSETS))};
-    float *sums = reinterpret_cast<float *>(offsets) + stream_offset_bytes(IS_SIGNED, units, m) / 4;
+    const stream_x x_at = {digits, offsets,
+                           reinterpret_cast<float *>(offsets + units * m * OFFSETS)};
+    float *sums =
+        reinterpret_cast<float *>(offsets) + stream_offset_bytes(BITS, KIND, units, m) / 4;
     const unsigned turns_shift = job.turns_shift, turns_least = 1u << turns_shift;
     float *squares = sums + 2 * turns_least * turn_sums;
-    const unsigned all_scales = async_address(squares + m * WARPS);
+    const unsigned all_groups = async_address(squares + m * WARPS);
     const stream_room room = {async_address(stream_shared) + warp * job.slots * layout::CODES,
-                              all_scales + warp * job.slots * layout::SCALES,
-                              all_scales + WARPS * job.slots * layout::SCALES +
+                              all_groups + warp * job.slots * groups::BYTES,
+                              all_groups + WARPS * job.slots * groups::BYTES +
                                   warp * STREAM_OWN_BYTES};
 
     product_let_next_start();
-    stream_copies<BITS, WARPS, IS_BOXED> copies(job, w, room, warp);
+    stream_copies<BITS, KIND, WARPS, IS_BOXED> copies(job, w, room, warp);
     const auto fetch_slots = [&](unsigned from, unsigned until) {
 #pragma unroll 1
         for (unsigned slot = from; slot < until; slot++) {
@@ -483,7 +351,7 @@ __global__ __launch_bounds__(WARPS * 32, 16 / WARPS) static void product_stream_
         }
     };
     const bool has_norm = job.source.norm_weight != nullptr;
-    stream_norm<BITS, WARPS> norm;
+    stream_norm<BITS, KIND, WARPS> norm;
     if (has_norm) {
         norm.fetch(job.source, warp); /* not behind weights */
     }
@@ -504,8 +372,8 @@ __global__ __launch_bounds__(WARPS * 32, 16 / WARPS) static void product_stream_
         product_wait();
 #pragma unroll 1
         for (unsigned i = 0; i < m; i++) {
-            stream_copy_row<BITS, WARPS>(x_at, i, from + i * stride, filled, units, m,
-                                         [&] { fetch_slots(i == 0 ? soon : end, end); });
+            stream_copy_row<BITS, KIND, WARPS>(x_at, i, from + i * stride, filled, units, m,
+                                               [&] { fetch_slots(i == 0 ? soon : end, end); });
         }
     } else {
         product_wait();
@@ -520,9 +388,10 @@ __global__ __launch_bounds__(WARPS * 32, 16 / WARPS) static void product_stream_
     }
     __syncwarp();
 
-    const unsigned x_first = stream_x_of(x_at, m), offset_first = stream_offsets_of(x_at, m);
-    const unsigned x_unit_first = stream_units_of(x_at, m);
-    const stream_lane place = stream_place_of<BITS, IS_BOXED>(room.codes, room.scales, w);
+    const unsigned x_first = stream_x_of(x_at, m);
+    const unsigned offset_first = stream_offsets_of<BITS, KIND>(x_at, m);
+    const unsigned x_unit_first = stream_units_of<KIND>(x_at, m);
+    const stream_lane place = stream_place_of<BITS, KIND, IS_BOXED>(room.codes, room.groups, w);
     uint4 b[M][4] = {};
     /* The warps meet when they have left the sums of some turns, or of the last: a turn for each
      * tile of W, two with U. */
@@ -547,12 +416,12 @@ __global__ __launch_bounds__(WARPS * 32, 16 / WARPS) static void product_stream_
 #pragma unroll 1
         for (unsigned unit = warp; unit < units; unit += WARPS) {
             copies.wait(slot);
-            stream_unit<BITS, M>(totals, b, place, slot, x, offset, x_unit);
+            stream_unit<BITS, KIND, M>(totals, b, place, slot, x, offset, x_unit);
             __syncwarp();
             copies.fetch(slot);
             x += WARPS * m * STREAM_X_BYTES;
-            offset += WARPS * m * (STREAM_OFFSETS * 4);
-            x_unit += WARPS * m * 8;
+            offset += WARPS * m * (OFFSETS * 4);
+            x_unit += WARPS * m * (stream_parts(KIND) * 8);
             slot = slot + 1 == end ? 0 : slot + 1;
         }
         float *met = sums + (turn >> turns_shift) % 2 * (turn_sums << turns_shift);

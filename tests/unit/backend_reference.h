@@ -107,9 +107,9 @@ static inline void ref_norm(double *value, double *size, const float *x, const f
 
 /* All weights of a row, and what a product of few rows may round in units of, beyond the weight:
  * the cpu backend sums s q x and s z x apart (kernels/cpu/isa_product.c), as one kernel of the cuda
- * backend does.  has_offset: that; else zeros. */
+ * backend does.  has_offset: that, of zero points that are not below least_zero; else zeros. */
 static inline void ref_row(double *weight, double *offset, const ingot_weight_view *w, uint64_t row,
-                           bool has_offset) {
+                           bool has_offset, int least_zero) {
     for (uint64_t c = 0; w->kind == INGOT_DENSE && c < w->cols; c++) {
         weight[c] = ref_weight(w, row, c);
         offset[c] = 0;
@@ -124,7 +124,7 @@ static inline void ref_row(double *weight, double *offset, const ingot_weight_vi
         const int zero = ref_zero(w, group);
         for (uint64_t c = first; c < end; c++) {
             weight[c] = (double)(float)(scale * (double)(ref_code(w, row, c) - zero));
-            offset[c] = has_offset ? scale * zero : 0;
+            offset[c] = has_offset ? scale * (zero > least_zero ? zero : least_zero) : 0;
         }
     }
     for (uint64_t i = w->outlier_count != 0 ? w->outlier_row_ptr[row] : 0;
@@ -166,6 +166,7 @@ typedef struct ref_product {
     const float *x;    /* [m][w->cols] */
     uint64_t m;
     bool has_offset;
+    int least_zero;         /* which zero points count as at least, where they do */
     double *fours, *x_lost; /* of ref_product_start */
 } ref_product;
 
@@ -190,7 +191,7 @@ static inline void ref_product_rows(const ref_product *p, uint64_t first, uint64
     for (uint64_t r = first; r < end; r++) {
         const double start = p->bias != NULL ? (double)p->bias[r] : 0.0;
         double lost = fabs(start);
-        ref_row(row, offset, p->w, r, p->has_offset);
+        ref_row(row, offset, p->w, r, p->has_offset, p->least_zero);
         for (uint64_t c = 0; c < cols; c++) {
             lost += 0x1p-15 * fabs(row[c]);
         }
@@ -213,7 +214,7 @@ static inline void ref_product_rows(const ref_product *p, uint64_t first, uint64
 
 static inline void ref_linear(double *value, double *size, const ingot_weight_view *w,
                               const float *bias, const float *x, uint64_t m) {
-    ref_product p = {value, size, w, bias, x, m, m <= 4, NULL, NULL};
+    ref_product p = {value, size, w, bias, x, m, m <= 4, 0, NULL, NULL};
     ref_product_start(&p);
     ref_product_rows(&p, 0, w->rows);
     ref_product_end(&p);

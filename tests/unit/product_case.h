@@ -192,9 +192,14 @@ static void reference(const product_case *c, const inputs *in, double *value, do
     for (int side = 0; side < (c->has_up ? 2 : 1); side++) {
         sum[side] = calloc(count, sizeof(double));
         error[side] = calloc(count, sizeof(double));
-        ref_product p = {sum[side],      error[side], &in->w[side].view,
-                         in->bias[side], x,           c->m,
-                         has_offset,     NULL,        NULL};
+        ref_product p = {.value = sum[side],
+                         .size = error[side],
+                         .w = &in->w[side].view,
+                         .bias = in->bias[side],
+                         .x = x,
+                         .m = c->m,
+                         .has_offset = has_offset,
+                         .least_zero = c->bits != 0 ? 1 << (c->bits - 1) : 0};
         ref_product_start(&p);
         ingot_pool_run(pool, ingot_ceil_div(c->rows, ROWS_AT_ONCE), reference_rows, &p);
         ref_product_end(&p);

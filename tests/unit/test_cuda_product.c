@@ -122,35 +122,60 @@ static void test_usual_weights(void) {
     }
 }
 
+/* One or two rows of x and weights whose groups are of 32 and 64 columns, or have zero points: the
+ * same shapes, but rows of whole groups of 128, and those that a kernel of wider groups takes. */
+static void test_small_groups(void) {
+    static const uint64_t rows[] = {16, 48, 144, 2144, 4240};
+    static const uint64_t cols[] = {128, 256, 640, 1536, 2176, 4096, 14336, 28672};
+    static const uint64_t groups[] = {32, 64, 128, 32, 64, 256, 32, 64, 512, 32, 64, 0};
+    static const unsigned widths[] = {3, 4, 8};
+    for (unsigned i = 0; i < (is_brief ? 36u : 216u); i++) {
+        product_case c = draw(widths[i % 3], 0, 1 + i / 36 % 2);
+        const uint64_t group = groups[i / 3 % 12];
+        c.rows = pick(rows, is_brief ? 2 : c.has_up ? 4 : 5);
+        c.cols = pick(cols, is_brief ? 5 : c.rows > 144 ? 6 : 8);
+        c.group = group == 0 || group > c.cols ? c.cols : group;
+        c.zero_mode = c.group >= 128 ? INGOT_ZERO_STORED : c.zero_mode;
+        c.scale_dtype = c.dtype = INGOT_F16;
+        c.x_dtype = c.has_norm ? INGOT_F32 : INGOT_F16;
+        c.norm_kind = c.norm_kind == INGOT_NORM_LAYER ? INGOT_NORM_RMS : c.norm_kind;
+        c.m = is_brief ? 1 + input_below(2) : c.m;
+        check(&c);
+    }
+}
+
 /* One or two rows of x and so many tiles of W that the warps of a block meet again and again, also
  * with sums of two matrices between two meetings; in brief, several units of a tile for a warp. */
 static void test_many_tiles(void) {
     static const unsigned widths[] = {3, 4, 8};
-    for (unsigned i = 0; i < 4; i++) {
+    for (unsigned i = 0; i < 12; i++) { /* of groups of 128, of 64, of 32 */
         product_case c = draw(widths[i % 3], 0, 1 + i % 2);
         c.has_up = i % 2 != 0;
         c.has_activation = c.has_activation || c.has_up;
-        c.rows = is_brief ? 32 : i == 3 ? 8480 : 40000;
-        c.cols = is_brief ? 4096 : i == 3 ? 8448 : 288;
-        c.group = 128;
-        c.zero_mode = INGOT_ZERO_SYMMETRIC;
+        c.rows = is_brief ? 32 : i % 4 == 3 ? 8480 : 40000;
+        c.cols = is_brief ? 4096 : i % 4 == 3 ? 8448 : i < 4 ? 288 : 384;
+        c.group = 128 >> i / 4;
+        c.zero_mode = i < 4 ? INGOT_ZERO_SYMMETRIC : c.zero_mode;
         c.scale_dtype = c.dtype = INGOT_F16;
         check(&c);
     }
     const ingot_cuda_card *card = cuda.context;
-    for (unsigned i = 0; i < (is_brief ? 1u : 4u); i++) { /* 4 bits: so many that they are boxed */
-        product_case c = draw(4, 0, 1 + i / 2);
+    for (unsigned i = 0; i < (is_brief ? 2u : 10u); i++) { /* 4 bits: so many that they are boxed */
+        static const uint64_t groups[] = {128, 32, 64, 128, 128, 128, 64, 32, 128, 256};
+        const bool is_symmetric = i == 0 || (i >= 3 && i < 6);
+        product_case c = draw(4, 0, 1 + i / 2 % 2);
         c.has_up = i % 2 != 0;
         c.has_activation = c.has_activation || c.has_up;
-        c.cols = i < 2 ? 4128 : 3872; /* the last unit of a row is cut off */
+        /* the last unit of a row is cut off */
+        c.cols = groups[i] < 128 ? 3968 : i / 2 % 2 == 0 ? 4128 : 3872;
         c.rows =
             ((uint64_t)card->multiprocessors * (768 << 10) / c.cols / (c.has_up ? 2 : 1) + 16) /
             16 * 16;
-        c.group = 128;
+        c.group = groups[i];
         c.has_norm = i % 3 == 0;
         c.norm_kind = i == 0 ? INGOT_NORM_RMS_PLUS_ONE : INGOT_NORM_RMS;
         c.x_dtype = c.has_norm ? INGOT_F32 : INGOT_F16;
-        c.zero_mode = INGOT_ZERO_SYMMETRIC;
+        c.zero_mode = is_symmetric || i == 7 ? INGOT_ZERO_SYMMETRIC : INGOT_ZERO_STORED;
         c.scale_dtype = c.dtype = INGOT_F16;
         c.has_outliers = false;
         check(&c);
@@ -398,13 +423,13 @@ static void test_digits(void) {
  * become a number. */
 static void test_infinite_x(void) {
     static const unsigned widths[] = {3, 4, 8, 0};
-    for (unsigned i = 0; i < 16; i++) {
+    for (unsigned i = 0; i < 48; i++) {
         product_case c = draw_huge(widths[i % 4], 1 + i / 4 % 2);
-        c.zero_mode = INGOT_ZERO_SYMMETRIC;
+        c.zero_mode = i / 4 % 4 == 0 ? INGOT_ZERO_SYMMETRIC : c.zero_mode;
         c.scale_dtype = c.bits != 0 ? INGOT_F16 : INGOT_BF16;
         c.dtype = INGOT_F16;
-        c.group = c.cols < 128 ? c.cols : 128;
-        c.huge = i < 8 ? INFINITY : NAN;
+        c.group = UINT64_C(128) >> i / 4 % 3;
+        c.huge = i < 24 ? INFINITY : NAN;
         c.x_scale = 1.0f;
         inputs in = make_inputs(&c);
         float *got[2];
@@ -669,27 +694,17 @@ int main(void) {
         return 2;
     }
     const CU_TestInfo tests[] = {
-        {"parts by themselves", test_parts},
-        {"widths and groups", test_widths},
-        {"other weights", test_other_weights},
-        {"large", test_large},
-        {"large weights", test_large_weights},
-        {"usual weights", test_usual_weights},
-        {"many tiles", test_many_tiles},
-        {"warpgroups", test_warpgroups},
-        {"halves of steps", test_halves},
-        {"scales of steps", test_scales_of_steps},
-        {"warpgroups, large", test_large_warpgroups},
-        {"tiles of x", test_tiles_of_x},
-        {"dense", test_dense},
-        {"dense, range", test_dense_range},
-        {"handed on", test_handed},
-        {"pairs of blocks", test_pairs},
-        {"digits of x", test_digits},
-        {"lesser cards", test_lesser_cards},
-        {"one huge x", test_huge_x},
-        {"x that is not finite", test_infinite_x},
-        CU_TEST_INFO_NULL,
+        {"parts by themselves", test_parts},       {"widths and groups", test_widths},
+        {"other weights", test_other_weights},     {"large", test_large},
+        {"large weights", test_large_weights},     {"usual weights", test_usual_weights},
+        {"small groups", test_small_groups},       {"many tiles", test_many_tiles},
+        {"warpgroups", test_warpgroups},           {"halves of steps", test_halves},
+        {"scales of steps", test_scales_of_steps}, {"warpgroups, large", test_large_warpgroups},
+        {"tiles of x", test_tiles_of_x},           {"dense", test_dense},
+        {"dense, range", test_dense_range},        {"handed on", test_handed},
+        {"pairs of blocks", test_pairs},           {"digits of x", test_digits},
+        {"lesser cards", test_lesser_cards},       {"one huge x", test_huge_x},
+        {"x that is not finite", test_infinite_x}, CU_TEST_INFO_NULL,
     };
     const int result = suite_run("cuda product", tests);
     ingot_pool_destroy(pool);
