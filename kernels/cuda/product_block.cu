@@ -86,10 +86,11 @@ static ingot_status launch(const product_context *context, const product_task &t
     return launch_shape<BITS, T, MODE, COLUMNS, SUBS, SLOTS, 2>(context, job, parts, tiles);
 }
 
-/* The usual widths have kernels for 8, 16, 32 and 64 rows of x, others for 16 and 64. */
+/* The usual widths have kernels for 8, 16, 32 and 64 rows of x, others, and 8 bits in small groups,
+ * for 16 and 64. */
 template <int BITS, typename T, product_mode MODE, int SUBS>
 static ingot_status launch_columns(const product_context *context, const product_task &task) {
-    if constexpr (SUBS == 1 && (BITS == 3 || BITS == 4 || BITS == 8)) {
+    if constexpr (BITS == 4 || (SUBS == 1 && (BITS == 3 || BITS == 8))) {
         if (task.m <= 8) {
             return launch<BITS, T, MODE, 1, SUBS>(context, task);
         }
@@ -105,7 +106,9 @@ template <int BITS, typename T>
 static ingot_status launch_type(const product_context *context, const product_task &task) {
     if constexpr (BITS == 4 || BITS == 8) {
         if (has_small_groups(&task.w[0])) {
-            return launch_columns<BITS, T, PRODUCT_GENERAL, 4>(context, task);
+            return product_mode_of(&task) == PRODUCT_PLAIN
+                       ? launch_columns<BITS, T, PRODUCT_PLAIN, 4>(context, task)
+                       : launch_columns<BITS, T, PRODUCT_GENERAL, 4>(context, task);
         }
     }
     if constexpr (BITS == 4) {

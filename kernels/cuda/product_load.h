@@ -118,8 +118,17 @@ static inline bool product_is_regular(const ingot_weight_view *w) {
 
 template <int BITS, product_mode MODE, int SUBS> struct product_slot {
     static constexpr unsigned ROW = 16 * BITS, CODES = 16 * ROW;
-    static constexpr unsigned WORDS = 2 * SUBS * 32 * 4; /* [row of the lane][part][lane] */
+    static constexpr unsigned WORDS = 2 * 32 * 4; /* [row of the lane][lane] */
     static constexpr unsigned BYTES = CODES + WORDS * (MODE == PRODUCT_PLAIN ? 1 : 2);
+};
+
+/* Where a step has several groups: for each row the aligned words that hold its scales of the step,
+ * then those with its zero points. */
+template <int BITS, product_mode MODE> struct product_slot<BITS, MODE, 4> {
+    static constexpr unsigned ROW = 16 * BITS, CODES = 16 * ROW;
+    static constexpr unsigned SCALE_WORDS = 4, ZERO_WORDS = 2; /* wherever the first begins */
+    static constexpr unsigned SCALES = 16 * SCALE_WORDS * 4, ZEROS = 16 * ZERO_WORDS * 4;
+    static constexpr unsigned BYTES = CODES + SCALES + (MODE == PRODUCT_PLAIN ? 0 : ZEROS);
 };
 
 /* A chunk of both rows of a lane, with what its SUBS parts are multiplied by. */
@@ -140,11 +149,14 @@ __device__ static inline void product_copy_word(unsigned to, const uint8_t *base
     async_copy<4>(to, reinterpret_cast<const void *>(at & ~(uintptr_t)3), 4);
 }
 
-/* The chunk whose scale part s of a step has in this lane. */
-template <int SUBS>
-__device__ static inline unsigned product_chunk_of(const product_matrix &w, unsigned step,
-                                                   unsigned s) {
-    return min(step * 4 + (SUBS == 1 ? threadIdx.x % 4 : s), w.last_chunk);
+/* The same of word `word` from that on, but no word behind the one with what lies at base + last.
+ */
+__device__ static inline void product_copy_one(unsigned to, const uint8_t *base, unsigned offset,
+                                               unsigned word, unsigned last) {
+    const uintptr_t at = (reinterpret_cast<uintptr_t>(base) + offset) & ~(uintptr_t)3;
+    const uintptr_t end = (reinterpret_cast<uintptr_t>(base) + last) & ~(uintptr_t)3;
+    const uintptr_t from = at + word * 4;
+    async_copy<4>(to, reinterpret_cast<const void *>(from < end ? from : end), 4);
 }
 
 /* Starts copies of step `step` of rows row .. row + 15 to a slot.  Rows behind the last are the
@@ -164,13 +176,12 @@ __device__ static inline void product_fetch(unsigned slot, const product_matrix 
                            column < w.stride ? 16 : 0);
         }
     }
+    if constexpr (SUBS == 1) {
+        const unsigned group = min(step * 4 + lane % 4, w.last_chunk) >> w.group_shift;
 #pragma unroll
-    for (unsigned h = 0; h < 2; h++) {
-        const unsigned first = min(row + lane / 4 + 8 * h, w.last_row) * w.groups;
-#pragma unroll
-        for (unsigned s = 0; s < SUBS; s++) {
-            const unsigned at = first + (product_chunk_of<SUBS>(w, step, s) >> w.group_shift);
-            const unsigned to = slot + layout::CODES + ((h * SUBS + s) * 32 + lane) * 4;
+        for (unsigned h = 0; h < 2; h++) {
+            const unsigned at = min(row + lane / 4 + 8 * h, w.last_row) * w.groups + group;
+            const unsigned to = slot + layout::CODES + (h * 32 + lane) * 4;
             if (MODE == PRODUCT_PLAIN) {
                 product_copy_word(to, w.scales, at * 2);
                 continue;
@@ -179,6 +190,23 @@ __device__ static inline void product_fetch(unsigned slot, const product_matrix 
             if (w.zeros != nullptr) {
                 product_copy_word(to + layout::WORDS, w.zeros, at);
             }
+        }
+    } else {
+        const unsigned group = step * 4 >> w.group_shift;
+        const unsigned last = (w.last_row + 1) * w.groups - 1;
+        const unsigned shift = MODE == PRODUCT_PLAIN ? 1 : w.scale_shift;
+#pragma unroll
+        for (unsigned i = 0; i < 16 * layout::SCALE_WORDS; i += 32) {
+            const unsigned at = lane + i, own = at / layout::SCALE_WORDS;
+            const unsigned first = min(row + own, w.last_row) * w.groups + group;
+            product_copy_one(slot + layout::CODES + at * 4, w.scales, first << shift,
+                             at % layout::SCALE_WORDS, last << shift);
+        }
+        if (MODE == PRODUCT_GENERAL && w.zeros != nullptr) {
+            const unsigned own = lane / layout::ZERO_WORDS;
+            const unsigned first = min(row + own, w.last_row) * w.groups + group;
+            product_copy_one(slot + layout::CODES + layout::SCALES + lane * 4, w.zeros, first,
+                             lane % layout::ZERO_WORDS, last);
         }
     }
 }
@@ -225,19 +253,38 @@ __device__ static inline void product_take(product_chunk<BITS, SUBS> *out, const
             }
         }
     }
-    const unsigned *words = reinterpret_cast<const unsigned *>(slot + layout::CODES) + lane;
-#pragma unroll
-    for (unsigned s = 0; s < SUBS; s++) {
-        const unsigned group = product_chunk_of<SUBS>(w, step, s) >> w.group_shift;
-        const unsigned shift = MODE == PRODUCT_PLAIN ? 1 : w.scale_shift;
+    const unsigned shift = MODE == PRODUCT_PLAIN ? 1 : w.scale_shift;
+    const bool has_zeros = MODE == PRODUCT_GENERAL && w.zeros != nullptr;
+    if constexpr (SUBS == 1) {
+        const unsigned *words = reinterpret_cast<const unsigned *>(slot + layout::CODES) + lane;
+        const unsigned group = min(step * 4 + quarter, w.last_chunk) >> w.group_shift;
         const unsigned scale_bits = (w.scale_phase + (group << shift)) % 4 * 8;
         const unsigned zero_bits = (w.zero_phase + group) % 4 * 8;
 #pragma unroll
         for (unsigned h = 0; h < 2; h++) {
-            out->scale[h][s] = words[(h * SUBS + s) * 32] >> scale_bits;
-            if (MODE == PRODUCT_GENERAL && w.zeros != nullptr) {
-                out->zero[h][s] =
-                    words[layout::WORDS / 4 + (h * SUBS + s) * 32] >> zero_bits & 0xffu;
+            out->scale[h][0] = words[h * 32] >> scale_bits;
+            if (has_zeros) {
+                out->zero[h][0] = words[layout::WORDS / 4 + h * 32] >> zero_bits & 0xffu;
+            }
+        }
+    } else {
+        const uint8_t *scales = slot + layout::CODES + lane / 4 * (layout::SCALE_WORDS * 4);
+        const uint8_t *zeros =
+            slot + layout::CODES + layout::SCALES + lane / 4 * (layout::ZERO_WORDS * 4);
+        const unsigned first = step * 4 >> w.group_shift;
+        scales += (w.scale_phase + (first << shift)) % 4;
+        zeros += (w.zero_phase + first) % 4;
+#pragma unroll
+        for (unsigned s = 0; s < SUBS; s++) {
+            const unsigned at = (min(step * 4 + s, w.last_chunk) >> w.group_shift) - first;
+#pragma unroll
+            for (unsigned h = 0; h < 2; h++) {
+                const uint8_t *scale = scales + h * (8 * layout::SCALE_WORDS * 4) + (at << shift);
+                out->scale[h][s] = shift == 2 ? *reinterpret_cast<const unsigned *>(scale)
+                                              : *reinterpret_cast<const unsigned short *>(scale);
+                if (has_zeros) {
+                    out->zero[h][s] = zeros[h * (8 * layout::ZERO_WORDS * 4) + at];
+                }
             }
         }
     }
