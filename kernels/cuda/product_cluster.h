@@ -32,7 +32,7 @@
 #define CLUSTER_BOX     (CLUSTER_ROWS / 2) /* rows of W, or of U, that are copied at once */
 #define CLUSTER_PITCH   (CLUSTER_ROWS + 4) /* of sums: columns two apart, other banks */
 #define CLUSTER_BYTES   (113u * 1024)      /* of shared memory for each of two blocks */
-#define CLUSTER_LAG     2 /* steps behind its own whose place thread 0 fills anew */
+#define CLUSTER_LAG     2 /* steps behind its own whose place the first warp fills anew */
 
 typedef struct cluster_job {
     CUtensorMap map[2]; /* codes of the upper and of the lower half of a block's rows */
@@ -47,8 +47,8 @@ typedef struct cluster_job {
  * which rows are handed on.  In the end the sums of all steps, [8 COLUMNS][PITCH], take the place
  * of stages. */
 template <int BITS, product_mode MODE, int COLUMNS> struct cluster_layout {
-    /* Whether a warp of its own fetches, which takes registers from the others; or else thread 0
-     * does, between its products. */
+    /* Whether a warp of its own fetches, which takes registers from the others; or else the first
+     * of them does, between its products. */
     static constexpr bool HAS_FETCHER = COLUMNS <= (MODE == PRODUCT_GENERAL ? 2 : 4);
     static constexpr unsigned THREADS = CLUSTER_THREADS + (HAS_FETCHER ? 32 : 0);
     static constexpr unsigned FETCHER = HAS_FETCHER ? CLUSTER_THREADS : 0; /* the thread */
@@ -361,17 +361,31 @@ __launch_bounds__(cluster_layout<BITS, MODE, COLUMNS>::THREADS,
         bulk_copy_box(to + layout::BOX_BYTES, &job.map[1], column, row + rows - CLUSTER_BOX,
                       barrier);
     };
+    const auto x_of = [&](unsigned step) {
+        return static_cast<const uint8_t *>(task.x) + (uint64_t)(first + step) * layout::X_BYTES;
+    };
     const auto fetch_x = [&](unsigned step) {
         const unsigned stage = step % layout::STAGES;
-        bulk_copy(stages_at + stage * layout::STAGE_BYTES,
-                  static_cast<const uint8_t *>(task.x) + (uint64_t)(first + step) * layout::X_BYTES,
-                  layout::X_BYTES, full + 8 * stage);
+        bulk_copy(stages_at + stage * layout::STAGE_BYTES, x_of(step), layout::X_BYTES,
+                  full + 8 * stage);
     };
-    /* a step behind the first ones, once the one whose place it takes is used up */
+    /* a step behind the first ones, once the one whose place it takes is used up: by the thread
+     * that does nothing else, or else by a whole warp, which it costs less (decision 0056) */
     const auto refill = [&](unsigned step) {
         barrier_wait(empty + 8 * (step % layout::STAGES), (step / layout::STAGES - 1) % 2);
-        fetch_codes(step);
-        fetch_x(step);
+        if (layout::HAS_FETCHER) {
+            fetch_codes(step);
+            fetch_x(step);
+            return;
+        }
+        const unsigned stage = step % layout::STAGES, barrier = full + 8 * stage;
+        const unsigned x = stages_at + stage * layout::STAGE_BYTES, to = x + layout::X_BYTES;
+        const unsigned column = (first + step) * layout::ROW_BYTES, row = blockIdx.y * rows;
+        barrier_expect_by_warp(barrier, layout::STAGE_BYTES);
+        bulk_copy_box_by_warp(to, &job.map[0], column, row, barrier);
+        bulk_copy_box_by_warp(to + layout::BOX_BYTES, &job.map[1], column, row + rows - CLUSTER_BOX,
+                              barrier);
+        bulk_copy_by_warp(x, x_of(step), layout::X_BYTES, barrier);
     };
     if (threadIdx.x == layout::FETCHER) {
         for (unsigned i = 0; i < layout::STAGES; i++) {
@@ -420,8 +434,8 @@ __launch_bounds__(cluster_layout<BITS, MODE, COLUMNS>::THREADS,
     asm volatile("" : "+r"(codes)); /* or it would be made anew in every step */
     unsigned code[2][BITS], stage = 0, odd = 0;
     float totals[COLUMNS][4] = {};
-    const bool fetches =
-        layout::HAS_FETCHER && __shfl_sync(0xffffffffu, threadIdx.x / 32, 0) == CLUSTER_WARPS;
+    const unsigned warp = __shfl_sync(0xffffffffu, threadIdx.x / 32, 0);
+    const bool fetches = layout::HAS_FETCHER && warp == CLUSTER_WARPS;
     if (fetches) {
         if (threadIdx.x == layout::FETCHER) {
 #pragma unroll 1
@@ -466,8 +480,7 @@ __launch_bounds__(cluster_layout<BITS, MODE, COLUMNS>::THREADS,
                     odd ^= 1;
                 }
                 const unsigned behind = step + layout::STAGES - CLUSTER_LAG;
-                if (!layout::HAS_FETCHER && threadIdx.x == layout::FETCHER && step >= CLUSTER_LAG &&
-                    behind < count) {
+                if (!layout::HAS_FETCHER && warp == 0 && step >= CLUSTER_LAG && behind < count) {
                     refill(behind);
                 }
                 __syncwarp();

@@ -125,6 +125,43 @@ __device__ static inline void bulk_copy_box(unsigned to, const CUtensorMap *map,
                  : "memory");
 }
 
+/* The same three by one thread of a warp that is all there, all of whose lanes have the same
+ * operands: these then go to uniform registers without a loop over the lanes. */
+
+#define WGMMA_ELECTED(text)                                                                        \
+    "{\n"                                                                                          \
+    ".reg .pred chosen;\n"                                                                         \
+    ".reg .b64 once;\n"                                                                            \
+    "elect.sync _|chosen, 0xffffffff;\n" text "}"
+
+__device__ static inline void barrier_expect_by_warp(unsigned barrier, unsigned bytes) {
+    asm volatile(
+        WGMMA_ELECTED("@chosen mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;")::"r"(
+            barrier),
+        "r"(bytes)
+        : "memory");
+}
+
+__device__ static inline void bulk_copy_by_warp(unsigned to, const void *from, unsigned bytes,
+                                                unsigned barrier) {
+    asm volatile(WGMMA_ELECTED("@chosen cp.async.bulk.shared::cluster.global"
+                               ".mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];")::"r"(to),
+                 "l"(from), "r"(bytes), "r"(barrier)
+                 : "memory");
+}
+
+__device__ static inline void bulk_copy_box_by_warp(unsigned to, const CUtensorMap *map,
+                                                    unsigned column, unsigned row,
+                                                    unsigned barrier) {
+    asm volatile(
+        WGMMA_ELECTED("createpolicy.fractional.L2::evict_first.b64 once, 1.0;\n"
+                      "@chosen cp.async.bulk.tensor.2d.shared::cluster.global.tile"
+                      ".mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1, {%2, %3}], [%4], "
+                      "once;")::"r"(to),
+        "l"(map), "r"(column), "r"(row), "r"(barrier)
+        : "memory");
+}
+
 /* Starts a store of four sums to an address of this block's shared memory in that of block `rank`
  * of the cluster, whose barrier at that place counts its bytes. */
 __device__ static inline void cluster_store_four(unsigned to, unsigned barrier, unsigned rank,
