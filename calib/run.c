@@ -227,7 +227,8 @@ static ingot_status take_prompt(runner *r, ingot_error *error) {
         return ingot_error_set(error, INGOT_ERR_USAGE, NULL, NULL, "leave one of them out",
                                "both --prompt and --prompt-file name a prompt");
     }
-    return s->prompt_path == NULL ? INGOT_OK : read_prompt(r, error);
+    return s->prompt_path != NULL ? read_prompt(r, error)
+                                  : check_utf8(s->prompt, strlen(s->prompt), "--prompt", error);
 }
 
 static ingot_status check_prompt(runner *r, ingot_error *error) {

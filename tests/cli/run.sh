@@ -137,6 +137,7 @@ refuse E_INPUT "empty.txt: the prompt is empty" "$MODEL" --prompt-file empty.txt
 refuse E_INPUT "newline.txt: the prompt is empty" "$MODEL" --prompt-file newline.txt
 refuse E_INPUT "standard input: the prompt is empty" "$MODEL" --prompt-file -
 refuse E_INPUT "latin.txt: is not UTF-8 at byte 3" "$MODEL" --prompt-file latin.txt
+refuse E_INPUT "--prompt: is not UTF-8 at byte 3" "$MODEL" --prompt "$(cat latin.txt)"
 refuse E_INPUT "git lfs pull" "$MODEL" --prompt-file pointer.txt
 truncate -s 67108865 large.txt
 refuse E_INPUT "more than the limit of 67108864" "$MODEL" --prompt-file large.txt
