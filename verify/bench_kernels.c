@@ -6,6 +6,7 @@
 #include "common/files.h"
 #include "common/memory.h"
 #include "common/random.h"
+#include "format/pack.h"
 #include "kernels/backend.h"
 #include "kernels/measure.h"
 
@@ -87,9 +88,10 @@ static ingot_status parse_product(ingot_measure_shape *out, const char *text,
     for (int i = 0; i < 4; i++) {
         INGOT_TRY(ingot_cli_parse_u64(&value[i], "products", part[i], least[i], most[i], error));
     }
-    if (value[1] % group != 0 || value[1] % 32 != 0) {
-        return ingot_error_set(error, INGOT_ERR_USAGE, NULL, NULL, NULL,
-                               "--products: %llu columns are not whole groups of %llu, or words",
+    if (value[1] % group != 0 || value[1] % 32 != 0 || (group % 8 != 0 && group != value[1])) {
+        return ingot_error_set(error, INGOT_ERR_USAGE, NULL, NULL,
+                               "use a multiple of 32 and of the group, which is one of 8",
+                               "--products: %llu columns are not whole groups of %llu",
                                (unsigned long long)value[1], (unsigned long long)group);
     }
     *out = (ingot_measure_shape){.rows = value[0],
@@ -300,7 +302,7 @@ static ingot_status measure_cpu_product(const ingot_backend *backend, ingot_meas
                            .zero_mode = shape->has_zeros ? INGOT_ZERO_STORED : INGOT_ZERO_SYMMETRIC,
                            .group = shape->group,
                            .groups_per_row = shape->cols / shape->group,
-                           .row_stride_bytes = shape->cols * shape->bits / 8};
+                           .row_stride_bytes = ingot_pack_row_bytes(shape->cols, shape->bits)};
     const uint64_t code_bytes = w.rows * w.row_stride_bytes;
     const uint64_t copies = READ_BYTES / code_bytes;
     ingot_status status = INGOT_OK;
@@ -369,7 +371,7 @@ static ingot_status measure_on_cpu(void *context, const ingot_measure_shape *sha
     cpu_run *run = context;
     ingot_measured measured;
     if (shape->m != 1 || shape->is_handed ||
-        shape->rows * shape->cols * shape->bits / 8 > READ_BYTES) {
+        shape->rows * ingot_pack_row_bytes(shape->cols, shape->bits) > READ_BYTES) {
         return ingot_error_set(error, INGOT_ERR_UNSUPPORTED, NULL, NULL, "use a GPU",
                                "the cpu measures products with one row, not handed on, and up to "
                                "%llu MiB of codes",

@@ -10,16 +10,16 @@
  * differences, a zero point below the middle of all codes counting as that, and most weights of 3,
  * 4 or 8 bits (those with F16 scales, decision 0056) round x once more: one below 2^-11 of the
  * largest of its 128 columns (128 i to 128 i + 127), or of its group of 32 or 64, to a multiple of
- * 2^-21 of the largest power of two not above that one, which is up to 2^-15 of those magnitudes if
- * all roundings have one sign, and below 2^-17 as tested (decision 0043).  An x that is not finite
- * leaves nothing finite in its row of y.  Weights are rounded to 16 bits as well, a piece at a
- * time, the smallest to multiples of 2^-38 of the largest, for more than cuda_product_packed_rows
- * rows of x, and from 9 rows on where no kernel reads them packed (that number is 0): columns that
- * are not a multiple of 32, groups other than whole rows and powers of two from 32, groups of 32
- * and 64 unless codes have 4 or 8 bits, and dense ones (decision 0046) but for those of the dtype
- * of x, and up to 64 rows of BF16 with x of F16, in columns that are a multiple of 8.  Those of F32
- * are exact to 2^-22 of each up to 8 rows; what cuBLAS multiplies (9 rows and more) is below 2^-16,
- * as tested, where one x is far larger.
+ * 2^-21 of the largest power of two not above that one, which is up to 2^-15 of those magnitudes
+ * (2^-14 with zero points) if all roundings have one sign, and below 2^-17 as tested (decision
+ * 0043).  An x that is not finite leaves nothing finite in its row of y.  Weights are rounded to 16
+ * bits as well, a piece at a time, the smallest to multiples of 2^-38 of the largest, for more than
+ * cuda_product_packed_rows rows of x, and from 9 rows on where no kernel reads them packed (that
+ * number is 0): columns that are not a multiple of 32, groups other than whole rows and powers of
+ * two from 32, groups of 32 and 64 unless codes have 4 or 8 bits, and dense ones (decision 0046)
+ * but for those of the dtype of x, and up to 64 rows of BF16 with x of F16, in columns that are a
+ * multiple of 8.  Those of F32 are exact to 2^-22 of each up to 8 rows; what cuBLAS multiplies (9
+ * rows and more) is below 2^-16, as tested, where one x is far larger.
  *
  * All work goes to the stream of the context in order, allocates nothing and never waits, so that
  * it can be captured into a CUDA graph.  Results are deterministic: the same bits for the same

@@ -5,9 +5,9 @@
  * of W, a step of 128 columns at a time, with 4 bits and few rows of x of 256: codes as the file
  * has them from shared memory to registers, where they become the a of a product, exactly q - z.  b
  * is x, in tiles (product_tile_at) that are as wgmma reads them.  One thread fetches a step for
- * all, that of a warp of its own where registers suffice (decision 0050): two boxes of codes and
- * the tile of x are three instructions of the copy engine.  Barriers count bytes that came and
- * warps that are done.
+ * all, of a warp of its own where registers suffice (decision 0050), else of the first: two boxes
+ * of codes and the tile of x are three instructions of the copy engine.  Barriers count bytes that
+ * came and warps that are done.
  *
  * Sums of 128 columns are scaled to FP32 totals: groups are 128 columns or more; PRODUCT_PLAIN are
  * here those of 256 and more, with which a step has one scale, PRODUCT_128 the others where two

@@ -4,13 +4,13 @@
  * three signed digits, which stand in columns of b that one row of x leaves free.  For eight codes
  * of 4 bits that takes 3 operations instead of the 7 that pairs of binary16 need, of 8 bits none,
  * of 3 bits 6.25 instead of 8.5, and for one row of x half as many products.  Codes of 4 bits
- * become 16 (q - 8) in as many operations, signed, so that no zero point is left to take off the
- * sums: what digits add up to need not be known (decision 0051).
+ * become 16 (q - 8) in as many operations, signed, so that symmetric weights have no zero point
+ * left to take off the sums: what digits add up to need not be known (decision 0051).
  *
  * x is rounded to multiples of 2^(e - 21), where 2^e is the largest power of two that is not above
- * the largest |x| of the 128 columns of half a unit: |x| / 2^(e - 21) < 2^22, and a binary16 that
- * is not below 2^-11 of the largest is what it was.  Sums over half a unit are exact.  Half a unit
- * with an x that is not finite has NaN as what its digits count. */
+ * the largest |x| of the 128 columns of half a unit, or of a group of 32 or 64: |x| / 2^(e - 21) <
+ * 2^22, and a binary16 that is not below 2^-11 of the largest is what it was.  Sums over them are
+ * exact.  With an x that is not finite they have NaN as what digits count. */
 #ifndef INGOT_CUDA_PRODUCT_DIGITS_H
 #define INGOT_CUDA_PRODUCT_DIGITS_H
 
@@ -23,7 +23,7 @@
  * the four lanes that share a row. */
 template <int BITS> struct product_digits {
     static_assert(BITS == 3 || BITS == 4 || BITS == 8, "widths that have an order");
-    static constexpr bool IS_SIGNED = BITS == 4; /* bytes are FACTOR (q - z), or else q */
+    static constexpr bool IS_SIGNED = BITS == 4; /* bytes are FACTOR (q - 8), or else q */
     static constexpr int FACTOR = IS_SIGNED ? 16 : 1;
 
     /* Where code k of a chunk stands: word position / 4, byte position % 4. */

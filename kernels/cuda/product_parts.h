@@ -73,8 +73,8 @@ typedef struct product_context {
 bool product_few_can(const ingot_cuda *cuda, const ingot_weight_view *w, uint64_t m);
 ingot_status product_few(const product_context *context, const product_task &task,
                          const product_source &source);
-/* For weights of 3, 4 or 8 bits, symmetric, with F16 scales of groups of 128 to 1024 columns or of
- * whole rows, rows in sixteens, and x in F16. */
+/* For weights of 3, 4 or 8 bits with F16 scales of groups of 32 to 1024 columns (512 with zero
+ * points) or of whole rows, rows in sixteens, and x in F16. */
 bool product_stream_can(const ingot_cuda *cuda, const product_task *task, ingot_dtype dtype);
 ingot_status product_stream(const product_context *context, const product_task &task,
                             const product_source &source);

@@ -204,6 +204,8 @@ expect_exit 0 ingot-bench kernels --device cpu --runs 1 --products 256x512,64x96
 [ "$(grep -c '"stored_zeros": true' out)" = 2 ] || fail "no zero points: $(cat out)"
 expect_exit 2 ingot-bench kernels --device cpu --runs 1 --products 256x512 --group 96
 expect_error "groups of 96"
+expect_exit 2 ingot-bench kernels --device cpu --runs 1 --products 64x96 --group 12
+expect_error "groups of 12"
 for alone in '--group 32' --asym; do
     # shellcheck disable=SC2086 # an option and its value
     expect_exit 2 ingot-bench kernels --device cpu --runs 1 $alone
