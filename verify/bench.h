@@ -29,6 +29,11 @@ typedef struct ingot_bench_options {
     uint64_t slice_blocks;     /* of that model */
 } ingot_bench_options;
 
+/* Columns of a group of what is generated. */
+static inline uint64_t ingot_bench_group(const ingot_bench_options *options) {
+    return options->group != 0 ? options->group : 128;
+}
+
 /* Runs one measurement and fills *out with a new object of figures. */
 typedef ingot_status (*ingot_bench_run)(json_t **out, const ingot_bench_options *options,
                                         ingot_error *error);

@@ -56,7 +56,7 @@ typedef struct subject {
 
 static void add_random(ingot_engine_matrix *out, uint64_t rows, uint64_t cols,
                        const ingot_bench_options *options) {
-    const uint64_t group = ingot_min_u64(options->group == 0 ? 128 : options->group, cols);
+    const uint64_t group = ingot_min_u64(ingot_bench_group(options), cols);
     out->origin = INGOT_ENGINE_RANDOM;
     out->view = (ingot_weight_view){.kind = INGOT_GROUPED,
                                     .rows = rows,

@@ -67,12 +67,11 @@ static const series all_series[] = {
 
 #define MOST_SIDE (UINT64_C(1) << 20) /* rows or columns of a product that is asked for */
 #define MOST_M    4096u
-#define GROUP     128u /* where --group says nothing */
 
 /* One product of --products. */
 static ingot_status parse_product(ingot_measure_shape *out, const char *text,
                                   const ingot_bench_options *options, ingot_error *error) {
-    const uint64_t group = options->group == 0 ? GROUP : options->group;
+    const uint64_t group = ingot_bench_group(options);
     char part[4][24] = {"", "", "4", "1"}; /* rows, columns, bits, rows of x */
     char handed[16] = "";
     uint64_t value[4] = {0};
@@ -409,7 +408,7 @@ static ingot_status measure_cpu(const ingot_backend *backend, json_t *figures, j
             const ingot_measure_shape shape = {.rows = all_shapes[i].rows,
                                                .cols = all_shapes[i].cols,
                                                .m = 1,
-                                               .group = GROUP,
+                                               .group = ingot_bench_group(options),
                                                .bits = widths[b],
                                                .dtype = INGOT_F32};
             INGOT_GO(ingot_interrupt_check(error));

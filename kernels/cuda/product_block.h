@@ -9,7 +9,7 @@
  * Where there are few rows of W, the blocks of a cluster share the columns, and add up their sums
  * through each other's shared memory, in the order of the columns.
  *
- * SUBS 1: groups of 128 or more.  SUBS 4: groups of 32 or more; the lanes of a row then read 8
+ * SUBS 1: groups of 128 or more.  SUBS 4: groups of 32 and 64; the lanes of a row then read 8
  * columns of each of four parts of the step, so that every part is summed by itself. */
 #ifndef INGOT_CUDA_PRODUCT_BLOCK_H
 #define INGOT_CUDA_PRODUCT_BLOCK_H

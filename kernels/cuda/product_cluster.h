@@ -351,41 +351,32 @@ __launch_bounds__(cluster_layout<BITS, MODE, COLUMNS>::THREADS,
     const unsigned stages_at = async_address(cluster_shared);
     const unsigned full = stages_at + layout::BARRIERS, empty = full + 8 * layout::STAGES;
 
-    const auto fetch_codes = [&](unsigned step) {
+    /* by one thread, or, between its products, by a whole warp, which costs it less (decision 0056)
+     */
+    const auto fetch_codes = [&](unsigned step, auto by_warp) {
         const unsigned stage = step % layout::STAGES, barrier = full + 8 * stage;
         const unsigned to = stages_at + stage * layout::STAGE_BYTES + layout::X_BYTES;
         const unsigned column = (first + step) * layout::ROW_BYTES;
         const unsigned row = blockIdx.y * rows;
-        barrier_expect(barrier, layout::STAGE_BYTES);
-        bulk_copy_box(to, &job.map[0], column, row, barrier);
-        bulk_copy_box(to + layout::BOX_BYTES, &job.map[1], column, row + rows - CLUSTER_BOX,
-                      barrier);
+        const auto expect = decltype(by_warp)::value ? barrier_expect_by_warp : barrier_expect;
+        const auto copy = decltype(by_warp)::value ? bulk_copy_box_by_warp : bulk_copy_box;
+        expect(barrier, layout::STAGE_BYTES);
+        copy(to, &job.map[0], column, row, barrier);
+        copy(to + layout::BOX_BYTES, &job.map[1], column, row + rows - CLUSTER_BOX, barrier);
     };
-    const auto x_of = [&](unsigned step) {
-        return static_cast<const uint8_t *>(task.x) + (uint64_t)(first + step) * layout::X_BYTES;
-    };
-    const auto fetch_x = [&](unsigned step) {
+    const auto fetch_x = [&](unsigned step, auto by_warp) {
         const unsigned stage = step % layout::STAGES;
-        bulk_copy(stages_at + stage * layout::STAGE_BYTES, x_of(step), layout::X_BYTES,
-                  full + 8 * stage);
+        const auto copy = decltype(by_warp)::value ? bulk_copy_by_warp : bulk_copy;
+        copy(stages_at + stage * layout::STAGE_BYTES,
+             static_cast<const uint8_t *>(task.x) + (uint64_t)(first + step) * layout::X_BYTES,
+             layout::X_BYTES, full + 8 * stage);
     };
-    /* a step behind the first ones, once the one whose place it takes is used up: by the thread
-     * that does nothing else, or else by a whole warp, which it costs less (decision 0056) */
+    /* a step behind the first ones, once the one whose place it takes is used up */
     const auto refill = [&](unsigned step) {
+        constexpr std::bool_constant<!layout::HAS_FETCHER> by_warp;
         barrier_wait(empty + 8 * (step % layout::STAGES), (step / layout::STAGES - 1) % 2);
-        if (layout::HAS_FETCHER) {
-            fetch_codes(step);
-            fetch_x(step);
-            return;
-        }
-        const unsigned stage = step % layout::STAGES, barrier = full + 8 * stage;
-        const unsigned x = stages_at + stage * layout::STAGE_BYTES, to = x + layout::X_BYTES;
-        const unsigned column = (first + step) * layout::ROW_BYTES, row = blockIdx.y * rows;
-        barrier_expect_by_warp(barrier, layout::STAGE_BYTES);
-        bulk_copy_box_by_warp(to, &job.map[0], column, row, barrier);
-        bulk_copy_box_by_warp(to + layout::BOX_BYTES, &job.map[1], column, row + rows - CLUSTER_BOX,
-                              barrier);
-        bulk_copy_by_warp(x, x_of(step), layout::X_BYTES, barrier);
+        fetch_codes(step, by_warp);
+        fetch_x(step, by_warp);
     };
     if (threadIdx.x == layout::FETCHER) {
         for (unsigned i = 0; i < layout::STAGES; i++) {
@@ -394,7 +385,7 @@ __launch_bounds__(cluster_layout<BITS, MODE, COLUMNS>::THREADS,
         }
         barrier_publish();
         for (unsigned i = 0; i < layout::STAGES && i < count; i++) {
-            fetch_codes(i);
+            fetch_codes(i, std::false_type());
         }
     }
     if (task.next.norm_weight != nullptr && threadIdx.x / 32 == 1) {
@@ -419,7 +410,7 @@ __launch_bounds__(cluster_layout<BITS, MODE, COLUMNS>::THREADS,
     __syncthreads();
     if (threadIdx.x == layout::FETCHER) {
         for (unsigned i = 0; i < layout::STAGES && i < count; i++) {
-            fetch_x(i);
+            fetch_x(i, std::false_type());
         }
     }
     const cluster_items items = cluster_items_of(task);

@@ -143,19 +143,22 @@ template <int BITS> __device__ static inline unsigned product_swap(unsigned row)
     return BITS == 4 ? row / 2 % 4 : BITS == 8 ? row % 4 * 2 + row % 2 : 0;
 }
 
-/* Starts a copy of the aligned word that holds what lies at base + offset. */
+/* The aligned word that holds what lies at base + offset. */
+__device__ static inline uintptr_t product_word_at(const uint8_t *base, unsigned offset) {
+    return (reinterpret_cast<uintptr_t>(base) + offset) & ~(uintptr_t)3;
+}
+
+/* Starts a copy of it. */
 __device__ static inline void product_copy_word(unsigned to, const uint8_t *base, unsigned offset) {
-    const uintptr_t at = reinterpret_cast<uintptr_t>(base) + offset;
-    async_copy<4>(to, reinterpret_cast<const void *>(at & ~(uintptr_t)3), 4);
+    async_copy<4>(to, reinterpret_cast<const void *>(product_word_at(base, offset)), 4);
 }
 
 /* The same of word `word` from that on, but no word behind the one with what lies at base + last.
  */
 __device__ static inline void product_copy_one(unsigned to, const uint8_t *base, unsigned offset,
                                                unsigned word, unsigned last) {
-    const uintptr_t at = (reinterpret_cast<uintptr_t>(base) + offset) & ~(uintptr_t)3;
-    const uintptr_t end = (reinterpret_cast<uintptr_t>(base) + last) & ~(uintptr_t)3;
-    const uintptr_t from = at + word * 4;
+    const uintptr_t from = product_word_at(base, offset) + word * 4;
+    const uintptr_t end = product_word_at(base, last);
     async_copy<4>(to, reinterpret_cast<const void *>(from < end ? from : end), 4);
 }
 

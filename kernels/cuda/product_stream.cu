@@ -95,9 +95,9 @@ static stream_shape shape_of(const ingot_cuda *cuda, const ingot_weight_view *w,
 static bool has_words(const ingot_weight_view *w) {
     const uint64_t most = w->zeros != nullptr ? STREAM_GROUP_ZEROS : STREAM_GROUP;
     const unsigned parts = stream_parts(kind_of(w));
-    return (parts == 1 || w->cols % 128 == 0) && (w->group <= most || w->group >= w->cols) &&
-           w->scale_dtype == INGOT_F16 && product_is_aligned(w->scales, parts == 4 ? 8 : 4) &&
-           product_is_aligned(w->zeros, 4);
+    return (parts == 1 || w->cols % (STREAM_UNIT / 2) == 0) &&
+           (w->group <= most || w->group >= w->cols) && w->scale_dtype == INGOT_F16 &&
+           product_is_aligned(w->scales, parts == 4 ? 8 : 4) && product_is_aligned(w->zeros, 4);
 }
 
 static bool is_usual(const ingot_weight_view *w) {

@@ -80,6 +80,12 @@ template <int BITS> struct stream_codes {
             }
         }
     }
+
+    /* Chunk c of both rows, as bytes. */
+    __device__ void unpack(unsigned (&word)[2][8], unsigned c) const {
+        product_digits<BITS>::unpack(word[0], code[c][0]);
+        product_digits<BITS>::unpack(word[1], code[c][1]);
+    }
 };
 
 /* Where a lane finds what belongs to a unit of 16 rows, in shared memory. */
@@ -211,8 +217,7 @@ __device__ static inline void stream_unit_whole(float (&totals)[M][2], uint4 (&b
 #pragma unroll
     for (int c = 0; c < 2; c++) {
         unsigned word[2][8];
-        product_digits<BITS>::unpack(word[0], own.code[c][0]);
-        product_digits<BITS>::unpack(word[1], own.code[c][1]);
+        own.unpack(word, c);
 #pragma unroll
         for (int p = 0; p < 2; p++) {
 #pragma unroll
@@ -301,7 +306,7 @@ __device__ static inline void stream_unit_parts(float (&totals)[M][2], uint4 (&b
     stream_codes<BITS> own;
     own.take(at.codes + slot * stream_slot<BITS>::CODES);
     const stream_own_groups group = stream_read_groups<KIND>(at.groups + slot * groups::BYTES);
-    int sums[M][2][4] = {};
+    int sums[M][2][4];
 #pragma unroll
     for (unsigned c = 0; c < 2; c++) {
 #pragma unroll
@@ -324,8 +329,7 @@ __device__ static inline void stream_unit_parts(float (&totals)[M][2], uint4 (&b
             }
         }
         unsigned word[2][8];
-        product_digits<BITS>::unpack(word[0], own.code[c][0]);
-        product_digits<BITS>::unpack(word[1], own.code[c][1]);
+        own.unpack(word, c);
 #pragma unroll
         for (int p = 0; p < 2; p++) {
 #pragma unroll

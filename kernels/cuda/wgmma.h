@@ -59,13 +59,17 @@ __device__ static inline void barrier_arrive_at(unsigned barrier, unsigned rank)
                  : "memory");
 }
 
-/* The same by one thread of a warp that is all there. */
+/* An instruction that one thread does, of a warp that is all there. */
+#define WGMMA_ELECTED(text)                                                                        \
+    "{\n"                                                                                          \
+    ".reg .pred chosen;\n"                                                                         \
+    "elect.sync _|chosen, 0xffffffff;\n"                                                           \
+    "@chosen " text "\n"                                                                           \
+    "}"
+
+/* barrier_arrive by one thread of a warp that is all there. */
 __device__ static inline void barrier_arrive_once(unsigned barrier) {
-    asm volatile("{\n"
-                 ".reg .pred chosen;\n"
-                 "elect.sync _|chosen, 0xffffffff;\n"
-                 "@chosen mbarrier.arrive.shared::cta.b64 _, [%0];\n"
-                 "}" ::"r"(barrier)
+    asm volatile(WGMMA_ELECTED("mbarrier.arrive.shared::cta.b64 _, [%0];")::"r"(barrier)
                  : "memory");
 }
 
@@ -95,71 +99,59 @@ __device__ static inline void barrier_wait(unsigned barrier, unsigned odd) {
                  : "memory");
 }
 
+#define BARRIER_EXPECT_TEXT "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;"
+#define BULK_COPY_TEXT                                                                             \
+    "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
+#define BULK_COPY_BOX_TEXT                                                                         \
+    "cp.async.bulk.tensor.2d.shared::cluster.global.tile"                                          \
+    ".mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1, {%2, %3}], [%4], once;"
+/* With the policy of what is read once. */
+#define BULK_COPY_ONCE(text)                                                                       \
+    "{\n"                                                                                          \
+    ".reg .b64 once;\n"                                                                            \
+    "createpolicy.fractional.L2::evict_first.b64 once, 1.0;\n" text "\n"                           \
+    "}"
+
 /* Adds `bytes` that are on their way to the barrier's phase, which then ends with the last of them.
  */
 __device__ static inline void barrier_expect(unsigned barrier, unsigned bytes) {
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
-                 : "memory");
+    asm volatile(BARRIER_EXPECT_TEXT ::"r"(barrier), "r"(bytes) : "memory");
 }
 
 /* Starts a copy of `bytes`, a multiple of 16, both sides aligned to 16.  One thread. */
 __device__ static inline void bulk_copy(unsigned to, const void *from, unsigned bytes,
                                         unsigned barrier) {
-    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], "
-                 "%2, [%3];" ::"r"(to),
-                 "l"(from), "r"(bytes), "r"(barrier)
-                 : "memory");
+    asm volatile(BULK_COPY_TEXT ::"r"(to), "l"(from), "r"(bytes), "r"(barrier) : "memory");
 }
 
 /* Starts a copy of the box of a map whose first element is at (column, row); what is read once, and
  * leaves the L2 cache before all else.  One thread. */
 __device__ static inline void bulk_copy_box(unsigned to, const CUtensorMap *map, unsigned column,
                                             unsigned row, unsigned barrier) {
-    asm volatile("{\n"
-                 ".reg .b64 once;\n"
-                 "createpolicy.fractional.L2::evict_first.b64 once, 1.0;\n"
-                 "cp.async.bulk.tensor.2d.shared::cluster.global.tile"
-                 ".mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1, {%2, %3}], [%4], once;\n"
-                 "}" ::"r"(to),
-                 "l"(map), "r"(column), "r"(row), "r"(barrier)
+    asm volatile(BULK_COPY_ONCE(BULK_COPY_BOX_TEXT)::"r"(to), "l"(map), "r"(column), "r"(row),
+                 "r"(barrier)
                  : "memory");
 }
 
 /* The same three by one thread of a warp that is all there, all of whose lanes have the same
  * operands: these then go to uniform registers without a loop over the lanes. */
 
-#define WGMMA_ELECTED(text)                                                                        \
-    "{\n"                                                                                          \
-    ".reg .pred chosen;\n"                                                                         \
-    ".reg .b64 once;\n"                                                                            \
-    "elect.sync _|chosen, 0xffffffff;\n" text "}"
-
 __device__ static inline void barrier_expect_by_warp(unsigned barrier, unsigned bytes) {
-    asm volatile(
-        WGMMA_ELECTED("@chosen mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;")::"r"(
-            barrier),
-        "r"(bytes)
-        : "memory");
+    asm volatile(WGMMA_ELECTED(BARRIER_EXPECT_TEXT)::"r"(barrier), "r"(bytes) : "memory");
 }
 
 __device__ static inline void bulk_copy_by_warp(unsigned to, const void *from, unsigned bytes,
                                                 unsigned barrier) {
-    asm volatile(WGMMA_ELECTED("@chosen cp.async.bulk.shared::cluster.global"
-                               ".mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];")::"r"(to),
-                 "l"(from), "r"(bytes), "r"(barrier)
+    asm volatile(WGMMA_ELECTED(BULK_COPY_TEXT)::"r"(to), "l"(from), "r"(bytes), "r"(barrier)
                  : "memory");
 }
 
 __device__ static inline void bulk_copy_box_by_warp(unsigned to, const CUtensorMap *map,
                                                     unsigned column, unsigned row,
                                                     unsigned barrier) {
-    asm volatile(
-        WGMMA_ELECTED("createpolicy.fractional.L2::evict_first.b64 once, 1.0;\n"
-                      "@chosen cp.async.bulk.tensor.2d.shared::cluster.global.tile"
-                      ".mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1, {%2, %3}], [%4], "
-                      "once;")::"r"(to),
-        "l"(map), "r"(column), "r"(row), "r"(barrier)
-        : "memory");
+    asm volatile(BULK_COPY_ONCE(WGMMA_ELECTED(BULK_COPY_BOX_TEXT))::"r"(to), "l"(map), "r"(column),
+                 "r"(row), "r"(barrier)
+                 : "memory");
 }
 
 /* Starts a store of four sums to an address of this block's shared memory in that of block `rank`
